@@ -1,0 +1,64 @@
+"""The algorithms of torch.optim, with torch's numbers, as pure composable JAX."""
+
+from functorch_optim import schedules
+from functorch_optim.algorithms.adam import AdamState, adam
+from functorch_optim.algorithms.adamw import adamw
+from functorch_optim.algorithms.sgd import SGDState, sgd
+from functorch_optim.base import EmptyState, GradientTransformation, apply_updates, identity
+from functorch_optim.combinators import (
+    ChainState,
+    MaskedState,
+    NamedStates,
+    chain,
+    current_hyperparams,
+    find_state,
+    masked,
+    named_chain,
+    partition,
+)
+from functorch_optim.hyperparams import Beta
+from functorch_optim.rule import Rule, lift
+from functorch_optim.transforms.clipping import clip_by_global_norm, clip_by_value, global_norm
+from functorch_optim.transforms.conditional import AccumulateState, SkipNonfiniteState, accumulate, skip_nonfinite
+from functorch_optim.transforms.conjugation import conjugate
+from functorch_optim.transforms.scaling import StepState, scale, scale_by_schedule
+from functorch_optim.transforms.weight_decay import add_decayed_weights
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AccumulateState",
+    "AdamState",
+    "Beta",
+    "ChainState",
+    "EmptyState",
+    "GradientTransformation",
+    "MaskedState",
+    "NamedStates",
+    "Rule",
+    "SGDState",
+    "SkipNonfiniteState",
+    "StepState",
+    "accumulate",
+    "adam",
+    "adamw",
+    "add_decayed_weights",
+    "apply_updates",
+    "chain",
+    "clip_by_global_norm",
+    "clip_by_value",
+    "conjugate",
+    "current_hyperparams",
+    "find_state",
+    "global_norm",
+    "identity",
+    "lift",
+    "masked",
+    "named_chain",
+    "partition",
+    "scale",
+    "scale_by_schedule",
+    "schedules",
+    "sgd",
+    "skip_nonfinite",
+]

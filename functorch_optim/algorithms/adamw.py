@@ -1,0 +1,46 @@
+"""AdamW: Adam with decoupled weight decay."""
+
+from functorch_optim.algorithms.adam import Adam
+from functorch_optim.base import GradientTransformation
+from functorch_optim.hyperparams import BetaOption, Hyperparameter
+from functorch_optim.rule import lift
+
+
+def adamw(
+    lr: Hyperparameter = 1e-3,
+    betas: tuple[BetaOption, BetaOption] = (0.9, 0.999),
+    eps: Hyperparameter = 1e-8,
+    weight_decay: Hyperparameter = 1e-2,
+    amsgrad: bool = False,
+    maximize: bool = False,
+) -> GradientTransformation:
+    r"""Adam with weight decay on the parameter instead of the gradient, as ``torch.optim.AdamW``.
+
+    The update of :func:`functorch_optim.adam`, with ``p <- p - lr * weight_decay * p`` beside it; g stays free of the
+    decay, and so do the moments. The decay is scaled by the learning rate and thus follows its schedule.
+
+    Args:
+        lr: learning rate, at least 0; like every number here a Python number, a scalar array or a schedule.
+        betas: decay rates of the two moments, each in [0, 1).
+        eps: added to the denominator outside the root, at least 0.
+        weight_decay: coefficient of the decay, at least 0. Unless it is the number 0, ``update`` needs ``params``.
+        amsgrad: whether to divide by the largest second moment so far.
+        maximize: whether to ascend; the decay still shrinks the parameter.
+
+    Returns:
+        A transformation with the state :class:`functorch_optim.AdamState`.
+
+    Raises:
+        ValueError: an option outside its range, with torch's message.
+
+    Source: Loshchilov and Hutter, "Decoupled Weight Decay Regularization", 2019.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> tx = adamw(lr=0.1, weight_decay=0.5)
+        >>> params = jnp.array([2.0])
+        >>> updates, state = tx.update(jnp.array([0.0]), tx.init(params), params)
+        >>> [round(x, 6) for x in updates.tolist()]
+        [-0.1]
+    """
+    return lift(Adam(lr, betas, eps, weight_decay, amsgrad, maximize, decoupled_weight_decay=True))

@@ -1,0 +1,107 @@
+"""Stochastic gradient descent with momentum."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from functorch_optim.base import GradientTransformation
+from functorch_optim.hyperparams import AnyNumber, Hyperparameter, LearningRate, Momentum, WeightDecay, is_zero, on_host
+from functorch_optim.rule import Rule, lift, zeros_like
+
+
+class SGDState(NamedTuple):
+    """``step`` counts updates (torch keeps none); ``momentum_buffer`` is None without momentum."""
+
+    step: Any
+    momentum_buffer: Any
+
+
+class SGDScalars(NamedTuple):
+    lr: Any
+    momentum: Any
+    gain: Any
+
+
+class SGD(Rule):
+    title = "SGD"
+
+    lr: LearningRate
+    momentum: Momentum
+    dampening: AnyNumber
+    weight_decay: WeightDecay
+    nesterov: bool
+    maximize: bool
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.nesterov and (is_zero(self.momentum) or not is_zero(self.dampening)):
+            raise ValueError("Nesterov momentum requires a momentum and zero dampening")
+
+    def init(self, param: Any) -> SGDState:
+        return SGDState(step=None, momentum_buffer=None if is_zero(self.momentum) else zeros_like(param))
+
+    def scalars(self, step: Any, hyperparams: Any) -> SGDScalars:
+        # torch starts the buffer as a copy of the gradient: nothing in it yet, and no dampening.
+        gain = 1.0 - hyperparams.dampening
+        if not is_zero(self.dampening):
+            gain = (1.0 if step == 1 else gain) if on_host(step, gain) else jnp.where(step == 1, 1.0, gain)
+        return SGDScalars(hyperparams.lr, hyperparams.momentum, gain)
+
+    def update(
+        self, grad: jax.Array, param: jax.Array | None, slots: SGDState, scalars: SGDScalars
+    ) -> tuple[jax.Array, SGDState]:
+        if slots.momentum_buffer is None:
+            return -scalars.lr * grad, slots
+        buffer = scalars.momentum * slots.momentum_buffer + scalars.gain * grad
+        direction = grad + scalars.momentum * buffer if self.nesterov else buffer
+        return -scalars.lr * direction, slots._replace(momentum_buffer=buffer)
+
+
+def sgd(
+    lr: Hyperparameter = 1e-3,
+    momentum: Hyperparameter = 0.0,
+    dampening: Hyperparameter = 0.0,
+    weight_decay: Hyperparameter = 0.0,
+    nesterov: bool = False,
+    maximize: bool = False,
+) -> GradientTransformation:
+    r"""Stochastic gradient descent, as ``torch.optim.SGD``.
+
+    With g the gradient (negated first if ``maximize``) plus ``weight_decay * p``::
+
+        b <- g                                   at the first update
+        b <- momentum * b + (1 - dampening) * g  afterwards
+        p <- p - lr * (g + momentum * b)         if nesterov
+        p <- p - lr * b                          otherwise
+
+    Without momentum no buffer is kept and ``p <- p - lr * g``. Momentum counts as zero, and changes the state's
+    structure, only as the Python number 0; an array or a schedule that returns 0 keeps its buffer.
+
+    Args:
+        lr: learning rate, at least 0; like every number here a Python number, a scalar array or a schedule.
+        momentum: factor of the buffer, at least 0.
+        dampening: share of the gradient that is left out of the buffer, from the second update on.
+        weight_decay: coefficient of the L2 penalty, at least 0. Unless it is the number 0, ``update`` needs ``params``.
+        nesterov: whether to look one buffer ahead; needs momentum and zero dampening.
+        maximize: whether to ascend.
+
+    Returns:
+        A transformation with the state :class:`SGDState`. Updates are float32 or wider; slots have their
+        parameter's shape and dtype. The step counts calls of ``update``: a parameter whose gradient is None keeps
+        its slots while the step runs on, so one that first gets a gradient later has its first buffer damped.
+
+    Raises:
+        ValueError: an option outside its range, with torch's message.
+
+    Source: Sutskever et al., "On the importance of initialization and momentum in deep learning", ICML 2013; torch's
+    Nesterov term uses the updated buffer.
+
+    Example:
+        >>> tx = sgd(lr=0.1, momentum=0.9)
+        >>> params = jnp.array([1.0])
+        >>> updates, state = tx.update(jnp.array([2.0]), tx.init(params), params)
+        >>> state.momentum_buffer.tolist()
+        [2.0]
+    """
+    return lift(SGD(lr, momentum, dampening, weight_decay, nesterov, maximize))

@@ -1,0 +1,166 @@
+"""The whole contract: what a transformation is, and how its updates reach the parameters."""
+
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple, dataclass_transform
+
+import jax
+import jax.numpy as jnp
+
+from functorch_optim import trees
+
+
+class GradientTransformation(NamedTuple):
+    """A pair of pure functions: ``init(params) -> state`` and ``update(updates, state, params=None, **extra)``.
+
+    ``update`` returns ``(updates, state)``. ``updates`` enters as the gradient of the descent direction and leaves
+    as what :func:`apply_updates` adds to the parameters. Extra keywords are accepted and ignored by every
+    transformation that has no use for them. The pair is a tuple, as ``optax.chain`` expects.
+
+    Example:
+        >>> import functorch_optim as fo
+        >>> tx = fo.sgd(lr=0.5)
+        >>> params = {"w": jnp.array([1.0, 2.0])}
+        >>> updates, state = tx.update({"w": jnp.array([2.0, 2.0])}, tx.init(params), params)
+        >>> fo.apply_updates(params, updates)["w"].tolist()
+        [0.0, 1.0]
+    """
+
+    init: Callable[[Any], Any]
+    update: Callable[..., tuple[Any, Any]]
+
+    def __repr__(self) -> str:
+        if isinstance(self.init, Init) and self.init.of == getattr(self.update, "of", None):
+            return repr(self.init.of)
+        return f"GradientTransformation(init={self.init!r}, update={self.update!r})"
+
+
+class EmptyState(NamedTuple):
+    """The state of a transformation that remembers nothing."""
+
+
+@dataclass_transform(frozen_default=True, eq_default=True)
+class Frozen:
+    """Base of everything this library builds: a subclass is a frozen dataclass, compared and hashed by its fields.
+
+    Two objects built with equal arguments are equal, hash alike, print as the call that makes them, and pickle;
+    pickling one that holds a function which cannot be pickled (a lambda, say) raises and names the option.
+    """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        dataclass(frozen=True, repr=False)(cls)
+
+    def __repr__(self) -> str:
+        options = ", ".join(f"{f.name}={getattr(self, f.name)!r}" for f in fields(self))  # pyright: ignore[reportArgumentType] the subclass is a dataclass
+        return f"{self._call_name()}({options})"
+
+    @classmethod
+    def _call_name(cls) -> str:
+        """The name of the function that makes one."""
+        return "".join(f"_{c.lower()}" if c.isupper() else c for c in cls.__name__).lstrip("_")
+
+    def __getstate__(self) -> dict[str, Any]:
+        for name, value in vars(self).items():
+            if callable(value) and not isinstance(value, Frozen):
+                try:
+                    pickle.dumps(value)
+                except (pickle.PicklingError, AttributeError, TypeError) as error:
+                    raise pickle.PicklingError(
+                        f"{self._call_name()}: the option {name!r} holds {value!r}, which cannot be "
+                        "pickled: use a function defined at a module's top level or one of fo.schedules"
+                    ) from error
+        return vars(self)
+
+
+class Transform(Frozen):
+    """What this library's transformations are made of: the options as fields, ``init`` and ``update`` as methods."""
+
+    def init(self, params: Any) -> Any:
+        """The state for ``params``, built at once."""
+        del params
+        return EmptyState()
+
+    def update(self, updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+        """The updates to apply, and the next state."""
+        raise NotImplementedError(f"{type(self).__name__} does not define update")  # abstract: every subclass does
+
+    def hyperparams(self, state: Any) -> dict[str, Any]:
+        """What the next update would use, by name; empty where there is nothing to report."""
+        del state
+        return {}
+
+
+class Init(Frozen):
+    """``init`` of a :class:`Transform` as a value: a callable that compares by what it holds."""
+
+    of: Transform
+
+    def __call__(self, params: Any) -> Any:
+        return self.of.init(params)
+
+
+class Update(Frozen):
+    """``update`` of a :class:`Transform` as a value: a callable that compares by what it holds."""
+
+    of: Transform
+
+    def __call__(self, updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+        return self.of.update(updates, state, params, **extra)
+
+
+def transformation(of: Transform) -> GradientTransformation:
+    """The ``(init, update)`` pair of a :class:`Transform`."""
+    return GradientTransformation(Init(of), Update(of))
+
+
+class Identity(Transform):
+    def update(self, updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+        del params, extra
+        return updates, state
+
+
+def identity() -> GradientTransformation:
+    """A transformation that returns the updates as they came.
+
+    Example:
+        >>> identity()
+        identity()
+    """
+    return transformation(Identity())
+
+
+def apply_updates(params: Any, updates: Any) -> Any:
+    """``params + updates``, leaf by leaf, each parameter keeping its dtype.
+
+    The sum is formed in the wider of the two dtypes and rounded once, so a float32 update of a bfloat16 parameter
+    loses nothing before it is added. Where an update is None the parameter is returned as it is.
+
+    Args:
+        params: a pytree of arrays of any shape.
+        updates: a pytree of the same structure, None leaves allowed.
+
+    Returns:
+        The new parameters, with the structure, shapes and dtypes of ``params``.
+
+    Raises:
+        ValueError: the structures or the shapes differ; the message names the parameter.
+
+    Example:
+        >>> apply_updates({"a": jnp.ones(2), "b": jnp.zeros(())}, {"a": jnp.ones(2), "b": None})["a"].tolist()
+        [2.0, 2.0]
+    """
+    names, leaves, treedef = trees.named_leaves(params)
+    additions = trees.align(params, updates, "updates")
+    for name, param, update in zip(names, leaves, additions, strict=True):
+        trees.check_dense(name, update, "apply_updates")
+        trees.check_like(name, update, param, "the update")
+    return jax.tree.unflatten(treedef, [_add(p, u) for p, u in zip(leaves, additions, strict=True)])
+
+
+def _add(param: Any, update: Any) -> Any:
+    if update is None:
+        return param
+    dtype = jnp.promote_types(param.dtype, update.dtype)
+    return (jnp.asarray(param, dtype) + jnp.asarray(update, dtype)).astype(param.dtype)

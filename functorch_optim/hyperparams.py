@@ -1,0 +1,218 @@
+"""Hyperparameters as data: what an option may be, its check, its value at a step, and scalars that keep their digits.
+
+An option is a Python number, an array of one element (traced too), or a schedule ``step -> value``. Numbers stay
+Python doubles until a step's scalars are formed, so every coefficient is rounded once. Given Python numbers and a
+Python step the functions here calculate in doubles, as torch does on the host; given traced values they use forms that
+do not cancel.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from types import SimpleNamespace
+from typing import Annotated, Any, NamedTuple, get_origin, get_type_hints
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from functorch_optim.base import Frozen
+
+
+class Beta(NamedTuple):
+    """A decay rate together with one minus it, so that neither loses digits in float32.
+
+    ``1 - beta`` formed in float32 has only half of its digits at 0.999. A Python number needs no help; pass
+    ``Beta.of(0.999)`` where the rate must travel into a compiled function as data.
+
+    Example:
+        >>> Beta.of(0.75)
+        Beta(value=0.75, complement=0.25)
+    """
+
+    value: Any
+    complement: Any
+
+    @classmethod
+    def of(cls, value: Any) -> "Beta":
+        """The pair of a number or an array, the complement formed in the precision of ``value``."""
+        return value if isinstance(value, Beta) else cls(value, 1 - value)
+
+
+Schedule = Callable[[Any], Any]
+Hyperparameter = float | jax.Array | Schedule
+BetaOption = Hyperparameter | Beta
+
+
+@dataclass(frozen=True)
+class Option:
+    """Marks a field as data: its range, and torch's message when a number lies outside it."""
+
+    message: str
+    low: float = -math.inf
+    high: float = math.inf
+    open_high: bool = False
+    beta: bool = False
+    length: int = 0
+
+    def check(self, name: str, value: Any, index: int = 0) -> None:
+        number = _concrete(value.value if isinstance(value, Beta) else value)
+        if number is None or (self.low <= number and (number < self.high if self.open_high else number <= self.high)):
+            return
+        raise ValueError(self.message.format(number, index=index) + f" (option {name!r})")
+
+
+LearningRate = Annotated[Hyperparameter, Option("Invalid learning rate: {}", low=0.0)]
+Epsilon = Annotated[Hyperparameter, Option("Invalid epsilon value: {}", low=0.0)]
+WeightDecay = Annotated[Hyperparameter, Option("Invalid weight_decay value: {}", low=0.0)]
+Momentum = Annotated[Hyperparameter, Option("Invalid momentum value: {}", low=0.0)]
+AnyNumber = Annotated[Hyperparameter, Option("Invalid value: {}")]
+NonNegative = Annotated[Hyperparameter, Option("Invalid value, it must not be negative: {}", low=0.0)]
+Betas = Annotated[
+    tuple[BetaOption, BetaOption],
+    Option("Invalid beta parameter at index {index}: {}", low=0.0, high=1.0, open_high=True, beta=True, length=2),
+]
+
+
+class Scalar:
+    """An array option: equal by dtype and value where it is concrete, by identity while it is traced."""
+
+    def __init__(self, array: jax.Array) -> None:
+        self.array = array
+
+    def _key(self) -> Any:
+        if isinstance(self.array, jax.core.Tracer):
+            return id(self.array)
+        return (self.array.dtype, np.asarray(self.array).tobytes())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Scalar) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def __repr__(self) -> str:
+        return repr(self.array)
+
+
+def _concrete(value: Any) -> float | None:
+    """A number to check, or None where there is none yet (a schedule, a tracer)."""
+    array = value.array if isinstance(value, Scalar) else value
+    if callable(array) or isinstance(array, jax.core.Tracer):
+        return None
+    return float(array)
+
+
+def normalise(name: str, value: Any) -> Any:
+    """An option as it is stored: a float, a :class:`Scalar`, a :class:`Beta` of these, or a schedule."""
+    if isinstance(value, Beta):
+        return Beta(normalise(name, value.value), normalise(name, value.complement))
+    if isinstance(value, Scalar) or callable(value):
+        return value
+    if isinstance(value, jax.Array):
+        if value.size != 1:
+            raise ValueError(f"Tensor {name} must be 1-element, but it has shape {value.shape}")
+        if not jnp.issubdtype(value.dtype, jnp.floating) and not jnp.issubdtype(value.dtype, jnp.integer):
+            raise TypeError(f"{name} must be real, but it has dtype {value.dtype}")
+        return Scalar(value.reshape(()))
+    if isinstance(value, bool | str | bytes) or not hasattr(value, "__float__"):
+        raise TypeError(f"{name} must be a number, an array of one element or a schedule, but it is {value!r}")
+    if getattr(value, "size", 1) != 1:
+        raise ValueError(f"Tensor {name} must be 1-element, but it has shape {value.shape}")
+    return float(value.item() if hasattr(value, "item") else value)
+
+
+@functools.cache
+def data_options(cls: type) -> dict[str, Option]:
+    """The fields of a class that are data, with their marks."""
+    hints = get_type_hints(cls, include_extras=True)
+    marks = {f.name: hints[f.name] for f in fields(cls) if get_origin(hints[f.name]) is Annotated}
+    return {name: mark.__metadata__[0] for name, mark in marks.items()}
+
+
+class Options(Frozen):
+    """A frozen dataclass whose :class:`Option` fields are normalised and checked at construction."""
+
+    def __post_init__(self) -> None:
+        for name, option in data_options(type(self)).items():
+            value = getattr(self, name)
+            if option.length:
+                value = tuple(value)
+                if len(value) != option.length:
+                    raise ValueError(f"{name} must hold {option.length} values, but it holds {len(value)}")
+                value = tuple(normalise(f"{name}[{index}]", item) for index, item in enumerate(value))
+                for index, item in enumerate(value):
+                    option.check(name, item, index)
+            else:
+                value = normalise(name, value)
+                option.check(name, value)
+            object.__setattr__(self, name, value)
+
+    def at(self, step: Any) -> Any:
+        """A namespace of the data options with their values at ``step`` (updates so far), betas as :class:`Beta`."""
+        resolved = {}
+        for name, option in data_options(type(self)).items():
+            value = getattr(self, name)
+            one = functools.partial(resolve, name, step=step, beta=option.beta)
+            resolved[name] = tuple(one(value=item) for item in value) if option.length else one(value=value)
+        return SimpleNamespace(**resolved)
+
+    def hyperparams_at(self, step: Any) -> dict[str, Any]:
+        """The same as a plain dictionary of values, for people."""
+        return jax.tree.map(
+            lambda x: x.value if isinstance(x, Beta) else x,
+            vars(self.at(step)),
+            is_leaf=lambda x: isinstance(x, Beta),
+        )
+
+
+def resolve(name: str, value: Any, step: Any, beta: bool = False) -> Any:
+    """An option's value at ``step``: a Python float, or a scalar of JAX's default float dtype."""
+    if isinstance(value, Beta):
+        return Beta(resolve(name, value.value, step), resolve(name, value.complement, step))
+    value = value.array if isinstance(value, Scalar) else value
+    value = value(step) if callable(value) else value
+    if isinstance(value, Beta):
+        return value
+    if isinstance(value, jax.Array):
+        if value.shape != ():
+            raise ValueError(f"the schedule of {name} must return a scalar, but it returned shape {value.shape}")
+        value = value.astype(jnp.result_type(float))
+    else:
+        value = float(value)
+    return Beta.of(value) if beta else value
+
+
+def is_zero(value: Any) -> bool:
+    """Whether an option is the Python number zero, which is known while tracing; data never is."""
+    return isinstance(value, float) and value == 0.0
+
+
+def on_host(*values: Any) -> bool:
+    """Whether all the values are Python numbers."""
+    return not any(isinstance(value, jax.Array) for value in values)
+
+
+def sqrt(value: Any) -> Any:
+    """The square root of a number in doubles, of a traced scalar in its dtype."""
+    return math.sqrt(value) if on_host(value) else jnp.sqrt(value)
+
+
+def one_minus_power(beta: Beta, step: Any) -> Any:
+    """``1 - beta**step``, the bias correction after ``step`` updates.
+
+    On the host it is torch's expression in doubles. Traced it is ``-expm1(step * log1p(-(1 - beta)))``, which keeps
+    its digits where beta is near 1.
+
+    Example:
+        >>> one_minus_power(Beta.of(0.5), 2)
+        0.75
+    """
+    if on_host(beta.value, step):
+        return 1 - beta.value**step
+    if on_host(beta.value):
+        log_beta = math.log1p(-beta.complement) if beta.value else -math.inf
+    else:
+        log_beta = jnp.log1p(-beta.complement)
+    return -jnp.expm1(jnp.asarray(step, jnp.result_type(float)) * log_beta)

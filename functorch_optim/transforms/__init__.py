@@ -1,0 +1,1 @@
+"""What stands beside an algorithm in a chain."""

@@ -1,0 +1,90 @@
+"""Clipping: by the norm of the whole gradient, or value by value."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from functorch_optim import trees
+from functorch_optim.base import GradientTransformation, transformation
+from functorch_optim.hyperparams import Hyperparameter, NonNegative
+from functorch_optim.rule import sqrt
+from functorch_optim.transforms.scaling import Scheduled, multiply
+
+
+def global_norm(tree: Any) -> jax.Array:
+    """The Euclidean norm of all the leaves together, summed in float32 or wider; None leaves count for nothing.
+
+    Example:
+        >>> global_norm({"a": jnp.array([3.0]), "b": jnp.array([4.0]), "c": None}).item()
+        5.0
+    """
+    squares: list[Any] = []
+
+    def add(leaf: Any) -> None:
+        wide = leaf.astype(trees.compute_dtype(leaf))
+        squares.append(jnp.sum(jnp.real(wide) ** 2 + jnp.imag(wide) ** 2 if jnp.iscomplexobj(wide) else wide**2))
+
+    trees.map_dense(add, "global_norm", tree)
+    dtype = trees.compute_dtype(*squares)
+    return sqrt(sum((square.astype(dtype) for square in squares), jnp.zeros((), dtype)))
+
+
+class ClipByGlobalNorm(Scheduled):
+    max_norm: NonNegative
+
+    def apply(self, values: Any, updates: Any, params: Any) -> Any:
+        del params
+        norm = global_norm(updates)
+        # torch's coefficient: the 1e-6 keeps a zero norm from dividing by zero.
+        coefficient = jnp.minimum(jnp.asarray(values.max_norm, norm.dtype) / (norm + 1e-6), 1.0)
+        return trees.map_dense(lambda x: multiply(x, coefficient), "clip_by_global_norm", updates)
+
+
+def clip_by_global_norm(max_norm: Hyperparameter) -> GradientTransformation:
+    """Scale all gradients together so that their Euclidean norm is at most ``max_norm``.
+
+    ``g * min(1, max_norm / (norm + 1e-6))``, as ``torch.nn.utils.clip_grad_norm_``. A non-finite norm makes every
+    gradient non-finite, as in torch.
+
+    Args:
+        max_norm: at least 0; a number, a scalar array or a schedule.
+
+    Example:
+        >>> tx = clip_by_global_norm(1.0)
+        >>> grads = jnp.array([3.0, 4.0])
+        >>> updates, _ = tx.update(grads, tx.init(grads))
+        >>> [round(x, 4) for x in updates.tolist()]
+        [0.6, 0.8]
+    """
+    return transformation(ClipByGlobalNorm(max_norm))
+
+
+class ClipByValue(Scheduled):
+    max_value: NonNegative
+
+    def apply(self, values: Any, updates: Any, params: Any) -> Any:
+        del params
+
+        def clip(x: jax.Array) -> jax.Array:
+            bound = jnp.asarray(values.max_value, jnp.real(x).dtype)
+            return jnp.clip(x, -bound, bound)
+
+        def each(x: jax.Array) -> jax.Array:
+            return jax.lax.complex(clip(x.real), clip(x.imag)) if jnp.iscomplexobj(x) else clip(x)
+
+        return trees.map_dense(each, "clip_by_value", updates)
+
+
+def clip_by_value(max_value: Hyperparameter) -> GradientTransformation:
+    """Limit every entry of the gradients to ``[-max_value, max_value]``, real and imaginary parts apart.
+
+    Args:
+        max_value: at least 0; a number, a scalar array or a schedule.
+
+    Example:
+        >>> tx = clip_by_value(1.0)
+        >>> tx.update(jnp.array([-3.0, 0.5]), tx.init(None))[0].tolist()
+        [-1.0, 0.5]
+    """
+    return transformation(ClipByValue(max_value))

@@ -1,0 +1,153 @@
+"""Transformations that run an inner one only at some updates: gradient accumulation, and skipping non-finite ones."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from functorch_optim import trees
+from functorch_optim.base import GradientTransformation, Transform, transformation
+from functorch_optim.combinators import current_hyperparams
+from functorch_optim.rule import next_step, zeros_like
+from functorch_optim.transforms.scaling import multiply
+
+
+class AccumulateState(NamedTuple):
+    """``micro_step`` counts gradients since the last inner update; ``accumulated`` is their sum."""
+
+    micro_step: Any
+    accumulated: Any
+    inner: Any
+
+
+class SkipNonfiniteState(NamedTuple):
+    """``consecutive`` counts the non-finite gradients since the last finite one, ``total`` all of them."""
+
+    consecutive: Any
+    total: Any
+    inner: Any
+
+
+def _run_if(condition: jax.Array, run: Callable[[], tuple[Any, Any]], state: Any) -> tuple[Any, Any]:
+    """``run()`` where ``condition`` holds; elsewhere updates that change nothing, and ``state``."""
+    updates, _ = jax.eval_shape(run)
+
+    def nothing() -> tuple[Any, Any]:
+        # -0.0 is the zero that leaves every number as it is, 0.0 and -0.0 included.
+        return jax.tree.map(lambda x: jnp.full(x.shape, -0.0, x.dtype, device=x.sharding), updates), state
+
+    return jax.lax.cond(condition, run, nothing)
+
+
+class Accumulate(Transform):
+    inner: GradientTransformation
+    every: int
+    average: bool
+
+    def init(self, params: Any) -> AccumulateState:
+        return AccumulateState(jnp.zeros((), jnp.int32), jax.tree.map(zeros_like, params), self.inner.init(params))
+
+    def update(
+        self, updates: Any, state: AccumulateState, params: Any = None, **extra: Any
+    ) -> tuple[Any, AccumulateState]:
+        names, sums, treedef = trees.named_leaves(state.accumulated)
+        grads = trees.align(state.accumulated, updates, "gradients")
+        for name, grad, total in zip(names, grads, sums, strict=True):
+            trees.check_dense(name, grad, "accumulate")
+            trees.check_like(name, grad, total, "the gradient")
+        sums = [s if g is None else s + g.astype(s.dtype) for g, s in zip(grads, sums, strict=True)]
+        last = state.micro_step == self.every - 1
+        factor = 1.0 / self.every if self.average else 1.0
+
+        def run() -> tuple[Any, tuple[Any, Any]]:
+            whole = [None if g is None else multiply(s, factor) for g, s in zip(grads, sums, strict=True)]
+            new, inner = self.inner.update(treedef.unflatten(whole), state.inner, params, **extra)
+            left = [s if g is None else jnp.zeros_like(s) for g, s in zip(grads, sums, strict=True)]
+            return new, (treedef.unflatten(left), inner)
+
+        new, (accumulated, inner) = _run_if(last, run, (treedef.unflatten(sums), state.inner))
+        return new, AccumulateState(jnp.where(last, 0, state.micro_step + 1), accumulated, inner)
+
+    def hyperparams(self, state: AccumulateState) -> dict[str, Any]:
+        return current_hyperparams(self.inner, state.inner)
+
+
+def accumulate(inner: GradientTransformation, every: int, average: bool = True) -> GradientTransformation:
+    """Collect ``every`` gradients, then update once with their mean; the updates in between change nothing.
+
+    The inner update runs only at the last micro-step (under ``lax.cond``). Sums are kept in the parameters' dtype.
+    A gradient that is None at the last micro-step is None for the inner update, and its sum is kept for the next.
+
+    Args:
+        inner: the transformation to run, usually the whole chain.
+        every: number of gradients an update, at least 1.
+        average: whether to divide the sum by ``every``; False is what repeated ``backward()`` calls give in torch.
+
+    Raises:
+        ValueError: ``every`` is not a positive integer.
+
+    Example:
+        >>> import functorch_optim as fo
+        >>> tx = accumulate(fo.sgd(lr=1.0), every=2)
+        >>> params = jnp.array([1.0])
+        >>> first, state = tx.update(jnp.array([1.0]), tx.init(params), params)
+        >>> second, state = tx.update(jnp.array([3.0]), state, params)
+        >>> first.item(), second.item()
+        (-0.0, -2.0)
+    """
+    if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+        raise ValueError(f"accumulate: every must be a positive integer, but it is {every!r}")
+    return transformation(Accumulate(inner, every, average))
+
+
+class SkipNonfinite(Transform):
+    inner: GradientTransformation
+    max_consecutive: int
+
+    def init(self, params: Any) -> SkipNonfiniteState:
+        return SkipNonfiniteState(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32), self.inner.init(params))
+
+    def update(
+        self, updates: Any, state: SkipNonfiniteState, params: Any = None, **extra: Any
+    ) -> tuple[Any, SkipNonfiniteState]:
+        flags: list[jax.Array] = []
+        trees.map_dense(lambda x: flags.append(jnp.all(jnp.isfinite(x))), "skip_nonfinite", updates)
+        finite = jnp.all(jnp.stack(flags)) if flags else jnp.array(True)
+        consecutive = jnp.where(finite, 0, next_step(state.consecutive))
+        total = jnp.where(finite, state.total, next_step(state.total))
+        new, inner = _run_if(
+            finite | (consecutive > self.max_consecutive),
+            lambda: self.inner.update(updates, state.inner, params, **extra),
+            state.inner,
+        )
+        return new, SkipNonfiniteState(consecutive, total, inner)
+
+    def hyperparams(self, state: SkipNonfiniteState) -> dict[str, Any]:
+        return current_hyperparams(self.inner, state.inner)
+
+
+def skip_nonfinite(inner: GradientTransformation, max_consecutive: int) -> GradientTransformation:
+    """Leave out an update whose gradient holds an infinity or a NaN: nothing changes but the counters.
+
+    After ``max_consecutive`` such gradients in a row the next one is let through, so that a run that has diverged fails
+    in sight instead of standing still.
+
+    Args:
+        inner: the transformation to guard.
+        max_consecutive: how many non-finite gradients in a row are left out, at least 0.
+
+    Raises:
+        ValueError: ``max_consecutive`` is not an integer of at least 0.
+
+    Example:
+        >>> import functorch_optim as fo
+        >>> tx = skip_nonfinite(fo.sgd(lr=1.0), max_consecutive=3)
+        >>> params = jnp.array([1.0])
+        >>> updates, state = tx.update(jnp.array([jnp.nan]), tx.init(params), params)
+        >>> fo.apply_updates(params, updates).item(), state.total.item()
+        (1.0, 1)
+    """
+    if isinstance(max_consecutive, bool) or not isinstance(max_consecutive, int) or max_consecutive < 0:
+        raise ValueError(f"skip_nonfinite: max_consecutive must be an integer of at least 0, not {max_consecutive!r}")
+    return transformation(SkipNonfinite(inner, max_consecutive))

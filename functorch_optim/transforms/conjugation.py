@@ -1,0 +1,28 @@
+"""The complex conjugate, between JAX's gradients and torch's."""
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from functorch_optim import trees
+from functorch_optim.base import EmptyState, GradientTransformation, Transform, transformation
+
+
+class Conjugate(Transform):
+    def update(self, updates: Any, state: EmptyState, params: Any = None, **extra: Any) -> tuple[Any, EmptyState]:
+        del params, extra
+        return trees.map_dense(lambda x: jnp.conj(x) if jnp.iscomplexobj(x) else x, "conjugate", updates), state
+
+
+def conjugate() -> GradientTransformation:
+    """The complex conjugate of the updates; real ones pass unchanged.
+
+    ``jax.grad`` of a real function of a complex parameter returns the conjugate of the direction of steepest ascent,
+    which is what torch, optax and this library descend along: let this be the first link of a chain fed by it.
+
+    Example:
+        >>> tx = conjugate()
+        >>> tx.update(jnp.array([1.0 + 2.0j]), tx.init(None))[0].tolist()
+        [(1-2j)]
+    """
+    return transformation(Conjugate())

@@ -1,0 +1,82 @@
+"""Multiplying the updates by a number, fixed or scheduled; and the base of the transforms that only need a step."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from functorch_optim import trees
+from functorch_optim.base import EmptyState, GradientTransformation, Transform, transformation
+from functorch_optim.hyperparams import AnyNumber, Hyperparameter, Options, Schedule
+from functorch_optim.rule import next_step
+
+
+class StepState(NamedTuple):
+    """The number of updates so far."""
+
+    step: Any
+
+
+class Scheduled(Options, Transform):
+    """A transform without memory but for the step, which it keeps only if an option is a schedule."""
+
+    def apply(self, values: Any, updates: Any, params: Any) -> Any:
+        """The new updates, with the options' values in ``values``."""
+        raise NotImplementedError(f"{type(self).__name__} does not define apply")  # abstract: every subclass does
+
+    def init(self, params: Any) -> Any:
+        del params
+        scheduled = any(callable(value) for value in vars(self).values())
+        return StepState(jnp.zeros((), jnp.int32)) if scheduled else EmptyState()
+
+    def update(self, updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+        del extra
+        if isinstance(state, StepState):
+            return self.apply(self.at(state.step), updates, params), StepState(next_step(state.step))
+        return self.apply(self.at(0), updates, params), state
+
+    def hyperparams(self, state: Any) -> dict[str, Any]:
+        return self.hyperparams_at(state.step if isinstance(state, StepState) else 0)
+
+
+def multiply(array: jax.Array, factor: Any) -> jax.Array:
+    """``array * factor`` in the array's precision (float32 at least), rounded once to the array's dtype."""
+    dtype = trees.compute_dtype(array)
+    return (array.astype(dtype) * jnp.asarray(factor, jnp.finfo(dtype).dtype).astype(dtype)).astype(array.dtype)
+
+
+class Scale(Scheduled):
+    factor: AnyNumber
+
+    def apply(self, values: Any, updates: Any, params: Any) -> Any:
+        del params
+        return trees.map_dense(lambda x: multiply(x, values.factor), "scale", updates)
+
+
+def scale(factor: Hyperparameter) -> GradientTransformation:
+    """Multiply the updates by ``factor``: a number, a scalar array or a schedule.
+
+    Example:
+        >>> tx = scale(-0.5)
+        >>> tx.update(jnp.array([2.0]), tx.init(None))[0].tolist()
+        [-1.0]
+    """
+    return transformation(Scale(factor))
+
+
+def scale_by_schedule(schedule: Schedule) -> GradientTransformation:
+    """Multiply the updates by ``schedule(step)``; the first update uses ``schedule(0)``.
+
+    Raises:
+        TypeError: ``schedule`` is not callable.
+
+    Example:
+        >>> import functorch_optim as fo
+        >>> tx = scale_by_schedule(fo.schedules.cosine_annealing(1.0, T_max=2))
+        >>> _, state = tx.update(jnp.array([2.0]), tx.init(None))
+        >>> round(tx.update(jnp.array([2.0]), state)[0].item(), 6)
+        1.0
+    """
+    if not callable(schedule):
+        raise TypeError(f"scale_by_schedule needs a function of the step, but it got {schedule!r}; use fo.scale")
+    return scale(schedule)

@@ -1,0 +1,48 @@
+"""Weight decay as a link of a chain."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from functorch_optim import trees
+from functorch_optim.base import GradientTransformation, transformation
+from functorch_optim.combinators import masked
+from functorch_optim.hyperparams import Hyperparameter, WeightDecay
+from functorch_optim.transforms.scaling import Scheduled
+
+
+class AddDecayedWeights(Scheduled):
+    weight_decay: WeightDecay
+
+    def apply(self, values: Any, updates: Any, params: Any) -> Any:
+        if params is None:
+            raise ValueError("add_decayed_weights needs the parameters: update(updates, state, params)")
+        trees.align(params, updates, "gradients")
+
+        def add(update: jax.Array, param: jax.Array) -> jax.Array:
+            dtype = trees.compute_dtype(update, param)
+            decay = jnp.asarray(values.weight_decay, jnp.finfo(dtype).dtype).astype(dtype)
+            return (update.astype(dtype) + decay * param.astype(dtype)).astype(update.dtype)
+
+        return trees.map_dense(add, "add_decayed_weights", updates, params)
+
+
+def add_decayed_weights(weight_decay: Hyperparameter, mask: Any = None) -> GradientTransformation:
+    """Add ``weight_decay * p`` to the updates; ``update`` needs ``params``.
+
+    Before an algorithm it is L2 regularisation; after one, before the learning rate, decoupled decay.
+
+    Args:
+        weight_decay: at least 0; a number, a scalar array or a schedule.
+        mask: where to decay, as in :func:`functorch_optim.masked`; everywhere by default.
+
+    Example:
+        >>> tx = add_decayed_weights(0.1, mask=lambda path: "bias" not in path)
+        >>> params = {"bias": jnp.ones(()), "kernel": jnp.ones(())}
+        >>> updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
+        >>> updates["bias"].item(), round(updates["kernel"].item(), 6)
+        (0.0, 0.1)
+    """
+    tx = transformation(AddDecayedWeights(weight_decay))
+    return tx if mask is None else masked(tx, mask)

@@ -1,0 +1,112 @@
+"""Pytrees as the library sees them: leaves with names, None and row-sparse gradients as leaves, errors with paths."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental.sparse import JAXSparse
+
+Names = list[str]
+
+
+def is_leaf(node: Any) -> bool:
+    """Whether a gradient tree ends here: None is "no gradient", and a sparse array is never opened."""
+    return node is None or isinstance(node, JAXSparse)
+
+
+def path_name(path: Any) -> str:
+    """A key path as a dotted name: ``layers.0.weight``; nnx's trailing ``.value`` is dropped."""
+    name = jax.tree_util.keystr(path, simple=True, separator=".")
+    return name.removesuffix(".value")
+
+
+def named_leaves(tree: Any, none_is_leaf: bool = False) -> tuple[Names, list[Any], Any]:
+    """Dotted names, leaves and structure of a tree."""
+    flat, treedef = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_leaf if none_is_leaf else None)
+    return [path_name(path) for path, _ in flat], [leaf for _, leaf in flat], treedef
+
+
+def quote(name: str) -> str:
+    """A parameter's name as it stands in a message; a tree that is one array has no name."""
+    return f"'{name}'" if name else "(the only one)"
+
+
+def align(reference: Any, tree: Any, what: str) -> list[Any]:
+    """The nodes of ``tree`` that stand where ``reference`` has leaves.
+
+    Raises:
+        ValueError: ``tree`` has another structure; the message lists what is missing and what is unexpected.
+    """
+    try:
+        return jax.tree.structure(reference).flatten_up_to(tree)
+    except ValueError as error:
+        expected, _, structure = named_leaves(reference)
+        found, _, other = named_leaves(tree, none_is_leaf=True)
+        missing = [quote(name) for name in expected if name not in found]
+        unexpected = [quote(name) for name in found if name not in expected]
+        difference = "; ".join(
+            f"{label} {', '.join(names)}"
+            for label, names in (("missing", missing), ("unexpected", unexpected))
+            if names
+        )
+        raise ValueError(
+            f"{what} do not have the structure of the parameters: {difference or f'{other} instead of {structure}'}"
+        ) from error
+
+
+def check_parameter(name: str, param: Any) -> None:
+    """Raise unless ``param`` is something an optimizer can update: a floating or complex array."""
+    if not (hasattr(param, "shape") and hasattr(param, "dtype")):
+        raise TypeError(
+            f"optimizer can only optimize arrays, but one of the params is {type(param).__name__}: "
+            f"the parameter {quote(name)}"
+        )
+    if not jnp.issubdtype(param.dtype, jnp.inexact):
+        raise TypeError(
+            f"optimizer can only optimize floating and complex arrays, but the parameter {quote(name)} has dtype "
+            f"{param.dtype}: keep it out of the tree, or use fo.masked"
+        )
+
+
+def check_like(name: str, array: Any, param: Any, what: str) -> None:
+    """Raise unless ``array`` can stand beside ``param``: an array of its shape, complex where it is complex."""
+    if array is None:
+        return
+    if not (hasattr(array, "shape") and hasattr(array, "dtype")):
+        raise TypeError(f"{what} of the parameter {quote(name)} is not an array but {type(array).__name__}")
+    if array.shape != param.shape:
+        raise ValueError(
+            f"{what} of the parameter {quote(name)} has shape {array.shape}, the parameter has shape {param.shape}"
+        )
+    if not jnp.issubdtype(array.dtype, jnp.inexact):
+        raise TypeError(f"{what} of the parameter {quote(name)} has dtype {array.dtype}, which is not floating")
+    if jnp.issubdtype(array.dtype, jnp.complexfloating) != jnp.issubdtype(param.dtype, jnp.complexfloating):
+        raise TypeError(f"{what} of the parameter {quote(name)} is {array.dtype}, the parameter is {param.dtype}")
+
+
+def check_dense(name: str, update: Any, who: str, hint: str = "") -> None:
+    """Raise if ``update`` is sparse."""
+    if isinstance(update, JAXSparse):
+        raise RuntimeError(f"{who} does not support sparse gradients: the parameter {quote(name)}{hint}")
+
+
+def map_dense(function: Callable[..., Any], who: str, updates: Any, *rest: Any) -> Any:
+    """``function`` at every leaf of ``updates``; None stays None, a sparse leaf raises and is named."""
+
+    def at(path: Any, update: Any, *others: Any) -> Any:
+        if update is None:
+            return None
+        check_dense(path_name(path), update, who)
+        return function(update, *others)
+
+    return jax.tree_util.tree_map_with_path(at, updates, *rest, is_leaf=is_leaf)
+
+
+def compute_dtype(*arrays: Any) -> Any:
+    """The dtype to calculate in: the widest of the arrays, and at least float32."""
+    dtype = jnp.dtype(jnp.float32)
+    for array in arrays:
+        if array is not None:
+            dtype = jnp.promote_types(dtype, array.dtype)
+    return dtype

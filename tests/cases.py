@@ -1,0 +1,116 @@
+"""The cases in which the algorithms are compared with torch: options, shapes, gradients, and how options change."""
+
+import itertools
+from typing import Any
+
+import numpy as np
+
+SHAPES = {"scalar": (), "one": (1,), "vector": (5,), "matrix": (3, 4), "cube": (2, 3, 4)}
+STEPS = 50
+
+Case = tuple[str, dict[str, Any]]
+
+
+def _flags(*names: str) -> list[dict[str, bool]]:
+    return [dict(zip(names, values, strict=True)) for values in itertools.product([False, True], repeat=len(names))]
+
+
+def _sgd() -> list[dict[str, Any]]:
+    momenta: list[dict[str, Any]] = [
+        {},
+        {"momentum": 0.9},
+        {"momentum": 0.9, "dampening": 0.5},
+        {"momentum": 0.9, "nesterov": True},
+    ]
+    return [
+        {"lr": 0.05, **momentum, "weight_decay": decay, **flag}
+        for momentum in momenta
+        for decay in (0.0, 0.1)
+        for flag in _flags("maximize")
+    ]
+
+
+def _adam() -> list[dict[str, Any]]:
+    return [
+        {"lr": 0.01, "weight_decay": decay, **flags}
+        for decay in (0.0, 0.1)
+        for flags in _flags("amsgrad", "maximize", "decoupled_weight_decay")
+    ]
+
+
+def _adamw() -> list[dict[str, Any]]:
+    return [
+        {"lr": 0.01, "weight_decay": decay, **flags} for decay in (0.0, 0.1) for flags in _flags("amsgrad", "maximize")
+    ]
+
+
+# functional name -> torch's class, its state_dict's slots, and every combination of flags
+ALGORITHMS: dict[str, tuple[str, tuple[str, ...], list[dict[str, Any]]]] = {
+    "sgd": ("SGD", ("momentum_buffer",), _sgd()),
+    "adam": ("Adam", ("exp_avg", "exp_avg_sq", "max_exp_avg_sq"), _adam()),
+    "adamw": ("AdamW", ("exp_avg", "exp_avg_sq", "max_exp_avg_sq"), _adamw()),
+}
+
+CASES: list[Case] = [(name, options) for name, (_, _, cases) in ALGORITHMS.items() for options in cases]
+
+
+def label(case: Case) -> str:
+    name, options = case
+    return f"{name}-" + "-".join(f"{key}={value}" for key, value in options.items())
+
+
+def data_at(step: int, options: dict[str, Any]) -> dict[str, Any]:
+    """The options that change from step to step, as they are before update number ``step`` (the first is 0)."""
+    changed: dict[str, Any] = {"lr": options["lr"] * (1 + 0.5 * np.sin(step))}
+    if options.get("weight_decay"):
+        changed["weight_decay"] = options["weight_decay"] * (1 + 0.3 * np.cos(step))
+    if "betas" in options or "momentum" not in options:
+        changed["betas"] = (0.9 - 0.002 * (step % 7), 0.999 - 0.0005 * (step % 5))
+    if options.get("momentum"):
+        changed["momentum"] = options["momentum"] - 0.01 * (step % 3)
+    return {key: tuple(map(float, v)) if isinstance(v, tuple) else float(v) for key, v in changed.items()}
+
+
+def changing_options(name: str, step: int, options: dict[str, Any]) -> dict[str, Any]:
+    changed = data_at(step, options)
+    if name == "sgd":
+        changed.pop("betas", None)
+    return changed
+
+
+def parameters(dtype: Any, seed: int = 0) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return {name: np.asarray(_draw(rng, shape, dtype)).astype(dtype) for name, shape in SHAPES.items()}
+
+
+def gradients(step: int, dtype: Any) -> dict[str, np.ndarray]:
+    """Gradients of ordinary size in most steps; in some, entries that are zero, 1e-30 or 1e15 times as large."""
+    rng = np.random.default_rng(1000 + step)
+    result = {}
+    for name, shape in SHAPES.items():
+        size = np.ones(shape)
+        if step % 5 == 3:
+            size = rng.choice([1.0, 0.0, 1e-30], size=shape)
+        if step % 25 == 24:
+            size = rng.choice([1.0, 1e15], size=shape)
+        result[name] = np.asarray(_draw(rng, shape, dtype) * size).astype(dtype)
+    return result
+
+
+def _draw(rng: np.random.Generator, shape: tuple[int, ...], dtype: Any) -> Any:
+    values = rng.standard_normal(shape)
+    return values + 1j * rng.standard_normal(shape) if np.issubdtype(dtype, np.complexfloating) else values
+
+
+def flatten(tree: dict[str, Any]) -> np.ndarray:
+    """The arrays of a tree one after the other, in the order of SHAPES."""
+    return np.concatenate([np.asarray(tree[name]).reshape(-1) for name in SHAPES])
+
+
+def unflatten(flat: np.ndarray) -> dict[str, np.ndarray]:
+    result, start = {}, 0
+    for name, shape in SHAPES.items():
+        size = int(np.prod(shape))
+        result[name] = flat[start : start + size].reshape(shape)
+        start += size
+    return result

@@ -1,0 +1,120 @@
+"""How trajectories are run here and compared with torch's; the tests and the parity table share it."""
+
+import functools
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import functorch_optim as fo
+from tests import cases
+
+FOLDER = pathlib.Path(__file__).parent / "reference"
+
+
+@functools.cache
+def _recorded(name: str) -> dict[str, np.ndarray]:
+    with np.load(FOLDER / f"{name}.npz") as file:
+        return dict(file)
+
+
+def reference(case: cases.Case, dtype: str) -> dict[str, np.ndarray]:
+    """torch's recorded parameters and slots, each of shape (steps + 1, entries)."""
+    prefix = f"{cases.label(case)}/{dtype}/"
+    found = {key.removeprefix(prefix): v for key, v in _recorded(case[0]).items() if key.startswith(prefix)}
+    assert found, f"no recorded trajectory {prefix}"
+    return found
+
+
+@functools.cache
+def stepper(name: str, static: tuple[tuple[str, Any], ...]) -> Any:
+    """One compiled step whose numbers come in as data; the betas as pairs, so that float32 keeps their digits."""
+
+    @jax.jit
+    def step(params: Any, state: Any, grads: Any, data: dict[str, Any]) -> Any:
+        tx = getattr(fo, name)(**dict(static), **data)
+        updates, state = tx.update(grads, state, params)
+        return fo.apply_updates(params, updates), state, updates
+
+    return step
+
+
+def split(name: str, step: int, options: dict[str, Any]) -> tuple[tuple[tuple[str, Any], ...], dict[str, Any]]:
+    """The options that are static, and those that are data at ``step``, as arrays of JAX's default float dtype."""
+    data = {key: value for key, value in options.items() if type(value) is float and value != 0.0}
+    data |= cases.changing_options(name, step, options)
+    static = tuple((key, value) for key, value in options.items() if key not in data)
+    dtype = jnp.result_type(float)
+
+    def array(value: float) -> jax.Array:
+        return jnp.asarray(value, dtype)
+
+    pairs = {"betas": tuple(fo.Beta(array(b), array(1 - b)) for b in data["betas"])} if "betas" in data else {}
+    return static, {**{key: array(v) for key, v in data.items() if key != "betas"}, **pairs}
+
+
+def initial(case: cases.Case, dtype: Any) -> tuple[Any, Any]:
+    name, options = case
+    params = jax.tree.map(jnp.asarray, cases.parameters(dtype))
+    return params, getattr(fo, name)(**options).init(params)
+
+
+def slots_of(state: Any) -> dict[str, Any]:
+    return {name: getattr(state, name) for name in state._fields if name != "step" and getattr(state, name) is not None}
+
+
+def state_at(state: Any, slots: dict[str, np.ndarray], step: int) -> Any:
+    """``state`` with torch's slots after ``step`` updates."""
+    trees = {name: jax.tree.map(jnp.asarray, cases.unflatten(rows[step])) for name, rows in slots.items()}
+    return state._replace(step=jnp.asarray(step, jnp.int32), **trees)
+
+
+def relative(actual: dict[str, Any], expected: np.ndarray) -> float:
+    """The largest difference in an array over the array's largest magnitude; the worst array counts."""
+    worst = 0.0
+    for name, array in cases.unflatten(expected).items():
+        difference = np.max(np.abs(np.asarray(actual[name]) - array))
+        largest = np.max(np.abs(array))
+        worst = max(worst, float(difference / largest) if largest else float(difference))
+    return worst
+
+
+def trajectory_error(case: cases.Case, dtype: str) -> float:
+    """The worst relative difference from torch's free-running trajectory, over all steps, parameters and slots."""
+    name, options = case
+    expected = reference(case, dtype)
+    params, state = initial(case, np.dtype(dtype))
+    assert set(slots_of(state)) == set(expected) - {"param"}
+    worst = 0.0
+    for step in range(len(expected["param"]) - 1):
+        static, data = split(name, step, options)
+        grads = jax.tree.map(jnp.asarray, cases.gradients(step, np.dtype(dtype)))
+        params, state, _ = stepper(name, static)(params, state, grads, data)
+        errors = [relative(params, expected["param"][step + 1])]
+        errors += [relative(tree, expected[slot][step + 1]) for slot, tree in slots_of(state).items()]
+        worst = max(worst, *errors)
+    return worst
+
+
+def synchronised_ulps(case: cases.Case) -> tuple[float, float]:
+    """float32, each step from torch's state: the parameters' worst difference in ulp of max(|p|, |update|), entry by
+    entry; and the slots' worst difference in ulp of the array's largest magnitude."""
+    name, options = case
+    expected = reference(case, "float32")
+    _, state = initial(case, np.float32)
+    slots = {key: rows for key, rows in expected.items() if key != "param"}
+    worst_param = worst_slot = 0.0
+    for step in range(len(expected["param"]) - 1):
+        before, after = expected["param"][step], expected["param"][step + 1]
+        static, data = split(name, step, options)
+        grads = jax.tree.map(jnp.asarray, cases.gradients(step, np.float32))
+        params = jax.tree.map(jnp.asarray, cases.unflatten(before))
+        params, new, updates = stepper(name, static)(params, state_at(state, slots, step), grads, data)
+        size = np.maximum(np.abs(after), np.abs(cases.flatten(updates)))
+        difference = np.abs(cases.flatten(params).astype(np.float64) - after)
+        worst_param = max(worst_param, float(np.max(difference / np.spacing(size))))
+        for slot, tree in slots_of(new).items():
+            worst_slot = max(worst_slot, relative(tree, slots[slot][step + 1]) / np.finfo(np.float32).eps)
+    return worst_param, worst_slot

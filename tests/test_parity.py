@@ -1,0 +1,114 @@
+"""Every algorithm and flag against torch: recorded trajectories always, a live torch where it is installed."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import functorch_optim as fo
+from tests import cases, comparison
+
+each_case = pytest.mark.parametrize("case", cases.CASES, ids=cases.label)
+
+
+@each_case
+def test_float64_trajectory(case, x64):
+    assert comparison.trajectory_error(case, "float64") <= 1e-12
+
+
+@each_case
+def test_complex_trajectory(case, x64):
+    assert comparison.trajectory_error(case, "complex128") <= 1e-12
+
+
+@each_case
+def test_float32_synchronised_steps(case):
+    param, slot = comparison.synchronised_ulps(case)
+    assert param <= 8
+    assert slot <= 8
+
+
+@pytest.mark.parametrize("case", [case for case in cases.CASES if "adam" in case[0]], ids=cases.label)
+def test_first_adam_step_within_4_ulp_of_the_update(case):
+    name, options = case
+    static, data = comparison.split(name, 0, options)
+    before = comparison.reference(case, "float64")["param"][0].astype(np.float32)
+    params, state = comparison.initial(case, np.float32)
+    grads = jax.tree.map(jnp.asarray, cases.gradients(0, np.float32))
+    _, _, updates = comparison.stepper(name, static)(params, state, grads, data)
+    with jax.enable_x64(True):
+        static, data = comparison.split(name, 0, options)
+        wide = jax.tree.map(lambda x: jnp.asarray(np.asarray(x), jnp.float64), (params, state, grads))
+        wide = (wide[0], wide[1]._replace(step=state.step), wide[2])
+        _, _, exact = comparison.stepper(name, static)(*wide, data)
+        exact = cases.flatten(exact)
+    assert before.shape == exact.shape
+    difference = np.abs(cases.flatten(updates).astype(np.float64) - exact)
+    assert np.max(difference / np.spacing(np.abs(exact).astype(np.float32))) <= 4
+
+
+GOLDEN = [
+    (lambda: fo.sgd(), [0.99845, -1.99965]),
+    (
+        lambda: fo.sgd(lr=0.1, momentum=0.9, dampening=0.5, weight_decay=0.1, maximize=True),
+        [1.1839417575, -2.1152707025],
+    ),
+    (lambda: fo.sgd(lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.1), [0.446287654626, -1.613511956752]),
+    (lambda: fo.adam(lr=0.1), [0.740676395539, -1.878675143892]),
+    (
+        lambda: fo.adam(lr=0.1, betas=(0.5, 0.9), weight_decay=0.1, amsgrad=True, maximize=True),
+        [1.204041792823, -1.989143577391],
+    ),
+    (lambda: fo.adamw(lr=0.1, weight_decay=0.1), [0.705430627766, -1.80303286498]),
+]
+
+
+@pytest.mark.parametrize(("make", "expected"), GOLDEN)
+def test_four_steps_by_hand(make, expected, x64):
+    tx, params = make(), jnp.array([1.0, -2.0])
+    state = tx.init(params)
+    for grad in ([0.5, -1.0], [-0.25, 0.75], [1.0, 0.1], [0.3, -0.2]):
+        updates, state = tx.update(jnp.array(grad), state, params)
+        params = fo.apply_updates(params, updates)
+    np.testing.assert_allclose(params, expected, rtol=1e-11)
+
+
+@each_case
+def test_bfloat16_step_is_the_float64_step_rounded_once(case):
+    """From synchronised bfloat16 state: parameters and slots within 1 ulp of the exact step, the update float32."""
+    name, options = case
+    params, state = comparison.initial(case, np.float32)
+    bf16 = jax.tree.map(lambda x: x.astype(jnp.bfloat16) if x.dtype == jnp.float32 else x, (params, state))
+    for step in range(6):
+        grads = jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16), cases.gradients(step, np.float32))
+        static, data = comparison.split(name, step, options)
+        *narrow, updates = comparison.stepper(name, static)(*bf16, grads, data)
+        assert all(update.dtype == jnp.float32 for update in jax.tree.leaves(updates))
+        with jax.enable_x64(True):
+            static, data = comparison.split(name, step, options)
+            wide = jax.tree.map(lambda x: x.astype(jnp.float64) if x.dtype == jnp.bfloat16 else x, (*bf16, grads))
+            *exact, _ = comparison.stepper(name, static)(*wide, data)
+        for ours, right in zip(jax.tree.leaves(narrow), jax.tree.leaves(exact), strict=True):
+            if ours.dtype == jnp.bfloat16:
+                right = np.asarray(right)
+                spacing = 2.0 ** (np.floor(np.log2(np.maximum(np.abs(right), 1e-30))) - 7)
+                assert np.max(np.abs(np.asarray(ours).astype(np.float64) - right) / spacing) <= 1
+        bf16 = tuple(narrow)
+
+
+@each_case
+@pytest.mark.parametrize("dtype", ["float64", "complex128"])
+def test_recorded_trajectories_are_torchs(case, dtype):
+    """The recorded references equal what an installed torch computes now."""
+    pytest.importorskip("torch", reason="the live comparison needs torch; the recorded trajectories do not")
+    from tests import torch_run
+
+    name, options = case
+    recorded = comparison.reference(case, dtype)
+    steps = len(recorded["param"]) - 1
+    live = torch_run.run(
+        name, options, np.dtype(dtype), steps, lambda step: cases.changing_options(name, step, options)
+    )
+    assert set(live) == set(recorded)
+    for slot, rows in live.items():
+        np.testing.assert_allclose(rows, recorded[slot], rtol=1e-12, atol=1e-12 * np.max(np.abs(rows)))
