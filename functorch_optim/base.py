@@ -162,5 +162,5 @@ def apply_updates(params: Any, updates: Any) -> Any:
 def _add(param: Any, update: Any) -> Any:
     if update is None:
         return param
-    dtype = jnp.promote_types(param.dtype, update.dtype)
+    dtype = trees.compute_dtype(param, update)
     return (jnp.asarray(param, dtype) + jnp.asarray(update, dtype)).astype(param.dtype)

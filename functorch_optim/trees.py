@@ -104,9 +104,9 @@ def map_dense(function: Callable[..., Any], who: str, updates: Any, *rest: Any) 
 
 
 def compute_dtype(*arrays: Any) -> Any:
-    """The dtype to calculate in: the widest of the arrays, and at least float32."""
-    dtype = jnp.dtype(jnp.float32)
-    for array in arrays:
-        if array is not None:
-            dtype = jnp.promote_types(dtype, array.dtype)
-    return dtype
+    """The dtype to calculate in: wide enough for all the arrays, and at least float32. None counts for nothing."""
+    dtypes = [array.dtype for array in arrays if array is not None]
+    double = any(jnp.finfo(dtype).bits == 64 for dtype in dtypes)
+    if any(jnp.issubdtype(dtype, jnp.complexfloating) for dtype in dtypes):
+        return jnp.dtype(jnp.complex128 if double else jnp.complex64)
+    return jnp.dtype(jnp.float64 if double else jnp.float32)

@@ -103,12 +103,8 @@ def test_recorded_trajectories_are_torchs(case, dtype):
     pytest.importorskip("torch", reason="the live comparison needs torch; the recorded trajectories do not")
     from tests import torch_run
 
-    name, options = case
     recorded = comparison.reference(case, dtype)
-    steps = len(recorded["param"]) - 1
-    live = torch_run.run(
-        name, options, np.dtype(dtype), steps, lambda step: cases.changing_options(name, step, options)
-    )
+    live = torch_run.run(case, np.dtype(dtype), len(recorded["param"]) - 1)
     assert set(live) == set(recorded)
     for slot, rows in live.items():
         np.testing.assert_allclose(rows, recorded[slot], rtol=1e-12, atol=1e-12 * np.max(np.abs(rows)))

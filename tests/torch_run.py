@@ -1,6 +1,5 @@
 """Runs torch on the shared cases. Only this file and what records the references imports torch."""
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,14 +10,15 @@ from tests import cases
 Trajectory = dict[str, np.ndarray]
 
 
-def run(name: str, options: dict[str, Any], dtype: Any, steps: int, options_at: Callable[[int], dict[str, Any]]) -> Any:
+def run(case: cases.Case, dtype: Any, steps: int) -> Trajectory:
     """Parameters and slots before the first step and after each: arrays of shape (steps + 1, entries)."""
+    name, options = case
     class_name, slots, _ = cases.ALGORITHMS[name]
     params = {key: torch.tensor(value, requires_grad=True) for key, value in cases.parameters(dtype).items()}
     optimizer = getattr(torch.optim, class_name)(list(params.values()), foreach=False, **options)
     rows: dict[str, list[np.ndarray]] = {"param": [_flat(params)]}
     for step in range(steps):
-        optimizer.param_groups[0].update(options_at(step))
+        optimizer.param_groups[0].update(cases.changing_options(name, step, options))
         grads = cases.gradients(step, dtype)
         for key, param in params.items():
             param.grad = torch.tensor(grads[key])
@@ -32,5 +32,4 @@ def run(name: str, options: dict[str, Any], dtype: Any, steps: int, options_at: 
 
 
 def _flat(tree: dict[str, Any]) -> np.ndarray:
-    # resolve_conj and a copy: torch's arrays are live
     return cases.flatten({key: value.detach().numpy().copy() for key, value in tree.items()})

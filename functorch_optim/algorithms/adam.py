@@ -21,7 +21,7 @@ from functorch_optim.rule import Rule, lerp, lift, sqrt, zeros_like
 
 
 class AdamState(NamedTuple):
-    """``step`` counts updates; the moments are trees like the parameters; ``max_exp_avg_sq`` is None but for AMSGrad."""
+    """``step`` counts updates; the moments are trees like the parameters (the third only for AMSGrad)."""
 
     step: Any
     exp_avg: Any
@@ -71,7 +71,7 @@ class Adam(Rule):
         self, grad: jax.Array, param: jax.Array | None, slots: AdamState, scalars: AdamScalars
     ) -> tuple[jax.Array, AdamState]:
         exp_avg = lerp(slots.exp_avg, grad, scalars.beta1)
-        exp_avg_sq = scalars.beta2.value * slots.exp_avg_sq + scalars.beta2.complement * grad * grad
+        exp_avg_sq = scalars.beta2.complement * grad * grad + scalars.beta2.value * slots.exp_avg_sq
         largest = jnp.maximum(slots.max_exp_avg_sq, exp_avg_sq) if self.amsgrad else exp_avg_sq
         denom = sqrt(largest) / scalars.bias_correction2_sqrt + scalars.eps
         delta = -scalars.step_size * exp_avg / denom

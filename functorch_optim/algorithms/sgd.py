@@ -53,7 +53,8 @@ class SGD(Rule):
     ) -> tuple[jax.Array, SGDState]:
         if slots.momentum_buffer is None:
             return -scalars.lr * grad, slots
-        buffer = scalars.momentum * slots.momentum_buffer + scalars.gain * grad
+        # The gradient's product stands first: it is the one a fused multiply-add leaves unrounded, as in torch.
+        buffer = scalars.gain * grad + scalars.momentum * slots.momentum_buffer
         direction = grad + scalars.momentum * buffer if self.nesterov else buffer
         return -scalars.lr * direction, slots._replace(momentum_buffer=buffer)
 

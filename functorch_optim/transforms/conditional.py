@@ -29,15 +29,19 @@ class SkipNonfiniteState(NamedTuple):
     inner: Any
 
 
-def _run_if(condition: jax.Array, run: Callable[[], tuple[Any, Any]], state: Any) -> tuple[Any, Any]:
-    """``run()`` where ``condition`` holds; elsewhere updates that change nothing, and ``state``."""
-    updates, _ = jax.eval_shape(run)
+def _run_if(condition: jax.Array, run: Callable[..., tuple[Any, Any]], state: Any, *operands: Any) -> tuple[Any, Any]:
+    """``run(state, *operands)`` where ``condition`` holds; elsewhere updates that change nothing, and ``state``.
 
-    def nothing() -> tuple[Any, Any]:
+    Arrays go in as operands, not by closure, so that both branches see their sharding.
+    """
+    updates, _ = jax.eval_shape(run, state, *operands)
+
+    def nothing(state: Any, *operands: Any) -> tuple[Any, Any]:
+        del operands
         # -0.0 is the zero that leaves every number as it is, 0.0 and -0.0 included.
         return jax.tree.map(lambda x: jnp.full(x.shape, -0.0, x.dtype, device=x.sharding), updates), state
 
-    return jax.lax.cond(condition, run, nothing)
+    return jax.lax.cond(condition, run, nothing, state, *operands)
 
 
 class Accumulate(Transform):
@@ -60,13 +64,14 @@ class Accumulate(Transform):
         last = state.micro_step == self.every - 1
         factor = 1.0 / self.every if self.average else 1.0
 
-        def run() -> tuple[Any, tuple[Any, Any]]:
+        def run(state: tuple[Any, Any], params: Any) -> tuple[Any, tuple[Any, Any]]:
+            sums, inner = jax.tree.leaves(state[0]), state[1]
             whole = [None if g is None else multiply(s, factor) for g, s in zip(grads, sums, strict=True)]
-            new, inner = self.inner.update(treedef.unflatten(whole), state.inner, params, **extra)
+            new, inner = self.inner.update(treedef.unflatten(whole), inner, params, **extra)
             left = [s if g is None else jnp.zeros_like(s) for g, s in zip(grads, sums, strict=True)]
             return new, (treedef.unflatten(left), inner)
 
-        new, (accumulated, inner) = _run_if(last, run, (treedef.unflatten(sums), state.inner))
+        new, (accumulated, inner) = _run_if(last, run, (treedef.unflatten(sums), state.inner), params)
         return new, AccumulateState(jnp.where(last, 0, state.micro_step + 1), accumulated, inner)
 
     def hyperparams(self, state: AccumulateState) -> dict[str, Any]:
@@ -118,8 +123,10 @@ class SkipNonfinite(Transform):
         total = jnp.where(finite, state.total, next_step(state.total))
         new, inner = _run_if(
             finite | (consecutive > self.max_consecutive),
-            lambda: self.inner.update(updates, state.inner, params, **extra),
+            lambda inner, updates, params: self.inner.update(updates, inner, params, **extra),
             state.inner,
+            updates,
+            params,
         )
         return new, SkipNonfiniteState(consecutive, total, inner)
 

@@ -20,13 +20,7 @@ def main() -> None:
         arrays = {}
         for options in combinations:
             for dtype, steps in RUNS.items():
-                trajectory = torch_run.run(
-                    name,
-                    options,
-                    np.dtype(dtype),
-                    steps,
-                    lambda step, options=options: cases.changing_options(name, step, options),
-                )
+                trajectory = torch_run.run((name, options), np.dtype(dtype), steps)
                 for slot, values in trajectory.items():
                     arrays[f"{cases.label((name, options))}/{dtype}/{slot}"] = values
         np.savez_compressed(FOLDER / f"{name}.npz", torch_version=np.array(torch.__version__), **arrays)
