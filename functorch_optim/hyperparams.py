@@ -16,6 +16,7 @@ from typing import Annotated, Any, NamedTuple, get_origin, get_type_hints
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from functorch_optim.base import Frozen
 
@@ -82,7 +83,7 @@ class Scalar:
         self.array = array
 
     def _key(self) -> Any:
-        if isinstance(self.array, jax.core.Tracer):
+        if isinstance(self.array, Tracer):
             return id(self.array)
         return (self.array.dtype, np.asarray(self.array).tobytes())
 
@@ -99,7 +100,7 @@ class Scalar:
 def _concrete(value: Any) -> float | None:
     """A number to check, or None where there is none yet (a schedule, a tracer)."""
     array = value.array if isinstance(value, Scalar) else value
-    if callable(array) or isinstance(array, jax.core.Tracer):
+    if callable(array) or isinstance(array, Tracer):
         return None
     return float(array)
 

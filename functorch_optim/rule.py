@@ -138,7 +138,8 @@ class Lifted(Transform):
             return None, slots
         if jnp.issubdtype(grad.dtype, jnp.complexfloating):
             real, imag = (
-                self._leaf(*jax.tree.map(part, (grad, param, slots)), scalars) for part in (jnp.real, jnp.imag)
+                self._leaf(part(grad), jax.tree.map(part, param), jax.tree.map(part, slots), scalars)
+                for part in (jnp.real, jnp.imag)
             )
             return jax.tree.map(jax.lax.complex, real, imag)
         dtype = trees.compute_dtype(grad, param, *jax.tree.leaves(slots))

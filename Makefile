@@ -1,0 +1,49 @@
+# Every target makes the virtual environment it needs; only Python >= 3.11 and make must be there.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+WORKERS ?= 2
+
+.PHONY: demo test test-torch lint bench parity reference
+.DELETE_ON_ERROR:
+
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "functorch_optim needs Python 3.11 or newer: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/.made pyproject.toml
+	$(PIP) --editable '.[demo]'
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.made pyproject.toml
+	$(PIP) --editable '.[test]'
+	@touch $@
+
+$(VENV)/.torch: $(VENV)/.test
+	$(PIP) torch==2.13.0
+	@touch $@
+
+demo: $(VENV)/.demo      ## train a small network on real digits; make demo ARGS="--optimizer sgd"
+	$(BIN)/python -m functorch_optim.demo $(ARGS)
+
+test: $(VENV)/.test      ## the tests, without torch
+	$(BIN)/python -m pytest -q -n $(WORKERS) $(ARGS)
+
+test-torch: $(VENV)/.torch  ## the tests, and the live comparison with torch
+	$(BIN)/python -m pytest -q -n $(WORKERS) $(ARGS)
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+bench: $(VENV)/.torch    ## the speed table
+	$(BIN)/python -m benchmarks.step $(ARGS)
+
+parity: $(VENV)/.test    ## the parity table of the README
+	$(BIN)/python -m benchmarks.parity $(ARGS)
+
+reference: $(VENV)/.torch   ## record torch's trajectories anew
+	$(BIN)/python -m tests.reference.record

@@ -1,0 +1,120 @@
+"""The demo: it learns, resumes to the same bits, and answers bad input in one line."""
+
+import zipfile
+
+import jax
+import numpy as np
+import pytest
+
+from functorch_optim import demo
+
+
+@pytest.fixture(autouse=True)
+def usual_promotion(standard_promotion):
+    """The demo runs as users run it."""
+
+
+def run(capsys, *arguments):
+    status = demo.main([str(argument) for argument in arguments])
+    return status, capsys.readouterr()
+
+
+def stored(path):
+    with np.load(path) as file:
+        return {key: file[key] for key in file}
+
+
+def test_resumed_run_has_the_bits_of_an_uninterrupted_one(tmp_path, capsys):
+    assert run(capsys, "--epochs", 3, "--out", tmp_path / "whole")[0] == 0
+    assert run(capsys, "--epochs", 1, "--out", tmp_path / "parts")[0] == 0
+    status, output = run(capsys, "--epochs", 3, "--out", tmp_path / "parts", "--resume")
+    assert status == 0
+    assert "epoch 1/3" not in output.err
+    whole, parts = (stored(tmp_path / name / "checkpoint.npz") for name in ("whole", "parts"))
+    assert whole.keys() == parts.keys()
+    for key in whole:
+        assert whole[key].tobytes() == parts[key].tobytes(), key
+    assert (tmp_path / "parts" / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("optimizer", demo.DEFAULT_LR)
+def test_learns(optimizer, tmp_path):
+    _, accuracy = demo.train(optimizer, demo.DEFAULT_LR[optimizer], 8, False, tmp_path)
+    assert accuracy >= 0.95
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--optimizer", "adagrad2"], "unknown optimizer 'adagrad2': choose one of sgd, adam, adamw"),
+        (["--epochs", "0"], "--epochs must be at least 1"),
+        (["--lr", "-1"], "Invalid learning rate: -1.0"),
+        (["--resume"], "there is no checkpoint"),
+        (["--nonsense"], "unrecognized arguments: --nonsense"),
+    ],
+)
+def test_bad_arguments_are_one_line(arguments, message, tmp_path, capsys):
+    status, output = run(capsys, *arguments, "--out", tmp_path)
+    assert status == 2
+    assert output.err.startswith("error: ") and message in output.err
+    assert output.err.count("\n") == 1
+
+
+def _truncate(path):
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def _flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(bytes(content))
+
+
+def _empty(path):
+    path.write_bytes(b"")
+
+
+def _text(path):
+    path.write_text("this is not a checkpoint")
+
+
+def _foreign(path):
+    np.savez(path, weights=np.zeros(3))
+
+
+def _pickled(path):
+    np.savez(path, format=np.array([object()], dtype=object))
+
+
+def _other_optimizer(path):
+    content = stored(path) | {"optimizer": np.asarray("sgd")}
+    np.savez(path, **content)
+
+
+def _other_network(path):
+    content = stored(path) | {"leaf0": np.zeros(3, np.float32)}
+    np.savez(path, **content)
+
+
+def _not_numpy(path):
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("format.npy", b"\x93NUMPY")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [_truncate, _flip, _empty, _text, _foreign, _pickled, _other_optimizer, _other_network, _not_numpy],
+)
+def test_a_bad_checkpoint_is_one_line(damage, tmp_path, capsys):
+    params = demo.init_params(0)
+    state = demo.make_optimizer("adamw", 2e-3, 45).init(params)
+    path = tmp_path / "checkpoint.npz"
+    facts = {"optimizer": "adamw", "lr": 2e-3, "epoch": 1, "history": np.zeros((1, 4))}
+    demo.save(path, (params, state), format=demo.FORMAT, **facts)
+    loaded, _ = demo.load(path, (params, state), "adamw", 2e-3)
+    assert jax.tree.structure(loaded) == jax.tree.structure((params, state))
+    damage(path)
+    status, output = run(capsys, "--resume", "--epochs", 2, "--out", tmp_path)
+    assert status == 2
+    assert output.err.startswith("error: ") and str(path) in output.err
+    assert output.err.count("\n") == 1
