@@ -213,7 +213,7 @@ def one_minus_power(beta: Beta, step: Any) -> Any:
     if on_host(beta.value, step):
         return 1 - beta.value**step
     if on_host(beta.value):
-        log_beta = math.log1p(-beta.complement) if beta.value else -math.inf
+        log_beta = math.log1p(-beta.complement) if beta.complement < 1 else -math.inf
     else:
         log_beta = jnp.log1p(-beta.complement)
     return -jnp.expm1(jnp.asarray(step, jnp.result_type(float)) * log_beta)

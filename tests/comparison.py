@@ -98,27 +98,36 @@ def trajectory_error(case: cases.Case, dtype: str) -> float:
     return worst
 
 
-def synchronised_ulps(case: cases.Case) -> tuple[float, float]:
-    """float32, each step from torch's state: how far parameters are off in ulp of max(|p|, |update|), entry by entry,
-    and the slots in ulp of the array's largest magnitude before or after the step (a slot of one entry may cancel to
-    almost nothing, and the rounding is that of what it was)."""
+def synchronised_ulps(case: cases.Case, dtype: str = "float32") -> tuple[float, float]:
+    """Each step from torch's state: how far parameters are off in ulp of max(|p|, |update|), entry by entry, and the
+    slots in ulp of the array's largest magnitude before or after the step (a slot of one entry may cancel to almost
+    nothing, and the rounding is that of what it was)."""
     name, options = case
-    expected = reference(case, "float32")
+    expected = reference(case, dtype)
     _, state = initial(case, np.float32)
     slots = {key: rows for key, rows in expected.items() if key != "param"}
+
+    def narrow(tree: Any) -> Any:
+        return jax.tree.map(lambda x: jnp.asarray(x, x.dtype if x.dtype == jnp.int32 else dtype), tree)
+
     worst_param = worst_slot = 0.0
     for step in range(len(expected["param"]) - 1):
         before, after = expected["param"][step], expected["param"][step + 1]
         static, data = split(name, step, options)
-        grads = jax.tree.map(jnp.asarray, cases.gradients(step, np.float32))
-        params = jax.tree.map(jnp.asarray, cases.unflatten(before))
-        params, new, updates = stepper(name, static)(params, state_at(state, slots, step), grads, data)
+        given = narrow((cases.unflatten(before), state_at(state, slots, step), cases.gradients(step, np.float32)))
+        params, new, updates = stepper(name, static)(*given, data)
         size = np.maximum(np.abs(after), np.abs(cases.flatten(updates)))
-        difference = np.abs(cases.flatten(params).astype(np.float64) - after)
-        worst_param = max(worst_param, float(np.max(difference / np.spacing(size))))
+        worst_param = max(worst_param, float(np.max(_ulps(cases.flatten(params), after, size, dtype))))
         for slot, tree in slots_of(new).items():
+            previous = cases.unflatten(slots[slot][step])
             for key, array in cases.unflatten(slots[slot][step + 1]).items():
-                largest = max(np.max(np.abs(array)), np.max(np.abs(cases.unflatten(slots[slot][step])[key])))
-                difference = np.max(np.abs(np.asarray(tree[key]) - array))
-                worst_slot = max(worst_slot, float(difference / np.spacing(largest)) if largest else float(difference))
+                largest = max(np.max(np.abs(array)), np.max(np.abs(previous[key])))
+                worst_slot = max(worst_slot, float(np.max(_ulps(tree[key], array, largest, dtype))))
     return worst_param, worst_slot
+
+
+def _ulps(actual: Any, expected: Any, size: Any, dtype: str) -> Any:
+    """The difference in units in the last place of numbers as large as ``size``."""
+    spacing = np.maximum(np.spacing(np.asarray(size, np.float32)).astype(np.float64), 2.0**-149)
+    spacing = spacing * float(jnp.finfo(dtype).eps) / float(jnp.finfo(jnp.float32).eps)
+    return np.abs(np.asarray(actual).astype(np.float64) - np.asarray(expected, np.float64)) / spacing

@@ -97,14 +97,16 @@ def test_bfloat16_step_is_the_float64_step_rounded_once(case):
 
 
 @each_case
-@pytest.mark.parametrize("dtype", ["float64", "complex128"])
+@pytest.mark.parametrize("dtype", ["float64", "float32", "complex128", "bfloat16"])
 def test_recorded_trajectories_are_torchs(case, dtype):
     """The recorded references equal what an installed torch computes now."""
     pytest.importorskip("torch", reason="the live comparison needs torch; the recorded trajectories do not")
     from tests import torch_run
 
     recorded = comparison.reference(case, dtype)
-    live = torch_run.run(case, np.dtype(dtype), len(recorded["param"]) - 1)
+    live = torch_run.run(case, dtype, len(recorded["param"]) - 1)
     assert set(live) == set(recorded)
+    # Other processors round differently: a few units in the last place of the dtype, carried along.
+    tolerance = {"float64": 1e-12, "complex128": 1e-12, "float32": 1e-5, "bfloat16": 5e-2}[dtype]
     for slot, rows in live.items():
-        np.testing.assert_allclose(rows, recorded[slot], rtol=1e-12, atol=1e-12 * np.max(np.abs(rows)))
+        np.testing.assert_allclose(rows, recorded[slot], rtol=tolerance, atol=tolerance * np.max(np.abs(rows)))

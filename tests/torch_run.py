@@ -10,18 +10,23 @@ from tests import cases
 Trajectory = dict[str, np.ndarray]
 
 
-def run(case: cases.Case, dtype: Any, steps: int) -> Trajectory:
-    """Parameters and slots before the first step and after each: arrays of shape (steps + 1, entries)."""
+def run(case: cases.Case, dtype: str, steps: int) -> Trajectory:
+    """Parameters and slots before the first step and after each: arrays of shape (steps + 1, entries).
+
+    NumPy has no bfloat16: its values are held in float32, which is exact.
+    """
     name, options = case
     class_name, slots, _ = cases.ALGORITHMS[name]
-    params = {key: torch.tensor(value, requires_grad=True) for key, value in cases.parameters(dtype).items()}
+    kind, numpy_dtype = getattr(torch, dtype), np.dtype("float32" if dtype == "bfloat16" else dtype)
+    start = cases.parameters(numpy_dtype)
+    params = {key: torch.tensor(value, dtype=kind, requires_grad=True) for key, value in start.items()}
     optimizer = getattr(torch.optim, class_name)(list(params.values()), foreach=False, **options)
     rows: dict[str, list[np.ndarray]] = {"param": [_flat(params)]}
     for step in range(steps):
         optimizer.param_groups[0].update(cases.changing_options(name, step, options))
-        grads = cases.gradients(step, dtype)
+        grads = cases.gradients(step, numpy_dtype)
         for key, param in params.items():
-            param.grad = torch.tensor(grads[key])
+            param.grad = torch.tensor(grads[key], dtype=kind)
         optimizer.step()
         rows["param"].append(_flat(params))
         for slot in slots:
@@ -32,4 +37,5 @@ def run(case: cases.Case, dtype: Any, steps: int) -> Trajectory:
 
 
 def _flat(tree: dict[str, Any]) -> np.ndarray:
-    return cases.flatten({key: value.detach().numpy().copy() for key, value in tree.items()})
+    exact = {key: value.float() if value.dtype == torch.bfloat16 else value for key, value in tree.items()}
+    return cases.flatten({key: value.detach().numpy().copy() for key, value in exact.items()})

@@ -1,7 +1,7 @@
 """Records torch's trajectories on the shared cases: ``python -m tests.reference.record`` (needs torch==2.13.0).
 
 One file an algorithm. For every combination of flags: float64 at all of 50 steps with options that change from step to
-step; float32 and complex128 at 12 steps (the float32 rows are the synchronised states the tests start from).
+step; float32, bfloat16 and complex128 at 12 steps (the rows are the synchronised states the tests start from).
 """
 
 import pathlib
@@ -12,7 +12,7 @@ import torch
 from tests import cases, torch_run
 
 FOLDER = pathlib.Path(__file__).parent
-RUNS = {"float64": cases.STEPS, "float32": 12, "complex128": 12}
+RUNS = {"float64": cases.STEPS, "float32": 12, "complex128": 12, "bfloat16": 12}
 
 
 def main() -> None:
@@ -20,7 +20,7 @@ def main() -> None:
         arrays = {}
         for options in combinations:
             for dtype, steps in RUNS.items():
-                trajectory = torch_run.run((name, options), np.dtype(dtype), steps)
+                trajectory = torch_run.run((name, options), dtype, steps)
                 for slot, values in trajectory.items():
                     arrays[f"{cases.label((name, options))}/{dtype}/{slot}"] = values
         np.savez_compressed(FOLDER / f"{name}.npz", torch_version=np.array(torch.__version__), **arrays)

@@ -1,0 +1,55 @@
+"""The parameter shapes that the speed runs use: ResNet-50, GPT-2 small, and many small leaves."""
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def resnet50() -> Shapes:
+    """25.6 M parameters in 161 leaves; convolution kernels as JAX lays them out (height, width, in, out)."""
+    shapes: Shapes = {"stem": (7, 7, 3, 64), "stem.scale": (64,), "stem.bias": (64,)}
+    channels = 64
+    for stage, (blocks, width) in enumerate([(3, 64), (4, 128), (6, 256), (3, 512)]):
+        for block in range(blocks):
+            convolutions = [(1, 1, channels, width), (3, 3, width, width), (1, 1, width, 4 * width)]
+            if block == 0:
+                convolutions.append((1, 1, channels, 4 * width))
+            for index, kernel in enumerate(convolutions):
+                name = f"{stage}.{block}.{index}"
+                shapes |= {name: kernel, f"{name}.scale": kernel[-1:], f"{name}.bias": kernel[-1:]}
+            channels = 4 * width
+    return shapes | {"head.kernel": (channels, 1000), "head.bias": (1000,)}
+
+
+def gpt2_small() -> Shapes:
+    """124 M parameters in 148 leaves."""
+    width = 768
+    shapes: Shapes = {"wte": (50257, width), "wpe": (1024, width)}
+    for layer in range(12):
+        for name, shape in {
+            "ln_1.scale": (width,),
+            "ln_1.bias": (width,),
+            "attn.kernel": (width, 3 * width),
+            "attn.bias": (3 * width,),
+            "proj.kernel": (width, width),
+            "proj.bias": (width,),
+            "ln_2.scale": (width,),
+            "ln_2.bias": (width,),
+            "mlp_in.kernel": (width, 4 * width),
+            "mlp_in.bias": (4 * width,),
+            "mlp_out.kernel": (4 * width, width),
+            "mlp_out.bias": (width,),
+        }.items():
+            shapes[f"h{layer}.{name}"] = shape
+    return shapes | {"ln_f.scale": (width,), "ln_f.bias": (width,)}
+
+
+def many_leaves() -> Shapes:
+    """1000 leaves: 500 of 32 x 32 and 500 of 32."""
+    return {f"{index}.{name}": shape for index in range(500) for name, shape in (("kernel", (32, 32)), ("bias", (32,)))}
+
+
+def torch_layout(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The same kernel as torch lays it out: (out, in, height, width), or (out, in)."""
+    return (shape[3], shape[2], *shape[:2]) if len(shape) == 4 else shape[::-1]
+
+
+ALL = {"ResNet-50": resnet50, "GPT-2 small": gpt2_small, "1000 leaves": many_leaves}

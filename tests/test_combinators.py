@@ -1,0 +1,184 @@
+"""chain, named_chain, partition, masked and find_state: what each leaf gets, and what the errors say."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+import functorch_optim as fo
+
+PARAMS = {"layer": {"bias": jnp.ones(3), "kernel": jnp.full((2, 3), 2.0)}, "scale": jnp.ones(())}
+GRADS = jax.tree.map(lambda x: 0.5 * x, PARAMS)
+
+
+def one(tx, grads=GRADS, params=PARAMS):
+    return tx.update(grads, tx.init(params), params)[0]
+
+
+def test_chain_applies_in_order():
+    tx = fo.chain(fo.scale(4.0), fo.clip_by_value(1.0), fo.scale(0.5))
+    chex.assert_trees_all_equal(one(tx), jax.tree.map(lambda x: 0.5 * jnp.minimum(2.0 * x, 1.0), PARAMS))
+
+
+def test_chain_gives_extra_keywords_to_every_link():
+    seen = []
+    spy = fo.GradientTransformation(
+        lambda params: fo.EmptyState(), lambda u, s, p=None, **extra: (seen.append(extra["value"]), (u, s))[1]
+    )
+    tx = fo.chain(spy, fo.chain(spy), fo.masked(spy, True), fo.accumulate(spy, 1))
+    tx.update(GRADS, tx.init(PARAMS), PARAMS, value=3.0)
+    assert set(seen) == {3.0}
+    assert len(seen) >= 4
+
+
+def test_chain_takes_optax_transformations(standard_promotion):
+    ours = one(fo.chain(fo.clip_by_value(0.2), fo.sgd(lr=0.1)))
+    mixed = one(fo.chain(optax.clip(0.2), optax.sgd(0.1)))
+    chex.assert_trees_all_close(ours, mixed)
+
+
+def test_chain_refuses_the_state_of_another_chain():
+    with pytest.raises(ValueError, match="a chain of 2 transformations got a state of 1"):
+        fo.chain(fo.scale(1.0), fo.scale(1.0)).update(GRADS, fo.chain(fo.scale(1.0)).init(PARAMS), PARAMS)
+
+
+def test_named_chain_equals_chain_and_is_found_by_name():
+    links = [("clip", fo.clip_by_value(0.3)), ("optimizer", fo.adam())]
+    named, plain = fo.named_chain(*links), fo.chain(*(link for _, link in links))
+    chex.assert_trees_all_equal(one(named), one(plain))
+    state = named.init(PARAMS)
+    assert fo.find_state(state, "optimizer") is fo.find_state(state, fo.AdamState)
+    with pytest.raises(ValueError, match="the name 'a' occurs more than once"):
+        fo.named_chain(("a", fo.identity()), ("a", fo.identity()))
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        lambda path: "plain" if path == "layer.bias" else "decay",
+        {"layer": {"bias": "plain", "kernel": "decay"}, "scale": "decay"},
+    ],
+)
+def test_partition_gives_each_leaf_to_its_transformation(labels):
+    tx = fo.partition({"decay": fo.sgd(lr=0.1, weight_decay=0.5), "plain": fo.sgd(lr=1.0)}, labels)
+    updates = one(tx)
+    decayed, plain = one(fo.sgd(lr=0.1, weight_decay=0.5)), one(fo.sgd(lr=1.0))
+    chex.assert_trees_all_equal(updates["layer"]["bias"], plain["layer"]["bias"])
+    chex.assert_trees_all_equal(updates["layer"]["kernel"], decayed["layer"]["kernel"])
+    chex.assert_trees_all_equal(updates["scale"], decayed["scale"])
+    hash(tx)
+
+
+def test_partition_label_of_a_subtree_and_none_gradients():
+    tx = fo.partition({"a": fo.sgd(lr=1.0), "b": fo.sgd(lr=2.0)}, {"layer": "a", "scale": "b"})
+    updates = one(tx, {"layer": {"bias": None, "kernel": GRADS["layer"]["kernel"]}, "scale": GRADS["scale"]})
+    assert updates["layer"]["bias"] is None
+    chex.assert_trees_all_equal(updates["layer"]["kernel"], -GRADS["layer"]["kernel"])
+    chex.assert_trees_all_equal(updates["scale"], -2 * GRADS["scale"])
+
+
+def test_partition_without_params():
+    tx = fo.partition({"a": fo.sgd(lr=1.0), "b": fo.sgd(lr=2.0)}, lambda path: "b" if path == "scale" else "a")
+    updates, _ = tx.update(GRADS, tx.init(PARAMS))
+    chex.assert_trees_all_equal(updates["scale"], -2 * GRADS["scale"])
+
+
+def test_partition_sees_the_norm_of_its_own_part():
+    tx = fo.partition({"clip": fo.clip_by_global_norm(1.0), "pass": fo.identity()}, {"layer": "pass", "scale": "clip"})
+    grads = jax.tree.map(lambda x: 100.0 * x, GRADS)
+    updates = one(tx, grads)
+    assert float(updates["scale"]) == pytest.approx(1.0)
+    chex.assert_trees_all_equal(updates["layer"], grads["layer"])
+
+
+def test_partition_errors():
+    with pytest.raises(ValueError, match=r"the parameter 'layer\.bias' has the label 'x', which is none of 'a'"):
+        fo.partition({"a": fo.sgd()}, lambda path: "x" if path == "layer.bias" else "a").init(PARAMS)
+    with pytest.raises(ValueError, match="the labels do not have the structure of the parameters"):
+        fo.partition({"a": fo.sgd()}, {"layer": "a"}).init(PARAMS)
+
+
+@pytest.mark.parametrize(
+    "mask", [lambda path: path.endswith("kernel"), {"layer": {"bias": False, "kernel": True}, "scale": False}]
+)
+def test_masked_passes_the_rest_unchanged(mask):
+    updates = one(fo.masked(fo.scale(0.0), mask))
+    chex.assert_trees_all_equal(updates["layer"]["kernel"], jnp.zeros((2, 3)))
+    chex.assert_trees_all_equal(updates["layer"]["bias"], GRADS["layer"]["bias"])
+    chex.assert_trees_all_equal(updates["scale"], GRADS["scale"])
+
+
+def test_masked_keeps_no_slots_for_the_rest():
+    state = fo.masked(fo.adam(), lambda path: path == "scale").init(PARAMS)
+    assert fo.find_state(state, fo.AdamState).exp_avg == {"layer": {"bias": None, "kernel": None}, "scale": 0.0}
+
+
+def test_masked_integers_stay_out():
+    params = {"count": jnp.zeros((), jnp.int32), "w": jnp.ones(())}
+    with pytest.raises(TypeError, match="the parameter 'count' has dtype int32"):
+        fo.adam().init(params)
+    fo.masked(fo.adam(), {"count": False, "w": True}).init(params)
+
+
+def test_find_state_inside_everything_and_its_errors():
+    tx = fo.accumulate(fo.skip_nonfinite(fo.chain(fo.masked(fo.adam(), True), fo.sgd(momentum=0.9)), 2), 2)
+    state = tx.init(PARAMS)
+    assert isinstance(fo.find_state(state, fo.AdamState), fo.AdamState)
+    assert isinstance(fo.find_state(state, fo.SGDState), fo.SGDState)
+    with pytest.raises(KeyError, match="no state of the name or type 'adam'"):
+        fo.find_state(state, "adam")
+    with pytest.raises(KeyError, match="2 states of the name or type 'SGDState'"):
+        fo.find_state(fo.chain(fo.sgd(), fo.sgd()).init(PARAMS), fo.SGDState)
+    optax_state = optax.chain(optax.identity(), fo.adam()).init(PARAMS)
+    assert isinstance(fo.find_state(optax_state, fo.AdamState), fo.AdamState)
+
+
+def test_a_list_and_a_tuple_are_different_structures():
+    with pytest.raises(ValueError, match="gradients do not have the structure of the parameters"):
+        one(fo.adamw(), (jnp.ones(1),), [jnp.ones(1)])
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"a": "text"}, "one of the params is str: the parameter 'a'"),
+        ({"a": [1.0]}, r"one of the params is float: the parameter 'a\.0'"),
+        ({"a": jnp.ones(2, bool)}, "the parameter 'a' has dtype bool"),
+    ],
+)
+@pytest.mark.parametrize("tx", [fo.sgd(), fo.adam(), fo.adamw()])
+def test_a_parameter_that_is_no_array(tx, params, message):
+    with pytest.raises(TypeError, match=message):
+        tx.init(params)
+
+
+def test_gradients_of_the_wrong_kind():
+    with pytest.raises(ValueError, match=r"'layer\.bias' has shape \(4,\), the parameter has shape \(3,\)"):
+        one(fo.adam(), {"layer": {"bias": jnp.ones(4), "kernel": jnp.ones((2, 3))}, "scale": jnp.ones(())})
+    with pytest.raises(TypeError, match=r"'scale' is complex64, the parameter is float32"):
+        one(fo.adam(), GRADS | {"scale": jnp.ones((), jnp.complex64)})
+    with pytest.raises(TypeError, match="'scale' has dtype int32"):
+        one(fo.adam(), GRADS | {"scale": jnp.ones((), jnp.int32)})
+    with pytest.raises(TypeError, match="'scale' is not an array but str"):
+        one(fo.adam(), GRADS | {"scale": "text"})
+    with pytest.raises(ValueError, match=r"unexpected 'more'"):
+        one(fo.adam(), GRADS | {"more": jnp.ones(())})
+
+
+def test_weight_decay_needs_the_parameters():
+    for tx in (fo.sgd(weight_decay=0.1), fo.adamw(), fo.add_decayed_weights(0.1)):
+        with pytest.raises(ValueError, match=r"needs the parameters: update\("):
+            tx.update(GRADS, tx.init(PARAMS))
+    fo.adamw(weight_decay=0.0).update(GRADS, fo.adam().init(PARAMS))
+
+
+def test_apply_updates():
+    params = {"a": jnp.ones(2, jnp.bfloat16), "b": jnp.ones(2)}
+    moved = fo.apply_updates(params, {"a": jnp.full(2, 2.0**-8), "b": None})
+    assert moved["a"].dtype == jnp.bfloat16
+    assert moved["b"] is params["b"]
+    with pytest.raises(ValueError, match="missing 'b'"):
+        fo.apply_updates(params, {"a": jnp.ones(2)})
+    with pytest.raises(ValueError, match=r"the update of the parameter 'b' has shape \(3,\)"):
+        fo.apply_updates(params, {"a": None, "b": jnp.ones(3)})

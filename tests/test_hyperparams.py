@@ -1,0 +1,241 @@
+"""Options: numbers, arrays, tracers and schedules give one trajectory, compile once, compare by value, are checked."""
+
+import copy
+import pickle
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import functorch_optim as fo
+from functorch_optim.hyperparams import Beta, one_minus_power
+
+# Values that float32 holds exactly, so that an array option is the same number as a Python one.
+NUMBERS = {
+    "sgd": {"lr": 0.0625, "momentum": 0.875, "dampening": 0.25, "weight_decay": 0.125},
+    "adam": {"lr": 0.0625, "betas": (0.875, 0.9990234375), "eps": 2.0**-27, "weight_decay": 0.125},
+    "adamw": {"lr": 0.0625, "betas": (0.875, 0.9990234375), "eps": 2.0**-27, "weight_decay": 0.125},
+}
+
+
+def params():
+    rng = np.random.default_rng(0)
+    return {"w": jnp.asarray(rng.standard_normal((3, 4)), jnp.float32), "b": jnp.asarray(1.5, jnp.float32)}
+
+
+def grads(step):
+    rng = np.random.default_rng(step)
+    return {"w": jnp.asarray(rng.standard_normal((3, 4)), jnp.float32), "b": jnp.asarray(0.1 * step, jnp.float32)}
+
+
+def steps_from(step, starts):
+    return [step(p, s, grads(index)) for index, (p, s) in enumerate(starts)]
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_numbers_tracers_and_schedules_give_the_same_steps(name):
+    """Each step from the same state: 8 ulp of max(|p|, |update|)."""
+    numbers = NUMBERS[name]
+
+    def stepping(tx, p, s, g):
+        updates, s = tx.update(g, s, p)
+        return fo.apply_updates(p, updates), s, updates
+
+    make = getattr(fo, name)
+    by_number = jax.jit(lambda p, s, g: stepping(make(**numbers), p, s, g))
+    by_data = jax.jit(lambda p, s, g, data: stepping(make(**data), p, s, g))
+    constants = jax.tree.map(fo.schedules.constant, numbers)
+    by_schedule = jax.jit(lambda p, s, g: stepping(make(**constants), p, s, g))
+    by_function = jax.jit(
+        lambda p, s, g: stepping(
+            make(**jax.tree.map(lambda x: lambda step: x + 0 * step.astype(jnp.float32), numbers)), p, s, g
+        )
+    )
+    data = jax.tree.map(jnp.float32, numbers)
+    p, s = params(), make(**numbers).init(params())
+    for index in range(10):
+        g = grads(index)
+        p_next, s_next, _ = by_number(p, s, g)
+        for other in (by_data(p, s, g, data), by_schedule(p, s, g), by_function(p, s, g)):
+            for a, b, u in zip(*map(jax.tree.leaves, (p_next, other[0], other[2])), strict=True):
+                size = np.maximum(np.abs(a), np.abs(u))
+                assert np.max(np.abs(np.asarray(a) - np.asarray(b)) / np.spacing(size)) <= 8
+            for a, b in zip(jax.tree.leaves(s_next), jax.tree.leaves(other[1]), strict=True):
+                np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)
+        p, s = p_next, s_next
+    assert by_data._cache_size() == 1
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_changing_numbers_compiles_nothing(name):
+    @jax.jit
+    def step(p, s, g, data):
+        updates, s = getattr(fo, name)(**data).update(g, s, p)
+        return fo.apply_updates(p, updates), s
+
+    p, s = params(), getattr(fo, name)(**NUMBERS[name]).init(params())
+    for factor in (1.0, 0.5, 0.25, 0.0):
+        p, s = step(p, s, grads(1), jax.tree.map(lambda x, factor=factor: jnp.float32(x * factor), NUMBERS[name]))
+    assert step._cache_size() == 1
+
+
+def test_a_pair_keeps_the_digits_of_a_beta_that_float32_does_not_hold():
+    def second_moment(beta2):
+        tx = fo.adam(betas=(0.9, beta2))
+        return tx.update(jnp.float32(1.0), tx.init(jnp.float32(0.0)))[1].exp_avg_sq
+
+    pair = jax.jit(second_moment)(Beta(jnp.float32(0.999), jnp.float32(0.001)))
+    single = jax.jit(second_moment)(jnp.float32(0.999))
+    assert abs(float(pair) / 1e-3 - 1) < 1e-7
+    assert abs(float(single) / 1e-3 - 1) > 1e-6
+
+
+@given(st.floats(0.0, 1 - 1e-7), st.integers(1, 100_000))
+def test_bias_correction_keeps_its_digits_in_float32(beta, step):
+    exact = -np.expm1(np.float64(step) * np.log1p(-(1 - beta))) if 1 - beta < 1 else 1.0
+    traced = one_minus_power(Beta.of(beta), jnp.asarray(step, jnp.int32))
+    np.testing.assert_allclose(traced, exact, rtol=5e-7)
+    pair = Beta(jnp.asarray(beta, jnp.float32), jnp.asarray(1 - beta, jnp.float32))
+    np.testing.assert_allclose(one_minus_power(pair, jnp.asarray(step, jnp.int32)), exact, rtol=1e-6)
+
+
+def test_on_the_host_it_is_torchs_expression_in_doubles():
+    assert one_minus_power(Beta.of(0.999), 7) == 1 - 0.999**7
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: fo.adam(lr=1e-3),
+        lambda: fo.adam(lr=jnp.float32(1e-3)),
+        lambda: fo.adam(lr=np.float64(1e-3), betas=[0.9, 0.99]),
+        lambda: fo.adam(lr=fo.schedules.cosine_annealing(1e-3, 10)),
+        lambda: fo.adam(betas=(Beta.of(0.9), fo.schedules.constant(0.99))),
+        lambda: fo.sgd(lr=1, momentum=jnp.asarray([0.5])),
+    ],
+)
+def test_equal_hash_pickle_copy(make):
+    tx = make()
+    for other in (make(), pickle.loads(pickle.dumps(tx)), copy.deepcopy(tx)):
+        assert other == tx
+        assert hash(other) == hash(tx)
+        assert repr(other) == repr(tx)
+    assert tx != fo.adam(lr=2e-3)
+
+
+def test_numbers_are_normalised_and_printed():
+    assert fo.sgd(lr=1) == fo.sgd(lr=1.0) == fo.sgd(lr=np.float64(1))
+    assert fo.adam(betas=[0.9, 0.999]) == fo.adam()
+    assert fo.sgd(lr=jnp.float32(1)) != fo.sgd(lr=jnp.bfloat16(1))
+    expected = (
+        "adam(lr=0.001, betas=(0.9, 0.999), eps=1e-08, weight_decay=0.0, amsgrad=False, maximize=False, "
+        "decoupled_weight_decay=False)"
+    )
+    assert repr(fo.adam()) == expected
+    assert eval(repr(fo.adam()), vars(fo).copy()) == fo.adam()
+
+
+def test_an_equal_transformation_shares_a_trace():
+    step = jax.jit(lambda tx, p, s, g: tx.update(g, s, p), static_argnums=0)
+    p, s = params(), fo.adam().init(params())
+    step(fo.adam(), p, s, grads(0))
+    step(fo.adam(), p, s, grads(1))
+    assert step._cache_size() == 1
+
+
+def test_pickling_a_lambda_names_the_option():
+    with pytest.raises(pickle.PicklingError, match="adam: the option 'lr' holds"):
+        pickle.dumps(fo.chain(fo.adam(lr=lambda step: 0.1)))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: fo.sgd(lr=-1.0), "Invalid learning rate: -1.0"),
+        (lambda: fo.sgd(lr=float("nan")), "Invalid learning rate: nan"),
+        (lambda: fo.sgd(lr=jnp.float32(-1.0)), "Invalid learning rate: -1.0"),
+        (lambda: fo.sgd(momentum=-0.5), "Invalid momentum value: -0.5"),
+        (lambda: fo.sgd(weight_decay=-0.5), "Invalid weight_decay value: -0.5"),
+        (lambda: fo.sgd(nesterov=True), "Nesterov momentum requires a momentum and zero dampening"),
+        (
+            lambda: fo.sgd(nesterov=True, momentum=0.9, dampening=0.1),
+            "Nesterov momentum requires a momentum and zero dampening",
+        ),
+        (lambda: fo.adam(lr=-1.0), "Invalid learning rate: -1.0"),
+        (lambda: fo.adam(eps=-1.0), "Invalid epsilon value: -1.0"),
+        (lambda: fo.adam(betas=(1.0, 0.9)), "Invalid beta parameter at index 0: 1.0"),
+        (lambda: fo.adamw(betas=(0.9, -0.1)), "Invalid beta parameter at index 1: -0.1"),
+        (lambda: fo.adamw(weight_decay=-0.1), "Invalid weight_decay value: -0.1"),
+        (lambda: fo.adam(lr=jnp.ones(3)), "Tensor lr must be 1-element"),
+        (lambda: fo.adam(betas=(0.9,)), "betas must hold 2 values"),
+    ],
+)
+def test_options_outside_torchs_ranges(make, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        make()
+
+
+@pytest.mark.parametrize("value", ["0.1", None, True, [0.1]])
+def test_options_of_the_wrong_type(value):
+    with pytest.raises(TypeError, match="lr must be a number"):
+        fo.adam(lr=value)
+
+
+def test_a_schedule_that_returns_no_scalar():
+    tx = fo.sgd(lr=lambda step: jnp.ones(3))
+    with pytest.raises(ValueError, match="the schedule of lr must return a scalar"):
+        tx.update(jnp.ones(()), tx.init(jnp.ones(())))
+
+
+def test_current_hyperparams():
+    tx = fo.chain(fo.clip_by_global_norm(1.0), fo.adamw(lr=fo.schedules.warmup_cosine(1.0, 2, 4)), fo.scale(1.0))
+    state = tx.init(params())
+    rates = []
+    for _ in range(3):
+        rates.append(float(fo.current_hyperparams(tx, state)["lr"]))
+        _, state = tx.update(grads(0), state, params())
+    assert rates == [0.0, 0.5, 1.0]
+    assert fo.current_hyperparams(tx, state)["betas"] == (0.9, 0.999)
+    twice = fo.chain(fo.sgd(lr=0.1), fo.sgd(lr=0.2))
+    assert fo.current_hyperparams(twice, twice.init(params()))["1.lr"] == 0.2
+    split = fo.partition({"a": fo.sgd(lr=0.1), "b": fo.adam()}, {"w": "a", "b": "b"})
+    assert fo.current_hyperparams(split, split.init(params()))["a"]["lr"] == 0.1
+
+
+def test_gradient_with_respect_to_the_learning_rate_through_ten_steps(x64):
+    start = {"w": jnp.linspace(-1.0, 1.0, 6)}
+
+    def final_loss(lr, make):
+        p, tx = start, make(lr)
+        s = tx.init(p)
+        for _ in range(10):
+            g = jax.tree.map(lambda x: 2 * (x - 0.3), p)
+            updates, s = tx.update(g, s, p)
+            p = fo.apply_updates(p, updates)
+        return jnp.sum((p["w"] - 0.3) ** 2)
+
+    for make in (lambda lr: fo.sgd(lr=lr, momentum=0.9), lambda lr: fo.adam(lr=lr), lambda lr: fo.adamw(lr=lr)):
+        derivative = jax.grad(final_loss)(0.05, make)
+        step = 1e-6
+        difference = (final_loss(0.05 + step, make) - final_loss(0.05 - step, make)) / (2 * step)
+        np.testing.assert_allclose(derivative, difference, rtol=1e-6)
+
+
+def test_vmap_over_learning_rates():
+    def two_steps(lr):
+        p, tx = params(), fo.adamw(lr=lr)
+        s = tx.init(p)
+        for index in range(2):
+            updates, s = tx.update(grads(index), s, p)
+            p = fo.apply_updates(p, updates)
+        return p
+
+    rates = jnp.array([0.1, 0.01])
+    together = jax.vmap(two_steps)(rates)
+    for index, rate in enumerate((0.1, 0.01)):
+        for a, b in zip(jax.tree.leaves(together), jax.tree.leaves(two_steps(rate)), strict=True):
+            np.testing.assert_allclose(a[index], b, rtol=1e-5)
