@@ -85,7 +85,7 @@ def test_accumulate_equals_one_step_with_the_mean_or_sum(average):
     plain, plain_state = PARAMS, inner.init(PARAMS)
     step = jax.jit(tx.update)
     for outer in range(3):
-        grads = [jax.tree.map(lambda x, k=k: x * k + outer + 1.0, PARAMS) for k in (0.5, -1.0, 2.0)]
+        grads = [jax.tree.map(lambda x, k=k, outer=outer: x * k + outer + 1.0, PARAMS) for k in (0.5, -1.0, 2.0)]
         for index, grad in enumerate(grads):
             before = params
             updates, state = step(grad, state, params)
