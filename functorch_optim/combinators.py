@@ -162,9 +162,9 @@ class Partition(Transform):
         return f"partition({members!r}, {self.labels!r})"
 
     def init(self, params: Any) -> NamedStates:
-        names, _, _ = trees.named_leaves(params)
-        for name, label in zip(names, self.labels.of(*_whole(params)), strict=False):
-            if label not in self.names:
+        names, leaves, _ = trees.named_leaves(params, none_is_leaf=True)
+        for name, leaf, label in zip(names, leaves, self.labels.of(names, params), strict=True):
+            if leaf is not None and label not in self.names:
                 raise ValueError(
                     f"partition: the parameter {trees.quote(name)} has the label {label!r}, "
                     f"which is none of {', '.join(map(repr, self.names))}"
@@ -179,27 +179,16 @@ class Partition(Transform):
         labels = self.labels.of(names, updates)
         states = {}
         for name, member in zip(self.names, self.members, strict=True):
-            own = None if params is None else _select(self.labels, name, params)
-            part, states[name] = member.update(
-                treedef.unflatten(
-                    [leaf if label == name else None for leaf, label in zip(leaves, labels, strict=True)]
-                ),
-                state.states[name],
-                own,
-                **extra,
-            )
-            parts = jax.tree.leaves(part, is_leaf=trees.is_leaf)
-            leaves = [new if label == name else old for new, old, label in zip(parts, leaves, labels, strict=True)]
+            own_updates = _select(self.labels, name, updates)
+            own_params = None if params is None else _select(self.labels, name, params)
+            new, states[name] = member.update(own_updates, state.states[name], own_params, **extra)
+            new_leaves = jax.tree.leaves(new, is_leaf=trees.is_leaf)
+            leaves = [n if own == name else old for n, old, own in zip(new_leaves, leaves, labels, strict=True)]
         return treedef.unflatten(leaves), NamedStates(states)
 
     def hyperparams(self, state: NamedStates) -> dict[str, Any]:
         pairs = zip(self.names, self.members, strict=True)
         return {name: current_hyperparams(member, state.states[name]) for name, member in pairs}
-
-
-def _whole(tree: Any) -> tuple[trees.Names, Any]:
-    names, _, _ = trees.named_leaves(tree)
-    return names, tree
 
 
 def partition(transformations: Mapping[str, GradientTransformation], labels: Any) -> GradientTransformation:

@@ -84,6 +84,14 @@ def test_partition_without_params():
     chex.assert_trees_all_equal(updates["scale"], -2 * GRADS["scale"])
 
 
+def test_partition_of_a_tree_with_holes():
+    params, labels = {"a": None, "b": jnp.ones(2), "c": None, "d": jnp.ones(3)}, {"a": 0, "b": "x", "c": "x", "d": "y"}
+    tx = fo.partition({"x": fo.sgd(lr=1.0), "y": fo.sgd(lr=2.0)}, labels)
+    updates, _ = tx.update(params, tx.init(params), params)
+    assert updates["a"] is None
+    assert updates["d"].tolist() == [-2.0] * 3
+
+
 def test_partition_sees_the_norm_of_its_own_part():
     tx = fo.partition({"clip": fo.clip_by_global_norm(1.0), "pass": fo.identity()}, {"layer": "pass", "scale": "clip"})
     grads = jax.tree.map(lambda x: 100.0 * x, GRADS)
