@@ -8,6 +8,8 @@ import hypothesis
 import jax
 import pytest
 
+collect_ignore = ["torch_run.py", "reference/record.py"]  # no tests or doctests; importing them needs torch
+
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
