@@ -124,16 +124,22 @@ def save(path: pathlib.Path, tree: Any, **facts: Any) -> None:
 def load(path: pathlib.Path, like: Any, optimizer: str, lr: float) -> tuple[Any, dict[str, Any]]:
     """The tree that :func:`save` wrote, with the structure, shapes and dtypes of ``like``, and what stood beside it."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            stored = dict(file)
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            stored = {name: archive[name] for name in archive.files} if hasattr(archive, "files") else {}
     except FileNotFoundError:
         raise DemoError(f"there is no checkpoint {path} to resume from") from None
     except (OSError, ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         raise DemoError(f"the checkpoint {path} is damaged: {error}") from None
     leaves, treedef = jax.tree.flatten(like)
     names = [f"leaf{index}" for index in range(len(leaves))]
-    if int(stored.get("format", 0)) != FORMAT or not {"optimizer", "lr", "epoch", "history", *names} <= set(stored):
+    kinds = {"format": ("i", 0), "optimizer": ("U", 0), "lr": ("f", 0), "epoch": ("i", 0), "history": ("f", 2)}
+    if not {*kinds, *names} <= set(stored) or any(
+        (stored[name].dtype.kind, stored[name].ndim) != kind for name, kind in kinds.items()
+    ):
         raise DemoError(f"{path} is not a checkpoint of this demo")
+    if int(stored["format"]) != FORMAT:
+        raise DemoError(f"{path} has format {int(stored['format'])}, but this demo reads format {FORMAT}")
     if str(stored["optimizer"]) != optimizer or float(stored["lr"]) != lr:
         raise DemoError(
             f"{path} was written with --optimizer {stored['optimizer']} --lr {float(stored['lr'])}, "

@@ -101,9 +101,30 @@ def _not_numpy(path):
         file.writestr("format.npy", b"\x93NUMPY")
 
 
+def _one_array(path):
+    with path.open("wb") as file:
+        np.save(file, np.zeros(3))
+
+
+def _newer_format(path):
+    np.savez(path, **(stored(path) | {"format": np.asarray(demo.FORMAT + 1)}))
+
+
 @pytest.mark.parametrize(
     "damage",
-    [_truncate, _flip, _empty, _text, _foreign, _pickled, _other_optimizer, _other_network, _not_numpy],
+    [
+        _truncate,
+        _flip,
+        _empty,
+        _text,
+        _foreign,
+        _pickled,
+        _other_optimizer,
+        _other_network,
+        _not_numpy,
+        _one_array,
+        _newer_format,
+    ],
 )
 def test_a_bad_checkpoint_is_one_line(damage, tmp_path, capsys):
     params = demo.init_params(0)
