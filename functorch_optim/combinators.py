@@ -18,7 +18,7 @@ class ChainState(NamedTuple):
 class NamedStates(NamedTuple):
     """The states of named transformations: a named chain's links, or a partition's labels."""
 
-    states: dict[str, Any]
+    states: dict[Any, Any]
 
 
 class MaskedState(NamedTuple):
@@ -154,7 +154,7 @@ def _select(labels: Labels, label: Hashable, tree: Any) -> Any:
 
 class Partition(Transform):
     labels: Labels
-    names: tuple[str, ...]
+    names: tuple[Hashable, ...]
     members: tuple[GradientTransformation, ...]
 
     def __repr__(self) -> str:
@@ -186,12 +186,12 @@ class Partition(Transform):
             leaves = [n if own == name else old for n, old, own in zip(new_leaves, leaves, labels, strict=True)]
         return treedef.unflatten(leaves), NamedStates(states)
 
-    def hyperparams(self, state: NamedStates) -> dict[str, Any]:
+    def hyperparams(self, state: NamedStates) -> dict[Any, Any]:
         pairs = zip(self.names, self.members, strict=True)
         return {name: current_hyperparams(member, state.states[name]) for name, member in pairs}
 
 
-def partition(transformations: Mapping[str, GradientTransformation], labels: Any) -> GradientTransformation:
+def partition(transformations: Mapping[Any, GradientTransformation], labels: Any) -> GradientTransformation:
     """Give each parameter to the transformation of its label.
 
     Args:
@@ -213,7 +213,7 @@ def partition(transformations: Mapping[str, GradientTransformation], labels: Any
         >>> fo.find_state(state, "plain").exp_avg
         {'bias': Array([0., 0.], dtype=float32), 'kernel': None}
     """
-    names = tuple(sorted(transformations))
+    names = tuple(sorted(transformations, key=str))
     return transformation(Partition(as_labels(labels), names, tuple(transformations[name] for name in names)))
 
 
@@ -225,15 +225,15 @@ class Masked(Transform):
         return f"masked({self.inner!r}, {self.mask!r})"
 
     def _both(self) -> Partition:
-        return Partition(self.mask, (False, True), (identity(), self.inner))  # pyright: ignore[reportArgumentType] the labels of a mask are booleans
+        return Partition(self.mask, (False, True), (identity(), self.inner))
 
     def init(self, params: Any) -> MaskedState:
-        return MaskedState(self._both().init(params).states[True])  # pyright: ignore[reportArgumentType] as above
+        return MaskedState(self._both().init(params).states[True])
 
     def update(self, updates: Any, state: MaskedState, params: Any = None, **extra: Any) -> tuple[Any, MaskedState]:
-        states = NamedStates({False: (), True: state.inner})  # pyright: ignore[reportArgumentType] as above
+        states = NamedStates({False: (), True: state.inner})
         updates, states = self._both().update(updates, states, params, **extra)
-        return updates, MaskedState(states.states[True])  # pyright: ignore[reportArgumentType] as above
+        return updates, MaskedState(states.states[True])
 
     def hyperparams(self, state: MaskedState) -> dict[str, Any]:
         return current_hyperparams(self.inner, state.inner)

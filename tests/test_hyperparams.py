@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 import functorch_optim as fo
 from functorch_optim.hyperparams import Beta, one_minus_power
+from functorch_optim.rule import step_scalars
+from tests.comparison import slots_of
 
 # Values that float32 holds exactly, so that an array option is the same number as a Python one.
 NUMBERS = {
@@ -30,10 +32,6 @@ def params():
 def grads(step):
     rng = np.random.default_rng(step)
     return {"w": jnp.asarray(rng.standard_normal((3, 4)), jnp.float32), "b": jnp.asarray(0.1 * step, jnp.float32)}
-
-
-def steps_from(step, starts):
-    return [step(p, s, grads(index)) for index, (p, s) in enumerate(starts)]
 
 
 @pytest.mark.parametrize("name", NUMBERS)
@@ -223,6 +221,42 @@ def test_gradient_with_respect_to_the_learning_rate_through_ten_steps(x64):
         step = 1e-6
         difference = (final_loss(0.05 + step, make) - final_loss(0.05 - step, make)) / (2 * step)
         np.testing.assert_allclose(derivative, difference, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_gradient_with_respect_to_the_state(name):
+    tx = getattr(fo, name)(**NUMBERS[name])
+    state = tx.update(grads(1), tx.init(params()), params())[1]
+
+    def loss(state):
+        moved = fo.apply_updates(params(), tx.update(grads(2), state, params())[0])
+        return jnp.sum(moved["w"] ** 2)
+
+    derivative = jax.grad(loss, allow_int=True)(state)
+    slot = derivative[1]["w"]
+    assert np.all(np.isfinite(slot))
+    assert np.all(slot != 0)
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize("step", [1, 2, 100])
+def test_scalars_made_on_the_host_are_doubles_and_give_the_same_update(name, step):
+    tx = getattr(fo, name)(**NUMBERS[name])
+    lifted = tx.update.of
+    scalars = step_scalars(lifted.rule, step, lifted.rule.at(step - 1))
+    assert all(type(scalar) is float for scalar in jax.tree.leaves(scalars))
+    state = tx.init(params())._replace(step=jnp.int32(step - 1))
+    traced, after = tx.update(grads(1), state, params())
+    hosted, _ = lifted.update_with(scalars, grads(1), after._replace(**slots_of(state)), params())
+    for a, b in zip(jax.tree.leaves(traced), jax.tree.leaves(hosted), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
+
+
+def test_host_scalars_are_torchs():
+    rule = fo.adam(lr=0.1).update.of.rule
+    scalars = step_scalars(rule, 7, rule.at(6)).rule
+    assert scalars.step_size == 0.1 / (1 - 0.9**7)
+    assert scalars.bias_correction2_sqrt == (1 - 0.999**7) ** 0.5
 
 
 def test_vmap_over_learning_rates():
