@@ -151,11 +151,7 @@ def apply_updates(params: Any, updates: Any) -> Any:
         >>> apply_updates({"a": jnp.ones(2), "b": jnp.zeros(())}, {"a": jnp.ones(2), "b": None})["a"].tolist()
         [2.0, 2.0]
     """
-    names, leaves, treedef = trees.named_leaves(params)
-    additions = trees.align(params, updates, "updates")
-    for name, param, update in zip(names, leaves, additions, strict=True):
-        trees.check_dense(name, update, "apply_updates")
-        trees.check_like(name, update, param, "the update")
+    leaves, additions, treedef = trees.pair(params, updates, "apply_updates", what="update")
     return jax.tree.unflatten(treedef, [_add(p, u) for p, u in zip(leaves, additions, strict=True)])
 
 

@@ -145,11 +145,10 @@ def as_labels(labels: Any) -> Labels:
     return Labels(None, tuple(leaves), structure)
 
 
-def _select(labels: Labels, label: Hashable, tree: Any) -> Any:
+def _select(tree: Any, labels: list[Hashable], label: Hashable) -> Any:
     """``tree`` with None at every leaf that has another label."""
-    names, leaves, treedef = trees.named_leaves(tree, none_is_leaf=True)
-    kept = zip(leaves, labels.of(names, tree), strict=True)
-    return treedef.unflatten([leaf if own == label else None for leaf, own in kept])
+    _, leaves, treedef = trees.named_leaves(tree, none_is_leaf=True)
+    return treedef.unflatten([leaf if own == label else None for leaf, own in zip(leaves, labels, strict=True)])
 
 
 class Partition(Transform):
@@ -163,14 +162,15 @@ class Partition(Transform):
 
     def init(self, params: Any) -> NamedStates:
         names, leaves, _ = trees.named_leaves(params, none_is_leaf=True)
-        for name, leaf, label in zip(names, leaves, self.labels.of(names, params), strict=True):
+        labels = self.labels.of(names, params)
+        for name, leaf, label in zip(names, leaves, labels, strict=True):
             if leaf is not None and label not in self.names:
                 raise ValueError(
                     f"partition: the parameter {trees.quote(name)} has the label {label!r}, "
                     f"which is none of {', '.join(map(repr, self.names))}"
                 )
         pairs = zip(self.names, self.members, strict=True)
-        return NamedStates({name: member.init(_select(self.labels, name, params)) for name, member in pairs})
+        return NamedStates({name: member.init(_select(params, labels, name)) for name, member in pairs})
 
     def update(self, updates: Any, state: NamedStates, params: Any = None, **extra: Any) -> tuple[Any, NamedStates]:
         if params is not None:
@@ -179,8 +179,8 @@ class Partition(Transform):
         labels = self.labels.of(names, updates)
         states = {}
         for name, member in zip(self.names, self.members, strict=True):
-            own_updates = _select(self.labels, name, updates)
-            own_params = None if params is None else _select(self.labels, name, params)
+            own_updates = _select(updates, labels, name)
+            own_params = None if params is None else _select(params, labels, name)
             new, states[name] = member.update(own_updates, state.states[name], own_params, **extra)
             new_leaves = jax.tree.leaves(new, is_leaf=trees.is_leaf)
             leaves = [n if own == name else old for n, old, own in zip(new_leaves, leaves, labels, strict=True)]

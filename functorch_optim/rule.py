@@ -4,6 +4,7 @@ What the algorithms share stands here once: maximize, weight decay, None gradien
 in errors. A rule's file holds the state, the scalars of a step, and the equations of one array.
 """
 
+import functools
 from typing import Any, ClassVar
 
 import jax
@@ -100,24 +101,23 @@ class Lifted(Transform):
         """The update with coefficients made elsewhere (on the host, say); ``state.step`` is kept as it is."""
         if params is None and scalars.needs_params:
             raise ValueError(f"{self.rule.title} with weight decay needs the parameters: update(grads, state, params)")
-        slots = {name: getattr(state, name) for name in self._slot_names()}
+        slots = {name: getattr(state, name) for name in self._slot_names}
         # The structure comes from what is known to be whole: the parameters, else a slot; gradients may hold None.
         reference = next((tree for tree in (params, *slots.values()) if tree is not None), None)
         if reference is None:
             names, grad_leaves, treedef = trees.named_leaves(grads, none_is_leaf=True)
             models = grad_leaves
+            for name, grad in zip(names, grad_leaves, strict=True):
+                trees.check_update(name, grad, grad, self.rule.title, self.rule.sparse_hint)
         else:
-            names, models, treedef = trees.named_leaves(reference)
-            grad_leaves = trees.align(reference, grads, "gradients")
+            models, grad_leaves, treedef = trees.pair(reference, grads, self.rule.title, self.rule.sparse_hint)
         param_leaves = models if params is not None else [None] * len(models)
         slot_leaves = {name: trees.align(reference, tree, f"slots {name}") for name, tree in slots.items()}
+        empty = self.rule.init(None)
         rows = [
-            self.rule.init(None)._replace(**{name: leaves[index] for name, leaves in slot_leaves.items()})
-            for index in range(len(names))
+            empty._replace(**{name: leaves[index] for name, leaves in slot_leaves.items()})
+            for index in range(len(models))
         ]
-        for name, grad, model in zip(names, grad_leaves, models, strict=True):
-            trees.check_dense(name, grad, self.rule.title, self.rule.sparse_hint)
-            trees.check_like(name, grad, model, "the gradient")
         results = [
             self._leaf(grad, param, row, scalars)
             for grad, param, row in zip(grad_leaves, param_leaves, rows, strict=True)
@@ -125,12 +125,13 @@ class Lifted(Transform):
         deltas = jax.tree.unflatten(treedef, [delta for delta, _ in results])
         return deltas, self._state(treedef, [row for _, row in results], state.step)
 
+    @functools.cached_property
     def _slot_names(self) -> list[str]:
         one = self.rule.init(jax.ShapeDtypeStruct((), jnp.float32))
         return [name for name in one._fields if getattr(one, name) is not None]
 
     def _state(self, treedef: Any, rows: list[Any], step: jax.Array) -> Any:
-        slots = {name: treedef.unflatten([getattr(row, name) for row in rows]) for name in self._slot_names()}
+        slots = {name: treedef.unflatten([getattr(row, name) for row in rows]) for name in self._slot_names}
         return self.rule.init(None)._replace(step=step, **slots)
 
     def _leaf(self, grad: Any, param: Any, slots: Any, scalars: StepScalars) -> tuple[Any, Any]:
@@ -144,7 +145,7 @@ class Lifted(Transform):
             return jax.tree.map(jax.lax.complex, real, imag)
         dtype = trees.compute_dtype(grad, param, *jax.tree.leaves(slots))
         g, p, wide = jax.tree.map(lambda x: jnp.asarray(x, dtype), (grad, param, slots))
-        s = jax.tree.map(lambda x: _scalar(x, dtype), scalars)
+        s = jax.tree.map(lambda x: coefficient(x, dtype), scalars)
         if getattr(self.rule, "maximize", False):
             g = -g
         if s.coupled_decay is not None:
@@ -155,9 +156,10 @@ class Lifted(Transform):
         return delta, jax.tree.map(lambda x, old: x.astype(old.dtype), new, slots)
 
 
-def _scalar(value: Any, dtype: Any) -> Any:
-    """A coefficient rounded once to the dtype of the calculation: a constant where it is known."""
-    return jnp.asarray(value, dtype) if isinstance(value, jax.Array) else np.dtype(dtype).type(value)
+def coefficient(value: Any, dtype: Any) -> Any:
+    """A real coefficient rounded once to the precision of the calculation: a constant where it is known."""
+    real = jnp.finfo(dtype).dtype
+    return (jnp.asarray(value, real) if isinstance(value, jax.Array) else real.type(value)).astype(dtype)
 
 
 def next_step(step: jax.Array) -> jax.Array:

@@ -91,6 +91,27 @@ def check_dense(name: str, update: Any, who: str, hint: str = "") -> None:
         raise RuntimeError(f"{who} does not support sparse gradients: the parameter {quote(name)}{hint}")
 
 
+def pair(
+    reference: Any, tree: Any, who: str, hint: str = "", what: str = "gradient"
+) -> tuple[list[Any], list[Any], Any]:
+    """The leaves of ``reference``, what stands at them in ``tree``, checked, and the structure.
+
+    Raises:
+        ValueError: another structure or shape; TypeError: no floating array; RuntimeError: sparse. All name the leaf.
+    """
+    names, models, treedef = named_leaves(reference)
+    leaves = align(reference, tree, f"{what}s")
+    for name, leaf, model in zip(names, leaves, models, strict=True):
+        check_update(name, leaf, model, who, hint, what)
+    return models, leaves, treedef
+
+
+def check_update(name: str, leaf: Any, model: Any, who: str, hint: str = "", what: str = "gradient") -> None:
+    """Raise unless ``leaf`` is None or a dense array that can stand beside ``model``."""
+    check_dense(name, leaf, who, hint)
+    check_like(name, leaf, model, f"the {what}")
+
+
 def map_dense(function: Callable[..., Any], who: str, updates: Any, *rest: Any) -> Any:
     """``function`` at every leaf of ``updates``; None stays None, a sparse leaf raises and is named."""
 

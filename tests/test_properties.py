@@ -159,7 +159,7 @@ def test_errors_name_the_parameter(name):
     with pytest.raises(ValueError, match=r"missing 'dense\.bias'"):
         tx.update(missing, state, params)
     wrong = {"dense": {"bias": jnp.zeros(4), "kernel": jnp.zeros((4, 5))}, "scale": jnp.zeros(())}
-    with pytest.raises((ValueError, TypeError), match=r"\(4, 5\)|4, 5|incompatible"):
+    with pytest.raises(ValueError, match=r"'dense\.kernel' has shape \(4, 5\)"):
         tx.update(wrong, state, params)
 
 

@@ -55,11 +55,7 @@ class Accumulate(Transform):
     def update(
         self, updates: Any, state: AccumulateState, params: Any = None, **extra: Any
     ) -> tuple[Any, AccumulateState]:
-        names, sums, treedef = trees.named_leaves(state.accumulated)
-        grads = trees.align(state.accumulated, updates, "gradients")
-        for name, grad, total in zip(names, grads, sums, strict=True):
-            trees.check_dense(name, grad, "accumulate")
-            trees.check_like(name, grad, total, "the gradient")
+        sums, grads, treedef = trees.pair(state.accumulated, updates, "accumulate")
         sums = [s if g is None else s + g.astype(s.dtype) for g, s in zip(grads, sums, strict=True)]
         last = state.micro_step == self.every - 1
         factor = 1.0 / self.every if self.average else 1.0

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from functorch_optim import trees
 from functorch_optim.base import EmptyState, GradientTransformation, Transform, transformation
 from functorch_optim.hyperparams import AnyNumber, Hyperparameter, Options, Schedule
-from functorch_optim.rule import next_step
+from functorch_optim.rule import coefficient, next_step
 
 
 class StepState(NamedTuple):
@@ -42,7 +42,7 @@ class Scheduled(Options, Transform):
 def multiply(array: jax.Array, factor: Any) -> jax.Array:
     """``array * factor`` in the array's precision (float32 at least), rounded once to the array's dtype."""
     dtype = trees.compute_dtype(array)
-    return (array.astype(dtype) * jnp.asarray(factor, jnp.finfo(dtype).dtype).astype(dtype)).astype(array.dtype)
+    return (array.astype(dtype) * coefficient(factor, dtype)).astype(array.dtype)
 
 
 class Scale(Scheduled):

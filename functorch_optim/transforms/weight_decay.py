@@ -3,12 +3,12 @@
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from functorch_optim import trees
 from functorch_optim.base import GradientTransformation, transformation
 from functorch_optim.combinators import masked
 from functorch_optim.hyperparams import Hyperparameter, WeightDecay
+from functorch_optim.rule import coefficient
 from functorch_optim.transforms.scaling import Scheduled
 
 
@@ -18,14 +18,16 @@ class AddDecayedWeights(Scheduled):
     def apply(self, values: Any, updates: Any, params: Any) -> Any:
         if params is None:
             raise ValueError("add_decayed_weights needs the parameters: update(updates, state, params)")
-        trees.align(params, updates, "gradients")
+        leaves, grads, treedef = trees.pair(params, updates, "add_decayed_weights")
 
-        def add(update: jax.Array, param: jax.Array) -> jax.Array:
+        def add(update: Any, param: jax.Array) -> Any:
+            if update is None:
+                return None
             dtype = trees.compute_dtype(update, param)
-            decay = jnp.asarray(values.weight_decay, jnp.finfo(dtype).dtype).astype(dtype)
+            decay = coefficient(values.weight_decay, dtype)
             return (update.astype(dtype) + decay * param.astype(dtype)).astype(update.dtype)
 
-        return trees.map_dense(add, "add_decayed_weights", updates, params)
+        return treedef.unflatten([add(grad, leaf) for grad, leaf in zip(grads, leaves, strict=True)])
 
 
 def add_decayed_weights(weight_decay: Hyperparameter, mask: Any = None) -> GradientTransformation:
@@ -38,6 +40,7 @@ def add_decayed_weights(weight_decay: Hyperparameter, mask: Any = None) -> Gradi
         mask: where to decay, as in :func:`functorch_optim.masked`; everywhere by default.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> tx = add_decayed_weights(0.1, mask=lambda path: "bias" not in path)
         >>> params = {"bias": jnp.ones(()), "kernel": jnp.ones(())}
         >>> updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
