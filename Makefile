@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 WORKERS ?= 2
 
-.PHONY: demo test test-torch lint bench parity reference
+.PHONY: demo test test-torch notebooks lint bench parity reference
 .DELETE_ON_ERROR:
 
 $(VENV)/.made:
@@ -33,6 +33,13 @@ test: $(VENV)/.test      ## the tests, without torch
 
 test-torch: $(VENV)/.torch  ## the tests, and the live comparison with torch
 	$(BIN)/python -m pytest -q -n $(WORKERS) $(ARGS)
+
+$(VENV)/.docs: $(VENV)/.made pyproject.toml
+	$(PIP) --editable '.[docs]'
+	@touch $@
+
+notebooks: $(VENV)/.docs ## run every notebook; each ends with assertions
+	$(BIN)/jupyter execute notebooks/*.ipynb
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -7,6 +7,7 @@ flags and every step.
 import argparse
 import pathlib
 import re
+from collections.abc import Iterable
 
 import jax
 
@@ -19,21 +20,29 @@ BEGIN, END = "<!-- parity -->", "<!-- /parity -->"
 def table() -> str:
     rows = [
         "| algorithm | flag combinations | float64, 50 steps (relative) | complex128, 12 steps (relative) "
-        "| float32 step: parameters (ulp) | float32 step: slots (ulp) | bfloat16 step: parameters, slots (ulp) |",
-        "|---|---|---|---|---|---|---|",
+        "| float32 step: parameters, slots (ulp) | bfloat16 step: parameters, slots (ulp) "
+        "| torch face: float64, missing gradients (relative) | torch face: float32 step: parameters, slots (ulp) |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name, (_, _, combinations) in cases.ALGORITHMS.items():
         own = [(name, options) for options in combinations]
         with jax.enable_x64(True):
             wide = max(comparison.trajectory_error(case, "float64") for case in own)
             paired = max(comparison.trajectory_error(case, "complex128") for case in own)
-        narrow = [comparison.synchronised_ulps(case) for case in own]
-        half = [comparison.synchronised_ulps(case, "bfloat16") for case in own]
+            face = max(comparison.face_trajectory_error(case, "gaps") for case in own)
+        narrow = _worst(comparison.synchronised_ulps(case) for case in own)
+        half = _worst(comparison.synchronised_ulps(case, "bfloat16") for case in own)
+        face_narrow = _worst(comparison.face_synchronised_ulps(case) for case in own)
         rows.append(
-            f"| `{name}` | {len(own)} | {wide:.1e} | {paired:.1e} | {max(p for p, _ in narrow):.1f} "
-            f"| {max(s for _, s in narrow):.1f} | {max(p for p, _ in half):.1f}, {max(s for _, s in half):.1f} |"
+            f"| `{name}` | {len(own)} | {wide:.1e} | {paired:.1e} | {narrow} | {half} | {face:.1e} | {face_narrow} |"
         )
     return "\n".join(rows)
+
+
+def _worst(pairs: Iterable[tuple[float, float]]) -> str:
+    """The largest of each of the two, parameters and slots."""
+    params, slots = zip(*pairs, strict=True)
+    return f"{max(params):.1f}, {max(slots):.1f}"
 
 
 def main() -> None:

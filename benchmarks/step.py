@@ -19,6 +19,7 @@ import torch
 
 import functorch_optim as fo
 from benchmarks import shapes
+from functorch_optim import optim
 
 LR = 1e-3
 
@@ -38,6 +39,20 @@ def jax_step(tx: Any, apply: Callable[..., Any], params: Any, grads: Any) -> tup
     def run() -> None:
         carry[0] = compiled(*carry[0], grads)
         jax.block_until_ready(carry[0])
+
+    return run, seconds
+
+
+def face_step(params: Any, grads: Any) -> tuple[Callable[[], None], float]:
+    """The same with the stateful face: ``optimizer.step(grads)``."""
+    optimizer = optim.Adam(params, lr=LR)
+    start = time.perf_counter()
+    optimizer.step(grads)
+    seconds = time.perf_counter() - start
+
+    def run() -> None:
+        optimizer.step(grads)
+        jax.block_until_ready(optimizer.params)
 
     return run, seconds
 
@@ -67,9 +82,11 @@ def measure(sizes: shapes.Shapes, rounds: int) -> dict[str, Any]:
     params = {name: jnp.asarray(rng.standard_normal(shape, np.float32)) for name, shape in sizes.items()}
     grads = {name: jnp.asarray(rng.standard_normal(shape, np.float32)) for name, shape in sizes.items()}
     ours, ours_compile = jax_step(fo.adam(lr=LR), fo.apply_updates, params, grads)
+    face, face_compile = face_step(params, grads)
     theirs, theirs_compile = jax_step(optax.adam(LR), optax.apply_updates, params, grads)
     contenders = {
         "functorch_optim": ours,
+        "optimizer.step(grads)": face,
         "optax": theirs,
         "torch for-loop": torch_step(sizes, foreach=False),
         "torch foreach": torch_step(sizes, foreach=True),
@@ -89,7 +106,8 @@ def measure(sizes: shapes.Shapes, rounds: int) -> dict[str, Any]:
         for name, values in times.items()
     }
     milliseconds = {name: 1e3 * statistics.median(values) for name, values in times.items()}
-    return {"ms": milliseconds, "ratio": ratios, "compile": {"functorch_optim": ours_compile, "optax": theirs_compile}}
+    compiles = {"functorch_optim": ours_compile, "optimizer.step(grads)": face_compile, "optax": theirs_compile}
+    return {"ms": milliseconds, "ratio": ratios, "compile": compiles}
 
 
 def main() -> None:

@@ -152,10 +152,11 @@ def apply_updates(params: Any, updates: Any) -> Any:
         [2.0, 2.0]
     """
     leaves, additions, treedef = trees.pair(params, updates, "apply_updates", what="update")
-    return jax.tree.unflatten(treedef, [_add(p, u) for p, u in zip(leaves, additions, strict=True)])
+    return jax.tree.unflatten(treedef, [add_update(p, u) for p, u in zip(leaves, additions, strict=True)])
 
 
-def _add(param: Any, update: Any) -> Any:
+def add_update(param: Any, update: Any) -> Any:
+    """One parameter plus its update, as :func:`apply_updates` adds them."""
     if update is None:
         return param
     dtype = trees.compute_dtype(param, update)

@@ -76,6 +76,16 @@ Betas = Annotated[
 ]
 
 
+class Named(Frozen):
+    """An option that stands for a number which comes later, by name, in the mapping given to :meth:`Options.at`."""
+
+    name: str
+    index: int | None = None
+
+    def __call__(self, values: Any) -> Any:
+        return values[self.name] if self.index is None else values[self.name][self.index]
+
+
 class Scalar:
     """An array option: equal by dtype and value where it is concrete, by identity while it is traced."""
 
@@ -151,7 +161,10 @@ class Options(Frozen):
             object.__setattr__(self, name, value)
 
     def at(self, step: Any) -> Any:
-        """A namespace of the data options with their values at ``step`` (updates so far), betas as :class:`Beta`."""
+        """A namespace of the data options with their values at ``step`` (updates so far), betas as :class:`Beta`.
+
+        Options that are :class:`Named` take the numbers themselves, a mapping, in the place of the step.
+        """
         resolved = {}
         for name, option in data_options(type(self)).items():
             value = getattr(self, name)

@@ -25,6 +25,8 @@ class Rule(Options):
 
     title: ClassVar[str]
     sparse_hint: ClassVar[str] = ""
+    counts_steps: ClassVar[bool] = True  # whether torch keeps a step; if not, only the first update is special
+    static_zeros: ClassVar[tuple[str, ...]] = ()  # the options for which the number 0 means another set of slots
 
     @classmethod
     def _call_name(cls) -> str:
@@ -57,10 +59,10 @@ class StepScalars(Frozen):
 
 def step_scalars(rule: Rule, step: Any, hyperparams: Any) -> StepScalars:
     """The coefficients of update number ``step``, in doubles where all is Python numbers, else traced."""
-    decay = getattr(hyperparams, "weight_decay", 0.0)
     own = rule.scalars(step, hyperparams)
-    if is_zero(decay):
+    if is_zero(getattr(rule, "weight_decay", 0.0)):
         return StepScalars(own)
+    decay = hyperparams.weight_decay
     if getattr(rule, "decoupled_weight_decay", False):
         return StepScalars(own, decoupled_decay=hyperparams.lr * decay)
     return StepScalars(own, coupled_decay=decay)
@@ -86,7 +88,7 @@ class Lifted(Transform):
         names, leaves, treedef = trees.named_leaves(params)
         for name, leaf in zip(names, leaves, strict=True):
             trees.check_parameter(name, leaf)
-        return self._state(treedef, [self.rule.init(leaf) for leaf in leaves], jnp.zeros((), jnp.int32))
+        return self.state_of(treedef, [self.rule.init(leaf) for leaf in leaves], jnp.zeros((), jnp.int32))
 
     def update(self, updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
         del extra
@@ -101,7 +103,7 @@ class Lifted(Transform):
         """The update with coefficients made elsewhere (on the host, say); ``state.step`` is kept as it is."""
         if params is None and scalars.needs_params:
             raise ValueError(f"{self.rule.title} with weight decay needs the parameters: update(grads, state, params)")
-        slots = {name: getattr(state, name) for name in self._slot_names}
+        slots = {name: getattr(state, name) for name in self.slot_names}
         # The structure comes from what is known to be whole: the parameters, else a slot; gradients may hold None.
         reference = next((tree for tree in (params, *slots.values()) if tree is not None), None)
         if reference is None:
@@ -119,27 +121,29 @@ class Lifted(Transform):
             for index in range(len(models))
         ]
         results = [
-            self._leaf(grad, param, row, scalars)
+            self.update_leaf(grad, param, row, scalars)
             for grad, param, row in zip(grad_leaves, param_leaves, rows, strict=True)
         ]
         deltas = jax.tree.unflatten(treedef, [delta for delta, _ in results])
-        return deltas, self._state(treedef, [row for _, row in results], state.step)
+        return deltas, self.state_of(treedef, [row for _, row in results], state.step)
 
     @functools.cached_property
-    def _slot_names(self) -> list[str]:
+    def slot_names(self) -> list[str]:
         one = self.rule.init(jax.ShapeDtypeStruct((), jnp.float32))
         return [name for name in one._fields if getattr(one, name) is not None]
 
-    def _state(self, treedef: Any, rows: list[Any], step: jax.Array) -> Any:
-        slots = {name: treedef.unflatten([getattr(row, name) for row in rows]) for name in self._slot_names}
+    def state_of(self, treedef: Any, rows: list[Any], step: Any) -> Any:
+        """The state of a whole tree, of the parameters' own states in the order of its leaves (None without one)."""
+        slots = {name: treedef.unflatten([getattr(row, name, None) for row in rows]) for name in self.slot_names}
         return self.rule.init(None)._replace(step=step, **slots)
 
-    def _leaf(self, grad: Any, param: Any, slots: Any, scalars: StepScalars) -> tuple[Any, Any]:
+    def update_leaf(self, grad: Any, param: Any, slots: Any, scalars: StepScalars) -> tuple[Any, Any]:
+        """What to add to one parameter and its next slots; without a gradient None and the slots as they are."""
         if grad is None:
             return None, slots
         if jnp.issubdtype(grad.dtype, jnp.complexfloating):
             real, imag = (
-                self._leaf(part(grad), jax.tree.map(part, param), jax.tree.map(part, slots), scalars)
+                self.update_leaf(part(grad), jax.tree.map(part, param), jax.tree.map(part, slots), scalars)
                 for part in (jnp.real, jnp.imag)
             )
             return jax.tree.map(jax.lax.complex, real, imag)

@@ -15,10 +15,34 @@ def is_leaf(node: Any) -> bool:
     return node is None or isinstance(node, JAXSparse)
 
 
+class Structure:
+    """The structure of a tree as something that can be pickled and copied, whatever library its nodes are from.
+
+    A PyTreeDef refuses to be pickled where it has nodes of other libraries, and a copy of some is not equal to them.
+    """
+
+    def __init__(self, treedef: Any) -> None:
+        self.treedef = treedef
+
+    @classmethod
+    def of(cls, tree: Any) -> "Structure":
+        return cls(jax.tree.structure(tree))
+
+    def unflatten(self, leaves: Any) -> Any:
+        return self.treedef.unflatten(leaves)
+
+    def __deepcopy__(self, memo: Any) -> "Structure":
+        return self  # it never changes
+
+    def __reduce__(self) -> Any:
+        return Structure.of, (self.treedef.unflatten(range(self.treedef.num_leaves)),)
+
+
 def path_name(path: Any) -> str:
-    """A key path as a dotted name: ``layers.0.weight``; nnx's trailing ``.value`` is dropped."""
-    name = jax.tree_util.keystr(path, simple=True, separator=".")
-    return name.removesuffix(".value")
+    """A key path as a dotted name: ``layers.0.weight``; the attribute ``value`` of nnx's variables is dropped."""
+    if path and path[-1] == jax.tree_util.GetAttrKey("value"):
+        path = path[:-1]
+    return jax.tree_util.keystr(path, simple=True, separator=".")
 
 
 def named_leaves(tree: Any, none_is_leaf: bool = False) -> tuple[Names, list[Any], Any]:
@@ -59,7 +83,7 @@ def check_parameter(name: str, param: Any) -> None:
     """Raise unless ``param`` is something an optimizer can update: a floating or complex array."""
     if not (hasattr(param, "shape") and hasattr(param, "dtype")):
         raise TypeError(
-            f"optimizer can only optimize arrays, but one of the params is {type(param).__name__}: "
+            f"optimizer can only optimize Tensors (here: arrays), but one of the params is {type(param).__name__}: "
             f"the parameter {quote(name)}"
         )
     if not jnp.issubdtype(param.dtype, jnp.inexact):

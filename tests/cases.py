@@ -7,6 +7,8 @@ import numpy as np
 
 SHAPES = {"scalar": (), "one": (1,), "vector": (5,), "matrix": (3, 4), "cube": (2, 3, 4)}
 STEPS = 50
+GAPS_AT = (1, 3, 10, 11, 13, 30, 33, 50)  # the steps at which a trajectory with missing gradients is recorded
+LONG_AT = (50, 100, 150, 200)
 
 Case = tuple[str, dict[str, Any]]
 
@@ -69,6 +71,19 @@ def changing_options(name: str, step: int, options: dict[str, Any]) -> dict[str,
     if options.get("momentum"):
         changed["momentum"] = options["momentum"] - 0.01 * (step % 3)
     return {key: tuple(map(float, v)) if isinstance(v, tuple) else float(v) for key, v in changed.items()}
+
+
+def rewritten_options(name: str, step: int, options: dict[str, Any]) -> dict[str, Any]:
+    """The same for the stateful face, whose trajectories also change eps."""
+    changed = changing_options(name, step, options)
+    return changed if name == "sgd" else {**changed, "eps": 1e-8 * (1 + step % 4)}
+
+
+def missing(step: int) -> set[str]:
+    """The parameters without a gradient at a step of the trajectories with gaps: two begin late, one of them ends
+    early, one is left out now and then. Few different sets, for each is compiled."""
+    absent = {"vector", "one"} if step < 10 else {"vector"} if step >= 30 else set()
+    return absent | {"matrix"} if step % 10 == 2 else absent
 
 
 def parameters(dtype: Any, seed: int = 0) -> dict[str, np.ndarray]:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import functorch_optim as fo
+from functorch_optim import optim
 from tests import cases
 
 FOLDER = pathlib.Path(__file__).parent / "reference"
@@ -73,12 +74,13 @@ def state_at(state: Any, slots: dict[str, np.ndarray], step: int) -> Any:
 
 def relative(actual: dict[str, Any], expected: np.ndarray) -> float:
     """The largest difference in an array over the array's largest magnitude; the worst array counts."""
-    worst = 0.0
-    for name, array in cases.unflatten(expected).items():
-        difference = np.max(np.abs(np.asarray(actual[name]) - array))
-        largest = np.max(np.abs(array))
-        worst = max(worst, float(difference / largest) if largest else float(difference))
-    return worst
+    arrays = cases.unflatten(expected)
+    return max(_relative(np.asarray(actual[name]), array) for name, array in arrays.items())
+
+
+def _relative(actual: np.ndarray, expected: np.ndarray) -> float:
+    difference, largest = np.max(np.abs(actual - expected)), np.max(np.abs(expected))
+    return float(difference / largest) if largest else float(difference)
 
 
 def trajectory_error(case: cases.Case, dtype: str) -> float:
@@ -117,17 +119,100 @@ def synchronised_ulps(case: cases.Case, dtype: str = "float32") -> tuple[float, 
         given = narrow((cases.unflatten(before), state_at(state, slots, step), cases.gradients(step, np.float32)))
         params, new, updates = stepper(name, static)(*given, data)
         size = np.maximum(np.abs(after), np.abs(cases.flatten(updates)))
-        worst_param = max(worst_param, float(np.max(_ulps(cases.flatten(params), after, size, dtype))))
+        worst_param = max(worst_param, float(np.max(ulps(cases.flatten(params), after, size, dtype))))
         for slot, tree in slots_of(new).items():
             previous = cases.unflatten(slots[slot][step])
             for key, array in cases.unflatten(slots[slot][step + 1]).items():
                 largest = max(np.max(np.abs(array)), np.max(np.abs(previous[key])))
-                worst_slot = max(worst_slot, float(np.max(_ulps(tree[key], array, largest, dtype))))
+                worst_slot = max(worst_slot, float(np.max(ulps(tree[key], array, largest, dtype))))
     return worst_param, worst_slot
 
 
-def _ulps(actual: Any, expected: Any, size: Any, dtype: str) -> Any:
+def ulps(actual: Any, expected: Any, size: Any, dtype: str) -> Any:
     """The difference in units in the last place of numbers as large as ``size``."""
     spacing = np.maximum(np.spacing(np.asarray(size, np.float32)).astype(np.float64), 2.0**-149)
     spacing = spacing * float(jnp.finfo(dtype).eps) / float(jnp.finfo(jnp.float32).eps)
     return np.abs(np.asarray(actual).astype(np.float64) - np.asarray(expected, np.float64)) / spacing
+
+
+def optimizer_of(case: cases.Case, dtype: str) -> optim.Optimizer:
+    """The stateful optimizer on a flat list of the parameters."""
+    name, options = case
+    start = cases.parameters(np.dtype(dtype))
+    return getattr(optim, cases.ALGORITHMS[name][0])([jnp.asarray(start[key]) for key in cases.SHAPES], **options)
+
+
+def gradient_list(step: int, dtype: str, absent: Any = ()) -> list[Any]:
+    grads = cases.gradients(step, np.dtype(dtype))
+    return [None if key in absent else jnp.asarray(grads[key]) for key in cases.SHAPES]
+
+
+def tree_of(arrays: Any) -> dict[str, Any]:
+    return dict(zip(cases.SHAPES, arrays, strict=True))
+
+
+def slot_tree(optimizer: optim.Optimizer, slot: str) -> dict[str, Any]:
+    """A slot of every parameter, NaN where there is none."""
+    held = [optimizer.state.get(index, {}) for index in range(len(cases.SHAPES))]
+    shapes = cases.SHAPES.values()
+    return tree_of([entry.get(slot, np.full(shape, np.nan)) for entry, shape in zip(held, shapes, strict=True)])
+
+
+def worst(actual: dict[str, Any], expected: np.ndarray) -> float:
+    """:func:`relative`, where an array may be NaN for "there is none"; then it must be NaN in both."""
+    errors = [0.0]
+    for name, right in cases.unflatten(expected).items():
+        ours = np.asarray(actual[name])
+        np.testing.assert_array_equal(np.isnan(ours), np.isnan(right))
+        if not np.any(np.isnan(right)):
+            errors.append(_relative(ours, right))
+    return max(errors)
+
+
+def face_trajectory_error(case: cases.Case, kind: str, at_step: Any = None) -> float:
+    """The stateful face's worst relative difference from a float64 run of torch with every option rewritten, at the
+    steps that are recorded: "gaps" with missing gradients, "long" without. Step counts must be equal."""
+    name, options = case
+    expected, steps = reference(case, kind), cases.GAPS_AT if kind == "gaps" else cases.LONG_AT
+    optimizer, errors = optimizer_of(case, "float64"), []
+    for step in range(max(steps)):
+        if at_step is not None:
+            at_step(step)
+        optimizer.param_groups[0].update(cases.rewritten_options(name, step, options))
+        optimizer.step(gradient_list(step, "float64", cases.missing(step) if kind == "gaps" else ()))
+        if step + 1 in steps:
+            row = steps.index(step + 1)
+            errors.append(worst(tree_of(optimizer.params), expected["param"][row]))
+            counts = [optimizer.state.get(index, {}).get("step", -1) for index in range(len(cases.SHAPES))]
+            assert counts == expected["step"][row].tolist()
+            errors += [worst(slot_tree(optimizer, s), expected[s][row]) for s in expected if s not in ("param", "step")]
+    return max(errors)
+
+
+def face_synchronised_ulps(case: cases.Case) -> tuple[float, float]:
+    """:func:`synchronised_ulps` with the stateful face, which loads torch's state as a state_dict before each step."""
+    name, options = case
+    expected = reference(case, "float32")
+    slots = [slot for slot in expected if slot != "param"]
+    optimizer = optimizer_of(case, "float32")
+    worst_param = worst_slot = 0.0
+    for step in range(len(expected["param"]) - 1):
+        if step:
+            counted = {} if name == "sgd" else {"step": np.float32(step)}
+            held = {slot: cases.unflatten(expected[slot][step]) for slot in slots}
+            entries = [{**counted, **{slot: held[slot][key] for slot in slots}} for key in cases.SHAPES]
+            state = {index: entry for index, entry in enumerate(entries) if entry}
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+        optimizer.params = list(cases.unflatten(expected["param"][step]).values())
+        optimizer.param_groups[0].update(cases.changing_options(name, step, options))
+        optimizer.step(gradient_list(step, "float32"))
+        before, after = expected["param"][step], expected["param"][step + 1]
+        size = np.maximum(np.abs(after), np.abs(after - before))
+        difference = ulps(cases.flatten(tree_of(optimizer.params)), after, size, "float32")
+        worst_param = max(worst_param, float(np.max(difference)))
+        for slot in slots:
+            ours, previous = slot_tree(optimizer, slot), cases.unflatten(expected[slot][step])
+            for key, right in cases.unflatten(expected[slot][step + 1]).items():
+                largest = max(np.max(np.abs(right)), np.max(np.abs(previous[key])))
+                worst_slot = max(worst_slot, float(np.max(ulps(ours[key], right, largest, "float32"))))
+    return worst_param, worst_slot

@@ -29,3 +29,17 @@ def standard_promotion():
 def x64():
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture
+def compilations():
+    """A list that grows by an entry whenever JAX compiles something."""
+    events = []
+
+    def listen(event, duration, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            events.append(duration)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield events
+    jax.monitoring.unregister_event_duration_listener(listen)

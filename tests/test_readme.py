@@ -12,5 +12,6 @@ def test_python_blocks_run_in_order(standard_promotion):
     namespace = {}
     for block in blocks:
         exec(compile(block, "README.md", "exec"), namespace)
+    assert namespace["optimizer"].state["w"]["step"] == 3
     assert int(namespace["state"].step) == 2
     assert namespace["tuned_step"]._cache_size() == 1

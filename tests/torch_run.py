@@ -36,6 +36,34 @@ def run(case: cases.Case, dtype: str, steps: int) -> Trajectory:
     return {key: np.stack(value) for key, value in rows.items()}
 
 
+def run_with_gaps(case: cases.Case, steps: tuple[int, ...], gaps: bool) -> Trajectory:
+    """A float64 run with rewritten options and, with ``gaps``, parameters without a gradient, after the given steps.
+
+    Beside parameters and slots (NaN where torch has none yet) there is the step count of each parameter, or -1.
+    """
+    name, options = case
+    class_name, slots, _ = cases.ALGORITHMS[name]
+    params = {key: torch.tensor(value, requires_grad=True) for key, value in cases.parameters(np.float64).items()}
+    optimizer = getattr(torch.optim, class_name)(list(params.values()), foreach=False, **options)
+    rows: dict[str, list[np.ndarray]] = {}
+    for step in range(max(steps)):
+        optimizer.param_groups[0].update(cases.rewritten_options(name, step, options))
+        grads, absent = cases.gradients(step, np.float64), cases.missing(step) if gaps else set()
+        for key, param in params.items():
+            param.grad = None if key in absent else torch.tensor(grads[key])
+        optimizer.step()
+        if step + 1 not in steps:
+            continue
+        states = {key: optimizer.state.get(param, {}) for key, param in params.items()}
+        rows.setdefault("param", []).append(_flat(params))
+        rows.setdefault("step", []).append(np.array([float(state.get("step", -1)) for state in states.values()]))
+        for slot in slots:
+            if any(slot in state for state in states.values()):
+                held = {key: states[key].get(slot, torch.full_like(param, torch.nan)) for key, param in params.items()}
+                rows.setdefault(slot, []).append(_flat(held))
+    return {key: np.stack(value) for key, value in rows.items()}
+
+
 def _flat(tree: dict[str, Any]) -> np.ndarray:
     exact = {key: value.float() if value.dtype == torch.bfloat16 else value for key, value in tree.items()}
     return cases.flatten({key: value.detach().numpy().copy() for key, value in exact.items()})

@@ -25,6 +25,8 @@ class SGDScalars(NamedTuple):
 
 class SGD(Rule):
     title = "SGD"
+    counts_steps = False
+    static_zeros = ("momentum",)
 
     lr: LearningRate
     momentum: Momentum
@@ -35,7 +37,8 @@ class SGD(Rule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.nesterov and (is_zero(self.momentum) or not is_zero(self.dampening)):
+        damped = isinstance(self.dampening, float) and self.dampening != 0.0
+        if self.nesterov and (is_zero(self.momentum) or damped):
             raise ValueError("Nesterov momentum requires a momentum and zero dampening")
 
     def init(self, param: Any) -> SGDState:

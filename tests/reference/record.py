@@ -1,7 +1,8 @@
 """Records torch's trajectories on the shared cases: ``python -m tests.reference.record`` (needs torch==2.13.0).
 
 One file an algorithm. For every combination of flags: float64 at all of 50 steps with options that change from step to
-step; float32, bfloat16 and complex128 at 12 steps (the rows are the synchronised states the tests start from).
+step; float32, bfloat16 and complex128 at 12 steps (the rows are the synchronised states the tests start from); for the
+stateful face, float64 at some of 50 steps in which gradients are missing ("gaps"), and at some of 200 steps ("long").
 """
 
 import pathlib
@@ -23,6 +24,10 @@ def main() -> None:
                 trajectory = torch_run.run((name, options), dtype, steps)
                 for slot, values in trajectory.items():
                     arrays[f"{cases.label((name, options))}/{dtype}/{slot}"] = values
+            for kind, steps in (("gaps", cases.GAPS_AT), ("long", cases.LONG_AT)):
+                trajectory = torch_run.run_with_gaps((name, options), steps, kind == "gaps")
+                for slot, values in trajectory.items():
+                    arrays[f"{cases.label((name, options))}/{kind}/{slot}"] = values
         np.savez_compressed(FOLDER / f"{name}.npz", torch_version=np.array(torch.__version__), **arrays)
 
 

@@ -1,0 +1,108 @@
+"""What every scheduler does: count epochs, ask for the learning rates, write them into the groups."""
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from functorch_optim.optim.optimizer import Optimizer
+from functorch_optim.optim.options import is_schedule, number
+
+_ORDER = (
+    "Detected call of `lr_scheduler.step()` before `optimizer.step()`. "
+    "In PyTorch 1.1.0 and later, you should call them in the opposite order: "
+    "`optimizer.step()` before `lr_scheduler.step()`. Failure to do this skips the first value of the learning rate "
+    "schedule."
+)
+_EPOCH = (
+    "The epoch parameter in `scheduler.step()` was not necessary and is being deprecated where possible. "
+    "Please use `scheduler.step()` to step the scheduler."
+)
+
+
+class LRScheduler:
+    """Base of the schedulers; a subclass defines :meth:`get_lr`, and may define ``_get_closed_form_lr``.
+
+    Args:
+        optimizer: the optimizer whose groups' learning rates are written, at construction already.
+        last_epoch: -1 to begin; else the epoch to continue after, for which every group must have ``initial_lr``.
+
+    Raises:
+        TypeError: ``optimizer`` is none; ValueError: a group's learning rate is a schedule itself; KeyError: a group
+            has no ``initial_lr``.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from functorch_optim import optim
+        >>> optimizer = optim.SGD([jnp.zeros(1)], lr=1.0)
+        >>> class Halving(LRScheduler):
+        ...     def get_lr(self):
+        ...         return [base / 2**self.last_epoch for base in self.base_lrs]
+        >>> scheduler = Halving(optimizer)
+        >>> optimizer.step([jnp.ones(1)])
+        >>> scheduler.step()
+        >>> scheduler.get_last_lr()
+        [0.5]
+    """
+
+    def __init__(self, optimizer: Optimizer, last_epoch: int = -1) -> None:
+        if not isinstance(optimizer, Optimizer):
+            raise TypeError(f"{type(optimizer).__name__} is not an Optimizer")
+        for index, group in enumerate(optimizer.param_groups):
+            if is_schedule(group["lr"]):
+                raise ValueError(
+                    f"the lr of parameter group {index} is a schedule, {group['lr']!r}, which a scheduler would "
+                    "overwrite: use one of the two"
+                )
+            if last_epoch == -1:
+                group.setdefault("initial_lr", number(group["lr"], 0))
+            elif "initial_lr" not in group:
+                raise KeyError(
+                    f"param 'initial_lr' is not specified in param_groups[{index}] when resuming scheduler with "
+                    "last_epoch >= 0: load the optimizer's state_dict first, or begin with last_epoch=-1"
+                )
+        self.optimizer = optimizer
+        self.base_lrs: list[float] = [group["initial_lr"] for group in optimizer.param_groups]
+        self.last_epoch = last_epoch
+        self._step_count = 0
+        self._is_initial = True
+        self._get_lr_called_within_step = False  # kept so that a state_dict has torch's keys
+        self._last_lr: list[float] = []
+        self.step()
+        self._is_initial = False
+
+    def get_lr(self) -> list[float]:
+        """The learning rates of the groups for the epoch ``last_epoch``, from what the groups hold now."""
+        raise NotImplementedError(f"{type(self).__name__} does not define get_lr")
+
+    def get_last_lr(self) -> list[float]:
+        """The learning rates that the last :meth:`step` wrote."""
+        return list(self._last_lr)
+
+    def step(self, epoch: int | None = None) -> None:
+        """Go to the next epoch, or to ``epoch``, and write the learning rates; call it after ``optimizer.step``."""
+        if self._step_count == 1 and not self.optimizer._opt_called:
+            warnings.warn(_ORDER, UserWarning, stacklevel=2)
+        self._step_count += 1
+        if epoch is None:
+            self.last_epoch += 1
+            values = self.get_lr()
+        else:
+            warnings.warn(_EPOCH, UserWarning, stacklevel=2)
+            self.last_epoch = epoch
+            values = getattr(self, "_get_closed_form_lr", self.get_lr)()
+        for group, value in zip(self.optimizer.param_groups, values, strict=True):
+            group["lr"] = value
+        self._last_lr = list(values)
+
+    def _lrs(self) -> list[float]:
+        """The learning rates that the groups hold now, as numbers."""
+        return [number(group["lr"], 0) for group in self.optimizer.param_groups]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the scheduler remembers, with torch's keys; nothing in it is the live object."""
+        state = {key: value for key, value in vars(self).items() if key != "optimizer"}
+        return {key: list(value) if isinstance(value, list) else value for key, value in state.items()}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Continue where ``state_dict`` was taken. The optimizer's learning rates come with its own state_dict."""
+        vars(self).update({key: list(v) if isinstance(v, list) else v for key, v in state_dict.items()})

@@ -1,0 +1,418 @@
+"""The stateful face of torch.optim over the functional core."""
+
+import functools
+import inspect
+import warnings
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from jax.core import Tracer
+
+from functorch_optim import trees
+from functorch_optim.base import GradientTransformation
+from functorch_optim.optim import options as group_options
+from functorch_optim.optim import state_dict as torch_layout
+from functorch_optim.optim import utils
+from functorch_optim.optim.losses import CompiledLosses, takes_parameters
+from functorch_optim.optim.ownership import exclusive, own
+from functorch_optim.optim.param_groups import GroupParams, GroupRules, parse
+from functorch_optim.optim.rule_engine import RuleEngine
+from functorch_optim.optim.transform_engine import TransformEngine
+
+
+class Optimizer:
+    """Base of the optimizers: parameters in groups, their state, and a step that updates them in place.
+
+    Args:
+        params: the parameters: a pytree of arrays; an iterable of arrays; an iterable of ``(name, array)`` pairs; or a
+            list of group dicts, each with ``params`` in one of these forms and options of its own.
+        defaults: the options of a group that says nothing else.
+        group_rules: ``(regular expression, options)`` pairs, which make groups out of one tree by the parameters'
+            dotted paths: the first that is found in a path decides, what none matches forms the last group.
+
+    An optimizer is made by one of the subclasses, by :meth:`from_transform`, or by a subclass of one's own that
+    defines ``transformation(self, **options)`` and returns a functional transformation.
+
+    The arrays that went in are copied once. An array that came out (``params``, ``state``, ``state_dict()``) stays as
+    it is for as long as somebody holds it: the step copies it first. What nobody holds is overwritten in place.
+
+    Example:
+        >>> from functorch_optim import optim
+        >>> optimizer = optim.SGD({"w": jnp.array([1.0, 2.0])}, lr=0.5)
+        >>> optimizer.step({"w": jnp.array([2.0, 2.0])})
+        >>> optimizer.params["w"].tolist()
+        [0.0, 1.0]
+        >>> optimizer.param_groups[0]["lr"] = 0.25
+        >>> optimizer.backward(lambda params: jnp.sum(params["w"] ** 2)).item()
+        1.0
+        >>> optimizer.step()
+        >>> optimizer.params["w"].tolist()
+        [0.0, 0.5]
+    """
+
+    constructor: ClassVar[Callable[..., GradientTransformation] | None] = None
+    forced: ClassVar[Mapping[str, Any]] = {}  # options that stay as the class sets them, whatever is loaded
+
+    def __init__(self, params: Any, defaults: Mapping[str, Any], *, group_rules: GroupRules = ()) -> None:
+        self.defaults: dict[str, Any] = dict(defaults)
+        self._engine: Any = self._make_engine()
+        if self._engine is not None:
+            self._engine.check(self.defaults)
+        parsed = parse(params, group_rules, self.defaults.keys())
+        self._layout = parsed.layout
+        self._leaves: list[jax.Array] = [own(leaf) for leaf in parsed.leaves]
+        self._counts = [0] * len(parsed.options)
+        self._grads: list[Any] | None = None
+        self._checked: Any = None
+        self._losses = CompiledLosses()
+        self._opt_called = False
+        self.param_groups: list[dict[str, Any]] = []
+        for index, given in enumerate(parsed.options):
+            self.param_groups.append(self._new_group(index, given))
+            self._check_group(index)
+        if self._engine is not None:
+            self._engine.start(self._layout, self._leaves, self._settings())
+
+    @classmethod
+    def from_transform(
+        cls,
+        make: Callable[..., GradientTransformation],
+        params: Any,
+        defaults: Mapping[str, Any],
+        static: Collection[str] = (),
+        *,
+        group_rules: GroupRules = (),
+    ) -> "Optimizer":
+        """An optimizer over any transformation, this library's or optax's.
+
+        Args:
+            make: called with the options of a group as keywords; returns the transformation.
+            params: as for every optimizer.
+            defaults: the options and their values. Numbers, also in tuples, reach ``make`` as traced scalars, so that
+                writing them into a group compiles nothing; of a :class:`functorch_optim.Beta` both halves do.
+            static: names of options that are handed to ``make`` as they are, integer counts say.
+            group_rules: as for every optimizer.
+
+        The step count is the transformation's own, one for all parameters of a group; a gradient of None reaches the
+        transformation as None.
+
+        Example:
+            >>> import functorch_optim as fo
+            >>> from functorch_optim import optim
+            >>> make = lambda lr, max_norm: fo.chain(fo.clip_by_global_norm(max_norm), fo.sgd(lr=lr))
+            >>> optimizer = optim.Optimizer.from_transform(make, [jnp.array([1.0])], dict(lr=0.5, max_norm=1.0))
+            >>> optimizer.step([jnp.array([8.0])])
+            >>> [round(x, 4) for x in optimizer.params[0].tolist()]
+            [0.5]
+        """
+        return _Composed(make, params, defaults, static, group_rules)
+
+    def transformation(self, **options: Any) -> GradientTransformation:
+        """What a group's options make; a subclass defines this and calls ``super().__init__(params, defaults)``."""
+        raise NotImplementedError(f"{type(self).__name__} does not define transformation(self, **options)")
+
+    def _need_engine(self) -> None:
+        if self._engine is None:
+            raise NotImplementedError(f"{type(self).__name__} does not define transformation(self, **options)")
+
+    def _make_engine(self) -> Any:
+        constructor = type(self).constructor
+        if constructor is not None:
+            names = [name for name in inspect.signature(constructor).parameters if name in self.defaults]
+            return RuleEngine(constructor, names, self.defaults)
+        if type(self).transformation is not Optimizer.transformation:
+            return TransformEngine(self.transformation, list(self.defaults), ())
+        return None
+
+    def _new_group(self, index: int, given: Mapping[str, Any]) -> dict[str, Any]:
+        """A group's dict in torch's order: the user's keys, the names, the defaults that are left."""
+        group: dict[str, Any] = {"params": GroupParams(self, index), **given}
+        if self._layout.names is not None:
+            names = zip(self._layout.names, self._layout.group_of, strict=True)
+            group["param_names"] = [name for name, own_group in names if own_group == index]
+        return {**group, **{key: value for key, value in self.defaults.items() if key not in group}}
+
+    def _check_group(self, index: int) -> None:
+        if self._engine is None:
+            return
+        try:
+            self._engine.check(self.param_groups[index])
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{error}, in parameter group {index}") from error
+
+    def _settings(self) -> list[dict[str, Any]]:
+        """The options of every group as they stand now."""
+        pairs = zip(self.param_groups, self._counts, strict=True)
+        return [self._numbers(group, count, index) for index, (group, count) in enumerate(pairs)]
+
+    def _numbers(self, group: Mapping[str, Any], count: int, index: int) -> dict[str, Any]:
+        """The options of one group that the engine reads."""
+        engine = self._engine
+        return group_options.read(group, engine.option_names, engine.data_names, engine.strict, count, index)
+
+    @property
+    def params(self) -> Any:
+        """The current parameters in the structure they were given in.
+
+        An iterable is given back as a list; with group dicts it is the list of the groups' trees.
+        """
+        return self._layout.structure.unflatten(self._leaves)
+
+    @params.setter
+    def params(self, params: Any) -> None:
+        models, leaves, _ = trees.pair(self.params, params, type(self).__name__, what="new value")
+        for name, leaf, model in zip(self._layout.labels, leaves, models, strict=True):
+            if leaf is None or leaf.dtype != model.dtype:
+                found = None if leaf is None else leaf.dtype
+                raise TypeError(f"the parameter {trees.quote(name)} is {model.dtype}, the new value is {found}")
+        del models
+        self._leaves = [own(leaf) for leaf in leaves]
+
+    @property
+    def grads(self) -> Any:
+        """The accumulated gradients as :func:`jax.grad` gives them, in the parameters' structure; None without any."""
+        return None if self._grads is None else self._layout.structure.unflatten(self._grads)
+
+    @grads.setter
+    def grads(self, grads: Any) -> None:
+        self._grads = None if grads is None else self._aligned(grads)
+
+    @property
+    def state(self) -> Mapping[Any, dict[str, Any]]:
+        """The state of each parameter that has one, by name, or by number where there are no names."""
+        keys = self._layout.names or range(len(self._leaves))
+        entries = [] if self._engine is None else self._engine.entries(self._layout)
+        return {key: entry for key, entry in zip(keys, entries, strict=True) if entry}
+
+    def _aligned(self, grads: Any) -> list[Any]:
+        """The gradients in the order of the leaves, checked."""
+        try:
+            leaves = self._layout.structure.treedef.flatten_up_to(grads)
+        except ValueError:
+            leaves = trees.align(self.params, grads, "gradients")
+        if any(isinstance(leaf, Tracer) for leaf in leaves):
+            raise RuntimeError(
+                "the optimizer keeps its parameters outside of a traced function: inside one, use functional()"
+            )
+        # What has passed the checks is known by the types of its arrays; an object() is what never passed.
+        signature = [leaf if leaf is None else getattr(leaf, "aval", object()) for leaf in leaves]
+        if signature != self._checked:
+            for name, leaf, param in zip(self._layout.labels, leaves, self._leaves, strict=True):
+                trees.check_update(name, leaf, param, type(self).__name__)
+            self._checked = signature
+        return leaves
+
+    def step(self, closure: Any = None, *args: Any) -> Any:
+        """Update the parameters.
+
+        Args:
+            closure: gradients in the parameters' structure, as :func:`jax.grad` gives them, None where a parameter is
+                to be left alone; or a function ``closure(params, *args)`` that returns the loss, which is
+                differentiated (and compiled: pass what changes as arguments); or a function without arguments, called
+                as torch calls it, after which :attr:`grads` are used; or nothing, and :attr:`grads` are used.
+            *args: the further arguments of the closure.
+
+        Returns:
+            The loss, where a closure was given.
+
+        A parameter without a gradient is skipped whole: value, slots and count of steps stay.
+
+        Raises:
+            ValueError, TypeError: the gradients do not fit the parameters; the message names the parameter.
+            RuntimeError: a sparse gradient; called inside a traced function.
+        """
+        loss = None
+        if closure is None:
+            grads = self._grads
+        elif self._is_closure(closure):
+            if not takes_parameters(closure):
+                loss, grads = closure(), self._grads
+            else:
+                loss, tree = self._losses.value_and_grad(closure, False, True)(self.params, *args)
+                grads = self._aligned(tree)
+        else:
+            grads = self._aligned(closure)
+        self._step(grads or [])
+        return loss
+
+    def _is_closure(self, given: Any) -> bool:
+        """Whether this is a function and not gradients; a module of functions is a tree, and may be either."""
+        if not callable(given):
+            return False
+        return bool(jax.tree_util.all_leaves([given])) or jax.tree.structure(given) != self._layout.structure.treedef
+
+    def _step(self, grads: list[Any]) -> None:
+        self._need_engine()
+        updated = {group for group, grad in zip(self._layout.group_of, grads, strict=False) if grad is not None}
+        if updated:
+            try:
+                self._engine.step(self._layout, self._leaves, grads, self._settings())
+            except (RuntimeError, ValueError):
+                self._check_alive()
+                raise
+        for group in updated:
+            self._counts[group] += 1
+        self._opt_called = True
+
+    def _check_alive(self) -> None:
+        for name, leaf in zip(self._layout.labels, self._leaves, strict=True):
+            if leaf.is_deleted():
+                raise RuntimeError(
+                    f"the parameter {trees.quote(name)} was donated to another function after functional(): "
+                    "give the optimizer what came of it with restore(params, state)"
+                )
+
+    def backward(self, loss_fn: Callable[..., Any], *args: Any, has_aux: bool = False, jit: bool = True) -> Any:
+        """The loss ``loss_fn(params, *args)``, whose gradients are added to :attr:`grads`.
+
+        Args:
+            loss_fn: returns a real scalar, or with ``has_aux`` a pair of it and anything.
+            *args: what changes from call to call. A variable that ``loss_fn`` reads from around it is a constant of the
+                compiled function; when one holds another object than before, the function is compiled anew.
+            has_aux: whether ``loss_fn`` returns something beside the loss.
+            jit: whether to compile. A function is compiled once for as long as it lives: define it outside the loop.
+
+        Returns:
+            What ``loss_fn`` returned.
+        """
+        value, tree = self._losses.value_and_grad(loss_fn, has_aux, jit)(self.params, *args)
+        grads = self._aligned(tree)
+        del tree
+        if self._grads is None:
+            self._grads = grads
+        else:
+            self._grads = _add(exclusive(self._grads), grads)
+        return value
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Drop the accumulated gradients; with ``set_to_none=False`` set those that are there to zero."""
+        if self._grads is not None:
+            self._grads = None if set_to_none else jax.tree.map(jnp.zeros_like, self._grads)
+
+    def clip_grad_norm(self, max_norm: Any, norm_type: float = 2.0, error_if_nonfinite: bool = False) -> jax.Array:
+        """:func:`functorch_optim.optim.utils.clip_grad_norm` on :attr:`grads`; returns the total norm."""
+        self._grads, norm = utils.clip_grad_norm(self._grads, max_norm, norm_type, error_if_nonfinite)
+        return norm
+
+    def clip_grad_value(self, clip_value: Any) -> None:
+        """:func:`functorch_optim.optim.utils.clip_grad_value` on :attr:`grads`."""
+        self._grads = utils.clip_grad_value(self._grads, clip_value)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state as torch lays it out: ``{"state": {number: slots}, "param_groups": [...]}``.
+
+        Parameters are numbered through the groups in order; one that was never updated has no entry. Slots are arrays
+        of JAX, ``step`` a float32 scalar of NumPy, the options of a group Python numbers. A schedule in a group is
+        stored as its value, and the group's count of updates beside it as ``schedule_step``.
+        """
+        entries = [] if self._engine is None else self._engine.entries(self._layout)
+        return torch_layout.write(self._layout, self.param_groups, self._counts, entries)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], match: str | None = None) -> None:
+        """Take over the state and the groups' options of a ``state_dict``, of torch's or of this library's.
+
+        Args:
+            state_dict: its arrays may be NumPy's, JAX's or torch's.
+            match: ``"name"`` finds a parameter's state by its name, ``"position"`` by its number in the groups, as
+                torch does. By default by name where both sides have names.
+
+        Slots keep the precision they were saved in. A schedule that stands in a group stays, and continues at the
+        count that was saved.
+
+        Raises:
+            ValueError, KeyError, TypeError: the state does not fit; the optimizer is left as it was.
+        """
+        self._need_engine()
+        loaded = torch_layout.read(self._layout, self.param_groups, state_dict, match)
+        groups = [{**self.defaults, **group, **self.forced} for group in loaded.groups]
+        pairs = zip(groups, loaded.counts, strict=True)
+        settings = [self._numbers(group, count, index) for index, (group, count) in enumerate(pairs)]
+        state = self._engine.read(self._layout, self._leaves, loaded.entries, settings)
+        if loaded.warning:
+            warnings.warn(loaded.warning, UserWarning, stacklevel=2)
+        self._engine.commit(state)
+        self._counts = loaded.counts
+        for index, (live, group) in enumerate(zip(self.param_groups, loaded.groups, strict=True)):
+            kept = {key: self.defaults[key] for key in self.defaults if key not in group}
+            live.clear()
+            live.update({"params": GroupParams(self, index), **group, **kept, **self.forced})
+
+    def functional(self) -> tuple[GradientTransformation, Any, Any]:
+        """``(tx, params, state)`` to go on with in a compiled loop; :meth:`restore` takes back what comes of it.
+
+        Several groups become a :func:`functorch_optim.partition`, also parameters of one group whose numbers of
+        updates differ. Schedules go along, numbers are as they stand. The arrays may be donated; then the optimizer
+        must be given others by :meth:`restore` before its next step.
+
+        Example:
+            >>> from functorch_optim import optim
+            >>> optimizer = optim.Adam([jnp.array([1.0])], lr=0.1)
+            >>> tx, params, state = optimizer.functional()
+            >>> updates, state = tx.update([jnp.array([2.0])], state, params)
+            >>> params = jax.tree.map(jnp.add, params, updates)
+            >>> optimizer.restore(params, state)
+            >>> optimizer.state[0]["step"].item()
+            1.0
+        """
+        self._need_engine()
+        tx, state = self._engine.functional(self._layout, self._leaves, self.param_groups, self._counts)
+        return tx, self.params, state
+
+    def restore(self, params: Any, state: Any) -> None:
+        """Take parameters and state from a functional loop that :meth:`functional` began.
+
+        Raises:
+            ValueError, TypeError: they do not have the structure, shapes and dtypes of the optimizer's.
+        """
+        self._need_engine()
+        settings = self._settings()
+        engine_state, counts = self._engine.restored(self._layout, self._leaves, state, settings, self._counts)
+        self.params = params
+        self._engine.commit(engine_state)
+        self._counts = counts
+
+    def __getstate__(self) -> dict[str, Any]:
+        groups = [{key: value for key, value in group.items() if key != "params"} for group in self.param_groups]
+        state = {**vars(self), "param_groups": groups, "_checked": None}
+        del state["_losses"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _losses=CompiledLosses())
+        groups = enumerate(state["param_groups"])
+        self.param_groups = [{"params": GroupParams(self, index), **group} for index, group in groups]
+
+    def __repr__(self) -> str:
+        lines = [f"{type(self).__name__} ("]
+        for index, group in enumerate(self.param_groups):
+            lines.append(f"Parameter Group {index}")
+            lines += [f"    {key}: {group[key]}" for key in sorted(group) if key != "params"]
+        return "\n".join([*lines, ")"])
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _add(held: list[Any], grads: list[Any]) -> list[Any]:
+    """The sums; where one of the two is None, the other."""
+    pairs = zip(held, grads, strict=True)
+    return [new if old is None else old if new is None else old + new for old, new in pairs]
+
+
+class _Composed(Optimizer):
+    """What :meth:`Optimizer.from_transform` makes."""
+
+    def __init__(
+        self,
+        make: Callable[..., GradientTransformation],
+        params: Any,
+        defaults: Mapping[str, Any],
+        static: Collection[str],
+        group_rules: GroupRules,
+    ) -> None:
+        self._make = make
+        self._static = tuple(static)
+        super().__init__(params, defaults, group_rules=group_rules)
+
+    def _make_engine(self) -> TransformEngine:
+        return TransformEngine(self._make, list(self.defaults), self._static)

@@ -1,0 +1,85 @@
+"""The numbers of a parameter group as they stand now: what a step reads out of ``param_groups``."""
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+from functorch_optim.base import Frozen
+from functorch_optim.hyperparams import Beta
+
+
+def number(value: Any, count: int) -> Any:
+    """An option's value before update number ``count`` (the first is 0): a Python float, or what is no number.
+
+    Schedules are evaluated, arrays of one element read, lists and tuples (betas) become tuples.
+    """
+    if value is None or isinstance(value, bool | str | float):
+        return value
+    if isinstance(value, Beta):
+        return Beta(number(value.value, count), number(value.complement, count))
+    if isinstance(value, tuple | list):
+        return tuple(number(item, count) for item in value)
+    if callable(value):
+        return number(value(count), count)
+    if hasattr(value, "item"):
+        return float(value.item())
+    return float(value) if hasattr(value, "__float__") else value
+
+
+def is_number(value: Any) -> bool:
+    """Whether what :func:`number` gave is a number, or a tuple of numbers."""
+    return isinstance(value, float | Beta) or (isinstance(value, tuple) and bool(value) and all(map(is_number, value)))
+
+
+def plain(value: Any, count: int) -> Any:
+    """The same for ``state_dict``: Python numbers as they are, a :class:`Beta` as its value."""
+    if isinstance(value, int):
+        return value
+    value = number(value, count)
+    if isinstance(value, Beta):
+        return value.value
+    return tuple(plain(item, count) for item in value) if isinstance(value, tuple) else value
+
+
+def is_schedule(value: Any) -> bool:
+    """Whether an option holds a schedule, or several options in a tuple of which one does."""
+    return callable(value) or (isinstance(value, tuple | list) and any(map(is_schedule, value)))
+
+
+def read(
+    group: Mapping[str, Any], names: Iterable[str], data: Collection[str], strict: bool, count: int, index: int
+) -> dict[str, Any]:
+    """The options ``names`` of a group, those in ``data`` as numbers, or with ``strict=False`` where they are.
+
+    Raises:
+        KeyError: one is missing; TypeError: one should be a number and is none. Both name the group and the option.
+    """
+    values = {}
+    for name in names:
+        if name not in group:
+            raise KeyError(f"{name!r} is missing from parameter group {index}")
+        try:
+            values[name] = number(group[name], count) if name in data else group[name]
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"option {name!r} of parameter group {index}: {error}") from error
+        if strict and name in data and not is_number(values[name]):
+            raise TypeError(f"option {name!r} of parameter group {index} must be a number, but it is {group[name]!r}")
+    return values
+
+
+class Delayed(Frozen):
+    """A schedule as seen from a count that began ``by`` updates later."""
+
+    schedule: Any
+    by: int
+
+    def __call__(self, step: Any) -> Any:
+        return self.schedule(step + self.by)
+
+
+def delayed(value: Any, by: int) -> Any:
+    """An option for a functional transformation whose step runs ``by`` updates behind the group's count."""
+    if isinstance(value, tuple | list) and not isinstance(value, Beta):
+        return tuple(delayed(item, by) for item in value)
+    if callable(value):
+        return Delayed(value, by) if by else value
+    return number(value, 0)

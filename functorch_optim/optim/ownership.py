@@ -1,0 +1,35 @@
+"""Arrays that the optimizer may overwrite: its own, unless somebody else holds them too."""
+
+import sys
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+def own(array: Any) -> jax.Array:
+    """A copy in a buffer that nobody else has, not weakly typed, with the array's sharding."""
+    return jnp.array(array, dtype=jax.dtypes.canonicalize_dtype(array.dtype), copy=True)
+
+
+def _references(tree: Any) -> list[int]:
+    """How many references each leaf has, counted in one and the same way at import and later."""
+    leaves = jax.tree.leaves(tree)
+    return [sys.getrefcount(leaf) for leaf in leaves]
+
+
+# What the counter itself contributes, and the container: it differs between versions of Python.
+_ALONE = _references([(object(),)])[0]
+
+
+def exclusive(tree: Any, holders: int = 1) -> Any:
+    """``tree`` with a copy in the place of every array that somebody besides ``holders`` containers refers to.
+
+    An array that a user keeps, from ``params`` or ``state_dict`` say, is thereby left alone when the tree is donated.
+    """
+    counts = _references(tree)
+    alone = _ALONE + holders - 1
+    if max(counts, default=0) <= alone:
+        return tree
+    count = iter(counts)
+    return jax.tree.map(lambda leaf: own(leaf) if next(count) > alone else leaf, tree)

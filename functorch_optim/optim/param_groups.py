@@ -1,0 +1,230 @@
+"""What an optimizer is built from: a tree, a list, named pairs, groups or rules become leaves, names and groups."""
+
+import difflib
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from functorch_optim import trees
+
+
+class Layout(NamedTuple):
+    """How the leaves of the parameters belong together: their tree, their names, and the group of each."""
+
+    structure: trees.Structure
+    names: list[str] | None
+    group_of: list[int]
+
+    @property
+    def labels(self) -> list[str]:
+        """What a message calls each leaf: its name, or its number."""
+        return self.names if self.names is not None else [str(index) for index in range(len(self.group_of))]
+
+
+GroupRules = Sequence[tuple[str, Mapping[str, Any]]]
+
+# Keys that torch and its schedulers put into groups: never taken for a misspelt option.
+_KNOWN_EXTRAS = {"initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr", "param_names", "name"}
+_SYNONYMS = {"learning_rate": "lr", "wd": "weight_decay", "beta1": "betas", "beta2": "betas"}
+_SETS = (
+    "optimizer parameters need to be organized in ordered collections, but the ordering of tensors in sets will "
+    "change between runs. Please use a list instead."
+)
+
+
+class Parsed(NamedTuple):
+    """The leaves of the parameters, how they are laid out, and what stood beside them in each group."""
+
+    leaves: list[Any]
+    layout: Layout
+    options: list[dict[str, Any]]
+
+
+class _Body(NamedTuple):
+    """The parameters of one group. ``own_names`` says that the user gave the names, one by one."""
+
+    tree: Any
+    leaves: list[Any]
+    names: list[str] | None
+    own_names: bool = False
+
+
+def parse(params: Any, group_rules: GroupRules, known: Collection[str]) -> Parsed:
+    """Read ``params`` in any of the forms an optimizer takes; ``known`` are the options of a group.
+
+    Raises:
+        TypeError, ValueError: with torch's message where torch has one; parameters are named.
+    """
+    params = _listed(params, "params argument given to the optimizer should be an iterable of Tensors or dicts")
+    if type(params) in (list, tuple) and params and all(isinstance(e, Mapping) and "params" in e for e in params):
+        if group_rules:
+            raise ValueError("group_rules make groups out of one tree: give them, or group dicts, not both")
+        return _groups(params, known)
+    body = _body(params)
+    if not body.leaves:
+        raise ValueError("optimizer got an empty parameter list")
+    if group_rules:
+        return _ruled(body, group_rules, known)
+    return Parsed(body.leaves, Layout(trees.Structure.of(body.tree), body.names, [0] * len(body.leaves)), [{}])
+
+
+def _listed(params: Any, complaint: str) -> Any:
+    """Pytrees as they are, other iterables as a list."""
+    if isinstance(params, set | frozenset):
+        raise TypeError(_SETS)
+    if params is None or isinstance(params, str) or _is_array(params):
+        raise TypeError(f"{complaint}, but got {type(params).__name__}")
+    if not jax.tree_util.all_leaves([params]):
+        return params
+    if not isinstance(params, Iterable):
+        raise TypeError(f"{complaint}, but got {type(params).__name__}")
+    return list(params)
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, jax.Array | np.ndarray | np.generic)
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], str)
+
+
+def _body(params: Any) -> _Body:
+    """One group's parameters: named pairs, a flat list of arrays (no names), or a tree."""
+    if type(params) in (list, tuple):
+        pairs = [_is_pair(element) for element in params]
+        if any(pairs):
+            if not all(pairs):
+                raise ValueError("all optimizer params should be with/without names. Some param names are missing")
+            names, arrays = [name for name, _ in params], [array for _, array in params]
+            _check_leaves(names, arrays)
+            _check_unique(names)
+            _check_distinct(arrays)
+            return _Body(arrays, arrays, names, own_names=True)
+        if all(map(_is_array, params)):
+            _check_leaves([str(index) for index in range(len(params))], params)
+            _check_distinct(params)
+            return _Body(params, list(params), None)
+    names, leaves, _ = trees.named_leaves(params)
+    _check_leaves(names, leaves)
+    return _Body(params, leaves, names)
+
+
+def _check_leaves(names: Iterable[str], leaves: Iterable[Any]) -> None:
+    for name, leaf in zip(names, leaves, strict=True):
+        trees.check_parameter(name, leaf)
+
+
+def _check_unique(names: Sequence[str]) -> None:
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ValueError(f"several parameters have the name {', '.join(map(trees.quote, repeated))}")
+
+
+def _check_distinct(arrays: Sequence[Any]) -> None:
+    first: dict[int, int] = {}
+    for index, array in enumerate(arrays):
+        if id(array) in first:
+            raise ValueError(
+                "optimizer contains a parameter group with duplicate parameters: "
+                f"numbers {first[id(array)]} and {index} are the same array"
+            )
+        first[id(array)] = index
+
+
+def _groups(elements: Sequence[Mapping[str, Any]], known: Collection[str]) -> Parsed:
+    bodies, options = [], []
+    for index, element in enumerate(elements):
+        given = element["params"]
+        given = [given] if _is_array(given) else _listed(given, f"params of parameter group {index} should be Tensors")
+        bodies.append(_body(given))
+        options.append({key: value for key, value in element.items() if key != "params"})
+        check_options(options[-1], known, f"parameter group {index}")
+    named = [body.names is not None for body in bodies if body.leaves]
+    if any(named) and not all(named):
+        which = "with names" if named[named.index(not named[0])] else "without names"
+        raise ValueError(
+            f"all optimizer param groups should be with/without names. cannot add param group {which} to the optimizer"
+        )
+    owner: dict[int, int] = {}
+    for index, body in enumerate(bodies):
+        for leaf in body.leaves:
+            if owner.setdefault(id(leaf), index) != index:
+                raise ValueError(
+                    f"some parameters appear in more than one parameter group: groups {owner[id(leaf)]} and {index}"
+                )
+    group_of = [index for index, body in enumerate(bodies) for _ in body.leaves]
+    names = _joined_names(bodies) if any(named) else None
+    layout = Layout(trees.Structure.of([body.tree for body in bodies]), names, group_of)
+    return Parsed([leaf for body in bodies for leaf in body.leaves], layout, options)
+
+
+def _joined_names(bodies: Sequence[_Body]) -> list[str]:
+    """The names of all groups; where groups' trees share names, each tree's are prefixed with its group's index."""
+    names = [name for body in bodies for name in body.names or []]
+    if len(set(names)) < len(names) and not any(body.own_names for body in bodies):
+        return [f"{index}.{name}" for index, body in enumerate(bodies) for name in body.names or []]
+    _check_unique(names)
+    return names
+
+
+def _ruled(body: _Body, group_rules: GroupRules, known: Collection[str]) -> Parsed:
+    """A group a rule, in the order of the rules, then one of what no rule matches; the first match decides."""
+    if body.names is None:
+        raise ValueError("group_rules need parameters with names: a tree, or (name, array) pairs")
+    options = [dict(values) for _, values in group_rules]
+    for index, ((pattern, _), values) in enumerate(zip(group_rules, options, strict=True)):
+        check_options(values, known, f"group rule {index} ({pattern!r})")
+    patterns = [re.compile(pattern) for pattern, _ in group_rules]
+    found = [next((i for i, p in enumerate(patterns) if p.search(name)), len(patterns)) for name in body.names]
+    for index, pattern in enumerate(patterns):
+        if index not in found:
+            raise ValueError(
+                f"group rule {index} ({pattern.pattern!r}) matches no parameter that the rules before it left; "
+                f"the names are {', '.join(body.names[:10])}{', ...' if len(body.names) > 10 else ''}"
+            )
+    rest = [{}] if len(patterns) in found else []
+    return Parsed(body.leaves, Layout(trees.Structure.of(body.tree), body.names, found), options + rest)
+
+
+def check_options(options: Mapping[str, Any], known: Collection[str], where: str) -> None:
+    """Raise if a key looks like a misspelt option; any other key that is no option is the user's own."""
+    for key in options:
+        if not isinstance(key, str):
+            raise TypeError(f"{where}: an option's name must be a string, but it is {key!r}")
+        if key in known or key in _KNOWN_EXTRAS:
+            continue
+        if key == "params":
+            raise ValueError(f"{where}: 'params' belongs to group dicts, a rule has only options")
+        close = difflib.get_close_matches(key.lower(), known, n=1, cutoff=0.84)
+        if _SYNONYMS.get(key) in known:
+            close = [_SYNONYMS[key]]
+        if close:
+            raise ValueError(f"{where}: {key!r} is no option of this optimizer; did you mean {close[0]!r}?")
+
+
+class GroupParams(Sequence[jax.Array]):
+    """The current parameters of one group, in order: ``group['params']``."""
+
+    def __init__(self, optimizer: Any, index: int) -> None:
+        self._optimizer = optimizer
+        self._index = index
+
+    def _leaves(self) -> list[jax.Array]:
+        group_of = self._optimizer._layout.group_of
+        return [leaf for leaf, group in zip(self._optimizer._leaves, group_of, strict=True) if group == self._index]
+
+    def __len__(self) -> int:
+        return self._optimizer._layout.group_of.count(self._index)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._leaves()[index]
+
+    def __iter__(self) -> Iterator[jax.Array]:
+        return iter(self._leaves())
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} parameters>"

@@ -1,0 +1,304 @@
+"""Steps an algorithm that treats every parameter alone: one history a parameter, as torch keeps it.
+
+The scalars of a step are formed on the host in doubles and go into the compiled update as one small array. Parameters
+of a group with the same number of updates share their scalars; a parameter without a gradient is left out of the call.
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from functorch_optim import base, trees
+from functorch_optim.base import GradientTransformation, Update
+from functorch_optim.combinators import NamedStates, partition
+from functorch_optim.hyperparams import Named, data_options
+from functorch_optim.optim.options import delayed
+from functorch_optim.optim.ownership import exclusive, own
+from functorch_optim.optim.param_groups import Layout
+from functorch_optim.rule import Lifted, step_scalars
+
+Entry = dict[str, Any]
+
+
+class Member(NamedTuple):
+    """Parameters that share a step's scalars: their algorithm, and how its scalars are packed."""
+
+    algorithm: Lifted
+    scalars: Any  # the structure of StepScalars
+
+
+class Plan(NamedTuple):
+    """What one compiled update does: the members, and to which of them each parameter belongs."""
+
+    members: tuple[Member, ...]
+    member_of: tuple[int, ...]
+
+
+@functools.lru_cache(maxsize=256)
+def compiled_update(plan: Plan) -> Callable[..., Any]:
+    """``(params, rows, grads, numbers) -> (params, rows)``, which overwrites the buffers of the first two."""
+
+    def optimizer_step(params: Any, rows: Any, grads: Any, numbers: jax.Array) -> Any:
+        scalars, start = [], 0
+        for member in plan.members:
+            stop = start + member.scalars.num_leaves
+            scalars.append(member.scalars.unflatten([numbers[index] for index in range(start, stop)]))
+            start = stop
+        new_params, new_rows = [], []
+        for index, param, row, grad in zip(plan.member_of, params, rows, grads, strict=True):
+            descent = jnp.conj(grad) if jnp.iscomplexobj(grad) else grad
+            delta, new_row = plan.members[index].algorithm.update_leaf(descent, param, row, scalars[index])
+            new_params.append(base.add_update(param, delta))
+            new_rows.append(new_row)
+        return new_params, new_rows
+
+    return jax.jit(optimizer_step, donate_argnums=(0, 1))
+
+
+@dataclass(slots=True)
+class History:
+    """What is known of one parameter: its own state (None before the first update) and how often it was updated.
+
+    ``idle`` has the slots that the present options do not use, which torch keeps too; ``row`` was made for
+    ``algorithm``.
+    """
+
+    row: Any = None
+    step: int = 0
+    idle: Entry = field(default_factory=dict)
+    algorithm: Lifted | None = None
+
+
+class RuleEngine:
+    """The histories of the parameters, and the step. ``constructor`` makes a lifted rule of a group's options."""
+
+    strict = True  # every option of ``data_names`` must be a number
+
+    def __init__(
+        self, constructor: Callable[..., GradientTransformation], names: Sequence[str], defaults: Mapping[str, Any]
+    ) -> None:
+        self.constructor = constructor
+        self.option_names = tuple(names)
+        self.rule_type = type(self._made(defaults).rule)
+        self.data_names = data_options(self.rule_type).keys() & set(names)
+        self.histories: list[History] = []
+        self._algorithms: dict[Any, Lifted] = {}
+        self._decayed: set[int] = set()  # the groups whose weight decay was once not zero
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_algorithms": {}}
+
+    def _made(self, options: Mapping[str, Any]) -> Lifted:
+        return lifted(self.constructor(**{name: options[name] for name in self.option_names}))
+
+    def check(self, options: Mapping[str, Any]) -> None:
+        """Raise unless the algorithm takes these options."""
+        self._made(options)
+
+    def start(self, layout: Layout, params: list[Any], settings: list[Any]) -> None:
+        """Take up parameters that have no history."""
+        del layout, settings
+        self.histories = [History() for _ in params]
+
+    def _algorithm(self, settings: Sequence[Mapping[str, Any]], group: int) -> Lifted:
+        """The algorithm without its numbers: one object for all options that differ in numbers only.
+
+        A weight decay of zero is left out until the group has another: reading the parameters for it costs a fifth of
+        a step of Adam.
+        """
+        data, options = data_options(self.rule_type), settings[group]
+        zeros = set(self.rule_type.static_zeros)
+        if options.get("weight_decay", 0.0) != 0.0:
+            self._decayed.add(group)
+        elif group not in self._decayed:
+            zeros.add("weight_decay")
+        held: dict[str, Any] = {}
+        for name in self.option_names:
+            if name not in data:
+                held[name] = options[name]
+            elif name in zeros and options[name] == 0:
+                held[name] = 0.0
+            elif data[name].length:
+                held[name] = tuple(Named(name, index) for index in range(data[name].length))
+            else:
+                held[name] = Named(name)
+        key = tuple(held.items())
+        if key not in self._algorithms:
+            self._algorithms[key] = self._made(held)
+        return self._algorithms[key]
+
+    def step(self, layout: Layout, params: list[Any], grads: list[Any], settings: list[Any]) -> None:
+        """Update ``params`` in place where there is a gradient."""
+        algorithms = [self._algorithm(settings, group) for group in range(len(settings))]
+        active = [index for index, grad in enumerate(grads) if grad is not None]
+        whole = len(active) == len(grads)
+        groups = [layout.group_of[i] for i in active]
+        histories = [
+            self._fitted(self.histories[i], algorithms[g], params[i]) for i, g in zip(active, groups, strict=True)
+        ]
+        plan, numbers = self._plan(groups, histories, algorithms, settings)
+        own_params = exclusive(params, 1) if whole else exclusive([params[i] for i in active], 2)
+        own_rows = exclusive([history.row for history in histories])
+        new_params, rows = compiled_update(plan)(own_params, own_rows, [grads[i] for i in active], numbers)
+        for i, param, row, history in zip(active, new_params, rows, histories, strict=True):
+            params[i], self.histories[i] = param, history
+            history.row = row
+            history.step += 1
+
+    def _plan(
+        self, groups: list[int], histories: list[History], algorithms: list[Lifted], settings: list[Any]
+    ) -> tuple[Plan, np.ndarray]:
+        """How the parameters share scalars, and the scalars."""
+        updates = [history.step + 1 for history in histories]
+        if not self.rule_type.counts_steps:
+            updates = [min(update, 2) for update in updates]
+        keys: dict[tuple[int, int], int] = {}
+        member_of = tuple([keys.setdefault(key, len(keys)) for key in zip(groups, updates, strict=True)])
+        members, numbers = [], []
+        for group, update in keys:
+            rule = algorithms[group].rule
+            leaves, structure = jax.tree.flatten(step_scalars(rule, update, rule.at(settings[group])))
+            members.append(Member(algorithms[group], structure))
+            numbers += leaves
+        return Plan(tuple(members), member_of), np.array(numbers, np.float64)
+
+    def _fitted(self, history: History, algorithm: Lifted, param: Any) -> History:
+        """The history with the slots that the algorithm uses in its row.
+
+        A slot that is not there yet starts as the algorithm starts it; where torch counts no steps, the count does too.
+        """
+        if history.algorithm is algorithm:
+            return history
+        if history.row is None:
+            return replace(history, row=algorithm.rule.init(param), algorithm=algorithm)
+        held = {**history.idle, **_slots(history.row)}
+        whole = all(name in held for name in algorithm.slot_names)
+        row = algorithm.rule.init(None if whole else param)
+        row = row._replace(**{name: held.pop(name) for name in algorithm.slot_names if name in held})
+        restarts = not whole and not self.rule_type.counts_steps
+        return History(row, 0 if restarts else history.step, held, algorithm)
+
+    def entries(self, layout: Layout) -> list[Entry]:
+        """What torch's ``state_dict`` has of each parameter."""
+        del layout
+        result = []
+        for history in self.histories:
+            slots = {**_slots(history.row), **history.idle} if history.row is not None else {}
+            if history.row is not None and self.rule_type.counts_steps:
+                slots = {"step": np.asarray(history.step, np.float32), **slots}
+            result.append(slots)
+        return result
+
+    def read(self, layout: Layout, params: list[Any], entries: list[Entry], settings: list[Any]) -> Any:
+        """The histories that ``entries`` tell, for :meth:`commit`."""
+        return [
+            self._read(entry, self._algorithm(settings, group).rule, param, name)
+            for entry, group, param, name in zip(entries, layout.group_of, params, layout.labels, strict=True)
+        ]
+
+    def commit(self, histories: Any) -> None:
+        self.histories = histories
+
+    def _read(self, entry: Entry, rule: Any, param: Any, name: str) -> History:
+        given = {key: value for key, value in entry.items() if value is not None}
+        if not given:
+            return History()
+        expected = jax.eval_shape(rule.init, param)
+        slots = [field for field in expected._fields if field != "step"]
+        needed = [*(["step"] if rule.counts_steps else []), *_slots(expected)]
+        missing = [key for key in needed if key not in given]
+        unknown = [key for key in given if key not in ("step", *slots)]
+        if unknown or (missing and rule.counts_steps):
+            raise KeyError(
+                f"the state of the parameter {trees.quote(name)} is not one of {rule.title}: "
+                f"it has {', '.join(given)}, it should have {', '.join(needed) or 'nothing'}"
+            )
+        step = int(given.pop("step", 1))
+        for slot, array in given.items():
+            shape = param.shape if getattr(expected, slot) is None else getattr(expected, slot).shape
+            if jnp.shape(array) != shape:
+                raise ValueError(
+                    f"{slot} of the parameter {trees.quote(name)} has shape {jnp.shape(array)}, "
+                    f"but it should have {shape}"
+                )
+        row = rule.init(None)._replace(**{slot: own(array) for slot, array in given.items()})
+        return History(row, step)
+
+    def _cohorts(self, layout: Layout) -> dict[str, list[int]]:
+        """The parameters that one state of a functional transformation can serve, by label."""
+        members: dict[tuple[int, int], list[int]] = {}
+        for index, (group, history) in enumerate(zip(layout.group_of, self.histories, strict=True)):
+            part = history.step if self.rule_type.counts_steps else min(history.step, 1)
+            members.setdefault((group, part), []).append(index)
+        parts: dict[int, list[int]] = {}
+        for group, part in members:
+            parts.setdefault(group, []).append(part)
+        return {
+            f"group{group}" if len(parts[group]) == 1 else f"group{group}.{parts[group].index(part)}": indices
+            for (group, part), indices in members.items()
+        }
+
+    def functional(self, layout: Layout, params: list[Any], options: list[Any], counts: list[int]) -> Any:
+        """``(transformation, state)`` that continue from here; a partition where histories or groups differ."""
+        transformations, states, labels = {}, {}, [""] * len(params)
+        for label, indices in self._cohorts(layout).items():
+            group = layout.group_of[indices[0]]
+            step = max(self.histories[i].step for i in indices)
+            tx = self.constructor(
+                **{
+                    n: delayed(options[group][n], counts[group] - step) if n in self.data_names else options[group][n]
+                    for n in self.option_names
+                }
+            )
+            rows: list[Any] = [None] * len(params)
+            for i in indices:
+                rows[i], labels[i] = self._fitted(self.histories[i], lifted(tx), params[i]).row, label
+            transformations[label] = tx
+            states[label] = lifted(tx).state_of(layout.structure, rows, jnp.asarray(step, jnp.int32))
+        if len(states) == 1:
+            return next(iter(transformations.values())), next(iter(states.values()))
+        return partition(transformations, layout.structure.unflatten(labels)), NamedStates(states)
+
+    def restored(
+        self, layout: Layout, params: list[Any], state: Any, settings: list[Any], counts: list[int]
+    ) -> tuple[Any, list[int]]:
+        """The histories for :meth:`commit` and the groups' counts, from a state as :meth:`functional` gives it."""
+        cohorts = self._cohorts(layout)
+        if isinstance(state, NamedStates):
+            states = state.states
+        else:  # one state for all, which a single group can have
+            cohorts = {"group0": list(range(len(params)))} if len(settings) == 1 else cohorts
+            states = {"group0": state} if len(settings) == 1 else {}
+        fields = self.rule_type.init(self._algorithm(settings, 0).rule, None)._fields
+        if set(states) != set(cohorts) or any(getattr(one, "_fields", None) != fields for one in states.values()):
+            raise ValueError(
+                f"the state is not one that functional() gives now, with the parts {', '.join(cohorts)}: {state!r:.200}"
+            )
+        histories, new_counts, whole = list(self.histories), list(counts), layout.structure.unflatten(layout.labels)
+        for label, indices in cohorts.items():
+            one, step = states[label], int(states[label].step)
+            slots = {name: trees.align(whole, tree, f"slots {name}") for name, tree in _slots(one).items()}
+            for i in indices:
+                rule = self._algorithm(settings, layout.group_of[i]).rule
+                entry = {"step": step, **{name: leaves[i] for name, leaves in slots.items()}}
+                restored = self._read(entry, rule, params[i], layout.labels[i])
+                histories[i] = replace(restored, step=step) if step else History()
+            group, before = layout.group_of[indices[0]], max(self.histories[i].step for i in indices)
+            new_counts[group] = max(new_counts[group], counts[group] + step - before)
+        return histories, new_counts
+
+
+def lifted(tx: GradientTransformation) -> Lifted:
+    """The lifted rule inside a transformation that one of the algorithms' constructors made."""
+    assert isinstance(tx.update, Update) and isinstance(tx.update.of, Lifted)
+    return tx.update.of
+
+
+def _slots(row: Any) -> Entry:
+    """The slots of one parameter's state that are there."""
+    return {name: value for name, value in row._asdict().items() if name != "step" and value is not None}

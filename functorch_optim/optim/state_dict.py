@@ -1,0 +1,141 @@
+"""``state_dict`` in torch's layout: written from the live groups and entries, and read back."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from functorch_optim import trees
+from functorch_optim.optim.options import is_schedule, plain
+from functorch_optim.optim.param_groups import Layout
+
+Entry = dict[str, Any]
+COUNT = "schedule_step"  # a group's count of updates, stored where a schedule stands in the group
+
+
+class Loaded(NamedTuple):
+    """What a ``state_dict`` says: an entry a leaf, the groups' options and counts; a warning, if there is need."""
+
+    entries: list[Entry]
+    groups: list[dict[str, Any]]
+    counts: list[int]
+    warning: str | None
+
+
+def _order(layout: Layout) -> list[int]:
+    """The leaves in the order in which torch numbers them: group after group."""
+    return sorted(range(len(layout.group_of)), key=lambda index: layout.group_of[index])
+
+
+def write(
+    layout: Layout, groups: Sequence[Mapping[str, Any]], counts: Sequence[int], entries: Sequence[Entry]
+) -> dict[str, Any]:
+    """``{"state": {number: entry}, "param_groups": [...]}``; nothing in it is the live object."""
+    order = _order(layout)
+    saved = []
+    for index, (group, count) in enumerate(zip(groups, counts, strict=True)):
+        options = {key: _saved(value, count) for key, value in group.items() if key != "params"}
+        if any(map(is_schedule, group.values())):
+            options[COUNT] = count
+        numbers = [number for number, leaf in enumerate(order) if layout.group_of[leaf] == index]
+        saved.append({**options, "params": numbers})
+    state = {number: dict(entries[leaf]) for number, leaf in enumerate(order) if entries and entries[leaf]}
+    return {"state": state, "param_groups": saved}
+
+
+def _saved(value: Any, count: int) -> Any:
+    scalar = is_schedule(value) or getattr(value, "size", 0) == 1 or type(value) is tuple
+    return plain(value, count) if scalar else copy.deepcopy(value)
+
+
+def read(
+    layout: Layout, groups: Sequence[Mapping[str, Any]], state_dict: Mapping[str, Any], match: str | None
+) -> Loaded:
+    """What ``state_dict`` has for the parameters of ``layout``.
+
+    Raises:
+        ValueError: it is no state_dict, or one of other groups; with ``match="name"``, of other names.
+    """
+    if match not in (None, "name", "position"):
+        raise ValueError(f"match must be None, 'name' or 'position', but it is {match!r}")
+    if not (isinstance(state_dict, Mapping) and {"state", "param_groups"} <= state_dict.keys()):
+        raise ValueError("a state_dict is a mapping with the keys 'state' and 'param_groups'")
+    saved = state_dict["param_groups"]
+    if len(saved) != len(groups):
+        raise ValueError(
+            "loaded state dict has a different number of parameter groups: "
+            f"{len(saved)}, the optimizer has {len(groups)}"
+        )
+    for index, group in enumerate(saved):
+        if len(group["params"]) != layout.group_of.count(index):
+            raise ValueError(
+                "loaded state dict contains a parameter group that doesn't match the size of optimizer's group: "
+                f"group {index} has {len(group['params'])} parameters, the optimizer's {layout.group_of.count(index)}"
+            )
+    numbers = [number for group in saved for number in group["params"]]
+    numbers, warning = _numbers_of_leaves(layout, saved, numbers, match)
+    state = state_dict["state"]
+    entries = [
+        {key: _array(value) for key, value in state.get(number, state.get(str(number), {})).items()}
+        for number in numbers
+    ]
+    counts = [
+        _count(group, [e for e, g in zip(entries, layout.group_of, strict=True) if g == index])
+        for index, group in enumerate(saved)
+    ]
+    return Loaded(entries, [_options(old, new) for old, new in zip(groups, saved, strict=True)], counts, warning)
+
+
+def _numbers_of_leaves(
+    layout: Layout, saved: Sequence[Mapping[str, Any]], numbers: list[Any], match: str | None
+) -> tuple[list[Any], str | None]:
+    """The number that each leaf has in the state_dict."""
+    names = [name for group in saved for name in group.get("param_names", ())]
+    both = layout.names is not None and len(names) == len(numbers)
+    if match == "name" and not both:
+        raise ValueError(
+            f"match='name' needs names, but the {'loaded state' if layout.names else 'optimizer'} has none"
+        )
+    if layout.names is not None and both and match != "position":
+        found = dict(zip(names, numbers, strict=True))
+        missing = [trees.quote(name) for name in layout.names if name not in found]
+        unexpected = [trees.quote(name) for name in found if name not in layout.names]
+        if missing or unexpected:
+            raise ValueError(
+                f"the names in the state dict are not those of the optimizer: missing {', '.join(missing) or 'none'}; "
+                f"unexpected {', '.join(unexpected) or 'none'}. match='position' goes by the order instead"
+            )
+        return [found[name] for name in layout.names], None
+    position = dict(zip(_order(layout), numbers, strict=True))
+    warning = None
+    if layout.names is not None and match is None:
+        warning = (
+            "the loaded state dict has no names, so its states were given to the parameters in their order: "
+            f"{', '.join(layout.names[:4])}, ... JAX sorts the keys of a dict; where the state comes from a module of "
+            "torch, look whether the order is the same, and say match='position' if it is"
+        )
+    return [position[leaf] for leaf in range(len(numbers))], warning
+
+
+def _array(value: Any) -> Any:
+    """A leaf as NumPy's or JAX's array, or the number it is; torch's tensors are read through their own methods."""
+    if type(value).__module__.partition(".")[0] != "torch":
+        return value
+    tensor = value.detach().cpu()
+    if str(tensor.dtype) == "torch.bfloat16":  # NumPy has none; float32 holds every bfloat16
+        return jnp.asarray(tensor.float().numpy()).astype(jnp.bfloat16)
+    return tensor.numpy()
+
+
+def _count(group: Mapping[str, Any], entries: Sequence[Entry]) -> int:
+    """How many updates a group has had: as it was saved, else as many as its parameter with the most."""
+    return int(group.get(COUNT, max((int(entry.get("step", 0)) for entry in entries), default=0)))
+
+
+def _options(live: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:
+    """A group's options after loading: the saved ones, but the live names, and the live schedules."""
+    options = {key: _saved(_array(value), 0) for key, value in saved.items() if key not in ("params", COUNT)}
+    options.pop("param_names", None)
+    kept = {key: value for key, value in live.items() if key == "param_names" or is_schedule(value)}
+    return {**options, **kept}

@@ -1,0 +1,194 @@
+"""Steps any composed transformation: the functional one, over the whole tree, with the groups' numbers as data."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import PyTreeDef
+
+from functorch_optim import base, trees
+from functorch_optim.base import GradientTransformation
+from functorch_optim.combinators import partition
+from functorch_optim.optim.options import delayed, is_number
+from functorch_optim.optim.ownership import exclusive, own
+from functorch_optim.optim.param_groups import Layout
+
+Entry = dict[str, Any]
+Make = Callable[..., GradientTransformation]
+
+
+class View(NamedTuple):
+    """A leaf of the state as ``state_dict`` has it: the parameters whose entries it stands in, and its key there."""
+
+    members: list[int]
+    key: str
+
+
+class TransformEngine:
+    """One state for all parameters; several groups are a partition. ``make`` is called with a group's options."""
+
+    strict = False  # an option may be anything; the numbers are data
+
+    def __init__(self, make: Make, names: Sequence[str], static: Collection[str]) -> None:
+        unknown = [name for name in static if name not in names]
+        if unknown:
+            raise ValueError(f"static names no options: {', '.join(unknown)}; the options are {', '.join(names)}")
+        self.make = make
+        self.option_names = tuple(names)
+        self.static = frozenset(static)
+        self.data_names = set(names) - self.static
+        self._leaves: list[Any] = []
+        self._structure = trees.Structure.of(())
+        self._several = False
+        self._compiled: dict[Any, Callable[..., Any]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_compiled": {}}
+
+    @property
+    def state(self) -> Any:
+        """The transformation's state."""
+        return self._structure.unflatten(self._leaves)
+
+    def commit(self, state: Any) -> None:
+        """Go on from ``state``."""
+        self._leaves, treedef = jax.tree.flatten(state)
+        self._structure = trees.Structure(treedef)
+
+    def check(self, options: Mapping[str, Any]) -> None:
+        """Raise unless the transformation can be made with these options."""
+        self.make(**{name: options[name] for name in self.option_names})
+
+    def start(self, layout: Layout, params: list[Any], settings: list[Any]) -> None:
+        """The state before the first update."""
+        self._several = len(settings) > 1  # then the state is that of a partition
+        self.commit(self._whole(layout, settings).init(layout.structure.unflatten(params)))
+
+    def _whole(self, layout: Layout, options: Sequence[Mapping[str, Any]]) -> GradientTransformation:
+        """The transformation of the whole tree; the options of each group as given."""
+        members = [self.make(**{name: one[name] for name in self.option_names}) for one in options]
+        if len(members) == 1:
+            return members[0]
+        labels = layout.structure.unflatten([f"group{group}" for group in layout.group_of])
+        return partition({f"group{index}": member for index, member in enumerate(members)}, labels)
+
+    def _split(self, options: Mapping[str, Any]) -> tuple[tuple[tuple[str, Any], ...], list[float]]:
+        """A group's options with the structure of the numbers in their place, and the numbers."""
+        template, numbers = [], []
+        for name in self.option_names:
+            value = options[name]
+            if name not in self.static and is_number(value):
+                leaves, value = jax.tree.flatten(value)
+                numbers += leaves
+            template.append((name, value))
+        return tuple(template), numbers
+
+    def step(self, layout: Layout, params: list[Any], grads: list[Any], settings: list[Any]) -> None:
+        """Update ``params`` in place; where there is no gradient the transformation gets None."""
+        split = [self._split(options) for options in settings]
+        key = (tuple(template for template, _ in split), tuple(layout.group_of))
+        if key not in self._compiled:
+            self._compiled[key] = self._compile(layout, key[0])
+        numbers = np.array([number for _, group in split for number in group], np.float64)
+        held = self._structure.unflatten(exclusive(self._leaves))
+        params[:], state = self._compiled[key](exclusive(params), held, grads, numbers)
+        self.commit(state)
+
+    def _compile(self, layout: Layout, templates: Any) -> Callable[..., Any]:
+        def optimizer_step(leaves: Any, state: Any, grads: Any, numbers: jax.Array) -> Any:
+            position = iter(range(len(numbers)))
+            options = [
+                {
+                    name: held.unflatten([numbers[next(position)] for _ in range(held.num_leaves)])
+                    if isinstance(held, PyTreeDef)
+                    else held
+                    for name, held in template
+                }
+                for template in templates
+            ]
+            params, descent = layout.structure.unflatten(leaves), layout.structure.unflatten(map(_conjugate, grads))
+            updates, state = self._whole(layout, options).update(descent, state, params)
+            return jax.tree.leaves(base.apply_updates(params, updates)), state
+
+        return jax.jit(optimizer_step, donate_argnums=(0, 1))
+
+    def _views(self, layout: Layout, state: Any) -> tuple[list[View], list[Any], Any]:
+        """To which parameters each leaf of the state belongs and under which key; the leaves; the structure.
+
+        A leaf whose path ends with a parameter's path is a slot of it. Of the others each parameter of the group has
+        the scalars, the first has the arrays. The rest of the path, shortened to its last part where that says enough,
+        is the key.
+        """
+        numbered = layout.structure.unflatten(range(len(layout.group_of)))
+        owners = dict(jax.tree_util.tree_flatten_with_path(numbered)[0])
+        flat, treedef = jax.tree_util.tree_flatten_with_path(state)
+        found = []
+        for path, leaf in flat:
+            label, path = (path[1].key, path[2:]) if self._several else ("group0", path)
+            ends = [path[start:] for start in range(len(path)) if path[start:] in owners]
+            members = [i for i, group in enumerate(layout.group_of) if label == f"group{group}"]
+            if ends:
+                found.append(([owners[ends[0]]], path[: len(path) - len(ends[0])]))
+            else:
+                found.append((members if jnp.ndim(leaf) == 0 else members[:1], path))
+        short = {prefix: trees.path_name(prefix[-1:]) for _, prefix in found}
+        names = list(short.values())
+        keys = {prefix: name if names.count(name) == 1 else trees.path_name(prefix) for prefix, name in short.items()}
+        return [View(members, keys[prefix]) for members, prefix in found], [leaf for _, leaf in flat], treedef
+
+    def entries(self, layout: Layout) -> list[Entry]:
+        """The state by parameter."""
+        views, leaves, _ = self._views(layout, self.state)
+        result: list[Entry] = [{} for _ in layout.group_of]
+        for view, leaf in zip(views, leaves, strict=True):
+            for index in view.members:
+                result[index][view.key] = leaf if len(view.members) == 1 else np.asarray(leaf)
+        return result
+
+    def read(self, layout: Layout, params: list[Any], entries: list[Entry], settings: list[Any]) -> Any:
+        """The state that ``entries`` tell, for :meth:`commit`; that of a parameter without an entry is the first."""
+        fresh = self._whole(layout, settings).init(layout.structure.unflatten(params))
+        views, leaves, treedef = self._views(layout, fresh)
+        filled = []
+        for view, leaf in zip(views, leaves, strict=True):
+            holders = [index for index in view.members if entries[index]]
+            for index in holders:
+                where, value = f"of the parameter {trees.quote(layout.labels[index])}", entries[index].get(view.key)
+                if value is None:
+                    raise KeyError(f"the state {where} has no {view.key!r}; it has {', '.join(entries[index])}")
+                if jnp.shape(value) != leaf.shape:
+                    raise ValueError(f"{view.key} {where} has shape {jnp.shape(value)}, not {leaf.shape}")
+                if np.any(np.asarray(value) != np.asarray(entries[holders[0]][view.key])):
+                    raise ValueError(f"{view.key} {where} differs from the others', but here they share it")
+            filled.append(jnp.array(entries[holders[0]][view.key], leaf.dtype) if holders else leaf)
+        return treedef.unflatten(filled)
+
+    def functional(self, layout: Layout, params: list[Any], options: list[Any], counts: list[int]) -> Any:
+        """``(transformation, state)`` that continue from here."""
+        del params, counts
+        live = [
+            {name: one[name] if name in self.static else delayed(one[name], 0) for name in self.option_names}
+            for one in options
+        ]
+        return self._whole(layout, live), self.state
+
+    def restored(
+        self, layout: Layout, params: list[Any], state: Any, settings: list[Any], counts: list[int]
+    ) -> tuple[Any, list[int]]:
+        """The state for :meth:`commit` and the groups' counts, from a state as :meth:`functional` gives it."""
+        del layout, params, settings
+        names, models, treedef = trees.named_leaves(self.state)
+        leaves = trees.align(self.state, state, "the leaves of the state")
+        done = 0  # how often the transformation was updated: what its counters tell
+        for name, model, leaf in zip(names, models, leaves, strict=True):
+            if getattr(leaf, "shape", None) != model.shape or leaf.dtype != model.dtype:
+                raise ValueError(f"{trees.quote(name)} of the state is not {jax.typeof(model)}, but {leaf!r:.100}")
+            if model.ndim == 0 and jnp.issubdtype(model.dtype, jnp.integer):
+                done = max(done, int(leaf) - int(model))
+        return treedef.unflatten(map(own, leaves)), [count + done for count in counts]
+
+
+def _conjugate(grad: Any) -> Any:
+    return jnp.conj(grad) if grad is not None and jnp.iscomplexobj(grad) else grad

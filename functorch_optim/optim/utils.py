@@ -1,0 +1,92 @@
+"""Clipping of gradients, as ``torch.nn.utils`` does it, on gradients as values."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from functorch_optim import trees
+from functorch_optim.transforms.clipping import clip_by_value
+
+
+def clip_grad_norm(
+    grads: Any, max_norm: Any, norm_type: float = 2.0, error_if_nonfinite: bool = False
+) -> tuple[Any, jax.Array]:
+    """Scale gradients together so that their norm is at most ``max_norm``.
+
+    ``g * min(1, max_norm / (norm + 1e-6))``, the norm being that of all entries as one vector.
+
+    Args:
+        grads: a pytree of gradients, None where there is none.
+        max_norm: the largest norm, a number or a scalar array.
+        norm_type: p of the p-norm; ``inf`` for the largest magnitude.
+        error_if_nonfinite: whether to raise where the norm is inf or NaN; not inside a traced function.
+
+    Returns:
+        The clipped gradients, with their dtypes, and the norm before clipping, at least float32.
+
+    Raises:
+        RuntimeError: the norm is not finite and ``error_if_nonfinite``; a sparse gradient.
+
+    Source: ``torch.nn.utils.clip_grad_norm_``.
+
+    Example:
+        >>> grads, norm = clip_grad_norm({"w": jnp.array([3.0, 4.0])}, max_norm=1.0)
+        >>> norm.item(), [round(x, 4) for x in grads["w"].tolist()]
+        (5.0, [0.6, 0.8])
+    """
+    norm_type = float(norm_type)
+    norm = total_norm(grads, norm_type)
+    if error_if_nonfinite and not bool(jnp.isfinite(norm)):
+        raise RuntimeError(
+            f"The total norm of order {norm_type} for gradients from `parameters` is non-finite, so it cannot be "
+            "clipped. To disable this error and scale the gradients by the non-finite norm anyway, set "
+            "`error_if_nonfinite=False`"
+        )
+    return _scaled(grads, norm, max_norm), norm
+
+
+@functools.partial(jax.jit, static_argnames="norm_type")
+def total_norm(grads: Any, norm_type: float = 2.0) -> jax.Array:
+    """The p-norm of all entries of a tree as one vector, the norm of the leaves' norms; 0 of an empty tree.
+
+    Example:
+        >>> total_norm([jnp.array([3.0, -4.0]), None, jnp.array(1.0)], norm_type=float("inf")).item()
+        4.0
+    """
+    norms: list[Any] = []
+
+    def add(leaf: Any) -> None:
+        magnitudes = jnp.abs(leaf.astype(trees.compute_dtype(leaf))).reshape(-1)
+        norms.append(jnp.linalg.norm(magnitudes, norm_type) if leaf.size else jnp.zeros((), magnitudes.dtype))
+
+    trees.map_dense(add, "clip_grad_norm", grads)
+    if not norms:
+        return jnp.zeros(())
+    dtype = trees.compute_dtype(*norms)
+    return jnp.linalg.norm(jnp.stack([norm.astype(dtype) for norm in norms]), norm_type)
+
+
+@jax.jit
+def _scaled(grads: Any, norm: jax.Array, max_norm: Any) -> Any:
+    coefficient = jnp.minimum(jnp.asarray(max_norm, norm.dtype) / (norm + 1e-6), 1.0)
+
+    def scale(leaf: Any) -> Any:
+        dtype = trees.compute_dtype(leaf)
+        return (leaf.astype(dtype) * coefficient.astype(dtype)).astype(leaf.dtype)
+
+    return trees.map_dense(scale, "clip_grad_norm", grads)
+
+
+def clip_grad_value(grads: Any, clip_value: Any) -> Any:
+    """Limit every entry of the gradients to ``[-clip_value, clip_value]``, real and imaginary parts apart.
+
+    Source: ``torch.nn.utils.clip_grad_value_``.
+
+    Example:
+        >>> clip_grad_value([jnp.array([-3.0, 0.5]), None], 1.0)[0].tolist()
+        [-1.0, 0.5]
+    """
+    tx = clip_by_value(clip_value)
+    return tx.update(grads, tx.init(grads))[0]

@@ -1,0 +1,278 @@
+"""backward, closures and accumulated gradients."""
+
+import functools
+import gc
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from functorch_optim import optim
+
+
+def loss(params, x=1.0):
+    return x * jnp.sum(params["w"] ** 2)
+
+
+def optimizer(**options):
+    return optim.SGD({"w": jnp.array([1.0, 2.0])}, lr=0.25, **options)
+
+
+def test_backward_accumulates_until_zero_grad():
+    one = optimizer()
+    assert one.grads is None
+    assert float(one.backward(loss)) == 5.0
+    assert float(one.backward(loss, 2.0)) == 10.0
+    assert one.grads["w"].tolist() == [6.0, 12.0]
+    kept = one.grads
+    one.backward(loss)
+    assert one.grads["w"].tolist() == [8.0, 16.0]
+    assert kept["w"].tolist() == [6.0, 12.0]
+    one.zero_grad(set_to_none=False)
+    assert one.grads["w"].tolist() == [0.0, 0.0]
+    one.zero_grad()
+    assert one.grads is None
+    one.step()  # nothing to do, as in torch
+    assert one.params["w"].tolist() == [1.0, 2.0]
+
+
+def test_has_aux_and_without_jit():
+    one = optimizer()
+    with_aux = lambda params, x: (loss(params, x), {"n": x})  # noqa: E731 a helper of one line
+    value, aux = one.backward(with_aux, 2.0, has_aux=True)
+    assert (float(value), float(aux["n"])) == (10.0, 2.0)
+    seen = []
+    value, aux = one.backward(lambda params, x: (loss(params), seen.append(params)), "any", has_aux=True, jit=False)
+    assert one.grads["w"].tolist() == [6.0, 12.0]
+    assert len(seen) == 1
+
+
+def test_assigned_gradients_and_missing_ones():
+    one = optim.SGD({"a": jnp.ones(1), "b": jnp.ones(1)}, lr=1.0)
+    one.grads = {"a": jnp.ones(1), "b": None}
+    one.backward(lambda params: jnp.sum(params["b"] * 2.0))
+    assert [float(g[0]) for g in one.grads.values()] == [1.0, 2.0]
+    one.step()
+    assert [float(p[0]) for p in one.params.values()] == [0.0, -1.0]
+    one.grads = None
+    assert one.grads is None
+
+
+def test_a_closure_with_parameters_is_differentiated():
+    one = optimizer()
+    assert float(one.step(loss)) == 5.0
+    assert one.params["w"].tolist() == [0.5, 1.0]
+    assert float(one.step(loss, 2.0)) == 2.5
+    assert one.params["w"].tolist() == [0.0, 0.0]
+    assert one.grads is None
+
+
+def test_a_closure_without_parameters_is_torchs():
+    """Called first, so that it may also change the options; default arguments do not make it another kind."""
+    one = optimizer()
+
+    def closure(x=1.0):
+        one.zero_grad()
+        one.param_groups[0]["lr"] = 0.5
+        return one.backward(loss, x)
+
+    assert float(one.step(closure)) == 5.0
+    assert one.params["w"].tolist() == [0.0, 0.0]
+    assert one.grads["w"].tolist() == [2.0, 4.0]
+
+
+def test_an_error_in_a_closure_changes_nothing():
+    one = optimizer(momentum=0.9)
+    one.step(loss)
+    before = jax.tree.map(np.array, (one.params, dict(one.state)))
+
+    def bad(params):
+        raise ValueError("from the user")
+
+    with pytest.raises(ValueError, match="from the user"):
+        one.step(bad)
+    with pytest.raises(TypeError):
+        one.step(lambda params: params["w"])  # no scalar
+    with pytest.raises(TypeError):
+        one.backward(loss, object())
+    jax.tree.map(np.testing.assert_array_equal, (one.params, dict(one.state)), before)
+    assert one.grads is None
+
+
+class Model:
+    def __init__(self):
+        self.traces = 0
+
+    def loss(self, params, x):
+        self.traces += 1
+        return loss(params, x)
+
+
+def test_bound_methods_and_partials_are_compiled_once():
+    model, one = Model(), optimizer()
+    for _ in range(4):
+        one.step(model.loss, 1.0)
+        one.backward(model.loss, 1.0)
+    assert model.traces == 1
+    partial = functools.partial(model.loss, x=1.0)
+    for _ in range(4):
+        one.step(partial)
+    assert model.traces == 2
+
+
+def test_a_loss_goes_with_its_owner():
+    one = optimizer()
+
+    def once():
+        model = Model()
+        one.step(model.loss, 1.0)
+        one.step(lambda params: loss(params))
+
+    once()
+    gc.collect()
+    assert not one._losses._entries
+
+
+def test_a_loss_without_hash_or_weak_references():
+    class Odd:
+        __slots__ = ()
+        __hash__ = None
+
+        def __call__(self, params):
+            return loss(params)
+
+    one, odd = optimizer(), Odd()
+    for _ in range(3):
+        one.step(odd)
+    assert len(one._losses._entries) == 1
+
+
+def test_the_third_compile_of_a_closure_in_the_loop_warns():
+    one = optimizer()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for factor in (1.0, 2.0):
+            one.step(lambda params, factor=factor: loss(params, factor))
+
+    def torch_style_loop():
+        for factor in (1.0, 2.0, 3.0):
+
+            def closure(params):
+                return loss(params, factor)  # noqa: B023 what torch users write
+
+            one.step(closure)
+
+    with pytest.warns(UserWarning, match=r"compiled for the third time because it is defined anew for every step"):
+        torch_style_loop()
+
+
+def test_a_variable_around_the_closure_may_change():
+    """torch's idiom: the closure is defined once and reads the batch of the loop."""
+    one = optim.SGD({"w": jnp.zeros(())}, lr=1.0)
+    batch = jnp.float32(0.0)
+
+    def closure(params):
+        return params["w"] * batch
+
+    moved = []
+    for value in (1.0, 2.0, 2.0):
+        batch = jnp.float32(value)
+        before = one.params["w"].item()
+        if len(moved) == 2:
+            with pytest.warns(UserWarning, match="because it reads variables that change"):
+                one.step(closure)
+        else:
+            one.step(closure)
+        moved.append(before - one.params["w"].item())
+    assert moved == [1.0, 2.0, 2.0]
+
+
+def test_complex_parameters_descend():
+    one = optim.Adam({"z": jnp.array([1.0 + 2.0j, -3.0j])}, lr=0.1)
+    size = lambda params: jnp.sum(jnp.abs(params["z"]) ** 2)  # noqa: E731 a helper of one line
+    values = [float(one.step(size)) for _ in range(50)]
+    assert values[-1] < 0.2 * values[0]
+    two = optim.SGD({"z": jnp.array([1.0 + 2.0j])}, lr=0.25)
+    two.backward(size)
+    np.testing.assert_allclose(two.grads["z"], jax.grad(size)({"z": jnp.array([1.0 + 2.0j])})["z"])
+    two.step()
+    np.testing.assert_allclose(two.params["z"], [0.5 + 1.0j])
+
+
+def test_clipping_acts_on_the_gradients():
+    one = optimizer()
+    one.backward(loss)
+    norm = one.clip_grad_norm(1.0)
+    assert float(norm) == pytest.approx(20**0.5)
+    np.testing.assert_allclose(jnp.linalg.norm(one.grads["w"]), 1.0, rtol=1e-5)
+    one.clip_grad_value(0.5)
+    assert one.grads["w"].tolist() == pytest.approx([2 / 20**0.5, 0.5])
+    one.zero_grad()
+    assert float(one.clip_grad_norm(1.0)) == 0.0
+    one.clip_grad_value(1.0)
+    assert one.grads is None
+
+
+GRADS = {
+    "ordinary": [np.array([[1.0, -2.0], [3.0, 0.5]]), None, np.array(4.0)],
+    "one without entries": [np.zeros((0, 2)), np.array([2.0])],
+    "small": [np.array([1e-3])],
+    "zero": [np.zeros(3)],
+    "infinite": [np.array([1.0, np.inf]), np.array([2.0])],
+    "empty": [],
+}
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("norm_type", [2.0, 1.0, 3.0, 0.5, float("inf")])
+@pytest.mark.parametrize("kind", GRADS)
+def test_clip_grad_norm_has_torchs_numbers(kind, norm_type, dtype, x64):
+    torch = pytest.importorskip("torch", reason="compares with a live torch")
+    if kind == "one without entries" and norm_type == float("inf"):
+        _, norm = optim.utils.clip_grad_norm([jnp.asarray(g, dtype) for g in GRADS[kind]], 1.5, norm_type)
+        assert norm == 2.0  # torch raises
+        return
+    ours = [None if g is None else jnp.asarray(g, dtype) for g in GRADS[kind]]
+    tensors = [torch.nn.Parameter(torch.zeros((1,) if g is None else g.shape)) for g in GRADS[kind]]
+    for tensor, grad in zip(tensors, GRADS[kind], strict=True):
+        if grad is not None:
+            tensor.data = tensor.data.to(getattr(torch, dtype))
+            tensor.grad = torch.tensor(grad).to(getattr(torch, dtype))
+    expected = torch.nn.utils.clip_grad_norm_(tensors, 1.5, norm_type)
+    clipped, norm = optim.utils.clip_grad_norm(ours, 1.5, norm_type)
+    rtol = 1e-12 if dtype == "float64" else 1e-6
+    np.testing.assert_allclose(norm, expected.numpy(), rtol=rtol)
+    for one, tensor in zip(clipped, tensors, strict=True):
+        if one is None:
+            assert tensor.grad is None
+        else:
+            assert one.dtype == dtype
+            np.testing.assert_allclose(one, tensor.grad.numpy(), rtol=rtol)
+
+
+def test_clip_grad_norm_may_refuse_a_nonfinite_norm():
+    grads = {"w": jnp.array([jnp.nan])}
+    with pytest.raises(RuntimeError, match=r"The total norm of order 2.0 for gradients from `parameters` is non-fin"):
+        optim.utils.clip_grad_norm(grads, 1.0, error_if_nonfinite=True)
+    one = optimizer()
+    one.grads = {"w": jnp.array([jnp.inf, 1.0])}
+    with pytest.raises(RuntimeError):
+        one.clip_grad_norm(1.0, error_if_nonfinite=True)
+    assert one.grads["w"].tolist() == [float("inf"), 1.0]
+    clipped, norm = jax.jit(optim.utils.clip_grad_norm)({"w": jnp.array([3.0, 4.0])}, 1.0)
+    assert float(norm) == 5.0
+    assert clipped["w"].tolist() == pytest.approx([0.6, 0.8], rel=1e-6)
+
+
+def test_clip_grad_value_has_torchs_numbers():
+    torch = pytest.importorskip("torch", reason="compares with a live torch")
+    for grads in ([np.array([1.0, -2.0, np.nan, np.inf])], [np.array(0.1), np.ones((2, 2))]):
+        tensors = [torch.nn.Parameter(torch.zeros(g.shape)) for g in grads]
+        for tensor, grad in zip(tensors, grads, strict=True):
+            tensor.grad = torch.tensor(grad, dtype=torch.float32)
+        torch.nn.utils.clip_grad_value_(tensors, 0.5)
+        clipped = optim.utils.clip_grad_value([jnp.asarray(g, jnp.float32) for g in grads], 0.5)
+        for one, tensor in zip(clipped, tensors, strict=True):
+            np.testing.assert_array_equal(one, tensor.grad.numpy())

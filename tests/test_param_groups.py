@@ -1,0 +1,411 @@
+"""What an optimizer is built from, its groups and names, and every error at the door."""
+
+import copy
+
+import equinox
+import flax.linen
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.experimental.sparse import BCOO
+
+from functorch_optim import optim
+
+CLASSES = {
+    "SGD": (optim.SGD, {"momentum": 0.9}),
+    "Adam": (optim.Adam, {}),
+    "AdamW": (optim.AdamW, {}),
+}
+each_class = pytest.mark.parametrize(("make", "options"), CLASSES.values(), ids=CLASSES)
+
+
+def nnx_state():
+    return nnx.state(nnx.Linear(3, 2, rngs=nnx.Rngs(0)), nnx.Param)
+
+
+def linen_params():
+    return flax.linen.Dense(2).init(jax.random.key(0), jnp.ones((1, 3)))
+
+
+def equinox_arrays():
+    return equinox.filter(equinox.nn.MLP(3, 2, 4, 1, key=jax.random.key(0)), equinox.is_inexact_array)
+
+
+def layers():
+    return [{"weight": jnp.ones((2, 3)), "bias": jnp.zeros(2)}, {"weight": jnp.ones((1, 2)), "bias": jnp.zeros(1)}]
+
+
+STRUCTURES = {
+    "nnx": (nnx_state, ["bias", "kernel"]),
+    "linen": (linen_params, ["params.bias", "params.kernel"]),
+    "equinox": (equinox_arrays, ["layers.0.weight", "layers.0.bias", "layers.1.weight", "layers.1.bias"]),
+    "layers": (layers, ["0.bias", "0.weight", "1.bias", "1.weight"]),
+    "nested": (lambda: {"a": (jnp.ones(1), [jnp.ones(2)])}, ["a.0", "a.1.0"]),
+}
+
+
+@pytest.mark.usefixtures("standard_promotion")
+@each_class
+@pytest.mark.parametrize(("build", "names"), STRUCTURES.values(), ids=STRUCTURES)
+def test_the_structure_that_went_in_comes_out(make, options, build, names):
+    given = build()
+    optimizer = make(given, lr=0.1, **options)
+    for _ in range(2):
+        optimizer.step(jax.tree.map(jnp.ones_like, optimizer.params))
+    assert jax.tree.structure(optimizer.params) == jax.tree.structure(given)
+    assert type(optimizer.params) is type(given)
+    assert optimizer.param_groups[0]["param_names"] == names
+    assert sorted(optimizer.state) == sorted(names)
+    for before, after in zip(jax.tree.leaves(given), jax.tree.leaves(optimizer.params), strict=True):
+        assert (before.shape, before.dtype) == (after.shape, after.dtype)
+        assert np.all(np.asarray(after) < np.asarray(before))
+    again = copy.deepcopy(optimizer)
+    assert jax.tree.structure(again.params) == jax.tree.structure(given)
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_modules_train():
+    """The parameters go back into their modules, as a newcomer would do it."""
+    x, y = jnp.ones((4, 3)), jnp.zeros((4, 2))
+    graph, state = nnx.split(nnx.Linear(3, 2, rngs=nnx.Rngs(0)))
+    module = equinox.nn.Linear(3, 2, key=jax.random.key(0))
+    arrays, static = equinox.partition(module, equinox.is_inexact_array)
+    losses = [
+        (state, lambda params: jnp.mean((nnx.merge(graph, params)(x) - y) ** 2)),
+        (arrays, lambda params: jnp.mean((jax.vmap(equinox.combine(params, static))(x) - y) ** 2)),
+    ]
+    for params, loss in losses:
+        optimizer = optim.SGD(params, lr=0.1)
+        values = [float(optimizer.step(loss)) for _ in range(30)]
+        assert values[-1] < 0.01 * values[0]
+
+
+def test_flat_lists_and_iterables_have_no_names():
+    arrays = [jnp.ones(2), jnp.ones(3)]
+    for given in (arrays, tuple(arrays), iter(arrays), (array for array in arrays), {"a": arrays[0]}.values()):
+        optimizer = optim.SGD(given, lr=1.0, momentum=0.5)
+        assert "param_names" not in optimizer.param_groups[0]
+        assert isinstance(optimizer.params, tuple if isinstance(given, tuple) else list)
+        optimizer.step(jax.tree.map(jnp.ones_like, optimizer.params))
+        assert list(optimizer.state) == list(range(len(optimizer.params)))
+
+
+def test_named_pairs_give_names_and_a_list():
+    for given in ([("w", jnp.ones(2)), ("b", jnp.ones(1))], {"w": jnp.ones(2), "b": jnp.ones(1)}.items()):
+        optimizer = optim.SGD(given, lr=1.0, momentum=0.5)
+        assert optimizer.param_groups[0]["param_names"] == ["w", "b"]
+        optimizer.step([jnp.ones(2), None])
+        assert list(optimizer.state) == ["w"]
+        assert [leaf.tolist() for leaf in optimizer.params] == [[0.0, 0.0], [1.0]]
+
+
+def test_group_dicts_have_their_own_options_and_keep_other_keys():
+    w, b = jnp.ones(2), jnp.ones(1)
+    groups = [{"params": [w], "name": "decay", "lr_scale": 2}, {"lr": 0.5, "params": (array for array in [b])}]
+    optimizer = optim.SGD(groups, lr=0.25)
+    keys = ["momentum", "dampening", "weight_decay", "nesterov", "maximize", "foreach", "differentiable", "fused"]
+    assert list(optimizer.param_groups[0]) == ["params", "name", "lr_scale", "lr", *keys]
+    assert set(groups[0]) == {"params", "name", "lr_scale"}  # the user's dicts are left alone
+    assert [leaf.tolist() for leaf in optimizer.param_groups[0]["params"]] == [[1.0, 1.0]]
+    optimizer.step([[jnp.ones(2)], [jnp.ones(1)]])
+    assert [leaf.tolist() for leaf in jax.tree.leaves(optimizer.params)] == [[0.75, 0.75], [0.5]]
+    assert optimizer.param_groups[1]["params"][-1].tolist() == [0.5]
+    assert len(optimizer.param_groups[0]["params"]) == 1
+    assert optim.SGD([{"params": []}, {"params": w}]).params[1][0].shape == (2,)
+
+
+def test_names_that_two_groups_share_get_the_groups_number():
+    tree = lambda: {"kernel": jnp.ones(1), "bias": jnp.ones(1)}  # noqa: E731 a helper of one line
+    optimizer = optim.SGD([{"params": tree()}, {"params": tree(), "lr": 0.5}], lr=1.0)
+    assert optimizer.param_groups[1]["param_names"] == ["1.bias", "1.kernel"]
+    apart = optim.SGD([{"params": {"a": jnp.ones(1)}}, {"params": [("b", jnp.ones(1))]}], lr=1.0)
+    assert [group["param_names"] for group in apart.param_groups] == [["a"], ["b"]]
+
+
+def test_group_rules_make_groups_of_one_tree():
+    tree = {"dense": {"kernel": jnp.ones(2), "bias": jnp.ones(1)}, "norm": {"scale": jnp.ones(3)}}
+    rules = [("bias", {"weight_decay": 0.0}), ("norm|bias", {"lr": 0.5, "name": "norms"})]
+    optimizer = optim.SGD(tree, lr=0.25, weight_decay=1.0, group_rules=rules)
+    assert [group["param_names"] for group in optimizer.param_groups] == [
+        ["dense.bias"],
+        ["norm.scale"],
+        ["dense.kernel"],
+    ]
+    assert [group["lr"] for group in optimizer.param_groups] == [0.25, 0.5, 0.25]
+    optimizer.step(jax.tree.map(jnp.zeros_like, tree))
+    assert jax.tree.structure(optimizer.params) == jax.tree.structure(tree)
+    assert optimizer.params["dense"]["bias"].tolist() == [1.0]
+    assert optimizer.params["dense"]["kernel"].tolist() == [0.75, 0.75]
+    assert optimizer.params["norm"]["scale"].tolist() == [0.5, 0.5, 0.5]
+    whole = optim.SGD(tree, group_rules=[("", {})])
+    assert len(whole.param_groups) == 1
+
+
+def test_the_keys_of_a_group_are_torchs_in_torchs_order():
+    adam = ["params", "lr", "betas", "eps", "weight_decay", "amsgrad", "maximize", "foreach", "capturable"]
+    adam += ["differentiable", "fused", "decoupled_weight_decay"]
+    assert list(optim.Adam([jnp.ones(1)]).param_groups[0]) == adam
+    assert list(optim.AdamW([jnp.ones(1)]).param_groups[0]) == adam
+    named = list(optim.AdamW({"w": jnp.ones(1)}).param_groups[0])
+    assert named == ["params", "param_names", *adam[1:]]
+    assert optim.AdamW([jnp.ones(1)]).param_groups[0]["decoupled_weight_decay"] is True
+    assert optim.AdamW([jnp.ones(1)]).defaults["weight_decay"] == 1e-2
+
+
+CONSTRUCTOR_ERRORS = [
+    (optim.SGD, {"lr": -1.0}, "Invalid learning rate: -1.0"),
+    (optim.SGD, {"momentum": -1}, "Invalid momentum value: -1"),
+    (optim.SGD, {"weight_decay": -0.5}, "Invalid weight_decay value: -0.5"),
+    (optim.SGD, {"nesterov": True}, "Nesterov momentum requires a momentum and zero dampening"),
+    (
+        optim.SGD,
+        {"nesterov": True, "momentum": 0.9, "dampening": 0.1},
+        "Nesterov momentum requires a momentum and zero dampening",
+    ),
+    (optim.SGD, {"lr": jnp.ones(2)}, "Tensor lr must be 1-element"),
+    *[
+        (cls, options, message)
+        for cls in (optim.Adam, optim.AdamW)
+        for options, message in [
+            ({"lr": -1.0}, "Invalid learning rate: -1.0"),
+            ({"eps": -1e-8}, "Invalid epsilon value: -1e-08"),
+            ({"betas": (1.0, 0.9)}, "Invalid beta parameter at index 0: 1.0"),
+            ({"betas": (0.9, -0.1)}, "Invalid beta parameter at index 1: -0.1"),
+            ({"weight_decay": -1.0}, "Invalid weight_decay value: -1.0"),
+            ({"lr": jnp.ones(2)}, "Tensor lr must be 1-element"),
+            ({"lr": jnp.ones(()), "foreach": True}, "lr as a Tensor is not supported for capturable=False and foreach"),
+            ({"betas": (jnp.float32(0.9), 0.999)}, "betas must be either both floats or both Tensors"),
+            (
+                {"betas": (jnp.float32(0.9), jnp.float32(0.99)), "foreach": True},
+                r"betas\[0\] as a Tensor is not supported for capturable=False and foreach=True",
+            ),
+        ]
+    ],
+]
+
+
+@pytest.mark.parametrize(("cls", "options", "message"), CONSTRUCTOR_ERRORS)
+def test_torchs_constructor_checks(cls, options, message):
+    """In torch's words, and before params is looked at."""
+    for params in ([jnp.ones(1)], None):
+        with pytest.raises(ValueError, match=message):
+            cls(params, **options)
+
+
+def test_an_array_of_several_betas():
+    with pytest.raises(ValueError, match=r"Tensor betas\[0\] must be 1-element"):
+        optim.Adam([jnp.ones(1)], betas=(jnp.full(2, 0.9), jnp.full(2, 0.9)))
+
+
+def pair_of_names():
+    return [("w", jnp.ones(1)), ("w", jnp.ones(1))]
+
+
+SHARED = jnp.ones(2)
+PARAMS_ERRORS = {
+    "empty list": (list, ValueError, "optimizer got an empty parameter list"),
+    "empty dict": (dict, ValueError, "optimizer got an empty parameter list"),
+    "empty generator": (lambda: iter(()), ValueError, "optimizer got an empty parameter list"),
+    "an array": (
+        lambda: jnp.ones(2),
+        TypeError,
+        "params argument given to the optimizer should be an iterable of Tensors or dicts, but got ",
+    ),
+    "None": (lambda: None, TypeError, "params argument given to the optimizer .* but got NoneType"),
+    "a string": (lambda: "weights", TypeError, "params argument given to the optimizer .* but got str"),
+    "a number": (lambda: 3, TypeError, "params argument given to the optimizer .* but got int"),
+    "a set": (lambda: {1.0}, TypeError, "optimizer parameters need to be organized in ordered collections"),
+    "a set in a group": (
+        lambda: [{"params": {1.0}}],
+        TypeError,
+        "optimizer parameters need to be organized in ordered collections",
+    ),
+    "no array": (lambda: [jnp.ones(1), "b"], TypeError, "optimizer can only optimize Tensors.* is str.*'1'"),
+    "integers": (lambda: {"n": jnp.arange(3)}, TypeError, "'n' has dtype int32"),
+    "twice in a list": (
+        lambda: [SHARED, SHARED],
+        ValueError,
+        "optimizer contains a parameter group with duplicate parameters",
+    ),
+    "in two groups": (
+        lambda: [{"params": [SHARED]}, {"params": {"w": SHARED}["w"]}],
+        ValueError,
+        "some parameters appear in more than one parameter group",
+    ),
+    "some names": (
+        lambda: [("w", jnp.ones(1)), jnp.ones(1)],
+        ValueError,
+        "all optimizer params should be with/without names. Some param names are missing",
+    ),
+    "a named and an unnamed group": (
+        lambda: [{"params": [("w", jnp.ones(1))]}, {"params": [jnp.ones(1)]}],
+        ValueError,
+        "all optimizer param groups should be with/without names. cannot add param group without names",
+    ),
+    "an unnamed and a named group": (
+        lambda: [{"params": [jnp.ones(1)]}, {"params": [("w", jnp.ones(1))]}],
+        ValueError,
+        "all optimizer param groups should be with/without names. cannot add param group with names",
+    ),
+    "a name twice": (pair_of_names, ValueError, "several parameters have the name 'w'"),
+    "a misspelt option": (
+        lambda: [{"params": [jnp.ones(1)], "weight_decy": 0.1}],
+        ValueError,
+        "parameter group 0: 'weight_decy' is no option of this optimizer; did you mean 'weight_decay'",
+    ),
+    "another library's option": (
+        lambda: [{"params": [jnp.ones(1)], "learning_rate": 0.1}],
+        ValueError,
+        "did you mean 'lr'",
+    ),
+    "a bad option in a group": (
+        lambda: [{"params": [jnp.ones(1)]}, {"params": [jnp.ones(1)], "lr": -1.0}],
+        ValueError,
+        "Invalid learning rate: -1.0.*in parameter group 1",
+    ),
+}
+
+
+@each_class
+@pytest.mark.parametrize(("build", "error", "message"), PARAMS_ERRORS.values(), ids=PARAMS_ERRORS)
+def test_bad_params(make, options, build, error, message):
+    with pytest.raises(error, match=message):
+        make(build(), lr=0.1, **options)
+
+
+def test_equal_objects_in_one_tree_are_separate_parameters():
+    zeros = jnp.zeros(2)
+    optimizer = optim.SGD({"a": zeros, "b": zeros}, lr=1.0)
+    optimizer.step({"a": jnp.ones(2), "b": jnp.zeros(2)})
+    assert [leaf.tolist() for leaf in optimizer.params.values()] == [[-1.0, -1.0], [0.0, 0.0]]
+    assert zeros.tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("rules", "error", "message"),
+    [
+        ([("bais", {})], ValueError, r"group rule 0 \('bais'\) matches no parameter.*the names are bias, kernel"),
+        ([("bias", {}), ("^bias$", {})], ValueError, r"group rule 1 .* that the rules before it left"),
+        ([("bias", {"momentun": 0.9})], ValueError, r"group rule 0 .*did you mean 'momentum'"),
+        ([("bias", {"params": []})], ValueError, r"group rule 0 .*'params' belongs to group dicts"),
+        ([("bias", {"lr": -1})], ValueError, r"Invalid learning rate: -1.*in parameter group 0"),
+    ],
+)
+def test_bad_group_rules(rules, error, message):
+    with pytest.raises(error, match=message):
+        optim.SGD({"bias": jnp.ones(1), "kernel": jnp.ones(1)}, group_rules=rules)
+
+
+def test_group_rules_need_names_and_one_tree():
+    with pytest.raises(ValueError, match="group_rules need parameters with names"):
+        optim.SGD([jnp.ones(1)], group_rules=[("0", {})])
+    with pytest.raises(ValueError, match="give them, or group dicts, not both"):
+        optim.SGD([{"params": [jnp.ones(1)]}], group_rules=[("0", {})])
+
+
+def sparse():
+    return BCOO.fromdense(jnp.ones((2, 3)))
+
+
+GRADIENT_ERRORS = {
+    "a missing key": (lambda: {"w": jnp.ones((2, 3))}, ValueError, "missing 'b'"),
+    "another key": (lambda: {"w": jnp.ones((2, 3)), "c": jnp.ones(3)}, ValueError, "missing 'b'; unexpected 'c'"),
+    "a list": (lambda: [jnp.ones((2, 3)), jnp.ones(3)], ValueError, "gradients do not have the structure"),
+    "another shape": (lambda: {"w": jnp.ones((2, 3)), "b": jnp.ones(1)}, ValueError, r"'b' has shape \(1,\)"),
+    "integers": (lambda: {"w": jnp.ones((2, 3)), "b": jnp.arange(3)}, TypeError, "'b' has dtype int32"),
+    "complex": (lambda: {"w": jnp.ones((2, 3)), "b": jnp.ones(3) * 1j}, TypeError, "'b' is complex64"),
+    "a number": (lambda: {"w": jnp.ones((2, 3)), "b": 1.0}, TypeError, "'b' is not an array but float"),
+    "a string": (lambda: {"w": jnp.ones((2, 3)), "b": "x"}, TypeError, "'b' is not an array but str"),
+    "sparse": (lambda: {"w": sparse(), "b": None}, RuntimeError, "does not support sparse gradients.*'w'"),
+}
+
+
+def snapshot(optimizer):
+    return jax.tree.map(np.array, (optimizer.params, dict(optimizer.state))), repr(optimizer), optimizer.grads
+
+
+def assert_unchanged(optimizer, before):
+    after = snapshot(optimizer)
+    jax.tree.map(np.testing.assert_array_equal, after[0], before[0])
+    assert after[1:] == before[1:]
+
+
+@pytest.mark.usefixtures("standard_promotion")
+@each_class
+@pytest.mark.parametrize(("build", "error", "message"), GRADIENT_ERRORS.values(), ids=GRADIENT_ERRORS)
+def test_bad_gradients_change_nothing(make, options, build, error, message):
+    optimizer = make({"w": jnp.ones((2, 3)), "b": jnp.ones(3)}, lr=0.1, **options)
+    good = {"w": jnp.ones((2, 3)), "b": jnp.ones(3)}
+    optimizer.step(good)
+    before = snapshot(optimizer)
+    with pytest.raises(error, match=message):
+        optimizer.step(build())
+    with pytest.raises(error, match=message):
+        optimizer.grads = build()
+    assert_unchanged(optimizer, before)
+    optimizer.step(good)
+
+
+@each_class
+def test_bad_options_in_a_group_change_nothing(make, options):
+    optimizer = make({"w": jnp.ones(3)}, lr=0.1, **options)
+    optimizer.step({"w": jnp.ones(3)})
+    group = optimizer.param_groups[0]
+    for value, error, message in [
+        ("fast", TypeError, "option 'lr' of parameter group 0 must be a number, but it is 'fast'"),
+        (None, TypeError, "option 'lr' of parameter group 0 must be a number"),
+        (jnp.ones(2), ValueError, "option 'lr' of parameter group 0"),
+        (lambda step: jnp.ones(2), ValueError, "option 'lr' of parameter group 0"),
+    ]:
+        group["lr"] = value
+        before = snapshot(optimizer)
+        with pytest.raises(error, match=message):
+            optimizer.step({"w": jnp.ones(3)})
+        assert_unchanged(optimizer, before)
+    del group["lr"]
+    with pytest.raises(KeyError, match="'lr' is missing from parameter group 0"):
+        optimizer.step({"w": jnp.ones(3)})
+    group["lr"] = 0.1
+    optimizer.step({"w": jnp.ones(3)})
+
+
+def test_a_step_inside_a_traced_function_is_refused():
+    optimizer = optim.SGD({"w": jnp.ones(3)}, lr=0.1)
+    optimizer.step({"w": jnp.ones(3)})
+    with pytest.raises(RuntimeError, match=r"inside one, use functional\(\)"):
+        jax.jit(lambda grads: optimizer.step(grads))({"w": jnp.ones(3)})
+    optimizer.step({"w": jnp.ones(3)})
+    assert optimizer.params["w"].tolist() == pytest.approx([0.8] * 3)
+
+
+def test_new_values_for_the_parameters():
+    """What a torch user does with ``p.data.clamp_``."""
+    optimizer = optim.SGD({"w": jnp.array([-3.0, 0.5])}, lr=0.1)
+    optimizer.params = jax.tree.map(lambda p: jnp.clip(p, -1, 1), optimizer.params)
+    assert optimizer.params["w"].tolist() == [-1.0, 0.5]
+    for bad, error in [
+        ({"w": jnp.ones(3)}, ValueError),
+        ({"w": jnp.ones(2, jnp.bfloat16)}, TypeError),
+        ({"w": None}, TypeError),
+        ({"v": jnp.ones(2)}, ValueError),
+    ]:
+        with pytest.raises(error):
+            optimizer.params = bad
+    assert optimizer.params["w"].tolist() == [-1.0, 0.5]
+
+
+def test_torch_is_asked_for_the_same_errors():
+    torch = pytest.importorskip("torch", reason="compares the first words with a live torch's")
+    for cls, options, message in CONSTRUCTOR_ERRORS:
+        given = {
+            key: torch.tensor(np.array(value)) if isinstance(value, jax.Array) else value
+            for key, value in options.items()
+        }
+        if "betas" in given:
+            given["betas"] = tuple(
+                torch.tensor(np.array(beta)) if isinstance(beta, jax.Array) else beta for beta in given["betas"]
+            )
+        with pytest.raises(ValueError, match=message):
+            getattr(torch.optim, cls.__name__)([torch.nn.Parameter(torch.ones(1))], **given)
