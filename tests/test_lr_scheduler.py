@@ -116,6 +116,10 @@ def test_errors_and_warnings():
         optim.lr_scheduler.StepLR(3, 2)
     with pytest.raises(KeyError, match=r"param 'initial_lr' is not specified in param_groups\[0\] when resuming"):
         optim.lr_scheduler.StepLR(optimizer, 2, last_epoch=3)
+    optimizer.param_groups[1]["lr"] = lambda step: 0.1
+    with pytest.raises(ValueError, match="the lr of parameter group 1 is a schedule"):
+        optim.lr_scheduler.StepLR(optimizer, 2)
+    optimizer.param_groups[1]["lr"] = 0.1
     assert "initial_lr" not in optimizer.param_groups[0]
     scheduler = optim.lr_scheduler.StepLR(optimizer, 2)
     with pytest.warns(UserWarning, match=r"Detected call of `lr_scheduler.step\(\)` before `optimizer.step\(\)`"):

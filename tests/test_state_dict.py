@@ -320,6 +320,8 @@ def test_functional_forms():
     lists.restore(fo.apply_updates(params, updates), state)
     assert lists.params[1][0].tolist() == [0.5, 0.5]
     assert lists.state[1]["momentum_buffer"].tolist() == [1.0, 1.0]
+    half = optim.Adam([{"params": []}, {"params": [jnp.ones(1)]}], lr=0.25)
+    half.restore(*half.functional()[1:])
 
 
 def test_a_schedule_goes_along_at_its_count():

@@ -5,10 +5,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def own(array: Any) -> jax.Array:
     """A copy in a buffer that nobody else has, not weakly typed, with the array's sharding."""
+    array = array if hasattr(array, "dtype") else np.asarray(array)
     return jnp.array(array, dtype=jax.dtypes.canonicalize_dtype(array.dtype), copy=True)
 
 

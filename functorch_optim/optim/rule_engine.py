@@ -271,9 +271,10 @@ class RuleEngine:
         cohorts = self._cohorts(layout)
         if isinstance(state, NamedStates):
             states = state.states
-        else:  # one state for all, which a single group can have
-            cohorts = {"group0": list(range(len(params)))} if len(settings) == 1 else cohorts
-            states = {"group0": state} if len(settings) == 1 else {}
+        elif len(set(layout.group_of)) == 1:  # one state for all, whatever their histories were
+            cohorts, states = {"all": list(range(len(params)))}, {"all": state}
+        else:
+            states = {}
         fields = self.rule_type.init(self._algorithm(settings, 0).rule, None)._fields
         if set(states) != set(cohorts) or any(getattr(one, "_fields", None) != fields for one in states.values()):
             raise ValueError(

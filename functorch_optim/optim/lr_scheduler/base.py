@@ -53,13 +53,13 @@ class LRScheduler:
                     f"the lr of parameter group {index} is a schedule, {group['lr']!r}, which a scheduler would "
                     "overwrite: use one of the two"
                 )
-            if last_epoch == -1:
-                group.setdefault("initial_lr", number(group["lr"], 0))
-            elif "initial_lr" not in group:
+            if last_epoch != -1 and "initial_lr" not in group:
                 raise KeyError(
                     f"param 'initial_lr' is not specified in param_groups[{index}] when resuming scheduler with "
                     "last_epoch >= 0: load the optimizer's state_dict first, or begin with last_epoch=-1"
                 )
+        for group in optimizer.param_groups:
+            group.setdefault("initial_lr", number(group["lr"], 0))
         self.optimizer = optimizer
         self.base_lrs: list[float] = [group["initial_lr"] for group in optimizer.param_groups]
         self.last_epoch = last_epoch
