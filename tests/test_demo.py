@@ -44,12 +44,15 @@ def test_learns(optimizer, tmp_path):
 
 
 @pytest.mark.parametrize("optimizer", demo.DEFAULT_LR)
-def test_the_torch_face_trains_the_same(optimizer, tmp_path):
-    """From the start, and from a checkpoint; rounding has not grown much after two epochs."""
+def test_the_torch_face_trains_the_same(optimizer, tmp_path, monkeypatch):
+    """From the start, and from a checkpoint. Few batches: where a ReLU switches, a difference of 6e-8 in the parameters
+    is one of 6e-3 in the gradient, and it happens within an epoch or two."""
+    all_batches = demo.batches
+    monkeypatch.setattr(demo, "batches", lambda epoch, digits: all_batches(epoch, digits)[:4])
     first = demo.train(optimizer, demo.DEFAULT_LR[optimizer], 1, False, tmp_path)
-    resumed = demo.train(optimizer, demo.DEFAULT_LR[optimizer], 2, True, tmp_path)
+    resumed = demo.train(optimizer, demo.DEFAULT_LR[optimizer], 3, True, tmp_path)
     for result in (first, resumed):
-        assert 0 <= result.difference < 1e-5
+        assert max(result.differences) < 1e-5
 
 
 @pytest.mark.parametrize(
