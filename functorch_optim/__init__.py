@@ -1,8 +1,17 @@
 """The algorithms of torch.optim, with torch's numbers, as pure composable JAX."""
 
 from functorch_optim import schedules
+from functorch_optim.algorithms.adadelta import AdadeltaState, adadelta
+from functorch_optim.algorithms.adafactor import AdafactorState, adafactor
+from functorch_optim.algorithms.adagrad import AdagradState, adagrad
 from functorch_optim.algorithms.adam import AdamState, adam
+from functorch_optim.algorithms.adamax import AdamaxState, adamax
 from functorch_optim.algorithms.adamw import adamw
+from functorch_optim.algorithms.asgd import ASGDState, asgd
+from functorch_optim.algorithms.nadam import NAdamState, nadam
+from functorch_optim.algorithms.radam import RAdamState, radam
+from functorch_optim.algorithms.rmsprop import RMSpropState, rmsprop
+from functorch_optim.algorithms.rprop import RpropState, rprop
 from functorch_optim.algorithms.sgd import SGDState, sgd
 from functorch_optim.base import EmptyState, GradientTransformation, apply_updates, identity
 from functorch_optim.combinators import (
@@ -27,23 +36,37 @@ from functorch_optim.transforms.weight_decay import add_decayed_weights
 __version__ = "0.1.0"
 
 __all__ = [
+    "ASGDState",
     "AccumulateState",
+    "AdadeltaState",
+    "AdafactorState",
+    "AdagradState",
     "AdamState",
+    "AdamaxState",
     "Beta",
     "ChainState",
     "EmptyState",
     "GradientTransformation",
     "MaskedState",
+    "NAdamState",
     "NamedStates",
+    "RAdamState",
+    "RMSpropState",
+    "RpropState",
     "Rule",
     "SGDState",
     "SkipNonfiniteState",
     "StepState",
     "accumulate",
+    "adadelta",
+    "adafactor",
+    "adagrad",
     "adam",
+    "adamax",
     "adamw",
     "add_decayed_weights",
     "apply_updates",
+    "asgd",
     "chain",
     "clip_by_global_norm",
     "clip_by_value",
@@ -54,8 +77,12 @@ __all__ = [
     "identity",
     "lift",
     "masked",
+    "nadam",
     "named_chain",
     "partition",
+    "radam",
+    "rmsprop",
+    "rprop",
     "scale",
     "scale_by_schedule",
     "schedules",

@@ -56,12 +56,13 @@ class Option:
     open_high: bool = False
     beta: bool = False
     length: int = 0
+    optional: bool = False
 
     def check(self, name: str, value: Any, index: int = 0) -> None:
-        number = _concrete(value.value if isinstance(value, Beta) else value)
+        number = known(value)
         if number is None or (self.low <= number and (number < self.high if self.open_high else number <= self.high)):
             return
-        raise ValueError(self.message.format(number, index=index) + f" (option {name!r})")
+        raise ValueError(self.message.format(number, index=index, number=index + 1) + f" (option {name!r})")
 
 
 LearningRate = Annotated[Hyperparameter, Option("Invalid learning rate: {}", low=0.0)]
@@ -73,6 +74,23 @@ NonNegative = Annotated[Hyperparameter, Option("Invalid value, it must not be ne
 Betas = Annotated[
     tuple[BetaOption, BetaOption],
     Option("Invalid beta parameter at index {index}: {}", low=0.0, high=1.0, open_high=True, beta=True, length=2),
+]
+
+
+Rho = Annotated[BetaOption, Option("Invalid rho value: {}", low=0.0, high=1.0, beta=True)]
+Alpha = Annotated[BetaOption, Option("Invalid alpha value: {}", low=0.0, beta=True)]
+LearningRateDecay = Annotated[Hyperparameter, Option("Invalid lr_decay value: {}", low=0.0)]
+MomentumDecay = Annotated[Hyperparameter, Option("Invalid momentum_decay value: {}", low=0.0)]
+InitialAccumulatorValue = Annotated[Hyperparameter, Option("Invalid initial_accumulator_value value: {}", low=0.0)]
+Etas = Annotated[tuple[Hyperparameter, Hyperparameter], Option("Invalid eta values: {}", length=2)]
+AnyPair = Annotated[tuple[Hyperparameter, Hyperparameter], Option("Invalid value: {}", length=2)]
+NonNegativeLearningRate = Annotated[Hyperparameter, Option("Learning rate should be >= 0 but is: {}", low=0.0)]
+NonNegativeWeightDecay = Annotated[Hyperparameter, Option("weight_decay should be >= 0 but is: {}", low=0.0)]
+Beta2Decay = Annotated[Hyperparameter, Option("beta2_decay should be <= 0 but is: {}", high=0.0)]
+ClippingThreshold = Annotated[Hyperparameter, Option("Clipping threshold d should be >= 1 but is: {}", low=1.0)]
+Epsilons = Annotated[
+    tuple[Hyperparameter | None, Hyperparameter],
+    Option("epsilon{number} should be >= 0 but is: {}", low=0.0, length=2, optional=True),
 ]
 
 
@@ -107,10 +125,11 @@ class Scalar:
         return repr(self.array)
 
 
-def _concrete(value: Any) -> float | None:
-    """A number to check, or None where there is none yet (a schedule, a tracer)."""
+def known(value: Any) -> float | None:
+    """The number that an option is, or None where there is none yet (None itself, a schedule, a tracer)."""
+    value = value.value if isinstance(value, Beta) else value
     array = value.array if isinstance(value, Scalar) else value
-    if callable(array) or isinstance(array, Tracer):
+    if array is None or callable(array) or isinstance(array, Tracer):
         return None
     return float(array)
 
@@ -152,7 +171,10 @@ class Options(Frozen):
                 value = tuple(value)
                 if len(value) != option.length:
                     raise ValueError(f"{name} must hold {option.length} values, but it holds {len(value)}")
-                value = tuple(normalise(f"{name}[{index}]", item) for index, item in enumerate(value))
+                value = tuple(
+                    None if item is None and option.optional else normalise(f"{name}[{index}]", item)
+                    for index, item in enumerate(value)
+                )
                 for index, item in enumerate(value):
                     option.check(name, item, index)
             else:
@@ -172,6 +194,14 @@ class Options(Frozen):
             resolved[name] = tuple(one(value=item) for item in value) if option.length else one(value=value)
         return SimpleNamespace(**resolved)
 
+    def placeholder(self) -> Any:
+        """A namespace like that of :meth:`at` with numbers of no meaning, for what depends on shapes alone."""
+        resolved: dict[str, Any] = {}
+        for name, option in data_options(type(self)).items():
+            one = Beta.of(0.5) if option.beta else 0.5
+            resolved[name] = (one,) * option.length if option.length else one
+        return SimpleNamespace(**resolved)
+
     def hyperparams_at(self, step: Any) -> dict[str, Any]:
         """The same as a plain dictionary of values, for people."""
         return jax.tree.map(
@@ -183,6 +213,8 @@ class Options(Frozen):
 
 def resolve(name: str, value: Any, step: Any, beta: bool = False) -> Any:
     """An option's value at ``step``: a Python float, or a scalar of JAX's default float dtype."""
+    if value is None:
+        return None
     if isinstance(value, Beta):
         return Beta(resolve(name, value.value, step), resolve(name, value.complement, step))
     value = value.array if isinstance(value, Scalar) else value
@@ -211,6 +243,31 @@ def on_host(*values: Any) -> bool:
 def sqrt(value: Any) -> Any:
     """The square root of a number in doubles, of a traced scalar in its dtype."""
     return math.sqrt(value) if on_host(value) else jnp.sqrt(value)
+
+
+def as_float(value: Any) -> Any:
+    """A step or a scalar as a Python float, or as an array of JAX's default float dtype."""
+    return float(value) if on_host(value) else value.astype(jnp.result_type(float))
+
+
+def power(base: Any, exponent: Any) -> Any:
+    """``base**exponent`` of positive numbers, in doubles on the host."""
+    return base**exponent if on_host(base, exponent) else jnp.power(base, exponent)
+
+
+def maximum(a: Any, b: Any) -> Any:
+    """The larger of two scalars."""
+    return max(a, b) if on_host(a, b) else jnp.maximum(a, b)
+
+
+def minimum(a: Any, b: Any) -> Any:
+    """The smaller of two scalars."""
+    return min(a, b) if on_host(a, b) else jnp.minimum(a, b)
+
+
+def single(value: Any) -> Any:
+    """A scalar as torch keeps it in a float32 tensor."""
+    return float(np.float32(value)) if on_host(value) else value.astype(jnp.float32)
 
 
 def one_minus_power(beta: Beta, step: Any) -> Any:

@@ -5,6 +5,8 @@ in errors. A rule's file holds the state, the scalars of a step, and the equatio
 """
 
 import functools
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import jax
@@ -19,28 +21,60 @@ from functorch_optim.hyperparams import Beta, Options, is_zero
 class Rule(Options):
     """How one parameter is updated. A subclass declares its options as fields, and its state as a NamedTuple.
 
-    The state's first field is ``step``, the others are slots: arrays a parameter owns, named as in torch's state_dict.
-    ``maximize``, ``weight_decay`` and ``decoupled_weight_decay``, where a rule declares them, are applied by the lift.
+    The fields of ``state`` are named as in torch's state_dict: ``step``, then the scalars in ``carried``, then slots,
+    the arrays that a parameter owns. ``maximize``, ``weight_decay`` and ``decoupled_weight_decay``, where a rule
+    declares them, are applied by the lift.
     """
 
     title: ClassVar[str]
+    state: ClassVar[Callable[..., Any]]
+    carried: ClassVar[tuple[str, ...]] = ()  # scalars that go from step to step, float32 as torch keeps them
     sparse_hint: ClassVar[str] = ""
+    complex_hint: ClassVar[str] = ""  # why there are no complex parameters, if there are none
+    needs_params: ClassVar[bool] = False  # whether the update reads the parameter, weight decay apart
     counts_steps: ClassVar[bool] = True  # whether torch keeps a step; if not, only the first update is special
+    starts_from_options: ClassVar[bool] = False  # whether init and start read numbers among the options
+    starts_whole: ClassVar[bool] = False  # whether torch makes the state at construction, not at the first update
+    idle_flags: ClassVar[Mapping[str, str]] = {}  # flag -> the number without which it means nothing
     static_zeros: ClassVar[tuple[str, ...]] = ()  # the options for which the number 0 means another set of slots
 
     @classmethod
     def _call_name(cls) -> str:
         return cls.title.lower()
 
-    def init(self, param: Any) -> Any:
-        """The state of one parameter; ``step`` and the slots that the options do not need are None."""
+    @classmethod
+    def empty(cls) -> Any:
+        """A state with nothing in it."""
+        fields: tuple[str, ...] = cls.state._fields  # pyright: ignore[reportFunctionMemberAccess] a NamedTuple
+        return cls.state(**dict.fromkeys(fields))
+
+    def init(self, param: Any, hyperparams: Any) -> Any:
+        """The slots of one parameter before its first update; None are the step, what is carried, and other slots."""
         raise NotImplementedError(f"{type(self).__name__} does not define init")  # abstract: every subclass does
+
+    def shapes(self, param: Any) -> Any:
+        """What :meth:`init` gives, as shapes and dtypes."""
+        return jax.eval_shape(functools.partial(self.init, hyperparams=self.placeholder()), param)
+
+    def start(self, hyperparams: Any) -> dict[str, Any]:
+        """The scalars in ``carried`` before the first update."""
+        del hyperparams
+        return {}
 
     def scalars(self, step: Any, hyperparams: Any) -> Any:
         """The coefficients of update number ``step`` (the first is 1), a pytree of scalars, once for all parameters."""
         raise NotImplementedError(f"{type(self).__name__} does not define scalars")  # abstract: every subclass does
 
-    def update(self, grad: jax.Array, param: jax.Array | None, slots: Any, scalars: Any) -> tuple[jax.Array, Any]:
+    def carry(self, step: Any, hyperparams: Any, carried: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """:meth:`scalars` of a rule that carries scalars from step to step, and what the next step gets."""
+        return self.scalars(step, hyperparams), carried
+
+    def at_dtype(self, scalars: Any, dtype: Any) -> Any:
+        """The coefficients for a parameter of this dtype."""
+        del dtype
+        return scalars
+
+    def update(self, grad: jax.Array, param: Any, slots: Any, scalars: Any) -> tuple[jax.Array, Any]:
         """What to add to the parameter, and its next slots: array math in one real dtype."""
         raise NotImplementedError(f"{type(self).__name__} does not define update")  # abstract: every subclass does
 
@@ -57,15 +91,18 @@ class StepScalars(Frozen):
         return self.coupled_decay is not None or self.decoupled_decay is not None
 
 
-def step_scalars(rule: Rule, step: Any, hyperparams: Any) -> StepScalars:
-    """The coefficients of update number ``step``, in doubles where all is Python numbers, else traced."""
-    own = rule.scalars(step, hyperparams)
+def step_scalars(
+    rule: Rule, step: Any, hyperparams: Any, carried: dict[str, Any] | None = None
+) -> tuple[StepScalars, dict[str, Any]]:
+    """The coefficients of update number ``step``, in doubles where all is Python numbers, else traced; and the scalars
+    that the next update gets."""
+    own, carried = rule.carry(step, hyperparams, carried or {})
     if is_zero(getattr(rule, "weight_decay", 0.0)):
-        return StepScalars(own)
+        return StepScalars(own), carried
     decay = hyperparams.weight_decay
     if getattr(rule, "decoupled_weight_decay", False):
-        return StepScalars(own, decoupled_decay=hyperparams.lr * decay)
-    return StepScalars(own, coupled_decay=decay)
+        return StepScalars(own, decoupled_decay=hyperparams.lr * decay), carried
+    return StepScalars(own, coupled_decay=decay), carried
 
 
 jax.tree_util.register_dataclass(StepScalars, ["rule", "coupled_decay", "decoupled_decay"], [])
@@ -88,21 +125,33 @@ class Lifted(Transform):
         names, leaves, treedef = trees.named_leaves(params)
         for name, leaf in zip(names, leaves, strict=True):
             trees.check_parameter(name, leaf)
-        return self.state_of(treedef, [self.rule.init(leaf) for leaf in leaves], jnp.zeros((), jnp.int32))
+            self.check_parameter(name, leaf)
+        # Only what needs them reads the options here: a schedule may be one that takes nothing but a traced step.
+        first = self.rule.at(jnp.zeros((), jnp.int32)) if self.rule.starts_from_options else self.rule.placeholder()
+        carried = {name: jnp.asarray(value, jnp.float32) for name, value in self.rule.start(first).items()}
+        rows = [self.rule.init(leaf, first) for leaf in leaves]
+        return self.state_of(treedef, rows, jnp.zeros((), jnp.int32), carried)
 
     def update(self, updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
         del extra
         step = next_step(state.step)
-        scalars = step_scalars(self.rule, step, self.rule.at(state.step))
-        return self.update_with(scalars, updates, state._replace(step=step), params)
+        before = {name: getattr(state, name) for name in self.rule.carried}
+        scalars, carried = step_scalars(self.rule, step, self.rule.at(state.step), before)
+        return self.update_with(scalars, updates, state._replace(step=step, **carried), params)
+
+    def check_parameter(self, name: str, param: Any) -> None:
+        """Raise unless the algorithm can update such a parameter."""
+        if self.rule.complex_hint and jnp.issubdtype(param.dtype, jnp.complexfloating):
+            raise RuntimeError(f"{self.rule.complex_hint}: the parameter {trees.quote(name)}")
 
     def hyperparams(self, state: Any) -> dict[str, Any]:
         return self.rule.hyperparams_at(state.step)
 
     def update_with(self, scalars: StepScalars, grads: Any, state: Any, params: Any) -> tuple[Any, Any]:
-        """The update with coefficients made elsewhere (on the host, say); ``state.step`` is kept as it is."""
-        if params is None and scalars.needs_params:
-            raise ValueError(f"{self.rule.title} with weight decay needs the parameters: update(grads, state, params)")
+        """The update with coefficients made elsewhere (on the host, say); ``state``'s own scalars stay as they are."""
+        if params is None and (scalars.needs_params or self.rule.needs_params):
+            why = "" if self.rule.needs_params else " with weight decay"
+            raise ValueError(f"{self.rule.title}{why} needs the parameters: update(grads, state, params)")
         slots = {name: getattr(state, name) for name in self.slot_names}
         # The structure comes from what is known to be whole: the parameters, else a slot; gradients may hold None.
         reference = next((tree for tree in (params, *slots.values()) if tree is not None), None)
@@ -115,7 +164,7 @@ class Lifted(Transform):
             models, grad_leaves, treedef = trees.pair(reference, grads, self.rule.title, self.rule.sparse_hint)
         param_leaves = models if params is not None else [None] * len(models)
         slot_leaves = {name: trees.align(reference, tree, f"slots {name}") for name, tree in slots.items()}
-        empty = self.rule.init(None)
+        empty = self.rule.empty()
         rows = [
             empty._replace(**{name: leaves[index] for name, leaves in slot_leaves.items()})
             for index in range(len(models))
@@ -125,17 +174,20 @@ class Lifted(Transform):
             for grad, param, row in zip(grad_leaves, param_leaves, rows, strict=True)
         ]
         deltas = jax.tree.unflatten(treedef, [delta for delta, _ in results])
-        return deltas, self.state_of(treedef, [row for _, row in results], state.step)
+        carried = {name: getattr(state, name) for name in self.rule.carried}
+        return deltas, self.state_of(treedef, [row for _, row in results], state.step, carried)
 
     @functools.cached_property
     def slot_names(self) -> list[str]:
-        one = self.rule.init(jax.ShapeDtypeStruct((), jnp.float32))
-        return [name for name in one._fields if getattr(one, name) is not None]
+        """The slots that some parameter has with these options."""
+        shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((), (1, 1))]
+        rows = [self.rule.shapes(shape) for shape in shapes]
+        return [name for name in rows[0]._fields if any(getattr(row, name) is not None for row in rows)]
 
-    def state_of(self, treedef: Any, rows: list[Any], step: Any) -> Any:
+    def state_of(self, treedef: Any, rows: list[Any], step: Any, carried: dict[str, Any]) -> Any:
         """The state of a whole tree, of the parameters' own states in the order of its leaves (None without one)."""
         slots = {name: treedef.unflatten([getattr(row, name, None) for row in rows]) for name in self.slot_names}
-        return self.rule.init(None)._replace(step=step, **slots)
+        return self.rule.empty()._replace(step=step, **carried, **slots)
 
     def update_leaf(self, grad: Any, param: Any, slots: Any, scalars: StepScalars) -> tuple[Any, Any]:
         """What to add to one parameter and its next slots; without a gradient None and the slots as they are."""
@@ -149,7 +201,8 @@ class Lifted(Transform):
             return jax.tree.map(jax.lax.complex, real, imag)
         dtype = trees.compute_dtype(grad, param, *jax.tree.leaves(slots))
         g, p, wide = jax.tree.map(lambda x: jnp.asarray(x, dtype), (grad, param, slots))
-        s = jax.tree.map(lambda x: coefficient(x, dtype), scalars)
+        own = self.rule.at_dtype(scalars.rule, dtype if param is None else param.dtype)
+        s = jax.tree.map(lambda x: coefficient(x, dtype), replace(scalars, rule=own))
         if getattr(self.rule, "maximize", False):
             g = -g
         if s.coupled_decay is not None:
@@ -176,10 +229,25 @@ def zeros_like(param: Any) -> jax.Array | None:
     return None if param is None else jnp.zeros_like(param, dtype=param.dtype)
 
 
+def full_like(param: Any, value: Any) -> jax.Array | None:
+    """A slot filled with ``value``, in a complex one with ``value + value * 1j``."""
+    if param is None:
+        return None
+    if jnp.issubdtype(param.dtype, jnp.complexfloating):
+        part = jnp.full_like(param, value, dtype=jnp.finfo(param.dtype).dtype)
+        return jax.lax.complex(part, part)
+    return jnp.full_like(param, value, dtype=param.dtype)
+
+
 def lerp(start: jax.Array, end: jax.Array, beta: Beta) -> jax.Array:
     """``beta * start + (1 - beta) * end`` as torch's lerp with weight ``1 - beta`` forms it."""
     weight = beta.complement
     return jnp.where(weight < 0.5, start + weight * (end - start), end - (end - start) * beta.value)
+
+
+def average_of_squares(start: jax.Array, end: jax.Array, beta: Beta) -> jax.Array:
+    """``beta * start + (1 - beta) * end**2``; the square's product is the one a fused multiply-add leaves unrounded."""
+    return beta.complement * end * end + beta.value * start
 
 
 @jax.custom_jvp

@@ -46,12 +46,52 @@ def _adamw() -> list[dict[str, Any]]:
     ]
 
 
+def _crossed(base: dict[str, Any], *choices: dict[str, Any], flags: tuple[str, ...] = ("maximize",)) -> Any:
+    """Every choice with and without weight decay and every combination of flags."""
+    return [
+        {**base, **choice, "weight_decay": decay, **flag}
+        for choice in choices or ({},)
+        for decay in (0.0, 0.1)
+        for flag in _flags(*flags)
+    ]
+
+
+def _rprop() -> list[dict[str, Any]]:
+    choices: list[dict[str, Any]] = [{}, {"etas": (0.3, 1.5), "step_sizes": (1e-3, 0.02)}]
+    return [{"lr": 0.01, **choice, **flag} for choice in choices for flag in _flags("maximize")]
+
+
 # functional name -> torch's class, its state_dict's slots, and every combination of flags
 ALGORITHMS: dict[str, tuple[str, tuple[str, ...], list[dict[str, Any]]]] = {
     "sgd": ("SGD", ("momentum_buffer",), _sgd()),
     "adam": ("Adam", ("exp_avg", "exp_avg_sq", "max_exp_avg_sq"), _adam()),
     "adamw": ("AdamW", ("exp_avg", "exp_avg_sq", "max_exp_avg_sq"), _adamw()),
+    "adadelta": ("Adadelta", ("square_avg", "acc_delta"), _crossed({"lr": 1.0})),
+    "adafactor": (
+        "Adafactor",
+        ("row_var", "col_var", "variance"),
+        _crossed({"lr": 0.05}, {}, {"eps": (1e-3, 1e-2), "d": 1.5}),
+    ),
+    "adagrad": (
+        "Adagrad",
+        ("sum",),
+        _crossed({"lr": 0.05}, {}, {"lr_decay": 0.1, "initial_accumulator_value": 0.1}),
+    ),
+    "adamax": ("Adamax", ("exp_avg", "exp_inf"), _crossed({"lr": 0.01})),
+    "asgd": ("ASGD", ("ax",), _crossed({"lr": 0.05}, {}, {"t0": 3.0, "lambd": 0.01})),
+    "nadam": ("NAdam", ("exp_avg", "exp_avg_sq"), _crossed({"lr": 0.01}, flags=("maximize", "decoupled_weight_decay"))),
+    "radam": ("RAdam", ("exp_avg", "exp_avg_sq"), _crossed({"lr": 0.01}, flags=("maximize", "decoupled_weight_decay"))),
+    "rmsprop": (
+        "RMSprop",
+        ("square_avg", "momentum_buffer", "grad_avg"),
+        _crossed({"lr": 0.01}, {}, {"momentum": 0.9}, flags=("maximize", "centered")),
+    ),
+    "rprop": ("Rprop", ("prev", "step_size"), _rprop()),
 }
+
+WITH_BETAS = {"adam", "adamw", "adamax", "nadam", "radam"}
+REAL_ONLY = {"adafactor"}
+CARRIED = {"asgd": ("eta", "mu"), "nadam": ("mu_product",)}  # scalars beside the step in torch's state
 
 CASES: list[Case] = [(name, options) for name, (_, _, cases) in ALGORITHMS.items() for options in cases]
 
@@ -66,7 +106,7 @@ def changing_options(name: str, step: int, options: dict[str, Any]) -> dict[str,
     changed: dict[str, Any] = {"lr": options["lr"] * (1 + 0.5 * np.sin(step))}
     if options.get("weight_decay"):
         changed["weight_decay"] = options["weight_decay"] * (1 + 0.3 * np.cos(step))
-    if name != "sgd":
+    if name in WITH_BETAS:
         changed["betas"] = (0.9 - 0.002 * (step % 7), 0.999 - 0.0005 * (step % 5))
     if options.get("momentum"):
         changed["momentum"] = options["momentum"] - 0.01 * (step % 3)
@@ -76,7 +116,7 @@ def changing_options(name: str, step: int, options: dict[str, Any]) -> dict[str,
 def rewritten_options(name: str, step: int, options: dict[str, Any]) -> dict[str, Any]:
     """The same for the stateful face, whose trajectories also change eps."""
     changed = changing_options(name, step, options)
-    return changed if name == "sgd" else {**changed, "eps": 1e-8 * (1 + step % 4)}
+    return {**changed, "eps": 1e-8 * (1 + step % 4)} if name in WITH_BETAS else changed
 
 
 def missing(step: int) -> set[str]:
@@ -110,14 +150,25 @@ def _draw(rng: np.random.Generator, shape: tuple[int, ...], dtype: Any) -> Any:
     return values + 1j * rng.standard_normal(shape) if np.issubdtype(dtype, np.complexfloating) else values
 
 
-def flatten(tree: dict[str, Any]) -> np.ndarray:
+def slot_shapes(slot: str = "param") -> dict[str, tuple[int, ...]]:
+    """The shape that a slot has for each parameter that has it."""
+    if slot in ("row_var", "col_var"):
+        matrices = {name: shape for name, shape in SHAPES.items() if len(shape) > 1}
+        row = slot == "row_var"
+        return {n: (*s[:-1], 1) if row else (*s[:-2], 1, s[-1]) for n, s in matrices.items()}
+    if slot == "variance":
+        return {name: shape for name, shape in SHAPES.items() if len(shape) < 2}
+    return SHAPES
+
+
+def flatten(tree: dict[str, Any], slot: str = "param") -> np.ndarray:
     """The arrays of a tree one after the other, in the order of SHAPES."""
-    return np.concatenate([np.asarray(tree[name]).reshape(-1) for name in SHAPES])
+    return np.concatenate([np.asarray(tree[name]).reshape(-1) for name in slot_shapes(slot)])
 
 
-def unflatten(flat: np.ndarray) -> dict[str, np.ndarray]:
+def unflatten(flat: np.ndarray, slot: str = "param") -> dict[str, np.ndarray]:
     result, start = {}, 0
-    for name, shape in SHAPES.items():
+    for name, shape in slot_shapes(slot).items():
         size = int(np.prod(shape))
         result[name] = flat[start : start + size].reshape(shape)
         start += size

@@ -12,6 +12,7 @@ import functorch_optim as fo
 from functorch_optim import optim
 from tests import cases
 
+SCALARS = {"step", "eta", "mu", "mu_product"}
 FOLDER = pathlib.Path(__file__).parent / "reference"
 
 
@@ -63,18 +64,28 @@ def initial(case: cases.Case, dtype: Any) -> tuple[Any, Any]:
 
 
 def slots_of(state: Any) -> dict[str, Any]:
-    return {name: getattr(state, name) for name in state._fields if name != "step" and getattr(state, name) is not None}
+    """The slots that a state has: no scalars, and nothing that is None."""
+    return {
+        name: getattr(state, name) for name in state._fields if name not in SCALARS and getattr(state, name) is not None
+    }
 
 
-def state_at(state: Any, slots: dict[str, np.ndarray], step: int) -> Any:
-    """``state`` with torch's slots after ``step`` updates."""
-    trees = {name: jax.tree.map(jnp.asarray, cases.unflatten(rows[step])) for name, rows in slots.items()}
-    return state._replace(step=jnp.asarray(step, jnp.int32), **trees)
+def state_at(initial: Any, recorded: dict[str, np.ndarray], step: int) -> Any:
+    """The state with torch's slots and scalars after ``step`` updates."""
+    if step == 0:
+        return initial
+    scalars = {name: jnp.asarray(rows[step]) for name, rows in recorded.items() if name in SCALARS}
+    slots = {
+        name: {**dict.fromkeys(cases.SHAPES), **jax.tree.map(jnp.asarray, cases.unflatten(rows[step], name))}
+        for name, rows in recorded.items()
+        if name not in SCALARS
+    }
+    return initial._replace(step=jnp.asarray(step, jnp.int32), **scalars, **slots)
 
 
-def relative(actual: dict[str, Any], expected: np.ndarray) -> float:
+def relative(actual: dict[str, Any], expected: np.ndarray, slot: str = "param") -> float:
     """The largest difference in an array over the array's largest magnitude; the worst array counts."""
-    arrays = cases.unflatten(expected)
+    arrays = cases.unflatten(expected, slot)
     return max(_relative(np.asarray(actual[name]), array) for name, array in arrays.items())
 
 
@@ -88,14 +99,17 @@ def trajectory_error(case: cases.Case, dtype: str) -> float:
     name, options = case
     expected = reference(case, dtype)
     params, state = initial(case, np.dtype(dtype))
-    assert set(slots_of(state)) == set(expected) - {"param"}
+    assert set(slots_of(state)) == set(expected) - {"param", *SCALARS}
     worst = 0.0
     for step in range(len(expected["param"]) - 1):
         static, data = split(name, step, options)
         grads = jax.tree.map(jnp.asarray, cases.gradients(step, np.dtype(dtype)))
         params, state, _ = stepper(name, static)(params, state, grads, data)
         errors = [relative(params, expected["param"][step + 1])]
-        errors += [relative(tree, expected[slot][step + 1]) for slot, tree in slots_of(state).items()]
+        errors += [relative(tree, expected[slot][step + 1], slot) for slot, tree in slots_of(state).items()]
+        for scalar in cases.CARRIED.get(name, ()):
+            assert getattr(state, scalar).dtype == jnp.float32
+            errors.append(_relative(np.float64(getattr(state, scalar)), np.float64(expected[scalar][step + 1])))
         worst = max(worst, *errors)
     return worst
 
@@ -116,13 +130,16 @@ def synchronised_ulps(case: cases.Case, dtype: str = "float32") -> tuple[float, 
     for step in range(len(expected["param"]) - 1):
         before, after = expected["param"][step], expected["param"][step + 1]
         static, data = split(name, step, options)
+        # Scalars of the state stay float32, whatever the arrays are.
         given = narrow((cases.unflatten(before), state_at(state, slots, step), cases.gradients(step, np.float32)))
+        kept = {name: getattr(state_at(state, slots, step), name) for name in cases.CARRIED.get(name, ())}
+        given = (given[0], given[1]._replace(**kept), given[2])
         params, new, updates = stepper(name, static)(*given, data)
         size = np.maximum(np.abs(after), np.abs(cases.flatten(updates)))
         worst_param = max(worst_param, float(np.max(ulps(cases.flatten(params), after, size, dtype))))
         for slot, tree in slots_of(new).items():
-            previous = cases.unflatten(slots[slot][step])
-            for key, array in cases.unflatten(slots[slot][step + 1]).items():
+            previous = cases.unflatten(slots[slot][step], slot)
+            for key, array in cases.unflatten(slots[slot][step + 1], slot).items():
                 largest = max(np.max(np.abs(array)), np.max(np.abs(previous[key])))
                 worst_slot = max(worst_slot, float(np.max(ulps(tree[key], array, largest, dtype))))
     return worst_param, worst_slot
@@ -154,14 +171,14 @@ def tree_of(arrays: Any) -> dict[str, Any]:
 def slot_tree(optimizer: optim.Optimizer, slot: str) -> dict[str, Any]:
     """A slot of every parameter, NaN where there is none."""
     held = [optimizer.state.get(index, {}) for index in range(len(cases.SHAPES))]
-    shapes = cases.SHAPES.values()
-    return tree_of([entry.get(slot, np.full(shape, np.nan)) for entry, shape in zip(held, shapes, strict=True)])
+    shapes = cases.slot_shapes(slot)
+    return {key: entry.get(slot, np.full(shapes[key], np.nan)) for key, entry in tree_of(held).items() if key in shapes}
 
 
-def worst(actual: dict[str, Any], expected: np.ndarray) -> float:
+def worst(actual: dict[str, Any], expected: np.ndarray, slot: str = "param") -> float:
     """:func:`relative`, where an array may be NaN for "there is none"; then it must be NaN in both."""
     errors = [0.0]
-    for name, right in cases.unflatten(expected).items():
+    for name, right in cases.unflatten(expected, slot).items():
         ours = np.asarray(actual[name])
         np.testing.assert_array_equal(np.isnan(ours), np.isnan(right))
         if not np.any(np.isnan(right)):
@@ -185,7 +202,11 @@ def face_trajectory_error(case: cases.Case, kind: str, at_step: Any = None) -> f
             errors.append(worst(tree_of(optimizer.params), expected["param"][row]))
             counts = [optimizer.state.get(index, {}).get("step", -1) for index in range(len(cases.SHAPES))]
             assert counts == expected["step"][row].tolist()
-            errors += [worst(slot_tree(optimizer, s), expected[s][row]) for s in expected if s not in ("param", "step")]
+            for scalar in cases.CARRIED.get(name, ()):
+                held = [optimizer.state.get(index, {}).get(scalar, np.nan) for index in range(len(cases.SHAPES))]
+                np.testing.assert_array_equal(np.float32(held), expected[scalar][row])
+            slots = set(expected) - {"param", *SCALARS}
+            errors += [worst(slot_tree(optimizer, slot), expected[slot][row], slot) for slot in slots]
     return max(errors)
 
 
@@ -193,14 +214,15 @@ def face_synchronised_ulps(case: cases.Case) -> tuple[float, float]:
     """:func:`synchronised_ulps` with the stateful face, which loads torch's state as a state_dict before each step."""
     name, options = case
     expected = reference(case, "float32")
-    slots = [slot for slot in expected if slot != "param"]
+    slots = [slot for slot in expected if slot not in ("param", *SCALARS)]
     optimizer = optimizer_of(case, "float32")
     worst_param = worst_slot = 0.0
     for step in range(len(expected["param"]) - 1):
         if step:
-            counted = {} if name == "sgd" else {"step": np.float32(step)}
-            held = {slot: cases.unflatten(expected[slot][step]) for slot in slots}
-            entries = [{**counted, **{slot: held[slot][key] for slot in slots}} for key in cases.SHAPES]
+            scalars = {} if name == "sgd" else {"step": np.float32(step)}
+            scalars |= {scalar: expected[scalar][step] for scalar in cases.CARRIED.get(name, ())}
+            held = {slot: cases.unflatten(expected[slot][step], slot) for slot in slots}
+            entries = [{**scalars, **{s: held[s][key] for s in slots if key in held[s]}} for key in cases.SHAPES]
             state = {index: entry for index, entry in enumerate(entries) if entry}
             optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
         optimizer.params = list(cases.unflatten(expected["param"][step]).values())
@@ -211,8 +233,8 @@ def face_synchronised_ulps(case: cases.Case) -> tuple[float, float]:
         difference = ulps(cases.flatten(tree_of(optimizer.params)), after, size, "float32")
         worst_param = max(worst_param, float(np.max(difference)))
         for slot in slots:
-            ours, previous = slot_tree(optimizer, slot), cases.unflatten(expected[slot][step])
-            for key, right in cases.unflatten(expected[slot][step + 1]).items():
+            ours, previous = slot_tree(optimizer, slot), cases.unflatten(expected[slot][step], slot)
+            for key, right in cases.unflatten(expected[slot][step + 1], slot).items():
                 largest = max(np.max(np.abs(right)), np.max(np.abs(previous[key])))
                 worst_slot = max(worst_slot, float(np.max(ulps(ours[key], right, largest, "float32"))))
     return worst_param, worst_slot

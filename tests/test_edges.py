@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import functorch_optim as fo
+from tests.comparison import slots_of
 
 EDGES = [
     ("Adam", {"betas": (0.0, 0.0)}),
@@ -20,22 +21,39 @@ EDGES = [
     ("SGD", {"lr": 0.1, "momentum": 0.9, "dampening": 1.0}),
     ("SGD", {"lr": 0.1, "momentum": 0.9, "dampening": -0.5, "weight_decay": 2.0}),
     ("SGD", {"lr": 0.0, "momentum": 0.9, "nesterov": True}),
+    ("Adadelta", {"rho": 0.0, "eps": 0.1}),
+    ("Adadelta", {"rho": 1.0}),
+    ("Adagrad", {"lr": 0.5, "lr_decay": 1.0, "eps": 0.0, "initial_accumulator_value": 1.0}),
+    ("Adamax", {"betas": (0.0, 0.0), "eps": 0.1}),
+    ("ASGD", {"lr": 0.1, "t0": 0.0, "lambd": 0.5, "alpha": 0.25}),
+    ("NAdam", {"lr": 0.1, "momentum_decay": 0.0}),
+    ("NAdam", {"lr": 0.1, "betas": (0.0, 0.5), "momentum_decay": 2.0}),
+    ("RAdam", {"lr": 0.1, "betas": (0.5, 0.5)}),
+    ("RAdam", {"lr": 0.1, "betas": (0.0, 0.75), "eps": 0.1}),
+    ("RMSprop", {"lr": 0.1, "alpha": 0.0, "momentum": 0.5}),
+    ("RMSprop", {"lr": 0.1, "alpha": 0.5, "centered": True, "eps": 0.1}),
+    ("Rprop", {"lr": 100.0}),
+    ("Rprop", {"lr": 0.1, "etas": (0.9, 1.1), "step_sizes": (0.05, 0.2)}),
+    ("Adafactor", {"lr": 1.0, "beta2_decay": 0.0, "d": 2.0}),
+    ("Adafactor", {"lr": 0.5, "eps": (0.1, 1.0), "weight_decay": 0.5}),
 ]
 SHAPES = [(), (0,), (1,), (3, 0, 2), (4, 3)]
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize(("name", "options"), EDGES)
 def test_against_torch(name, options, x64):
     torch = pytest.importorskip("torch", reason="the live comparison needs torch; the recorded trajectories do not")
     rng = np.random.default_rng(0)
-    start = [np.asarray(rng.standard_normal(shape)) for shape in SHAPES]
+    shapes = [shape for shape in SHAPES if 0 not in shape] if name == "Adafactor" else SHAPES  # torch divides by zero
+    start = [np.asarray(rng.standard_normal(shape)) for shape in shapes]
     tensors = [torch.nn.Parameter(torch.tensor(array)) for array in start]
     optimizer = getattr(torch.optim, name)(tensors, **options)
     tx = getattr(fo, name.lower())(**options)
     params = [jnp.asarray(array) for array in start]
     state = tx.init(params)
     for step in range(8):
-        grads = [np.asarray(rng.standard_normal(shape) if step != 4 else np.ones(shape)) for shape in SHAPES]
+        grads = [np.asarray(rng.standard_normal(shape) if step != 4 else np.ones(shape)) for shape in shapes]
         for tensor, grad in zip(tensors, grads, strict=True):
             tensor.grad = torch.tensor(grad)
         optimizer.step()
@@ -43,8 +61,10 @@ def test_against_torch(name, options, x64):
         params = fo.apply_updates(params, updates)
         for ours, tensor in zip(params, tensors, strict=True):
             np.testing.assert_allclose(ours, tensor.detach().numpy(), rtol=1e-11, atol=1e-13)
-    for key in set(state._fields) - {"step"}:
-        for slot, tensor in zip(getattr(state, key) or [], tensors, strict=False):
+    for key, slots in slots_of(state).items():
+        for slot, tensor in zip(slots, tensors, strict=True):
+            if slot is None:
+                continue
             np.testing.assert_allclose(slot, optimizer.state[tensor][key].numpy(), rtol=1e-11, atol=1e-13)
 
 
@@ -69,3 +89,31 @@ def test_step_stays_at_the_largest_integer():
     updates, state = tx.update(jnp.ones(()), state)
     assert int(state.step) == np.iinfo(np.int32).max
     assert np.isfinite(updates)
+
+
+def test_adafactor_leaves_empty_parameters_alone():
+    """torch divides by their number of entries, which is zero."""
+    tx, params = fo.adafactor(), [jnp.zeros((0,)), jnp.zeros((0, 3))]
+    updates, state = tx.update(params, tx.init(params), params)
+    assert [update.shape for update in updates] == [(0,), (0, 3)]
+    assert int(state.step) == 1
+
+
+def test_rmsprop_clamps_a_variance_that_rounding_made_negative():
+    """Equal gradients: the variance is zero up to rounding. torch's root of a negative one is NaN."""
+    tx = fo.rmsprop(lr=0.1, centered=True, alpha=0.9)
+    state = tx.init(jnp.zeros(1000))
+    grads = jnp.linspace(0.1, 3.0, 1000)
+    for _ in range(200):
+        updates, state = jax.jit(tx.update)(grads, state)
+    assert float(jnp.min(state.square_avg - state.grad_avg**2)) < 0
+    assert bool(jnp.all(jnp.isfinite(updates)))
+
+
+def test_adafactor_takes_the_epsilon_of_each_dtype():
+    """torch takes that of the first parameter for all of a group."""
+    for dtype in (jnp.bfloat16, jnp.float32):
+        tx, params = fo.adafactor(lr=1.0), jnp.ones(4, dtype)
+        updates, _ = tx.update(jnp.full(4, 1e-3, dtype), tx.init(params), params)
+        root = max(float(jnp.asarray(1e-3, dtype)), float(jnp.finfo(dtype).eps))
+        np.testing.assert_allclose(updates, -float(jnp.asarray(1e-3, dtype)) / root, rtol=1e-2)

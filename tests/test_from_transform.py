@@ -260,3 +260,49 @@ def test_errors_at_construction():
         optim.Optimizer.from_transform(clipped_adamw, None, {**DEFAULTS, "lr": -1.0})
     with pytest.raises(TypeError, match="unexpected keyword argument 'momentum'"):
         optim.Optimizer.from_transform(clipped_adamw, params(), {**DEFAULTS, "momentum": 0.9})
+
+
+def test_restored_after_a_donated_loop():
+    optimizer = optim.Optimizer.from_transform(clipped_adamw, params(), DEFAULTS)
+    optimizer.step(grads(0))
+    tx, tree, state = optimizer.functional()
+
+    def step(tree, state):
+        updates, state = tx.update(grads(1), state, tree)
+        return fo.apply_updates(tree, updates), state
+
+    optimizer.restore(*jax.jit(step, donate_argnums=(0, 1))(tree, state))
+    assert optimizer.state["bias"]["step"] == 2
+    optimizer.step(grads(2))
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_a_state_that_would_lose_its_structure_is_refused():
+    """optax's trace forgets the buffer of a parameter without a gradient."""
+    optimizer = optim.Optimizer.from_transform(lambda lr: optax.sgd(lr, momentum=0.9), params(), {"lr": 0.1})
+    optimizer.step(grads(0))
+    with pytest.raises(TypeError, match="changed its state's structure"):
+        optimizer.step({**grads(0), "bias": None})
+    optimizer.step(grads(1))
+
+
+def test_a_function_that_is_no_schedule_belongs_into_static():
+    def make(lr, mask):
+        return fo.masked(fo.sgd(lr=lr), mask)
+
+    with pytest.raises(TypeError, match="'mask' of parameter group 0 is a function that gives no number"):
+        optim.Optimizer.from_transform(make, params(), {"lr": 0.1, "mask": lambda path: path == "bias"})
+    optimizer = optim.Optimizer.from_transform(
+        make, params(), {"lr": 0.1, "mask": lambda path: path == "bias"}, static=("mask",)
+    )
+    optimizer.step(grads(0))
+
+
+def test_betas_keep_their_digits_through_a_state_dict():
+    make = lambda lr, betas: fo.adam(lr=lr, betas=betas)  # noqa: E731 a helper of one line
+    defaults = {"lr": 0.1, "betas": (fo.Beta.of(0.9), fo.Beta.of(0.999))}
+    optimizer = optim.Optimizer.from_transform(make, params(), defaults)
+    saved = optimizer.state_dict()
+    assert saved["param_groups"][0]["betas"] == (0.9, 0.999)
+    optimizer.load_state_dict(saved)
+    assert optimizer.param_groups[0]["betas"] == defaults["betas"]

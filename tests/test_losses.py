@@ -1,5 +1,6 @@
 """backward, closures and accumulated gradients."""
 
+import dataclasses
 import functools
 import gc
 import warnings
@@ -225,6 +226,7 @@ GRADS = {
 }
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("norm_type", [2.0, 1.0, 3.0, 0.5, float("inf")])
 @pytest.mark.parametrize("kind", GRADS)
@@ -266,6 +268,7 @@ def test_clip_grad_norm_may_refuse_a_nonfinite_norm():
     assert clipped["w"].tolist() == pytest.approx([0.6, 0.8], rel=1e-6)
 
 
+@pytest.mark.torch
 def test_clip_grad_value_has_torchs_numbers():
     torch = pytest.importorskip("torch", reason="compares with a live torch")
     for grads in ([np.array([1.0, -2.0, np.nan, np.inf])], [np.array(0.1), np.ones((2, 2))]):
@@ -276,3 +279,31 @@ def test_clip_grad_value_has_torchs_numbers():
         clipped = optim.utils.clip_grad_value([jnp.asarray(g, jnp.float32) for g in grads], 0.5)
         for one, tensor in zip(clipped, tensors, strict=True):
             np.testing.assert_array_equal(one, tensor.grad.numpy())
+
+
+def test_arguments_go_to_a_closure_with_defaults():
+    one = optimizer()
+
+    def closure(params=None, x=1.0):
+        return loss(params, x)
+
+    assert float(one.step(closure, 2.0)) == 10.0
+
+
+def test_methods_of_objects_without_a_hash_are_compiled_once():
+    @dataclasses.dataclass
+    class Trainer:
+        factor: float = 1.0
+
+        def loss(self, params):
+            return loss(params, self.factor)
+
+    one, trainer = optimizer(), Trainer()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(4):
+            one.step(trainer.loss)
+    assert len(one._losses._entries) == 1
+    del trainer
+    gc.collect()
+    assert not one._losses._entries

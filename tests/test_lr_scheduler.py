@@ -9,6 +9,8 @@ import pytest
 
 from functorch_optim import optim
 
+pytestmark = pytest.mark.torch
+
 SCHEDULERS = {
     "StepLR": [{"step_size": 1}, {"step_size": 3, "gamma": 0.5}, {"step_size": 10, "gamma": 1.1}],
     "CosineAnnealingLR": [{"T_max": 4}, {"T_max": 10, "eta_min": 0.1}, {"T_max": 1}, {"T_max": 7, "eta_min": 2.0}],

@@ -1,6 +1,8 @@
 """What an optimizer is built from, its groups and names, and every error at the door."""
 
 import copy
+import gc
+import weakref
 
 import equinox
 import flax.linen
@@ -12,6 +14,7 @@ from flax import nnx
 from jax.experimental.sparse import BCOO
 
 from functorch_optim import optim
+from tests import cases
 
 CLASSES = {
     "SGD": (optim.SGD, {"momentum": 0.9}),
@@ -154,7 +157,34 @@ def test_the_keys_of_a_group_are_torchs_in_torchs_order():
     assert optim.AdamW([jnp.ones(1)]).defaults["weight_decay"] == 1e-2
 
 
+NEGATIVE = [
+    (optim.Adadelta, {"lr": "learning rate", "eps": "epsilon value", "weight_decay": "weight_decay value"}),
+    (optim.Adagrad, {"lr": "learning rate", "lr_decay": "lr_decay value", "weight_decay": "weight_decay value"}),
+    (optim.Adagrad, {"initial_accumulator_value": "initial_accumulator_value value", "eps": "epsilon value"}),
+    (optim.Adamax, {"lr": "learning rate", "eps": "epsilon value", "weight_decay": "weight_decay value"}),
+    (optim.ASGD, {"lr": "learning rate", "weight_decay": "weight_decay value"}),
+    (optim.NAdam, {"lr": "learning rate", "eps": "epsilon value", "weight_decay": "weight_decay value"}),
+    (optim.NAdam, {"momentum_decay": "momentum_decay value"}),
+    (optim.RAdam, {"lr": "learning rate", "eps": "epsilon value", "weight_decay": "weight_decay value"}),
+    (optim.RMSprop, {"lr": "learning rate", "eps": "epsilon value", "weight_decay": "weight_decay value"}),
+    (optim.RMSprop, {"momentum": "momentum value", "alpha": "alpha value"}),
+    (optim.Rprop, {"lr": "learning rate"}),
+]
 CONSTRUCTOR_ERRORS = [
+    *[(cls, {key: -0.5}, f"Invalid {words}: -0.5") for cls, each in NEGATIVE for key, words in each.items()],
+    *[
+        (cls, {"betas": betas}, f"Invalid beta parameter at index {index}: 1.0")
+        for cls in (optim.Adamax, optim.NAdam, optim.RAdam)
+        for index, betas in enumerate([(1.0, 0.9), (0.9, 1.0)])
+    ],
+    (optim.Adadelta, {"rho": 1.5}, "Invalid rho value: 1.5"),
+    (optim.Rprop, {"etas": (0.5, 0.9)}, "Invalid eta values: 0.5, 0.9"),
+    (optim.Adafactor, {"lr": -0.5}, "Learning rate should be >= 0 but is: -0.5"),
+    (optim.Adafactor, {"beta2_decay": 0.5}, "beta2_decay should be <= 0 but is: 0.5"),
+    (optim.Adafactor, {"eps": (-0.5, 0.1)}, "epsilon1 should be >= 0 but is: -0.5"),
+    (optim.Adafactor, {"eps": (None, -0.5)}, "epsilon2 should be >= 0 but is: -0.5"),
+    (optim.Adafactor, {"d": 0.5}, "Clipping threshold d should be >= 1 but is: 0.5"),
+    (optim.Adafactor, {"weight_decay": -0.5}, "weight_decay should be >= 0 but is: -0.5"),
     (optim.SGD, {"lr": -1.0}, "Invalid learning rate: -1.0"),
     (optim.SGD, {"momentum": -1}, "Invalid momentum value: -1"),
     (optim.SGD, {"weight_decay": -0.5}, "Invalid weight_decay value: -0.5"),
@@ -396,6 +426,30 @@ def test_new_values_for_the_parameters():
     assert optimizer.params["w"].tolist() == [-1.0, 0.5]
 
 
+@pytest.mark.torch
+@pytest.mark.parametrize("name", sorted({name for name, _, _ in cases.ALGORITHMS.values()}))
+def test_groups_and_state_have_torchs_keys_in_torchs_order(name):
+    torch = pytest.importorskip("torch", reason="compares with a live torch")
+    tensor = torch.nn.Parameter(torch.ones(2, 3))
+    theirs, ours = getattr(torch.optim, name)([tensor]), getattr(optim, name)([jnp.ones((2, 3))])
+    for _ in range(2):
+        saved, right = ours.state_dict(), theirs.state_dict()
+        assert saved["param_groups"] == right["param_groups"]
+        assert [list(group) for group in saved["param_groups"]] == [list(group) for group in right["param_groups"]]
+        assert list(saved["state"]) == list(right["state"])
+        for index, entry in right["state"].items():
+            assert list(saved["state"][index]) == list(entry)
+            for key, value in entry.items():
+                assert saved["state"][index][key].shape == tuple(value.shape), key
+                assert str(value.dtype) == f"torch.{saved['state'][index][key].dtype}"
+                np.testing.assert_allclose(saved["state"][index][key], value.numpy(), rtol=1e-6, err_msg=key)
+        assert list(ours.defaults) == list(theirs.defaults)
+        tensor.grad = torch.full((2, 3), 0.5)
+        theirs.step()
+        ours.step([jnp.full((2, 3), 0.5)])
+
+
+@pytest.mark.torch
 def test_torch_is_asked_for_the_same_errors():
     torch = pytest.importorskip("torch", reason="compares the first words with a live torch's")
     for cls, options, message in CONSTRUCTOR_ERRORS:
@@ -409,3 +463,43 @@ def test_torch_is_asked_for_the_same_errors():
             )
         with pytest.raises(ValueError, match=message):
             getattr(torch.optim, cls.__name__)([torch.nn.Parameter(torch.ones(1))], **given)
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_a_module_of_gradients_may_have_none_in_it():
+    module = equinox.filter(equinox.nn.Linear(3, 2, key=jax.random.key(0)), equinox.is_inexact_array)
+    optimizer = optim.SGD(module, lr=1.0)
+    grads = equinox.tree_at(lambda m: m.bias, jax.tree.map(jnp.ones_like, module), None)
+    optimizer.step(grads)
+    np.testing.assert_array_equal(optimizer.params.bias, module.bias)
+    np.testing.assert_allclose(optimizer.params.weight, module.weight - 1.0, rtol=1e-6)
+
+
+def test_two_leaves_of_one_name_are_refused():
+    with pytest.raises(ValueError, match=r"several parameters have the name 'a\.b'"):
+        optim.SGD({"a": {"b": jnp.ones(1)}, "a.b": jnp.ones(1)})
+
+
+def test_nesterov_means_nothing_while_the_momentum_is_zero():
+    optimizer = optim.SGD([jnp.ones(1)], lr=0.5, momentum=0.9, nesterov=True)
+    optimizer.param_groups[0]["momentum"] = 0
+    optimizer.step([jnp.ones(1)])
+    assert optimizer.params[0].item() == 0.5
+
+
+def test_traced_values_are_refused():
+    optimizer = optim.SGD({"w": jnp.ones(2)}, lr=0.5)
+    with pytest.raises(RuntimeError, match="outside of a traced function"):
+        jax.jit(lambda x: setattr(optimizer, "params", {"w": x}))(jnp.zeros(2))
+    assert optimizer.params["w"].tolist() == [1.0, 1.0]
+
+
+def test_the_arrays_go_with_the_optimizer():
+    optimizer = optim.SGD({"w": jnp.ones(2)}, lr=0.5)
+    seen = weakref.ref(optimizer)
+    gc.disable()
+    try:
+        del optimizer
+        assert seen() is None
+    finally:
+        gc.enable()

@@ -71,6 +71,7 @@ class Pair:
             np.testing.assert_allclose(np.asarray(ours, np.float64), right, rtol=rtol, atol=rtol)
 
 
+@pytest.mark.torch
 @each_class
 @pytest.mark.parametrize(("kind", "rtol"), [("float64", 1e-12), ("float32", 2e-6), ("bfloat16", 3e-2)])
 def test_across_and_back_in_mid_training(name, kind, rtol, x64):
@@ -96,6 +97,7 @@ def test_across_and_back_in_mid_training(name, kind, rtol, x64):
     pair.assert_equal(rtol)
 
 
+@pytest.mark.torch
 @each_class
 def test_layout_keys_and_dtypes_are_torchs(name):
     pair = Pair(name, "float32")
@@ -363,3 +365,54 @@ def test_donated_parameters_are_asked_back():
         optimizer.step({"w": jnp.ones(3)})
     optimizer.restore(params, state)
     optimizer.step({"w": jnp.ones(3)})
+
+
+def test_options_follow_the_names_of_their_group():
+    """Groups in another order: each group's options stay with its parameters."""
+
+    def make(order):
+        groups = {"bias": {"params": [("bias", jnp.ones(1))], "weight_decay": 0.0}}
+        groups["kernel"] = {"params": [("kernel", jnp.ones(1))], "weight_decay": 0.5}
+        return optim.SGD([groups[name] for name in order], lr=0.1, momentum=0.9)
+
+    one, other = make(["bias", "kernel"]), make(["kernel", "bias"])
+    one.step([[jnp.ones(1)], [jnp.full(1, 2.0)]])
+    other.load_state_dict(one.state_dict())
+    assert [group["weight_decay"] for group in other.param_groups] == [0.5, 0.0]
+    assert other.state["kernel"]["momentum_buffer"].item() == 2.5
+
+
+def test_what_is_no_option_is_kept_as_it_is():
+    """A function among the user's own keys is no schedule."""
+    calls = []
+    optimizer = optim.SGD([{"params": [jnp.ones(1)], "hook": calls.append}], lr=0.1)
+    saved = optimizer.state_dict()["param_groups"][0]
+    assert "schedule_step" not in saved
+    assert callable(saved["hook"])
+    assert not calls
+
+
+def test_slots_go_to_their_parameters_devices():
+    mesh = jax.make_mesh((2,), ("x",))
+    split = jax.NamedSharding(mesh, jax.P("x"))
+    source = optim.Adam({"w": jnp.ones((4, 2))}, lr=0.1)
+    source.step({"w": jnp.ones((4, 2))})
+    target = optim.Adam({"w": jax.device_put(jnp.ones((4, 2)), split)}, lr=0.1)
+    target.load_state_dict(source.state_dict())
+    assert target.state["w"]["exp_avg"].sharding.is_equivalent_to(split, 2)
+    target.step({"w": jax.device_put(jnp.ones((4, 2)), split)})
+
+
+def test_momentum_switched_on_and_off_around_functional():
+    """A late buffer starts undamped in the functional loop too; an idle one comes back from it."""
+    optimizer = optim.SGD([jnp.zeros(1)], lr=1.0, dampening=0.5)
+    optimizer.step([jnp.ones(1)])
+    optimizer.param_groups[0]["momentum"] = 0.5
+    tx, params, state = optimizer.functional()
+    updates, state = tx.update([jnp.ones(1)], state, params)
+    optimizer.restore(fo.apply_updates(params, updates), state)
+    assert optimizer.params[0].item() == -2.0
+    assert optimizer.state[0]["momentum_buffer"].item() == 1.0
+    optimizer.param_groups[0]["momentum"] = 0
+    optimizer.restore(*optimizer.functional()[1:])
+    assert optimizer.state[0]["momentum_buffer"].item() == 1.0

@@ -22,6 +22,7 @@ def test_clip_by_global_norm_has_torchs_coefficient(max_norm):
     chex.assert_trees_all_close(clipped, jax.tree.map(lambda x: x * factor, PARAMS), rtol=1e-6)
 
 
+@pytest.mark.torch
 def test_clip_grad_norm_against_torch():
     torch = pytest.importorskip("torch", reason="the live comparison needs torch")
     rng = np.random.default_rng(0)

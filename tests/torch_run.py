@@ -21,7 +21,7 @@ def run(case: cases.Case, dtype: str, steps: int) -> Trajectory:
     start = cases.parameters(numpy_dtype)
     params = {key: torch.tensor(value, dtype=kind, requires_grad=True) for key, value in start.items()}
     optimizer = getattr(torch.optim, class_name)(list(params.values()), foreach=False, **options)
-    rows: dict[str, list[np.ndarray]] = {"param": [_flat(params)]}
+    rows: dict[str, list[Any]] = {"param": [_flat(params)]}
     for step in range(steps):
         optimizer.param_groups[0].update(cases.changing_options(name, step, options))
         grads = cases.gradients(step, numpy_dtype)
@@ -31,8 +31,12 @@ def run(case: cases.Case, dtype: str, steps: int) -> Trajectory:
         rows["param"].append(_flat(params))
         for slot in slots:
             values = {key: optimizer.state[param].get(slot) for key, param in params.items()}
-            if values["scalar"] is not None:
-                rows.setdefault(slot, [np.zeros_like(rows["param"][0])]).append(_flat(values))
+            if any(value is not None for value in values.values()):
+                flat = _flat(values, slot)
+                rows.setdefault(slot, [np.zeros_like(flat)]).append(flat)
+        for scalar in cases.CARRIED.get(name, ()):
+            value = np.float32(optimizer.state[params["scalar"]][scalar])
+            rows.setdefault(scalar, [np.float32(0)]).append(value)  # what it begins with is the initial state's affair
     return {key: np.stack(value) for key, value in rows.items()}
 
 
@@ -59,11 +63,18 @@ def run_with_gaps(case: cases.Case, steps: tuple[int, ...], gaps: bool) -> Traje
         rows.setdefault("step", []).append(np.array([float(state.get("step", -1)) for state in states.values()]))
         for slot in slots:
             if any(slot in state for state in states.values()):
-                held = {key: states[key].get(slot, torch.full_like(param, torch.nan)) for key, param in params.items()}
-                rows.setdefault(slot, []).append(_flat(held))
+                held = {
+                    key: states[key].get(slot, torch.full(shape, torch.nan, dtype=torch.float64))
+                    for key, shape in cases.slot_shapes(slot).items()
+                }
+                rows.setdefault(slot, []).append(_flat(held, slot))
+        for scalar in cases.CARRIED.get(name, ()):
+            values = [float(state.get(scalar, torch.nan)) for state in states.values()]
+            rows.setdefault(scalar, []).append(np.array(values, np.float32))
     return {key: np.stack(value) for key, value in rows.items()}
 
 
-def _flat(tree: dict[str, Any]) -> np.ndarray:
-    exact = {key: value.float() if value.dtype == torch.bfloat16 else value for key, value in tree.items()}
-    return cases.flatten({key: value.detach().numpy().copy() for key, value in exact.items()})
+def _flat(tree: dict[str, Any], slot: str = "param") -> np.ndarray:
+    there = {key: value for key, value in tree.items() if value is not None}
+    exact = {key: value.float() if value.dtype == torch.bfloat16 else value for key, value in there.items()}
+    return cases.flatten({key: value.detach().numpy().copy() for key, value in exact.items()}, slot)

@@ -17,7 +17,7 @@ from functorch_optim.hyperparams import (
     one_minus_power,
 )
 from functorch_optim.hyperparams import sqrt as scalar_sqrt
-from functorch_optim.rule import Rule, lerp, lift, sqrt, zeros_like
+from functorch_optim.rule import Rule, average_of_squares, lerp, lift, sqrt, zeros_like
 
 
 class AdamState(NamedTuple):
@@ -39,6 +39,7 @@ class AdamScalars(NamedTuple):
 
 class Adam(Rule):
     title = "Adam"
+    state = AdamState
     sparse_hint = ", please consider SparseAdam instead"
 
     lr: LearningRate
@@ -49,7 +50,7 @@ class Adam(Rule):
     maximize: bool
     decoupled_weight_decay: bool
 
-    def init(self, param: Any) -> AdamState:
+    def init(self, param: Any, hyperparams: Any) -> AdamState:
         return AdamState(
             step=None,
             exp_avg=zeros_like(param),
@@ -71,7 +72,7 @@ class Adam(Rule):
         self, grad: jax.Array, param: jax.Array | None, slots: AdamState, scalars: AdamScalars
     ) -> tuple[jax.Array, AdamState]:
         exp_avg = lerp(slots.exp_avg, grad, scalars.beta1)
-        exp_avg_sq = scalars.beta2.complement * grad * grad + scalars.beta2.value * slots.exp_avg_sq
+        exp_avg_sq = average_of_squares(slots.exp_avg_sq, grad, scalars.beta2)
         largest = jnp.maximum(slots.max_exp_avg_sq, exp_avg_sq) if self.amsgrad else exp_avg_sq
         denom = sqrt(largest) / scalars.bias_correction2_sqrt + scalars.eps
         delta = -scalars.step_size * exp_avg / denom

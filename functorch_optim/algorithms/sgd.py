@@ -25,8 +25,10 @@ class SGDScalars(NamedTuple):
 
 class SGD(Rule):
     title = "SGD"
+    state = SGDState
     counts_steps = False
     static_zeros = ("momentum",)
+    idle_flags = {"nesterov": "momentum"}  # noqa: RUF012 a constant
 
     lr: LearningRate
     momentum: Momentum
@@ -41,7 +43,7 @@ class SGD(Rule):
         if self.nesterov and (is_zero(self.momentum) or damped):
             raise ValueError("Nesterov momentum requires a momentum and zero dampening")
 
-    def init(self, param: Any) -> SGDState:
+    def init(self, param: Any, hyperparams: Any) -> SGDState:
         return SGDState(step=None, momentum_buffer=None if is_zero(self.momentum) else zeros_like(param))
 
     def scalars(self, step: Any, hyperparams: Any) -> SGDScalars:

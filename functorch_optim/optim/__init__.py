@@ -1,8 +1,33 @@
 """``torch.optim`` for JAX: the stateful face over the functional core."""
 
 from functorch_optim.optim import lr_scheduler, utils
+from functorch_optim.optim.adadelta import Adadelta
+from functorch_optim.optim.adafactor import Adafactor
+from functorch_optim.optim.adagrad import Adagrad
 from functorch_optim.optim.adam import Adam, AdamW
+from functorch_optim.optim.adamax import Adamax
+from functorch_optim.optim.asgd import ASGD
+from functorch_optim.optim.nadam import NAdam
 from functorch_optim.optim.optimizer import Optimizer
+from functorch_optim.optim.radam import RAdam
+from functorch_optim.optim.rmsprop import RMSprop
+from functorch_optim.optim.rprop import Rprop
 from functorch_optim.optim.sgd import SGD
 
-__all__ = ["SGD", "Adam", "AdamW", "Optimizer", "lr_scheduler", "utils"]
+__all__ = [
+    "ASGD",
+    "SGD",
+    "Adadelta",
+    "Adafactor",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Adamax",
+    "NAdam",
+    "Optimizer",
+    "RAdam",
+    "RMSprop",
+    "Rprop",
+    "lr_scheduler",
+    "utils",
+]

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 
 class _Entry(NamedTuple):
@@ -34,7 +35,8 @@ class CompiledLosses:
         captured = _captured(loss)
         key = (self._reference(loss), has_aux)
         entry = self._entries.get(key)
-        if entry is None or not all(map(_same, captured, entry.captured)):
+        unchanged = entry is not None and len(captured) == len(entry.captured)
+        if entry is None or not unchanged or not all(map(_same, captured, entry.captured)):
             self._count(loss, changed=entry is not None)
             entry = self._entries[key] = _Entry(_compile(loss, has_aux), captured)
         return entry.function
@@ -50,9 +52,19 @@ class CompiledLosses:
             make = weakref.WeakMethod if inspect.ismethod(loss) else weakref.ref
             reference = make(loss, forget)
             hash(reference)
-        except TypeError:  # no weak references, or no hash: kept alive, found by identity
-            return _Identity(loss)
+        except TypeError:
+            return self._by_identity(loss)
         return reference
+
+    def _by_identity(self, loss: Any) -> Any:
+        """The key of a loss without a hash: its owner's identity, for as long as the owner lives."""
+        owner, function = (loss.__self__, loss.__func__) if inspect.ismethod(loss) else (loss, None)
+        key = (id(owner), function)
+        try:
+            weakref.finalize(owner, lambda: [self._entries.pop((key, aux), None) for aux in (False, True)])
+        except TypeError:  # no weak references: kept alive
+            return _Identity(owner), function
+        return key
 
     def _count(self, loss: Any, changed: bool) -> None:
         code = getattr(inspect.unwrap(loss), "__code__", None)
@@ -105,6 +117,7 @@ def _captured(loss: Any) -> tuple[Any, ...]:
             outer.append(cell.cell_contents)
         except ValueError:  # not assigned yet
             outer.append(None)
+    outer += [v for d in outer if isinstance(d, dict) for v in d.values() if isinstance(v, jax.Array | np.ndarray)]
     fixed = types.FunctionType | types.BuiltinFunctionType | types.MethodType | types.ModuleType | type
     return tuple(None if isinstance(value, fixed) else value for value in outer)
 

@@ -140,7 +140,8 @@ class Optimizer:
         try:
             self._engine.check(self.param_groups[index])
         except (TypeError, ValueError) as error:
-            raise type(error)(f"{error}, in parameter group {index}") from error
+            kind = ValueError if isinstance(error, ValueError) else TypeError
+            raise kind(f"{error}, in parameter group {index}") from error
 
     def _settings(self) -> list[dict[str, Any]]:
         """The options of every group as they stand now."""
@@ -163,6 +164,7 @@ class Optimizer:
     @params.setter
     def params(self, params: Any) -> None:
         models, leaves, _ = trees.pair(self.params, params, type(self).__name__, what="new value")
+        _refuse_traced(leaves)
         for name, leaf, model in zip(self._layout.labels, leaves, models, strict=True):
             if leaf is None or leaf.dtype != model.dtype:
                 found = None if leaf is None else leaf.dtype
@@ -192,10 +194,7 @@ class Optimizer:
             leaves = self._layout.structure.treedef.flatten_up_to(grads)
         except ValueError:
             leaves = trees.align(self.params, grads, "gradients")
-        if any(isinstance(leaf, Tracer) for leaf in leaves):
-            raise RuntimeError(
-                "the optimizer keeps its parameters outside of a traced function: inside one, use functional()"
-            )
+        _refuse_traced(leaves)
         # What has passed the checks is known by the types of its arrays; an object() is what never passed.
         signature = [leaf if leaf is None else getattr(leaf, "aval", object()) for leaf in leaves]
         if signature != self._checked:
@@ -227,7 +226,7 @@ class Optimizer:
         if closure is None:
             grads = self._grads
         elif self._is_closure(closure):
-            if not takes_parameters(closure):
+            if not args and not takes_parameters(closure):
                 loss, grads = closure(), self._grads
             else:
                 loss, tree = self._losses.value_and_grad(closure, False, True)(self.params, *args)
@@ -239,9 +238,15 @@ class Optimizer:
 
     def _is_closure(self, given: Any) -> bool:
         """Whether this is a function and not gradients; a module of functions is a tree, and may be either."""
-        if not callable(given):
+        if not callable(given) or type(given) is type(self.params):
             return False
-        return bool(jax.tree_util.all_leaves([given])) or jax.tree.structure(given) != self._layout.structure.treedef
+        if jax.tree_util.all_leaves([given]):
+            return True
+        try:
+            self._layout.structure.treedef.flatten_up_to(given)
+        except ValueError:
+            return True
+        return False
 
     def _step(self, grads: list[Any]) -> None:
         self._need_engine()
@@ -269,8 +274,10 @@ class Optimizer:
 
         Args:
             loss_fn: returns a real scalar, or with ``has_aux`` a pair of it and anything.
-            *args: what changes from call to call. A variable that ``loss_fn`` reads from around it is a constant of the
-                compiled function; when one holds another object than before, the function is compiled anew.
+            *args: what changes from call to call. What ``loss_fn`` reads from around it is a constant of the compiled
+                function. When a variable that it reads itself, or an array in a dictionary it reads, is another
+                object than before, the function is compiled anew; attributes of objects (``self.batch``), arrays
+                changed in place and what is read through other functions are NOT seen: pass them here.
             has_aux: whether ``loss_fn`` returns something beside the loss.
             jit: whether to compile. A function is compiled once for as long as it lives: define it outside the loop.
 
@@ -308,7 +315,8 @@ class Optimizer:
         stored as its value, and the group's count of updates beside it as ``schedule_step``.
         """
         entries = [] if self._engine is None else self._engine.entries(self._layout)
-        return torch_layout.write(self._layout, self.param_groups, self._counts, entries)
+        numbers = set() if self._engine is None else self._engine.data_names
+        return torch_layout.write(self._layout, self.param_groups, numbers, self._counts, entries)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], match: str | None = None) -> None:
         """Take over the state and the groups' options of a ``state_dict``, of torch's or of this library's.
@@ -325,7 +333,7 @@ class Optimizer:
             ValueError, KeyError, TypeError: the state does not fit; the optimizer is left as it was.
         """
         self._need_engine()
-        loaded = torch_layout.read(self._layout, self.param_groups, state_dict, match)
+        loaded = torch_layout.read(self._layout, self.param_groups, self._engine.data_names, state_dict, match)
         groups = [{**self.defaults, **group, **self.forced} for group in loaded.groups]
         pairs = zip(groups, loaded.counts, strict=True)
         settings = [self._numbers(group, count, index) for index, (group, count) in enumerate(pairs)]
@@ -357,7 +365,8 @@ class Optimizer:
             1.0
         """
         self._need_engine()
-        tx, state = self._engine.functional(self._layout, self._leaves, self.param_groups, self._counts)
+        settings = self._settings()
+        tx, state = self._engine.functional(self._layout, self._leaves, self.param_groups, settings, self._counts)
         return tx, self.params, state
 
     def restore(self, params: Any, state: Any) -> None:
@@ -367,6 +376,7 @@ class Optimizer:
             ValueError, TypeError: they do not have the structure, shapes and dtypes of the optimizer's.
         """
         self._need_engine()
+        _refuse_traced(jax.tree.leaves((params, state)))
         settings = self._settings()
         engine_state, counts = self._engine.restored(self._layout, self._leaves, state, settings, self._counts)
         self.params = params
@@ -390,6 +400,13 @@ class Optimizer:
             lines.append(f"Parameter Group {index}")
             lines += [f"    {key}: {group[key]}" for key in sorted(group) if key != "params"]
         return "\n".join([*lines, ")"])
+
+
+def _refuse_traced(leaves: list[Any]) -> None:
+    if any(isinstance(leaf, Tracer) for leaf in leaves):
+        raise RuntimeError(
+            "the optimizer keeps its parameters outside of a traced function: inside one, use functional()"
+        )
 
 
 @functools.partial(jax.jit, donate_argnums=0)

@@ -27,7 +27,9 @@ def number(value: Any, count: int) -> Any:
 
 def is_number(value: Any) -> bool:
     """Whether what :func:`number` gave is a number, or a tuple of numbers."""
-    return isinstance(value, float | Beta) or (isinstance(value, tuple) and bool(value) and all(map(is_number, value)))
+    if isinstance(value, tuple) and not isinstance(value, Beta):
+        return any(map(is_number, value)) and all(item is None or is_number(item) for item in value)
+    return isinstance(value, float | Beta)
 
 
 def plain(value: Any, count: int) -> Any:
@@ -60,7 +62,13 @@ def read(
         try:
             values[name] = number(group[name], count) if name in data else group[name]
         except (TypeError, ValueError) as error:
-            raise type(error)(f"option {name!r} of parameter group {index}: {error}") from error
+            kind = ValueError if isinstance(error, ValueError) else TypeError
+            raise kind(f"option {name!r} of parameter group {index}: {error}") from error
+        if name in data and callable(group[name]) and not is_number(values[name]):
+            raise TypeError(
+                f"option {name!r} of parameter group {index} is a function that gives no number: a schedule does, and "
+                "any other belongs among the options in static="
+            )
         if strict and name in data and not is_number(values[name]):
             raise TypeError(f"option {name!r} of parameter group {index} must be a number, but it is {group[name]!r}")
     return values

@@ -2,6 +2,8 @@
 
 import difflib
 import re
+import weakref
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -110,6 +112,7 @@ def _body(params: Any) -> _Body:
             return _Body(params, list(params), None)
     names, leaves, _ = trees.named_leaves(params)
     _check_leaves(names, leaves)
+    _check_unique(names)
     return _Body(params, leaves, names)
 
 
@@ -119,7 +122,7 @@ def _check_leaves(names: Iterable[str], leaves: Iterable[Any]) -> None:
 
 
 def _check_unique(names: Sequence[str]) -> None:
-    repeated = sorted({name for name in names if names.count(name) > 1})
+    repeated = sorted(name for name, count in Counter(names).items() if count > 1)
     if repeated:
         raise ValueError(f"several parameters have the name {', '.join(map(trees.quote, repeated))}")
 
@@ -210,8 +213,18 @@ class GroupParams(Sequence[jax.Array]):
     """The current parameters of one group, in order: ``group['params']``."""
 
     def __init__(self, optimizer: Any, index: int) -> None:
-        self._optimizer = optimizer
+        self._owner = weakref.ref(optimizer)  # no cycle: the arrays go when the optimizer does
         self._index = index
+
+    @property
+    def _optimizer(self) -> Any:
+        optimizer = self._owner()
+        if optimizer is None:
+            raise ReferenceError("the optimizer of this group is gone")
+        return optimizer
+
+    def __deepcopy__(self, memo: Any) -> list[jax.Array]:
+        return list(self)
 
     def _leaves(self) -> list[jax.Array]:
         group_of = self._optimizer._layout.group_of

@@ -62,14 +62,15 @@ def compiled_update(plan: Plan) -> Callable[..., Any]:
 
 @dataclass(slots=True)
 class History:
-    """What is known of one parameter: its own state (None before the first update) and how often it was updated.
+    """What is known of one parameter: its slots (None before the first update) and how often it was updated.
 
-    ``idle`` has the slots that the present options do not use, which torch keeps too; ``row`` was made for
-    ``algorithm``.
+    ``carried`` has the scalars that go from step to step, as numbers that float32 holds; ``idle`` the slots that the
+    present options do not use, which torch keeps too; ``row`` was made for ``algorithm``.
     """
 
     row: Any = None
     step: int = 0
+    carried: dict[str, float] = field(default_factory=dict)
     idle: Entry = field(default_factory=dict)
     algorithm: Lifted | None = None
 
@@ -102,8 +103,12 @@ class RuleEngine:
 
     def start(self, layout: Layout, params: list[Any], settings: list[Any]) -> None:
         """Take up parameters that have no history."""
-        del layout, settings
         self.histories = [History() for _ in params]
+        for i, (param, name, group) in enumerate(zip(params, layout.labels, layout.group_of, strict=True)):
+            algorithm = self._algorithm(settings, group)
+            algorithm.check_parameter(name, param)
+            if self.rule_type.starts_whole:
+                self.histories[i] = self._fitted(self.histories[i], algorithm, param, settings[group])
 
     def _algorithm(self, settings: Sequence[Mapping[str, Any]], group: int) -> Lifted:
         """The algorithm without its numbers: one object for all options that differ in numbers only.
@@ -124,9 +129,12 @@ class RuleEngine:
             elif name in zeros and options[name] == 0:
                 held[name] = 0.0
             elif data[name].length:
-                held[name] = tuple(Named(name, index) for index in range(data[name].length))
+                held[name] = tuple(None if v is None else Named(name, i) for i, v in enumerate(options[name]))
             else:
                 held[name] = Named(name)
+        for flag, name in self.rule_type.idle_flags.items():
+            if held.get(name) == 0.0 and isinstance(held.get(name), float):
+                held[flag] = False
         key = tuple(held.items())
         if key not in self._algorithms:
             self._algorithms[key] = self._made(held)
@@ -139,49 +147,59 @@ class RuleEngine:
         whole = len(active) == len(grads)
         groups = [layout.group_of[i] for i in active]
         histories = [
-            self._fitted(self.histories[i], algorithms[g], params[i]) for i, g in zip(active, groups, strict=True)
+            self._fitted(self.histories[i], algorithms[g], params[i], settings[g])
+            for i, g in zip(active, groups, strict=True)
         ]
-        plan, numbers = self._plan(groups, histories, algorithms, settings)
+        plan, numbers, carried = self._plan(groups, histories, algorithms, settings)
         own_params = exclusive(params, 1) if whole else exclusive([params[i] for i in active], 2)
         own_rows = exclusive([history.row for history in histories])
         new_params, rows = compiled_update(plan)(own_params, own_rows, [grads[i] for i in active], numbers)
-        for i, param, row, history in zip(active, new_params, rows, histories, strict=True):
+        for i, param, row, history, member in zip(active, new_params, rows, histories, plan.member_of, strict=True):
             params[i], self.histories[i] = param, history
-            history.row = row
+            history.row, history.carried = row, carried[member]
             history.step += 1
 
     def _plan(
         self, groups: list[int], histories: list[History], algorithms: list[Lifted], settings: list[Any]
-    ) -> tuple[Plan, np.ndarray]:
-        """How the parameters share scalars, and the scalars."""
-        updates = [history.step + 1 for history in histories]
-        if not self.rule_type.counts_steps:
-            updates = [min(update, 2) for update in updates]
-        keys: dict[tuple[int, int], int] = {}
-        member_of = tuple([keys.setdefault(key, len(keys)) for key in zip(groups, updates, strict=True)])
-        members, numbers = [], []
-        for group, update in keys:
+    ) -> tuple[Plan, np.ndarray, list[dict[str, float]]]:
+        """How the parameters share scalars, the scalars, and what each member carries to its next step."""
+        keys: dict[Any, int] = {}
+        member_of = tuple(
+            [keys.setdefault((group, *self._kind(h)), len(keys)) for group, h in zip(groups, histories, strict=True)]
+        )
+        members, numbers, carried = [], [], []
+        for group, step, before in keys:
             rule = algorithms[group].rule
-            leaves, structure = jax.tree.flatten(step_scalars(rule, update, rule.at(settings[group])))
+            hyperparams = rule.at(settings[group])
+            scalars, after = step_scalars(rule, step + 1, hyperparams, dict(zip(rule.carried, before, strict=True)))
+            leaves, structure = jax.tree.flatten(scalars)
             members.append(Member(algorithms[group], structure))
             numbers += leaves
-        return Plan(tuple(members), member_of), np.array(numbers, np.float64)
+            carried.append(after)
+        return Plan(tuple(members), member_of), np.array(numbers, np.float64), carried
 
-    def _fitted(self, history: History, algorithm: Lifted, param: Any) -> History:
+    def _kind(self, history: History) -> tuple[int, tuple[float, ...]]:
+        """What a history has to do with a step's scalars: parameters of which it is equal share them."""
+        step = history.step if self.rule_type.counts_steps else min(history.step, 1)
+        return step, tuple(history.carried.values())
+
+    def _fitted(self, history: History, algorithm: Lifted, param: Any, options: Any) -> History:
         """The history with the slots that the algorithm uses in its row.
 
         A slot that is not there yet starts as the algorithm starts it; where torch counts no steps, the count does too.
         """
         if history.algorithm is algorithm:
             return history
+        rule, hyperparams = algorithm.rule, algorithm.rule.at(options)
         if history.row is None:
-            return replace(history, row=algorithm.rule.init(param), algorithm=algorithm)
+            carried = {name: float(np.float32(value)) for name, value in rule.start(hyperparams).items()}
+            return History(rule.init(param, hyperparams), 0, carried, {}, algorithm)
         held = {**history.idle, **_slots(history.row)}
         whole = all(name in held for name in algorithm.slot_names)
-        row = algorithm.rule.init(None if whole else param)
+        row = rule.empty() if whole else rule.init(param, hyperparams)
         row = row._replace(**{name: held.pop(name) for name in algorithm.slot_names if name in held})
         restarts = not whole and not self.rule_type.counts_steps
-        return History(row, 0 if restarts else history.step, held, algorithm)
+        return History(row, 0 if restarts else history.step, history.carried, held, algorithm)
 
     def entries(self, layout: Layout) -> list[Entry]:
         """What torch's ``state_dict`` has of each parameter."""
@@ -190,7 +208,8 @@ class RuleEngine:
         for history in self.histories:
             slots = {**_slots(history.row), **history.idle} if history.row is not None else {}
             if history.row is not None and self.rule_type.counts_steps:
-                slots = {"step": np.asarray(history.step, np.float32), **slots}
+                scalars = {"step": history.step, **history.carried}
+                slots = {**{key: np.asarray(value, np.float32) for key, value in scalars.items()}, **slots}
             result.append(slots)
         return result
 
@@ -208,17 +227,17 @@ class RuleEngine:
         given = {key: value for key, value in entry.items() if value is not None}
         if not given:
             return History()
-        expected = jax.eval_shape(rule.init, param)
-        slots = [field for field in expected._fields if field != "step"]
-        needed = [*(["step"] if rule.counts_steps else []), *_slots(expected)]
+        expected = rule.shapes(param)
+        needed = [*(["step"] if rule.counts_steps else []), *rule.carried, *_slots(expected)]
         missing = [key for key in needed if key not in given]
-        unknown = [key for key in given if key not in ("step", *slots)]
+        unknown = [key for key in given if key not in expected._fields]
         if unknown or (missing and rule.counts_steps):
             raise KeyError(
                 f"the state of the parameter {trees.quote(name)} is not one of {rule.title}: "
                 f"it has {', '.join(given)}, it should have {', '.join(needed) or 'nothing'}"
             )
         step = int(given.pop("step", 1))
+        carried = {key: float(np.float32(given.pop(key))) for key in rule.carried}
         for slot, array in given.items():
             shape = param.shape if getattr(expected, slot) is None else getattr(expected, slot).shape
             if jnp.shape(array) != shape:
@@ -226,29 +245,47 @@ class RuleEngine:
                     f"{slot} of the parameter {trees.quote(name)} has shape {jnp.shape(array)}, "
                     f"but it should have {shape}"
                 )
-        row = rule.init(None)._replace(**{slot: own(array) for slot, array in given.items()})
-        return History(row, step)
+            if jnp.result_type(array) not in (jnp.float16, jnp.bfloat16) and not jnp.issubdtype(
+                jnp.result_type(array), jnp.inexact
+            ):
+                raise TypeError(f"{slot} of the parameter {trees.quote(name)} is not floating")
+        placed = {
+            slot: jax.device_put(own(array), param.sharding) if jnp.shape(array) == param.shape else own(array)
+            for slot, array in given.items()
+        }
+        return History(rule.empty()._replace(**placed), step, carried)
 
-    def _cohorts(self, layout: Layout) -> dict[str, list[int]]:
-        """The parameters that one state of a functional transformation can serve, by label."""
-        members: dict[tuple[int, int], list[int]] = {}
-        for index, (group, history) in enumerate(zip(layout.group_of, self.histories, strict=True)):
-            part = history.step if self.rule_type.counts_steps else min(history.step, 1)
-            members.setdefault((group, part), []).append(index)
-        parts: dict[int, list[int]] = {}
+    def _cohorts(
+        self, layout: Layout, params: list[Any], settings: list[Any]
+    ) -> tuple[dict[str, list[int]], list[History]]:
+        """The parameters that one state of a functional transformation can serve, by label; and the histories as the
+        next step would find them."""
+        algorithms = [self._algorithm(settings, group) for group in range(len(settings))]
+        histories = [
+            self._fitted(history, algorithms[group], param, settings[group])
+            for history, group, param in zip(self.histories, layout.group_of, params, strict=True)
+        ]
+        members: dict[tuple[int, Any], list[int]] = {}
+        for index, (group, history) in enumerate(zip(layout.group_of, histories, strict=True)):
+            members.setdefault((group, self._kind(history)), []).append(index)
+        parts: dict[int, list[Any]] = {}
         for group, part in members:
             parts.setdefault(group, []).append(part)
-        return {
+        cohorts = {
             f"group{group}" if len(parts[group]) == 1 else f"group{group}.{parts[group].index(part)}": indices
             for (group, part), indices in members.items()
         }
+        return cohorts, histories
 
-    def functional(self, layout: Layout, params: list[Any], options: list[Any], counts: list[int]) -> Any:
+    def functional(
+        self, layout: Layout, params: list[Any], options: list[Any], settings: list[Any], counts: list[int]
+    ) -> Any:
         """``(transformation, state)`` that continue from here; a partition where histories or groups differ."""
         transformations, states, labels = {}, {}, [""] * len(params)
-        for label, indices in self._cohorts(layout).items():
+        cohorts, histories = self._cohorts(layout, params, settings)
+        for label, indices in cohorts.items():
             group = layout.group_of[indices[0]]
-            step = max(self.histories[i].step for i in indices)
+            step = max(histories[i].step for i in indices)
             tx = self.constructor(
                 **{
                     n: delayed(options[group][n], counts[group] - step) if n in self.data_names else options[group][n]
@@ -256,10 +293,12 @@ class RuleEngine:
                 }
             )
             rows: list[Any] = [None] * len(params)
+            carried: dict[str, float] = {}
             for i in indices:
-                rows[i], labels[i] = self._fitted(self.histories[i], lifted(tx), params[i]).row, label
+                rows[i], labels[i], carried = histories[i].row, label, histories[i].carried
             transformations[label] = tx
-            states[label] = lifted(tx).state_of(layout.structure, rows, jnp.asarray(step, jnp.int32))
+            scalars = {name: jnp.asarray(value, jnp.float32) for name, value in carried.items()}
+            states[label] = lifted(tx).state_of(layout.structure, rows, jnp.asarray(step, jnp.int32), scalars)
         if len(states) == 1:
             return next(iter(transformations.values())), next(iter(states.values()))
         return partition(transformations, layout.structure.unflatten(labels)), NamedStates(states)
@@ -268,14 +307,14 @@ class RuleEngine:
         self, layout: Layout, params: list[Any], state: Any, settings: list[Any], counts: list[int]
     ) -> tuple[Any, list[int]]:
         """The histories for :meth:`commit` and the groups' counts, from a state as :meth:`functional` gives it."""
-        cohorts = self._cohorts(layout)
+        cohorts, before_export = self._cohorts(layout, params, settings)
         if isinstance(state, NamedStates):
             states = state.states
         elif len(set(layout.group_of)) == 1:  # one state for all, whatever their histories were
             cohorts, states = {"all": list(range(len(params)))}, {"all": state}
         else:
             states = {}
-        fields = self.rule_type.init(self._algorithm(settings, 0).rule, None)._fields
+        fields = self.rule_type.empty()._fields
         if set(states) != set(cohorts) or any(getattr(one, "_fields", None) != fields for one in states.values()):
             raise ValueError(
                 f"the state is not one that functional() gives now, with the parts {', '.join(cohorts)}: {state!r:.200}"
@@ -283,13 +322,16 @@ class RuleEngine:
         histories, new_counts, whole = list(self.histories), list(counts), layout.structure.unflatten(layout.labels)
         for label, indices in cohorts.items():
             one, step = states[label], int(states[label].step)
-            slots = {name: trees.align(whole, tree, f"slots {name}") for name, tree in _slots(one).items()}
+            carried = {name: getattr(one, name) for name in self.rule_type.carried}
+            trees_of_slots = {name: tree for name, tree in _slots(one).items() if name not in carried}
+            slots = {name: trees.align(whole, tree, f"slots {name}") for name, tree in trees_of_slots.items()}
             for i in indices:
                 rule = self._algorithm(settings, layout.group_of[i]).rule
-                entry = {"step": step, **{name: leaves[i] for name, leaves in slots.items()}}
+                entry = {"step": step, **carried, **{name: leaves[i] for name, leaves in slots.items()}}
                 restored = self._read(entry, rule, params[i], layout.labels[i])
-                histories[i] = replace(restored, step=step) if step else History()
-            group, before = layout.group_of[indices[0]], max(self.histories[i].step for i in indices)
+                new = step or self.rule_type.starts_whole
+                histories[i] = replace(restored, step=step, idle=before_export[i].idle) if new else History()
+            group, before = layout.group_of[indices[0]], max(before_export[i].step for i in indices)
             new_counts[group] = max(new_counts[group], counts[group] + step - before)
         return histories, new_counts
 

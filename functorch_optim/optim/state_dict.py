@@ -1,12 +1,13 @@
 """``state_dict`` in torch's layout: written from the live groups and entries, and read back."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
 from functorch_optim import trees
+from functorch_optim.hyperparams import Beta
 from functorch_optim.optim.options import is_schedule, plain
 from functorch_optim.optim.param_groups import Layout
 
@@ -29,28 +30,38 @@ def _order(layout: Layout) -> list[int]:
 
 
 def write(
-    layout: Layout, groups: Sequence[Mapping[str, Any]], counts: Sequence[int], entries: Sequence[Entry]
+    layout: Layout,
+    groups: Sequence[Mapping[str, Any]],
+    numbers: Collection[str],
+    counts: Sequence[int],
+    entries: Sequence[Entry],
 ) -> dict[str, Any]:
-    """``{"state": {number: entry}, "param_groups": [...]}``; nothing in it is the live object."""
+    """``{"state": {number: entry}, "param_groups": [...]}``; nothing in it is the live object.
+
+    ``numbers`` names the options that are numbers; everything else in a group is kept as it is.
+    """
     order = _order(layout)
     saved = []
     for index, (group, count) in enumerate(zip(groups, counts, strict=True)):
-        options = {key: _saved(value, count) for key, value in group.items() if key != "params"}
-        if any(map(is_schedule, group.values())):
+        options = {
+            key: plain(value, count) if key in numbers else copy.deepcopy(value)
+            for key, value in group.items()
+            if key != "params"
+        }
+        if any(is_schedule(value) for key, value in group.items() if key in numbers):
             options[COUNT] = count
-        numbers = [number for number, leaf in enumerate(order) if layout.group_of[leaf] == index]
-        saved.append({**options, "params": numbers})
+        positions = [number for number, leaf in enumerate(order) if layout.group_of[leaf] == index]
+        saved.append({**options, "params": positions})
     state = {number: dict(entries[leaf]) for number, leaf in enumerate(order) if entries and entries[leaf]}
     return {"state": state, "param_groups": saved}
 
 
-def _saved(value: Any, count: int) -> Any:
-    scalar = is_schedule(value) or getattr(value, "size", 0) == 1 or type(value) is tuple
-    return plain(value, count) if scalar else copy.deepcopy(value)
-
-
 def read(
-    layout: Layout, groups: Sequence[Mapping[str, Any]], state_dict: Mapping[str, Any], match: str | None
+    layout: Layout,
+    groups: Sequence[Mapping[str, Any]],
+    numbers: Collection[str],
+    state_dict: Mapping[str, Any],
+    match: str | None,
 ) -> Loaded:
     """What ``state_dict`` has for the parameters of ``layout``.
 
@@ -67,24 +78,28 @@ def read(
             "loaded state dict has a different number of parameter groups: "
             f"{len(saved)}, the optimizer has {len(groups)}"
         )
+    if match != "position":
+        saved = _in_order(groups, saved)
     for index, group in enumerate(saved):
         if len(group["params"]) != layout.group_of.count(index):
             raise ValueError(
                 "loaded state dict contains a parameter group that doesn't match the size of optimizer's group: "
                 f"group {index} has {len(group['params'])} parameters, the optimizer's {layout.group_of.count(index)}"
             )
-    numbers = [number for group in saved for number in group["params"]]
-    numbers, warning = _numbers_of_leaves(layout, saved, numbers, match)
+    listed = [number for group in saved for number in group["params"]]
+    positions, warning = _numbers_of_leaves(layout, saved, listed, match)
     state = state_dict["state"]
     entries = [
         {key: _array(value) for key, value in state.get(number, state.get(str(number), {})).items()}
-        for number in numbers
+        for number in positions
     ]
     counts = [
         _count(group, [e for e, g in zip(entries, layout.group_of, strict=True) if g == index])
         for index, group in enumerate(saved)
     ]
-    return Loaded(entries, [_options(old, new) for old, new in zip(groups, saved, strict=True)], counts, warning)
+    return Loaded(
+        entries, [_options(old, new, numbers) for old, new in zip(groups, saved, strict=True)], counts, warning
+    )
 
 
 def _numbers_of_leaves(
@@ -133,9 +148,28 @@ def _count(group: Mapping[str, Any], entries: Sequence[Entry]) -> int:
     return int(group.get(COUNT, max((int(entry.get("step", 0)) for entry in entries), default=0)))
 
 
-def _options(live: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:
+def _in_order(groups: Sequence[Mapping[str, Any]], saved: Sequence[Any]) -> Sequence[Any]:
+    """The saved groups in the order of the live ones, where both have names and the same of them are together."""
+    live = [frozenset(group.get("param_names", ())) for group in groups]
+    found = {frozenset(group.get("param_names", ())): group for group in saved}
+    return [found[names] for names in live] if set(live) == set(found) and len(found) == len(live) else saved
+
+
+def _options(live: Mapping[str, Any], saved: Mapping[str, Any], numbers: Collection[str]) -> dict[str, Any]:
     """A group's options after loading: the saved ones, but the live names, and the live schedules."""
-    options = {key: _saved(_array(value), 0) for key, value in saved.items() if key not in ("params", COUNT)}
-    options.pop("param_names", None)
-    kept = {key: value for key, value in live.items() if key == "param_names" or is_schedule(value)}
+    options = {
+        key: _like(live.get(key), plain(_array(value), 0)) if key in numbers else copy.deepcopy(_array(value))
+        for key, value in saved.items()
+        if key not in ("params", "param_names", COUNT)
+    }
+    kept = {k: value for k, value in live.items() if k == "param_names" or (k in numbers and is_schedule(value))}
     return {**options, **kept}
+
+
+def _like(live: Any, value: Any) -> Any:
+    """A number that was saved, as a :class:`Beta` where the live option is one."""
+    if isinstance(live, Beta):
+        return Beta.of(value)
+    if isinstance(live, tuple) and isinstance(value, tuple) and len(live) == len(value):
+        return tuple(map(_like, live, value))
+    return value

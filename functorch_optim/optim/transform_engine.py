@@ -56,6 +56,7 @@ class TransformEngine:
         """Go on from ``state``."""
         self._leaves, treedef = jax.tree.flatten(state)
         self._structure = trees.Structure(treedef)
+        self._exported: list[int] | None = None
 
     def check(self, options: Mapping[str, Any]) -> None:
         """Raise unless the transformation can be made with these options."""
@@ -109,8 +110,11 @@ class TransformEngine:
                 for template in templates
             ]
             params, descent = layout.structure.unflatten(leaves), layout.structure.unflatten(map(_conjugate, grads))
-            updates, state = self._whole(layout, options).update(descent, state, params)
-            return jax.tree.leaves(base.apply_updates(params, updates)), state
+            updates, after = self._whole(layout, options).update(descent, state, params)
+            before, new = jax.tree.structure(state), jax.tree.structure(after)
+            if before != new:  # found while tracing: nothing has changed
+                raise TypeError(f"the transformation changed its state's structure, from {before} to {new}")
+            return jax.tree.leaves(base.apply_updates(params, updates)), after
 
         return jax.jit(optimizer_step, donate_argnums=(0, 1))
 
@@ -162,17 +166,25 @@ class TransformEngine:
                     raise ValueError(f"{view.key} {where} has shape {jnp.shape(value)}, not {leaf.shape}")
                 if np.any(np.asarray(value) != np.asarray(entries[holders[0]][view.key])):
                     raise ValueError(f"{view.key} {where} differs from the others', but here they share it")
-            filled.append(jnp.array(entries[holders[0]][view.key], leaf.dtype) if holders else leaf)
+            value = jnp.array(entries[holders[0]][view.key], leaf.dtype) if holders else leaf
+            filled.append(jax.device_put(value, leaf.sharding))
         return treedef.unflatten(filled)
 
-    def functional(self, layout: Layout, params: list[Any], options: list[Any], counts: list[int]) -> Any:
+    def functional(
+        self, layout: Layout, params: list[Any], options: list[Any], settings: list[Any], counts: list[int]
+    ) -> Any:
         """``(transformation, state)`` that continue from here."""
-        del params, counts
+        del params, settings, counts
         live = [
             {name: one[name] if name in self.static else delayed(one[name], 0) for name in self.option_names}
             for one in options
         ]
+        self._exported = self._counters(self._leaves)  # the state may be donated before it is restored
         return self._whole(layout, live), self.state
+
+    def _counters(self, leaves: list[Any]) -> list[int]:
+        """The integer scalars of a state: how often its transformations were updated."""
+        return [int(leaf) for leaf in leaves if leaf.ndim == 0 and jnp.issubdtype(leaf.dtype, jnp.integer)]
 
     def restored(
         self, layout: Layout, params: list[Any], state: Any, settings: list[Any], counts: list[int]
@@ -181,12 +193,11 @@ class TransformEngine:
         del layout, params, settings
         names, models, treedef = trees.named_leaves(self.state)
         leaves = trees.align(self.state, state, "the leaves of the state")
-        done = 0  # how often the transformation was updated: what its counters tell
         for name, model, leaf in zip(names, models, leaves, strict=True):
             if getattr(leaf, "shape", None) != model.shape or leaf.dtype != model.dtype:
                 raise ValueError(f"{trees.quote(name)} of the state is not {jax.typeof(model)}, but {leaf!r:.100}")
-            if model.ndim == 0 and jnp.issubdtype(model.dtype, jnp.integer):
-                done = max(done, int(leaf) - int(model))
+        before = self._counters(self._leaves) if self._exported is None else self._exported
+        done = max((b - a for a, b in zip(before, self._counters(leaves), strict=True)), default=0)
         return treedef.unflatten(map(own, leaves)), [count + done for count in counts]
 
 

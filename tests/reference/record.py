@@ -1,4 +1,5 @@
-"""Records torch's trajectories on the shared cases: ``python -m tests.reference.record`` (needs torch==2.13.0).
+"""Records torch's trajectories on the shared cases: ``python -m tests.reference.record [algorithm ...]`` (needs
+torch==2.13.0).
 
 One file an algorithm. For every combination of flags: float64 at all of 50 steps with options that change from step to
 step; float32, bfloat16 and complex128 at 12 steps (the rows are the synchronised states the tests start from); for the
@@ -6,6 +7,7 @@ stateful face, float64 at some of 50 steps in which gradients are missing ("gaps
 """
 
 import pathlib
+import sys
 
 import numpy as np
 import torch
@@ -17,10 +19,13 @@ RUNS = {"float64": cases.STEPS, "float32": 12, "complex128": 12, "bfloat16": 12}
 
 
 def main() -> None:
-    for name, (_, _, combinations) in cases.ALGORITHMS.items():
+    for name in sys.argv[1:] or cases.ALGORITHMS:
+        _, _, combinations = cases.ALGORITHMS[name]
         arrays = {}
         for options in combinations:
             for dtype, steps in RUNS.items():
+                if dtype == "complex128" and name in cases.REAL_ONLY:
+                    continue
                 trajectory = torch_run.run((name, options), dtype, steps)
                 for slot, values in trajectory.items():
                     arrays[f"{cases.label((name, options))}/{dtype}/{slot}"] = values

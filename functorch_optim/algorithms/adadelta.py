@@ -1,0 +1,89 @@
+"""Adadelta: a step size from the ratio of two running averages."""
+
+from typing import Any, NamedTuple
+
+import jax
+
+from functorch_optim.base import GradientTransformation
+from functorch_optim.hyperparams import Beta, BetaOption, Epsilon, Hyperparameter, LearningRate, Rho, WeightDecay
+from functorch_optim.rule import Rule, average_of_squares, lift, sqrt, zeros_like
+
+
+class AdadeltaState(NamedTuple):
+    """``step`` counts updates; the averages of squared gradients and of squared deltas are trees."""
+
+    step: Any
+    square_avg: Any
+    acc_delta: Any
+
+
+class AdadeltaScalars(NamedTuple):
+    lr: Any
+    rho: Beta
+    eps: Any
+
+
+class Adadelta(Rule):
+    title = "Adadelta"
+    state = AdadeltaState
+
+    lr: LearningRate
+    rho: Rho
+    eps: Epsilon
+    weight_decay: WeightDecay
+    maximize: bool
+
+    def init(self, param: Any, hyperparams: Any) -> AdadeltaState:
+        return AdadeltaState(None, zeros_like(param), zeros_like(param))
+
+    def scalars(self, step: Any, hyperparams: Any) -> AdadeltaScalars:
+        return AdadeltaScalars(hyperparams.lr, hyperparams.rho, hyperparams.eps)
+
+    def update(
+        self, grad: jax.Array, param: Any, slots: AdadeltaState, scalars: AdadeltaScalars
+    ) -> tuple[jax.Array, AdadeltaState]:
+        square_avg = average_of_squares(slots.square_avg, grad, scalars.rho)
+        delta = sqrt(slots.acc_delta + scalars.eps) / sqrt(square_avg + scalars.eps) * grad
+        acc_delta = average_of_squares(slots.acc_delta, delta, scalars.rho)
+        return -scalars.lr * delta, AdadeltaState(None, square_avg, acc_delta)
+
+
+def adadelta(
+    lr: Hyperparameter = 1.0,
+    rho: BetaOption = 0.9,
+    eps: Hyperparameter = 1e-6,
+    weight_decay: Hyperparameter = 0.0,
+    maximize: bool = False,
+) -> GradientTransformation:
+    r"""Adadelta, as ``torch.optim.Adadelta``.
+
+    With g the gradient (negated first if ``maximize``) plus ``weight_decay * p``::
+
+        v <- rho * v + (1 - rho) * g**2
+        d <- sqrt(u + eps) / sqrt(v + eps) * g
+        u <- rho * u + (1 - rho) * d**2
+        p <- p - lr * d
+
+    Args:
+        lr: factor of the delta, at least 0; like every number here a Python number, a scalar array or a schedule.
+        rho: decay rate of both averages, in [0, 1]; as data best a :class:`functorch_optim.Beta`.
+        eps: added to both averages inside the roots, at least 0.
+        weight_decay: coefficient of the L2 penalty, at least 0. Unless it is the number 0, ``update`` needs ``params``.
+        maximize: whether to ascend.
+
+    Returns:
+        A transformation with the state :class:`AdadeltaState`.
+
+    Raises:
+        ValueError: an option outside its range, with torch's message.
+
+    Source: Zeiler, "ADADELTA: An Adaptive Learning Rate Method", 2012; the lr is torch's.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> tx = adadelta(lr=1.0)
+        >>> updates, state = tx.update(jnp.array([2.0]), tx.init(jnp.array([1.0])))
+        >>> [round(x, 6) for x in updates.tolist()]
+        [-0.003162]
+    """
+    return lift(Adadelta(lr, rho, eps, weight_decay, maximize))

@@ -1,0 +1,151 @@
+"""Adafactor: second moments of matrices as the product of a row and a column."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from functorch_optim.base import GradientTransformation
+from functorch_optim.hyperparams import (
+    Beta2Decay,
+    ClippingThreshold,
+    Epsilons,
+    Hyperparameter,
+    NonNegativeLearningRate,
+    NonNegativeWeightDecay,
+    as_float,
+    minimum,
+    power,
+)
+from functorch_optim.rule import Rule, lift, sqrt, zeros_like
+
+
+class AdafactorState(NamedTuple):
+    """``step`` counts updates. A leaf of two or more dimensions has row and column, others the whole variance."""
+
+    step: Any
+    row_var: Any
+    col_var: Any
+    variance: Any
+
+
+class AdafactorScalars(NamedTuple):
+    weight: Any  # of the new statistics: 1 - beta2 of this step
+    relative_size: Any
+    eps1: Any  # None: the machine epsilon of the parameter's dtype
+    eps2: Any
+    threshold: Any
+
+
+class Adafactor(Rule):
+    title = "Adafactor"
+    state = AdafactorState
+    complex_hint = "Adafactor does not support complex parameters"
+    needs_params = True
+    decoupled_weight_decay = True
+
+    lr: NonNegativeLearningRate
+    beta2_decay: Beta2Decay
+    eps: Epsilons
+    d: ClippingThreshold
+    weight_decay: NonNegativeWeightDecay
+    maximize: bool
+
+    def init(self, param: Any, hyperparams: Any) -> AdafactorState:
+        if param.ndim < 2:
+            return AdafactorState(None, None, None, zeros_like(param))
+        zeros = jnp.zeros_like(param, dtype=param.dtype)  # its sums have the sharding that is left of the parameter's
+        row, col = (jnp.sum(zeros, axis, keepdims=True, dtype=param.dtype) for axis in (-1, -2))
+        return AdafactorState(None, row, col, None)
+
+    def scalars(self, step: Any, hyperparams: Any) -> AdafactorScalars:
+        count = as_float(step)
+        return AdafactorScalars(
+            weight=power(count, hyperparams.beta2_decay),
+            relative_size=minimum(hyperparams.lr, power(count, -0.5)),
+            eps1=hyperparams.eps[0],
+            eps2=hyperparams.eps[1],
+            threshold=hyperparams.d,
+        )
+
+    def at_dtype(self, scalars: AdafactorScalars, dtype: Any) -> AdafactorScalars:
+        return scalars if scalars.eps1 is not None else scalars._replace(eps1=float(jnp.finfo(dtype).eps))
+
+    def update(
+        self, grad: jax.Array, param: Any, slots: AdafactorState, scalars: AdafactorScalars
+    ) -> tuple[jax.Array, AdafactorState]:
+        if grad.size == 0:
+            return grad, slots
+        step_size = jnp.maximum(scalars.eps2, _root_mean_square(param)) * scalars.relative_size
+        squares = grad * grad
+        if grad.ndim < 2:
+            estimate = _mix(slots.variance, squares, scalars.weight)
+            slots = slots._replace(variance=estimate)
+        else:
+            row = _mix(slots.row_var, jnp.mean(squares, -1, keepdims=True), scalars.weight)
+            col = _mix(slots.col_var, jnp.mean(squares, -2, keepdims=True), scalars.weight)
+            estimate = row * col / jnp.maximum(jnp.mean(row, -2, keepdims=True), scalars.eps1)
+            slots = slots._replace(row_var=row, col_var=col)
+        update = grad * jax.lax.rsqrt(jnp.maximum(estimate, scalars.eps1 * scalars.eps1))
+        clipped = jnp.maximum(1, _root_mean_square(update) / scalars.threshold)
+        return -(step_size / clipped) * update, slots
+
+
+def _root_mean_square(x: jax.Array) -> jax.Array:
+    return sqrt(jnp.sum(x * x)) / np.sqrt(x.size).astype(x.dtype)
+
+
+def _mix(old: jax.Array, new: jax.Array, weight: Any) -> jax.Array:
+    """torch's lerp, which at the weight 1 gives ``new`` to the bit."""
+    return jnp.where(weight < 0.5, old + weight * (new - old), new - (new - old) * (1 - weight))
+
+
+def adafactor(
+    lr: Hyperparameter = 1e-2,
+    beta2_decay: Hyperparameter = -0.8,
+    eps: tuple[Hyperparameter | None, Hyperparameter] = (None, 1e-3),
+    d: Hyperparameter = 1.0,
+    weight_decay: Hyperparameter = 0.0,
+    maximize: bool = False,
+) -> GradientTransformation:
+    r"""Adafactor, as ``torch.optim.Adafactor``.
+
+    With g the gradient (negated first if ``maximize``), t the number of the update and rms the root mean square of all
+    entries of an array::
+
+        w = t**beta2_decay;    a = max(eps2, rms(p)) * min(lr, 1 / sqrt(t))
+        R <- (1 - w) * R + w * mean(g**2, over columns);    C <- (1 - w) * C + w * mean(g**2, over rows)
+        V = R C / max(mean(R), eps1)           for a parameter of one dimension or none V <- (1 - w) * V + w * g**2
+        u = g / sqrt(max(V, eps1**2))
+        p <- p - lr * weight_decay * p - a / max(1, rms(u) / d) * u
+
+    The last two dimensions are factored, those before them are a batch; the root mean squares are over the whole array.
+
+    Args:
+        lr: upper bound of the relative step size, at least 0; like every number here a Python number, a scalar array
+            or a schedule.
+        beta2_decay: power of the step, at most 0.
+        eps: (eps1, eps2), at least 0. None for eps1 is the machine epsilon of each parameter's own dtype (torch takes
+            that of a group's first parameter for all).
+        d: the threshold of the update's root mean square, at least 1.
+        weight_decay: coefficient of the decoupled decay, at least 0.
+        maximize: whether to ascend.
+
+    Returns:
+        A transformation with the state :class:`AdafactorState`; ``update`` needs ``params``.
+
+    Raises:
+        ValueError: an option outside its range, with torch's message.
+        RuntimeError: a complex parameter.
+
+    Source: Shazeer and Stern, "Adafactor: Adaptive Learning Rates with Sublinear Memory Cost", 2018, without momentum.
+
+    Example:
+        >>> tx = adafactor(lr=0.5)
+        >>> params = jnp.ones((2, 2))
+        >>> updates, state = tx.update(jnp.ones((2, 2)), tx.init(params), params)
+        >>> [round(x, 6) for x in updates[0].tolist()], state.row_var.shape
+        ([-0.5, -0.5], (2, 1))
+    """
+    return lift(Adafactor(lr, beta2_decay, eps, d, weight_decay, maximize))

@@ -1,0 +1,97 @@
+"""Adagrad: a step size that falls with the sum of squared gradients."""
+
+from typing import Any, NamedTuple
+
+import jax
+
+from functorch_optim.base import GradientTransformation
+from functorch_optim.hyperparams import (
+    Epsilon,
+    Hyperparameter,
+    InitialAccumulatorValue,
+    LearningRate,
+    LearningRateDecay,
+    WeightDecay,
+    as_float,
+)
+from functorch_optim.rule import Rule, full_like, lift, sqrt
+
+
+class AdagradState(NamedTuple):
+    """``step`` counts updates; ``sum`` is a tree of the sums of squared gradients."""
+
+    step: Any
+    sum: Any
+
+
+class AdagradScalars(NamedTuple):
+    step_size: Any
+    eps: Any
+
+
+class Adagrad(Rule):
+    title = "Adagrad"
+    state = AdagradState
+    starts_from_options = True
+    starts_whole = True
+
+    lr: LearningRate
+    lr_decay: LearningRateDecay
+    weight_decay: WeightDecay
+    initial_accumulator_value: InitialAccumulatorValue
+    eps: Epsilon
+    maximize: bool
+
+    def init(self, param: Any, hyperparams: Any) -> AdagradState:
+        return AdagradState(None, full_like(param, hyperparams.initial_accumulator_value))
+
+    def scalars(self, step: Any, hyperparams: Any) -> AdagradScalars:
+        return AdagradScalars(hyperparams.lr / (1 + as_float(step - 1) * hyperparams.lr_decay), hyperparams.eps)
+
+    def update(
+        self, grad: jax.Array, param: Any, slots: AdagradState, scalars: AdagradScalars
+    ) -> tuple[jax.Array, AdagradState]:
+        total = slots.sum + grad * grad
+        return -scalars.step_size * grad / (sqrt(total) + scalars.eps), AdagradState(None, total)
+
+
+def adagrad(
+    lr: Hyperparameter = 1e-2,
+    lr_decay: Hyperparameter = 0.0,
+    weight_decay: Hyperparameter = 0.0,
+    initial_accumulator_value: Hyperparameter = 0.0,
+    eps: Hyperparameter = 1e-10,
+    maximize: bool = False,
+) -> GradientTransformation:
+    r"""Adagrad, as ``torch.optim.Adagrad``.
+
+    With g the gradient (negated first if ``maximize``) plus ``weight_decay * p``, and t the number of the update::
+
+        s <- s + g**2
+        p <- p - lr / (1 + (t - 1) * lr_decay) * g / (sqrt(s) + eps)
+
+    Args:
+        lr: learning rate, at least 0; like every number here a Python number, a scalar array or a schedule.
+        lr_decay: how fast the learning rate falls, at least 0.
+        weight_decay: coefficient of the L2 penalty, at least 0. Unless it is the number 0, ``update`` needs ``params``.
+        initial_accumulator_value: what s begins with, at least 0 (in complex parameters in both parts).
+        eps: added to the denominator outside the root, at least 0.
+        maximize: whether to ascend.
+
+    Returns:
+        A transformation with the state :class:`AdagradState`.
+
+    Raises:
+        ValueError: an option outside its range, with torch's message.
+
+    Source: Duchi, Hazan and Singer, "Adaptive Subgradient Methods for Online Learning and Stochastic Optimization",
+    JMLR 2011.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> tx = adagrad(lr=0.5)
+        >>> updates, state = tx.update(jnp.array([2.0]), tx.init(jnp.array([1.0])))
+        >>> updates.tolist(), state.sum.tolist()
+        ([-0.5], [4.0])
+    """
+    return lift(Adagrad(lr, lr_decay, weight_decay, initial_accumulator_value, eps, maximize))

@@ -1,0 +1,136 @@
+"""NAdam: Adam with Nesterov momentum."""
+
+from typing import Any, NamedTuple
+
+import jax
+
+from functorch_optim.base import GradientTransformation
+from functorch_optim.hyperparams import (
+    Beta,
+    BetaOption,
+    Betas,
+    Epsilon,
+    Hyperparameter,
+    LearningRate,
+    MomentumDecay,
+    WeightDecay,
+    as_float,
+    one_minus_power,
+    power,
+    single,
+)
+from functorch_optim.rule import Rule, average_of_squares, lerp, lift, sqrt, zeros_like
+
+
+class NAdamState(NamedTuple):
+    """``step`` counts updates; ``mu_product`` is the float32 product of the momenta; the moments are trees."""
+
+    step: Any
+    mu_product: Any
+    exp_avg: Any
+    exp_avg_sq: Any
+
+
+class NAdamScalars(NamedTuple):
+    beta1: Beta
+    beta2: Beta
+    bias_correction2: Any
+    grad_size: Any
+    momentum_size: Any
+    eps: Any
+
+
+class NAdam(Rule):
+    title = "NAdam"
+    state = NAdamState
+    carried = ("mu_product",)
+
+    lr: LearningRate
+    betas: Betas
+    eps: Epsilon
+    weight_decay: WeightDecay
+    momentum_decay: MomentumDecay
+    decoupled_weight_decay: bool
+    maximize: bool
+
+    def init(self, param: Any, hyperparams: Any) -> NAdamState:
+        return NAdamState(None, None, zeros_like(param), zeros_like(param))
+
+    def start(self, hyperparams: Any) -> dict[str, Any]:
+        return {"mu_product": 1.0}
+
+    def carry(self, step: Any, hyperparams: Any, carried: dict[str, Any]) -> tuple[NAdamScalars, dict[str, Any]]:
+        beta1, beta2 = hyperparams.betas
+        mu, mu_next = (
+            beta1.value * (1.0 - 0.5 * power(0.96, as_float(count) * hyperparams.momentum_decay))
+            for count in (step, step + 1)
+        )
+        product = single(carried["mu_product"] * single(mu))  # a product in float32, as torch forms it
+        so_far = as_float(product)
+        scalars = NAdamScalars(
+            beta1,
+            beta2,
+            bias_correction2=one_minus_power(beta2, step),
+            grad_size=hyperparams.lr * (1.0 - mu) / (1.0 - so_far),
+            momentum_size=hyperparams.lr * mu_next / (1.0 - so_far * mu_next),
+            eps=hyperparams.eps,
+        )
+        return scalars, {"mu_product": product}
+
+    def update(
+        self, grad: jax.Array, param: Any, slots: NAdamState, scalars: NAdamScalars
+    ) -> tuple[jax.Array, NAdamState]:
+        exp_avg = lerp(slots.exp_avg, grad, scalars.beta1)
+        exp_avg_sq = average_of_squares(slots.exp_avg_sq, grad, scalars.beta2)
+        denom = sqrt(exp_avg_sq / scalars.bias_correction2) + scalars.eps
+        delta = -(scalars.grad_size * grad / denom) - scalars.momentum_size * exp_avg / denom
+        return delta, slots._replace(exp_avg=exp_avg, exp_avg_sq=exp_avg_sq)
+
+
+def nadam(
+    lr: Hyperparameter = 2e-3,
+    betas: tuple[BetaOption, BetaOption] = (0.9, 0.999),
+    eps: Hyperparameter = 1e-8,
+    weight_decay: Hyperparameter = 0.0,
+    momentum_decay: Hyperparameter = 4e-3,
+    decoupled_weight_decay: bool = False,
+    maximize: bool = False,
+) -> GradientTransformation:
+    r"""Adam with Nesterov momentum, as ``torch.optim.NAdam``.
+
+    With g the gradient (negated first if ``maximize``) plus ``weight_decay * p``, t the number of the update,
+    ``mu(t) = beta1 * (1 - 0.96**(t * momentum_decay) / 2)`` and M the product of all mu so far::
+
+        m <- beta1 * m + (1 - beta1) * g
+        v <- beta2 * v + (1 - beta2) * g**2
+        d <- sqrt(v / (1 - beta2**t)) + eps
+        p <- p - lr * (1 - mu(t)) / (1 - M) * g / d - lr * mu(t+1) / (1 - M * mu(t+1)) * m / d
+
+    M is kept in float32, whatever the parameters are, as in torch. With ``decoupled_weight_decay`` the gradient is left
+    alone and ``lr * weight_decay * p`` is subtracted from p.
+
+    Args:
+        lr: learning rate, at least 0; like every number here a Python number, a scalar array or a schedule.
+        betas: decay rates of the two moments, each in [0, 1).
+        eps: added to the denominator outside the root, at least 0.
+        weight_decay: coefficient of the decay, at least 0. Unless it is the number 0, ``update`` needs ``params``.
+        momentum_decay: how slowly mu rises to beta1, at least 0.
+        decoupled_weight_decay: whether the decay acts on the parameter instead of the gradient.
+        maximize: whether to ascend.
+
+    Returns:
+        A transformation with the state :class:`NAdamState`.
+
+    Raises:
+        ValueError: an option outside its range, with torch's message.
+
+    Source: Dozat, "Incorporating Nesterov Momentum into Adam", 2016.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> tx = nadam(lr=0.1)
+        >>> updates, state = tx.update(jnp.array([2.0]), tx.init(jnp.array([1.0])))
+        >>> [round(x, 6) for x in updates.tolist()]
+        [-0.105645]
+    """
+    return lift(NAdam(lr, betas, eps, weight_decay, momentum_decay, decoupled_weight_decay, maximize))

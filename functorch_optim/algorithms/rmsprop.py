@@ -1,0 +1,126 @@
+"""RMSprop: gradients over the root of their mean square."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from functorch_optim.base import GradientTransformation
+from functorch_optim.hyperparams import (
+    Alpha,
+    Beta,
+    BetaOption,
+    Epsilon,
+    Hyperparameter,
+    LearningRate,
+    Momentum,
+    WeightDecay,
+    is_zero,
+)
+from functorch_optim.rule import Rule, average_of_squares, lerp, lift, sqrt, zeros_like
+
+
+class RMSpropState(NamedTuple):
+    """``step`` counts updates; the buffer is None without momentum, the mean gradient unless centered."""
+
+    step: Any
+    square_avg: Any
+    momentum_buffer: Any
+    grad_avg: Any
+
+
+class RMSpropScalars(NamedTuple):
+    lr: Any
+    alpha: Beta
+    eps: Any
+    momentum: Any
+
+
+class RMSprop(Rule):
+    title = "RMSprop"
+    state = RMSpropState
+    static_zeros = ("momentum",)
+
+    lr: LearningRate
+    alpha: Alpha
+    eps: Epsilon
+    weight_decay: WeightDecay
+    momentum: Momentum
+    centered: bool
+    maximize: bool
+
+    def init(self, param: Any, hyperparams: Any) -> RMSpropState:
+        return RMSpropState(
+            step=None,
+            square_avg=zeros_like(param),
+            momentum_buffer=None if is_zero(self.momentum) else zeros_like(param),
+            grad_avg=zeros_like(param) if self.centered else None,
+        )
+
+    def scalars(self, step: Any, hyperparams: Any) -> RMSpropScalars:
+        return RMSpropScalars(hyperparams.lr, hyperparams.alpha, hyperparams.eps, hyperparams.momentum)
+
+    def update(
+        self, grad: jax.Array, param: Any, slots: RMSpropState, scalars: RMSpropScalars
+    ) -> tuple[jax.Array, RMSpropState]:
+        square_avg = average_of_squares(slots.square_avg, grad, scalars.alpha)
+        slots = slots._replace(square_avg=square_avg)
+        variance = square_avg
+        if self.centered:
+            grad_avg = lerp(slots.grad_avg, grad, scalars.alpha)
+            slots = slots._replace(grad_avg=grad_avg)
+            # Rounding may leave a negative variance; torch's root of it is NaN.
+            variance = jnp.maximum(square_avg - grad_avg * grad_avg, 0)
+        direction = grad / (sqrt(variance) + scalars.eps)
+        if slots.momentum_buffer is not None:
+            direction = scalars.momentum * slots.momentum_buffer + direction
+            slots = slots._replace(momentum_buffer=direction)
+        return -scalars.lr * direction, slots
+
+
+def rmsprop(
+    lr: Hyperparameter = 1e-2,
+    alpha: BetaOption = 0.99,
+    eps: Hyperparameter = 1e-8,
+    weight_decay: Hyperparameter = 0.0,
+    momentum: Hyperparameter = 0.0,
+    centered: bool = False,
+    maximize: bool = False,
+) -> GradientTransformation:
+    r"""RMSprop, as ``torch.optim.RMSprop``.
+
+    With g the gradient (negated first if ``maximize``) plus ``weight_decay * p``::
+
+        v <- alpha * v + (1 - alpha) * g**2
+        a <- alpha * a + (1 - alpha) * g                     if centered
+        d <- sqrt(v - a**2) + eps  if centered, else  sqrt(v) + eps
+        b <- momentum * b + g / d
+        p <- p - lr * b
+
+    Without momentum no buffer is kept. A variance ``v - a**2`` that rounding made negative counts as zero, where torch
+    gives NaN.
+
+    Args:
+        lr: learning rate, at least 0; like every number here a Python number, a scalar array or a schedule.
+        alpha: decay rate of the averages, at least 0; as data best a :class:`functorch_optim.Beta`.
+        eps: added to the denominator outside the root, at least 0.
+        weight_decay: coefficient of the L2 penalty, at least 0. Unless it is the number 0, ``update`` needs ``params``.
+        momentum: factor of the buffer, at least 0; zero, and without a buffer, only as the Python number 0.
+        centered: whether to divide by the standard deviation instead of the root mean square.
+        maximize: whether to ascend.
+
+    Returns:
+        A transformation with the state :class:`RMSpropState`.
+
+    Raises:
+        ValueError: an option outside its range, with torch's message.
+
+    Source: Hinton's lecture 6e, 2012; centered: Graves, "Generating Sequences With Recurrent Neural Networks", 2013.
+
+    Example:
+        >>> tx = rmsprop(lr=0.1)
+        >>> updates, state = tx.update(jnp.array([2.0]), tx.init(jnp.array([1.0])))
+        >>> [round(x, 6) for x in updates.tolist()]
+        [-1.0]
+    """
+    return lift(RMSprop(lr, alpha, eps, weight_decay, momentum, centered, maximize))

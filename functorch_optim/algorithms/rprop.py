@@ -1,0 +1,101 @@
+"""Rprop: step sizes that grow while the gradient keeps its sign."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from functorch_optim.base import GradientTransformation
+from functorch_optim.hyperparams import AnyPair, Etas, Hyperparameter, LearningRate, known
+from functorch_optim.rule import Rule, full_like, lift, zeros_like
+
+
+class RpropState(NamedTuple):
+    """``step`` counts updates; the last gradient and the step sizes are trees."""
+
+    step: Any
+    prev: Any
+    step_size: Any
+
+
+class RpropScalars(NamedTuple):
+    shrink: Any
+    grow: Any
+    smallest: Any
+    largest: Any
+
+
+class Rprop(Rule):
+    title = "Rprop"
+    state = RpropState
+    starts_from_options = True
+
+    lr: LearningRate
+    etas: Etas
+    step_sizes: AnyPair
+    maximize: bool
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        shrink, grow = map(known, self.etas)
+        if (shrink is not None and not 0 < shrink < 1) or (grow is not None and not grow > 1):
+            raise ValueError(f"Invalid eta values: {shrink}, {grow} (option 'etas')")
+
+    def init(self, param: Any, hyperparams: Any) -> RpropState:
+        return RpropState(None, zeros_like(param), full_like(param, hyperparams.lr))
+
+    def scalars(self, step: Any, hyperparams: Any) -> RpropScalars:
+        return RpropScalars(*hyperparams.etas, *hyperparams.step_sizes)
+
+    def update(
+        self, grad: jax.Array, param: Any, slots: RpropState, scalars: RpropScalars
+    ) -> tuple[jax.Array, RpropState]:
+        agreement = grad * slots.prev
+        factor = jnp.where(agreement > 0, scalars.grow, jnp.where(agreement < 0, scalars.shrink, 1))
+        # A NaN is neither above nor below zero: torch multiplies by it.
+        factor = jnp.where(jnp.isnan(agreement), agreement, factor)
+        step_size = jnp.clip(slots.step_size * factor, scalars.smallest, scalars.largest)
+        grad = jnp.where(agreement < 0, 0, grad)
+        return -jnp.sign(grad) * step_size, RpropState(None, grad, step_size)
+
+
+def rprop(
+    lr: Hyperparameter = 1e-2,
+    etas: tuple[Hyperparameter, Hyperparameter] = (0.5, 1.2),
+    step_sizes: tuple[Hyperparameter, Hyperparameter] = (1e-6, 50.0),
+    maximize: bool = False,
+) -> GradientTransformation:
+    r"""Resilient backpropagation, as ``torch.optim.Rprop``.
+
+    With g the gradient (negated first if ``maximize``) and s the step size, entry by entry::
+
+        s <- clip(s * eta_plus, smallest, largest)               if g * g_last > 0
+        s <- clip(s * eta_minus, smallest, largest);  g <- 0     if g * g_last < 0
+        s <- clip(s, smallest, largest)                          otherwise
+        p <- p - sign(g) * s
+        g_last <- g
+
+    Args:
+        lr: the first step size, at least 0; later changes have no effect, as in torch.
+        etas: (eta_minus, eta_plus), 0 < eta_minus < 1 < eta_plus.
+        step_sizes: the smallest and the largest step size, which bind from the first update on.
+        maximize: whether to ascend.
+
+    Returns:
+        A transformation with the state :class:`RpropState`.
+
+    Raises:
+        ValueError: an option outside its range, with torch's message.
+
+    Source: Riedmiller and Braun, "A Direct Adaptive Method for Faster Backpropagation Learning: The RPROP Algorithm",
+    1993, in the variant without backtracking.
+
+    Example:
+        >>> tx = rprop(lr=0.5)
+        >>> state = tx.init(jnp.array([1.0]))
+        >>> for grad in (2.0, 3.0):
+        ...     updates, state = tx.update(jnp.array([grad]), state)
+        >>> [round(x, 6) for x in updates.tolist()]
+        [-0.6]
+    """
+    return lift(Rprop(lr, etas, step_sizes, maximize))

@@ -1,0 +1,58 @@
+"""Adamax with the face of ``torch.optim.Adamax``."""
+
+from typing import Any
+
+from functorch_optim.algorithms.adamax import adamax
+from functorch_optim.optim.optimizer import Optimizer
+from functorch_optim.optim.param_groups import GroupRules
+
+
+class Adamax(Optimizer):
+    """Adamax, Adam with the infinity norm in the second moment's place; the equations are in
+    :func:`functorch_optim.adamax`.
+
+    Args:
+        params: the parameters, in any form that :class:`functorch_optim.optim.Optimizer` takes.
+        lr, betas, eps, weight_decay, maximize: as for :func:`functorch_optim.adamax`; a number may change in
+            ``param_groups`` from step to step.
+        foreach, differentiable, capturable: stored in the groups and otherwise without effect.
+        group_rules: ``(regular expression, options)`` pairs, as for :class:`functorch_optim.optim.Optimizer`.
+
+    Raises:
+        ValueError: an option outside its range, with torch's message, before ``params`` is looked at.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> optimizer = Adamax([jnp.ones((2, 2))])
+        >>> optimizer.step([jnp.ones((2, 2))])
+        >>> bool(jnp.all(optimizer.params[0] < 1))
+        True
+    """
+
+    constructor = staticmethod(adamax)
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Any = 2e-3,
+        betas: tuple[Any, Any] = (0.9, 0.999),
+        eps: Any = 1e-8,
+        weight_decay: Any = 0,
+        foreach: bool | None = None,
+        *,
+        maximize: bool = False,
+        differentiable: bool = False,
+        capturable: bool = False,
+        group_rules: GroupRules = (),
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "foreach": foreach,
+            "maximize": maximize,
+            "differentiable": differentiable,
+            "capturable": capturable,
+        }
+        super().__init__(params, defaults, group_rules=group_rules)
