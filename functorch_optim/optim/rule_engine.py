@@ -21,6 +21,7 @@ from functorch_optim.optim.options import delayed
 from functorch_optim.optim.ownership import exclusive, own
 from functorch_optim.optim.param_groups import Layout
 from functorch_optim.rule import Lifted, step_scalars
+from functorch_optim.transforms.conjugation import conjugate_leaf
 
 Entry = dict[str, Any]
 
@@ -51,7 +52,7 @@ def compiled_update(plan: Plan) -> Callable[..., Any]:
             start = stop
         new_params, new_rows = [], []
         for index, param, row, grad in zip(plan.member_of, params, rows, grads, strict=True):
-            descent = jnp.conj(grad) if jnp.iscomplexobj(grad) else grad
+            descent = conjugate_leaf(grad)
             delta, new_row = plan.members[index].algorithm.update_leaf(descent, param, row, scalars[index])
             new_params.append(base.add_update(param, delta))
             new_rows.append(new_row)
@@ -245,9 +246,7 @@ class RuleEngine:
                     f"{slot} of the parameter {trees.quote(name)} has shape {jnp.shape(array)}, "
                     f"but it should have {shape}"
                 )
-            if jnp.result_type(array) not in (jnp.float16, jnp.bfloat16) and not jnp.issubdtype(
-                jnp.result_type(array), jnp.inexact
-            ):
+            if not jnp.issubdtype(jnp.result_type(array), jnp.inexact):
                 raise TypeError(f"{slot} of the parameter {trees.quote(name)} is not floating")
         placed = {
             slot: jax.device_put(own(array), param.sharding) if jnp.shape(array) == param.shape else own(array)

@@ -14,6 +14,7 @@ from functorch_optim.combinators import partition
 from functorch_optim.optim.options import delayed, is_number
 from functorch_optim.optim.ownership import exclusive, own
 from functorch_optim.optim.param_groups import Layout
+from functorch_optim.transforms.conjugation import conjugate_leaf
 
 Entry = dict[str, Any]
 Make = Callable[..., GradientTransformation]
@@ -109,7 +110,8 @@ class TransformEngine:
                 }
                 for template in templates
             ]
-            params, descent = layout.structure.unflatten(leaves), layout.structure.unflatten(map(_conjugate, grads))
+            params = layout.structure.unflatten(leaves)
+            descent = layout.structure.unflatten([None if grad is None else conjugate_leaf(grad) for grad in grads])
             updates, after = self._whole(layout, options).update(descent, state, params)
             before, new = jax.tree.structure(state), jax.tree.structure(after)
             if before != new:  # found while tracing: nothing has changed
@@ -199,7 +201,3 @@ class TransformEngine:
         before = self._counters(self._leaves) if self._exported is None else self._exported
         done = max((b - a for a, b in zip(before, self._counters(leaves), strict=True)), default=0)
         return treedef.unflatten(map(own, leaves)), [count + done for count in counts]
-
-
-def _conjugate(grad: Any) -> Any:
-    return jnp.conj(grad) if grad is not None and jnp.iscomplexobj(grad) else grad

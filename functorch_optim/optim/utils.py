@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from functorch_optim import trees
-from functorch_optim.transforms.clipping import clip_by_value
+from functorch_optim.transforms.clipping import clip_by_value, scale_to_norm
 
 
 def clip_grad_norm(
@@ -68,15 +68,7 @@ def total_norm(grads: Any, norm_type: float = 2.0) -> jax.Array:
     return jnp.linalg.norm(jnp.stack([norm.astype(dtype) for norm in norms]), norm_type)
 
 
-@jax.jit
-def _scaled(grads: Any, norm: jax.Array, max_norm: Any) -> Any:
-    coefficient = jnp.minimum(jnp.asarray(max_norm, norm.dtype) / (norm + 1e-6), 1.0)
-
-    def scale(leaf: Any) -> Any:
-        dtype = trees.compute_dtype(leaf)
-        return (leaf.astype(dtype) * coefficient.astype(dtype)).astype(leaf.dtype)
-
-    return trees.map_dense(scale, "clip_grad_norm", grads)
+_scaled = jax.jit(functools.partial(scale_to_norm, who="clip_grad_norm"))
 
 
 def clip_grad_value(grads: Any, clip_value: Any) -> Any:

@@ -30,15 +30,19 @@ def global_norm(tree: Any) -> jax.Array:
     return sqrt(sum((square.astype(dtype) for square in squares), jnp.zeros((), dtype)))
 
 
+def scale_to_norm(tree: Any, norm: jax.Array, max_norm: Any, who: str) -> Any:
+    """``tree``, whose norm is ``norm``, scaled down to ``max_norm`` if it is larger; ``who`` stands in errors."""
+    # torch's coefficient: the 1e-6 keeps a zero norm from dividing by zero.
+    coefficient = jnp.minimum(jnp.asarray(max_norm, norm.dtype) / (norm + 1e-6), 1.0)
+    return trees.map_dense(lambda x: multiply(x, coefficient), who, tree)
+
+
 class ClipByGlobalNorm(Scheduled):
     max_norm: NonNegative
 
     def apply(self, values: Any, updates: Any, params: Any) -> Any:
         del params
-        norm = global_norm(updates)
-        # torch's coefficient: the 1e-6 keeps a zero norm from dividing by zero.
-        coefficient = jnp.minimum(jnp.asarray(values.max_norm, norm.dtype) / (norm + 1e-6), 1.0)
-        return trees.map_dense(lambda x: multiply(x, coefficient), "clip_by_global_norm", updates)
+        return scale_to_norm(updates, global_norm(updates), values.max_norm, "clip_by_global_norm")
 
 
 def clip_by_global_norm(max_norm: Hyperparameter) -> GradientTransformation:

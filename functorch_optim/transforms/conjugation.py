@@ -2,16 +2,22 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from functorch_optim import trees
 from functorch_optim.base import EmptyState, GradientTransformation, Transform, transformation
 
 
+def conjugate_leaf(x: jax.Array) -> jax.Array:
+    """The complex conjugate of one array; a real one as it is."""
+    return jnp.conj(x) if jnp.iscomplexobj(x) else x
+
+
 class Conjugate(Transform):
     def update(self, updates: Any, state: EmptyState, params: Any = None, **extra: Any) -> tuple[Any, EmptyState]:
         del params, extra
-        return trees.map_dense(lambda x: jnp.conj(x) if jnp.iscomplexobj(x) else x, "conjugate", updates), state
+        return trees.map_dense(conjugate_leaf, "conjugate", updates), state
 
 
 def conjugate() -> GradientTransformation:
