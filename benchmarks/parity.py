@@ -32,7 +32,9 @@ def table() -> str:
             paired = max((comparison.trajectory_error(case, "complex128") for case in pairs), default=None)
             face = max(comparison.face_trajectory_error(case, "gaps") for case in own)
         narrow = _worst(comparison.synchronised_ulps(case) for case in own)
-        half = _worst(comparison.synchronised_ulps(case, "bfloat16") for case in own)
+        # torch normalises a bfloat16 buffer in place unless Muon's Nesterov makes a copy of it first.
+        sound = [case for case in own if case[1].get("nesterov") or name != "muon"]
+        half = _worst(comparison.synchronised_ulps(case, "bfloat16") for case in sound)
         face_narrow = _worst(comparison.face_synchronised_ulps(case) for case in own)
         pair = "none" if paired is None else f"{paired:.1e}"
         rows.append(f"| `{name}` | {len(own)} | {wide:.1e} | {pair} | {narrow} | {half} | {face:.1e} | {face_narrow} |")

@@ -8,6 +8,8 @@ from functorch_optim.algorithms.adam import AdamState, adam
 from functorch_optim.algorithms.adamax import AdamaxState, adamax
 from functorch_optim.algorithms.adamw import adamw
 from functorch_optim.algorithms.asgd import ASGDState, asgd
+from functorch_optim.algorithms.muon import MuonState, muon
+from functorch_optim.algorithms.muon_adamw import muon_adamw
 from functorch_optim.algorithms.nadam import NAdamState, nadam
 from functorch_optim.algorithms.radam import RAdamState, radam
 from functorch_optim.algorithms.rmsprop import RMSpropState, rmsprop
@@ -48,6 +50,7 @@ __all__ = [
     "EmptyState",
     "GradientTransformation",
     "MaskedState",
+    "MuonState",
     "NAdamState",
     "NamedStates",
     "RAdamState",
@@ -77,6 +80,8 @@ __all__ = [
     "identity",
     "lift",
     "masked",
+    "muon",
+    "muon_adamw",
     "nadam",
     "named_chain",
     "partition",

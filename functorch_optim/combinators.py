@@ -114,10 +114,19 @@ def named_chain(*pairs: tuple[str, GradientTransformation]) -> GradientTransform
     return transformation(NamedChain(names, tuple(link for _, link in pairs)))
 
 
+class ByLeaf(Frozen):
+    """Labels by the dotted path and the array, whose values must not matter."""
+
+    function: Callable[[str, Any], Any]
+
+    def label(self, name: str, leaf: Any) -> Hashable:
+        return self.function(name, leaf)
+
+
 class Labels(Frozen):
     """A pytree of labels, or a function of the dotted path; compared by its content."""
 
-    function: Callable[[str], Hashable] | None
+    function: Callable[[str], Hashable] | ByLeaf | None
     leaves: tuple[Hashable, ...] = ()
     structure: Any = None
 
@@ -126,6 +135,9 @@ class Labels(Frozen):
 
     def of(self, names: trees.Names, tree: Any) -> list[Hashable]:
         """The label of every leaf of ``tree``; a label may stand for a whole subtree."""
+        if isinstance(self.function, ByLeaf):
+            pairs = zip(names, jax.tree.leaves(tree, is_leaf=trees.is_leaf), strict=True)
+            return [None if leaf is None else self.function.label(name, leaf) for name, leaf in pairs]
         if self.function is not None:
             return [self.function(name) for name in names]
         if not names:  # nothing to label; also optax's placeholder, which has no structure to compare
@@ -139,7 +151,7 @@ class Labels(Frozen):
 
 
 def as_labels(labels: Any) -> Labels:
-    if callable(labels):
+    if callable(labels) or isinstance(labels, ByLeaf):
         return Labels(labels)
     leaves, structure = jax.tree.flatten(labels)
     return Labels(None, tuple(leaves), structure)
@@ -176,7 +188,7 @@ class Partition(Transform):
         if params is not None:
             trees.align(params, updates, "gradients")
         names, leaves, treedef = trees.named_leaves(updates, none_is_leaf=True)
-        labels = self.labels.of(names, updates)
+        labels = self.labels.of(names, updates if params is None else params)
         states = {}
         for name, member in zip(self.names, self.members, strict=True):
             own_updates = _select(updates, labels, name)

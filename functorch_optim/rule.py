@@ -48,6 +48,11 @@ class Rule(Options):
         fields: tuple[str, ...] = cls.state._fields  # pyright: ignore[reportFunctionMemberAccess] a NamedTuple
         return cls.state(**dict.fromkeys(fields))
 
+    def check_parameter(self, name: str, param: Any) -> None:
+        """Raise unless the algorithm can update such a parameter."""
+        if self.complex_hint and jnp.issubdtype(param.dtype, jnp.complexfloating):
+            raise RuntimeError(f"{self.complex_hint}: the parameter {trees.quote(name)}")
+
     def init(self, param: Any, hyperparams: Any) -> Any:
         """The slots of one parameter before its first update; None are the step, what is carried, and other slots."""
         raise NotImplementedError(f"{type(self).__name__} does not define init")  # abstract: every subclass does
@@ -125,7 +130,7 @@ class Lifted(Transform):
         names, leaves, treedef = trees.named_leaves(params)
         for name, leaf in zip(names, leaves, strict=True):
             trees.check_parameter(name, leaf)
-            self.check_parameter(name, leaf)
+            self.rule.check_parameter(name, leaf)
         # Only what needs them reads the options here: a schedule may be one that takes nothing but a traced step.
         first = self.rule.at(jnp.zeros((), jnp.int32)) if self.rule.starts_from_options else self.rule.placeholder()
         carried = {name: jnp.asarray(value, jnp.float32) for name, value in self.rule.start(first).items()}
@@ -138,11 +143,6 @@ class Lifted(Transform):
         before = {name: getattr(state, name) for name in self.rule.carried}
         scalars, carried = step_scalars(self.rule, step, self.rule.at(state.step), before)
         return self.update_with(scalars, updates, state._replace(step=step, **carried), params)
-
-    def check_parameter(self, name: str, param: Any) -> None:
-        """Raise unless the algorithm can update such a parameter."""
-        if self.rule.complex_hint and jnp.issubdtype(param.dtype, jnp.complexfloating):
-            raise RuntimeError(f"{self.rule.complex_hint}: the parameter {trees.quote(name)}")
 
     def hyperparams(self, state: Any) -> dict[str, Any]:
         return self.rule.hyperparams_at(state.step)

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-SHAPES = {"scalar": (), "one": (1,), "vector": (5,), "matrix": (3, 4), "cube": (2, 3, 4)}
+SHAPES = {"scalar": (), "one": (1,), "vector": (5,), "matrix": (3, 4), "cube": (2, 3, 4), "empty": (0, 3)}
+MATRICES = {"matrix": (3, 4), "tall": (8, 3), "wide": (5, 8), "empty": (0, 3)}
 STEPS = 50
 GAPS_AT = (1, 3, 10, 11, 13, 30, 33, 50)  # the steps at which a trajectory with missing gradients is recorded
 LONG_AT = (50, 100, 150, 200)
@@ -61,6 +62,15 @@ def _rprop() -> list[dict[str, Any]]:
     return [{"lr": 0.01, **choice, **flag} for choice in choices for flag in _flags("maximize")]
 
 
+def _muon() -> list[dict[str, Any]]:
+    choices: list[dict[str, Any]] = [
+        {},
+        {"adjust_lr_fn": "match_rms_adamw"},
+        {"momentum": 0.9, "ns_steps": 3, "ns_coefficients": (2.0, -1.5, 0.5)},
+    ]
+    return _crossed({"lr": 0.02}, *choices, flags=("nesterov",))
+
+
 # functional name -> torch's class, its state_dict's slots, and every combination of flags
 ALGORITHMS: dict[str, tuple[str, tuple[str, ...], list[dict[str, Any]]]] = {
     "sgd": ("SGD", ("momentum_buffer",), _sgd()),
@@ -87,10 +97,13 @@ ALGORITHMS: dict[str, tuple[str, tuple[str, ...], list[dict[str, Any]]]] = {
         _crossed({"lr": 0.01}, {}, {"momentum": 0.9}, flags=("maximize", "centered")),
     ),
     "rprop": ("Rprop", ("prev", "step_size"), _rprop()),
+    "muon": ("Muon", ("momentum_buffer",), _muon()),
 }
 
 WITH_BETAS = {"adam", "adamw", "adamax", "nadam", "radam"}
-REAL_ONLY = {"adafactor"}
+REAL_ONLY = {"adafactor", "muon"}
+NOT_EMPTY = {"adafactor"}  # torch divides by the number of entries
+NO_STEP = {"sgd", "muon"}  # torch counts no steps there
 CARRIED = {"asgd": ("eta", "mu"), "nadam": ("mu_product",)}  # scalars beside the step in torch's state
 
 CASES: list[Case] = [(name, options) for name, (_, _, cases) in ALGORITHMS.items() for options in cases]
@@ -126,22 +139,22 @@ def missing(step: int) -> set[str]:
     return absent | {"matrix"} if step % 10 == 2 else absent
 
 
-def parameters(dtype: Any, seed: int = 0) -> dict[str, np.ndarray]:
+def parameters(name: str, dtype: Any, seed: int = 0) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
-    return {name: np.asarray(_draw(rng, shape, dtype)).astype(dtype) for name, shape in SHAPES.items()}
+    return {key: np.asarray(_draw(rng, shape, dtype)).astype(dtype) for key, shape in shapes(name).items()}
 
 
-def gradients(step: int, dtype: Any) -> dict[str, np.ndarray]:
+def gradients(name: str, step: int, dtype: Any) -> dict[str, np.ndarray]:
     """Gradients of ordinary size in most steps; in some, entries that are zero, 1e-30 or 1e15 times as large."""
     rng = np.random.default_rng(1000 + step)
     result = {}
-    for name, shape in SHAPES.items():
+    for key, shape in shapes(name).items():
         size = np.ones(shape)
         if step % 5 == 3:
             size = rng.choice([1.0, 0.0, 1e-30], size=shape)
         if step % 25 == 9:  # also within the 12 steps that the shorter recordings have
             size = rng.choice([1.0, 1e15], size=shape)
-        result[name] = np.asarray(_draw(rng, shape, dtype) * size).astype(dtype)
+        result[key] = np.asarray(_draw(rng, shape, dtype) * size).astype(dtype)
     return result
 
 
@@ -150,26 +163,29 @@ def _draw(rng: np.random.Generator, shape: tuple[int, ...], dtype: Any) -> Any:
     return values + 1j * rng.standard_normal(shape) if np.issubdtype(dtype, np.complexfloating) else values
 
 
-def slot_shapes(slot: str = "param") -> dict[str, tuple[int, ...]]:
-    """The shape that a slot has for each parameter that has it."""
+def shapes(name: str, slot: str = "param") -> dict[str, tuple[int, ...]]:
+    """The shape that a slot has for each parameter of an algorithm's cases that has it."""
+    own = MATRICES if name == "muon" else SHAPES
+    if name in NOT_EMPTY:
+        own = {key: shape for key, shape in own.items() if 0 not in shape}
     if slot in ("row_var", "col_var"):
-        matrices = {name: shape for name, shape in SHAPES.items() if len(shape) > 1}
+        matrices = {key: shape for key, shape in own.items() if len(shape) > 1}
         row = slot == "row_var"
         return {n: (*s[:-1], 1) if row else (*s[:-2], 1, s[-1]) for n, s in matrices.items()}
     if slot == "variance":
-        return {name: shape for name, shape in SHAPES.items() if len(shape) < 2}
-    return SHAPES
+        return {key: shape for key, shape in own.items() if len(shape) < 2}
+    return own
 
 
-def flatten(tree: dict[str, Any], slot: str = "param") -> np.ndarray:
-    """The arrays of a tree one after the other, in the order of SHAPES."""
-    return np.concatenate([np.asarray(tree[name]).reshape(-1) for name in slot_shapes(slot)])
+def flatten(name: str, tree: dict[str, Any], slot: str = "param") -> np.ndarray:
+    """The arrays of a tree one after the other, in the order of the shapes."""
+    return np.concatenate([np.asarray(tree[key]).reshape(-1) for key in shapes(name, slot)])
 
 
-def unflatten(flat: np.ndarray, slot: str = "param") -> dict[str, np.ndarray]:
+def unflatten(name: str, flat: np.ndarray, slot: str = "param") -> dict[str, np.ndarray]:
     result, start = {}, 0
-    for name, shape in slot_shapes(slot).items():
+    for key, shape in shapes(name, slot).items():
         size = int(np.prod(shape))
-        result[name] = flat[start : start + size].reshape(shape)
+        result[key] = flat[start : start + size].reshape(shape)
         start += size
     return result

@@ -59,7 +59,7 @@ def split(name: str, step: int, options: dict[str, Any]) -> tuple[tuple[tuple[st
 
 def initial(case: cases.Case, dtype: Any) -> tuple[Any, Any]:
     name, options = case
-    params = jax.tree.map(jnp.asarray, cases.parameters(dtype))
+    params = jax.tree.map(jnp.asarray, cases.parameters(name, dtype))
     return params, getattr(fo, name)(**options).init(params)
 
 
@@ -70,27 +70,30 @@ def slots_of(state: Any) -> dict[str, Any]:
     }
 
 
-def state_at(initial: Any, recorded: dict[str, np.ndarray], step: int) -> Any:
+def state_at(algorithm: str, initial: Any, recorded: dict[str, np.ndarray], step: int) -> Any:
     """The state with torch's slots and scalars after ``step`` updates."""
     if step == 0:
         return initial
     scalars = {name: jnp.asarray(rows[step]) for name, rows in recorded.items() if name in SCALARS}
     slots = {
-        name: {**dict.fromkeys(cases.SHAPES), **jax.tree.map(jnp.asarray, cases.unflatten(rows[step], name))}
+        name: {
+            **dict.fromkeys(cases.shapes(algorithm)),
+            **jax.tree.map(jnp.asarray, cases.unflatten(algorithm, rows[step], name)),
+        }
         for name, rows in recorded.items()
         if name not in SCALARS
     }
     return initial._replace(step=jnp.asarray(step, jnp.int32), **scalars, **slots)
 
 
-def relative(actual: dict[str, Any], expected: np.ndarray, slot: str = "param") -> float:
+def relative(algorithm: str, actual: dict[str, Any], expected: np.ndarray, slot: str = "param") -> float:
     """The largest difference in an array over the array's largest magnitude; the worst array counts."""
-    arrays = cases.unflatten(expected, slot)
+    arrays = cases.unflatten(algorithm, expected, slot)
     return max(_relative(np.asarray(actual[name]), array) for name, array in arrays.items())
 
 
 def _relative(actual: np.ndarray, expected: np.ndarray) -> float:
-    difference, largest = np.max(np.abs(actual - expected)), np.max(np.abs(expected))
+    difference, largest = (np.max(np.abs(array), initial=0) for array in (actual - expected, expected))
     return float(difference / largest) if largest else float(difference)
 
 
@@ -103,10 +106,10 @@ def trajectory_error(case: cases.Case, dtype: str) -> float:
     worst = 0.0
     for step in range(len(expected["param"]) - 1):
         static, data = split(name, step, options)
-        grads = jax.tree.map(jnp.asarray, cases.gradients(step, np.dtype(dtype)))
+        grads = jax.tree.map(jnp.asarray, cases.gradients(name, step, np.dtype(dtype)))
         params, state, _ = stepper(name, static)(params, state, grads, data)
-        errors = [relative(params, expected["param"][step + 1])]
-        errors += [relative(tree, expected[slot][step + 1], slot) for slot, tree in slots_of(state).items()]
+        errors = [relative(name, params, expected["param"][step + 1])]
+        errors += [relative(name, tree, expected[slot][step + 1], slot) for slot, tree in slots_of(state).items()]
         for scalar in cases.CARRIED.get(name, ()):
             assert getattr(state, scalar).dtype == jnp.float32
             errors.append(_relative(np.float64(getattr(state, scalar)), np.float64(expected[scalar][step + 1])))
@@ -131,17 +134,19 @@ def synchronised_ulps(case: cases.Case, dtype: str = "float32") -> tuple[float, 
         before, after = expected["param"][step], expected["param"][step + 1]
         static, data = split(name, step, options)
         # Scalars of the state stay float32, whatever the arrays are.
-        given = narrow((cases.unflatten(before), state_at(state, slots, step), cases.gradients(step, np.float32)))
-        kept = {name: getattr(state_at(state, slots, step), name) for name in cases.CARRIED.get(name, ())}
+        given = narrow(
+            (cases.unflatten(name, before), state_at(name, state, slots, step), cases.gradients(name, step, np.float32))
+        )
+        kept = {name: getattr(state_at(name, state, slots, step), name) for name in cases.CARRIED.get(name, ())}
         given = (given[0], given[1]._replace(**kept), given[2])
         params, new, updates = stepper(name, static)(*given, data)
-        size = np.maximum(np.abs(after), np.abs(cases.flatten(updates)))
-        worst_param = max(worst_param, float(np.max(ulps(cases.flatten(params), after, size, dtype))))
+        size = np.maximum(np.abs(after), np.abs(cases.flatten(name, updates)))
+        worst_param = max(worst_param, float(np.max(ulps(cases.flatten(name, params), after, size, dtype))))
         for slot, tree in slots_of(new).items():
-            previous = cases.unflatten(slots[slot][step], slot)
-            for key, array in cases.unflatten(slots[slot][step + 1], slot).items():
-                largest = max(np.max(np.abs(array)), np.max(np.abs(previous[key])))
-                worst_slot = max(worst_slot, float(np.max(ulps(tree[key], array, largest, dtype))))
+            previous = cases.unflatten(name, slots[slot][step], slot)
+            for key, array in cases.unflatten(name, slots[slot][step + 1], slot).items():
+                largest = max(np.max(np.abs(values), initial=0) for values in (array, previous[key]))
+                worst_slot = max(worst_slot, float(np.max(ulps(tree[key], array, largest, dtype), initial=0)))
     return worst_param, worst_slot
 
 
@@ -155,30 +160,34 @@ def ulps(actual: Any, expected: Any, size: Any, dtype: str) -> Any:
 def optimizer_of(case: cases.Case, dtype: str) -> optim.Optimizer:
     """The stateful optimizer on a flat list of the parameters."""
     name, options = case
-    start = cases.parameters(np.dtype(dtype))
-    return getattr(optim, cases.ALGORITHMS[name][0])([jnp.asarray(start[key]) for key in cases.SHAPES], **options)
+    start = cases.parameters(name, np.dtype(dtype))
+    return getattr(optim, cases.ALGORITHMS[name][0])([jnp.asarray(start[key]) for key in cases.shapes(name)], **options)
 
 
-def gradient_list(step: int, dtype: str, absent: Any = ()) -> list[Any]:
-    grads = cases.gradients(step, np.dtype(dtype))
-    return [None if key in absent else jnp.asarray(grads[key]) for key in cases.SHAPES]
+def gradient_list(name: str, step: int, dtype: str, absent: Any = ()) -> list[Any]:
+    grads = cases.gradients(name, step, np.dtype(dtype))
+    return [None if key in absent else jnp.asarray(grads[key]) for key in cases.shapes(name)]
 
 
-def tree_of(arrays: Any) -> dict[str, Any]:
-    return dict(zip(cases.SHAPES, arrays, strict=True))
+def tree_of(name: str, arrays: Any) -> dict[str, Any]:
+    return dict(zip(cases.shapes(name), arrays, strict=True))
 
 
-def slot_tree(optimizer: optim.Optimizer, slot: str) -> dict[str, Any]:
+def slot_tree(name: str, optimizer: optim.Optimizer, slot: str) -> dict[str, Any]:
     """A slot of every parameter, NaN where there is none."""
-    held = [optimizer.state.get(index, {}) for index in range(len(cases.SHAPES))]
-    shapes = cases.slot_shapes(slot)
-    return {key: entry.get(slot, np.full(shapes[key], np.nan)) for key, entry in tree_of(held).items() if key in shapes}
+    held = [optimizer.state.get(index, {}) for index in range(len(cases.shapes(name)))]
+    shapes = cases.shapes(name, slot)
+    return {
+        key: entry.get(slot, np.full(shapes[key], np.nan))
+        for key, entry in tree_of(name, held).items()
+        if key in shapes
+    }
 
 
-def worst(actual: dict[str, Any], expected: np.ndarray, slot: str = "param") -> float:
+def worst(algorithm: str, actual: dict[str, Any], expected: np.ndarray, slot: str = "param") -> float:
     """:func:`relative`, where an array may be NaN for "there is none"; then it must be NaN in both."""
     errors = [0.0]
-    for name, right in cases.unflatten(expected, slot).items():
+    for name, right in cases.unflatten(algorithm, expected, slot).items():
         ours = np.asarray(actual[name])
         np.testing.assert_array_equal(np.isnan(ours), np.isnan(right))
         if not np.any(np.isnan(right)):
@@ -196,17 +205,20 @@ def face_trajectory_error(case: cases.Case, kind: str, at_step: Any = None) -> f
         if at_step is not None:
             at_step(step)
         optimizer.param_groups[0].update(cases.rewritten_options(name, step, options))
-        optimizer.step(gradient_list(step, "float64", cases.missing(step) if kind == "gaps" else ()))
+        optimizer.step(gradient_list(name, step, "float64", cases.missing(step) if kind == "gaps" else ()))
         if step + 1 in steps:
             row = steps.index(step + 1)
-            errors.append(worst(tree_of(optimizer.params), expected["param"][row]))
-            counts = [optimizer.state.get(index, {}).get("step", -1) for index in range(len(cases.SHAPES))]
+            errors.append(worst(name, tree_of(name, optimizer.params), expected["param"][row]))
+            filled = [key for key, shape in cases.shapes(name).items() if 0 not in shape]
+            entries = [optimizer.state.get(index, {}) for index in range(len(cases.shapes(name)))]
+            counts = [entry.get("step", -1) for entry in entries[: len(filled)]]
             assert counts == expected["step"][row].tolist()
+            assert all(entry.get("step", step + 1) == step + 1 for entry in entries[len(filled) :])
             for scalar in cases.CARRIED.get(name, ()):
-                held = [optimizer.state.get(index, {}).get(scalar, np.nan) for index in range(len(cases.SHAPES))]
+                held = [entry.get(scalar, np.nan) for entry in entries[: len(filled)]]
                 np.testing.assert_array_equal(np.float32(held), expected[scalar][row])
             slots = set(expected) - {"param", *SCALARS}
-            errors += [worst(slot_tree(optimizer, slot), expected[slot][row], slot) for slot in slots]
+            errors += [worst(name, slot_tree(name, optimizer, slot), expected[slot][row], slot) for slot in slots]
     return max(errors)
 
 
@@ -219,22 +231,22 @@ def face_synchronised_ulps(case: cases.Case) -> tuple[float, float]:
     worst_param = worst_slot = 0.0
     for step in range(len(expected["param"]) - 1):
         if step:
-            scalars = {} if name == "sgd" else {"step": np.float32(step)}
+            scalars = {} if name in cases.NO_STEP else {"step": np.float32(step)}
             scalars |= {scalar: expected[scalar][step] for scalar in cases.CARRIED.get(name, ())}
-            held = {slot: cases.unflatten(expected[slot][step], slot) for slot in slots}
-            entries = [{**scalars, **{s: held[s][key] for s in slots if key in held[s]}} for key in cases.SHAPES]
+            held = {slot: cases.unflatten(name, expected[slot][step], slot) for slot in slots}
+            entries = [{**scalars, **{s: held[s][key] for s in slots if key in held[s]}} for key in cases.shapes(name)]
             state = {index: entry for index, entry in enumerate(entries) if entry}
             optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-        optimizer.params = list(cases.unflatten(expected["param"][step]).values())
+        optimizer.params = list(cases.unflatten(name, expected["param"][step]).values())
         optimizer.param_groups[0].update(cases.changing_options(name, step, options))
-        optimizer.step(gradient_list(step, "float32"))
+        optimizer.step(gradient_list(name, step, "float32"))
         before, after = expected["param"][step], expected["param"][step + 1]
         size = np.maximum(np.abs(after), np.abs(after - before))
-        difference = ulps(cases.flatten(tree_of(optimizer.params)), after, size, "float32")
+        difference = ulps(cases.flatten(name, tree_of(name, optimizer.params)), after, size, "float32")
         worst_param = max(worst_param, float(np.max(difference)))
         for slot in slots:
-            ours, previous = slot_tree(optimizer, slot), cases.unflatten(expected[slot][step], slot)
-            for key, right in cases.unflatten(expected[slot][step + 1], slot).items():
-                largest = max(np.max(np.abs(right)), np.max(np.abs(previous[key])))
-                worst_slot = max(worst_slot, float(np.max(ulps(ours[key], right, largest, "float32"))))
+            ours, previous = slot_tree(name, optimizer, slot), cases.unflatten(name, expected[slot][step], slot)
+            for key, right in cases.unflatten(name, expected[slot][step + 1], slot).items():
+                largest = max(np.max(np.abs(values), initial=0) for values in (right, previous[key]))
+                worst_slot = max(worst_slot, float(np.max(ulps(ours[key], right, largest, "float32"), initial=0)))
     return worst_param, worst_slot

@@ -24,6 +24,7 @@ TABLE = {
     "radam": fo.radam(lr=fo.schedules.cosine_annealing(0.1, T_max=4)),
     "rmsprop": fo.rmsprop(lr=0.1),
     "rmsprop_centered": fo.rmsprop(lr=0.1, momentum=0.9, centered=True),
+    "muon_adamw": fo.muon_adamw({"lr": 0.1}, {"lr": 0.1}),
     "rprop": fo.rprop(lr=0.1),
     "chain": fo.chain(fo.clip_by_global_norm(1.0), fo.adamw(lr=0.1), fo.scale(0.5)),
     "named_chain": fo.named_chain(("clip", fo.clip_by_value(1.0)), ("optimizer", fo.sgd(lr=0.1, momentum=0.9))),

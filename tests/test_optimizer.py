@@ -43,8 +43,8 @@ def test_complex_steps_take_what_jax_grad_returns(case, x64):
     optimizer = comparison.optimizer_of(case, "complex128")
     for step in range(len(expected["param"]) - 1):
         optimizer.param_groups[0].update(cases.changing_options(name, step, options))
-        optimizer.step([jnp.conj(grad) for grad in comparison.gradient_list(step, "complex128")])
-        assert comparison.worst(comparison.tree_of(optimizer.params), expected["param"][step + 1]) <= 1e-12
+        optimizer.step([jnp.conj(grad) for grad in comparison.gradient_list(name, step, "complex128")])
+        assert comparison.worst(name, comparison.tree_of(name, optimizer.params), expected["param"][step + 1]) <= 1e-12
 
 
 LONG = [next(c for c in cases.CASES if c[0] == name and c[1]["weight_decay"]) for name in ("sgd", "adam", "adamw")]

@@ -42,16 +42,16 @@ def test_first_adam_step_within_4_ulp_of_the_update(case):
     static, data = comparison.split(name, 0, options)
     before = comparison.reference(case, "float64")["param"][0].astype(np.float32)
     params, state = comparison.initial(case, np.float32)
-    grads = jax.tree.map(jnp.asarray, cases.gradients(0, np.float32))
+    grads = jax.tree.map(jnp.asarray, cases.gradients(name, 0, np.float32))
     _, _, updates = comparison.stepper(name, static)(params, state, grads, data)
     with jax.enable_x64(True):
         static, data = comparison.split(name, 0, options)
         wide = jax.tree.map(lambda x: jnp.asarray(np.asarray(x), jnp.float64), (params, state, grads))
         wide = (wide[0], wide[1]._replace(step=state.step), wide[2])
         _, _, exact = comparison.stepper(name, static)(*wide, data)
-        exact = cases.flatten(exact)
+        exact = cases.flatten(name, exact)
     assert before.shape == exact.shape
-    difference = np.abs(cases.flatten(updates).astype(np.float64) - exact)
+    difference = np.abs(cases.flatten(name, updates).astype(np.float64) - exact)
     assert np.max(difference / np.spacing(np.abs(exact).astype(np.float32))) <= 4
 
 
@@ -118,7 +118,7 @@ def test_adafactor_of_a_matrix_by_hand(x64):
     np.testing.assert_allclose(params.reshape(-1), expected, rtol=1e-11)
 
 
-@each_case
+@pytest.mark.parametrize("case", [case for case in cases.CASES if case[0] != "muon"], ids=cases.label)
 def test_bfloat16_step_is_the_float64_step_rounded_once(case):
     """From synchronised bfloat16 state: parameters and slots within 1 ulp of the exact step, the update float32."""
     name, options = case
@@ -127,7 +127,7 @@ def test_bfloat16_step_is_the_float64_step_rounded_once(case):
     bf16 = jax.tree.map(lambda x: x.astype(jnp.bfloat16) if x.dtype == jnp.float32 else x, (params, state))
     bf16 = (bf16[0], bf16[1]._replace(**kept))
     for step in range(6):
-        grads = jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16), cases.gradients(step, np.float32))
+        grads = jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16), cases.gradients(name, step, np.float32))
         static, data = comparison.split(name, step, options)
         *narrow, updates = comparison.stepper(name, static)(*bf16, grads, data)
         assert all(update.dtype == jnp.float32 for update in jax.tree.leaves(updates))
@@ -139,7 +139,7 @@ def test_bfloat16_step_is_the_float64_step_rounded_once(case):
             if ours.dtype == jnp.bfloat16:
                 right = np.asarray(right)
                 spacing = 2.0 ** (np.floor(np.log2(np.maximum(np.abs(right), 1e-30))) - 7)
-                assert np.max(np.abs(np.asarray(ours).astype(np.float64) - right) / spacing) <= 1
+                assert np.all(np.abs(np.asarray(ours).astype(np.float64) - right) <= spacing)
         bf16 = tuple(narrow)
 
 

@@ -18,24 +18,24 @@ def run(case: cases.Case, dtype: str, steps: int) -> Trajectory:
     name, options = case
     class_name, slots, _ = cases.ALGORITHMS[name]
     kind, numpy_dtype = getattr(torch, dtype), np.dtype("float32" if dtype == "bfloat16" else dtype)
-    start = cases.parameters(numpy_dtype)
+    start = cases.parameters(name, numpy_dtype)
     params = {key: torch.tensor(value, dtype=kind, requires_grad=True) for key, value in start.items()}
-    optimizer = getattr(torch.optim, class_name)(list(params.values()), foreach=False, **options)
-    rows: dict[str, list[Any]] = {"param": [_flat(params)]}
+    optimizer = getattr(torch.optim, class_name)(list(params.values()), **options)
+    rows: dict[str, list[Any]] = {"param": [_flat(name, params)]}
     for step in range(steps):
         optimizer.param_groups[0].update(cases.changing_options(name, step, options))
-        grads = cases.gradients(step, numpy_dtype)
+        grads = cases.gradients(name, step, numpy_dtype)
         for key, param in params.items():
             param.grad = torch.tensor(grads[key], dtype=kind)
         optimizer.step()
-        rows["param"].append(_flat(params))
+        rows["param"].append(_flat(name, params))
         for slot in slots:
             values = {key: optimizer.state[param].get(slot) for key, param in params.items()}
             if any(value is not None for value in values.values()):
-                flat = _flat(values, slot)
+                flat = _flat(name, values, slot)
                 rows.setdefault(slot, [np.zeros_like(flat)]).append(flat)
         for scalar in cases.CARRIED.get(name, ()):
-            value = np.float32(optimizer.state[params["scalar"]][scalar])
+            value = np.float32(optimizer.state[next(iter(params.values()))][scalar])
             rows.setdefault(scalar, [np.float32(0)]).append(value)  # what it begins with is the initial state's affair
     return {key: np.stack(value) for key, value in rows.items()}
 
@@ -47,34 +47,35 @@ def run_with_gaps(case: cases.Case, steps: tuple[int, ...], gaps: bool) -> Traje
     """
     name, options = case
     class_name, slots, _ = cases.ALGORITHMS[name]
-    params = {key: torch.tensor(value, requires_grad=True) for key, value in cases.parameters(np.float64).items()}
-    optimizer = getattr(torch.optim, class_name)(list(params.values()), foreach=False, **options)
+    params = {key: torch.tensor(value, requires_grad=True) for key, value in cases.parameters(name, np.float64).items()}
+    optimizer = getattr(torch.optim, class_name)(list(params.values()), **options)
     rows: dict[str, list[np.ndarray]] = {}
     for step in range(max(steps)):
         optimizer.param_groups[0].update(cases.rewritten_options(name, step, options))
-        grads, absent = cases.gradients(step, np.float64), cases.missing(step) if gaps else set()
+        grads, absent = cases.gradients(name, step, np.float64), cases.missing(step) if gaps else set()
         for key, param in params.items():
             param.grad = None if key in absent else torch.tensor(grads[key])
         optimizer.step()
         if step + 1 not in steps:
             continue
         states = {key: optimizer.state.get(param, {}) for key, param in params.items()}
-        rows.setdefault("param", []).append(_flat(params))
-        rows.setdefault("step", []).append(np.array([float(state.get("step", -1)) for state in states.values()]))
+        filled = [states[key] for key, param in params.items() if param.numel()]
+        rows.setdefault("param", []).append(_flat(name, params))
+        rows.setdefault("step", []).append(np.array([float(state.get("step", -1)) for state in filled]))
         for slot in slots:
             if any(slot in state for state in states.values()):
                 held = {
                     key: states[key].get(slot, torch.full(shape, torch.nan, dtype=torch.float64))
-                    for key, shape in cases.slot_shapes(slot).items()
+                    for key, shape in cases.shapes(name, slot).items()
                 }
-                rows.setdefault(slot, []).append(_flat(held, slot))
+                rows.setdefault(slot, []).append(_flat(name, held, slot))
         for scalar in cases.CARRIED.get(name, ()):
-            values = [float(state.get(scalar, torch.nan)) for state in states.values()]
+            values = [float(state.get(scalar, torch.nan)) for state in filled]
             rows.setdefault(scalar, []).append(np.array(values, np.float32))
     return {key: np.stack(value) for key, value in rows.items()}
 
 
-def _flat(tree: dict[str, Any], slot: str = "param") -> np.ndarray:
+def _flat(name: str, tree: dict[str, Any], slot: str = "param") -> np.ndarray:
     there = {key: value for key, value in tree.items() if value is not None}
     exact = {key: value.float() if value.dtype == torch.bfloat16 else value for key, value in there.items()}
-    return cases.flatten({key: value.detach().numpy().copy() for key, value in exact.items()}, slot)
+    return cases.flatten(name, {key: value.detach().numpy().copy() for key, value in exact.items()}, slot)

@@ -7,6 +7,7 @@ from functorch_optim.optim.adagrad import Adagrad
 from functorch_optim.optim.adam import Adam, AdamW
 from functorch_optim.optim.adamax import Adamax
 from functorch_optim.optim.asgd import ASGD
+from functorch_optim.optim.muon import Muon, MuonAdamW
 from functorch_optim.optim.nadam import NAdam
 from functorch_optim.optim.optimizer import Optimizer
 from functorch_optim.optim.radam import RAdam
@@ -23,6 +24,8 @@ __all__ = [
     "Adam",
     "AdamW",
     "Adamax",
+    "Muon",
+    "MuonAdamW",
     "NAdam",
     "Optimizer",
     "RAdam",

@@ -1,7 +1,6 @@
 """The stateful face of torch.optim over the functional core."""
 
 import functools
-import inspect
 import warnings
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, ClassVar
@@ -30,7 +29,8 @@ class Optimizer:
             list of group dicts, each with ``params`` in one of these forms and options of its own.
         defaults: the options of a group that says nothing else.
         group_rules: ``(regular expression, options)`` pairs, which make groups out of one tree by the parameters'
-            dotted paths: the first that is found in a path decides, what none matches forms the last group.
+            dotted paths: the first that is found in a path decides, what none matches forms the last group. In the
+            place of a regular expression there may be a function of the path and the array.
 
     An optimizer is made by one of the subclasses, by :meth:`from_transform`, or by a subclass of one's own that
     defines ``transformation(self, **options)`` and returns a functional transformation.
@@ -60,7 +60,7 @@ class Optimizer:
         self._engine: Any = self._make_engine()
         if self._engine is not None:
             self._engine.check(self.defaults)
-        parsed = parse(params, group_rules, self.defaults.keys())
+        parsed = parse(params, group_rules, self._known_options())
         self._layout = parsed.layout
         self._leaves: list[jax.Array] = [own(leaf) for leaf in parsed.leaves]
         self._counts = [0] * len(parsed.options)
@@ -120,8 +120,7 @@ class Optimizer:
     def _make_engine(self) -> Any:
         constructor = type(self).constructor
         if constructor is not None:
-            names = [name for name in inspect.signature(constructor).parameters if name in self.defaults]
-            return RuleEngine(constructor, names, self.defaults)
+            return RuleEngine({None: constructor}, {None: self.defaults})
         if type(self).transformation is not Optimizer.transformation:
             return TransformEngine(self.transformation, list(self.defaults), ())
         return None
@@ -132,7 +131,16 @@ class Optimizer:
         if self._layout.names is not None:
             names = zip(self._layout.names, self._layout.group_of, strict=True)
             group["param_names"] = [name for name, own_group in names if own_group == index]
-        return {**group, **{key: value for key, value in self.defaults.items() if key not in group}}
+        return {**group, **{key: value for key, value in self._defaults_of(given).items() if key not in group}}
+
+    def _known_options(self) -> Collection[str]:
+        """The names of all options that a group may have."""
+        return self.defaults.keys()
+
+    def _defaults_of(self, group: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The options that a group has where it says nothing else."""
+        del group
+        return self.defaults
 
     def _check_group(self, index: int) -> None:
         if self._engine is None:
@@ -151,7 +159,8 @@ class Optimizer:
     def _numbers(self, group: Mapping[str, Any], count: int, index: int) -> dict[str, Any]:
         """The options of one group that the engine reads."""
         engine = self._engine
-        return group_options.read(group, engine.option_names, engine.data_names, engine.strict, count, index)
+        names, numbers = engine.reads(group)
+        return group_options.read(group, names, numbers, engine.strict, count, index)
 
     @property
     def params(self) -> Any:
@@ -334,7 +343,7 @@ class Optimizer:
         """
         self._need_engine()
         loaded = torch_layout.read(self._layout, self.param_groups, self._engine.data_names, state_dict, match)
-        groups = [{**self.defaults, **group, **self.forced} for group in loaded.groups]
+        groups = [{**self._defaults_of(group), **group, **self.forced} for group in loaded.groups]
         pairs = zip(groups, loaded.counts, strict=True)
         settings = [self._numbers(group, count, index) for index, (group, count) in enumerate(pairs)]
         state = self._engine.read(self._layout, self._leaves, loaded.entries, settings)
@@ -343,7 +352,7 @@ class Optimizer:
         self._engine.commit(state)
         self._counts = loaded.counts
         for index, (live, group) in enumerate(zip(self.param_groups, loaded.groups, strict=True)):
-            kept = {key: self.defaults[key] for key in self.defaults if key not in group}
+            kept = {key: value for key, value in self._defaults_of(group).items() if key not in group}
             live.clear()
             live.update({"params": GroupParams(self, index), **group, **kept, **self.forced})
 

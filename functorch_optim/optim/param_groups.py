@@ -4,7 +4,7 @@ import difflib
 import re
 import weakref
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -26,7 +26,7 @@ class Layout(NamedTuple):
         return self.names if self.names is not None else [str(index) for index in range(len(self.group_of))]
 
 
-GroupRules = Sequence[tuple[str, Mapping[str, Any]]]
+GroupRules = Sequence[tuple[str | Callable[[str, Any], bool], Mapping[str, Any]]]
 
 # Keys that torch and its schedulers put into groups: never taken for a misspelt option.
 _KNOWN_EXTRAS = {"initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr", "param_names", "name"}
@@ -176,21 +176,31 @@ def _joined_names(bodies: Sequence[_Body]) -> list[str]:
 
 def _ruled(body: _Body, group_rules: GroupRules, known: Collection[str]) -> Parsed:
     """A group a rule, in the order of the rules, then one of what no rule matches; the first match decides."""
-    if body.names is None:
+    if body.names is None and not all(callable(pattern) for pattern, _ in group_rules):
         raise ValueError("group_rules need parameters with names: a tree, or (name, array) pairs")
+    names = body.names if body.names is not None else [str(index) for index in range(len(body.leaves))]
     options = [dict(values) for _, values in group_rules]
     for index, ((pattern, _), values) in enumerate(zip(group_rules, options, strict=True)):
         check_options(values, known, f"group rule {index} ({pattern!r})")
-    patterns = [re.compile(pattern) for pattern, _ in group_rules]
-    found = [next((i for i, p in enumerate(patterns) if p.search(name)), len(patterns)) for name in body.names]
-    for index, pattern in enumerate(patterns):
+    matches = [_matcher(pattern) for pattern, _ in group_rules]
+    pairs = list(zip(names, body.leaves, strict=True))
+    found = [next((i for i, match in enumerate(matches) if match(*pair)), len(matches)) for pair in pairs]
+    for index, (pattern, _) in enumerate(group_rules):
         if index not in found:
             raise ValueError(
-                f"group rule {index} ({pattern.pattern!r}) matches no parameter that the rules before it left; "
-                f"the names are {', '.join(body.names[:10])}{', ...' if len(body.names) > 10 else ''}"
+                f"group rule {index} ({pattern!r}) matches no parameter that the rules before it left; "
+                f"the names are {', '.join(names[:10])}{', ...' if len(names) > 10 else ''}"
             )
-    rest = [{}] if len(patterns) in found else []
+    rest = [{}] if len(matches) in found else []
     return Parsed(body.leaves, Layout(trees.Structure.of(body.tree), body.names, found), options + rest)
+
+
+def _matcher(pattern: Any) -> Callable[[str, Any], Any]:
+    """A rule's pattern as a function of a parameter's name and array."""
+    if callable(pattern):
+        return pattern
+    search = re.compile(pattern).search
+    return lambda name, array: search(name)
 
 
 def check_options(options: Mapping[str, Any], known: Collection[str], where: str) -> None:

@@ -5,6 +5,7 @@ of a group with the same number of updates share their scalars; a parameter with
 """
 
 import functools
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -76,18 +77,35 @@ class History:
     algorithm: Lifted | None = None
 
 
+class Kind:
+    """An algorithm that groups may have: what makes its lifted rule, and of which options."""
+
+    def __init__(self, constructor: Callable[..., GradientTransformation], defaults: Mapping[str, Any]) -> None:
+        self.constructor = constructor
+        self.option_names = tuple(name for name in inspect.signature(constructor).parameters if name in defaults)
+        self.rule_type = type(self.made(defaults).rule)
+        self.data_names = data_options(self.rule_type).keys() & set(self.option_names)
+
+    def made(self, options: Mapping[str, Any]) -> Lifted:
+        return lifted(self.constructor(**{name: options[name] for name in self.option_names}))
+
+
 class RuleEngine:
-    """The histories of the parameters, and the step. ``constructor`` makes a lifted rule of a group's options."""
+    """The histories of the parameters, and the step.
+
+    ``constructors`` has what makes a lifted rule of a group's options, and ``defaults`` the options: those of the one
+    algorithm under None, or of several under the names that a group's ``algorithm`` may have.
+    """
 
     strict = True  # every option of ``data_names`` must be a number
 
     def __init__(
-        self, constructor: Callable[..., GradientTransformation], names: Sequence[str], defaults: Mapping[str, Any]
+        self,
+        constructors: Mapping[str | None, Callable[..., GradientTransformation]],
+        defaults: Mapping[str | None, Mapping[str, Any]],
     ) -> None:
-        self.constructor = constructor
-        self.option_names = tuple(names)
-        self.rule_type = type(self._made(defaults).rule)
-        self.data_names = data_options(self.rule_type).keys() & set(names)
+        self.kinds = {name: Kind(constructor, defaults[name]) for name, constructor in constructors.items()}
+        self.data_names = set().union(*(kind.data_names for kind in self.kinds.values()))
         self.histories: list[History] = []
         self._algorithms: dict[Any, Lifted] = {}
         self._decayed: set[int] = set()  # the groups whose weight decay was once not zero
@@ -95,20 +113,31 @@ class RuleEngine:
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_algorithms": {}}
 
-    def _made(self, options: Mapping[str, Any]) -> Lifted:
-        return lifted(self.constructor(**{name: options[name] for name in self.option_names}))
+    def _kind(self, options: Mapping[str, Any]) -> Kind:
+        """The algorithm of a group."""
+        if None in self.kinds:
+            return self.kinds[None]
+        if options.get("algorithm") not in self.kinds:
+            names = " or ".join(map(repr, self.kinds))
+            raise ValueError(f"algorithm must be {names}, but it is {options.get('algorithm')!r}")
+        return self.kinds[options["algorithm"]]
+
+    def reads(self, options: Mapping[str, Any]) -> tuple[tuple[str, ...], set[str]]:
+        """The names of the options of a group that a step reads, and those among them that are numbers."""
+        kind = self._kind(options)
+        return (*kind.option_names, *(() if None in self.kinds else ("algorithm",))), kind.data_names
 
     def check(self, options: Mapping[str, Any]) -> None:
         """Raise unless the algorithm takes these options."""
-        self._made(options)
+        self._kind(options).made(options)
 
     def start(self, layout: Layout, params: list[Any], settings: list[Any]) -> None:
         """Take up parameters that have no history."""
         self.histories = [History() for _ in params]
         for i, (param, name, group) in enumerate(zip(params, layout.labels, layout.group_of, strict=True)):
             algorithm = self._algorithm(settings, group)
-            algorithm.check_parameter(name, param)
-            if self.rule_type.starts_whole:
+            algorithm.rule.check_parameter(name, param)
+            if algorithm.rule.starts_whole:
                 self.histories[i] = self._fitted(self.histories[i], algorithm, param, settings[group])
 
     def _algorithm(self, settings: Sequence[Mapping[str, Any]], group: int) -> Lifted:
@@ -117,14 +146,15 @@ class RuleEngine:
         A weight decay of zero is left out until the group has another: reading the parameters for it costs a fifth of
         a step of Adam.
         """
-        data, options = data_options(self.rule_type), settings[group]
-        zeros = set(self.rule_type.static_zeros)
+        options = settings[group]
+        kind = self._kind(options)
+        data, zeros = data_options(kind.rule_type), set(kind.rule_type.static_zeros)
         if options.get("weight_decay", 0.0) != 0.0:
             self._decayed.add(group)
         elif group not in self._decayed:
             zeros.add("weight_decay")
         held: dict[str, Any] = {}
-        for name in self.option_names:
+        for name in kind.option_names:
             if name not in data:
                 held[name] = options[name]
             elif name in zeros and options[name] == 0:
@@ -133,12 +163,12 @@ class RuleEngine:
                 held[name] = tuple(None if v is None else Named(name, i) for i, v in enumerate(options[name]))
             else:
                 held[name] = Named(name)
-        for flag, name in self.rule_type.idle_flags.items():
+        for flag, name in kind.rule_type.idle_flags.items():
             if held.get(name) == 0.0 and isinstance(held.get(name), float):
                 held[flag] = False
-        key = tuple(held.items())
+        key = (kind.rule_type, tuple(held.items()))
         if key not in self._algorithms:
-            self._algorithms[key] = self._made(held)
+            self._algorithms[key] = kind.made(held)
         return self._algorithms[key]
 
     def step(self, layout: Layout, params: list[Any], grads: list[Any], settings: list[Any]) -> None:
@@ -166,7 +196,7 @@ class RuleEngine:
         """How the parameters share scalars, the scalars, and what each member carries to its next step."""
         keys: dict[Any, int] = {}
         member_of = tuple(
-            [keys.setdefault((group, *self._kind(h)), len(keys)) for group, h in zip(groups, histories, strict=True)]
+            [keys.setdefault((group, *_age(h)), len(keys)) for group, h in zip(groups, histories, strict=True)]
         )
         members, numbers, carried = [], [], []
         for group, step, before in keys:
@@ -178,11 +208,6 @@ class RuleEngine:
             numbers += leaves
             carried.append(after)
         return Plan(tuple(members), member_of), np.array(numbers, np.float64), carried
-
-    def _kind(self, history: History) -> tuple[int, tuple[float, ...]]:
-        """What a history has to do with a step's scalars: parameters of which it is equal share them."""
-        step = history.step if self.rule_type.counts_steps else min(history.step, 1)
-        return step, tuple(history.carried.values())
 
     def _fitted(self, history: History, algorithm: Lifted, param: Any, options: Any) -> History:
         """The history with the slots that the algorithm uses in its row.
@@ -199,16 +224,16 @@ class RuleEngine:
         whole = all(name in held for name in algorithm.slot_names)
         row = rule.empty() if whole else rule.init(param, hyperparams)
         row = row._replace(**{name: held.pop(name) for name in algorithm.slot_names if name in held})
-        restarts = not whole and not self.rule_type.counts_steps
+        restarts = not whole and not rule.counts_steps
         return History(row, 0 if restarts else history.step, history.carried, held, algorithm)
 
     def entries(self, layout: Layout) -> list[Entry]:
         """What torch's ``state_dict`` has of each parameter."""
         del layout
-        result = []
+        result, counting = [], {kind.rule_type.state for kind in self.kinds.values() if kind.rule_type.counts_steps}
         for history in self.histories:
             slots = {**_slots(history.row), **history.idle} if history.row is not None else {}
-            if history.row is not None and self.rule_type.counts_steps:
+            if type(history.row) in counting:
                 scalars = {"step": history.step, **history.carried}
                 slots = {**{key: np.asarray(value, np.float32) for key, value in scalars.items()}, **slots}
             result.append(slots)
@@ -266,7 +291,7 @@ class RuleEngine:
         ]
         members: dict[tuple[int, Any], list[int]] = {}
         for index, (group, history) in enumerate(zip(layout.group_of, histories, strict=True)):
-            members.setdefault((group, self._kind(history)), []).append(index)
+            members.setdefault((group, _age(history)), []).append(index)
         parts: dict[int, list[Any]] = {}
         for group, part in members:
             parts.setdefault(group, []).append(part)
@@ -285,10 +310,11 @@ class RuleEngine:
         for label, indices in cohorts.items():
             group = layout.group_of[indices[0]]
             step = max(histories[i].step for i in indices)
-            tx = self.constructor(
+            kind = self._kind(options[group])
+            tx = kind.constructor(
                 **{
-                    n: delayed(options[group][n], counts[group] - step) if n in self.data_names else options[group][n]
-                    for n in self.option_names
+                    n: delayed(options[group][n], counts[group] - step) if n in kind.data_names else options[group][n]
+                    for n in kind.option_names
                 }
             )
             rows: list[Any] = [None] * len(params)
@@ -313,22 +339,25 @@ class RuleEngine:
             cohorts, states = {"all": list(range(len(params)))}, {"all": state}
         else:
             states = {}
-        fields = self.rule_type.empty()._fields
-        if set(states) != set(cohorts) or any(getattr(one, "_fields", None) != fields for one in states.values()):
+        algorithms = {label: before_export[indices[0]].algorithm for label, indices in cohorts.items()}
+        rules = {label: algorithm.rule for label, algorithm in algorithms.items() if algorithm is not None}
+        if set(states) != set(cohorts) or any(
+            getattr(one, "_fields", None) != rules[label].empty()._fields for label, one in states.items()
+        ):
             raise ValueError(
                 f"the state is not one that functional() gives now, with the parts {', '.join(cohorts)}: {state!r:.200}"
             )
         histories, new_counts, whole = list(self.histories), list(counts), layout.structure.unflatten(layout.labels)
         for label, indices in cohorts.items():
             one, step = states[label], int(states[label].step)
-            carried = {name: getattr(one, name) for name in self.rule_type.carried}
+            carried = {name: getattr(one, name) for name in rules[label].carried}
             trees_of_slots = {name: tree for name, tree in _slots(one).items() if name not in carried}
             slots = {name: trees.align(whole, tree, f"slots {name}") for name, tree in trees_of_slots.items()}
             for i in indices:
                 rule = self._algorithm(settings, layout.group_of[i]).rule
                 entry = {"step": step, **carried, **{name: leaves[i] for name, leaves in slots.items()}}
                 restored = self._read(entry, rule, params[i], layout.labels[i])
-                new = step or self.rule_type.starts_whole
+                new = step or rule.starts_whole
                 histories[i] = replace(restored, step=step, idle=before_export[i].idle) if new else History()
             group, before = layout.group_of[indices[0]], max(before_export[i].step for i in indices)
             new_counts[group] = max(new_counts[group], counts[group] + step - before)
@@ -339,6 +368,13 @@ def lifted(tx: GradientTransformation) -> Lifted:
     """The lifted rule inside a transformation that one of the algorithms' constructors made."""
     assert isinstance(tx.update, Update) and isinstance(tx.update.of, Lifted)
     return tx.update.of
+
+
+def _age(history: History) -> tuple[int, tuple[float, ...]]:
+    """What a history has to do with a step's scalars: parameters of which it is equal share them."""
+    assert history.algorithm is not None
+    step = history.step if history.algorithm.rule.counts_steps else min(history.step, 1)
+    return step, tuple(history.carried.values())
 
 
 def _slots(row: Any) -> Entry:

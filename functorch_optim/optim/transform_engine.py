@@ -59,6 +59,11 @@ class TransformEngine:
         self._structure = trees.Structure(treedef)
         self._exported: list[int] | None = None
 
+    def reads(self, options: Mapping[str, Any]) -> tuple[tuple[str, ...], set[str]]:
+        """The names of the options of a group that a step reads, and those among them that may be numbers."""
+        del options
+        return self.option_names, self.data_names
+
     def check(self, options: Mapping[str, Any]) -> None:
         """Raise unless the transformation can be made with these options."""
         self.make(**{name: options[name] for name in self.option_names})

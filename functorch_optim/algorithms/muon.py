@@ -1,0 +1,222 @@
+"""Muon: momentum, orthogonalised by Newton-Schulz iterations."""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+from functorch_optim import trees
+from functorch_optim.base import GradientTransformation
+from functorch_optim.hyperparams import (
+    AnyNumber,
+    Beta,
+    BetaOption,
+    Coefficients,
+    Hyperparameter,
+    MuonMomentum,
+    MuonWeightDecay,
+    NonNegativeLearningRate,
+)
+from functorch_optim.rule import Rule, lerp, lift, sqrt, zeros_like
+
+
+class MuonState(NamedTuple):
+    """``step`` counts updates (torch keeps none); ``momentum_buffer`` is a tree of averages of the gradients."""
+
+    step: Any
+    momentum_buffer: Any
+
+
+class MuonScalars(NamedTuple):
+    lr: Any
+    momentum: Any
+    coefficients: Any
+    eps: Any
+
+
+class Muon(Rule):
+    title = "Muon"
+    state = MuonState
+    complex_hint = "Muon does not support complex parameters"
+    counts_steps = False
+    decoupled_weight_decay = True
+
+    lr: NonNegativeLearningRate
+    momentum: MuonMomentum
+    weight_decay: MuonWeightDecay
+    nesterov: bool
+    ns_coefficients: Coefficients
+    eps: AnyNumber
+    ns_steps: int
+    adjust_lr_fn: str | None
+    batched: bool
+    reshape: str | None
+
+    def __post_init__(self) -> None:
+        if len(self.ns_coefficients) != 3:
+            raise ValueError("Coefficients must be a tuple of exactly 3 values")
+        super().__post_init__()
+        if self.adjust_lr_fn not in (None, "original", "match_rms_adamw"):
+            raise ValueError(f"Adjust learning rate function {self.adjust_lr_fn} is not supported")
+        if not 0 <= self.ns_steps < 100:
+            raise ValueError(
+                f"Number of steps must be less than 100 for computational efficiency, but ns_steps is {self.ns_steps}"
+            )
+        if self.reshape not in (None, "out_first", "out_last"):
+            raise ValueError(f"reshape must be None, 'out_first' or 'out_last', but it is {self.reshape!r}")
+
+    def check_parameter(self, name: str, param: Any) -> None:
+        super().check_parameter(name, param)
+        if param.ndim < 2 or (param.ndim > 2 and not self.batched and self.reshape is None):
+            more = "" if param.ndim < 2 else ", batched=True takes stacks of matrices, reshape= kernels of convolutions"
+            raise ValueError(
+                f"Muon only supports 2D parameters whereas we found a parameter with size: {param.shape}: the "
+                f"parameter {trees.quote(name)}; muon_adamw gives AdamW what is no matrix{more}"
+            )
+
+    def init(self, param: Any, hyperparams: Any) -> MuonState:
+        return MuonState(None, zeros_like(param))
+
+    def scalars(self, step: Any, hyperparams: Any) -> MuonScalars:
+        return MuonScalars(hyperparams.lr, hyperparams.momentum, hyperparams.ns_coefficients, hyperparams.eps)
+
+    def update(
+        self, grad: jax.Array, param: Any, slots: MuonState, scalars: MuonScalars
+    ) -> tuple[jax.Array, MuonState]:
+        average = lerp(slots.momentum_buffer, grad, scalars.momentum)
+        ahead = Beta(scalars.momentum.complement, scalars.momentum.value)
+        direction = lerp(grad, average, ahead) if self.nesterov else average
+        matrices = self._matrices(direction)
+        steps, coefficients = self.ns_steps, scalars.coefficients
+        orthogonal = orthogonalize(matrices, coefficients, steps, scalars.eps).astype(grad.dtype)
+        ratio = self._ratio(*matrices.shape[-2:])
+        return -(scalars.lr * ratio) * orthogonal.reshape(grad.shape), MuonState(None, average)
+
+    def _matrices(self, array: jax.Array) -> jax.Array:
+        if array.ndim == 2 or self.reshape is None:
+            return array
+        outputs = array.shape[0 if self.reshape == "out_first" else -1]
+        inputs = array.size // max(outputs, 1)
+        return array.reshape((outputs, inputs) if self.reshape == "out_first" else (inputs, outputs))
+
+    def _ratio(self, rows: int, columns: int) -> float:
+        """The factor of the learning rate for a matrix of this shape."""
+        if self.adjust_lr_fn == "match_rms_adamw":
+            return 0.2 * math.sqrt(max(rows, columns))
+        outputs, inputs = (columns, rows) if self.reshape == "out_last" else (rows, columns)
+        return math.sqrt(max(1.0, outputs / inputs)) if inputs else 1.0
+
+
+def _bf16(array: jax.Array) -> jax.Array:
+    """float32 numbers rounded to those that bfloat16 has; XLA may drop a conversion there and back."""
+    return jax.lax.reduce_precision(array, exponent_bits=8, mantissa_bits=7)
+
+
+def _product(a: jax.Array, b: jax.Array) -> jax.Array:
+    """The float32 product of matrices whose entries bfloat16 holds."""
+    return jnp.matmul(a.astype(jnp.bfloat16), b.astype(jnp.bfloat16), preferred_element_type=jnp.float32)
+
+
+def orthogonalize(matrices: jax.Array, coefficients: Any, steps: int, eps: Any) -> jax.Array:
+    """Newton-Schulz iterations on every matrix of a stack: singular values go to about 1, singular vectors stay.
+
+    Products are formed in float32 and rounded to bfloat16 once each, as torch does on the CPU. The result is float32.
+
+    Args:
+        matrices: an array of shape (..., rows, columns), of any real dtype.
+        coefficients: a, b, c of the polynomial ``a X + b X X^T X + c (X X^T)^2 X``.
+        steps: the number of iterations.
+        eps: the least norm that a matrix is divided by.
+
+    Example:
+        >>> x = orthogonalize(jnp.diag(jnp.array([3.0, 0.5])), (3.4445, -4.775, 2.0315), 5, 1e-7)
+        >>> bool(jnp.all((jnp.diag(x) > 0.5) & (jnp.diag(x) < 1.2)))
+        True
+    """
+    if matrices.size == 0:
+        return jnp.zeros(matrices.shape, jnp.float32)
+    a, b, c, floor = (jnp.asarray(value, jnp.float32) for value in (*coefficients, eps))
+    placed = _whole_matrices(matrices)
+    tall = matrices.shape[-2] > matrices.shape[-1]
+    x = _bf16(jnp.matrix_transpose(placed) if tall else placed).astype(jnp.float32)
+    norm = _bf16(sqrt(jnp.sum(x * x, axis=(-2, -1), keepdims=True)))
+    x = _bf16(x / jnp.maximum(norm, _bf16(floor)))
+
+    def iterate(_: Any, x: jax.Array) -> jax.Array:
+        gram = _bf16(_product(x, jnp.matrix_transpose(x)))
+        polynomial = _bf16(b * gram + c * _product(gram, gram))
+        return _bf16(a * x + _product(polynomial, x))
+
+    x = jax.lax.fori_loop(0, steps, iterate, x)
+    x = jnp.matrix_transpose(x) if tall else x
+    return x if placed is matrices else jax.sharding.reshard(x, jax.typeof(matrices).sharding)
+
+
+def _whole_matrices(matrices: jax.Array) -> jax.Array:
+    """The stack with every matrix whole on its devices: the products run over both dimensions."""
+    sharding = jax.typeof(matrices).sharding
+    batch = sharding.spec[: matrices.ndim - 2]
+    if not any(sharding.spec[matrices.ndim - 2 :]):
+        return matrices
+    return jax.sharding.reshard(matrices, sharding.update(spec=PartitionSpec(*batch, None, None)))
+
+
+def muon(
+    lr: Hyperparameter = 1e-3,
+    weight_decay: Hyperparameter = 0.1,
+    momentum: BetaOption = 0.95,
+    nesterov: bool = True,
+    ns_coefficients: tuple[Hyperparameter, Hyperparameter, Hyperparameter] = (3.4445, -4.7750, 2.0315),
+    eps: Hyperparameter = 1e-7,
+    ns_steps: int = 5,
+    adjust_lr_fn: str | None = None,
+    batched: bool = True,
+    reshape: str | None = None,
+) -> GradientTransformation:
+    r"""Muon, as ``torch.optim.Muon``, for matrices, and beyond it for stacks of matrices and convolution kernels.
+
+    With g the gradient, an array of A rows and B columns::
+
+        b <- momentum * b + (1 - momentum) * g
+        u <- momentum * b + (1 - momentum) * g   if nesterov, else u <- b
+        O <- Newton-Schulz of u                  (:func:`orthogonalize`, in bfloat16)
+        p <- p - lr * weight_decay * p - lr * ratio * O
+
+    with the ratio ``sqrt(max(1, A / B))``, or ``0.2 * sqrt(max(A, B))`` with ``adjust_lr_fn="match_rms_adamw"``.
+
+    Args:
+        lr: learning rate, at least 0; like every number here a Python number, a scalar array or a schedule.
+        weight_decay: coefficient of the decoupled decay, at least 0. Unless it is the number 0, ``update`` needs
+            ``params``.
+        momentum: decay rate of the average of the gradients, at least 0.
+        nesterov: whether to look one average ahead.
+        ns_coefficients: the three coefficients of the Newton-Schulz polynomial.
+        eps: the least norm that u is divided by.
+        ns_steps: the number of iterations, below 100.
+        adjust_lr_fn: ``"original"`` (also None) or ``"match_rms_adamw"``.
+        batched: whether a parameter of more than two dimensions is a stack of matrices, of its last two dimensions;
+            each is orthogonalised for itself.
+        reshape: how a parameter of more than two dimensions becomes one matrix instead: ``"out_first"`` (torch's
+            kernels: outputs, inputs, height, width) or ``"out_last"`` (JAX's: height, width, inputs, outputs). With
+            ``"out_last"`` A, the number of outputs, is that of the columns, in matrices too.
+
+    Returns:
+        A transformation with the state :class:`MuonState`. :func:`functorch_optim.muon_adamw` leaves what is no matrix
+        to AdamW.
+
+    Raises:
+        ValueError: an option outside its range, with torch's message; from ``init``, a parameter that is no matrix.
+
+    Source: Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024; Liu et al., "Muon is
+    Scalable for LLM Training", 2025. torch normalises the buffer itself of a bfloat16 parameter without Nesterov.
+
+    Example:
+        >>> tx = muon(lr=0.1, weight_decay=0.0)
+        >>> updates, state = tx.update(jnp.diag(jnp.array([4.0, -2.0])), tx.init(jnp.zeros((2, 2))))
+        >>> [[round(x, 2) for x in row] for row in updates.tolist()]
+        [[-0.07, -0.0], [-0.0, 0.11]]
+    """
+    rule = Muon(lr, momentum, weight_decay, nesterov, ns_coefficients, eps, ns_steps, adjust_lr_fn, batched, reshape)
+    return lift(rule)

@@ -1,0 +1,156 @@
+"""Muon with the face of ``torch.optim.Muon``, alone and together with AdamW for what is no matrix."""
+
+import functools
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+from functorch_optim.algorithms.adamw import adamw
+from functorch_optim.algorithms.muon import muon
+from functorch_optim.algorithms.muon_adamw import matrices_for
+from functorch_optim.optim.optimizer import Optimizer
+from functorch_optim.optim.param_groups import GroupRules
+from functorch_optim.optim.rule_engine import RuleEngine
+
+
+class Muon(Optimizer):
+    """Muon, momentum orthogonalised by Newton-Schulz iterations; the equations are in :func:`functorch_optim.muon`.
+
+    Args:
+        params: the parameters, in any form that :class:`functorch_optim.optim.Optimizer` takes; all of them matrices,
+            or with ``batched=True`` or ``reshape`` arrays of more than two dimensions.
+        lr, weight_decay, momentum, nesterov, ns_coefficients, eps, ns_steps, adjust_lr_fn: as for
+            :func:`functorch_optim.muon`; a number may change in ``param_groups`` from step to step.
+        batched, reshape: as for :func:`functorch_optim.muon`; they stand in the groups only where they are given.
+        group_rules: ``(regular expression, options)`` pairs, as for :class:`functorch_optim.optim.Optimizer`.
+
+    Raises:
+        ValueError: an option outside its range, with torch's message, before ``params`` is looked at; a parameter that
+            is no matrix, which is named.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> optimizer = Muon([jnp.ones((2, 2))])
+        >>> optimizer.step([jnp.ones((2, 2))])
+        >>> bool(jnp.all(optimizer.params[0] < 1))
+        True
+    """
+
+    constructor = staticmethod(functools.partial(muon, batched=False))
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Any = 1e-3,
+        weight_decay: Any = 0.1,
+        momentum: Any = 0.95,
+        nesterov: bool = True,
+        ns_coefficients: Any = (3.4445, -4.7750, 2.0315),
+        eps: Any = 1e-7,
+        ns_steps: int = 5,
+        adjust_lr_fn: str | None = None,
+        batched: bool = False,
+        reshape: str | None = None,
+        *,
+        group_rules: GroupRules = (),
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "weight_decay": weight_decay,
+            "momentum": momentum,
+            "nesterov": nesterov,
+            "ns_coefficients": ns_coefficients,
+            "eps": eps,
+            "ns_steps": ns_steps,
+            "adjust_lr_fn": adjust_lr_fn,
+            **({"batched": True} if batched else {}),
+            **({} if reshape is None else {"reshape": reshape}),
+        }
+        super().__init__(params, defaults, group_rules=group_rules)
+
+
+_MUON = {
+    "lr": 1e-3,
+    "weight_decay": 0.1,
+    "momentum": 0.95,
+    "nesterov": True,
+    "ns_coefficients": (3.4445, -4.7750, 2.0315),
+    "eps": 1e-7,
+    "ns_steps": 5,
+    "adjust_lr_fn": None,
+}
+_ADAMW = {
+    "lr": 1e-3,
+    "betas": (0.9, 0.999),
+    "eps": 1e-8,
+    "weight_decay": 1e-2,
+    "amsgrad": False,
+    "maximize": False,
+}
+
+
+class MuonAdamW(Optimizer):
+    """Muon for matrices and AdamW for all other parameters, in one optimizer.
+
+    A group has the options of its algorithm, and ``algorithm``, which says ``"muon"`` or ``"adamw"``.
+
+    Args:
+        params: the parameters, in any form that :class:`functorch_optim.optim.Optimizer` takes; group dicts must each
+            say their ``algorithm``.
+        muon_options, adamw_options: the options of :class:`Muon` and :class:`AdamW`, by name.
+        use_muon: which parameters Muon updates, as for :func:`functorch_optim.muon_adamw`: a function of a parameter's
+            name (its number, where there are no names) and the array. They form the first group.
+
+    Raises:
+        ValueError, TypeError: an option outside its range or unknown; parameters as for every optimizer.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
+        >>> optimizer = MuonAdamW(params, {"lr": 0.02}, {"lr": 3e-4})
+        >>> [(group["algorithm"], group["lr"], group["param_names"]) for group in optimizer.param_groups]
+        [('muon', 0.02, ['kernel']), ('adamw', 0.0003, ['bias'])]
+        >>> optimizer.step({"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)})
+        >>> sorted(optimizer.state["kernel"]), sorted(optimizer.state["bias"])
+        (['momentum_buffer'], ['exp_avg', 'exp_avg_sq', 'step'])
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        muon_options: Mapping[str, Any] | None = None,
+        adamw_options: Mapping[str, Any] | None = None,
+        use_muon: Callable[[str, Any], bool] | None = None,
+    ) -> None:
+        own = dict(muon_options or {})
+        self._options: dict[str | None, dict[str, Any]] = {
+            "muon": _filled("muon", _MUON, own, ("batched", "reshape")),
+            "adamw": _filled("adamw", _ADAMW, dict(adamw_options or {}), ()),
+        }
+        if isinstance(params, list | tuple) and params and all(isinstance(group, Mapping) for group in params):
+            rules: GroupRules = () if all("params" in group for group in params) else _rules(use_muon, own)
+        else:
+            params = params if hasattr(params, "__len__") else list(params)
+            rules = _rules(use_muon, own)
+        super().__init__(params, self._options["adamw"], group_rules=rules)
+
+    def _make_engine(self) -> Any:
+        return RuleEngine({"muon": functools.partial(muon, batched=False), "adamw": adamw}, self._options)
+
+    def _known_options(self) -> Collection[str]:
+        return {key for options in self._options.values() for key in options}
+
+    def _defaults_of(self, group: Mapping[str, Any]) -> Mapping[str, Any]:
+        return self._options.get(group.get("algorithm"), self._options["adamw"])
+
+
+def _rules(use_muon: Callable[[str, Any], bool] | None, options: Mapping[str, Any]) -> GroupRules:
+    return [(use_muon or matrices_for(options), {"algorithm": "muon"})]
+
+
+def _filled(
+    algorithm: str, defaults: Mapping[str, Any], given: Mapping[str, Any], more: Collection[str]
+) -> dict[str, Any]:
+    unknown = [key for key in given if key not in defaults and key not in more]
+    if unknown:
+        raise TypeError(f"{algorithm} has no option {', '.join(unknown)}; its options are {', '.join(defaults)}")
+    return {"algorithm": algorithm, **defaults, **given}
