@@ -15,6 +15,7 @@ from functorch_optim.algorithms.radam import RAdamState, radam
 from functorch_optim.algorithms.rmsprop import RMSpropState, rmsprop
 from functorch_optim.algorithms.rprop import RpropState, rprop
 from functorch_optim.algorithms.sgd import SGDState, sgd
+from functorch_optim.algorithms.sparse_adam import SparseAdamState, sparse_adam
 from functorch_optim.base import EmptyState, GradientTransformation, apply_updates, identity
 from functorch_optim.combinators import (
     ChainState,
@@ -29,6 +30,7 @@ from functorch_optim.combinators import (
 )
 from functorch_optim.hyperparams import Beta
 from functorch_optim.rule import Rule, lift
+from functorch_optim.sparse_grad import value_and_sparse_grad
 from functorch_optim.transforms.clipping import clip_by_global_norm, clip_by_value, global_norm
 from functorch_optim.transforms.conditional import AccumulateState, SkipNonfiniteState, accumulate, skip_nonfinite
 from functorch_optim.transforms.conjugation import conjugate
@@ -59,6 +61,7 @@ __all__ = [
     "Rule",
     "SGDState",
     "SkipNonfiniteState",
+    "SparseAdamState",
     "StepState",
     "accumulate",
     "adadelta",
@@ -93,4 +96,6 @@ __all__ = [
     "schedules",
     "sgd",
     "skip_nonfinite",
+    "sparse_adam",
+    "value_and_sparse_grad",
 ]

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, dataclass_transform
 import jax
 import jax.numpy as jnp
 
-from functorch_optim import trees
+from functorch_optim import rows, trees
 
 
 class GradientTransformation(NamedTuple):
@@ -135,7 +135,8 @@ def apply_updates(params: Any, updates: Any) -> Any:
     """``params + updates``, leaf by leaf, each parameter keeping its dtype.
 
     The sum is formed in the wider of the two dtypes and rounded once, so a float32 update of a bfloat16 parameter
-    loses nothing before it is added. Where an update is None the parameter is returned as it is.
+    loses nothing before it is added. Where an update is None the parameter is returned as it is; of a row-sparse
+    update (a ``BCOO`` with one sparse dimension) the rows that it names are read and written, and no others.
 
     Args:
         params: a pytree of arrays of any shape.
@@ -151,7 +152,7 @@ def apply_updates(params: Any, updates: Any) -> Any:
         >>> apply_updates({"a": jnp.ones(2), "b": jnp.zeros(())}, {"a": jnp.ones(2), "b": None})["a"].tolist()
         [2.0, 2.0]
     """
-    leaves, additions, treedef = trees.pair(params, updates, "apply_updates", what="update")
+    leaves, additions, treedef = trees.pair(params, updates, "apply_updates", what="update", rows=True)
     return jax.tree.unflatten(treedef, [add_update(p, u) for p, u in zip(leaves, additions, strict=True)])
 
 
@@ -159,5 +160,9 @@ def add_update(param: Any, update: Any) -> Any:
     """One parameter plus its update, as :func:`apply_updates` adds them."""
     if update is None:
         return param
+    if rows.is_rows(update):
+        once = rows.summed(update)
+        touched = rows.indices_of(once)
+        return rows.put(param, touched, add_update(rows.take(param, touched), once.data))
     dtype = trees.compute_dtype(param, update)
     return (jnp.asarray(param, dtype) + jnp.asarray(update, dtype)).astype(param.dtype)

@@ -53,6 +53,7 @@ class Option:
     message: str
     low: float = -math.inf
     high: float = math.inf
+    open_low: bool = False
     open_high: bool = False
     beta: bool = False
     length: int = 0
@@ -60,12 +61,17 @@ class Option:
 
     def check(self, name: str, value: Any, index: int = 0) -> None:
         number = known(value)
-        if number is None or (self.low <= number and (number < self.high if self.open_high else number <= self.high)):
+        if number is None:
+            return
+        above = self.low < number if self.open_low else self.low <= number
+        if above and (number < self.high if self.open_high else number <= self.high):
             return
         raise ValueError(self.message.format(number, index=index, number=index + 1) + f" (option {name!r})")
 
 
 LearningRate = Annotated[Hyperparameter, Option("Invalid learning rate: {}", low=0.0)]
+PositiveLearningRate = Annotated[Hyperparameter, Option("Invalid learning rate: {}", low=0.0, open_low=True)]
+PositiveEpsilon = Annotated[Hyperparameter, Option("Invalid epsilon value: {}", low=0.0, open_low=True)]
 Epsilon = Annotated[Hyperparameter, Option("Invalid epsilon value: {}", low=0.0)]
 WeightDecay = Annotated[Hyperparameter, Option("Invalid weight_decay value: {}", low=0.0)]
 Momentum = Annotated[Hyperparameter, Option("Invalid momentum value: {}", low=0.0)]

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from functorch_optim import trees
+from functorch_optim import rows, trees
 from functorch_optim.base import Frozen, GradientTransformation, Transform, transformation
 from functorch_optim.hyperparams import Beta, Options, is_zero
 
@@ -30,6 +30,9 @@ class Rule(Options):
     state: ClassVar[Callable[..., Any]]
     carried: ClassVar[tuple[str, ...]] = ()  # scalars that go from step to step, float32 as torch keeps them
     sparse_hint: ClassVar[str] = ""
+    takes_rows: ClassVar[bool] = False  # whether gradients may be row-sparse
+    needs_rows: ClassVar[str] = ""  # what to do with dense gradients instead, if they must be row-sparse
+    integer_step: ClassVar[bool] = False  # whether torch's step is a Python int
     complex_hint: ClassVar[str] = ""  # why there are no complex parameters, if there are none
     needs_params: ClassVar[bool] = False  # whether the update reads the parameter, weight decay apart
     counts_steps: ClassVar[bool] = True  # whether torch keeps a step; if not, only the first update is special
@@ -60,6 +63,10 @@ class Rule(Options):
     def shapes(self, param: Any) -> Any:
         """What :meth:`init` gives, as shapes and dtypes."""
         return jax.eval_shape(functools.partial(self.init, hyperparams=self.placeholder()), param)
+
+    def moves_all_rows(self) -> bool:
+        """Whether rows move that a row-sparse gradient does not name; then it is made dense."""
+        return False
 
     def start(self, hyperparams: Any) -> dict[str, Any]:
         """The scalars in ``carried`` before the first update."""
@@ -134,8 +141,8 @@ class Lifted(Transform):
         # Only what needs them reads the options here: a schedule may be one that takes nothing but a traced step.
         first = self.rule.at(jnp.zeros((), jnp.int32)) if self.rule.starts_from_options else self.rule.placeholder()
         carried = {name: jnp.asarray(value, jnp.float32) for name, value in self.rule.start(first).items()}
-        rows = [self.rule.init(leaf, first) for leaf in leaves]
-        return self.state_of(treedef, rows, jnp.zeros((), jnp.int32), carried)
+        own = [self.rule.init(leaf, first) for leaf in leaves]
+        return self.state_of(treedef, own, jnp.zeros((), jnp.int32), carried)
 
     def update(self, updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
         del extra
@@ -159,19 +166,24 @@ class Lifted(Transform):
             names, grad_leaves, treedef = trees.named_leaves(grads, none_is_leaf=True)
             models = grad_leaves
             for name, grad in zip(names, grad_leaves, strict=True):
-                trees.check_update(name, grad, grad, self.rule.title, self.rule.sparse_hint)
+                trees.check_update(name, grad, grad, self.rule.title, self.rule.sparse_hint, rows=self.rule.takes_rows)
         else:
-            models, grad_leaves, treedef = trees.pair(reference, grads, self.rule.title, self.rule.sparse_hint)
+            models, grad_leaves, treedef = trees.pair(
+                reference, grads, self.rule.title, self.rule.sparse_hint, rows=self.rule.takes_rows
+            )
+            names = trees.named_leaves(reference)[0]
+        for name, grad in zip(names, grad_leaves, strict=True):
+            self.check_gradient(name, grad, scalars.coupled_decay is not None)
         param_leaves = models if params is not None else [None] * len(models)
         slot_leaves = {name: trees.align(reference, tree, f"slots {name}") for name, tree in slots.items()}
         empty = self.rule.empty()
-        rows = [
+        held = [
             empty._replace(**{name: leaves[index] for name, leaves in slot_leaves.items()})
             for index in range(len(models))
         ]
         results = [
             self.update_leaf(grad, param, row, scalars)
-            for grad, param, row in zip(grad_leaves, param_leaves, rows, strict=True)
+            for grad, param, row in zip(grad_leaves, param_leaves, held, strict=True)
         ]
         deltas = jax.tree.unflatten(treedef, [delta for delta, _ in results])
         carried = {name: getattr(state, name) for name in self.rule.carried}
@@ -181,18 +193,32 @@ class Lifted(Transform):
     def slot_names(self) -> list[str]:
         """The slots that some parameter has with these options."""
         shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((), (1, 1))]
-        rows = [self.rule.shapes(shape) for shape in shapes]
-        return [name for name in rows[0]._fields if any(getattr(row, name) is not None for row in rows)]
+        one, other = (self.rule.shapes(shape) for shape in shapes)
+        return [name for name in one._fields if getattr(one, name) is not None or getattr(other, name) is not None]
 
-    def state_of(self, treedef: Any, rows: list[Any], step: Any, carried: dict[str, Any]) -> Any:
+    def state_of(self, treedef: Any, own: list[Any], step: Any, carried: dict[str, Any]) -> Any:
         """The state of a whole tree, of the parameters' own states in the order of its leaves (None without one)."""
-        slots = {name: treedef.unflatten([getattr(row, name, None) for row in rows]) for name in self.slot_names}
+        slots = {name: treedef.unflatten([getattr(row, name, None) for row in own]) for name in self.slot_names}
         return self.rule.empty()._replace(step=step, **carried, **slots)
+
+    def check_gradient(self, name: str, grad: Any, decayed: bool) -> None:
+        """Raise if the algorithm has no update for a dense gradient, or with weight decay for a row-sparse one."""
+        if grad is not None and self.rule.needs_rows and not rows.is_rows(grad):
+            raise RuntimeError(
+                f"{self.rule.title} does not support dense gradients, {self.rule.needs_rows}: the parameter "
+                f"{trees.quote(name)}"
+            )
+        if decayed and rows.is_rows(grad):
+            raise RuntimeError(
+                f"weight_decay option is not compatible with sparse gradients: the parameter {trees.quote(name)}"
+            )
 
     def update_leaf(self, grad: Any, param: Any, slots: Any, scalars: StepScalars) -> tuple[Any, Any]:
         """What to add to one parameter and its next slots; without a gradient None and the slots as they are."""
         if grad is None:
             return None, slots
+        if rows.is_rows(grad):
+            return self._update_rows(grad, param, slots, scalars)
         if jnp.issubdtype(grad.dtype, jnp.complexfloating):
             real, imag = (
                 self.update_leaf(part(grad), jax.tree.map(part, param), jax.tree.map(part, slots), scalars)
@@ -211,6 +237,19 @@ class Lifted(Transform):
         if s.decoupled_decay is not None:
             delta = delta - s.decoupled_decay * p
         return delta, jax.tree.map(lambda x, old: x.astype(old.dtype), new, slots)
+
+    def _update_rows(self, grad: Any, param: Any, slots: Any, scalars: StepScalars) -> tuple[Any, Any]:
+        """:meth:`update_leaf` on the rows that the gradient names; the update is row-sparse too."""
+        dtype = trees.compute_dtype(grad)
+        wide = rows.map_values(lambda x: x.astype(dtype), grad)
+        if self.rule.moves_all_rows():
+            return self.update_leaf(wide.todense(), param, slots, scalars)
+        once = rows.summed(wide)
+        touched = rows.indices_of(once)
+        row_param, row_slots = jax.tree.map(lambda x: rows.take(x, touched), (param, slots))
+        delta, new = self.update_leaf(once.data, row_param, row_slots, scalars)
+        moved = rows.make(delta, touched, grad.shape, unique=True)
+        return moved, jax.tree.map(lambda x, part: rows.put(x, touched, part), slots, new)
 
 
 def coefficient(value: Any, dtype: Any) -> Any:

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.experimental.sparse import JAXSparse
+from jax.experimental.sparse import BCOO, JAXSparse
 
 Names = list[str]
 
@@ -13,6 +13,11 @@ Names = list[str]
 def is_leaf(node: Any) -> bool:
     """Whether a gradient tree ends here: None is "no gradient", and a sparse array is never opened."""
     return node is None or isinstance(node, JAXSparse)
+
+
+def is_sparse(node: Any) -> bool:
+    """Whether a node is a sparse array."""
+    return isinstance(node, JAXSparse)
 
 
 class Structure:
@@ -47,7 +52,7 @@ def path_name(path: Any) -> str:
 
 def named_leaves(tree: Any, none_is_leaf: bool = False) -> tuple[Names, list[Any], Any]:
     """Dotted names, leaves and structure of a tree."""
-    flat, treedef = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_leaf if none_is_leaf else None)
+    flat, treedef = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_leaf if none_is_leaf else is_sparse)
     return [path_name(path) for path, _ in flat], [leaf for _, leaf in flat], treedef
 
 
@@ -80,7 +85,12 @@ def align(reference: Any, tree: Any, what: str) -> list[Any]:
 
 
 def check_parameter(name: str, param: Any) -> None:
-    """Raise unless ``param`` is something an optimizer can update: a floating or complex array."""
+    """Raise unless ``param`` is something an optimizer can update: a dense floating or complex array."""
+    if is_sparse(param):
+        raise ValueError(
+            f"Sparse params at indices [{quote(name)}]: optimizers require dense parameter tensors; gradients may be "
+            "row-sparse"
+        )
     if not (hasattr(param, "shape") and hasattr(param, "dtype")):
         raise TypeError(
             f"optimizer can only optimize Tensors (here: arrays), but one of the params is {type(param).__name__}: "
@@ -111,28 +121,43 @@ def check_like(name: str, array: Any, param: Any, what: str) -> None:
 
 def check_dense(name: str, update: Any, who: str, hint: str = "") -> None:
     """Raise if ``update`` is sparse."""
-    if isinstance(update, JAXSparse):
+    if is_sparse(update):
         raise RuntimeError(f"{who} does not support sparse gradients: the parameter {quote(name)}{hint}")
 
 
 def pair(
-    reference: Any, tree: Any, who: str, hint: str = "", what: str = "gradient"
+    reference: Any, tree: Any, who: str, hint: str = "", what: str = "gradient", rows: bool = False
 ) -> tuple[list[Any], list[Any], Any]:
     """The leaves of ``reference``, what stands at them in ``tree``, checked, and the structure.
 
     Raises:
-        ValueError: another structure or shape; TypeError: no floating array; RuntimeError: sparse. All name the leaf.
+        ValueError: another structure or shape; TypeError: no floating array; RuntimeError: sparse, or with ``rows``
+            sparse in another way than by rows. All name the leaf.
     """
     names, models, treedef = named_leaves(reference)
     leaves = align(reference, tree, f"{what}s")
     for name, leaf, model in zip(names, leaves, models, strict=True):
-        check_update(name, leaf, model, who, hint, what)
+        check_update(name, leaf, model, who, hint, what, rows)
     return models, leaves, treedef
 
 
-def check_update(name: str, leaf: Any, model: Any, who: str, hint: str = "", what: str = "gradient") -> None:
-    """Raise unless ``leaf`` is None or a dense array that can stand beside ``model``."""
-    check_dense(name, leaf, who, hint)
+def check_update(
+    name: str, leaf: Any, model: Any, who: str, hint: str = "", what: str = "gradient", rows: bool = False
+) -> None:
+    """Raise unless ``leaf`` is None or a dense array, with ``rows`` also a row-sparse one, that can stand beside
+    ``model``."""
+    if not rows:
+        check_dense(name, leaf, who, hint)
+    elif is_sparse(leaf) and not (isinstance(leaf, BCOO) and leaf.n_sparse == 1 and leaf.n_batch == 0):
+        kind = (
+            f"{type(leaf).__name__}({leaf.n_sparse} sparse, {leaf.n_batch} batch dimensions)"
+            if isinstance(leaf, BCOO)
+            else type(leaf).__name__
+        )
+        raise RuntimeError(
+            f"{who} supports sparse gradients that are BCOO arrays with one sparse dimension, the rows; the {what} of "
+            f"the parameter {quote(name)} is {kind}"
+        )
     check_like(name, leaf, model, f"the {what}")
 
 

@@ -17,7 +17,7 @@ FOLDER = pathlib.Path(__file__).parent / "reference"
 
 
 @functools.cache
-def _recorded(name: str) -> dict[str, np.ndarray]:
+def recorded(name: str) -> dict[str, np.ndarray]:
     with np.load(FOLDER / f"{name}.npz") as file:
         return dict(file)
 
@@ -25,7 +25,7 @@ def _recorded(name: str) -> dict[str, np.ndarray]:
 def reference(case: cases.Case, dtype: str) -> dict[str, np.ndarray]:
     """torch's recorded parameters and slots, each of shape (steps + 1, entries)."""
     prefix = f"{cases.label(case)}/{dtype}/"
-    found = {key.removeprefix(prefix): v for key, v in _recorded(case[0]).items() if key.startswith(prefix)}
+    found = {key.removeprefix(prefix): v for key, v in recorded(case[0]).items() if key.startswith(prefix)}
     assert found, f"no recorded trajectory {prefix}"
     return found
 

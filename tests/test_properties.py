@@ -142,15 +142,24 @@ def test_none_gradients_leave_the_parameter_and_its_slots_alone(tx):
         state = new
 
 
+TAKE_ROWS = ("identity", "conjugate", "scale", "scale_by_schedule", "sgd", "adagrad")
+
+
 @every
-def test_a_sparse_gradient_raises_and_is_named(tx):
+def test_a_sparse_gradient_is_taken_or_raises_and_is_named(tx):
     params = tree()
     grads = tree(1)
-    grads["dense"]["kernel"] = BCOO.fromdense(grads["dense"]["kernel"])
-    if tx in (TABLE["identity"],):
-        assert tx.update(grads, tx.init(params), params)[0] is grads
+    grads["dense"]["kernel"] = BCOO.fromdense(grads["dense"]["kernel"], n_dense=1)
+    if tx in [TABLE[name] for name in TAKE_ROWS]:
+        updates, _ = tx.update(grads, tx.init(params), params)
+        assert updates["dense"]["kernel"].nse == 4
+        dense, _ = tx.update(tree(1), tx.init(params), params)
+        chex.assert_trees_all_close(updates["dense"]["kernel"].todense(), dense["dense"]["kernel"], rtol=1e-6)
         return
-    with pytest.raises(RuntimeError, match=r"does not support sparse gradients.*'dense\.kernel'"):
+    message = (
+        r"does not support sparse gradients.*'dense\.kernel'|weight_decay option is not compatible.*'dense\.kernel'"
+    )
+    with pytest.raises(RuntimeError, match=message):
         tx.update(grads, tx.init(params), params)
 
 

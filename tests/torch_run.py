@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tests import cases
+from tests import cases, sparse_cases
 
 Trajectory = dict[str, np.ndarray]
 
@@ -79,3 +79,36 @@ def _flat(name: str, tree: dict[str, Any], slot: str = "param") -> np.ndarray:
     there = {key: value for key, value in tree.items() if value is not None}
     exact = {key: value.float() if value.dtype == torch.bfloat16 else value for key, value in there.items()}
     return cases.flatten(name, {key: value.detach().numpy().copy() for key, value in exact.items()}, slot)
+
+
+def run_sparse(case: cases.Case, dtype: str, steps: int, gaps: bool) -> Trajectory:
+    """A run with row-sparse gradients: parameters and slots before the first step and after each.
+
+    torch keeps SGD's momentum in a sparse tensor, which is compared through the parameters.
+    """
+    name, options = case
+    class_name, slots = sparse_cases.CLASSES[name]
+    start = sparse_cases.parameters(np.dtype(dtype))
+    params = {key: torch.tensor(value, requires_grad=True) for key, value in start.items()}
+    optimizer = getattr(torch.optim, class_name)(list(params.values()), **options)
+    rows: dict[str, list[Any]] = {"param": [_whole(params)]}
+    for step in range(steps):
+        optimizer.param_groups[0].update(sparse_cases.changing_options(name, step, options))
+        absent = sparse_cases.missing(step) if gaps else set()
+        for key, (indices, values) in sparse_cases.gradients(step, np.dtype(dtype)).items():
+            shape = sparse_cases.SHAPES[key]
+            places = torch.tensor(indices[None].astype(np.int64))
+            sparse = torch.sparse_coo_tensor(places, torch.tensor(values), shape, check_invariants=True)
+            params[key].grad = None if key in absent else sparse
+        optimizer.step()
+        rows["param"].append(_whole(params))
+        for slot in slots:
+            held = {key: optimizer.state[param].get(slot) for key, param in params.items()}
+            held = {key: torch.zeros_like(params[key]) if value is None else value for key, value in held.items()}
+            flat = _whole(held)
+            rows.setdefault(slot, [np.full_like(flat, options.get("initial_accumulator_value", 0))]).append(flat)
+    return {key: np.stack(value) for key, value in rows.items()}
+
+
+def _whole(tree: dict[str, Any]) -> np.ndarray:
+    return sparse_cases.flatten({key: value.detach().numpy().copy() for key, value in tree.items()})

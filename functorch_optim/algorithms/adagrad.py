@@ -32,6 +32,7 @@ class AdagradScalars(NamedTuple):
 class Adagrad(Rule):
     title = "Adagrad"
     state = AdagradState
+    takes_rows = True
     starts_from_options = True
     starts_whole = True
 
@@ -77,6 +78,8 @@ def adagrad(
         initial_accumulator_value: what s begins with, at least 0 (in complex parameters in both parts).
         eps: added to the denominator outside the root, at least 0.
         maximize: whether to ascend.
+
+    Gradients may be row-sparse, if there is no weight decay; then only the rows that they name are touched.
 
     Returns:
         A transformation with the state :class:`AdagradState`.

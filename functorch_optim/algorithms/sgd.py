@@ -26,6 +26,7 @@ class SGDScalars(NamedTuple):
 class SGD(Rule):
     title = "SGD"
     state = SGDState
+    takes_rows = True
     counts_steps = False
     static_zeros = ("momentum",)
     idle_flags = {"nesterov": "momentum"}  # noqa: RUF012 a constant
@@ -45,6 +46,9 @@ class SGD(Rule):
 
     def init(self, param: Any, hyperparams: Any) -> SGDState:
         return SGDState(step=None, momentum_buffer=None if is_zero(self.momentum) else zeros_like(param))
+
+    def moves_all_rows(self) -> bool:
+        return not is_zero(self.momentum)
 
     def scalars(self, step: Any, hyperparams: Any) -> SGDScalars:
         # torch starts the buffer as a copy of the gradient: nothing in it yet, and no dampening.
@@ -91,6 +95,9 @@ def sgd(
         weight_decay: coefficient of the L2 penalty, at least 0. Unless it is the number 0, ``update`` needs ``params``.
         nesterov: whether to look one buffer ahead; needs momentum and zero dampening.
         maximize: whether to ascend.
+
+    Gradients may be row-sparse, if there is no weight decay. Without momentum only the rows they name are touched; with
+    momentum all rows move, and the gradient is made dense.
 
     Returns:
         A transformation with the state :class:`SGDState`. Updates are float32 or wider; slots have their

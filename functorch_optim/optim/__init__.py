@@ -14,6 +14,7 @@ from functorch_optim.optim.radam import RAdam
 from functorch_optim.optim.rmsprop import RMSprop
 from functorch_optim.optim.rprop import Rprop
 from functorch_optim.optim.sgd import SGD
+from functorch_optim.optim.sparse_adam import SparseAdam
 
 __all__ = [
     "ASGD",
@@ -31,6 +32,7 @@ __all__ = [
     "RAdam",
     "RMSprop",
     "Rprop",
+    "SparseAdam",
     "lr_scheduler",
     "utils",
 ]

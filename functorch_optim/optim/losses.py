@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from functorch_optim.sparse_grad import Sparse, value_and_sparse_grad
+
 
 class _Entry(NamedTuple):
     function: Callable[..., Any]
@@ -26,27 +28,29 @@ class CompiledLosses:
     """
 
     def __init__(self) -> None:
-        self._entries: dict[Any, _Entry] = {}
+        self._entries: dict[Any, dict[Any, _Entry]] = {}
         self._compiles: dict[Any, int] = {}
 
-    def value_and_grad(self, loss: Callable[..., Any], has_aux: bool, jit: bool) -> Callable[..., Any]:
+    def value_and_grad(
+        self, loss: Callable[..., Any], has_aux: bool, jit: bool, sparse: Sparse = ()
+    ) -> Callable[..., Any]:
         if not jit:
-            return jax.value_and_grad(loss, has_aux=has_aux)
+            return differentiated(loss, has_aux, sparse)
         captured = _captured(loss)
-        key = (self._reference(loss), has_aux)
-        entry = self._entries.get(key)
+        tables = sparse if callable(sparse) or isinstance(sparse, str) else tuple(sparse)
+        kinds, kind = self._entries.setdefault(self._reference(loss), {}), (has_aux, tables)
+        entry = kinds.get(kind)
         unchanged = entry is not None and len(captured) == len(entry.captured)
         if entry is None or not unchanged or not all(map(_same, captured, entry.captured)):
             self._count(loss, changed=entry is not None)
-            entry = self._entries[key] = _Entry(_compile(loss, has_aux), captured)
+            entry = kinds[kind] = _Entry(_compile(loss, has_aux, tables), captured)
         return entry.function
 
     def _reference(self, loss: Any) -> Any:
         """A key that does not keep the loss alive, and takes its entries along when it goes."""
 
         def forget(gone: Any) -> None:
-            for aux in (False, True):
-                self._entries.pop((gone, aux), None)
+            self._entries.pop(gone, None)
 
         try:
             make = weakref.WeakMethod if inspect.ismethod(loss) else weakref.ref
@@ -61,7 +65,7 @@ class CompiledLosses:
         owner, function = (loss.__self__, loss.__func__) if inspect.ismethod(loss) else (loss, None)
         key = (id(owner), function)
         try:
-            weakref.finalize(owner, lambda: [self._entries.pop((key, aux), None) for aux in (False, True)])
+            weakref.finalize(owner, lambda: self._entries.pop(key, None))
         except TypeError:  # no weak references: kept alive
             return _Identity(owner), function
         return key
@@ -92,16 +96,23 @@ class _Identity:
         return id(self.of)
 
 
-def _compile(loss: Any, has_aux: bool) -> Callable[..., Any]:
+def differentiated(loss: Callable[..., Any], has_aux: bool, sparse: Sparse) -> Callable[..., Any]:
+    """``value_and_grad``, with row-sparse gradients of the tables that ``sparse`` names."""
+    if callable(sparse) or isinstance(sparse, str) or sparse:
+        return value_and_sparse_grad(loss, sparse, has_aux)
+    return jax.value_and_grad(loss, has_aux=has_aux)
+
+
+def _compile(loss: Any, has_aux: bool, sparse: Sparse) -> Callable[..., Any]:
     """The compiled function; it refers to the loss weakly, or the cache would keep every loss alive."""
     try:
         reference = weakref.WeakMethod(loss) if inspect.ismethod(loss) else weakref.ref(loss)
     except TypeError:
-        return jax.jit(jax.value_and_grad(loss, has_aux=has_aux))
+        return jax.jit(differentiated(loss, has_aux, sparse))
 
     def value_and_grad(params: Any, *args: Any) -> Any:
         alive: Any = reference()  # the caller holds the loss while it is traced
-        return jax.value_and_grad(alive, has_aux=has_aux)(params, *args)
+        return differentiated(alive, has_aux, sparse)(params, *args)
 
     return jax.jit(value_and_grad)
 

@@ -6,10 +6,9 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, ClassVar
 
 import jax
-import jax.numpy as jnp
 from jax.core import Tracer
 
-from functorch_optim import trees
+from functorch_optim import rows, trees
 from functorch_optim.base import GradientTransformation
 from functorch_optim.optim import options as group_options
 from functorch_optim.optim import state_dict as torch_layout
@@ -19,6 +18,7 @@ from functorch_optim.optim.ownership import exclusive, own
 from functorch_optim.optim.param_groups import GroupParams, GroupRules, parse
 from functorch_optim.optim.rule_engine import RuleEngine
 from functorch_optim.optim.transform_engine import TransformEngine
+from functorch_optim.sparse_grad import Sparse
 
 
 class Optimizer:
@@ -39,6 +39,7 @@ class Optimizer:
     it is for as long as somebody holds it: the step copies it first. What nobody holds is overwritten in place.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> from functorch_optim import optim
         >>> optimizer = optim.SGD({"w": jnp.array([1.0, 2.0])}, lr=0.5)
         >>> optimizer.step({"w": jnp.array([2.0, 2.0])})
@@ -99,6 +100,7 @@ class Optimizer:
         transformation as None.
 
         Example:
+            >>> import jax.numpy as jnp
             >>> import functorch_optim as fo
             >>> from functorch_optim import optim
             >>> make = lambda lr, max_norm: fo.chain(fo.clip_by_global_norm(max_norm), fo.sgd(lr=lr))
@@ -205,10 +207,13 @@ class Optimizer:
             leaves = trees.align(self.params, grads, "gradients")
         _refuse_traced(leaves)
         # What has passed the checks is known by the types of its arrays; an object() is what never passed.
-        signature = [leaf if leaf is None else getattr(leaf, "aval", object()) for leaf in leaves]
+        signature = [_signature(leaf) for leaf in leaves]
         if signature != self._checked:
-            for name, leaf, param in zip(self._layout.labels, leaves, self._leaves, strict=True):
-                trees.check_update(name, leaf, param, type(self).__name__)
+            who = type(self).__name__
+            rows_taken = [self._engine is None or self._engine.takes_rows(group) for group in self.param_groups]
+            pairs = zip(self._layout.labels, leaves, self._leaves, self._layout.group_of, strict=True)
+            for name, leaf, param, group in pairs:
+                trees.check_update(name, leaf, param, who, rows=rows_taken[group])
             self._checked = signature
         return leaves
 
@@ -278,7 +283,14 @@ class Optimizer:
                     "give the optimizer what came of it with restore(params, state)"
                 )
 
-    def backward(self, loss_fn: Callable[..., Any], *args: Any, has_aux: bool = False, jit: bool = True) -> Any:
+    def backward(
+        self,
+        loss_fn: Callable[..., Any],
+        *args: Any,
+        has_aux: bool = False,
+        jit: bool = True,
+        sparse: Sparse = (),
+    ) -> Any:
         """The loss ``loss_fn(params, *args)``, whose gradients are added to :attr:`grads`.
 
         Args:
@@ -288,24 +300,29 @@ class Optimizer:
                 object than before, the function is compiled anew; attributes of objects (``self.batch``), arrays
                 changed in place and what is read through other functions are NOT seen: pass them here.
             has_aux: whether ``loss_fn`` returns something beside the loss.
+            sparse: the names of the tables whose gradients are to be row-sparse, as for
+                :func:`functorch_optim.value_and_sparse_grad`.
             jit: whether to compile. A function is compiled once for as long as it lives: define it outside the loop.
 
         Returns:
             What ``loss_fn`` returned.
         """
-        value, tree = self._losses.value_and_grad(loss_fn, has_aux, jit)(self.params, *args)
+        value, tree = self._losses.value_and_grad(loss_fn, has_aux, jit, sparse)(self.params, *args)
         grads = self._aligned(tree)
         del tree
         if self._grads is None:
             self._grads = grads
         else:
-            self._grads = _add(exclusive(self._grads), grads)
+            grown = any(map(rows.is_rows, [*grads, *self._grads]))  # a sum of row-sparse gradients has another shape
+            self._grads = (_add if grown else _add_dense)(exclusive(self._grads), grads)
         return value
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Drop the accumulated gradients; with ``set_to_none=False`` set those that are there to zero."""
         if self._grads is not None:
-            self._grads = None if set_to_none else jax.tree.map(jnp.zeros_like, self._grads)
+            self._grads = (
+                None if set_to_none else [leaf if leaf is None else rows.zeros_like(leaf) for leaf in self._grads]
+            )
 
     def clip_grad_norm(self, max_norm: Any, norm_type: float = 2.0, error_if_nonfinite: bool = False) -> jax.Array:
         """:func:`functorch_optim.optim.utils.clip_grad_norm` on :attr:`grads`; returns the total norm."""
@@ -364,6 +381,7 @@ class Optimizer:
         must be given others by :meth:`restore` before its next step.
 
         Example:
+            >>> import jax.numpy as jnp
             >>> from functorch_optim import optim
             >>> optimizer = optim.Adam([jnp.array([1.0])], lr=0.1)
             >>> tx, params, state = optimizer.functional()
@@ -411,18 +429,27 @@ class Optimizer:
         return "\n".join([*lines, ")"])
 
 
+def _signature(leaf: Any) -> Any:
+    """What the checks of a gradient depend on; equal to nothing else where that is not known."""
+    if rows.is_rows(leaf):
+        return leaf.shape, leaf.dtype, leaf.n_sparse, leaf.n_batch
+    return leaf if leaf is None else getattr(leaf, "aval", object())
+
+
 def _refuse_traced(leaves: list[Any]) -> None:
-    if any(isinstance(leaf, Tracer) for leaf in leaves):
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(leaves)):
         raise RuntimeError(
             "the optimizer keeps its parameters outside of a traced function: inside one, use functional()"
         )
 
 
-@functools.partial(jax.jit, donate_argnums=0)
 def _add(held: list[Any], grads: list[Any]) -> list[Any]:
     """The sums; where one of the two is None, the other."""
     pairs = zip(held, grads, strict=True)
-    return [new if old is None else old if new is None else old + new for old, new in pairs]
+    return [new if old is None else old if new is None else rows.add(old, new) for old, new in pairs]
+
+
+_add_dense = functools.partial(jax.jit, donate_argnums=0)(_add)
 
 
 class _Composed(Optimizer):

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from functorch_optim import base, trees
+from functorch_optim import base, rows, trees
 from functorch_optim.base import GradientTransformation, Update
 from functorch_optim.combinators import NamedStates, partition
 from functorch_optim.hyperparams import Named, data_options
@@ -43,16 +43,16 @@ class Plan(NamedTuple):
 
 @functools.lru_cache(maxsize=256)
 def compiled_update(plan: Plan) -> Callable[..., Any]:
-    """``(params, rows, grads, numbers) -> (params, rows)``, which overwrites the buffers of the first two."""
+    """``(params, states, grads, numbers) -> (params, states)``, which overwrites the buffers of the first two."""
 
-    def optimizer_step(params: Any, rows: Any, grads: Any, numbers: jax.Array) -> Any:
+    def optimizer_step(params: Any, states: Any, grads: Any, numbers: jax.Array) -> Any:
         scalars, start = [], 0
         for member in plan.members:
             stop = start + member.scalars.num_leaves
             scalars.append(member.scalars.unflatten([numbers[index] for index in range(start, stop)]))
             start = stop
         new_params, new_rows = [], []
-        for index, param, row, grad in zip(plan.member_of, params, rows, grads, strict=True):
+        for index, param, row, grad in zip(plan.member_of, params, states, grads, strict=True):
             descent = conjugate_leaf(grad)
             delta, new_row = plan.members[index].algorithm.update_leaf(descent, param, row, scalars[index])
             new_params.append(base.add_update(param, delta))
@@ -122,6 +122,10 @@ class RuleEngine:
             raise ValueError(f"algorithm must be {names}, but it is {options.get('algorithm')!r}")
         return self.kinds[options["algorithm"]]
 
+    def takes_rows(self, options: Mapping[str, Any]) -> bool:
+        """Whether the gradients of a group may be row-sparse."""
+        return self._kind(options).rule_type.takes_rows
+
     def reads(self, options: Mapping[str, Any]) -> tuple[tuple[str, ...], set[str]]:
         """The names of the options of a group that a step reads, and those among them that are numbers."""
         kind = self._kind(options)
@@ -181,11 +185,15 @@ class RuleEngine:
             self._fitted(self.histories[i], algorithms[g], params[i], settings[g])
             for i, g in zip(active, groups, strict=True)
         ]
+        for i, group in zip(active, groups, strict=True):
+            if rows.is_rows(grads[i]) or algorithms[group].rule.needs_rows:
+                decayed = settings[group].get("weight_decay", 0.0) != 0.0
+                algorithms[group].check_gradient(layout.labels[i], grads[i], decayed)
         plan, numbers, carried = self._plan(groups, histories, algorithms, settings)
         own_params = exclusive(params, 1) if whole else exclusive([params[i] for i in active], 2)
         own_rows = exclusive([history.row for history in histories])
-        new_params, rows = compiled_update(plan)(own_params, own_rows, [grads[i] for i in active], numbers)
-        for i, param, row, history, member in zip(active, new_params, rows, histories, plan.member_of, strict=True):
+        new_params, new_rows = compiled_update(plan)(own_params, own_rows, [grads[i] for i in active], numbers)
+        for i, param, row, history, member in zip(active, new_params, new_rows, histories, plan.member_of, strict=True):
             params[i], self.histories[i] = param, history
             history.row, history.carried = row, carried[member]
             history.step += 1
@@ -230,12 +238,17 @@ class RuleEngine:
     def entries(self, layout: Layout) -> list[Entry]:
         """What torch's ``state_dict`` has of each parameter."""
         del layout
-        result, counting = [], {kind.rule_type.state for kind in self.kinds.values() if kind.rule_type.counts_steps}
+        types = [kind.rule_type for kind in self.kinds.values()]
+        counting = {rule.state for rule in types if rule.counts_steps}
+        integers = {rule.state for rule in types if rule.integer_step}
+        result = []
         for history in self.histories:
             slots = {**_slots(history.row), **history.idle} if history.row is not None else {}
             if type(history.row) in counting:
                 scalars = {"step": history.step, **history.carried}
                 slots = {**{key: np.asarray(value, np.float32) for key, value in scalars.items()}, **slots}
+                if type(history.row) in integers:
+                    slots["step"] = history.step
             result.append(slots)
         return result
 
@@ -317,13 +330,13 @@ class RuleEngine:
                     for n in kind.option_names
                 }
             )
-            rows: list[Any] = [None] * len(params)
+            own_rows: list[Any] = [None] * len(params)
             carried: dict[str, float] = {}
             for i in indices:
-                rows[i], labels[i], carried = histories[i].row, label, histories[i].carried
+                own_rows[i], labels[i], carried = histories[i].row, label, histories[i].carried
             transformations[label] = tx
             scalars = {name: jnp.asarray(value, jnp.float32) for name, value in carried.items()}
-            states[label] = lifted(tx).state_of(layout.structure, rows, jnp.asarray(step, jnp.int32), scalars)
+            states[label] = lifted(tx).state_of(layout.structure, own_rows, jnp.asarray(step, jnp.int32), scalars)
         if len(states) == 1:
             return next(iter(transformations.values())), next(iter(states.values()))
         return partition(transformations, layout.structure.unflatten(labels)), NamedStates(states)

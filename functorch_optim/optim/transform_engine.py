@@ -59,6 +59,11 @@ class TransformEngine:
         self._structure = trees.Structure(treedef)
         self._exported: list[int] | None = None
 
+    def takes_rows(self, options: Mapping[str, Any]) -> bool:
+        """Whether gradients may be row-sparse: the transformation raises where they may not."""
+        del options
+        return True
+
     def reads(self, options: Mapping[str, Any]) -> tuple[tuple[str, ...], set[str]]:
         """The names of the options of a group that a step reads, and those among them that may be numbers."""
         del options

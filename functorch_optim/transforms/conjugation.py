@@ -5,19 +5,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from functorch_optim import trees
+from functorch_optim import rows, trees
 from functorch_optim.base import EmptyState, GradientTransformation, Transform, transformation
 
 
-def conjugate_leaf(x: jax.Array) -> jax.Array:
-    """The complex conjugate of one array; a real one as it is."""
-    return jnp.conj(x) if jnp.iscomplexobj(x) else x
+def conjugate_leaf(leaf: Any) -> Any:
+    """The complex conjugate of one array, which may be row-sparse; a real one as it is."""
+    return rows.map_values(jnp.conj, leaf) if jnp.issubdtype(leaf.dtype, jnp.complexfloating) else leaf
 
 
 class Conjugate(Transform):
     def update(self, updates: Any, state: EmptyState, params: Any = None, **extra: Any) -> tuple[Any, EmptyState]:
         del params, extra
-        return trees.map_dense(conjugate_leaf, "conjugate", updates), state
+        return jax.tree.map(conjugate_leaf, updates, is_leaf=trees.is_sparse), state
 
 
 def conjugate() -> GradientTransformation:

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from functorch_optim import trees
+from functorch_optim import rows, trees
 from functorch_optim.base import EmptyState, GradientTransformation, Transform, transformation
 from functorch_optim.hyperparams import AnyNumber, Hyperparameter, Options, Schedule
 from functorch_optim.rule import coefficient, next_step
@@ -50,7 +50,11 @@ class Scale(Scheduled):
 
     def apply(self, values: Any, updates: Any, params: Any) -> Any:
         del params
-        return trees.map_dense(lambda x: multiply(x, values.factor), "scale", updates)
+
+        def each(leaf: Any) -> Any:
+            return rows.map_values(lambda x: multiply(x, values.factor), leaf)
+
+        return jax.tree.map(each, updates, is_leaf=trees.is_sparse)
 
 
 def scale(factor: Hyperparameter) -> GradientTransformation:

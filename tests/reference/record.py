@@ -4,6 +4,7 @@ torch==2.13.0).
 One file an algorithm. For every combination of flags: float64 at all of 50 steps with options that change from step to
 step; float32, bfloat16 and complex128 at 12 steps (the rows are the synchronised states the tests start from); for the
 stateful face, float64 at some of 50 steps in which gradients are missing ("gaps"), and at some of 200 steps ("long").
+"sparse" has the runs with row-sparse gradients.
 """
 
 import pathlib
@@ -12,14 +13,30 @@ import sys
 import numpy as np
 import torch
 
-from tests import cases, torch_run
+from tests import cases, sparse_cases, torch_run
 
 FOLDER = pathlib.Path(__file__).parent
 RUNS = {"float64": cases.STEPS, "float32": 12, "complex128": 12, "bfloat16": 12}
 
 
+def record_sparse() -> None:
+    arrays = {}
+    for case in sparse_cases.CASES:
+        for kind, dtype, steps in (
+            ("float64", "float64", sparse_cases.STEPS),
+            ("gaps", "float64", sparse_cases.STEPS),
+            ("float32", "float32", sparse_cases.NARROW_STEPS),
+        ):
+            for slot, values in torch_run.run_sparse(case, dtype, steps, kind == "gaps").items():
+                arrays[f"{cases.label(case)}/{kind}/{slot}"] = values
+    np.savez_compressed(FOLDER / "sparse.npz", torch_version=np.array(torch.__version__), **arrays)
+
+
 def main() -> None:
-    for name in sys.argv[1:] or cases.ALGORITHMS:
+    for name in sys.argv[1:] or [*cases.ALGORITHMS, "sparse"]:
+        if name == "sparse":
+            record_sparse()
+            continue
         _, _, combinations = cases.ALGORITHMS[name]
         arrays = {}
         for options in combinations:

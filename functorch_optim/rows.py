@@ -1,0 +1,75 @@
+"""Row-sparse gradients: a ``BCOO`` with one sparse dimension, of which only the rows that it names are touched."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental.sparse import BCOO
+
+
+def is_rows(leaf: Any) -> bool:
+    """Whether a leaf of a gradient tree is row-sparse; what reaches here was checked."""
+    return isinstance(leaf, BCOO)
+
+
+def indices_of(array: BCOO) -> jax.Array:
+    """The number of the row that each entry belongs to."""
+    return array.indices[:, 0]
+
+
+def make(data: jax.Array, indices: jax.Array, shape: tuple[int, ...], unique: bool = False) -> BCOO:
+    """The row-sparse array of ``data[k]`` in the row ``indices[k]``; rows out of range are padding.
+
+    Example:
+        >>> make(jnp.ones((2, 3)), jnp.array([0, 4]), (5, 3)).todense().sum(axis=1).tolist()
+        [3.0, 0.0, 0.0, 0.0, 3.0]
+    """
+    return BCOO((data, indices[:, None]), shape=shape, unique_indices=unique, indices_sorted=unique)
+
+
+def map_values(function: Callable[[jax.Array], jax.Array], leaf: Any) -> Any:
+    """A linear elementwise function of a leaf, which may be row-sparse."""
+    if not is_rows(leaf):
+        return function(leaf)
+    return BCOO(
+        (function(leaf.data), leaf.indices),
+        shape=leaf.shape,
+        unique_indices=leaf.unique_indices,
+        indices_sorted=leaf.indices_sorted,
+    )
+
+
+def summed(array: BCOO) -> BCOO:
+    """The same with every row named once: duplicates are summed, and what that leaves free is padding.
+
+    Example:
+        >>> twice = make(jnp.array([[1.0], [2.0]]), jnp.array([3, 3]), (5, 1))
+        >>> indices_of(summed(twice)).tolist(), summed(twice).data.tolist()
+        ([3, 5], [[3.0], [0.0]])
+    """
+    return array if array.unique_indices else array.sum_duplicates(nse=array.nse)
+
+
+def take(array: jax.Array, indices: jax.Array) -> jax.Array:
+    """The rows of a dense array, zeros for padding."""
+    return array.at[indices].get(mode="fill", fill_value=0)
+
+
+def put(array: jax.Array, indices: jax.Array, values: jax.Array) -> jax.Array:
+    """The dense array with new rows, each named once; padding goes nowhere."""
+    return array.at[indices].set(values, mode="drop")
+
+
+def add(held: Any, new: Any) -> Any:
+    """The sum of two gradients of one parameter; of two row-sparse ones it is row-sparse, with the entries of both."""
+    if is_rows(held) and is_rows(new):
+        data = jnp.concatenate([held.data, new.data])
+        return make(data, jnp.concatenate([indices_of(held), indices_of(new)]), held.shape)
+    held, new = (leaf.todense() if is_rows(leaf) else leaf for leaf in (held, new))
+    return held + new
+
+
+def zeros_like(leaf: Any) -> Any:
+    """A zero gradient of the same kind; a row-sparse one has no rows."""
+    return make(leaf.data[:0], indices_of(leaf)[:0], leaf.shape) if is_rows(leaf) else jnp.zeros_like(leaf)

@@ -1,0 +1,133 @@
+"""Gradients of embedding tables that name the rows that were looked up, and never form the table's size."""
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from functorch_optim import rows, trees
+
+Sparse = str | Collection[str] | Callable[[str], bool]
+
+
+class Table:
+    """What stands for a table while the loss is differentiated: ``table[ids]`` looks rows up, and that is all.
+
+    What is looked up comes with an addend of zeros, and the loss is differentiated with respect to the addends.
+    """
+
+    def __init__(self, name: str, array: jax.Array, addends: list[jax.Array] | None) -> None:
+        self._name, self._array, self._addends = name, array, addends
+        self.looked_up: list[jax.Array] = []
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._array.shape
+
+    @property
+    def dtype(self) -> Any:
+        return self._array.dtype
+
+    @property
+    def ndim(self) -> int:
+        return self._array.ndim
+
+    def __len__(self) -> int:
+        return len(self._array)
+
+    def __getitem__(self, ids: Any) -> jax.Array:
+        ids = jnp.asarray(ids) if not isinstance(ids, tuple | slice) and ids is not None else ids
+        if not isinstance(ids, jax.Array) or not jnp.issubdtype(ids.dtype, jnp.integer):
+            raise TypeError(f"the table {trees.quote(self._name)} is looked up with an array of integers, not {ids!r}")
+        self.looked_up.append(jnp.where(ids < 0, ids + len(self), ids))
+        found = jax.lax.stop_gradient(self._array)[ids]
+        return found if self._addends is None else found + self._addends[len(self.looked_up) - 1]
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(
+            f"the table {trees.quote(self._name)} has a row-sparse gradient and can only be looked up, table[ids]; it "
+            f"has no {name!r}"
+        )
+
+
+def _chosen(sparse: Sparse, names: list[str]) -> list[bool]:
+    """Which parameters are tables."""
+    if callable(sparse):
+        return [bool(sparse(name)) for name in names]
+    wanted = {sparse} if isinstance(sparse, str) else set(sparse)
+    unknown = sorted(wanted - set(names))
+    if unknown:
+        raise ValueError(
+            f"sparse names {', '.join(map(trees.quote, unknown))}, which no parameter is called; "
+            f"they are {', '.join(map(trees.quote, names))}"
+        )
+    return [name in wanted for name in names]
+
+
+def value_and_sparse_grad(loss: Callable[..., Any], sparse: Sparse, has_aux: bool = False) -> Callable[..., Any]:
+    """``jax.value_and_grad`` of a loss whose tables get row-sparse gradients.
+
+    Args:
+        loss: ``loss(params, *args)`` returns a real scalar, or with ``has_aux`` a pair of it and anything. In it a
+            table may only be looked up, ``params["table"][ids]`` with an integer array of any shape, any number of
+            times, but not inside a function that ``loss`` compiles, scans or maps.
+        sparse: which parameters are tables: a dotted path (``"embed.table"``; ``""`` where the parameters are one
+            array), several of them, or a function of the path.
+        has_aux: whether ``loss`` returns something beside its value.
+
+    Returns:
+        A function that returns the value and the gradients. That of a table is a ``BCOO`` array with one entry a
+        looked-up row, duplicates and all; nothing of the table's size is formed. Those of the other parameters are
+        dense.
+
+    Raises:
+        ValueError: ``sparse`` names no parameter.
+        TypeError, AttributeError: the loss does something else with a table.
+
+    Example:
+        >>> def loss(params, ids):
+        ...     return jnp.sum(params["table"][ids] @ params["weights"])
+        >>> params = {"table": jnp.ones((1000, 2)), "weights": jnp.ones(2)}
+        >>> value, grads = value_and_sparse_grad(loss, "table")(params, jnp.array([3, 7, 3]))
+        >>> value.item(), grads["table"].indices[:, 0].tolist(), grads["weights"].tolist()
+        (6.0, [3, 7, 3], [3.0, 3.0])
+    """
+
+    def value_and_grad(params: Any, *args: Any) -> Any:
+        names, leaves, treedef = trees.named_leaves(params)
+        chosen = _chosen(sparse, names)
+
+        def run(dense: list[Any], addends: list[Any] | None, leaves: list[Any]) -> Any:
+            given, added = iter(dense), iter(addends or [None] * len(leaves))
+            mixed = [
+                Table(name, jnp.asarray(leaf), next(added)) if is_table else next(given)
+                for name, leaf, is_table in zip(names, leaves, chosen, strict=True)
+            ]
+            result = loss(treedef.unflatten(mixed), *args)
+            value, aux = result if has_aux else (result, None)
+            return value, (aux, [leaf.looked_up for leaf, is_table in zip(mixed, chosen, strict=True) if is_table])
+
+        tables = [leaf for leaf, is_table in zip(leaves, chosen, strict=True) if is_table]
+        dense = [leaf for leaf, is_table in zip(leaves, chosen, strict=True) if not is_table]
+        _, (_, shapes) = jax.eval_shape(lambda dense, leaves: run(dense, None, leaves), dense, leaves)
+        addends = [
+            [jnp.zeros((*ids.shape, *table.shape[1:]), table.dtype) for ids in looked_up]
+            for table, looked_up in zip(tables, shapes, strict=True)
+        ]
+        differentiate = jax.value_and_grad(run, argnums=(0, 1), has_aux=True)
+        (value, (aux, looked_up)), (dense_grads, added) = differentiate(dense, addends, leaves)
+        of_tables = iter([_rows(table, *pair) for table, *pair in zip(tables, looked_up, added, strict=True)])
+        of_others = iter(dense_grads)
+        grads = treedef.unflatten([next(of_tables) if is_table else next(of_others) for is_table in chosen])
+        return ((value, aux) if has_aux else value), grads
+
+    return value_and_grad
+
+
+def _rows(table: jax.Array, looked_up: list[jax.Array], grads: list[jax.Array]) -> Any:
+    """The gradient of a table, of those of what was looked up."""
+    row = table.shape[1:]
+    data = [grad.reshape(-1, *row) for grad in grads] or [jnp.zeros((0, *row), table.dtype)]
+    indices = [ids.reshape(-1).astype(jnp.int32) for ids in looked_up] or [jnp.zeros(0, jnp.int32)]
+    return rows.make(jnp.concatenate(data), jnp.concatenate(indices), table.shape)

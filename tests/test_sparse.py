@@ -1,0 +1,396 @@
+"""Row-sparse gradients: against torch's recorded runs, their cost, and how they are made."""
+
+import functools
+import pickle
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental.sparse import BCOO
+
+import functorch_optim as fo
+from functorch_optim import optim, rows
+from tests import cases, comparison, sparse_cases
+
+each_case = pytest.mark.parametrize("case", sparse_cases.CASES, ids=cases.label)
+
+
+def recorded(case, kind):
+    prefix = f"{cases.label(case)}/{kind}/"
+    return {k.removeprefix(prefix): v for k, v in comparison.recorded("sparse").items() if k.startswith(prefix)}
+
+
+def gradient_tree(step, dtype, absent=()):
+    return {
+        key: None if key in absent else rows.make(jnp.asarray(values), jnp.asarray(indices), sparse_cases.SHAPES[key])
+        for key, (indices, values) in sparse_cases.gradients(step, np.dtype(dtype)).items()
+    }
+
+
+def pairs(options):
+    """The numbers as data, the betas with their complements."""
+    array = lambda value: jnp.asarray(value, jnp.result_type(float))  # noqa: E731 one line
+    numbers = {key: array(value) for key, value in options.items() if key != "betas"}
+    if "betas" in options:
+        numbers["betas"] = tuple(fo.Beta(array(b), array(1 - b)) for b in options["betas"])
+    return numbers
+
+
+@functools.cache
+def stepper(name, static):
+    @jax.jit
+    def step(params, state, grads, data):
+        updates, state = getattr(fo, name)(**dict(static), **data).update(grads, state, params)
+        return fo.apply_updates(params, updates), state
+
+    return step
+
+
+def functional_step(case, step, params, state, dtype):
+    name, options = case
+    data = sparse_cases.changing_options(name, step, options)
+    static = tuple((key, value) for key, value in options.items() if key not in data)
+    return stepper(name, static)(params, state, gradient_tree(step, dtype), pairs(data))
+
+
+@each_case
+def test_float64_trajectory(case, x64):
+    expected = recorded(case, "float64")
+    params = jax.tree.map(jnp.asarray, sparse_cases.parameters(np.float64))
+    state = getattr(fo, case[0])(**case[1]).init(params)
+    for step in range(sparse_cases.STEPS):
+        params, state = functional_step(case, step, params, state, "float64")
+        for slot, array in expected.items():
+            ours = sparse_cases.flatten(params if slot == "param" else getattr(state, slot))
+            assert np.max(np.abs(ours - array[step + 1])) <= 1e-12 * np.max(np.abs(array[step + 1]))
+
+
+# torch's momentum is sparse and is not recorded; the float64 trajectory has it
+@pytest.mark.parametrize("case", [c for c in sparse_cases.CASES if not c[1].get("momentum")], ids=cases.label)
+def test_float32_synchronised_steps(case):
+    expected = recorded(case, "float32")
+    state = getattr(fo, case[0])(**case[1]).init(sparse_cases.parameters(np.float32))
+    slots = [slot for slot in expected if slot != "param"]
+    for step in range(sparse_cases.NARROW_STEPS):
+        held = {slot: jax.tree.map(jnp.asarray, sparse_cases.unflatten(expected[slot][step])) for slot in slots}
+        state = state._replace(step=jnp.asarray(step, jnp.int32), **held)
+        before = jax.tree.map(jnp.asarray, sparse_cases.unflatten(expected["param"][step]))
+        params, new = functional_step(case, step, before, state, "float32")
+        after = expected["param"][step + 1]
+        size = np.maximum(np.abs(after), np.abs(after - expected["param"][step]))
+        assert np.max(comparison.ulps(sparse_cases.flatten(params), after, size, "float32")) <= 8
+        for slot in slots:
+            right = expected[slot][step + 1]
+            largest = np.max(np.abs(right), initial=1e-30)
+            assert np.max(comparison.ulps(sparse_cases.flatten(getattr(new, slot)), right, largest, "float32")) <= 8
+
+
+@each_case
+def test_torch_face_with_missing_gradients(case, x64):
+    name, options = case
+    expected = recorded(case, "gaps")
+    params = sparse_cases.parameters(np.float64)
+    optimizer = getattr(optim, sparse_cases.CLASSES[name][0])(list(params.values()), **options)
+    for step in range(sparse_cases.STEPS):
+        optimizer.param_groups[0].update(sparse_cases.changing_options(name, step, options))
+        optimizer.step(list(gradient_tree(step, "float64", sparse_cases.missing(step)).values()))
+        ours = np.concatenate([np.asarray(array).reshape(-1) for array in optimizer.params])
+        right = expected["param"][step + 1]
+        assert np.max(np.abs(ours - right)) <= 1e-12 * np.max(np.abs(right))
+    if name == "sparse_adam":
+        assert [optimizer.state[index]["step"] for index in range(4)] == [36, 37, 40, 40]
+        assert type(optimizer.state_dict()["state"][0]["step"]) is int
+
+
+@pytest.mark.torch
+@each_case
+def test_recorded_runs_are_torchs(case):
+    pytest.importorskip("torch", reason="the live comparison needs torch; the recorded trajectories do not")
+    from tests import torch_run
+
+    for kind, dtype, steps in (("gaps", "float64", sparse_cases.STEPS), ("float32", "float32", 12)):
+        live, held = torch_run.run_sparse(case, dtype, steps, kind == "gaps"), recorded(case, kind)
+        assert set(live) == set(held)
+        for slot, array in live.items():
+            np.testing.assert_allclose(array, held[slot], rtol=1e-12 if dtype == "float64" else 1e-5, atol=1e-7)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("SparseAdam", {"lr": 0.1}), ("SGD", {"lr": 0.1}), ("Adagrad", {"lr": 0.1})],
+)
+def test_a_large_table_against_torch(name, options):
+    """Ten steps on a table of 1 M x 64, of which each touches 4096 rows."""
+    torch = pytest.importorskip("torch", reason="the live comparison needs torch; the recorded trajectories do not")
+    shape = (1_000_000, 64)
+    param = torch.nn.Parameter(torch.zeros(shape))
+    theirs = getattr(torch.optim, name)([param], **options)
+    ours = getattr(optim, name)([jnp.zeros(shape)], **options)
+    rng = np.random.default_rng(0)
+    for _ in range(10):
+        indices, values = rng.integers(0, shape[0], 4096), rng.standard_normal((4096, 64)).astype(np.float32)
+        param.grad = torch.sparse_coo_tensor(
+            torch.tensor(indices[None]), torch.tensor(values), shape, check_invariants=True
+        )
+        theirs.step()
+        ours.step([rows.make(jnp.asarray(values), jnp.asarray(indices, jnp.int32), shape)])
+    np.testing.assert_allclose(np.asarray(ours.params[0]), param.detach().numpy(), rtol=1e-5, atol=1e-6)
+
+
+TRANSFORMATIONS = {
+    "sparse_adam": fo.sparse_adam(lr=0.1),
+    "sgd": fo.sgd(lr=0.1),
+    "sgd_momentum": fo.sgd(lr=0.1, momentum=0.9),
+    "adagrad": fo.adagrad(lr=0.1),
+    "chain": fo.chain(fo.conjugate(), fo.scale(0.5), fo.sparse_adam(lr=fo.schedules.cosine_annealing(0.1, T_max=9))),
+    "partition": fo.partition(
+        {"rows": fo.sparse_adam(lr=0.1), "dense": fo.adam(lr=0.1)}, {"table": "rows", "weights": "dense"}
+    ),
+}
+every = pytest.mark.parametrize("tx", TRANSFORMATIONS.values(), ids=TRANSFORMATIONS.keys())
+DENSE_TOO = ["sgd", "sgd_momentum", "adagrad"]
+
+
+def network(seed=0):
+    rng = np.random.default_rng(seed)
+    return {
+        "table": jnp.asarray(rng.standard_normal((10, 3)), jnp.float32),
+        "weights": jnp.asarray(rng.standard_normal((3, 2)), jnp.float32),
+    }
+
+
+def gradients(tx, seed=0):
+    """Row-sparse ones for the table, dense ones for the rest, where the transformation takes them."""
+    rng = np.random.default_rng(seed)
+    indices = jnp.asarray(rng.integers(0, 10, 4), jnp.int32)
+    table = rows.make(jnp.asarray(rng.standard_normal((4, 3)), jnp.float32), indices, (10, 3))
+    both = [TRANSFORMATIONS[key] for key in (*DENSE_TOO, "partition")]
+    return {"table": table, "weights": network(seed)["weights"] if tx in both else None}
+
+
+@every
+def test_the_second_step_compiles_nothing_and_types_stay(tx):
+    chex.clear_trace_counter()
+    params = network()
+    state = tx.init(params)
+
+    @jax.jit
+    @chex.assert_max_traces(n=1)
+    def step(params, state, grads):
+        updates, state = tx.update(grads, state, params)
+        return fo.apply_updates(params, updates), state
+
+    before = jax.tree.map(jax.typeof, (params, state))
+    for seed in range(3):
+        params, state = step(params, state, gradients(tx, seed))
+        assert jax.tree.map(jax.typeof, (params, state)) == before
+
+
+@every
+def test_scan_equals_a_loop_and_the_pair_is_a_value(tx):
+    assert pickle.loads(pickle.dumps(tx)) == tx
+    assert "object at" not in repr(tx)
+    start = network()
+
+    def step(carry, grads):
+        params, state = carry
+        updates, state = tx.update(grads, state, params)
+        return (fo.apply_updates(params, updates), state), None
+
+    each = [gradients(tx, seed) for seed in range(3)]
+    scanned, _ = jax.lax.scan(step, (start, tx.init(start)), jax.tree.map(lambda *xs: jnp.stack(xs), *each))
+    looped = (start, tx.init(start))
+    for grads in each:
+        looped, _ = step(looped, grads)
+    chex.assert_trees_all_close(scanned, looped, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", DENSE_TOO)
+def test_the_rows_named_move_as_with_a_dense_gradient(name):
+    tx, params = TRANSFORMATIONS[name], network()
+    grads = gradients(tx)
+    dense = {**grads, "table": grads["table"].todense()}
+    results = []
+    for given in (grads, dense):
+        updates, state = tx.update(given, tx.init(params), params)
+        results.append((fo.apply_updates(params, updates), state))
+    chex.assert_trees_all_close(*results, rtol=1e-6, atol=1e-7)
+
+
+def test_the_update_has_as_many_entries_as_the_gradient():
+    tx, table = fo.sparse_adam(), jnp.zeros((10, 3))
+    grads = rows.make(jnp.ones((3, 3)), jnp.array([4, 4, 7]), (10, 3))
+    updates, _ = tx.update(grads, tx.init(table))
+    assert isinstance(updates, BCOO)
+    assert updates.nse == 3
+    assert sorted(rows.indices_of(updates).tolist()) == [4, 7, 10]
+
+
+@pytest.mark.parametrize("tx", [fo.sparse_adam(), fo.sgd(), fo.adagrad()])
+def test_memory_of_a_step_does_not_grow_with_the_table(tx):
+    def temporary(size):
+        table = jnp.zeros((size, 16))
+        state, grads = tx.init(table), rows.make(jnp.ones((64, 16)), jnp.zeros(64, jnp.int32), (size, 16))
+
+        def step(table, state, grads):
+            updates, state = tx.update(grads, state, table)
+            return fo.apply_updates(table, updates), state
+
+        memory = jax.jit(step, donate_argnums=(0, 1)).lower(table, state, grads).compile().memory_analysis()
+        assert memory.alias_size_in_bytes == sum(leaf.nbytes for leaf in jax.tree.leaves((table, state)))
+        return memory.temp_size_in_bytes
+
+    assert temporary(1000) == temporary(50_000) <= 64 * 16 * 4 * 10
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.complex64])
+@pytest.mark.parametrize("tx", [fo.sgd(lr=0.1), fo.adagrad(lr=0.1), fo.sparse_adam(lr=0.1)])
+def test_other_dtypes(tx, dtype):
+    table = jnp.ones((5, 2), dtype)
+    if dtype == jnp.complex64 and "sparse" in repr(tx):
+        with pytest.raises(ValueError, match=r"Complex params at indices.*SparseAdam does not support complex"):
+            tx.init(table)
+        return
+    data = jnp.asarray([[1, 2], [3, 4], [5, 6]], dtype) * (1 + (1j if dtype == jnp.complex64 else 0))
+    grads = rows.make(data.astype(dtype), jnp.array([1, 3, 1]), (5, 2))
+    updates, state = tx.update(grads, tx.init(table), table)
+    moved = fo.apply_updates(table, updates)
+    assert moved.dtype == dtype
+    assert updates.dtype == (jnp.float32 if dtype == jnp.bfloat16 else dtype)
+    if "sparse" not in repr(tx):
+        dense, same = tx.update(grads.todense(), tx.init(table), table)
+        np.testing.assert_array_equal(moved, fo.apply_updates(table, dense))
+        chex.assert_trees_all_equal(state, same)
+
+
+def test_errors():
+    table = {"table": jnp.zeros((5, 2))}
+    grads = {"table": rows.make(jnp.ones((1, 2)), jnp.array([1]), (5, 2))}
+    with pytest.raises(RuntimeError, match=r"SparseAdam does not support dense gradients, please consider Adam.*table"):
+        fo.sparse_adam().update(table, fo.sparse_adam().init(table), table)
+    with pytest.raises(RuntimeError, match=r"Adam does not support sparse gradients.*'table'.*SparseAdam"):
+        fo.adam().update(grads, fo.adam().init(table), table)
+    for tx in (fo.sgd(weight_decay=0.1), fo.adagrad(weight_decay=0.1)):
+        with pytest.raises(RuntimeError, match=r"weight_decay option is not compatible with sparse gradients.*'table'"):
+            tx.update(grads, tx.init(table), table)
+    wrong = {"table": rows.make(jnp.ones((1, 2)), jnp.array([1]), (6, 2))}
+    with pytest.raises(ValueError, match=r"'table' has shape \(6, 2\)"):
+        fo.sgd().update(wrong, fo.sgd().init(table), table)
+    with pytest.raises(RuntimeError, match=r"one sparse dimension, the rows; .*'table' is BCOO\(2 sparse"):
+        fo.sgd().update({"table": BCOO.fromdense(jnp.ones((5, 2)))}, fo.sgd().init(table), table)
+    with pytest.raises(RuntimeError, match=r"clip_by_value does not support sparse gradients.*'table'"):
+        fo.clip_by_value(1.0).update(grads, fo.EmptyState())
+    for options in ({"lr": 0.0}, {"eps": 0.0}):
+        with pytest.raises(ValueError, match=r"Invalid (learning rate|epsilon value): 0\.0"):
+            fo.sparse_adam(**options)
+    with pytest.raises(ValueError, match=r"Sparse params at indices \['table'\].*require dense parameter tensors"):
+        fo.sparse_adam().init(grads)
+
+
+def test_errors_of_the_torch_face_leave_everything_as_it_was():
+    table = {"table": jnp.ones((5, 2))}
+    grads = {"table": rows.make(jnp.ones((1, 2)), jnp.array([1]), (5, 2))}
+    cases = [
+        (optim.SparseAdam, {}, table, "SparseAdam does not support dense gradients, please consider Adam instead"),
+        (optim.SGD, {"weight_decay": 0.1}, grads, "weight_decay option is not compatible with sparse gradients"),
+        (optim.Adagrad, {"weight_decay": 0.1}, grads, "weight_decay option is not compatible with sparse gradients"),
+        (optim.Adam, {}, grads, "Adam does not support sparse gradients.*'table'"),
+        (optim.RMSprop, {}, grads, "RMSprop does not support sparse gradients"),
+    ]
+    for make, options, given, message in cases:
+        optimizer = make(table, **options)
+        with pytest.raises(RuntimeError, match=message):
+            optimizer.step(given)
+        np.testing.assert_array_equal(optimizer.params["table"], table["table"])
+    with pytest.raises(ValueError, match=r"Sparse params at indices"):
+        optim.SparseAdam(grads)
+    optimizer = optim.SGD(table, lr=0.1)
+    optimizer.step(grads)
+    optimizer.step(table)  # dense ones are checked anew
+    optimizer.step(grads)
+    optimizer.param_groups[0]["weight_decay"] = 0.1
+    with pytest.raises(RuntimeError, match="weight_decay option"):
+        optimizer.step(grads)
+
+
+def loss(params, ids, labels):
+    embedded = params["embed"]["table"][ids]
+    return jnp.mean((jnp.sum(embedded, axis=-2) @ params["weights"] - labels) ** 2)
+
+
+def model():
+    rng = np.random.default_rng(0)
+    draw = lambda *shape: jnp.asarray(rng.standard_normal(shape), jnp.float32)  # noqa: E731 one line
+    return {"embed": {"table": draw(12, 4)}, "weights": draw(4, 1)}, jnp.array([[3, 7, 3], [11, -1, 0]]), draw(2, 1)
+
+
+def test_sparse_gradients_are_the_dense_ones():
+    params, ids, labels = model()
+    for wrap in (jax.jit, lambda function: function):
+        value, grads = wrap(fo.value_and_sparse_grad(loss, "embed.table"))(params, ids, labels)
+        right, dense = jax.value_and_grad(loss)(params, ids, labels)
+        np.testing.assert_allclose(value, right, rtol=1e-6)
+        np.testing.assert_allclose(grads["embed"]["table"].todense(), dense["embed"]["table"], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(grads["weights"], dense["weights"], rtol=1e-5)
+        assert grads["embed"]["table"].nse == 6
+
+
+def test_several_lookups_an_unused_table_and_more_output():
+    tables = {"a": jnp.ones((5, 2)), "b": jnp.ones((7, 2)), "c": jnp.ones((3, 2))}
+
+    def several(tables, ids):
+        first = tables["a"][ids]
+        return jnp.sum(first * tables["b"][ids + 1]) + jnp.sum(tables["a"][0] * 3.0), (first, len(tables["a"]))
+
+    chosen = fo.value_and_sparse_grad(several, lambda name: True, has_aux=True)
+    (value, (first, length)), grads = chosen(tables, jnp.array([1, 4]))
+    assert (value, length, first.shape) == (10.0, 5, (2, 2))
+    (_, _), dense = jax.value_and_grad(several, has_aux=True)(tables, jnp.array([1, 4]))
+    for key in tables:
+        np.testing.assert_allclose(grads[key].todense(), dense[key])
+    assert (grads["a"].nse, grads["c"].nse) == (3, 0)
+
+
+def test_a_table_can_only_be_looked_up():
+    params, ids, labels = model()
+    with pytest.raises(ValueError, match=r"sparse names 'table', which no parameter is called.*'embed\.table'"):
+        fo.value_and_sparse_grad(loss, "table")(params, ids, labels)
+    table = jnp.ones((4, 2))
+    for bad in (lambda t: jnp.sum(t), lambda t: jnp.sum(t @ jnp.ones(2)), lambda t: jnp.sum(jnp.take(t, 0, axis=0))):
+        with pytest.raises((TypeError, AttributeError)):
+            fo.value_and_sparse_grad(bad, "")(table)
+    with pytest.raises(AttributeError, match=r"can only be looked up, table\[ids\]; it has no 'T'"):
+        fo.value_and_sparse_grad(lambda t: jnp.sum(t.T), "")(table)
+    for bad in (slice(0, 2), jnp.ones(2), (0, 1), None):
+        with pytest.raises(TypeError, match="looked up with an array of integers"):
+            fo.value_and_sparse_grad(lambda t, bad=bad: jnp.sum(t[bad]), "")(table)
+
+
+def test_backward_accumulates_sparse_gradients():
+    params, ids, labels = model()
+    one = optim.SGD(params, lr=0.1)
+    two = optim.SGD(params, lr=0.1)
+    for _ in range(2):
+        for _ in range(2):
+            assert one.backward(loss, ids, labels, sparse="embed.table") == two.backward(loss, ids, labels)
+        assert one.grads["embed"]["table"].nse == 12
+        one.step()
+        two.step()
+        chex.assert_trees_all_close(one.params, two.params, rtol=1e-5, atol=1e-6)
+        one.zero_grad(set_to_none=False)
+        two.zero_grad()
+        assert one.grads["embed"]["table"].nse == 0
+
+
+def test_from_transform_takes_row_sparse_gradients():
+    table = {"table": jnp.ones((5, 2))}
+    grads = {"table": rows.make(jnp.ones((2, 2)), jnp.array([1, 1]), (5, 2))}
+    composed = optim.Optimizer.from_transform(lambda lr: fo.sparse_adam(lr=lr), table, {"lr": 0.1})
+    plain = optim.SparseAdam(table, lr=0.1)
+    for optimizer in (composed, plain):
+        optimizer.step(grads)
+        optimizer.step(grads)
+    chex.assert_trees_all_close(composed.params, plain.params, rtol=1e-6)
