@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.experimental.sparse import BCOO
+from jax.sharding import PartitionSpec
 
 
 def is_rows(leaf: Any) -> bool:
@@ -53,12 +54,19 @@ def summed(array: BCOO) -> BCOO:
 
 def take(array: jax.Array, indices: jax.Array) -> jax.Array:
     """The rows of a dense array, zeros for padding."""
-    return array.at[indices].get(mode="fill", fill_value=0)
+    sharding = jax.typeof(array).sharding
+    if not any(sharding.spec[:1]):
+        return array.at[indices].get(mode="fill", fill_value=0)
+    whole = sharding.update(
+        spec=PartitionSpec(None, *sharding.spec[1:])
+    )  # of a table whose rows lie on several devices
+    return array.at[indices].get(mode="fill", fill_value=0, out_sharding=whole)
 
 
 def put(array: jax.Array, indices: jax.Array, values: jax.Array) -> jax.Array:
     """The dense array with new rows, each named once; padding goes nowhere."""
-    return array.at[indices].set(values, mode="drop")
+    sharding = jax.typeof(array).sharding
+    return array.at[indices].set(values, mode="drop", out_sharding=sharding if any(sharding.spec[:1]) else None)
 
 
 def add(held: Any, new: Any) -> Any:

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental.sparse import BCOO
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 import functorch_optim as fo
 from functorch_optim import optim, rows
@@ -394,3 +396,38 @@ def test_from_transform_takes_row_sparse_gradients():
         optimizer.step(grads)
         optimizer.step(grads)
     chex.assert_trees_all_close(composed.params, plain.params, rtol=1e-6)
+
+
+@pytest.mark.parametrize("spec", [P("data", None), P(None, "data")])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_sharded_table_stays_sharded(spec, compiled):
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Explicit,))
+    tx, table = fo.sparse_adam(lr=0.1), jnp.ones((6, 2))
+    grads = rows.make(jnp.ones((3, 2)), jnp.array([1, 1, 4]), (6, 2))
+
+    def step(table, state):
+        updates, state = tx.update(grads, state, table)
+        return fo.apply_updates(table, updates), state
+
+    expected = step(table, tx.init(table))
+    with jax.set_mesh(mesh):
+        placed = jax.device_put(table, NamedSharding(mesh, spec))
+        moved, state = (jax.jit(step) if compiled else step)(placed, tx.init(placed))
+    assert moved.sharding.spec == state.exp_avg.sharding.spec == spec
+    chex.assert_trees_all_close((np.asarray(moved), np.asarray(state.exp_avg)), (expected[0], expected[1].exp_avg))
+
+
+def test_vmap_and_derivatives():
+    tx, tables = fo.sparse_adam(lr=0.1), jnp.ones((3, 5, 2))
+    data, ids = jnp.arange(24.0).reshape(3, 4, 2), jnp.array([[1, 1, 2, 3]] * 3)
+
+    def step(table, data, ids):
+        updates, _ = tx.update(rows.make(data, ids, (5, 2)), tx.init(table))
+        return fo.apply_updates(table, updates)
+
+    together = jax.vmap(step)(tables, data, ids)
+    for index in range(3):
+        np.testing.assert_allclose(together[index], step(tables[index], data[index], ids[index]), rtol=1e-6)
+    slope = jax.grad(lambda table: jnp.sum(step(table, data[0], ids[0]) ** 2))(tables[0])
+    np.testing.assert_allclose(slope, 2 * step(tables[0], data[0], ids[0]), rtol=1e-6)
+    assert bool(jnp.all(jnp.isfinite(jax.grad(lambda data: jnp.sum(step(tables[0], data, ids[0]) ** 2))(data[0]))))
