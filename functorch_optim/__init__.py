@@ -1,6 +1,6 @@
 """The algorithms of torch.optim, with torch's numbers, as pure composable JAX."""
 
-from functorch_optim import schedules
+from functorch_optim import interop, schedules
 from functorch_optim.algorithms.adadelta import AdadeltaState, adadelta
 from functorch_optim.algorithms.adafactor import AdafactorState, adafactor
 from functorch_optim.algorithms.adagrad import AdagradState, adagrad
@@ -8,6 +8,8 @@ from functorch_optim.algorithms.adam import AdamState, adam
 from functorch_optim.algorithms.adamax import AdamaxState, adamax
 from functorch_optim.algorithms.adamw import adamw
 from functorch_optim.algorithms.asgd import ASGDState, asgd
+from functorch_optim.algorithms.bfgs import BFGSState, bfgs
+from functorch_optim.algorithms.lbfgs import LBFGSState, lbfgs
 from functorch_optim.algorithms.muon import MuonState, muon
 from functorch_optim.algorithms.muon_adamw import muon_adamw
 from functorch_optim.algorithms.nadam import NAdamState, nadam
@@ -47,10 +49,12 @@ __all__ = [
     "AdagradState",
     "AdamState",
     "AdamaxState",
+    "BFGSState",
     "Beta",
     "ChainState",
     "EmptyState",
     "GradientTransformation",
+    "LBFGSState",
     "MaskedState",
     "MuonState",
     "NAdamState",
@@ -73,6 +77,7 @@ __all__ = [
     "add_decayed_weights",
     "apply_updates",
     "asgd",
+    "bfgs",
     "chain",
     "clip_by_global_norm",
     "clip_by_value",
@@ -81,6 +86,8 @@ __all__ = [
     "find_state",
     "global_norm",
     "identity",
+    "interop",
+    "lbfgs",
     "lift",
     "masked",
     "muon",

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tests import cases, sparse_cases
+from tests import cases, quasi_newton_cases, sparse_cases
 
 Trajectory = dict[str, np.ndarray]
 
@@ -112,3 +112,24 @@ def run_sparse(case: cases.Case, dtype: str, steps: int, gaps: bool) -> Trajecto
 
 def _whole(tree: dict[str, Any]) -> np.ndarray:
     return sparse_cases.flatten({key: value.detach().numpy().copy() for key, value in tree.items()})
+
+
+def run_lbfgs(label: str) -> Trajectory:
+    """Parameters (flat) and counts after every step, and torch's whole state after the last but one."""
+    objective, size, options, steps = quasi_newton_cases.LBFGS[label]
+    params = [torch.tensor(array, requires_grad=True) for array in quasi_newton_cases.start(objective, size)]
+    optimizer = torch.optim.LBFGS(params, **options)
+
+    def closure() -> Any:
+        optimizer.zero_grad()
+        loss = objective(params, torch)
+        loss.backward()
+        return loss
+
+    rows: dict[str, list[Any]] = {"param": [], "counts": [], "loss": []}
+    for _ in range(steps):
+        rows["loss"].append(optimizer.step(closure).item())
+        state = optimizer.state[params[0]]
+        rows["param"].append(np.concatenate([param.detach().numpy().copy().reshape(-1) for param in params]))
+        rows["counts"].append([state["func_evals"], state["n_iter"]])
+    return {key: np.stack(value) for key, value in rows.items()}

@@ -7,6 +7,8 @@ from functorch_optim.optim.adagrad import Adagrad
 from functorch_optim.optim.adam import Adam, AdamW
 from functorch_optim.optim.adamax import Adamax
 from functorch_optim.optim.asgd import ASGD
+from functorch_optim.optim.bfgs import BFGS
+from functorch_optim.optim.lbfgs import LBFGS
 from functorch_optim.optim.muon import Muon, MuonAdamW
 from functorch_optim.optim.nadam import NAdam
 from functorch_optim.optim.optimizer import Optimizer
@@ -18,6 +20,8 @@ from functorch_optim.optim.sparse_adam import SparseAdam
 
 __all__ = [
     "ASGD",
+    "BFGS",
+    "LBFGS",
     "SGD",
     "Adadelta",
     "Adafactor",

@@ -36,14 +36,25 @@ class CompiledLosses:
     ) -> Callable[..., Any]:
         if not jit:
             return differentiated(loss, has_aux, sparse)
-        captured = _captured(loss)
         tables = sparse if callable(sparse) or isinstance(sparse, str) else tuple(sparse)
-        kinds, kind = self._entries.setdefault(self._reference(loss), {}), (has_aux, tables)
+        make = functools.partial(differentiated, has_aux=has_aux, sparse=tables)
+        return self.compiled(loss, (has_aux, tables), make)
+
+    def compiled(
+        self,
+        loss: Callable[..., Any],
+        kind: Any,
+        make: Callable[[Any], Callable[..., Any]],
+        donated: tuple[int, ...] = (),
+    ) -> Callable[..., Any]:
+        """``make(loss)``, compiled; the same function as before for the same loss and an equal ``kind``."""
+        captured = _captured(loss)
+        kinds = self._entries.setdefault(self._reference(loss), {})
         entry = kinds.get(kind)
         unchanged = entry is not None and len(captured) == len(entry.captured)
         if entry is None or not unchanged or not all(map(_same, captured, entry.captured)):
-            self._count(loss, changed=entry is not None)
-            entry = kinds[kind] = _Entry(_compile(loss, has_aux, tables), captured)
+            self._count(loss, kind, changed=entry is not None)
+            entry = kinds[kind] = _Entry(_compile(loss, make, donated), captured)
         return entry.function
 
     def _reference(self, loss: Any) -> Any:
@@ -70,12 +81,12 @@ class CompiledLosses:
             return _Identity(owner), function
         return key
 
-    def _count(self, loss: Any, changed: bool) -> None:
+    def _count(self, loss: Any, kind: Any, changed: bool) -> None:
         code = getattr(inspect.unwrap(loss), "__code__", None)
         if code is None:
             return
-        self._compiles[code] = self._compiles.get(code, 0) + 1
-        if self._compiles[code] == 3:
+        self._compiles[code, kind] = self._compiles.get((code, kind), 0) + 1
+        if self._compiles[code, kind] == 3:
             reason = "reads variables that change" if changed else "is defined anew for every step"
             warnings.warn(
                 f"{code.co_qualname} was compiled for the third time because it {reason}: define it once, outside the "
@@ -103,18 +114,18 @@ def differentiated(loss: Callable[..., Any], has_aux: bool, sparse: Sparse) -> C
     return jax.value_and_grad(loss, has_aux=has_aux)
 
 
-def _compile(loss: Any, has_aux: bool, sparse: Sparse) -> Callable[..., Any]:
+def _compile(loss: Any, make: Callable[[Any], Callable[..., Any]], donated: tuple[int, ...]) -> Callable[..., Any]:
     """The compiled function; it refers to the loss weakly, or the cache would keep every loss alive."""
     try:
         reference = weakref.WeakMethod(loss) if inspect.ismethod(loss) else weakref.ref(loss)
     except TypeError:
-        return jax.jit(differentiated(loss, has_aux, sparse))
+        return jax.jit(make(loss), donate_argnums=donated)
 
-    def value_and_grad(params: Any, *args: Any) -> Any:
+    def of_loss(*args: Any) -> Any:
         alive: Any = reference()  # the caller holds the loss while it is traced
-        return differentiated(alive, has_aux, sparse)(params, *args)
+        return make(alive)(*args)
 
-    return jax.jit(value_and_grad)
+    return jax.jit(of_loss, donate_argnums=donated)
 
 
 def _captured(loss: Any) -> tuple[Any, ...]:

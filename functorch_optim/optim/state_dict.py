@@ -135,6 +135,8 @@ def _numbers_of_leaves(
 
 def _array(value: Any) -> Any:
     """A leaf as NumPy's or JAX's array, or the number it is; torch's tensors are read through their own methods."""
+    if isinstance(value, list):
+        return [_array(item) for item in value]
     if type(value).__module__.partition(".")[0] != "torch":
         return value
     tensor = value.detach().cpu()

@@ -4,7 +4,7 @@ torch==2.13.0).
 One file an algorithm. For every combination of flags: float64 at all of 50 steps with options that change from step to
 step; float32, bfloat16 and complex128 at 12 steps (the rows are the synchronised states the tests start from); for the
 stateful face, float64 at some of 50 steps in which gradients are missing ("gaps"), and at some of 200 steps ("long").
-"sparse" has the runs with row-sparse gradients.
+"sparse" has the runs with row-sparse gradients, "lbfgs" those of L-BFGS.
 """
 
 import pathlib
@@ -13,7 +13,7 @@ import sys
 import numpy as np
 import torch
 
-from tests import cases, sparse_cases, torch_run
+from tests import cases, quasi_newton_cases, sparse_cases, torch_run
 
 FOLDER = pathlib.Path(__file__).parent
 RUNS = {"float64": cases.STEPS, "float32": 12, "complex128": 12, "bfloat16": 12}
@@ -32,10 +32,20 @@ def record_sparse() -> None:
     np.savez_compressed(FOLDER / "sparse.npz", torch_version=np.array(torch.__version__), **arrays)
 
 
+def record_lbfgs() -> None:
+    arrays = {}
+    for label in quasi_newton_cases.LBFGS:
+        arrays |= {f"{label}/{key}": values for key, values in torch_run.run_lbfgs(label).items()}
+    np.savez_compressed(FOLDER / "lbfgs.npz", torch_version=np.array(torch.__version__), **arrays)
+
+
+OTHERS = {"sparse": record_sparse, "lbfgs": record_lbfgs}
+
+
 def main() -> None:
-    for name in sys.argv[1:] or [*cases.ALGORITHMS, "sparse"]:
-        if name == "sparse":
-            record_sparse()
+    for name in sys.argv[1:] or [*cases.ALGORITHMS, *OTHERS]:
+        if name in OTHERS:
+            OTHERS[name]()
             continue
         _, _, combinations = cases.ALGORITHMS[name]
         arrays = {}

@@ -1,0 +1,212 @@
+"""L-BFGS: quasi-Newton steps from the last few changes of the gradient."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from functorch_optim.algorithms.quasi_newton import QuasiNewton
+from functorch_optim.base import GradientTransformation, transformation
+from functorch_optim.hyperparams import Hyperparameter
+from functorch_optim.line_search.points import Vector, axpy, dot
+
+
+class LBFGSState(NamedTuple):
+    """``old_dirs`` (changes of the gradient) and ``old_stps`` (steps) have a leading axis, on which pair number k
+    stands at ``k % history_size``; ``n_pairs`` counts the pairs. ``careful`` says that a fixed step once led to a point
+    without a finite value. The other fields are torch's; ``prev_loss`` has the sign of what is minimised."""
+
+    func_evals: Any
+    n_iter: Any
+    careful: Any
+    n_pairs: Any
+    d: Any
+    t: Any
+    old_dirs: Any
+    old_stps: Any
+    ro: Any
+    H_diag: Any
+    prev_flat_grad: Any
+    prev_loss: Any
+
+
+class Pairs(NamedTuple):
+    """The last changes y of the gradient and steps s, ``1 / y.s`` of each, and the scale of the curvature."""
+
+    y: Vector
+    s: Vector
+    ro: jax.Array
+    scale: jax.Array
+    number: jax.Array
+
+
+class LBFGS(QuasiNewton):
+    history_size: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.history_size < 1:
+            raise ValueError(f"lbfgs: history_size must be at least 1, but it is {self.history_size}")
+
+    @classmethod
+    def _call_name(cls) -> str:
+        return "lbfgs"
+
+    def init(self, params: Any) -> LBFGSState:
+        dtype = self.dtype_of(self.checked_leaves(params))
+
+        def zeros() -> Any:
+            return jax.tree.map(lambda p: jnp.zeros_like(p, dtype=p.dtype), params)
+
+        def history() -> Any:
+            return jax.tree.map(lambda z: jax.lax.broadcast(z, (self.history_size,)), zeros())
+
+        return LBFGSState(
+            func_evals=jnp.zeros((), jnp.int32),
+            n_iter=jnp.zeros((), jnp.int32),
+            careful=jnp.zeros((), bool),
+            n_pairs=jnp.zeros((), jnp.int32),
+            d=zeros(),
+            t=jnp.zeros((), dtype),
+            old_dirs=history(),
+            old_stps=history(),
+            ro=jnp.zeros((self.history_size,), dtype),
+            H_diag=jnp.ones((), dtype),
+            prev_flat_grad=zeros(),
+            prev_loss=jnp.zeros((), dtype),
+        )
+
+    def to_vector(self, tree: Any, dtype: Any) -> Vector:
+        """The list of the leaves, real and imaginary parts apart."""
+        parts = [
+            (jnp.real(leaf), jnp.imag(leaf)) if jnp.iscomplexobj(leaf) else (leaf,) for leaf in jax.tree.leaves(tree)
+        ]
+        return jax.tree.map(lambda x: jnp.asarray(x, dtype), parts)
+
+    def from_vector(self, vector: Vector, like: Any) -> Any:
+        leaves, treedef = jax.tree.flatten(like)
+        joined = [jax.lax.complex(*parts) if len(parts) == 2 else parts[0] for parts in vector]
+        return treedef.unflatten([x.astype(leaf.dtype) for x, leaf in zip(joined, leaves, strict=True)])
+
+    def memory_of(self, state: LBFGSState, dtype: Any) -> Pairs:
+        y, s = (self.to_vector(tree, dtype) for tree in (state.old_dirs, state.old_stps))
+        return Pairs(y, s, state.ro.astype(dtype), state.H_diag.astype(dtype), state.n_pairs)
+
+    def stored(self, state: LBFGSState, memory: Pairs) -> LBFGSState:
+        return state._replace(
+            old_dirs=self.from_vector(memory.y, state.old_dirs),
+            old_stps=self.from_vector(memory.s, state.old_stps),
+            ro=memory.ro.astype(state.ro.dtype),
+            H_diag=memory.scale.astype(state.H_diag.dtype),
+            n_pairs=memory.number,
+        )
+
+    def advance(
+        self, memory: Pairs, y: Vector, s: Vector, value: jax.Array, grad: Vector, first: jax.Array
+    ) -> tuple[Pairs, Vector]:
+        del value
+        ys = dot(y, s)
+        accepted = ~first & (ys > 1e-10)
+        at = memory.number % self.history_size
+
+        def put(rows: Any, new: Any) -> Any:
+            kept = jnp.where(accepted, new, jax.lax.dynamic_index_in_dim(rows, at, keepdims=False))
+            return jax.lax.dynamic_update_index_in_dim(rows, kept, at, 0)
+
+        memory = Pairs(
+            y=jax.tree.map(put, memory.y, y),
+            s=jax.tree.map(put, memory.s, s),
+            ro=put(memory.ro, 1 / jnp.where(accepted, ys, 1)),
+            scale=jnp.where(accepted, ys / jnp.where(accepted, dot(y, y), 1), memory.scale),
+            number=memory.number + accepted.astype(jnp.int32),
+        )
+        return memory, two_loop(memory, grad)
+
+
+def two_loop(memory: Pairs, grad: Vector) -> Vector:
+    """Minus the approximate inverse Hessian times the gradient, by the two-loop recursion.
+
+    Source: Nocedal and Wright, "Numerical Optimization", 2006, algorithm 7.4.
+    """
+    size = memory.ro.shape[0]
+    held = jnp.minimum(memory.number, size)
+
+    def row(rows: Vector, index: Any) -> Vector:
+        return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, index, keepdims=False), rows)
+
+    def backward(k: Any, carry: tuple[Vector, jax.Array]) -> tuple[Vector, jax.Array]:
+        q, alphas = carry
+        index = (memory.number - 1 - k) % size
+        alpha = dot(row(memory.s, index), q) * memory.ro[index]
+        return axpy(-alpha, row(memory.y, index), q), alphas.at[index].set(alpha)
+
+    def forward(k: Any, r: Vector) -> Vector:
+        index = (memory.number - held + k) % size
+        beta = dot(row(memory.y, index), r) * memory.ro[index]
+        return axpy(alphas[index] - beta, row(memory.s, index), r)
+
+    q, alphas = jax.lax.fori_loop(0, held, backward, (jax.tree.map(jnp.negative, grad), jnp.zeros_like(memory.ro)))
+    return jax.lax.fori_loop(0, held, forward, jax.tree.map(lambda x: memory.scale * x, q))
+
+
+def lbfgs(
+    lr: Hyperparameter = 1.0,
+    max_iter: int = 20,
+    max_eval: int | None = None,
+    tolerance_grad: Hyperparameter = 1e-7,
+    tolerance_change: Hyperparameter = 1e-9,
+    history_size: int = 100,
+    line_search_fn: str | None = None,
+    maximize: bool = False,
+) -> GradientTransformation:
+    r"""L-BFGS, as ``torch.optim.LBFGS``: one update makes up to ``max_iter`` iterations in one compiled loop.
+
+    ``update(grads, state, params, value_fn=loss)`` needs the objective, ``loss(params)``, and may be given its value at
+    ``params`` as ``value``. In each iteration the direction d is minus the gradient times the inverse Hessian that the
+    last ``history_size`` pairs ``s = t * d``, ``y = change of g`` with ``y.s > 1e-10`` describe (two-loop recursion,
+    starting from ``y.s / y.y``), and ::
+
+        p <- p + t * d
+
+    with ``t = lr`` (in the first iteration of all ``lr * min(1, 1 / sum|g|)``), or what the line search finds from it.
+    An update ends after ``max_iter`` iterations or ``max_eval`` evaluations, or when ``max|g| <= tolerance_grad``,
+    ``max|t d| <= tolerance_change``, the objective changes by less than ``tolerance_change``, or the slope along d is
+    above ``-tolerance_change``.
+
+    Args:
+        lr: the step, or where a line search begins, at least 0; a number, a scalar array or a schedule of ``n_iter``.
+        max_iter: the most iterations an update makes.
+        max_eval: the most evaluations of the objective, ``max_iter * 5 // 4`` by default; the line search may not
+            begin any beyond it, but its first.
+        tolerance_grad, tolerance_change: when to end.
+        history_size: how many pairs are kept; the state is twice as many times as large as the parameters.
+        line_search_fn: None or ``"strong_wolfe"``.
+        maximize: whether to ascend.
+
+    Returns:
+        A transformation with the state :class:`LBFGSState`. In a chain it must stand first, where the gradient is that
+        of the objective. The parameters stay a tree, and sharded ones sharded; complex ones count as pairs of reals.
+
+    A point where objective or gradient is not finite is never kept: the line search steps back from it, a fixed step is
+    shortened tenfold until they are. Only the last fixed step of an update is taken unseen, as in torch; where that led
+    to such a point, the next update begins by going back, and from then on no step is taken unseen. With a line search
+    no update ends higher than it began.
+
+    Raises:
+        ValueError: an option outside its range, with torch's message; ``update`` without ``params`` or ``value_fn``.
+        RuntimeError: an unknown line search.
+
+    Source: Nocedal and Wright, "Numerical Optimization", 2006, chapter 7; ``torch.optim.LBFGS``, which returns
+    non-finite parameters where it meets them.
+
+    Example:
+        >>> import functorch_optim as fo
+        >>> def rosenbrock(p):
+        ...     return 100 * (p[1] - p[0] ** 2) ** 2 + (1 - p[0]) ** 2
+        >>> tx, p = lbfgs(max_iter=50, line_search_fn="strong_wolfe"), jnp.array([-1.2, 1.0])
+        >>> updates, state = tx.update(jax.grad(rosenbrock)(p), tx.init(p), p, value_fn=rosenbrock)
+        >>> fo.apply_updates(p, updates).round(3).tolist()
+        [1.0, 1.0]
+    """
+    options = (lr, max_iter, max_eval, tolerance_grad, tolerance_change, line_search_fn, maximize)
+    return transformation(LBFGS(*options, history_size))

@@ -1,0 +1,294 @@
+"""What L-BFGS and BFGS share: one step of up to ``max_iter`` iterations, in one compiled loop."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from functorch_optim import trees
+from functorch_optim.base import Transform
+from functorch_optim.hyperparams import AnyNumber, LearningRate, Options
+from functorch_optim.line_search.points import Line, Objective, Point, Search, Vector, along, axpy, dot, largest, select
+from functorch_optim.line_search.strong_wolfe import strong_wolfe
+
+BACKTRACKS = 10  # how often a fixed step to a non-finite point is shortened, tenfold each time
+
+
+class Progress(NamedTuple):
+    """Where a step is. ``memory`` is what the algorithm keeps of the curvature."""
+
+    x: Vector
+    value: jax.Array
+    grad: Vector
+    d: Vector
+    t: jax.Array
+    memory: Any
+    prev_grad: Vector
+    prev_value: jax.Array
+    evaluations: jax.Array
+    careful: jax.Array  # whether a step once led to a point without a finite value
+    iteration: jax.Array  # of this step
+    n_iter: jax.Array  # of all steps
+    done: jax.Array
+
+
+class Limits(NamedTuple):
+    """What limits a line search: the evaluations after its first, the change below which it ends (torch's strong Wolfe
+    search has one of its own), and whether to make none."""
+
+    evaluations: jax.Array
+    tolerance_change: jax.Array
+    skip: jax.Array
+
+
+class QuasiNewton(Options, Transform):
+    """Base of the algorithms that build up a model of the curvature and search along a line.
+
+    A subclass says how parameters become the vectors it works with, and how its memory gives a direction.
+    """
+
+    lr: LearningRate
+    max_iter: int
+    max_eval: int | None
+    tolerance_grad: AnyNumber
+    tolerance_change: AnyNumber
+    line_search_fn: str | None
+    maximize: bool
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        name = self._call_name()
+        if self.max_iter < 0:
+            raise ValueError(f"{name}: max_iter must not be negative, but it is {self.max_iter}")
+        if self.line_search_fn not in (None, *self.searches()):
+            names, verb = " and ".join(map(repr, self.searches())), "are" if len(self.searches()) > 1 else "is"
+            raise RuntimeError(f"only {names} {verb} supported, not {self.line_search_fn!r}")
+
+    @property
+    def budget(self) -> int:
+        """The most evaluations of a step."""
+        return self.max_iter * 5 // 4 if self.max_eval is None else self.max_eval
+
+    def searches(self) -> tuple[str, ...]:
+        """The names of the line searches."""
+        return ("strong_wolfe",)
+
+    def to_vector(self, tree: Any, dtype: Any) -> Vector:
+        """A tree of parameters or gradients as a vector of this real dtype."""
+        raise NotImplementedError(f"{type(self).__name__} does not define to_vector")  # abstract: subclasses do
+
+    def from_vector(self, vector: Vector, like: Any) -> Any:
+        """A vector as a tree with the structure, shapes and dtypes of ``like``."""
+        raise NotImplementedError(f"{type(self).__name__} does not define from_vector")  # abstract: subclasses do
+
+    def vector_of(self, stored: Any, dtype: Any) -> Vector:
+        """A vector of this dtype, from how the state keeps it."""
+        return self.to_vector(stored, dtype)
+
+    def stored_vector(self, vector: Vector, stored: Any) -> Any:
+        """A vector as the state keeps it in the place of ``stored``."""
+        return self.from_vector(vector, stored)
+
+    def memory_of(self, state: Any, dtype: Any) -> Any:
+        """What a state has of the curvature."""
+        raise NotImplementedError(f"{type(self).__name__} does not define memory_of")  # abstract: subclasses do
+
+    def advance(
+        self, memory: Any, y: Vector, s: Vector, value: jax.Array, grad: Vector, first: jax.Array
+    ) -> tuple[Any, Vector]:
+        """The memory with the step ``s`` along which the gradient changed by ``y``, and the next direction.
+
+        In the ``first`` iteration of all there is no step, and the direction is the gradient's.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not define advance")  # abstract: subclasses do
+
+    def stored(self, state: Any, memory: Any) -> Any:
+        """``state`` with this memory."""
+        raise NotImplementedError(f"{type(self).__name__} does not define stored")  # abstract: subclasses do
+
+    def search(self, memory: Any, line: Line, start: Point, t: jax.Array, size: jax.Array, limits: Limits) -> Search:
+        """The line search; ``size`` is the direction's largest magnitude."""
+        del memory
+        return strong_wolfe(line, start, t, size, limits.evaluations, limits.skip)
+
+    def checked_leaves(self, params: Any) -> list[Any]:
+        """The leaves of the parameters."""
+        names, leaves, _ = trees.named_leaves(params)
+        for name, leaf in zip(names, leaves, strict=True):
+            trees.check_parameter(name, leaf)
+        return leaves
+
+    def dtype_of(self, leaves: list[Any]) -> Any:
+        """The real dtype to calculate in."""
+        return jnp.finfo(trees.compute_dtype(*leaves)).dtype if leaves else jnp.dtype(jnp.float32)
+
+    def update(
+        self,
+        updates: Any,
+        state: Any,
+        params: Any = None,
+        *,
+        value: Any = None,
+        value_fn: Callable[[Any], Any] | None = None,
+        **extra: Any,
+    ) -> tuple[Any, Any]:
+        del extra
+        name = self._call_name()
+        if params is None or value_fn is None:
+            missing = "the parameters" if params is None else "the objective"
+            raise ValueError(
+                f"{name} needs {missing}: update(grads, state, params, value_fn=loss) with loss(params) -> scalar. "
+                "optax passes keywords on only to its own class: wrap with fo.interop.to_optax there"
+            )
+        models, grads, _ = trees.pair(params, updates, name, rows=True)
+        if not models:
+            return updates, state
+        if all(grad is None for grad in grads):
+            raise ValueError(f"{name} needs a gradient of at least one parameter")
+        dtype = self.dtype_of(models)
+        sign = -1 if self.maximize else 1
+
+        def objective(x: Vector) -> tuple[jax.Array, Vector]:
+            value, grad = jax.value_and_grad(value_fn)(self.from_vector(x, params))
+            return sign * jnp.asarray(value, dtype), self._descent(grad, dtype, sign, conjugate=True)
+
+        if value is None:
+            value = value_fn(params)
+        _check_value(name, value)
+        x, grad = self.to_vector(params, dtype), self._descent(_filled(updates, params), dtype, sign)
+        new, state = self._step(objective, x, sign * jnp.asarray(value, dtype), grad, state, dtype)
+        moved = jax.tree.map(jnp.subtract, new, x)
+        return self.from_vector(moved, jax.tree.map(lambda p: _wide(p, dtype), params)), state
+
+    def _descent(self, grads: Any, dtype: Any, sign: int, conjugate: bool = False) -> Vector:
+        """The gradient to descend along; ``jax.grad`` gives its conjugate."""
+        grads = jax.tree.map(jnp.conj, grads) if conjugate else grads
+        return jax.tree.map(lambda g: sign * g, self.to_vector(grads, dtype))
+
+    def _step(
+        self, objective: Objective, x: Vector, value: jax.Array, grad: Vector, state: Any, dtype: Any
+    ) -> tuple[Vector, Any]:
+        """The point after one step, and the state."""
+        options = jax.tree.map(lambda option: jnp.asarray(option, dtype), self._numbers(state))
+        d, prev_grad = (self.vector_of(stored, dtype) for stored in (state.d, state.prev_flat_grad))
+        t, prev_value = state.t.astype(dtype), state.prev_loss.astype(dtype)
+        # Where the last step led to a point without a finite value, this one begins by going back.
+        astray = ~jnp.isfinite(value) | ~jnp.isfinite(largest(grad))
+        back = astray & (state.n_iter > 0)
+        careful = state.careful | back
+        p = Progress(
+            x=select(back, axpy(-t, d, x), x),
+            value=jnp.where(back, prev_value, value),
+            grad=select(back, prev_grad, grad),
+            d=d,
+            t=t,
+            memory=self.memory_of(state, dtype),
+            prev_grad=prev_grad,
+            prev_value=prev_value,
+            evaluations=jnp.asarray(1, jnp.int32),
+            careful=careful,
+            iteration=jnp.asarray(0, jnp.int32),
+            n_iter=state.n_iter,
+            done=jnp.where(astray, ~back, largest(grad) <= options["tolerance_grad"]),
+        )
+        last = jax.lax.while_loop(
+            lambda p: ~p.done & (p.iteration < self.max_iter), lambda p: self._iterate(objective, p, options), p
+        )
+        state = self.stored(state, last.memory)
+        return last.x, state._replace(
+            func_evals=state.func_evals + last.evaluations,
+            n_iter=last.n_iter,
+            careful=last.careful,
+            d=self.stored_vector(last.d, state.d),
+            t=last.t.astype(state.t.dtype),
+            prev_flat_grad=self.stored_vector(last.prev_grad, state.prev_flat_grad),
+            prev_loss=last.prev_value.astype(state.prev_loss.dtype),
+        )
+
+    def _numbers(self, state: Any) -> dict[str, Any]:
+        return vars(self.at(state.n_iter))
+
+    def hyperparams(self, state: Any) -> dict[str, Any]:
+        return self._numbers(state)
+
+    def _iterate(self, objective: Objective, p: Progress, options: dict[str, Any]) -> Progress:
+        n_iter, iteration = p.n_iter + 1, p.iteration + 1
+        first = n_iter == 1
+        y = jax.tree.map(jnp.subtract, p.grad, p.prev_grad)
+        s = jax.tree.map(lambda d: p.t * d, p.d)
+        memory, d = self.advance(p.memory, y, s, p.value, p.grad, first)
+        total = jax.tree.reduce(jnp.add, jax.tree.map(lambda g: jnp.sum(jnp.abs(g)), p.grad))
+        t = jnp.where(first, jnp.minimum(1, 1 / total), 1) * options["lr"]
+        slope = dot(p.grad, d)
+        start = Point(jnp.zeros_like(t), p.value, slope, p.grad)
+        ended = ~(slope <= -options["tolerance_change"])
+
+        # Where the slope says that there is nothing to gain, the search gets no evaluations and stays.
+        line = along(objective, p.x, d)
+        if self.line_search_fn is None:  # the last step is taken unseen, as in torch, until one led astray
+            found = _fixed_step(line, start, t, ended | ((iteration == self.max_iter) & ~p.careful))
+        else:
+            limits = Limits(self.budget - p.evaluations, options["tolerance_change"], ended)
+            found = self.search(memory, line, start, t, largest(d), limits)
+        point = select(ended, start, found.point)
+        x = axpy(point.t, d, p.x)
+        evaluations = p.evaluations + found.evaluations
+        done = (
+            ended
+            | (evaluations >= self.budget)
+            | (largest(point.grad) <= options["tolerance_grad"])
+            | (jnp.abs(point.t) * largest(d) <= options["tolerance_change"])
+            | (jnp.abs(point.value - p.value) < options["tolerance_change"])
+        )
+        return Progress(
+            x=x,
+            value=point.value,
+            grad=point.grad,
+            d=d,
+            t=point.t,
+            memory=memory,
+            prev_grad=p.grad,
+            prev_value=p.value,
+            evaluations=evaluations,
+            careful=p.careful,
+            iteration=iteration,
+            n_iter=n_iter,
+            done=done,
+        )
+
+
+def _fixed_step(line: Any, start: Point, t: jax.Array, unseen: jax.Array) -> Search:
+    """The point at ``t``; or nearer, where there the objective is not finite; or the start, if it never is."""
+
+    def again(carry: tuple[Point, jax.Array]) -> jax.Array:
+        point, tries = carry
+        return ~unseen & ((tries == 0) | (~jnp.isfinite(point.value) & (tries <= BACKTRACKS)))
+
+    def try_at(carry: tuple[Point, jax.Array]) -> tuple[Point, jax.Array]:
+        point, tries = carry
+        return line(jnp.where(tries == 0, t, 0.1 * point.t)), tries + 1
+
+    point, tries = jax.lax.while_loop(again, try_at, (start, jnp.asarray(0, jnp.int32)))
+    point = select(jnp.isfinite(point.value), point, start)
+    return Search(point._replace(t=jnp.where(unseen, t, point.t)), tries)
+
+
+def _check_value(name: str, value: Any) -> None:
+    if jnp.shape(value) != () or not jnp.issubdtype(jnp.result_type(value), jnp.floating):
+        raise TypeError(f"{name}: the objective must give a real scalar, but it gave {value!r:.100}")
+
+
+def _filled(grads: Any, params: Any) -> Any:
+    """The gradients with zeros where there is none."""
+
+    def dense(param: Any, grad: Any) -> Any:
+        return jnp.zeros_like(param) if grad is None else grad.todense() if trees.is_sparse(grad) else grad
+
+    return jax.tree.map(dense, params, grads)
+
+
+def _wide(param: Any, dtype: Any) -> Any:
+    """Something with the shape of a parameter and the dtype that its update has."""
+    kind = jax.lax.complex(*[jnp.zeros((), dtype)] * 2).dtype if jnp.iscomplexobj(param) else dtype
+    return jax.ShapeDtypeStruct(param.shape, kind)

@@ -1,0 +1,83 @@
+"""BFGS with the face that ``torch.optim.LBFGS`` has."""
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from functorch_optim.algorithms.bfgs import BFGSState, bfgs
+from functorch_optim.optim.closure_engine import ClosureEngine, ClosureOptimizer, Entry
+from functorch_optim.optim.ownership import own
+from functorch_optim.optim.param_groups import Layout
+
+_ARRAYS = ("d", "H", "prev_flat_grad")
+_NUMBERS = ("t", "prev_loss", "loss_weight", "loss_size")
+
+
+class BFGSEngine(ClosureEngine):
+    """The state's vectors are flat already."""
+
+    def entry(self, layout: Layout, state: BFGSState) -> Entry:
+        del layout
+        numbers = {key: float(getattr(state, key)) for key in _NUMBERS}
+        return {"d": state.d, "t": numbers.pop("t"), "H": state.H, "prev_flat_grad": state.prev_flat_grad, **numbers}
+
+    def from_entry(self, layout: Layout, params: list[Any], entry: Entry, fresh: BFGSState) -> BFGSState:
+        del layout, params
+        missing = [key for key in (*_ARRAYS, "t", "prev_loss") if key not in entry]
+        if missing:
+            raise KeyError(f"the state of BFGS has no {', '.join(missing)}; it has {', '.join(entry)}")
+        for key in _ARRAYS:
+            if jnp.shape(entry[key]) != getattr(fresh, key).shape:
+                raise ValueError(f"{key} has shape {jnp.shape(entry[key])}, not {getattr(fresh, key).shape}")
+        arrays = {key: own(jnp.asarray(entry[key]).astype(getattr(fresh, key).dtype)) for key in _ARRAYS}
+        numbers = {key: jnp.asarray(entry.get(key, 0.0), fresh.t.dtype) for key in _NUMBERS}
+        return fresh._replace(**arrays, **numbers)
+
+
+class BFGS(ClosureOptimizer):
+    """BFGS with a dense inverse Hessian; the equations are in :func:`functorch_optim.bfgs`.
+
+    Args:
+        params: the parameters, in any form that :class:`functorch_optim.optim.Optimizer` takes; one group.
+        lr, max_iter, max_eval, tolerance_grad, tolerance_change, line_search_fn: as for :func:`functorch_optim.bfgs`;
+            they may change in ``param_groups`` from step to step.
+        maximize: whether to ascend; it stands in the group only where it is given.
+
+    ``step(closure, *args)`` needs ``closure(params, *args)``, and makes up to ``max_iter`` iterations.
+
+    Raises:
+        ValueError: an option outside its range; several groups. RuntimeError: an unknown line search.
+
+    Example:
+        >>> optimizer = BFGS({"w": jnp.array([3.0, -2.0])}, line_search_fn="hager_zhang")
+        >>> loss = lambda params: jnp.sum((params["w"] - 1.0) ** 2)
+        >>> optimizer.step(loss).item()
+        13.0
+        >>> optimizer.params["w"].round(4).tolist()
+        [1.0, 1.0]
+    """
+
+    constructor = staticmethod(bfgs)
+    engine_type = BFGSEngine
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Any = 1,
+        max_iter: int = 20,
+        max_eval: int | None = None,
+        tolerance_grad: Any = 1e-7,
+        tolerance_change: Any = 1e-9,
+        line_search_fn: str | None = None,
+        maximize: bool = False,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "max_iter": max_iter,
+            "max_eval": max_iter * 5 // 4 if max_eval is None else max_eval,
+            "tolerance_grad": tolerance_grad,
+            "tolerance_change": tolerance_change,
+            "line_search_fn": line_search_fn,
+            **({"maximize": True} if maximize else {}),
+        }
+        super().__init__(params, defaults)

@@ -1,0 +1,222 @@
+"""Steps an algorithm that evaluates the loss itself: one state for all parameters, one compiled call a step."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from functorch_optim import base, trees
+from functorch_optim.algorithms.quasi_newton import QuasiNewton
+from functorch_optim.base import GradientTransformation, Update
+from functorch_optim.hyperparams import data_options
+from functorch_optim.optim.losses import CompiledLosses, takes_parameters
+from functorch_optim.optim.optimizer import Optimizer
+from functorch_optim.optim.options import delayed
+from functorch_optim.optim.ownership import exclusive, own
+from functorch_optim.optim.param_groups import Layout
+from functorch_optim.transforms.conjugation import conjugate_leaf
+
+Entry = dict[str, Any]
+
+
+class ClosureEngine:
+    """One state for all parameters. A subclass says how torch's state_dict has it, on the first parameter."""
+
+    strict = True  # every option of ``data_names`` must be a number
+
+    def __init__(
+        self, constructor: Callable[..., GradientTransformation], names: tuple[str, ...], defaults: Mapping[str, Any]
+    ) -> None:
+        self.constructor = constructor
+        self.option_names = names
+        self.data_names = data_options(type(self.algorithm(defaults))).keys() & set(names)
+        self.state: Any = None
+
+    def made(self, options: Mapping[str, Any]) -> GradientTransformation:
+        return self.constructor(**{name: options[name] for name in self.option_names})
+
+    def algorithm(self, options: Mapping[str, Any]) -> QuasiNewton:
+        """The algorithm with these options."""
+        update = self.made(options).update
+        assert isinstance(update, Update) and isinstance(update.of, QuasiNewton)
+        return update.of
+
+    def reads(self, options: Mapping[str, Any]) -> tuple[tuple[str, ...], set[str]]:
+        """The names of the options that a step reads, and those among them that are numbers."""
+        del options
+        return self.option_names, self.data_names
+
+    def takes_rows(self, options: Mapping[str, Any]) -> bool:
+        """Whether gradients may be row-sparse; there are none here."""
+        del options
+        return False
+
+    def check(self, options: Mapping[str, Any]) -> None:
+        """Raise unless the algorithm takes these options."""
+        self.made(options)
+
+    def start(self, layout: Layout, params: list[Any], settings: list[Any]) -> None:
+        """The state before the first step."""
+        self.state = self.made(settings[0]).init(layout.structure.unflatten(params))
+
+    def step(
+        self, layout: Layout, params: list[Any], losses: CompiledLosses, closure: Any, args: Any, settings: Any
+    ) -> Any:
+        """Update ``params`` in place; the loss before."""
+        options = settings[0]
+        self.state = self.resized(self.state, options)
+        static = tuple((name, options[name]) for name in self.option_names if name not in self.data_names)
+        numbers = {name: np.float64(options[name]) for name in self.data_names}
+
+        def make(loss: Callable[..., Any]) -> Callable[..., Any]:
+            def optimizer_step(leaves: list[Any], state: Any, numbers: Any, args: Any) -> Any:
+                def value_fn(params: Any) -> Any:
+                    return loss(params, *args)
+
+                params = layout.structure.unflatten(leaves)
+                value, grads = jax.value_and_grad(value_fn)(params)
+                descent, tx = jax.tree.map(conjugate_leaf, grads), self.constructor(**dict(static), **numbers)
+                updates, state = tx.update(descent, state, params, value=value, value_fn=value_fn)
+                return value, jax.tree.leaves(base.apply_updates(params, updates)), state
+
+            return optimizer_step
+
+        compiled = losses.compiled(closure, (type(self), static), make, donated=(0, 1))
+        leaves, held = jax.tree.flatten(self.state)
+        state = held.unflatten(exclusive(leaves, 2))
+        value, params[:], self.state = compiled(exclusive(params), state, numbers, args)
+        return value
+
+    def resized(self, state: Any, options: Mapping[str, Any]) -> Any:
+        """The state as these options need it."""
+        del options
+        return state
+
+    def entry(self, layout: Layout, state: Any) -> Entry:
+        """What torch's ``state_dict`` has of the first parameter."""
+        raise NotImplementedError(f"{type(self).__name__} does not define entry")  # abstract: every subclass does
+
+    def from_entry(self, layout: Layout, params: list[Any], entry: Entry, fresh: Any) -> Any:
+        """The state that an entry tells, ``fresh`` being the first."""
+        raise NotImplementedError(f"{type(self).__name__} does not define from_entry")  # abstract: every subclass does
+
+    def entries(self, layout: Layout) -> list[Entry]:
+        """What torch's ``state_dict`` has of each parameter."""
+        counts = {"func_evals": int(self.state.func_evals), "n_iter": int(self.state.n_iter)}
+        started, rest = counts["func_evals"] > 0, [{} for _ in layout.group_of[1:]]
+        if not started:
+            return [{}, *rest]
+        careful = {"careful": True} if bool(self.state.careful) else {}  # torch has no such key
+        return [{**counts, **(self.entry(layout, self.state) if counts["n_iter"] else {}), **careful}, *rest]
+
+    def read(self, layout: Layout, params: list[Any], entries: list[Entry], settings: list[Any]) -> Any:
+        """The state that ``entries`` tell, for :meth:`commit`."""
+        found = [entry for entry in entries if entry]
+        fresh = self.made(settings[0]).init(layout.structure.unflatten(params))
+        if not found:
+            return fresh
+        if len(found) > 1 or not {"func_evals", "n_iter"} <= found[0].keys():
+            raise KeyError(
+                f"the state is not one of {self.algorithm(settings[0])._call_name()}, which stands on one parameter "
+                f"alone and has func_evals and n_iter; it has {', '.join(found[0])}"
+            )
+        counts = {key: jnp.asarray(int(found[0][key]), jnp.int32) for key in ("func_evals", "n_iter")}
+        counts["careful"] = jnp.asarray(bool(found[0].get("careful", False)))
+        started = "d" in found[0]
+        return (self.from_entry(layout, params, found[0], fresh) if started else fresh)._replace(**counts)
+
+    def commit(self, state: Any) -> None:
+        """Go on from ``state``."""
+        self.state = state
+
+    def functional(
+        self, layout: Layout, params: list[Any], options: list[Any], settings: list[Any], counts: list[int]
+    ) -> Any:
+        """``(transformation, state)`` that continue from here."""
+        del layout, params, settings, counts
+        live = {
+            name: delayed(value, 0) if name in self.data_names else value
+            for name, value in options[0].items()
+            if name in self.option_names
+        }
+        return self.made(live), self.state
+
+    def restored(
+        self, layout: Layout, params: list[Any], state: Any, settings: list[Any], counts: list[int]
+    ) -> tuple[Any, list[int]]:
+        """The state for :meth:`commit` and the groups' counts, from a state as :meth:`functional` gives it."""
+        del layout, params, settings
+        names, models, treedef = trees.named_leaves(self.state)
+        leaves = trees.align(self.state, state, "the leaves of the state")
+        for name, model, leaf in zip(names, models, leaves, strict=True):
+            if getattr(leaf, "shape", None) != model.shape or leaf.dtype != model.dtype:
+                raise ValueError(f"{trees.quote(name)} of the state is not {jax.typeof(model)}, but {leaf!r:.100}")
+        return treedef.unflatten(map(own, leaves)), counts
+
+
+class ClosureOptimizer(Optimizer):
+    """Base of the optimizers whose step needs the loss as a function."""
+
+    engine_type: Any = ClosureEngine
+
+    def __init__(self, params: Any, defaults: Mapping[str, Any]) -> None:
+        super().__init__(params, defaults)
+        if len(self.param_groups) != 1:
+            raise ValueError(f"{type(self).__name__} doesn't support per-parameter options (parameter groups)")
+
+    def _make_engine(self) -> Any:
+        assert type(self).constructor is not None
+        return self.engine_type(type(self).constructor, tuple(self.defaults), self.defaults)
+
+    def step(self, closure: Any = None, *args: Any) -> Any:
+        """Up to ``max_iter`` iterations, in one compiled call.
+
+        Args:
+            closure: a function ``closure(params, *args)`` that returns the loss, a real scalar. It is differentiated
+                and compiled, as by :meth:`backward`: define it outside the loop, and pass what changes as arguments.
+            *args: the further arguments of the closure.
+
+        Returns:
+            The loss before the step, as in torch.
+
+        Raises:
+            TypeError: there is no closure, or one that takes no parameters.
+        """
+        name = type(self).__name__
+        if closure is None:
+            raise TypeError(f"{name}.step() missing 1 required positional argument: 'closure'")
+        if not self._is_closure(closure):
+            raise TypeError(f"{name}.step() evaluates the loss itself: give it closure(params, *args), not gradients")
+        if not args and not takes_parameters(closure):
+            raise TypeError(
+                f"{name}.step() evaluates the loss at parameters of its own: it needs closure(params), which takes them"
+            )
+        value = self._engine.step(self._layout, self._leaves, self._losses, closure, args, self._settings())
+        self._counts[0] += 1
+        self._opt_called = True
+        return value
+
+
+def flat(tree: Any) -> jax.Array:
+    """The leaves of a tree as torch lays them out: one vector, complex entries as pairs."""
+    parts = [jnp.stack([jnp.real(x), jnp.imag(x)], -1) if jnp.iscomplexobj(x) else x for x in jax.tree.leaves(tree)]
+    dtype = trees.compute_dtype(*parts) if len({part.dtype for part in parts}) > 1 else parts[0].dtype
+    return jnp.concatenate([part.reshape(-1).astype(dtype) for part in parts])
+
+
+def unflat(vector: Any, like: Any, where: str) -> Any:
+    """A vector of :func:`flat` as a tree with the shapes and dtypes of ``like``, placed as its leaves are."""
+    leaves, treedef = jax.tree.flatten(like)
+    vector, result, start = np.asarray(vector), [], 0
+    sizes = [leaf.size * (2 if jnp.iscomplexobj(leaf) else 1) for leaf in leaves]
+    if vector.shape != (sum(sizes),):
+        raise ValueError(f"{where} has shape {vector.shape}, but it should have {(sum(sizes),)}")
+    for leaf, size in zip(leaves, sizes, strict=True):
+        part = vector[start : start + size]
+        start += size
+        if jnp.iscomplexobj(leaf):
+            part = part[0::2] + 1j * part[1::2]
+        result.append(jax.device_put(own(part.reshape(leaf.shape).astype(leaf.dtype)), leaf.sharding))
+    return treedef.unflatten(result)

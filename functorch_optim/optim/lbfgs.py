@@ -1,0 +1,130 @@
+"""L-BFGS with the face of ``torch.optim.LBFGS``."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from functorch_optim.algorithms.lbfgs import LBFGSState, lbfgs
+from functorch_optim.optim.closure_engine import ClosureEngine, ClosureOptimizer, Entry, flat, unflat
+from functorch_optim.optim.param_groups import Layout
+
+
+class LBFGSEngine(ClosureEngine):
+    """The pairs stand in torch's state as lists, the oldest first, each flat."""
+
+    def resized(self, state: LBFGSState, options: Mapping[str, Any]) -> LBFGSState:
+        size = state.ro.shape[0]
+        if options["history_size"] == size:
+            return state
+        changes, steps, products = self._pairs(state)
+        return _with_pairs(state, changes, steps, products, options["history_size"])
+
+    def _pairs(self, state: LBFGSState) -> tuple[list[Any], list[Any], list[Any]]:
+        """The changes of the gradient, the steps and the products, each as a list."""
+        size, number = state.ro.shape[0], int(state.n_pairs)
+        order = [index % size for index in range(max(number - size, 0), number)]
+        one = [jax.tree.map(lambda x, i=i: x[i], (state.old_dirs, state.old_stps, state.ro)) for i in order]
+        return [y for y, _, _ in one], [s for _, s, _ in one], [r for _, _, r in one]
+
+    def entry(self, layout: Layout, state: LBFGSState) -> Entry:
+        del layout
+        changes, steps, products = self._pairs(state)
+        return {
+            "d": flat(state.d),
+            "t": float(state.t),
+            "old_dirs": [flat(y) for y in changes],
+            "old_stps": [flat(s) for s in steps],
+            "ro": products,
+            "H_diag": state.H_diag,
+            "prev_flat_grad": flat(state.prev_flat_grad),
+            "prev_loss": float(state.prev_loss),
+            "al": [None] * state.ro.shape[0],
+        }
+
+    def from_entry(self, layout: Layout, params: list[Any], entry: Entry, fresh: LBFGSState) -> LBFGSState:
+        missing = [key for key in ("t", "old_dirs", "old_stps", "ro", "H_diag", "prev_flat_grad") if key not in entry]
+        if missing:
+            raise KeyError(f"the state of LBFGS has no {', '.join(missing)}; it has {', '.join(entry)}")
+        if not len(entry["old_dirs"]) == len(entry["old_stps"]) == len(entry["ro"]):
+            raise ValueError("old_dirs, old_stps and ro of the state of LBFGS have different lengths")
+        tree, dtype = layout.structure.unflatten(params), fresh.t.dtype
+        scalars = {key: jnp.asarray(entry[key], dtype) for key in ("t", "H_diag", "prev_loss")}
+        changes, steps = ([unflat(row, tree, key) for row in entry[key]] for key in ("old_dirs", "old_stps"))
+        vectors = {key: unflat(entry[key], tree, key) for key in ("d", "prev_flat_grad")}
+        products = [jnp.asarray(product, dtype) for product in entry["ro"]]
+        return _with_pairs(fresh._replace(**scalars, **vectors), changes, steps, products, fresh.ro.shape[0])
+
+
+def _with_pairs(state: LBFGSState, changes: list[Any], steps: list[Any], products: list[Any], size: int) -> LBFGSState:
+    """The state with the last ``size`` of these pairs."""
+    held = min(len(products), size)
+
+    def stacked(rows: list[Any], like: Any) -> Any:
+        def one(model: Any, *parts: Any) -> Any:
+            empty = jnp.zeros((size - held, *model.shape[1:]), model.dtype)
+            whole = jnp.concatenate([jnp.stack(parts), empty]) if parts else empty
+            return jax.device_put(whole, model.sharding)
+
+        return jax.tree.map(one, like, *rows[len(rows) - held :])
+
+    return state._replace(
+        n_pairs=jnp.asarray(held, jnp.int32),
+        old_dirs=stacked(changes, state.old_dirs),
+        old_stps=stacked(steps, state.old_stps),
+        ro=stacked(products, state.ro),
+    )
+
+
+class LBFGS(ClosureOptimizer):
+    """L-BFGS; the equations are in :func:`functorch_optim.lbfgs`.
+
+    Args:
+        params: the parameters, in any form that :class:`functorch_optim.optim.Optimizer` takes; one group.
+        lr, max_iter, max_eval, tolerance_grad, tolerance_change, history_size, line_search_fn: as for
+            :func:`functorch_optim.lbfgs`; they may change in ``param_groups`` from step to step.
+        maximize: whether to ascend; it stands in the group only where it is given.
+
+    ``step(closure, *args)`` needs ``closure(params, *args)``, and makes up to ``max_iter`` iterations. The state stands
+    on the first parameter, as in torch.
+
+    Raises:
+        ValueError: an option outside its range, with torch's message; several groups.
+        RuntimeError: an unknown line search.
+
+    Example:
+        >>> optimizer = LBFGS({"w": jnp.array([3.0, -2.0])}, line_search_fn="strong_wolfe")
+        >>> loss = lambda params: jnp.sum((params["w"] - 1.0) ** 4)
+        >>> optimizer.step(loss).item()
+        97.0
+        >>> optimizer.params["w"].round(1).tolist()
+        [1.0, 1.0]
+    """
+
+    constructor = staticmethod(lbfgs)
+    engine_type = LBFGSEngine
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Any = 1,
+        max_iter: int = 20,
+        max_eval: int | None = None,
+        tolerance_grad: Any = 1e-7,
+        tolerance_change: Any = 1e-9,
+        history_size: int = 100,
+        line_search_fn: str | None = None,
+        maximize: bool = False,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "max_iter": max_iter,
+            "max_eval": max_iter * 5 // 4 if max_eval is None else max_eval,
+            "tolerance_grad": tolerance_grad,
+            "tolerance_change": tolerance_change,
+            "history_size": history_size,
+            "line_search_fn": line_search_fn,
+            **({"maximize": True} if maximize else {}),
+        }
+        super().__init__(params, defaults)
