@@ -161,8 +161,6 @@ def add_update(param: Any, update: Any) -> Any:
     if update is None:
         return param
     if rows.is_rows(update):
-        once = rows.summed(update)
-        touched = rows.indices_of(once)
-        return rows.put(param, touched, add_update(rows.take(param, touched), once.data))
+        return rows.added(param, update, add_update)
     dtype = trees.compute_dtype(param, update)
     return (jnp.asarray(param, dtype) + jnp.asarray(update, dtype)).astype(param.dtype)

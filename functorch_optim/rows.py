@@ -49,7 +49,15 @@ def summed(array: BCOO) -> BCOO:
         >>> indices_of(summed(twice)).tolist(), summed(twice).data.tolist()
         ([3, 5], [[3.0], [0.0]])
     """
-    return array if array.unique_indices else array.sum_duplicates(nse=array.nse)
+    if array.unique_indices or not array.nse:
+        return array
+    count = jnp.arange(array.nse, dtype=jnp.int32)
+    ordered, order = jax.lax.sort((indices_of(array), count), num_keys=1)
+    new = jnp.concatenate([jnp.zeros((1,), jnp.int32), (ordered[1:] != ordered[:-1]).astype(jnp.int32)])
+    place = jnp.cumsum(new)  # of each row named, in the order of the rows
+    data = jnp.zeros_like(array.data).at[jnp.zeros_like(place).at[order].set(place)].add(array.data)
+    unused = jnp.full_like(ordered, array.shape[0])
+    return make(data, unused.at[place].set(ordered), array.shape, unique=True)
 
 
 def take(array: jax.Array, indices: jax.Array) -> jax.Array:
@@ -67,6 +75,15 @@ def put(array: jax.Array, indices: jax.Array, values: jax.Array) -> jax.Array:
     """The dense array with new rows, each named once; padding goes nowhere."""
     sharding = jax.typeof(array).sharding
     return array.at[indices].set(values, mode="drop", out_sharding=sharding if any(sharding.spec[:1]) else None)
+
+
+def added(param: jax.Array, update: BCOO, add_update: Callable[[Any, Any], Any]) -> jax.Array:
+    """The dense array plus a row-sparse one; ``add_update`` adds dense ones of different dtypes."""
+    sharding = jax.typeof(param).sharding
+    if param.dtype == update.dtype and not any(sharding.spec[:1]):
+        return param.at[indices_of(update)].add(update.data, mode="drop")
+    once = summed(update)
+    return put(param, indices_of(once), add_update(take(param, indices_of(once)), once.data))
 
 
 def add(held: Any, new: Any) -> Any:

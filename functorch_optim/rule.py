@@ -64,6 +64,10 @@ class Rule(Options):
         """What :meth:`init` gives, as shapes and dtypes."""
         return jax.eval_shape(functools.partial(self.init, hyperparams=self.placeholder()), param)
 
+    def is_linear(self) -> bool:
+        """Whether the update is linear in the gradient and touches no slots, so that duplicate rows need no sum."""
+        return False
+
     def moves_all_rows(self) -> bool:
         """Whether rows move that a row-sparse gradient does not name; then it is made dense."""
         return False
@@ -244,11 +248,11 @@ class Lifted(Transform):
         wide = rows.map_values(lambda x: x.astype(dtype), grad)
         if self.rule.moves_all_rows():
             return self.update_leaf(wide.todense(), param, slots, scalars)
-        once = rows.summed(wide)
+        once = wide if self.rule.is_linear() else rows.summed(wide)
         touched = rows.indices_of(once)
         row_param, row_slots = jax.tree.map(lambda x: rows.take(x, touched), (param, slots))
         delta, new = self.update_leaf(once.data, row_param, row_slots, scalars)
-        moved = rows.make(delta, touched, grad.shape, unique=True)
+        moved = rows.make(delta, touched, grad.shape, unique=once.unique_indices)
         return moved, jax.tree.map(lambda x, part: rows.put(x, touched, part), slots, new)
 
 

@@ -47,6 +47,9 @@ class SGD(Rule):
     def init(self, param: Any, hyperparams: Any) -> SGDState:
         return SGDState(step=None, momentum_buffer=None if is_zero(self.momentum) else zeros_like(param))
 
+    def is_linear(self) -> bool:
+        return is_zero(self.momentum)
+
     def moves_all_rows(self) -> bool:
         return not is_zero(self.momentum)
 
