@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 WORKERS ?= 2
 
-.PHONY: demo test test-torch notebooks lint bench parity reference
+.PHONY: demo test test-torch notebooks lint bench bench-sparse bench-lbfgs parity reference
 .DELETE_ON_ERROR:
 
 $(VENV)/.made:
@@ -48,6 +48,12 @@ lint: $(VENV)/.test
 
 bench: $(VENV)/.torch    ## the speed table
 	$(BIN)/python -m benchmarks.step $(ARGS)
+
+bench-sparse: $(VENV)/.torch  ## row-sparse steps on large tables
+	$(BIN)/python -m benchmarks.sparse $(ARGS)
+
+bench-lbfgs: $(VENV)/.test ## L-BFGS against SciPy's
+	$(BIN)/python -m benchmarks.lbfgs $(ARGS)
 
 parity: $(VENV)/.test    ## the parity table of the README
 	$(BIN)/python -m benchmarks.parity $(ARGS)

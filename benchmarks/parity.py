@@ -11,7 +11,14 @@ from collections.abc import Iterable
 
 import jax
 
-from tests import cases, comparison
+from tests import (
+    cases,
+    comparison,
+    quasi_newton_cases,
+    quasi_newton_comparison,
+    sparse_cases,
+    sparse_comparison,
+)
 
 README = pathlib.Path(__file__).parent.parent / "README.md"
 BEGIN, END = "<!-- parity -->", "<!-- /parity -->"
@@ -41,6 +48,36 @@ def table() -> str:
     return "\n".join(rows)
 
 
+def other_tables() -> str:
+    """The runs with row-sparse gradients, and L-BFGS's."""
+    rows = [
+        "| row-sparse gradients | flag combinations | float64, 40 steps (relative) "
+        "| float32 step: parameters, slots (ulp) | torch face: float64, missing gradients (relative) |",
+        "|---|---|---|---|---|",
+    ]
+    for name in sparse_cases.CLASSES:
+        own = [case for case in sparse_cases.CASES if case[0] == name]
+        with jax.enable_x64(True):
+            wide = max(sparse_comparison.trajectory_error(case) for case in own)
+            face = max(sparse_comparison.face_trajectory_error(case) for case in own)
+        stored = [case for case in own if case in sparse_comparison.WITH_RECORDED_STATE]
+        narrow = _worst(sparse_comparison.synchronised_ulps(case) for case in stored)
+        rows.append(f"| `{name}` | {len(own)} | {wide:.1e} | {narrow} | {face:.1e} |")
+    rows += [
+        "",
+        "| `lbfgs`, float64 | problems | functional face (relative) | torch face (relative) "
+        "| evaluations and iterations |",
+        "|---|---|---|---|---|",
+    ]
+    for title, start in (("fixed steps", "plain"), ("strong Wolfe", "wolfe")):
+        labels = [label for label in quasi_newton_cases.LBFGS if label.startswith(start)]
+        with jax.enable_x64(True):
+            errors = [quasi_newton_comparison.trajectory_errors(label) for label in labels]
+        functional, face = (max(column) for column in zip(*errors, strict=True))
+        rows.append(f"| {title} | {len(labels)} | {functional:.1e} | {face:.1e} | equal |")
+    return "\n".join(rows)
+
+
 def _worst(pairs: Iterable[tuple[float, float]]) -> str:
     """The largest of each of the two, parameters and slots."""
     params, slots = zip(*pairs, strict=True)
@@ -51,7 +88,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--write", action="store_true", help="put the table into README.md")
     options = parser.parse_args()
-    text = table()
+    text = f"{table()}\n\n{other_tables()}"
     print(text)
     if options.write:
         readme = README.read_text()

@@ -1,6 +1,5 @@
 """Row-sparse gradients: against torch's recorded runs, their cost, and how they are made."""
 
-import functools
 import pickle
 
 import chex
@@ -14,96 +13,34 @@ from jax.sharding import PartitionSpec as P
 
 import functorch_optim as fo
 from functorch_optim import optim, rows
-from tests import cases, comparison, sparse_cases
+from tests import cases, sparse_cases, sparse_comparison
 
 each_case = pytest.mark.parametrize("case", sparse_cases.CASES, ids=cases.label)
-
-
-def recorded(case, kind):
-    prefix = f"{cases.label(case)}/{kind}/"
-    return {k.removeprefix(prefix): v for k, v in comparison.recorded("sparse").items() if k.startswith(prefix)}
-
-
-def gradient_tree(step, dtype, absent=()):
-    return {
-        key: None if key in absent else rows.make(jnp.asarray(values), jnp.asarray(indices), sparse_cases.SHAPES[key])
-        for key, (indices, values) in sparse_cases.gradients(step, np.dtype(dtype)).items()
-    }
-
-
-def pairs(options):
-    """The numbers as data, the betas with their complements."""
-    array = lambda value: jnp.asarray(value, jnp.result_type(float))  # noqa: E731 one line
-    numbers = {key: array(value) for key, value in options.items() if key != "betas"}
-    if "betas" in options:
-        numbers["betas"] = tuple(fo.Beta(array(b), array(1 - b)) for b in options["betas"])
-    return numbers
-
-
-@functools.cache
-def stepper(name, static):
-    @jax.jit
-    def step(params, state, grads, data):
-        updates, state = getattr(fo, name)(**dict(static), **data).update(grads, state, params)
-        return fo.apply_updates(params, updates), state
-
-    return step
-
-
-def functional_step(case, step, params, state, dtype):
-    name, options = case
-    data = sparse_cases.changing_options(name, step, options)
-    static = tuple((key, value) for key, value in options.items() if key not in data)
-    return stepper(name, static)(params, state, gradient_tree(step, dtype), pairs(data))
+recorded = sparse_comparison.recorded
 
 
 @each_case
 def test_float64_trajectory(case, x64):
-    expected = recorded(case, "float64")
-    params = jax.tree.map(jnp.asarray, sparse_cases.parameters(np.float64))
-    state = getattr(fo, case[0])(**case[1]).init(params)
-    for step in range(sparse_cases.STEPS):
-        params, state = functional_step(case, step, params, state, "float64")
-        for slot, array in expected.items():
-            ours = sparse_cases.flatten(params if slot == "param" else getattr(state, slot))
-            assert np.max(np.abs(ours - array[step + 1])) <= 1e-12 * np.max(np.abs(array[step + 1]))
+    assert sparse_comparison.trajectory_error(case) <= 1e-12
 
 
 # torch's momentum is sparse and is not recorded; the float64 trajectory has it
-@pytest.mark.parametrize("case", [c for c in sparse_cases.CASES if not c[1].get("momentum")], ids=cases.label)
+@pytest.mark.parametrize("case", sparse_comparison.WITH_RECORDED_STATE, ids=cases.label)
 def test_float32_synchronised_steps(case):
-    expected = recorded(case, "float32")
-    state = getattr(fo, case[0])(**case[1]).init(sparse_cases.parameters(np.float32))
-    slots = [slot for slot in expected if slot != "param"]
-    for step in range(sparse_cases.NARROW_STEPS):
-        held = {slot: jax.tree.map(jnp.asarray, sparse_cases.unflatten(expected[slot][step])) for slot in slots}
-        state = state._replace(step=jnp.asarray(step, jnp.int32), **held)
-        before = jax.tree.map(jnp.asarray, sparse_cases.unflatten(expected["param"][step]))
-        params, new = functional_step(case, step, before, state, "float32")
-        after = expected["param"][step + 1]
-        size = np.maximum(np.abs(after), np.abs(after - expected["param"][step]))
-        assert np.max(comparison.ulps(sparse_cases.flatten(params), after, size, "float32")) <= 8
-        for slot in slots:
-            right = expected[slot][step + 1]
-            largest = np.max(np.abs(right), initial=1e-30)
-            assert np.max(comparison.ulps(sparse_cases.flatten(getattr(new, slot)), right, largest, "float32")) <= 8
+    param, slot = sparse_comparison.synchronised_ulps(case)
+    assert param <= 8
+    assert slot <= 8
 
 
 @each_case
 def test_torch_face_with_missing_gradients(case, x64):
-    name, options = case
-    expected = recorded(case, "gaps")
-    params = sparse_cases.parameters(np.float64)
-    optimizer = getattr(optim, sparse_cases.CLASSES[name][0])(list(params.values()), **options)
-    for step in range(sparse_cases.STEPS):
-        optimizer.param_groups[0].update(sparse_cases.changing_options(name, step, options))
-        optimizer.step(list(gradient_tree(step, "float64", sparse_cases.missing(step)).values()))
-        ours = np.concatenate([np.asarray(array).reshape(-1) for array in optimizer.params])
-        right = expected["param"][step + 1]
-        assert np.max(np.abs(ours - right)) <= 1e-12 * np.max(np.abs(right))
-    if name == "sparse_adam":
-        assert [optimizer.state[index]["step"] for index in range(4)] == [36, 37, 40, 40]
-        assert type(optimizer.state_dict()["state"][0]["step"]) is int
+    assert sparse_comparison.face_trajectory_error(case) <= 1e-12
+
+
+def test_the_step_is_torchs_integer():
+    optimizer = optim.SparseAdam([jnp.zeros((4, 2))])
+    optimizer.step([rows.make(jnp.ones((1, 2)), jnp.array([1]), (4, 2))])
+    assert type(optimizer.state_dict()["state"][0]["step"]) is int
 
 
 @pytest.mark.torch

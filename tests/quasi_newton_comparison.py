@@ -1,0 +1,59 @@
+"""How runs of L-BFGS are compared with torch's; the tests and the parity table share it."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import functorch_optim as fo
+from functorch_optim import optim
+from tests import comparison
+from tests import quasi_newton_cases as problems
+
+
+def recorded(label: str) -> dict[str, np.ndarray]:
+    held = comparison.recorded("lbfgs")
+    return {key: held[f"{label}/{key}"] for key in ("param", "counts", "loss")}
+
+
+def loss_of(objective: Any) -> Any:
+    return lambda leaves: objective(leaves, jnp)
+
+
+def compiled_update(tx: Any, loss: Any) -> Any:
+    """One compiled update of a transformation that needs the objective."""
+
+    @jax.jit
+    def step(params: Any, state: Any) -> Any:
+        value, grads = jax.value_and_grad(loss)(params)
+        updates, state = tx.update(jax.tree.map(jnp.conj, grads), state, params, value=value, value_fn=loss)
+        return fo.apply_updates(params, updates), state, value
+
+    return step
+
+
+def flat(leaves: Any) -> np.ndarray:
+    return np.concatenate([np.asarray(leaf).reshape(-1) for leaf in leaves])
+
+
+def trajectory_errors(label: str) -> tuple[float, float]:
+    """The worst relative difference of the parameters from torch's, in the functional face and in the torch face. The
+    counts of evaluations and iterations must be torch's after every step."""
+    objective, size, options, steps = problems.LBFGS[label]
+    expected, loss = recorded(label), loss_of(objective)
+    params = [jnp.asarray(array) for array in problems.start(objective, size)]
+    tx, optimizer = fo.lbfgs(**options), optim.LBFGS(params, **options)
+    state, step = tx.init(params), compiled_update(tx, loss)
+    errors: tuple[list[float], list[float]] = ([], [])
+    for index in range(steps):
+        params, state, value = step(params, state)
+        losses = (value, optimizer.step(loss))
+        entry = optimizer.state[0]
+        counts = [[int(state.func_evals), int(state.n_iter)], [entry["func_evals"], entry["n_iter"]]]
+        right = expected["param"][index]
+        for face, leaves in enumerate((params, optimizer.params)):
+            np.testing.assert_allclose(losses[face], expected["loss"][index], rtol=1e-5, atol=1e-12)
+            assert counts[face] == expected["counts"][index].tolist()
+            errors[face].append(float(np.max(np.abs(flat(leaves) - right)) / np.max(np.abs(right))))
+    return max(errors[0]), max(errors[1])
