@@ -163,6 +163,22 @@ def _select(tree: Any, labels: list[Hashable], label: Hashable) -> Any:
     return treedef.unflatten([leaf if own == label else None for leaf, own in zip(leaves, labels, strict=True)])
 
 
+def _of_part(extra: dict[str, Any], params: Any, labels: list[Hashable], label: Hashable) -> dict[str, Any]:
+    """``value_fn`` as a function of the parameters with this label, the others as they are."""
+    value_fn = extra.get("value_fn")
+    if not callable(value_fn) or params is None:
+        return {}
+    names, leaves, treedef = trees.named_leaves(params, none_is_leaf=True)
+    del names
+
+    def of_part(part: Any) -> Any:
+        own = jax.tree.leaves(part, is_leaf=trees.is_leaf)
+        pairs = zip(own, leaves, labels, strict=True)
+        return value_fn(treedef.unflatten([new if mine == label else other for new, other, mine in pairs]))
+
+    return {"value_fn": of_part}
+
+
 class Partition(Transform):
     labels: Labels
     names: tuple[Hashable, ...]
@@ -193,7 +209,8 @@ class Partition(Transform):
         for name, member in zip(self.names, self.members, strict=True):
             own_updates = _select(updates, labels, name)
             own_params = None if params is None else _select(params, labels, name)
-            new, states[name] = member.update(own_updates, state.states[name], own_params, **extra)
+            keywords = {**extra, **_of_part(extra, params, labels, name)}
+            new, states[name] = member.update(own_updates, state.states[name], own_params, **keywords)
             new_leaves = jax.tree.leaves(new, is_leaf=trees.is_leaf)
             leaves = [n if own == name else old for n, old, own in zip(new_leaves, leaves, labels, strict=True)]
         return treedef.unflatten(leaves), NamedStates(states)

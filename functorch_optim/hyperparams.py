@@ -8,6 +8,7 @@ do not cancel.
 
 import functools
 import math
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from types import SimpleNamespace
@@ -132,6 +133,21 @@ class Scalar:
 
     def __repr__(self) -> str:
         return repr(self.array)
+
+
+def as_count(name: str, value: Any, least: int) -> int:
+    """An option that is a count, as a Python int.
+
+    Raises:
+        TypeError: it is no integer; ValueError: it is below ``least``.
+    """
+    try:
+        count = operator.index(value)
+    except TypeError as error:
+        raise TypeError(f"{name} must be an integer, but it is {value!r}") from error
+    if count < least:
+        raise ValueError(f"{name} must be at least {least}, but it is {count}")
+    return count
 
 
 def known(value: Any) -> float | None:

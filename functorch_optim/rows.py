@@ -15,18 +15,21 @@ def is_rows(leaf: Any) -> bool:
 
 
 def indices_of(array: BCOO) -> jax.Array:
-    """The number of the row that each entry belongs to."""
-    return array.indices[:, 0]
+    """The number of the row that each entry belongs to; a negative one is out of range too."""
+    indices = array.indices[:, 0]
+    return jnp.where(indices < 0, array.shape[0], indices)
 
 
-def make(data: jax.Array, indices: jax.Array, shape: tuple[int, ...], unique: bool = False) -> BCOO:
+def make(
+    data: jax.Array, indices: jax.Array, shape: tuple[int, ...], unique: bool = False, ordered: bool = False
+) -> BCOO:
     """The row-sparse array of ``data[k]`` in the row ``indices[k]``; rows out of range are padding.
 
     Example:
         >>> make(jnp.ones((2, 3)), jnp.array([0, 4]), (5, 3)).todense().sum(axis=1).tolist()
         [3.0, 0.0, 0.0, 0.0, 3.0]
     """
-    return BCOO((data, indices[:, None]), shape=shape, unique_indices=unique, indices_sorted=unique)
+    return BCOO((data, indices[:, None]), shape=shape, unique_indices=unique, indices_sorted=ordered)
 
 
 def map_values(function: Callable[[jax.Array], jax.Array], leaf: Any) -> Any:
@@ -57,7 +60,7 @@ def summed(array: BCOO) -> BCOO:
     place = jnp.cumsum(new)  # of each row named, in the order of the rows
     data = jnp.zeros_like(array.data).at[jnp.zeros_like(place).at[order].set(place)].add(array.data)
     unused = jnp.full_like(ordered, array.shape[0])
-    return make(data, unused.at[place].set(ordered), array.shape, unique=True)
+    return make(data, unused.at[place].set(ordered), array.shape, unique=True, ordered=True)
 
 
 def take(array: jax.Array, indices: jax.Array) -> jax.Array:

@@ -252,7 +252,7 @@ class Lifted(Transform):
         touched = rows.indices_of(once)
         row_param, row_slots = jax.tree.map(lambda x: rows.take(x, touched), (param, slots))
         delta, new = self.update_leaf(once.data, row_param, row_slots, scalars)
-        moved = rows.make(delta, touched, grad.shape, unique=once.unique_indices)
+        moved = rows.make(delta, touched, grad.shape, unique=once.unique_indices, ordered=once.indices_sorted)
         return moved, jax.tree.map(lambda x, part: rows.put(x, touched, part), slots, new)
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from functorch_optim import rows, trees
 
@@ -37,18 +38,39 @@ class Table:
         return len(self._array)
 
     def __getitem__(self, ids: Any) -> jax.Array:
-        ids = jnp.asarray(ids) if not isinstance(ids, tuple | slice) and ids is not None else ids
-        if not isinstance(ids, jax.Array) or not jnp.issubdtype(ids.dtype, jnp.integer):
+        plain = isinstance(ids, jax.Array | np.ndarray | np.integer | int | list) and not isinstance(ids, bool)
+        ids = jnp.asarray(ids) if plain else ids
+        if not plain or not jnp.issubdtype(ids.dtype, jnp.integer):
             raise TypeError(f"the table {trees.quote(self._name)} is looked up with an array of integers, not {ids!r}")
-        self.looked_up.append(jnp.where(ids < 0, ids + len(self), ids))
+        ids = ids if ids.dtype.itemsize > 4 else ids.astype(jnp.int32)
+        size = len(self)
+        wrapped = jnp.where(ids < 0, ids + size, ids)
+        self.looked_up.append(jnp.where(wrapped < 0, size, wrapped))  # out of range: of no row
         found = jax.lax.stop_gradient(self._array)[ids]
         return found if self._addends is None else found + self._addends[len(self.looked_up) - 1]
 
+    def _refused(self, what: str) -> str:
+        name = trees.quote(self._name)
+        return f"the table {name} has a row-sparse gradient and can only be looked up, table[ids]; {what}"
+
     def __getattr__(self, name: str) -> Any:
-        raise AttributeError(
-            f"the table {trees.quote(self._name)} has a row-sparse gradient and can only be looked up, table[ids]; it "
-            f"has no {name!r}"
-        )
+        raise AttributeError(self._refused(f"it has no {name!r}"))
+
+    def __iter__(self) -> Any:  # without it Python would count up table[0], table[1], ... for ever
+        raise TypeError(self._refused("its rows cannot be iterated over"))
+
+    def __array__(self, *args: Any, **keywords: Any) -> Any:
+        raise TypeError(self._refused("it is no array"))
+
+    __array_ufunc__ = None
+    __contains__ = None
+
+
+def named(sparse: Sparse, params: Any) -> Sparse:
+    """The names that ``sparse`` means, if it is a function of them."""
+    if not callable(sparse):
+        return sparse
+    return tuple(name for name in trees.named_leaves(params)[0] if sparse(name))
 
 
 def _chosen(sparse: Sparse, names: list[str]) -> list[bool]:
@@ -71,7 +93,8 @@ def value_and_sparse_grad(loss: Callable[..., Any], sparse: Sparse, has_aux: boo
     Args:
         loss: ``loss(params, *args)`` returns a real scalar, or with ``has_aux`` a pair of it and anything. In it a
             table may only be looked up, ``params["table"][ids]`` with an integer array of any shape, any number of
-            times, but not inside a function that ``loss`` compiles, scans or maps.
+            times, but not inside a function that ``loss`` compiles, scans or maps. Flax's ``Embed`` does more with its
+            table; ``nnx.Param`` looked up as ``embedding[ids]`` works. ``loss`` is traced even outside ``jit``.
         sparse: which parameters are tables: a dotted path (``"embed.table"``; ``""`` where the parameters are one
             array), several of them, or a function of the path.
         has_aux: whether ``loss`` returns something beside its value.
@@ -97,11 +120,15 @@ def value_and_sparse_grad(loss: Callable[..., Any], sparse: Sparse, has_aux: boo
     def value_and_grad(params: Any, *args: Any) -> Any:
         names, leaves, treedef = trees.named_leaves(params)
         chosen = _chosen(sparse, names)
+        for name, leaf, is_table in zip(names, leaves, chosen, strict=True):
+            if is_table and not jnp.ndim(leaf):
+                raise ValueError(f"the table {trees.quote(name)} has no rows, it is a scalar")
+        leaves = [jnp.asarray(leaf) if is_table else leaf for leaf, is_table in zip(leaves, chosen, strict=True)]
 
         def run(dense: list[Any], addends: list[Any] | None, leaves: list[Any]) -> Any:
             given, added = iter(dense), iter(addends or [None] * len(leaves))
             mixed = [
-                Table(name, jnp.asarray(leaf), next(added)) if is_table else next(given)
+                Table(name, leaf, next(added)) if is_table else next(given)
                 for name, leaf, is_table in zip(names, leaves, chosen, strict=True)
             ]
             result = loss(treedef.unflatten(mixed), *args)

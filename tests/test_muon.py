@@ -89,6 +89,7 @@ def test_kernels_become_matrices():
         ({"adjust_lr_fn": "half"}, "Adjust learning rate function half is not supported"),
         ({"ns_steps": 100}, "Number of steps must be less than 100 for computational efficiency"),
         ({"ns_coefficients": (1.0, 2.0)}, "Coefficients must be a tuple of exactly 3 values"),
+        ({"ns_coefficients": 3.0}, "Coefficients must be a tuple of exactly 3 values"),
         ({"reshape": "HWIO"}, "reshape must be None, 'out_first' or 'out_last'"),
     ],
 )
@@ -183,11 +184,31 @@ def test_muon_adamw_errors():
         optim.MuonAdamW(params, {"betas": (0.9, 0.99)})
     with pytest.raises(ValueError, match="Invalid learning rate: -1"):
         optim.MuonAdamW(params, None, {"lr": -1.0})
-    optimizer = optim.MuonAdamW([{"params": [params["kernel"]], "algorithm": "muon"}, {"params": [params["bias"]]}])
+    groups = [{"params": [params["kernel"]], "algorithm": "muon"}, {"params": [params["bias"]], "algorithm": "adamw"}]
+    with pytest.raises(ValueError, match="parameter group 1 must say its algorithm, 'muon' or 'adamw'"):
+        optim.MuonAdamW([groups[0], {"params": [params["bias"]]}])
+    optimizer = optim.MuonAdamW(groups)
     assert [group["algorithm"] for group in optimizer.param_groups] == ["muon", "adamw"]
     optimizer.param_groups[0]["algorithm"] = "lion"
     with pytest.raises(ValueError, match="algorithm must be 'muon' or 'adamw', but it is 'lion'"):
         optimizer.step([[draw(3, 4)], [jnp.ones(4)]])
+
+
+def test_muon_adamw_loads_what_two_optimizers_saved():
+    """Their groups do not say an algorithm: the live ones do."""
+    params = {"bias": jnp.ones(4), "kernel": draw(3, 4)}
+    muon, adamw = optim.Muon([params["kernel"]], lr=0.1), optim.AdamW([params["bias"]], lr=0.2)
+    muon.step([draw(3, 4)])
+    adamw.step([jnp.ones(4)])
+    one, other = muon.state_dict(), adamw.state_dict()
+    both = {
+        "state": {0: one["state"][0], 1: other["state"][0]},
+        "param_groups": [one["param_groups"][0], {**other["param_groups"][0], "params": [1]}],
+    }
+    optimizer = optim.MuonAdamW(params)
+    optimizer.load_state_dict(both, match="position")
+    assert [(group["algorithm"], group["lr"]) for group in optimizer.param_groups] == [("muon", 0.1), ("adamw", 0.2)]
+    np.testing.assert_array_equal(optimizer.state["bias"]["exp_avg"], adamw.state[0]["exp_avg"])
 
 
 def test_muon_adamw_without_gradients_for_some():

@@ -409,7 +409,9 @@ def apply(tx, params=None, **keywords):
         (lambda: fo.lbfgs(line_search_fn="armijo"), RuntimeError, "only 'strong_wolfe' is supported"),
         (lambda: fo.bfgs(line_search_fn="armijo"), RuntimeError, "only 'strong_wolfe' and 'hager_zhang' are supported"),
         (lambda: fo.lbfgs(history_size=0), ValueError, "history_size must be at least 1"),
-        (lambda: fo.lbfgs(max_iter=-1), ValueError, "max_iter must not be negative"),
+        (lambda: fo.lbfgs(max_iter=-1), ValueError, "max_iter must be at least 0"),
+        (lambda: optim.LBFGS([jnp.ones(2)], max_iter=2.5), TypeError, "max_iter must be an integer, but it is 2.5"),
+        (lambda: fo.bfgs(max_eval="3"), TypeError, "max_eval must be an integer"),
         (
             lambda: optim.LBFGS([{"params": [jnp.ones(2)]}, {"params": [jnp.ones(3)]}]),
             ValueError,
@@ -513,6 +515,116 @@ def test_states_cross_to_torch_and_back(options, x64):
     ours.step(loss)
     for param, array in zip(params, ours.params, strict=True):
         np.testing.assert_allclose(array, param.detach().numpy(), rtol=1e-9, atol=1e-12)
+
+
+def test_inside_a_traced_function():
+    optimizer = optim.LBFGS({"w": jnp.ones(2)}, max_iter=2)
+
+    def loss(params):
+        return jnp.sum((params["w"] - 2) ** 2)
+
+    with pytest.raises(RuntimeError, match=r"use functional\(\)"):
+        jax.jit(lambda x: optimizer.step(loss) * x)(1.0)
+    assert float(optimizer.step(loss)) == 2.0
+
+
+def test_history_size_may_change_before_export(x64):
+    loss, x = loss_of(problems.rosenbrock), jnp.array([-1.2, 1.0, 0.3, 0.8])
+    optimizers = [optim.LBFGS([x], max_iter=4, history_size=6, tolerance_change=1e-14, **WOLFE) for _ in range(2)]
+    for optimizer in optimizers:
+        optimizer.step(loss)
+        optimizer.step(loss)
+        optimizer.param_groups[0]["history_size"] = 2
+    tx, params, state = optimizers[1].functional()
+    params, state, _ = compiled_update(tx, loss)(params, state)
+    optimizers[0].step(loss)
+    np.testing.assert_allclose(params[0], optimizers[0].params[0], rtol=1e-10)
+
+
+def test_a_schedule_means_the_same_in_both_faces(x64):
+    loss, x = loss_of(problems.rosenbrock), jnp.array([-1.2, 1.0])
+    schedule = fo.schedules.exponential_decay(0.02, 0.5)
+    optimizers = [optim.LBFGS([x], lr=schedule, max_iter=3) for _ in range(2)]
+    for optimizer in optimizers:
+        optimizer.step(loss)
+        optimizer.step(loss)
+    tx, params, state = optimizers[1].functional()
+    params, state, _ = compiled_update(tx, loss)(params, state)
+    optimizers[1].restore(params, state)
+    optimizers[0].step(loss)
+    np.testing.assert_allclose(optimizers[1].params[0], optimizers[0].params[0], rtol=1e-12)
+    for optimizer in optimizers:
+        optimizer.step(loss)
+    np.testing.assert_allclose(optimizers[1].params[0], optimizers[0].params[0], rtol=1e-12)
+    alone = fo.lbfgs(lr=schedule, max_iter=3)
+    params, state = [x], alone.init([x])
+    for _ in range(4):
+        params, state, _ = compiled_update(alone, loss)(params, state)
+    np.testing.assert_allclose(params[0], optimizers[0].params[0], rtol=1e-10)
+
+
+@pytest.mark.parametrize("make", [fo.lbfgs, fo.bfgs])
+def test_a_parameter_without_a_gradient_stays_also_inside_an_update(make):
+    params = {"a": jnp.ones(2), "b": jnp.ones(2)}
+    loss = lambda p: jnp.sum((p["a"] - 3) ** 2) + jnp.sum((p["b"] - 3) ** 2)  # noqa: E731 one line
+    tx = make(max_iter=5)
+    updates, _ = tx.update({**jax.grad(loss)(params), "b": None}, tx.init(params), params, value_fn=loss)
+    np.testing.assert_array_equal(updates["b"], np.zeros(2))
+    np.testing.assert_allclose(updates["a"], np.full(2, 2.0), rtol=1e-3)
+
+
+def test_masked_and_in_a_partition():
+    """The objective sees all parameters, those of the others as they are."""
+    params = {"a": jnp.ones(2), "b": jnp.ones(2)}
+    loss = lambda p: jnp.sum((p["a"] - 3 * p["b"]) ** 2) + jnp.sum(p["b"] ** 2)  # noqa: E731 one line
+    inner = fo.lbfgs(max_iter=10, **WOLFE)
+    labels = {"a": "whole", "b": "sgd"}
+    for tx in (
+        fo.masked(inner, {"a": True, "b": False}),
+        fo.partition({"whole": inner, "sgd": fo.sgd(lr=0.0)}, labels),
+    ):
+        updates, _ = tx.update(jax.grad(loss)(params), tx.init(params), params, value_fn=loss)
+        np.testing.assert_allclose(updates["a"], np.full(2, 2.0), rtol=1e-3)
+
+
+def test_damaged_states_are_refused_and_change_nothing():
+    optimizer = optim.LBFGS({"w": jnp.ones(2)}, max_iter=4)
+
+    def loss(params):
+        return jnp.sum((params["w"] - 2) ** 4)
+
+    optimizer.step(loss)
+    good = optimizer.state_dict()
+    entry = good["state"][0]
+    for key, value, error, message in (
+        ("t", jnp.ones(2), ValueError, "t of the state must be a finite number"),
+        ("t", float("nan"), ValueError, "t of the state must be a finite number"),
+        ("prev_loss", None, ValueError, "prev_loss of the state must be a finite number"),
+        ("ro", None, KeyError, "the state of LBFGS has no ro"),
+        ("d", jnp.ones(3), ValueError, r"d has shape \(3,\), but it should have \(2,\)"),
+        ("ro", [], ValueError, "have different lengths"),
+        ("n_iter", None, KeyError, "which stands on one parameter"),
+    ):
+        damaged = {key_: value_ for key_, value_ in {**entry, key: value}.items() if value_ is not None}
+        with pytest.raises(error, match=message):
+            optimizer.load_state_dict({**good, "state": {0: damaged}})
+    optimizer.step(loss)
+
+
+def test_donated_buffers_are_explained():
+    optimizer = optim.LBFGS({"w": jnp.ones(2)}, max_iter=2)
+
+    def loss(params):
+        return jnp.sum((params["w"] - 2) ** 4)
+
+    optimizer.step(loss)
+    _, params, state = optimizer.functional()
+    jax.jit(lambda *trees: jax.tree.map(lambda x: x + 1 if x.dtype != bool else x, trees), donate_argnums=(0, 1))(
+        params, state
+    )
+    del params, state
+    with pytest.raises(RuntimeError, match=r"the parameter 'w' was donated to another function after functional\(\)"):
+        optimizer.step(loss)
 
 
 def test_an_error_in_the_loss_changes_nothing():

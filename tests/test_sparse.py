@@ -303,9 +303,45 @@ def test_a_table_can_only_be_looked_up():
             fo.value_and_sparse_grad(bad, "")(table)
     with pytest.raises(AttributeError, match=r"can only be looked up, table\[ids\]; it has no 'T'"):
         fo.value_and_sparse_grad(lambda t: jnp.sum(t.T), "")(table)
-    for bad in (slice(0, 2), jnp.ones(2), (0, 1), None):
+    for bad in (lambda t: sum(row[0] for row in t), lambda t: jnp.sum(np.ones((3, 4)) @ t), lambda t: float(0 in t)):
+        with pytest.raises(TypeError):
+            fo.value_and_sparse_grad(bad, "")(table)
+    with pytest.raises(ValueError, match=r"the table .* has no rows, it is a scalar"):
+        fo.value_and_sparse_grad(lambda t: jnp.sum(t), "")(jnp.ones(()))
+    for bad in (slice(0, 2), jnp.ones(2), (0, 1), None, ..., True):
         with pytest.raises(TypeError, match="looked up with an array of integers"):
             fo.value_and_sparse_grad(lambda t, bad=bad: jnp.sum(t[bad]), "")(table)
+
+
+def test_ids_out_of_range_move_nothing():
+    """Beyond the end, and below minus the length, where wrapping once is not enough."""
+    table, tx = jnp.zeros((4, 1)), fo.sparse_adam(lr=0.1)
+    _, grads = fo.value_and_sparse_grad(lambda t, ids: jnp.sum(t[ids]), "")(table, jnp.array([-5, 3, 7, -1]))
+    updates, state = tx.update(grads, tx.init(table), table)
+    np.testing.assert_allclose(fo.apply_updates(table, updates), [[0], [0], [0], [-0.1]], rtol=1e-6)
+    assert int(jnp.sum(state.exp_avg != 0)) == 1
+    small = fo.value_and_sparse_grad(lambda t, ids: jnp.sum(t[ids]), "")(
+        jnp.zeros((1000, 1)), jnp.array([-1], jnp.int8)
+    )
+    assert rows.indices_of(small[1]).tolist() == [999]
+
+
+def test_an_unsorted_gradient_is_not_called_sorted():
+    grads = BCOO((jnp.ones((2, 1)), jnp.array([[3], [1]])), shape=(4, 1), unique_indices=True)
+    updates, _ = fo.sgd(lr=1.0).update(grads, fo.sgd().init(jnp.zeros((4, 1))))
+    assert not updates.indices_sorted
+
+
+def test_a_function_that_chooses_the_tables_compiles_once(compilations):
+    params, ids, labels = model()
+    optimizer = optim.SGD(params, lr=0.1)
+    for step in range(4):
+        optimizer.zero_grad()
+        optimizer.backward(loss, ids, labels, sparse=lambda name: name == "embed.table")
+        optimizer.step()
+        if step == 0:
+            compilations.clear()
+    assert not compilations
 
 
 def test_backward_accumulates_sparse_gradients():

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tests import cases, quasi_newton_cases, sparse_cases
+from tests import cases, quasi_newton_cases, schedule_cases, sparse_cases
 
 Trajectory = dict[str, np.ndarray]
 
@@ -133,3 +133,18 @@ def run_lbfgs(label: str) -> Trajectory:
         rows["param"].append(np.concatenate([param.detach().numpy().copy().reshape(-1) for param in params]))
         rows["counts"].append([state["func_evals"], state["n_iter"]])
     return {key: np.stack(value) for key, value in rows.items()}
+
+
+def run_schedule(label: str) -> np.ndarray:
+    """The values that a scheduler of torch writes at the steps from 0 on."""
+    _, class_name, arguments = schedule_cases.ALL[label]
+    key = "momentum" if label in schedule_cases.MOMENTUM else "lr"
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.3, momentum=0.9)
+    scheduler = getattr(torch.optim.lr_scheduler, class_name)(optimizer, **arguments)
+    values = []
+    for _ in range(schedule_cases.STEPS):
+        values.append(optimizer.param_groups[0][key])
+        optimizer.step()
+        if len(values) < schedule_cases.STEPS:
+            scheduler.step()
+    return np.array(values)

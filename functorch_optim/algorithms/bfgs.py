@@ -21,6 +21,7 @@ class BFGSState(NamedTuple):
     minimised, ``careful`` says that a fixed step once led to a point without a finite value. ``loss_weight`` and
     ``loss_size`` are Q and C of Hager and Zhang, a running average of the loss's magnitude."""
 
+    step: Any
     func_evals: Any
     n_iter: Any
     careful: Any
@@ -53,6 +54,7 @@ class BFGS(QuasiNewton):
         leaves = self.checked_leaves(params)
         dtype, size = self.dtype_of(leaves), sum(_entries(leaf) for leaf in leaves)
         return BFGSState(
+            step=jnp.zeros((), jnp.int32),
             func_evals=jnp.zeros((), jnp.int32),
             n_iter=jnp.zeros((), jnp.int32),
             careful=jnp.zeros((), bool),
@@ -110,7 +112,7 @@ class BFGS(QuasiNewton):
         if self.line_search_fn != "hager_zhang":
             return super().search(memory, line, start, t, size, limits)
         error, (evaluations, tolerance_change, skip) = ERROR * memory.size, limits
-        return hager_zhang(line, start, t, size, evaluations, skip, error, tolerance_change=tolerance_change)
+        return hager_zhang(line, start, t, size, evaluations, skip=skip, error=error, tolerance_change=tolerance_change)
 
 
 def updated_inverse(inverse: jax.Array, y: jax.Array, s: jax.Array, ys: jax.Array) -> jax.Array:

@@ -7,15 +7,17 @@ import jax.numpy as jnp
 
 from functorch_optim.algorithms.quasi_newton import QuasiNewton
 from functorch_optim.base import GradientTransformation, transformation
-from functorch_optim.hyperparams import Hyperparameter
+from functorch_optim.hyperparams import Hyperparameter, as_count
 from functorch_optim.line_search.points import Vector, axpy, dot
 
 
 class LBFGSState(NamedTuple):
     """``old_dirs`` (changes of the gradient) and ``old_stps`` (steps) have a leading axis, on which pair number k
     stands at ``k % history_size``; ``n_pairs`` counts the pairs. ``careful`` says that a fixed step once led to a point
-    without a finite value. The other fields are torch's; ``prev_loss`` has the sign of what is minimised."""
+    without a finite value; ``step`` counts updates. The other fields are torch's; ``prev_loss`` has the sign of what is
+    minimised."""
 
+    step: Any
     func_evals: Any
     n_iter: Any
     careful: Any
@@ -45,8 +47,7 @@ class LBFGS(QuasiNewton):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.history_size < 1:
-            raise ValueError(f"lbfgs: history_size must be at least 1, but it is {self.history_size}")
+        object.__setattr__(self, "history_size", as_count("lbfgs: history_size", self.history_size, 1))
 
     @classmethod
     def _call_name(cls) -> str:
@@ -62,6 +63,7 @@ class LBFGS(QuasiNewton):
             return jax.tree.map(lambda z: jax.lax.broadcast(z, (self.history_size,)), zeros())
 
         return LBFGSState(
+            step=jnp.zeros((), jnp.int32),
             func_evals=jnp.zeros((), jnp.int32),
             n_iter=jnp.zeros((), jnp.int32),
             careful=jnp.zeros((), bool),
@@ -107,7 +109,7 @@ class LBFGS(QuasiNewton):
         del value
         ys = dot(y, s)
         accepted = ~first & (ys > 1e-10)
-        at = memory.number % self.history_size
+        at = memory.number % memory.ro.shape[0]
 
         def put(rows: Any, new: Any) -> Any:
             kept = jnp.where(accepted, new, jax.lax.dynamic_index_in_dim(rows, at, keepdims=False))
@@ -174,7 +176,8 @@ def lbfgs(
     above ``-tolerance_change``.
 
     Args:
-        lr: the step, or where a line search begins, at least 0; a number, a scalar array or a schedule of ``n_iter``.
+        lr: the step, or where a line search begins, at least 0; a number, a scalar array or a schedule of the
+            number of updates.
         max_iter: the most iterations an update makes.
         max_eval: the most evaluations of the objective, ``max_iter * 5 // 4`` by default; the line search may not
             begin any beyond it, but its first.
@@ -184,8 +187,9 @@ def lbfgs(
         maximize: whether to ascend.
 
     Returns:
-        A transformation with the state :class:`LBFGSState`. In a chain it must stand first, where the gradient is that
-        of the objective. The parameters stay a tree, and sharded ones sharded; complex ones count as pairs of reals.
+        A transformation with the state :class:`LBFGSState`. In a chain it must stand first, and not inside
+        ``accumulate``: the gradient must be that of the objective. A parameter whose gradient is None stays. The
+        parameters stay a tree, and sharded ones sharded; complex ones count as pairs of reals.
 
     A point where objective or gradient is not finite is never kept: the line search steps back from it, a fixed step is
     shortened tenfold until they are. Only the last fixed step of an update is taken unseen, as in torch; where that led

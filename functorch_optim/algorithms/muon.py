@@ -18,6 +18,7 @@ from functorch_optim.hyperparams import (
     MuonMomentum,
     MuonWeightDecay,
     NonNegativeLearningRate,
+    as_count,
 )
 from functorch_optim.rule import Rule, lerp, lift, sqrt, zeros_like
 
@@ -55,12 +56,13 @@ class Muon(Rule):
     reshape: str | None
 
     def __post_init__(self) -> None:
-        if len(self.ns_coefficients) != 3:
+        if not isinstance(self.ns_coefficients, tuple | list) or len(self.ns_coefficients) != 3:
             raise ValueError("Coefficients must be a tuple of exactly 3 values")
         super().__post_init__()
         if self.adjust_lr_fn not in (None, "original", "match_rms_adamw"):
             raise ValueError(f"Adjust learning rate function {self.adjust_lr_fn} is not supported")
-        if not 0 <= self.ns_steps < 100:
+        object.__setattr__(self, "ns_steps", as_count("ns_steps", self.ns_steps, 0))
+        if self.ns_steps >= 100:
             raise ValueError(
                 f"Number of steps must be less than 100 for computational efficiency, but ns_steps is {self.ns_steps}"
             )
@@ -210,7 +212,8 @@ def muon(
         ValueError: an option outside its range, with torch's message; from ``init``, a parameter that is no matrix.
 
     Source: Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024; Liu et al., "Muon is
-    Scalable for LLM Training", 2025. torch normalises the buffer itself of a bfloat16 parameter without Nesterov.
+    Scalable for LLM Training", 2025. With bfloat16 parameters torch rounds u after every operation, and without
+    Nesterov normalises the buffer itself.
 
     Example:
         >>> tx = muon(lr=0.1, weight_decay=0.0)

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 
 from functorch_optim import trees
 from functorch_optim.base import Transform
-from functorch_optim.hyperparams import AnyNumber, LearningRate, Options
+from functorch_optim.hyperparams import AnyNumber, LearningRate, Options, as_count
 from functorch_optim.line_search.points import Line, Objective, Point, Search, Vector, along, axpy, dot, largest, select
 from functorch_optim.line_search.strong_wolfe import strong_wolfe
+from functorch_optim.rule import next_step
 
 BACKTRACKS = 10  # how often a fixed step to a non-finite point is shortened, tenfold each time
 
@@ -59,8 +60,9 @@ class QuasiNewton(Options, Transform):
     def __post_init__(self) -> None:
         super().__post_init__()
         name = self._call_name()
-        if self.max_iter < 0:
-            raise ValueError(f"{name}: max_iter must not be negative, but it is {self.max_iter}")
+        object.__setattr__(self, "max_iter", as_count(f"{name}: max_iter", self.max_iter, 0))
+        if self.max_eval is not None:
+            object.__setattr__(self, "max_eval", as_count(f"{name}: max_eval", self.max_eval, 0))
         if self.line_search_fn not in (None, *self.searches()):
             names, verb = " and ".join(map(repr, self.searches())), "are" if len(self.searches()) > 1 else "is"
             raise RuntimeError(f"only {names} {verb} supported, not {self.line_search_fn!r}")
@@ -110,7 +112,7 @@ class QuasiNewton(Options, Transform):
     def search(self, memory: Any, line: Line, start: Point, t: jax.Array, size: jax.Array, limits: Limits) -> Search:
         """The line search; ``size`` is the direction's largest magnitude."""
         del memory
-        return strong_wolfe(line, start, t, size, limits.evaluations, limits.skip)
+        return strong_wolfe(line, start, t, size, limits.evaluations, skip=limits.skip)
 
     def checked_leaves(self, params: Any) -> list[Any]:
         """The leaves of the parameters."""
@@ -138,8 +140,9 @@ class QuasiNewton(Options, Transform):
         if params is None or value_fn is None:
             missing = "the parameters" if params is None else "the objective"
             raise ValueError(
-                f"{name} needs {missing}: update(grads, state, params, value_fn=loss) with loss(params) -> scalar. "
-                "optax passes keywords on only to its own class: wrap with fo.interop.to_optax there"
+                f"{name} needs {missing}: update(grads, state, params, value_fn=loss) with loss(params) -> scalar. In "
+                "optax.chain wrap it with fo.interop.to_optax, which passes the keyword on; in the torch face use "
+                f"optim.{name.upper()}"
             )
         models, grads, _ = trees.pair(params, updates, name, rows=True)
         if not models:
@@ -150,21 +153,21 @@ class QuasiNewton(Options, Transform):
         sign = -1 if self.maximize else 1
 
         def objective(x: Vector) -> tuple[jax.Array, Vector]:
-            value, grad = jax.value_and_grad(value_fn)(self.from_vector(x, params))
-            return sign * jnp.asarray(value, dtype), self._descent(grad, dtype, sign, conjugate=True)
+            found, grad = jax.value_and_grad(value_fn)(self.from_vector(x, params))
+            descent = jax.tree.map(lambda g, given: None if given is None else jnp.conj(g), grad, updates)
+            return sign * jnp.asarray(found, dtype), self._descent(descent, params, dtype, sign)
 
         if value is None:
             value = value_fn(params)
         _check_value(name, value)
-        x, grad = self.to_vector(params, dtype), self._descent(_filled(updates, params), dtype, sign)
+        x, grad = self.to_vector(params, dtype), self._descent(updates, params, dtype, sign)
         new, state = self._step(objective, x, sign * jnp.asarray(value, dtype), grad, state, dtype)
         moved = jax.tree.map(jnp.subtract, new, x)
         return self.from_vector(moved, jax.tree.map(lambda p: _wide(p, dtype), params)), state
 
-    def _descent(self, grads: Any, dtype: Any, sign: int, conjugate: bool = False) -> Vector:
-        """The gradient to descend along; ``jax.grad`` gives its conjugate."""
-        grads = jax.tree.map(jnp.conj, grads) if conjugate else grads
-        return jax.tree.map(lambda g: sign * g, self.to_vector(grads, dtype))
+    def _descent(self, grads: Any, params: Any, dtype: Any, sign: int) -> Vector:
+        """The gradient to descend along, zeros where there is none, so that those parameters stay."""
+        return jax.tree.map(lambda g: sign * g, self.to_vector(_filled(grads, params), dtype))
 
     def _step(
         self, objective: Objective, x: Vector, value: jax.Array, grad: Vector, state: Any, dtype: Any
@@ -197,6 +200,7 @@ class QuasiNewton(Options, Transform):
         )
         state = self.stored(state, last.memory)
         return last.x, state._replace(
+            step=next_step(state.step),
             func_evals=state.func_evals + last.evaluations,
             n_iter=last.n_iter,
             careful=last.careful,
@@ -207,7 +211,7 @@ class QuasiNewton(Options, Transform):
         )
 
     def _numbers(self, state: Any) -> dict[str, Any]:
-        return vars(self.at(state.n_iter))
+        return vars(self.at(state.step))
 
     def hyperparams(self, state: Any) -> dict[str, Any]:
         return self._numbers(state)

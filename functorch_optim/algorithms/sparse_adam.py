@@ -38,7 +38,7 @@ class SparseAdam(Rule):
     title = "SparseAdam"
     state = SparseAdamState
     takes_rows = True
-    needs_rows = "please consider Adam instead"
+    needs_rows = "please consider Adam instead, or take the gradient by value_and_sparse_grad or backward(..., sparse=)"
     integer_step = True
 
     lr: PositiveLearningRate

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from functorch_optim import base, trees
 from functorch_optim.algorithms.quasi_newton import QuasiNewton
@@ -16,6 +17,7 @@ from functorch_optim.optim.optimizer import Optimizer
 from functorch_optim.optim.options import delayed
 from functorch_optim.optim.ownership import exclusive, own
 from functorch_optim.optim.param_groups import Layout
+from functorch_optim.optim.transform_engine import matched
 from functorch_optim.transforms.conjugation import conjugate_leaf
 
 Entry = dict[str, Any]
@@ -25,6 +27,7 @@ class ClosureEngine:
     """One state for all parameters. A subclass says how torch's state_dict has it, on the first parameter."""
 
     strict = True  # every option of ``data_names`` must be a number
+    scalars: tuple[str, ...] = ("t", "prev_loss")  # of torch's state
 
     def __init__(
         self, constructor: Callable[..., GradientTransformation], names: tuple[str, ...], defaults: Mapping[str, Any]
@@ -33,6 +36,7 @@ class ClosureEngine:
         self.option_names = names
         self.data_names = data_options(type(self.algorithm(defaults))).keys() & set(names)
         self.state: Any = None
+        self._exported = 0
 
     def made(self, options: Mapping[str, Any]) -> GradientTransformation:
         return self.constructor(**{name: options[name] for name in self.option_names})
@@ -67,7 +71,8 @@ class ClosureEngine:
         """Update ``params`` in place; the loss before."""
         options = settings[0]
         self.state = self.resized(self.state, options)
-        static = tuple((name, options[name]) for name in self.option_names if name not in self.data_names)
+        algorithm = self.algorithm(options)  # its counts are Python ints, whatever stands in the group
+        static = tuple((name, getattr(algorithm, name)) for name in self.option_names if name not in self.data_names)
         numbers = {name: np.float64(options[name]) for name in self.data_names}
 
         def make(loss: Callable[..., Any]) -> Callable[..., Any]:
@@ -86,7 +91,12 @@ class ClosureEngine:
         compiled = losses.compiled(closure, (type(self), static), make, donated=(0, 1))
         leaves, held = jax.tree.flatten(self.state)
         state = held.unflatten(exclusive(leaves, 2))
-        value, params[:], self.state = compiled(exclusive(params), state, numbers, args)
+        value, leaves, state = compiled(exclusive(params), state, numbers, args)
+        if any(isinstance(leaf, Tracer) for leaf in (value, *leaves)):
+            raise RuntimeError(
+                "the optimizer keeps its parameters outside of a traced function: inside one, use functional()"
+            )
+        params[:], self.state = leaves, state
         return value
 
     def resized(self, state: Any, options: Mapping[str, Any]) -> Any:
@@ -124,8 +134,13 @@ class ClosureEngine:
             )
         counts = {key: jnp.asarray(int(found[0][key]), jnp.int32) for key in ("func_evals", "n_iter")}
         counts["careful"] = jnp.asarray(bool(found[0].get("careful", False)))
-        started = "d" in found[0]
-        return (self.from_entry(layout, params, found[0], fresh) if started else fresh)._replace(**counts)
+        entry = {key: value for key, value in found[0].items() if value is not None}
+        if int(entry["n_iter"]) == 0 or "d" not in entry:
+            return fresh._replace(**{**counts, "n_iter": fresh.n_iter})
+        for key in self.scalars:
+            if key not in entry or jnp.shape(entry[key]) != () or not jnp.isfinite(jnp.asarray(entry[key], float)):
+                raise ValueError(f"{key} of the state must be a finite number, but it is {entry.get(key)!r:.100}")
+        return self.from_entry(layout, params, entry, fresh)._replace(**counts)
 
     def commit(self, state: Any) -> None:
         """Go on from ``state``."""
@@ -135,25 +150,27 @@ class ClosureEngine:
         self, layout: Layout, params: list[Any], options: list[Any], settings: list[Any], counts: list[int]
     ) -> Any:
         """``(transformation, state)`` that continue from here."""
-        del layout, params, settings, counts
+        del layout, params
+        self.state = self.resized(self.state, settings[0])
+        late = counts[0] - int(self.state.step)
         live = {
-            name: delayed(value, 0) if name in self.data_names else value
+            name: delayed(value, late) if name in self.data_names else value
             for name, value in options[0].items()
             if name in self.option_names
         }
+        self._exported = int(self.state.step)  # the state may be donated before it is restored
         return self.made(live), self.state
 
     def restored(
         self, layout: Layout, params: list[Any], state: Any, settings: list[Any], counts: list[int]
     ) -> tuple[Any, list[int]]:
         """The state for :meth:`commit` and the groups' counts, from a state as :meth:`functional` gives it."""
-        del layout, params, settings
-        names, models, treedef = trees.named_leaves(self.state)
-        leaves = trees.align(self.state, state, "the leaves of the state")
-        for name, model, leaf in zip(names, models, leaves, strict=True):
-            if getattr(leaf, "shape", None) != model.shape or leaf.dtype != model.dtype:
-                raise ValueError(f"{trees.quote(name)} of the state is not {jax.typeof(model)}, but {leaf!r:.100}")
-        return treedef.unflatten(map(own, leaves)), counts
+        del layout, params
+        before = self.resized(self.state, settings[0])
+        after = matched(before, state)
+        done = int(after.step) - self._exported
+        self._exported = int(after.step)
+        return after, [counts[0] + done]
 
 
 class ClosureOptimizer(Optimizer):
@@ -193,7 +210,11 @@ class ClosureOptimizer(Optimizer):
             raise TypeError(
                 f"{name}.step() evaluates the loss at parameters of its own: it needs closure(params), which takes them"
             )
-        value = self._engine.step(self._layout, self._leaves, self._losses, closure, args, self._settings())
+        try:
+            value = self._engine.step(self._layout, self._leaves, self._losses, closure, args, self._settings())
+        except (RuntimeError, ValueError):
+            self._check_alive()
+            raise
         self._counts[0] += 1
         self._opt_called = True
         return value

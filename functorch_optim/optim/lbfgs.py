@@ -14,6 +14,8 @@ from functorch_optim.optim.param_groups import Layout
 class LBFGSEngine(ClosureEngine):
     """The pairs stand in torch's state as lists, the oldest first, each flat."""
 
+    scalars = ("t", "prev_loss", "H_diag")
+
     def resized(self, state: LBFGSState, options: Mapping[str, Any]) -> LBFGSState:
         size = state.ro.shape[0]
         if options["history_size"] == size:
@@ -44,7 +46,7 @@ class LBFGSEngine(ClosureEngine):
         }
 
     def from_entry(self, layout: Layout, params: list[Any], entry: Entry, fresh: LBFGSState) -> LBFGSState:
-        missing = [key for key in ("t", "old_dirs", "old_stps", "ro", "H_diag", "prev_flat_grad") if key not in entry]
+        missing = [key for key in ("old_dirs", "old_stps", "ro", "prev_flat_grad") if key not in entry]
         if missing:
             raise KeyError(f"the state of LBFGS has no {', '.join(missing)}; it has {', '.join(entry)}")
         if not len(entry["old_dirs"]) == len(entry["old_stps"]) == len(entry["ro"]):

@@ -126,11 +126,16 @@ class MuonAdamW(Optimizer):
             "muon": _filled("muon", _MUON, own, ("batched", "reshape")),
             "adamw": _filled("adamw", _ADAMW, dict(adamw_options or {}), ()),
         }
-        if isinstance(params, list | tuple) and params and all(isinstance(group, Mapping) for group in params):
-            rules: GroupRules = () if all("params" in group for group in params) else _rules(use_muon, own)
-        else:
-            params = params if hasattr(params, "__len__") else list(params)
-            rules = _rules(use_muon, own)
+        rules: GroupRules = [(use_muon or matrices_for(own), {"algorithm": "muon"})]
+        if (
+            isinstance(params, list | tuple)
+            and params
+            and all(isinstance(g, Mapping) and "params" in g for g in params)
+        ):
+            rules = ()
+            for index, group in enumerate(params):
+                if "algorithm" not in group:
+                    raise ValueError(f"parameter group {index} must say its algorithm, 'muon' or 'adamw'")
         super().__init__(params, self._options["adamw"], group_rules=rules)
 
     def _make_engine(self) -> Any:
@@ -143,14 +148,12 @@ class MuonAdamW(Optimizer):
         return self._options.get(group.get("algorithm"), self._options["adamw"])
 
 
-def _rules(use_muon: Callable[[str, Any], bool] | None, options: Mapping[str, Any]) -> GroupRules:
-    return [(use_muon or matrices_for(options), {"algorithm": "muon"})]
-
-
 def _filled(
     algorithm: str, defaults: Mapping[str, Any], given: Mapping[str, Any], more: Collection[str]
 ) -> dict[str, Any]:
     unknown = [key for key in given if key not in defaults and key not in more]
     if unknown:
-        raise TypeError(f"{algorithm} has no option {', '.join(unknown)}; its options are {', '.join(defaults)}")
+        raise TypeError(
+            f"{algorithm} has no option {', '.join(unknown)}; its options are {', '.join([*defaults, *more])}"
+        )
     return {"algorithm": algorithm, **defaults, **given}

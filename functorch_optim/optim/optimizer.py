@@ -18,7 +18,7 @@ from functorch_optim.optim.ownership import exclusive, own
 from functorch_optim.optim.param_groups import GroupParams, GroupRules, parse
 from functorch_optim.optim.rule_engine import RuleEngine
 from functorch_optim.optim.transform_engine import TransformEngine
-from functorch_optim.sparse_grad import Sparse
+from functorch_optim.sparse_grad import Sparse, named
 
 
 class Optimizer:
@@ -243,7 +243,7 @@ class Optimizer:
             if not args and not takes_parameters(closure):
                 loss, grads = closure(), self._grads
             else:
-                loss, tree = self._losses.value_and_grad(closure, False, True)(self.params, *args)
+                loss, tree = self._evaluate(self._losses.value_and_grad(closure, False, True), args)
                 grads = self._aligned(tree)
         else:
             grads = self._aligned(closure)
@@ -274,6 +274,13 @@ class Optimizer:
         for group in updated:
             self._counts[group] += 1
         self._opt_called = True
+
+    def _evaluate(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        try:
+            return function(self.params, *args)
+        except (RuntimeError, ValueError):
+            self._check_alive()
+            raise
 
     def _check_alive(self) -> None:
         for name, leaf in zip(self._layout.labels, self._leaves, strict=True):
@@ -307,7 +314,8 @@ class Optimizer:
         Returns:
             What ``loss_fn`` returned.
         """
-        value, tree = self._losses.value_and_grad(loss_fn, has_aux, jit, sparse)(self.params, *args)
+        tables = named(sparse, self.params)
+        value, tree = self._evaluate(self._losses.value_and_grad(loss_fn, has_aux, jit, tables), args)
         grads = self._aligned(tree)
         del tree
         if self._grads is None:
@@ -360,7 +368,9 @@ class Optimizer:
         """
         self._need_engine()
         loaded = torch_layout.read(self._layout, self.param_groups, self._engine.data_names, state_dict, match)
-        groups = [{**self._defaults_of(group), **group, **self.forced} for group in loaded.groups]
+        pairs = zip(self.param_groups, loaded.groups, strict=True)
+        defaults = [self._defaults_of({**live, **group}) for live, group in pairs]
+        groups = [{**own, **group, **self.forced} for own, group in zip(defaults, loaded.groups, strict=True)]
         pairs = zip(groups, loaded.counts, strict=True)
         settings = [self._numbers(group, count, index) for index, (group, count) in enumerate(pairs)]
         state = self._engine.read(self._layout, self._leaves, loaded.entries, settings)
@@ -369,7 +379,7 @@ class Optimizer:
         self._engine.commit(state)
         self._counts = loaded.counts
         for index, (live, group) in enumerate(zip(self.param_groups, loaded.groups, strict=True)):
-            kept = {key: value for key, value in self._defaults_of(group).items() if key not in group}
+            kept = {key: value for key, value in defaults[index].items() if key not in group}
             live.clear()
             live.update({"params": GroupParams(self, index), **group, **kept, **self.forced})
 

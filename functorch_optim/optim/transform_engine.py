@@ -20,6 +20,16 @@ Entry = dict[str, Any]
 Make = Callable[..., GradientTransformation]
 
 
+def matched(state: Any, given: Any) -> Any:
+    """A copy of ``given``, which must have the structure, shapes and dtypes of ``state``."""
+    names, models, treedef = trees.named_leaves(state)
+    leaves = trees.align(state, given, "the leaves of the state")
+    for name, model, leaf in zip(names, models, leaves, strict=True):
+        if getattr(leaf, "shape", None) != model.shape or leaf.dtype != model.dtype:
+            raise ValueError(f"{trees.quote(name)} of the state is not {jax.typeof(model)}, but {leaf!r:.100}")
+    return treedef.unflatten(map(own, leaves))
+
+
 class View(NamedTuple):
     """A leaf of the state as ``state_dict`` has it: the parameters whose entries it stands in, and its key there."""
 
@@ -203,11 +213,8 @@ class TransformEngine:
     ) -> tuple[Any, list[int]]:
         """The state for :meth:`commit` and the groups' counts, from a state as :meth:`functional` gives it."""
         del layout, params, settings
-        names, models, treedef = trees.named_leaves(self.state)
-        leaves = trees.align(self.state, state, "the leaves of the state")
-        for name, model, leaf in zip(names, models, leaves, strict=True):
-            if getattr(leaf, "shape", None) != model.shape or leaf.dtype != model.dtype:
-                raise ValueError(f"{trees.quote(name)} of the state is not {jax.typeof(model)}, but {leaf!r:.100}")
+        after = matched(self.state, state)
+        leaves = jax.tree.leaves(after)
         before = self._counters(self._leaves) if self._exported is None else self._exported
         done = max((b - a for a, b in zip(before, self._counters(leaves), strict=True)), default=0)
-        return treedef.unflatten(map(own, leaves)), [count + done for count in counts]
+        return after, [count + done for count in counts]

@@ -1,17 +1,19 @@
-"""Half a cosine: from a value to another, with or without a warm-up."""
+"""Cosines: half a period down, with restarts, or after a warm-up."""
 
 import math
 from typing import Any
 
-import numpy as np
-
 from functorch_optim.hyperparams import AnyNumber
-from functorch_optim.schedules.schedule import Schedule, fraction, number
-
-
-def _falling(step: Any, period: int, xp: Any) -> Any:
-    """``(1 + cos(pi * step / period)) / 2`` for 0 <= step <= period, with all its digits near zero too."""
-    return xp.sin(fraction(period - step, period, xp) * (math.pi / 2)) ** 2
+from functorch_optim.schedules.decay import reached
+from functorch_optim.schedules.schedule import (
+    Schedule,
+    as_float,
+    check_count,
+    check_positive,
+    falling,
+    fraction,
+    number,
+)
 
 
 class cosine_annealing(Schedule):
@@ -22,11 +24,11 @@ class cosine_annealing(Schedule):
 
     Args:
         lr: value at step 0.
-        T_max: number of steps down to ``eta_min``, at least 1.
+        T_max: number of steps down to ``eta_min``, above 0.
         eta_min: value at step ``T_max``.
 
     Raises:
-        ValueError: ``T_max`` is not a positive integer.
+        ValueError: ``T_max`` is not a number above 0.
 
     Source: Loshchilov and Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts", 2017, without restarts.
 
@@ -37,18 +39,86 @@ class cosine_annealing(Schedule):
     """
 
     lr: AnyNumber
-    T_max: int
+    T_max: float
     eta_min: AnyNumber = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_count("T_max", self.T_max, 1)
+        check_positive("T_max", self.T_max)
 
     def evaluate(self, step: Any, xp: Any) -> Any:
-        phase = step % (2 * self.T_max)
-        share = _falling(xp.minimum(phase, 2 * self.T_max - phase), self.T_max, xp)
+        period = 2 * self.T_max
+        phase = (step if isinstance(self.T_max, int) else as_float(step, xp)) % period
         low = number(self.eta_min)
-        return low + (number(self.lr) - low) * share
+        share = fraction(xp.minimum(phase, period - phase), self.T_max, xp)
+        return low + (number(self.lr) - low) * falling(share, xp)
+
+    def next(self, lr: Any, step: int) -> Any:
+        """The value at ``step``, at least 1, from that before it, in doubles."""
+        low, base = number(self.eta_min), number(self.lr)
+        if (step - 1 - self.T_max) % (2 * self.T_max) == 0:  # that before was eta_min: there is no ratio to it
+            return lr + (base - low) * (1 - math.cos(math.pi / self.T_max)) / 2
+        now, before = (1 + math.cos(math.pi * k / self.T_max) for k in (step, step - 1))
+        return now / before * (lr - low) + low
+
+
+class cosine_annealing_warm_restarts(Schedule):
+    """Falls from ``lr`` to ``eta_min`` along half a cosine, again and again, each time ``T_mult`` times as long.
+
+    ``eta_min + (lr - eta_min) * (1 + cos(pi * T_cur / T_i)) / 2`` with T_cur the steps since the last restart and T_i
+    the length of its period: ``T_0``, ``T_0 * T_mult``, ...
+
+    Args:
+        lr: value at a restart.
+        T_0: length of the first period, an integer of at least 1.
+        T_mult: factor from one length to the next, an integer of at least 1.
+        eta_min: what it falls to.
+
+    Raises:
+        ValueError: ``T_0`` or ``T_mult`` are not such integers.
+
+    Source: Loshchilov and Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts", 2017.
+
+    Example:
+        >>> schedule = cosine_annealing_warm_restarts(1.0, T_0=2, T_mult=2)
+        >>> [round(schedule(step), 6) for step in range(7)]
+        [1.0, 0.5, 1.0, 0.853553, 0.5, 0.146447, 1.0]
+    """
+
+    lr: AnyNumber
+    T_0: int
+    T_mult: int = 1
+    eta_min: AnyNumber = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("T_0", "T_mult"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                kind = "positive integer" if name == "T_0" else "integer T_mult >= 1"
+                raise ValueError(f"Expected {kind}{' T_0' if name == 'T_0' else ''}, but got {value}")
+
+    def evaluate(self, step: Any, xp: Any) -> Any:
+        if self.T_mult == 1:
+            share = fraction(step % self.T_0, self.T_0, xp)
+        else:
+            starts = self.starts()
+            index = reached(starts, step, xp) - 1
+            lengths = [float(self.T_0 * self.T_mult**k) for k in range(len(starts))]
+            start, length = (xp.asarray(table)[index] for table in (starts, lengths))
+            share = fraction(step - start.astype(xp.asarray(step).dtype), length, xp)
+        low = number(self.eta_min)
+        return low + (number(self.lr) - low) * falling(share, xp)
+
+    def starts(self) -> tuple[int, ...]:
+        """The first steps of the periods, as far as an int32 counts."""
+        starts, length = [0], self.T_0
+        while starts[-1] + length < 2**31 - 1:
+            starts.append(starts[-1] + length)
+            length *= self.T_mult
+            if length >= 2**31 - 1:
+                break
+        return tuple(starts)
 
 
 class warmup_cosine(Schedule):
@@ -79,17 +149,12 @@ class warmup_cosine(Schedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_count("warmup_steps", self.warmup_steps, 0)
-        _check_count("total_steps", self.total_steps, self.warmup_steps + 1)
+        check_count("warmup_steps", self.warmup_steps, 0)
+        check_count("total_steps", self.total_steps, self.warmup_steps + 1)
 
     def evaluate(self, step: Any, xp: Any) -> Any:
         peak, end = number(self.peak), number(self.end)
         rise = peak * fraction(step, max(self.warmup_steps, 1), xp)
         length = self.total_steps - self.warmup_steps
-        share = _falling(xp.clip(step - self.warmup_steps, 0, length), length, xp)
-        return xp.where(step < self.warmup_steps, rise, end + (peak - end) * share)
-
-
-def _check_count(name: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise ValueError(f"{name} must be an integer of at least {least}, but it is {value!r}")
+        share = fraction(xp.clip(step - self.warmup_steps, 0, length), length, xp)
+        return xp.where(step < self.warmup_steps, rise, end + (peak - end) * falling(share, xp))

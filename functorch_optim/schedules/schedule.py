@@ -4,6 +4,7 @@ A schedule's class is named like the function it is used as. Given a Python numb
 a float; given an array, in JAX's default float dtype.
 """
 
+import math
 from typing import Any
 
 import jax
@@ -22,11 +23,15 @@ class Schedule(Options):
 
     def __call__(self, step: Any) -> Any:
         """The value at ``step``: the number of updates so far, an int, a fraction or an array of these."""
-        traced = isinstance(step, jax.Array) or any(isinstance(option, Scalar) for option in vars(self).values())
+        traced = isinstance(step, jax.Array) or self._holds_arrays()
         if not traced and np.ndim(step) == 0:
             return float(self.evaluate(step, np))
         dtype = jnp.result_type(float)
         return jnp.broadcast_to(jnp.asarray(self.evaluate(jnp.asarray(step), jnp), dtype), jnp.shape(step))
+
+    def _holds_arrays(self) -> bool:
+        """Whether an option is an array, so that the value is one even for a Python step."""
+        return any(isinstance(option, Scalar) for option in vars(self).values())
 
 
 def number(option: Any) -> Any:
@@ -34,6 +39,49 @@ def number(option: Any) -> Any:
     return option.array.astype(jnp.result_type(float)) if isinstance(option, Scalar) else option
 
 
-def fraction(numerator: Any, denominator: int, xp: Any) -> Any:
+def fraction(numerator: Any, denominator: Any, xp: Any) -> Any:
     """``numerator / denominator`` in the default float dtype, of integers or floats."""
-    return numerator / denominator if xp is np else numerator.astype(jnp.result_type(float)) / denominator
+    return numerator / denominator if xp is np else as_float(numerator, xp) / denominator
+
+
+def as_float(value: Any, xp: Any) -> Any:
+    """A step in the default float dtype."""
+    return value if xp is np else jnp.asarray(value).astype(jnp.result_type(float))
+
+
+def power(base: Any, exponent: Any, xp: Any) -> Any:
+    """``base ** exponent``, of a number and steps: traced it keeps the digits of a Python ``base`` at large steps.
+
+    There it is ``exp(exponent * log(base))`` with the logarithm in two parts, of which the first has so few digits that
+    its product is exact.
+    """
+    if xp is np or not isinstance(base, float) or base <= 0:
+        return base ** as_float(exponent, xp)
+    log = math.log(base)
+    mantissa, power_of_two = math.frexp(log)
+    high = math.ldexp(round(mantissa * 2**10), power_of_two - 10)
+    exponent = as_float(exponent, xp)
+    return jnp.exp(exponent * high) * jnp.exp(exponent * (log - high))
+
+
+def falling(share: Any, xp: Any) -> Any:
+    """``(1 + cos(pi * share)) / 2`` for shares from 0 to 1, with all its digits near the end too."""
+    return xp.sin((1 - share) * (math.pi / 2)) ** 2
+
+
+def check_count(name: str, value: Any, least: int) -> None:
+    """Raise unless an option is an integer of at least ``least``."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise ValueError(f"{name} must be an integer of at least {least}, but it is {value!r}")
+
+
+def check_positive(name: str, value: Any) -> None:
+    """Raise unless an option is a number above 0."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not value > 0:
+        raise ValueError(f"{name} must be a number above 0, but it is {value!r}")
+
+
+def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    """Raise unless an option is one of the choices."""
+    if value not in choices:
+        raise ValueError(f"{name} must be {' or '.join(map(repr, choices))}, but it is {value!r}")

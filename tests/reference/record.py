@@ -4,7 +4,8 @@ torch==2.13.0).
 One file an algorithm. For every combination of flags: float64 at all of 50 steps with options that change from step to
 step; float32, bfloat16 and complex128 at 12 steps (the rows are the synchronised states the tests start from); for the
 stateful face, float64 at some of 50 steps in which gradients are missing ("gaps"), and at some of 200 steps ("long").
-"sparse" has the runs with row-sparse gradients, "lbfgs" those of L-BFGS.
+"sparse" has the runs with row-sparse gradients, "lbfgs" those of L-BFGS,
+"schedules" what torch's schedulers write.
 """
 
 import pathlib
@@ -13,7 +14,7 @@ import sys
 import numpy as np
 import torch
 
-from tests import cases, quasi_newton_cases, sparse_cases, torch_run
+from tests import cases, quasi_newton_cases, schedule_cases, sparse_cases, torch_run
 
 FOLDER = pathlib.Path(__file__).parent
 RUNS = {"float64": cases.STEPS, "float32": 12, "complex128": 12, "bfloat16": 12}
@@ -39,7 +40,12 @@ def record_lbfgs() -> None:
     np.savez_compressed(FOLDER / "lbfgs.npz", torch_version=np.array(torch.__version__), **arrays)
 
 
-OTHERS = {"sparse": record_sparse, "lbfgs": record_lbfgs}
+def record_schedules() -> None:
+    arrays = {label: torch_run.run_schedule(label) for label in schedule_cases.ALL}
+    np.savez_compressed(FOLDER / "schedules.npz", torch_version=np.array(torch.__version__), **arrays)
+
+
+OTHERS = {"sparse": record_sparse, "lbfgs": record_lbfgs, "schedules": record_schedules}
 
 
 def main() -> None:

@@ -1,0 +1,125 @@
+"""Schedules of schedules: one after the other, or multiplied; nested in each other without limit."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from functorch_optim.hyperparams import AnyNumber, Scalar
+from functorch_optim.schedules.decay import reached
+from functorch_optim.schedules.schedule import Schedule, check_count, number
+
+SubSchedule = Callable[[Any], Any] | float
+
+
+def at(schedule: SubSchedule, step: Any, xp: Any) -> Any:
+    """The value of a schedule, of a function of the step, or of a number."""
+    if isinstance(schedule, Schedule):
+        return schedule.evaluate(step, xp)
+    value = schedule(step) if callable(schedule) else number(schedule)
+    return value if xp is np else jnp.broadcast_to(jnp.asarray(value, jnp.result_type(float)), jnp.shape(step))
+
+
+def _as_part(name: str, part: Any) -> Any:
+    if callable(part) or isinstance(part, Scalar):
+        return part
+    if isinstance(part, jax.Array):
+        return Scalar(part)
+    if isinstance(part, bool) or not isinstance(part, int | float | np.number):
+        raise TypeError(f"{name} must hold schedules, functions of the step or numbers, but it holds {part!r}")
+    return float(part)
+
+
+class Composite(Schedule):
+    """Base of the schedules that hold others."""
+
+    def _holds_arrays(self) -> bool:
+        parts: list[Any] = []
+        for value in vars(self).values():
+            parts += value if isinstance(value, tuple) else [value]
+        return any(p._holds_arrays() if isinstance(p, Schedule) else isinstance(p, Scalar) for p in parts)
+
+
+class sequential(Composite):
+    """One schedule after the other: the next begins, at its step 0, where ``step`` reaches the next milestone.
+
+    Args:
+        schedules: schedules, functions of the step, or numbers.
+        milestones: steps in ascending order, one fewer than there are schedules; 0 leaves the first one out.
+
+    Raises:
+        ValueError: the numbers of schedules and milestones do not fit, or the milestones do not ascend.
+
+    Source: torch's ``SequentialLR``.
+
+    Example:
+        >>> import functorch_optim as fo
+        >>> parts = [fo.schedules.linear(1.0, 0.5, total_iters=2), fo.schedules.exponential_decay(1.0, 0.1)]
+        >>> [round(sequential(parts, milestones=[2])(step), 6) for step in range(5)]
+        [0.5, 0.75, 1.0, 0.1, 0.01]
+    """
+
+    schedules: tuple[SubSchedule, ...]
+    milestones: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "schedules", tuple(_as_part("schedules", part) for part in self.schedules))
+        object.__setattr__(self, "milestones", tuple(self.milestones))
+        if len(self.schedules) != len(self.milestones) + 1:
+            raise ValueError(
+                "Sequential Schedulers expects number of schedulers provided to be one more than the number of "
+                f"milestone points, but got number of schedulers {len(self.schedules)} and the number of milestones to "
+                f"be equal to {len(self.milestones)}"
+            )
+        for milestone in self.milestones:
+            check_count("a milestone", milestone, 0)
+        if list(self.milestones) != sorted(self.milestones):
+            raise ValueError(f"milestones must ascend, but they are {list(self.milestones)}")
+
+    def evaluate(self, step: Any, xp: Any) -> Any:
+        index = reached(self.milestones, step, xp)
+        starts = (0, *self.milestones)
+        if xp is np:
+            return at(self.schedules[int(index)], step - starts[int(index)], xp)
+        value = at(self.schedules[0], step, xp)
+        for number_of, (part, start) in enumerate(zip(self.schedules[1:], self.milestones, strict=True), 1):
+            value = xp.where(index >= number_of, at(part, xp.maximum(step - start, 0), xp), value)
+        return value
+
+
+class chained(Composite):
+    """``lr`` times all schedules, which are factors: give them ``lr=1.0``.
+
+    Args:
+        lr: what is multiplied.
+        schedules: schedules, functions of the step, or numbers.
+
+    Raises:
+        ValueError: there are no schedules.
+
+    Source: torch's ``ChainedScheduler`` of schedulers that multiply.
+
+    Example:
+        >>> import functorch_optim as fo
+        >>> factors = [fo.schedules.constant_factor(1.0, 0.5, total_iters=2), fo.schedules.exponential_decay(1.0, 0.1)]
+        >>> [round(chained(2.0, factors)(step), 6) for step in range(4)]
+        [1.0, 0.1, 0.02, 0.002]
+    """
+
+    lr: AnyNumber
+    schedules: tuple[SubSchedule, ...]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "schedules", tuple(_as_part("schedules", part) for part in self.schedules))
+        if not self.schedules:
+            raise ValueError("chained expects at least one schedule")
+
+    def evaluate(self, step: Any, xp: Any) -> Any:
+        value = number(self.lr)
+        for part in self.schedules:
+            value = value * at(part, step, xp)
+        return value

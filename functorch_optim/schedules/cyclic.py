@@ -1,0 +1,108 @@
+"""Triangles between two values, for a learning rate and, the other way round, for a momentum."""
+
+from collections.abc import Callable
+from typing import Any
+
+from functorch_optim.hyperparams import AnyNumber
+from functorch_optim.schedules.schedule import Schedule, as_float, check_choice, check_positive, number, power
+
+MODES = ("triangular", "triangular2", "exp_range")
+
+
+class cyclic(Schedule):
+    """Goes from ``base_lr`` up to ``max_lr`` and down again, in straight lines, over and over.
+
+    ``base_lr + (max_lr - base_lr) * height * scale`` with the height rising from 0 to 1 in ``step_size_up`` steps and
+    falling to 0 in ``step_size_down``, and a scale of 1 (``"triangular"``), ``1 / 2 ** (cycle - 1)``
+    (``"triangular2"``), ``gamma ** step`` (``"exp_range"``), or ``scale_fn`` of the cycle (the first is 1) or the step.
+
+    Args:
+        base_lr, max_lr: the two values.
+        step_size_up, step_size_down: numbers of steps above 0; down is as long as up by default.
+        mode: see above.
+        gamma: for ``"exp_range"``.
+        scale_fn: in the place of a mode; inside a compiled function it must be traceable.
+        scale_mode: what ``scale_fn`` is given, ``"cycle"`` or ``"iterations"``.
+
+    Source: Smith, "Cyclical Learning Rates for Training Neural Networks", 2017; torch's ``CyclicLR``.
+
+    Example:
+        >>> [cyclic(1.0, 2.0, step_size_up=2)(step) for step in range(6)]
+        [1.0, 1.5, 2.0, 1.5, 1.0, 1.5]
+    """
+
+    base_lr: AnyNumber
+    max_lr: AnyNumber
+    step_size_up: float = 2000
+    step_size_down: float | None = None
+    mode: str = "triangular"
+    gamma: AnyNumber = 1.0
+    scale_fn: Callable[[Any], Any] | None = None
+    scale_mode: str = "cycle"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive("step_size_up", self.step_size_up)
+        if self.step_size_down is not None:
+            check_positive("step_size_down", self.step_size_down)
+        if self.scale_fn is None and self.mode not in MODES:
+            raise ValueError(f"mode is invalid and scale_fn is None: mode must be one of {', '.join(MODES)}")
+        check_choice("scale_mode", self.scale_mode, ("cycle", "iterations"))
+
+    def evaluate(self, step: Any, xp: Any) -> Any:
+        low, high = number(self.base_lr), number(self.max_lr)
+        return low + (high - low) * self.height(step, xp)
+
+    def height(self, step: Any, xp: Any) -> Any:
+        """How far up the scaled triangle is, from 0 to 1."""
+        up = self.step_size_up
+        down = up if self.step_size_down is None else self.step_size_down
+        cycle = xp.floor(as_float(step, xp) / (up + down))
+        place = as_float(step, xp) - cycle * (up + down)
+        height = xp.where(place <= up, place / up, (up + down - place) / down)
+        return height * self._scale(cycle + 1, step, xp)
+
+    def _scale(self, cycle: Any, step: Any, xp: Any) -> Any:
+        if self.scale_fn is not None:
+            return self.scale_fn(cycle if self.scale_mode == "cycle" else step)
+        if self.mode == "exp_range":
+            return power(number(self.gamma), step, xp)
+        return 0.5 ** (cycle - 1) if self.mode == "triangular2" else 1.0
+
+
+class cyclic_momentum(Schedule):
+    """Goes from ``max_momentum`` down to ``base_momentum`` and up again while a :class:`cyclic` learning rate goes up
+    and down: ``max_momentum - (max_momentum - base_momentum) * height * scale``.
+
+    Args:
+        base_momentum, max_momentum: the two values.
+        step_size_up, step_size_down, mode, gamma, scale_fn, scale_mode: as for :class:`cyclic`.
+
+    Source: torch's ``CyclicLR``.
+
+    Example:
+        >>> [round(cyclic_momentum(0.8, 0.9, step_size_up=2)(step), 6) for step in range(5)]
+        [0.9, 0.85, 0.8, 0.85, 0.9]
+    """
+
+    base_momentum: AnyNumber = 0.8
+    max_momentum: AnyNumber = 0.9
+    step_size_up: float = 2000
+    step_size_down: float | None = None
+    mode: str = "triangular"
+    gamma: AnyNumber = 1.0
+    scale_fn: Callable[[Any], Any] | None = None
+    scale_mode: str = "cycle"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._cycle()
+
+    def _cycle(self) -> cyclic:
+        gamma = 1.0 if self.mode != "exp_range" else number(self.gamma)
+        shape = (self.step_size_up, self.step_size_down, self.mode, gamma, self.scale_fn, self.scale_mode)
+        return cyclic(0.0, 1.0, *shape)
+
+    def evaluate(self, step: Any, xp: Any) -> Any:
+        low, high = number(self.base_momentum), number(self.max_momentum)
+        return high - (high - low) * self._cycle().height(step, xp)

@@ -1,0 +1,259 @@
+"""Factors that fall with the step: at once, in steps, exponentially, along a polynomial; or change by a function."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from functorch_optim.hyperparams import AnyNumber
+from functorch_optim.schedules.schedule import Schedule, as_float, check_count, fraction, number, power
+
+
+class step_decay(Schedule):
+    """``lr * gamma ** (step // step_size)``.
+
+    ``next(lr, step)`` multiplies by ``gamma`` where ``step`` is a multiple of ``step_size``.
+
+    Args:
+        lr: value at step 0.
+        step_size: number of steps between two changes, at least 1.
+        gamma: the factor.
+
+    Source: torch's ``StepLR``.
+
+    Example:
+        >>> [step_decay(1.0, step_size=2, gamma=0.5)(step) for step in range(5)]
+        [1.0, 1.0, 0.5, 0.5, 0.25]
+    """
+
+    lr: AnyNumber
+    step_size: int
+    gamma: AnyNumber = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count("step_size", self.step_size, 1)
+
+    def evaluate(self, step: Any, xp: Any) -> Any:
+        return number(self.lr) * power(number(self.gamma), step // self.step_size, xp)
+
+    def next(self, lr: Any, step: int) -> Any:
+        """The value at ``step``, at least 1, from that before it."""
+        return lr * number(self.gamma) if step % self.step_size == 0 else lr
+
+
+class multi_step_decay(Schedule):
+    """``lr * gamma ** n`` with n the number of milestones that ``step`` has reached; one listed twice counts twice.
+
+    Args:
+        lr: value before the first milestone.
+        milestones: steps, integers in any order.
+        gamma: the factor.
+
+    Source: torch's ``MultiStepLR``.
+
+    Example:
+        >>> [multi_step_decay(1.0, milestones=(2, 3), gamma=0.5)(step) for step in range(5)]
+        [1.0, 1.0, 0.5, 0.25, 0.25]
+    """
+
+    lr: AnyNumber
+    milestones: tuple[int, ...]
+    gamma: AnyNumber = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for milestone in self.milestones:
+            check_count("a milestone", milestone, 0)
+        object.__setattr__(self, "milestones", tuple(sorted(int(m) for m in self.milestones)))
+
+    def evaluate(self, step: Any, xp: Any) -> Any:
+        return number(self.lr) * power(number(self.gamma), reached(self.milestones, step, xp), xp)
+
+    def next(self, lr: Any, step: int) -> Any:
+        """The value at ``step``, at least 1, from that before it."""
+        return lr * number(self.gamma) ** self.milestones.count(step)
+
+
+def reached(milestones: tuple[int, ...], step: Any, xp: Any) -> Any:
+    """How many of the sorted milestones are at ``step`` or before."""
+    if not milestones:
+        return xp.zeros_like(step)
+    return xp.searchsorted(xp.asarray(milestones), xp.floor(as_float(step, xp)).astype(int), side="right")
+
+
+class constant_factor(Schedule):
+    """``lr * factor`` before step ``total_iters``, then ``lr``.
+
+    Args:
+        lr: value in the end.
+        factor: share of it before, from 0 to 1.
+        total_iters: number of steps with the factor, at least 0.
+
+    Source: torch's ``ConstantLR``, which with ``total_iters=0`` keeps the factor for ever.
+
+    Example:
+        >>> [constant_factor(1.0, factor=0.5, total_iters=2)(step) for step in range(4)]
+        [0.5, 0.5, 1.0, 1.0]
+    """
+
+    lr: AnyNumber
+    factor: AnyNumber = 1 / 3
+    total_iters: int = 5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count("total_iters", self.total_iters, 0)
+
+    def evaluate(self, step: Any, xp: Any) -> Any:
+        return number(self.lr) * xp.where(step < self.total_iters, number(self.factor), 1.0)
+
+    def next(self, lr: Any, step: int) -> Any:
+        """The value at ``step``, at least 1, from that before it."""
+        return lr * (1.0 / number(self.factor)) if step == self.total_iters else lr
+
+
+class linear(Schedule):
+    """``lr`` times a factor that goes from ``start_factor`` to ``end_factor`` in ``total_iters`` steps, and stays.
+
+    ``lr * (start_factor + (end_factor - start_factor) * min(step, total_iters) / total_iters)``
+
+    Args:
+        lr: what is multiplied.
+        start_factor, end_factor: the factors.
+        total_iters: number of steps, at least 0.
+
+    Source: torch's ``LinearLR``, which with ``total_iters=0`` keeps ``start_factor`` for ever.
+
+    Example:
+        >>> [linear(1.0, start_factor=0.5, total_iters=2)(step) for step in range(4)]
+        [0.5, 0.75, 1.0, 1.0]
+    """
+
+    lr: AnyNumber
+    start_factor: AnyNumber = 1 / 3
+    end_factor: AnyNumber = 1.0
+    total_iters: int = 5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count("total_iters", self.total_iters, 0)
+
+    def evaluate(self, step: Any, xp: Any) -> Any:
+        start, end = number(self.start_factor), number(self.end_factor)
+        share = fraction(xp.minimum(step, self.total_iters), self.total_iters, xp) if self.total_iters else 1.0
+        return number(self.lr) * (start + (end - start) * share)
+
+    def next(self, lr: Any, step: int) -> Any:
+        """The value at ``step``, at least 1, from that before it."""
+        start, end = number(self.start_factor), number(self.end_factor)
+        if step > self.total_iters:
+            return lr
+        return lr * (1.0 + (end - start) / (self.total_iters * start + (step - 1) * (end - start)))
+
+
+class exponential_decay(Schedule):
+    """``lr * gamma ** step``.
+
+    Args:
+        lr: value at step 0.
+        gamma: the factor from step to step.
+
+    Source: torch's ``ExponentialLR``.
+
+    Example:
+        >>> [exponential_decay(1.0, gamma=0.5)(step) for step in range(3)]
+        [1.0, 0.5, 0.25]
+    """
+
+    lr: AnyNumber
+    gamma: AnyNumber
+
+    def evaluate(self, step: Any, xp: Any) -> Any:
+        return number(self.lr) * power(number(self.gamma), step, xp)
+
+    def next(self, lr: Any, step: int) -> Any:
+        """The value at ``step``, at least 1, from that before it."""
+        del step
+        return lr * number(self.gamma)
+
+
+class polynomial_decay(Schedule):
+    """``lr * (1 - min(step, total_iters) / total_iters) ** power``: to 0 in ``total_iters`` steps.
+
+    Args:
+        lr: value at step 0.
+        total_iters: number of steps, at least 1.
+        power: the exponent, 1 for a straight line.
+
+    Source: torch's ``PolynomialLR``.
+
+    Example:
+        >>> [polynomial_decay(1.0, total_iters=2, power=2.0)(step) for step in range(4)]
+        [1.0, 0.25, 0.0, 0.0]
+    """
+
+    lr: AnyNumber
+    total_iters: int = 5
+    power: AnyNumber = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count("total_iters", self.total_iters, 1)
+
+    def evaluate(self, step: Any, xp: Any) -> Any:
+        left = self.total_iters - xp.minimum(step, self.total_iters)
+        return number(self.lr) * fraction(left, self.total_iters, xp) ** number(self.power)
+
+    def next(self, lr: Any, step: int) -> Any:
+        """The value at ``step``, at least 1, from that before it."""
+        if step > self.total_iters:
+            return lr
+        ratio = (1.0 - step / self.total_iters) / (1.0 - (step - 1) / self.total_iters)
+        return lr * ratio ** number(self.power)
+
+
+class multiplicative(Schedule):
+    """``lr * f(1) * f(2) * ... * f(step)``: a loop over the steps, so its cost grows with them.
+
+    Args:
+        lr: value at step 0.
+        lr_lambda: the function f of the step; inside a compiled function it must be traceable.
+
+    Raises:
+        TypeError: ``lr_lambda`` is no function.
+
+    Source: torch's ``MultiplicativeLR``.
+
+    Example:
+        >>> [multiplicative(1.0, lambda step: 0.5)(step) for step in range(3)]
+        [1.0, 0.5, 0.25]
+    """
+
+    lr: AnyNumber
+    lr_lambda: Callable[[Any], Any]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not callable(self.lr_lambda):
+            raise TypeError(f"lr_lambda should be a function, but got {type(self.lr_lambda).__name__}")
+
+    def evaluate(self, step: Any, xp: Any) -> Any:
+        value = number(self.lr)
+        if xp is np:
+            for earlier in range(1, int(step) + 1):
+                value = value * self.lr_lambda(earlier)
+            return value
+
+        def product(last: Any) -> Any:
+            one = jnp.ones((), jnp.result_type(float))
+            return jax.lax.fori_loop(1, last + 1, lambda k, p: p * jnp.asarray(self.lr_lambda(k), p.dtype), one)
+
+        steps = jnp.floor(as_float(step, xp)).astype(jnp.int32)
+        return value * jax.vmap(product)(steps.reshape(-1)).reshape(steps.shape)
+
+    def next(self, lr: Any, step: int) -> Any:
+        """The value at ``step``, at least 1, from that before it."""
+        return lr * self.lr_lambda(step)

@@ -1,0 +1,164 @@
+"""The 1cycle policy: one rise and one long fall of the learning rate, and the reverse of the momentum."""
+
+from typing import Any
+
+from functorch_optim.hyperparams import AnyNumber
+from functorch_optim.schedules.schedule import Schedule, as_float, check_count, falling, number
+
+
+def _check(total_steps: Any, pct_start: Any, anneal_strategy: Any) -> None:
+    check_count("Expected positive integer total_steps: total_steps", total_steps, 1)
+    if not isinstance(pct_start, float) or not 0 <= pct_start <= 1:
+        raise ValueError(f"Expected float between 0 and 1 pct_start, but got {pct_start}")
+    if anneal_strategy not in ("cos", "linear"):
+        raise ValueError(f"anneal_strategy must be one of 'cos' or 'linear', instead got {anneal_strategy}")
+
+
+def anneal(start: Any, end: Any, share: Any, strategy: str, xp: Any) -> Any:
+    """From ``start`` to ``end`` as ``share`` goes from 0 to 1, along half a cosine or a straight line."""
+    if strategy == "cos":
+        return start * falling(share, xp) + end * falling(1 - share, xp)
+    return start + (end - start) * share
+
+
+def phase_ends(total_steps: int, pct_start: float, three_phase: bool) -> tuple[float, ...]:
+    """The steps at which the phases end, as torch counts them."""
+    rise = float(pct_start * total_steps) - 1
+    if three_phase:
+        return rise, float(2 * pct_start * total_steps) - 2, float(total_steps - 1)
+    return rise, float(total_steps - 1)
+
+
+def through_phases(values: tuple[Any, ...], ends: tuple[float, ...], step: Any, strategy: str, xp: Any) -> Any:
+    """``values[k]`` to ``values[k + 1]`` in phase k; the last value afterwards."""
+    step = as_float(step, xp)
+    result, start = values[-1], 0.0
+    pieces = []
+    for first, last, end in zip(values[:-1], values[1:], ends, strict=True):
+        length = end - start
+        share = xp.clip((step - start) / length, 0.0, 1.0) if length else 1.0
+        pieces.append((end, anneal(first, last, share, strategy, xp)))
+        start = end
+    for end, piece in reversed(pieces):
+        result = xp.where(step <= end, piece, result)
+    return result
+
+
+class one_cycle(Schedule):
+    """Rises from ``max_lr / div_factor`` to ``max_lr``, then falls to ``max_lr / div_factor / final_div_factor``.
+
+    The rise ends at step ``pct_start * total_steps - 1``, the fall at ``total_steps - 1``, where the value stays; both
+    go along half a cosine or a straight line. With ``three_phase`` it falls to where it began in as many steps as it
+    rose, and to the last value in what is left.
+
+    Args:
+        max_lr: the highest value.
+        total_steps: number of steps.
+        pct_start: the share of the steps in which it rises, a float from 0 to 1.
+        anneal_strategy: ``"cos"`` or ``"linear"``.
+        div_factor, final_div_factor: see above.
+        three_phase: see above.
+
+    Raises:
+        ValueError: an option outside its range, with torch's message.
+
+    Source: Smith and Topin, "Super-Convergence", 2018; torch's ``OneCycleLR``, which goes on past the last step.
+
+    Example:
+        >>> schedule = one_cycle(1.0, total_steps=10, anneal_strategy="linear", div_factor=10.0, final_div_factor=10.0)
+        >>> [round(schedule(step), 4) for step in (0, 1, 2, 9, 20)]
+        [0.1, 0.55, 1.0, 0.01, 0.01]
+    """
+
+    max_lr: AnyNumber
+    total_steps: int
+    pct_start: float = 0.3
+    anneal_strategy: str = "cos"
+    div_factor: AnyNumber = 25.0
+    final_div_factor: AnyNumber = 1e4
+    three_phase: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check(self.total_steps, self.pct_start, self.anneal_strategy)
+
+    def evaluate(self, step: Any, xp: Any) -> Any:
+        high = number(self.max_lr)
+        start = high / number(self.div_factor)
+        last = start / number(self.final_div_factor)
+        values = (start, high, start, last) if self.three_phase else (start, high, last)
+        ends = phase_ends(self.total_steps, self.pct_start, self.three_phase)
+        return through_phases(values, ends, step, self.anneal_strategy, xp)
+
+
+class one_cycle_momentum(Schedule):
+    """Falls from ``max_momentum`` to ``base_momentum`` while a :class:`one_cycle` learning rate rises, and back.
+
+    Args:
+        total_steps: number of steps.
+        base_momentum, max_momentum: the two values.
+        pct_start, anneal_strategy, three_phase: as for :class:`one_cycle`.
+
+    Raises:
+        ValueError: an option outside its range, with torch's message.
+
+    Source: torch's ``OneCycleLR``.
+
+    Example:
+        >>> schedule = one_cycle_momentum(total_steps=10, anneal_strategy="linear")
+        >>> [round(schedule(step), 4) for step in (0, 1, 2, 9, 20)]
+        [0.95, 0.9, 0.85, 0.95, 0.95]
+    """
+
+    total_steps: int
+    base_momentum: AnyNumber = 0.85
+    max_momentum: AnyNumber = 0.95
+    pct_start: float = 0.3
+    anneal_strategy: str = "cos"
+    three_phase: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check(self.total_steps, self.pct_start, self.anneal_strategy)
+
+    def evaluate(self, step: Any, xp: Any) -> Any:
+        low, high = number(self.base_momentum), number(self.max_momentum)
+        values = (high, low, high, high) if self.three_phase else (high, low, high)
+        ends = phase_ends(self.total_steps, self.pct_start, self.three_phase)
+        return through_phases(values, ends, step, self.anneal_strategy, xp)
+
+
+class swa_annealing(Schedule):
+    """Goes from ``lr`` to ``swa_lr`` in ``anneal_epochs`` steps, along half a cosine or a straight line, and stays.
+
+    Args:
+        lr: value at step 0.
+        swa_lr: value from ``anneal_epochs`` on.
+        anneal_epochs: number of steps, at least 0.
+        anneal_strategy: ``"cos"`` or ``"linear"``.
+
+    Raises:
+        ValueError: an option outside its range, with torch's message.
+
+    Source: torch's ``SWALR``.
+
+    Example:
+        >>> [swa_annealing(1.0, 0.5, anneal_epochs=2, anneal_strategy="linear")(step) for step in range(4)]
+        [1.0, 0.75, 0.5, 0.5]
+    """
+
+    lr: AnyNumber
+    swa_lr: AnyNumber
+    anneal_epochs: int = 10
+    anneal_strategy: str = "cos"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.anneal_strategy not in ("cos", "linear"):
+            raise ValueError(f"anneal_strategy must be one of 'cos' or 'linear', instead got {self.anneal_strategy}")
+        if isinstance(self.anneal_epochs, bool) or not isinstance(self.anneal_epochs, int) or self.anneal_epochs < 0:
+            raise ValueError(f"anneal_epochs must be equal or greater than 0, got {self.anneal_epochs}")
+
+    def evaluate(self, step: Any, xp: Any) -> Any:
+        share = xp.clip(as_float(step, xp) / self.anneal_epochs, 0.0, 1.0) if self.anneal_epochs else 1.0
+        return anneal(number(self.lr), number(self.swa_lr), share, self.anneal_strategy, xp)

@@ -1,0 +1,110 @@
+"""A learning rate that falls when a metric stops getting better."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from functorch_optim.base import Frozen
+from functorch_optim.schedules.schedule import check_count
+
+
+class PlateauState(NamedTuple):
+    """``lr`` is the value to use; the counts and ``best`` are torch's."""
+
+    lr: Any
+    best: Any
+    num_bad_epochs: Any
+    cooldown_counter: Any
+
+
+class reduce_on_plateau(Frozen):
+    """Multiplies a value by ``factor`` when a metric has not got better for more than ``patience`` updates.
+
+    ``init()`` gives a state, ``update(metric, state)`` the value to use from then on, and the next state; both are pure
+    and work inside a compiled function. A metric is better than the best one before, b, when it is below
+    ``b - threshold * |b|`` (``threshold_mode="rel"``) or ``b - threshold`` (``"abs"``), with ``mode="max"`` above the
+    mirrored bounds; NaN never is. For ``cooldown`` updates after a reduction nothing counts as bad.
+
+    Args:
+        lr: the first value.
+        mode: ``"min"`` or ``"max"``.
+        factor: below 1.
+        patience: how many updates that are not better are borne.
+        threshold, threshold_mode: see above.
+        cooldown: see above.
+        min_lr: the value never falls below.
+        eps: smaller reductions are not made.
+
+    Raises:
+        ValueError: an option outside its range, with torch's message.
+
+    Source: torch's ``ReduceLROnPlateau``, which takes a negative metric that stands still for one that gets better.
+
+    Example:
+        >>> schedule = reduce_on_plateau(1.0, factor=0.5, patience=1)
+        >>> state = schedule.init()
+        >>> for metric in (3.0, 2.0, 2.0, 2.0, 2.0):
+        ...     lr, state = schedule.update(metric, state)
+        >>> lr.item()
+        0.5
+    """
+
+    lr: float
+    mode: str = "min"
+    factor: float = 0.1
+    patience: int = 10
+    threshold: float = 1e-4
+    threshold_mode: str = "rel"
+    cooldown: int = 0
+    min_lr: float = 0.0
+    eps: float = 1e-8
+
+    def __post_init__(self) -> None:
+        if not self.factor < 1.0:
+            raise ValueError(f"Factor should be < 1.0., but it is {self.factor}")
+        check_mode(self.mode, self.threshold_mode)
+        check_count("patience", self.patience, 0)
+        check_count("cooldown", self.cooldown, 0)
+
+    def init(self) -> PlateauState:
+        """The state before the first metric."""
+        dtype = jnp.result_type(float)
+        worst = jnp.asarray(jnp.inf if self.mode == "min" else -jnp.inf, dtype)
+        return PlateauState(jnp.asarray(self.lr, dtype), worst, jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
+
+    def update(self, metric: Any, state: PlateauState) -> tuple[Any, PlateauState]:
+        """The value to use from now on, and the next state."""
+        metric = jnp.asarray(metric).astype(state.best.dtype)
+        better = is_better(metric, state.best, self.mode, self.threshold, self.threshold_mode, jnp)
+        cooling = state.cooldown_counter > 0
+        bad = jnp.where(better | cooling, 0, state.num_bad_epochs + 1)
+        reduce = bad > self.patience
+        lower = jnp.maximum(state.lr * self.factor, self.min_lr)
+        lr = jnp.where(reduce & (state.lr - lower > self.eps), lower, state.lr)
+        cooldown = jnp.where(cooling, state.cooldown_counter - 1, state.cooldown_counter)
+        return lr, PlateauState(
+            lr,
+            jnp.where(better, metric, state.best),
+            jnp.where(reduce, 0, bad).astype(jnp.int32),
+            jnp.where(reduce, self.cooldown, cooldown).astype(jnp.int32),
+        )
+
+
+def check_mode(mode: str, threshold_mode: str) -> None:
+    """Raise unless both are known."""
+    if mode not in ("min", "max"):
+        raise ValueError(f"mode {mode} is unknown!")
+    if threshold_mode not in ("rel", "abs"):
+        raise ValueError(f"threshold mode {threshold_mode} is unknown!")
+
+
+def is_better(metric: Any, best: Any, mode: str, threshold: float, threshold_mode: str, xp: Any) -> Any:
+    """Whether a metric is better than the best before, by more than the threshold.
+
+    Example:
+        >>> import math, numpy as np
+        >>> [bool(is_better(m, -1.0, "min", 0.1, "rel", np)) for m in (-1.0, -1.2, math.nan)]
+        [False, True, False]
+    """
+    margin = threshold * xp.where(xp.isfinite(best), xp.abs(best), 0.0) if threshold_mode == "rel" else threshold
+    return metric < best - margin if mode == "min" else metric > best + margin

@@ -1,0 +1,37 @@
+"""A picture of schedules."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+
+def plot(schedule: Callable[[Any], Any] | Mapping[str, Callable[[Any], Any]], steps: int, ax: Any = None) -> Any:
+    """Draw one schedule, or several by name, over the steps 0 to ``steps - 1``.
+
+    Args:
+        schedule: a schedule or function of the step, or a mapping from names to these.
+        steps: how many steps.
+        ax: the axes of matplotlib to draw into; new ones by default.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+
+    Example:
+        >>> import functorch_optim as fo
+        >>> axes = plot({"cosine": fo.schedules.cosine_annealing(1.0, T_max=10)}, steps=20)
+        >>> len(axes.lines)
+        1
+    """
+    from matplotlib.figure import Figure
+
+    if ax is None:
+        ax = Figure(layout="constrained").subplots()
+    named = schedule if isinstance(schedule, Mapping) else {"": schedule}
+    for name, one in named.items():
+        ax.plot(range(steps), [float(one(step)) for step in range(steps)], label=name or None)
+    if any(named):
+        ax.legend()
+    ax.set_xlabel("step")
+    return ax

@@ -1,0 +1,112 @@
+"""Warm-ups, and schedules that begin with one."""
+
+from typing import Any
+
+from functorch_optim.hyperparams import AnyNumber
+from functorch_optim.schedules.combinators import Composite, SubSchedule, at
+from functorch_optim.schedules.schedule import Schedule, as_float, check_count, fraction, number
+
+
+class warmup(Composite):
+    """A factor that rises from ``start_factor`` to 1 in ``steps`` steps, on another schedule's first value; then that
+    schedule, from its step 0 on.
+
+    ``schedule(0) * (start_factor + (1 - start_factor) * step / steps)`` before ``steps``, then
+    ``schedule(step - steps)``.
+
+    Args:
+        schedule: what follows; a schedule, a function of the step, or a number.
+        steps: number of steps of the rise, at least 0.
+        start_factor: the factor at step 0.
+
+    Example:
+        >>> schedule = warmup(lambda step: 1.0 / (1 + step), steps=2)
+        >>> [schedule(step) for step in range(5)]
+        [0.0, 0.5, 1.0, 0.5, 0.3333333333333333]
+    """
+
+    schedule: SubSchedule
+    steps: int
+    start_factor: AnyNumber = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count("steps", self.steps, 0)
+
+    def evaluate(self, step: Any, xp: Any) -> Any:
+        start = number(self.start_factor)
+        share = fraction(xp.minimum(step, self.steps), max(self.steps, 1), xp) if self.steps else 1.0
+        value = at(self.schedule, xp.maximum(step - self.steps, 0), xp)
+        return xp.where(step < self.steps, value * (start + (1 - start) * share), value)
+
+
+class warmup_stable_decay(Schedule):
+    """Rises linearly from 0 to ``peak``, stays, falls linearly to ``end``, and stays there.
+
+    ``peak * step / warmup_steps``; ``peak`` for ``stable_steps``; then
+    ``peak + (end - peak) * (step - warmup_steps - stable_steps) / decay_steps``.
+
+    Args:
+        peak: the highest value.
+        warmup_steps, stable_steps, decay_steps: the lengths of the parts, at least 0.
+        end: the last value.
+
+    Source: Hu et al., "MiniCPM: Unveiling the Potential of Small Language Models with Scalable Training Strategies",
+    2024, with a linear decay.
+
+    Example:
+        >>> schedule = warmup_stable_decay(1.0, warmup_steps=2, stable_steps=2, decay_steps=4)
+        >>> [schedule(step) for step in range(10)]
+        [0.0, 0.5, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25, 0.0, 0.0]
+    """
+
+    peak: AnyNumber
+    warmup_steps: int
+    stable_steps: int
+    decay_steps: int
+    end: AnyNumber = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("warmup_steps", "stable_steps", "decay_steps"):
+            check_count(name, getattr(self, name), 0)
+
+    def evaluate(self, step: Any, xp: Any) -> Any:
+        peak, end = number(self.peak), number(self.end)
+        rise = peak * fraction(step, max(self.warmup_steps, 1), xp)
+        past = xp.clip(step - self.warmup_steps - self.stable_steps, 0, self.decay_steps)
+        fall = peak + (end - peak) * fraction(past, max(self.decay_steps, 1), xp)
+        if not self.decay_steps:
+            fall = xp.where(step < self.warmup_steps + self.stable_steps, peak, end)
+        return xp.where(step < self.warmup_steps, rise, fall)
+
+
+class inverse_sqrt(Schedule):
+    """Rises linearly from 0 to ``peak`` in ``warmup_steps`` steps, then falls as one over the root of the step.
+
+    ``peak * step / warmup_steps``, then ``peak * sqrt(warmup_steps / step)``; without a warm-up ``peak / sqrt(step)``,
+    and ``peak`` at step 0.
+
+    Args:
+        peak: value at ``warmup_steps``.
+        warmup_steps: number of steps of the rise, at least 0.
+
+    Source: Vaswani et al., "Attention Is All You Need", 2017.
+
+    Example:
+        >>> [round(inverse_sqrt(1.0, warmup_steps=2)(step), 4) for step in (0, 1, 2, 8, 32)]
+        [0.0, 0.5, 1.0, 0.5, 0.25]
+    """
+
+    peak: AnyNumber
+    warmup_steps: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count("warmup_steps", self.warmup_steps, 0)
+
+    def evaluate(self, step: Any, xp: Any) -> Any:
+        length = max(self.warmup_steps, 1)
+        rise = fraction(step, length, xp)
+        fall = xp.sqrt(length / as_float(xp.maximum(step, length), xp))
+        return number(self.peak) * xp.where(step < self.warmup_steps, rise, fall)
