@@ -128,3 +128,11 @@ MOMENTUM: dict[str, tuple[Any, str, dict[str, Any]]] = {
     ),
 }
 ALL = {**CASES, **MOMENTUM}
+
+PLATEAUS = [
+    {},
+    {"patience": 2, "factor": 0.5, "cooldown": 3},
+    {"mode": "max", "patience": 1, "threshold": 0.1},
+    {"threshold_mode": "abs", "threshold": 0.05, "patience": 0, "min_lr": 0.01},
+    {"mode": "max", "threshold_mode": "abs", "patience": 3, "eps": 1e-3},
+]

@@ -1,5 +1,6 @@
 """The scheduler classes against torch's."""
 
+import copy
 import functools
 import warnings
 
@@ -7,31 +8,141 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from functorch_optim import optim
+from functorch_optim import optim, schedules
+from tests.schedule_cases import PLATEAUS
 
-pytestmark = pytest.mark.torch
+with_torch = pytest.mark.torch
+
+
+def half(epoch):
+    return 0.5 ** (epoch // 10)
+
+
+def wave(epoch):
+    return 1 / (1 + 0.1 * epoch)
+
+
+class Decay:
+    """A callable object, whose attributes a state_dict keeps."""
+
+    def __init__(self, rate):
+        self.rate = rate
+
+    def __call__(self, epoch):
+        return self.rate**epoch
+
 
 SCHEDULERS = {
-    "StepLR": [{"step_size": 1}, {"step_size": 3, "gamma": 0.5}, {"step_size": 10, "gamma": 1.1}],
-    "CosineAnnealingLR": [{"T_max": 4}, {"T_max": 10, "eta_min": 0.1}, {"T_max": 1}, {"T_max": 7, "eta_min": 2.0}],
+    "LambdaLR": [{"lr_lambda": each} for each in (half, wave, [half, wave], Decay(0.99), [Decay(0.9), wave], np.cos)],
+    "MultiplicativeLR": [{"lr_lambda": each} for each in (wave, [wave, half], Decay(0.999))],
+    "StepLR": [
+        {"step_size": 1},
+        {"step_size": 3, "gamma": 0.5},
+        {"step_size": 10, "gamma": 1.1},
+        {"step_size": 7, "gamma": 0.0},
+        {"step_size": 100},
+        {"step_size": 300, "gamma": 0.9},
+    ],
+    "MultiStepLR": [{"milestones": each} for each in ([3], [0], [5, 5, 9], [], [250, 10])]
+    + [{"milestones": [0, 2, 4], "gamma": 0.5}],
+    "ConstantLR": [
+        {},
+        {"factor": 0.5},
+        {"factor": 1.0},
+        {"total_iters": 1},
+        {"total_iters": 100, "factor": 0.1},
+        {"factor": 0.9, "total_iters": 250},
+    ],
+    "LinearLR": [
+        {},
+        {"start_factor": 0.1},
+        {"start_factor": 1.0, "end_factor": 0.0},
+        {"total_iters": 100},
+        {"start_factor": 0.25, "end_factor": 0.75, "total_iters": 33},
+        {"total_iters": 1},
+    ],
+    "ExponentialLR": [{"gamma": gamma} for gamma in (0.9, 0.99, 1.0, 1.01, 0.5, 0.0)],
+    "PolynomialLR": [
+        {},
+        {"total_iters": 100},
+        {"power": 2.0},
+        {"power": 0.5, "total_iters": 50},
+        {"total_iters": 1},
+        {"total_iters": 400, "power": 3.0},
+    ],
+    "CosineAnnealingLR": [
+        {"T_max": 4},
+        {"T_max": 10, "eta_min": 0.1},
+        {"T_max": 1},
+        {"T_max": 7, "eta_min": 2.0},
+        {"T_max": 299},
+        {"T_max": 1000, "eta_min": 0.01},
+        {"T_max": 12.5},
+    ],
+    "CosineAnnealingWarmRestarts": [
+        {"T_0": 1},
+        {"T_0": 10},
+        {"T_0": 7, "T_mult": 2},
+        {"T_0": 3, "eta_min": 0.1},
+        {"T_0": 5, "T_mult": 3, "eta_min": 0.01},
+        {"T_0": 1000},
+    ],
+    "CyclicLR": [
+        {"base_lr": 0.1, "max_lr": 1.0, **more}
+        for more in (
+            {},
+            {"step_size_up": 10},
+            {"step_size_up": 5, "step_size_down": 20, "mode": "triangular2"},
+            {"step_size_up": 8, "mode": "exp_range", "gamma": 0.99},
+            {"step_size_up": 10, "scale_fn": wave},
+            {"step_size_up": 10, "scale_fn": Decay(0.9), "scale_mode": "iterations"},
+            {"step_size_up": 10, "cycle_momentum": False},
+            {"step_size_up": 4, "base_momentum": [0.5, 0.6], "max_momentum": [0.9, 0.8], "max_lr": [1.0, 2.0]},
+        )
+    ],
+    "OneCycleLR": [
+        {"max_lr": 1.0, "total_steps": 301, **more}
+        for more in (
+            {},
+            {"pct_start": 0.1},
+            {"anneal_strategy": "linear", "three_phase": True},
+            {"max_lr": [1.0, 2.0], "base_momentum": [0.5, 0.6]},
+            {"div_factor": 10.0, "final_div_factor": 10.0, "cycle_momentum": False},
+            {"total_steps": None, "epochs": 7, "steps_per_epoch": 43},
+            {"pct_start": 0.0},
+        )
+    ],
 }
 CASES = [(name, arguments) for name, each in SCHEDULERS.items() for arguments in each]
-each_case = pytest.mark.parametrize(("name", "arguments"), CASES)
+each_case = pytest.mark.parametrize(
+    ("name", "arguments"), CASES, ids=[f"{name}-{index}" for index, (name, _) in enumerate(CASES)]
+)
 
 
-def ours(name, arguments, groups=(0.5, 2.0)):
-    optimizer = optim.SGD([{"params": [jnp.ones(1)], "lr": lr} for lr in groups], lr=1.0)
-    return optimizer, functools.partial(getattr(optim.lr_scheduler, name), **arguments)
+def arguments_of(arguments):
+    """Copies: a scheduler's load_state_dict changes callable objects."""
+    return copy.deepcopy(arguments)
 
 
-def theirs(name, arguments, groups=(0.5, 2.0)):
+def ours(name, arguments, kind="SGD"):
+    options = {"momentum": 0.9} if kind == "SGD" else {}
+    groups = [{"params": [jnp.ones(1)], "lr": lr} for lr in (0.5, 2.0)]
+    optimizer = getattr(optim, kind)(groups, lr=1.0, **options)
+    return optimizer, functools.partial(getattr(optim.lr_scheduler, name), **arguments_of(arguments))
+
+
+def theirs(name, arguments, kind="SGD"):
     torch = pytest.importorskip("torch", reason="compares with a live torch")
-    optimizer = torch.optim.SGD([{"params": [torch.nn.Parameter(torch.ones(1))], "lr": lr} for lr in groups], lr=1.0)
-    return optimizer, functools.partial(getattr(torch.optim.lr_scheduler, name), **arguments)
+    options = {"momentum": 0.9} if kind == "SGD" else {}
+    groups = [{"params": [torch.nn.Parameter(torch.ones(1))], "lr": lr} for lr in (0.5, 2.0)]
+    optimizer = getattr(torch.optim, kind)(groups, lr=1.0, **options)
+    return optimizer, functools.partial(getattr(torch.optim.lr_scheduler, name), **arguments_of(arguments))
 
 
 def rates(optimizer):
-    return [float(group["lr"]) for group in optimizer.param_groups]
+    """The learning rates of the groups, and their momenta or first betas."""
+    momenta = [group["betas"][0] if "betas" in group else group["momentum"] for group in optimizer.param_groups]
+    return [float(group["lr"]) for group in optimizer.param_groups] + [float(momentum) for momentum in momenta]
 
 
 def run(optimizer, scheduler, steps):
@@ -39,19 +150,22 @@ def run(optimizer, scheduler, steps):
     for _ in range(steps):
         optimizer.step()
         scheduler.step()
-        assert scheduler.get_last_lr() == rates(optimizer)
+        assert scheduler.get_last_lr() == rates(optimizer)[:2]
         values.append(rates(optimizer))
     return values
 
 
+@with_torch
 @each_case
 def test_300_steps(name, arguments):
-    values = []
-    for optimizer, make in (ours(name, arguments), theirs(name, arguments)):
-        values.append(run(optimizer, make(optimizer), 300))
-    np.testing.assert_allclose(*values, rtol=1e-12, atol=1e-15)
+    for kind in ("SGD", "Adam") if name in ("CyclicLR", "OneCycleLR") else ("SGD",):
+        values = []
+        for optimizer, make in (ours(name, arguments, kind), theirs(name, arguments, kind)):
+            values.append(run(optimizer, make(optimizer), 300))
+        np.testing.assert_allclose(*values, rtol=1e-12, atol=1e-15)
 
 
+@with_torch
 @each_case
 def test_a_rate_set_by_hand_is_carried_on(name, arguments):
     values = []
@@ -63,6 +177,7 @@ def test_a_rate_set_by_hand_is_carried_on(name, arguments):
     np.testing.assert_allclose(*values, rtol=1e-12, atol=1e-15)
 
 
+@with_torch
 @each_case
 def test_step_with_an_epoch(name, arguments):
     values = []
@@ -70,12 +185,17 @@ def test_step_with_an_epoch(name, arguments):
         scheduler = make(optimizer)
         optimizer.step()
         for epoch in (3, 1, 8, 20):
-            with pytest.warns(UserWarning, match="The epoch parameter in `scheduler.step"):
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
                 scheduler.step(epoch)
+            assert any("The epoch parameter in `scheduler.step" in str(warning.message) for warning in caught) == (
+                name != "CosineAnnealingWarmRestarts"
+            )
             values.append(rates(optimizer))
     np.testing.assert_allclose(values[:4], values[4:], rtol=1e-12, atol=1e-15)
 
 
+@with_torch
 @each_case
 @pytest.mark.parametrize("direction", ["ours to ours", "theirs to ours", "ours to theirs"])
 def test_saved_and_continued(name, arguments, direction):
@@ -85,13 +205,14 @@ def test_saved_and_continued(name, arguments, direction):
     run(source, scheduler, 7)
     target, make = target_kind(name, arguments)
     resumed = make(target)
-    saved, state = source.state_dict(), scheduler.state_dict()
+    saved, state = source.state_dict(), copy.deepcopy(scheduler.state_dict())
     target.load_state_dict(saved)
     resumed.load_state_dict(state)
     assert rates(target) == rates(source)
     np.testing.assert_allclose(run(source, scheduler, 20), run(target, resumed, 20), rtol=1e-12, atol=1e-15)
 
 
+@with_torch
 @each_case
 def test_state_dict_has_torchs_keys(name, arguments):
     keys = []
@@ -100,16 +221,134 @@ def test_state_dict_has_torchs_keys(name, arguments):
     assert sorted(keys[0]) == sorted(keys[1])
 
 
-def test_resumed_by_last_epoch():
-    for name, arguments in (("CosineAnnealingLR", {"T_max": 10}), ("StepLR", {"step_size": 3})):
-        optimizer, make = ours(name, arguments)
+@with_torch
+@pytest.mark.parametrize("options", PLATEAUS)
+def test_reduce_on_plateau(options):
+    rng, values = np.random.default_rng(0), []
+    metrics = [float("nan") if k == 60 else 1 / (1 + 0.1 * min(k, 30)) + 0.02 * rng.random() for k in range(120)]
+    states = []
+    for optimizer, make in (ours("ReduceLROnPlateau", options), theirs("ReduceLROnPlateau", options)):
         scheduler = make(optimizer)
-        values = run(optimizer, scheduler, 12)
-        again, make = ours(name, arguments)
-        first = make(again)
-        run(again, first, 6)
-        resumed = make(again, last_epoch=first.last_epoch - 1)  # torch applies a boundary's factor twice here
-        np.testing.assert_allclose(run(again, resumed, 6), values[6:], rtol=1e-12)
+        states.append(scheduler)
+        for metric in metrics:
+            optimizer.step()
+            scheduler.step(metric)
+            values.append(rates(optimizer))
+    np.testing.assert_allclose(values[:120], values[120:], rtol=1e-12)
+    assert states[0].state_dict() == states[1].state_dict()
+    optimizer, make = ours("ReduceLROnPlateau", options)
+    again = make(optimizer)
+    again.load_state_dict(states[1].state_dict())
+    assert again.best == states[1].best
+
+
+def test_reduce_on_plateau_with_negative_metrics():
+    """torch takes a negative metric that stands still for one that gets better."""
+    optimizer, make = ours("ReduceLROnPlateau", {"patience": 1, "factor": 0.5})
+    scheduler = make(optimizer)
+    for _ in range(4):
+        scheduler.step(-1.0)
+    assert rates(optimizer)[:2] == [0.25, 1.0]
+
+
+def composed(package, optimizer, kind):
+    """The compositions that torch gets right, and what is made of them."""
+    s = package.lr_scheduler
+    if kind == "sequential":
+        parts = [s.LinearLR(optimizer, 0.1, total_iters=3), s.CosineAnnealingLR(optimizer, 4, 0.1)]
+        return s.SequentialLR(optimizer, [*parts, s.ExponentialLR(optimizer, 0.9)], milestones=[3, 11])
+    if kind == "chained":
+        return s.ChainedScheduler([s.ConstantLR(optimizer, 0.1, 4), s.ExponentialLR(optimizer, 0.9)])
+    return s.SequentialLR(optimizer, [s.ExponentialLR(optimizer, 0.9), s.StepLR(optimizer, 2, 0.1)], milestones=[3])
+
+
+@with_torch
+@pytest.mark.parametrize("kind", ["sequential", "chained", "two"])
+def test_compositions(kind):
+    torch = pytest.importorskip("torch", reason="compares with a live torch")
+    values, schedulers = [], []
+    for package, (optimizer, _) in ((optim, ours("StepLR", {})), (torch.optim, theirs("StepLR", {}))):
+        schedulers.append(composed(package, optimizer, kind))
+        values.append(run(optimizer, schedulers[-1], 30))
+    np.testing.assert_allclose(*values, rtol=1e-12)
+    saved = [scheduler.state_dict() for scheduler in schedulers]
+    assert sorted(saved[0]) == sorted(saved[1])
+    optimizer, _ = ours("StepLR", {})
+    again = composed(optim, optimizer, kind)
+    again.load_state_dict(copy.deepcopy(saved[1]))
+    for group, lr in zip(optimizer.param_groups, rates(schedulers[0].optimizer), strict=False):
+        group["lr"] = lr
+    np.testing.assert_allclose(run(optimizer, again, 10), run(schedulers[0].optimizer, schedulers[0], 10), rtol=1e-12)
+
+
+def closed_form(lr):
+    """What the nested composition below comes to."""
+    s = schedules
+    inner = s.sequential([s.linear(1.0, 0.5, total_iters=2), s.exponential_decay(1.0, 0.9)], [3])
+    return s.sequential([inner, s.chained(1.0, [s.step_decay(1.0, 2, 0.5), s.exponential_decay(1.0, 0.8)])], [7])
+
+
+def nested(optimizer, last_epoch=-1):
+    s = optim.lr_scheduler
+    first = s.SequentialLR(optimizer, [s.LinearLR(optimizer, 0.5, total_iters=2), s.ExponentialLR(optimizer, 0.9)], [3])
+    then = s.ChainedScheduler([s.StepLR(optimizer, 2, 0.5), s.ExponentialLR(optimizer, 0.8)])
+    return s.SequentialLR(optimizer, [first, then], [7], last_epoch)
+
+
+def test_nested_compositions_are_the_closed_form():
+    """torch loses a step in the first, and raises at the milestone of the second."""
+    optimizer, _ = ours("StepLR", {})
+    values = run_without_gradients(optimizer, nested(optimizer), 20)
+    expected = [[lr * closed_form(1.0)(step) for lr in (0.5, 2.0)] for step in range(21)]
+    np.testing.assert_allclose(values, expected, rtol=1e-12)
+
+
+def run_without_gradients(optimizer, scheduler, steps):
+    return [row[:2] for row in run(optimizer, scheduler, steps)]
+
+
+def test_a_sequence_resumed_by_last_epoch():
+    optimizer, _ = ours("StepLR", {})
+    values = run_without_gradients(optimizer, nested(optimizer), 20)
+    for epoch in (1, 5, 8, 12):
+        again, _ = ours("StepLR", {})
+        resumed = nested(again, last_epoch=epoch - 1)
+        np.testing.assert_allclose(run_without_gradients(again, resumed, 5), values[epoch : epoch + 6], rtol=1e-12)
+
+
+def test_a_milestone_of_zero_leaves_the_first_out():
+    optimizer, _ = ours("StepLR", {})
+    s = optim.lr_scheduler
+    parts = [s.ConstantLR(optimizer, 0.1), s.ExponentialLR(optimizer, 0.5)]
+    values = run_without_gradients(optimizer, s.SequentialLR(optimizer, parts, [0]), 3)
+    np.testing.assert_allclose(values, [[0.5 * 0.5**k, 2 * 0.5**k] for k in range(4)])
+
+
+def test_a_plateau_in_a_sequence_gets_its_metric():
+    optimizer, _ = ours("StepLR", {})
+    s = optim.lr_scheduler
+    parts = [s.ConstantLR(optimizer, 0.5, 2), s.ReduceLROnPlateau(optimizer, patience=0, factor=0.1)]
+    scheduler = s.SequentialLR(optimizer, parts, [2])
+    optimizer.step()
+    for metric in (9.0, 9.0, 1.0, 1.0):
+        scheduler.step(metric)
+    np.testing.assert_allclose(rates(optimizer)[:2], [0.05, 0.2])
+    with pytest.raises(TypeError, match=r"holds a ReduceLROnPlateau now: step\(metrics\) needs its metric"):
+        scheduler.step()
+
+
+@pytest.mark.parametrize("name", [name for name, each in SCHEDULERS.items() if name not in ("MultiplicativeLR",)])
+def test_resumed_by_last_epoch_at_every_epoch(name):
+    """Also at boundaries, where torch applies a factor twice."""
+    for arguments in SCHEDULERS[name][:3]:
+        optimizer, make = ours(name, arguments)
+        values = run(optimizer, make(optimizer), 14)
+        for epoch in (1, 3, 5, 10):
+            again, make = ours(name, arguments)
+            first = make(again)
+            run(again, first, epoch)
+            resumed = make(again, last_epoch=first.last_epoch - 1)
+            np.testing.assert_allclose(run(again, resumed, 4), values[epoch : epoch + 5], rtol=1e-12)
 
 
 def test_errors_and_warnings():
@@ -131,6 +370,119 @@ def test_errors_and_warnings():
         scheduler.step()
     with pytest.raises(NotImplementedError, match="LRScheduler does not define get_lr"):
         optim.lr_scheduler.LRScheduler(optimizer)
+
+
+BAD = [
+    ("StepLR", {"step_size": 0}, ValueError, "step_size must be an integer of at least 1"),
+    ("LambdaLR", {"lr_lambda": [half]}, ValueError, "Expected 2 lr_lambdas, but got 1"),
+    ("LambdaLR", {"lr_lambda": 0.5}, TypeError, "lr_lambda should be a function, but got float"),
+    ("MultiplicativeLR", {"lr_lambda": 0.5}, TypeError, "lr_lambda should be a function, but got float"),
+    ("ConstantLR", {"factor": 1.5}, ValueError, "Constant multiplicative factor expected to be between 0 and 1."),
+    ("ConstantLR", {"factor": -0.5}, ValueError, "Constant multiplicative factor expected to be between 0 and 1."),
+    ("LinearLR", {"start_factor": 0.0}, ValueError, "Starting multiplicative factor expected to be greater than 0"),
+    ("LinearLR", {"end_factor": 1.5}, ValueError, "Ending multiplicative factor expected to be between 0 and 1."),
+    ("CosineAnnealingWarmRestarts", {"T_0": 0}, ValueError, "Expected positive integer T_0, but got 0"),
+    ("CosineAnnealingWarmRestarts", {"T_0": 2, "T_mult": 0}, ValueError, "Expected integer T_mult >= 1, but got 0"),
+    ("CosineAnnealingWarmRestarts", {"T_0": 2, "eta_min": "0"}, ValueError, "Expected float or int eta_min, but got 0"),
+    ("CyclicLR", {"base_lr": 0.1, "max_lr": 1.0, "mode": "x"}, ValueError, "mode is invalid and scale_fn is None"),
+    ("CyclicLR", {"base_lr": [0.1], "max_lr": 1.0}, ValueError, "base_lr must have the same length as optimizer.param"),
+    (
+        "OneCycleLR",
+        {"max_lr": 1.0},
+        ValueError,
+        r"You must define either total_steps OR \(epochs AND steps_per_epoch\)",
+    ),
+    ("OneCycleLR", {"max_lr": 1.0, "total_steps": 0}, ValueError, "Expected positive integer total_steps, but got 0"),
+    ("OneCycleLR", {"max_lr": 1.0, "total_steps": 9, "pct_start": 2.0}, ValueError, "Expected float between 0 and 1"),
+    (
+        "OneCycleLR",
+        {"max_lr": 1.0, "total_steps": 9, "anneal_strategy": "x"},
+        ValueError,
+        "anneal_strategy must be one",
+    ),
+    ("ReduceLROnPlateau", {"factor": 1.0}, ValueError, "Factor should be < 1.0."),
+    ("ReduceLROnPlateau", {"mode": "x"}, ValueError, "mode x is unknown!"),
+    ("ReduceLROnPlateau", {"threshold_mode": "x"}, ValueError, "threshold mode x is unknown!"),
+    ("ReduceLROnPlateau", {"min_lr": [0.1]}, ValueError, "expected 2 min_lrs, got 1"),
+]
+
+
+@pytest.mark.parametrize(("name", "arguments", "error", "message"), BAD)
+def test_bad_arguments_change_nothing(name, arguments, error, message):
+    optimizer, make = ours(name, arguments)
+    before = repr(optimizer)
+    with pytest.raises(error, match=message):
+        make(optimizer)
+    assert repr(optimizer) == before
+
+
+def test_errors_of_compositions():
+    optimizer, _ = ours("StepLR", {})
+    other, _ = ours("StepLR", {})
+    s = optim.lr_scheduler
+    one, foreign = s.ExponentialLR(optimizer, 0.9), s.ExponentialLR(other, 0.9)
+    for error, message, call in (
+        (ValueError, "SequentialLR expects at least one scheduler", lambda: s.SequentialLR(optimizer, [], [])),
+        (ValueError, "expects number of schedulers provided", lambda: s.SequentialLR(optimizer, [one], [3])),
+        (TypeError, "at index 0 should have `optimizer`", lambda: s.SequentialLR(optimizer, [3], [])),
+        (ValueError, "belong to the same optimizer", lambda: s.SequentialLR(optimizer, [one, foreign], [3])),
+        (ValueError, "expects at least one scheduler to be chained", lambda: s.ChainedScheduler([])),
+        (ValueError, "belong to the same optimizer", lambda: s.ChainedScheduler([one, foreign])),
+    ):
+        with pytest.raises(error, match=message):
+            call()
+
+
+def test_no_momentum_to_cycle():
+    optimizer = optim.Adagrad([jnp.ones(1)])
+    for make in (
+        lambda: optim.lr_scheduler.CyclicLR(optimizer, 0.1, 1.0),
+        lambda: optim.lr_scheduler.OneCycleLR(optimizer, 1.0, 10),
+    ):
+        with pytest.raises(ValueError, match="optimizer must support momentum or beta1 with `cycle_momentum`"):
+            make()
+
+
+def test_one_cycle_ends():
+    optimizer, make = ours("OneCycleLR", {"max_lr": 1.0, "total_steps": 5})
+    scheduler = make(optimizer)
+    last = run(optimizer, scheduler, 5)[-2:]
+    np.testing.assert_allclose(last[0], last[1])
+    with pytest.raises(ValueError, match=r"Tried to step 6 times. The specified number of total steps is 5"):
+        scheduler.step()
+
+
+def test_get_lr_outside_of_a_step_warns():
+    optimizer, make = ours("ExponentialLR", {"gamma": 0.5})
+    scheduler = make(optimizer)
+    with pytest.warns(UserWarning, match="To get the last learning rate computed by the scheduler"):
+        scheduler.get_lr()
+
+
+def test_warm_restarts_take_fractions():
+    optimizer, make = ours("CosineAnnealingWarmRestarts", {"T_0": 5, "T_mult": 2})
+    scheduler = make(optimizer)
+    for epoch in (0.5, 3.25, 17.75):
+        scheduler.step(epoch)
+        expected = schedules.cosine_annealing_warm_restarts(0.5, 5, 2)(epoch)
+        np.testing.assert_allclose(scheduler.get_last_lr()[0], expected, rtol=1e-12)
+    scheduler.step()
+    expected = schedules.cosine_annealing_warm_restarts(0.5, 5, 2)(18.75)
+    np.testing.assert_allclose(scheduler.get_last_lr()[0], expected, rtol=1e-12)
+    with pytest.raises(ValueError, match="Expected non-negative epoch, but got -1"):
+        scheduler.step(-1)
+
+
+def test_one_cycle_of_rate_and_betas_compiles_once(compilations):
+    optimizer = optim.Adam({"w": jnp.ones(2)}, lr=0.1)
+    scheduler = optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=1000)
+    grads = {"w": jnp.ones(2)}
+    for step in range(1000):
+        optimizer.step(grads)
+        scheduler.step()
+        if step == 0:
+            compilations.clear()
+    assert not compilations
 
 
 def test_a_scheduled_run_compiles_once(compilations):

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import functorch_optim as fo
 from functorch_optim import optim, schedules
 from tests import comparison, schedule_cases
+from tests.schedule_cases import PLATEAUS
 
 OTHERS = [
     schedules.constant(0.1),
@@ -139,15 +140,6 @@ def compositions(draw, depth):
         return parts[index][1](k - (milestones[index - 1] if index else 0))
 
     return schedules.sequential([s for s, _ in parts], milestones), direct
-
-
-PLATEAUS = [
-    {},
-    {"patience": 2, "factor": 0.5, "cooldown": 3},
-    {"mode": "max", "patience": 1, "threshold": 0.1},
-    {"threshold_mode": "abs", "threshold": 0.05, "patience": 0, "min_lr": 0.01},
-    {"mode": "max", "threshold_mode": "abs", "patience": 3, "eps": 1e-3},
-]
 
 
 @pytest.mark.torch

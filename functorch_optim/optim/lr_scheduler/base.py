@@ -1,7 +1,7 @@
 """What every scheduler does: count epochs, ask for the learning rates, write them into the groups."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from functorch_optim.optim.optimizer import Optimizer
@@ -13,7 +13,7 @@ _ORDER = (
     "`optimizer.step()` before `lr_scheduler.step()`. Failure to do this skips the first value of the learning rate "
     "schedule."
 )
-_EPOCH = (
+EPOCH_WARNING = (
     "The epoch parameter in `scheduler.step()` was not necessary and is being deprecated where possible. "
     "Please use `scheduler.step()` to step the scheduler."
 )
@@ -74,6 +74,10 @@ class LRScheduler:
         """The learning rates of the groups for the epoch ``last_epoch``, from what the groups hold now."""
         raise NotImplementedError(f"{type(self).__name__} does not define get_lr")
 
+    def get_momentum(self) -> list[float] | None:
+        """The momenta (with betas: the first of them) for the epoch ``last_epoch``, where the scheduler cycles them."""
+        return None
+
     def get_last_lr(self) -> list[float]:
         """The learning rates that the last :meth:`step` wrote."""
         return list(self._last_lr)
@@ -85,14 +89,35 @@ class LRScheduler:
         self._step_count += 1
         if epoch is None:
             self.last_epoch += 1
-            values = self.get_lr()
+            self._write(self.get_lr)
         else:
-            warnings.warn(_EPOCH, UserWarning, stacklevel=2)
+            warnings.warn(EPOCH_WARNING, UserWarning, stacklevel=2)
             self.last_epoch = epoch
-            values = getattr(self, "_get_closed_form_lr", self.get_lr)()
+            self._write(getattr(self, "_get_closed_form_lr", self.get_lr))
+
+    def _write(self, values_of: Callable[[], list[float]]) -> None:
+        """Write the learning rates, and the momenta where they are cycled, into the groups."""
+        for group in self.optimizer.param_groups[len(self.base_lrs) :]:  # added since
+            self.base_lrs.append(group.setdefault("initial_lr", number(group["lr"], 0)))
+        self._get_lr_called_within_step = True
+        try:
+            values, momenta = values_of(), self.get_momentum()
+        finally:
+            self._get_lr_called_within_step = False
         for group, value in zip(self.optimizer.param_groups, values, strict=True):
             group["lr"] = value
+        for group, momentum in zip(self.optimizer.param_groups, momenta or [], strict=momenta is not None):
+            write_momentum(group, momentum)
         self._last_lr = list(values)
+
+    def _begin(self, reset: bool = True) -> None:
+        """Begin anew at epoch 0, with ``reset`` from the base learning rates, else from those in the groups."""
+        if reset:
+            for group, base in zip(self.optimizer.param_groups, self.base_lrs, strict=False):
+                group["lr"] = base
+        self.last_epoch, self._is_initial = 0, True
+        self._write(self.get_lr)
+        self._is_initial = False
 
     def _lrs(self) -> list[float]:
         """The learning rates that the groups hold now, as numbers."""
@@ -106,3 +131,28 @@ class LRScheduler:
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Continue where ``state_dict`` was taken. The optimizer's learning rates come with its own state_dict."""
         vars(self).update({key: list(v) if isinstance(v, list) else v for key, v in state_dict.items()})
+
+
+def write_momentum(group: dict[str, Any], momentum: float) -> None:
+    """Write a momentum, or the first of the betas, into a group."""
+    if "betas" in group:
+        group["betas"] = (momentum, *group["betas"][1:])
+    else:
+        group["momentum"] = momentum
+
+
+def per_group(name: str, optimizer: Optimizer, value: Any) -> list[float]:
+    """An argument for every group: one for all, or a list of as many as there are groups.
+
+    Raises:
+        ValueError: the list has another length.
+    """
+    count = len(optimizer.param_groups)
+    if not isinstance(value, list | tuple):
+        return [value] * count
+    if len(value) != count:
+        raise ValueError(
+            f"{name} must have the same length as optimizer.param_groups. {name} has {len(value)} values, param_groups "
+            f"has {count}."
+        )
+    return list(value)

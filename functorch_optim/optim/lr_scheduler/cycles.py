@@ -1,0 +1,252 @@
+"""Schedulers that cycle the learning rate and, the other way round, the momentum."""
+
+import types
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from functorch_optim import schedules
+from functorch_optim.optim.lr_scheduler.base import LRScheduler, per_group, write_momentum
+from functorch_optim.optim.optimizer import Optimizer
+from functorch_optim.schedules.cyclic import MODES
+from functorch_optim.schedules.one_cycle import phase_ends, through_phases
+
+
+def _check_momentum(optimizer: Optimizer) -> bool:
+    """Whether the momentum to cycle is the first of the betas.
+
+    Raises:
+        ValueError: the optimizer has neither.
+    """
+    if "momentum" not in optimizer.defaults and "betas" not in optimizer.defaults:
+        raise ValueError("optimizer must support momentum or beta1 with `cycle_momentum` option enabled")
+    return "betas" in optimizer.defaults
+
+
+def _set_momenta(optimizer: Optimizer, largest: list[float], smallest: list[float]) -> None:
+    for group, high, low in zip(optimizer.param_groups, largest, smallest, strict=True):
+        write_momentum(group, high)
+        group["max_momentum"], group["base_momentum"] = high, low
+
+
+class CyclicLR(LRScheduler):
+    """Moves the learning rate of every group up and down between two values, and the momentum down and up.
+
+    The schedules are :class:`functorch_optim.schedules.cyclic` and ``cyclic_momentum``.
+
+    Args:
+        optimizer: the optimizer.
+        base_lr, max_lr: the two values, or lists with one for every group.
+        step_size_up, step_size_down: numbers of steps; down is as long as up by default.
+        mode, gamma, scale_fn, scale_mode: how the height changes from cycle to cycle.
+        cycle_momentum: whether the momentum, or the first of the betas, is cycled too.
+        base_momentum, max_momentum: its two values, or lists.
+        last_epoch: -1 to begin.
+
+    Raises:
+        ValueError: an unknown mode; a list of another length; no momentum to cycle.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from functorch_optim import optim
+        >>> optimizer = optim.SGD([jnp.zeros(1)], lr=1.0, momentum=0.9)
+        >>> CyclicLR(optimizer, base_lr=0.1, max_lr=0.5).get_last_lr()
+        [0.1]
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        base_lr: float | list[float],
+        max_lr: float | list[float],
+        step_size_up: float = 2000,
+        step_size_down: float | None = None,
+        mode: str = "triangular",
+        gamma: float = 1.0,
+        scale_fn: Callable[[Any], float] | None = None,
+        scale_mode: str = "cycle",
+        cycle_momentum: bool = True,
+        base_momentum: float | list[float] = 0.8,
+        max_momentum: float | list[float] = 0.9,
+        last_epoch: int = -1,
+    ) -> None:
+        if not isinstance(optimizer, Optimizer):
+            raise TypeError(f"{type(optimizer).__name__} is not an Optimizer")
+        low, self.max_lrs = per_group("base_lr", optimizer, base_lr), per_group("max_lr", optimizer, max_lr)
+        up = float(step_size_up)
+        down = up if step_size_down is None else float(step_size_down)
+        self.total_size = up + down
+        self.step_ratio = up / self.total_size
+        if scale_fn is None and mode not in MODES:
+            raise ValueError("mode is invalid and scale_fn is None")
+        self.mode = mode
+        self.gamma = gamma
+        self._scale_fn_custom = scale_fn
+        self.scale_mode = scale_mode if scale_fn is not None else "iterations" if mode == "exp_range" else "cycle"
+        self.cycle_momentum = cycle_momentum
+        if cycle_momentum:
+            self.use_beta1 = _check_momentum(optimizer)
+            self.base_momentums = per_group("base_momentum", optimizer, base_momentum)
+            self.max_momentums = per_group("max_momentum", optimizer, max_momentum)
+            if last_epoch == -1:
+                _set_momenta(optimizer, self.max_momentums, self.base_momentums)
+        if last_epoch == -1:
+            for group, value in zip(optimizer.param_groups, low, strict=True):
+                group["lr"] = value
+        self._low = low
+        super().__init__(optimizer, last_epoch)
+        del self._low
+        self.base_lrs = low
+
+    def _shape(self) -> tuple[Any, ...]:
+        up = self.total_size * self.step_ratio
+        return up, self.total_size - up, self.mode, self.gamma, self._scale_fn_custom, self.scale_mode
+
+    def get_lr(self) -> list[float]:
+        bases = getattr(self, "_low", self.base_lrs)  # while it is constructed base_lrs are the initial_lr
+        shape = self._shape()
+        highs = self.max_lrs + self.max_lrs[-1:] * (len(bases) - len(self.max_lrs))  # groups added later
+        pairs = zip(bases, highs, strict=True)
+        return [schedules.cyclic(base, high, *shape)(self.last_epoch) for base, high in pairs]
+
+    def get_momentum(self) -> list[float] | None:
+        if not self.cycle_momentum:
+            return None
+        shape, missing = self._shape(), len(self.optimizer.param_groups) - len(self.max_momentums)
+        lows, highs = (each + each[-1:] * missing for each in (self.base_momentums, self.max_momentums))
+        pairs = zip(lows, highs, strict=True)
+        return [schedules.cyclic_momentum(low, high, *shape)(self.last_epoch) for low, high in pairs]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the scheduler remembers; of ``scale_fn`` the attributes, where it is an object that has some."""
+        state = super().state_dict()
+        custom = state.pop("_scale_fn_custom")
+        plain = custom is None or isinstance(custom, types.FunctionType)
+        return {**state, "_scale_fn_custom": None if plain else dict(vars(custom))}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Continue where ``state_dict`` was taken, with the ``scale_fn`` that is here."""
+        super().load_state_dict({key: value for key, value in state_dict.items() if key != "_scale_fn_custom"})
+        attributes = state_dict["_scale_fn_custom"]
+        if attributes is not None:
+            vars(self._scale_fn_custom).update(attributes)
+
+
+class OneCycleLR(LRScheduler):
+    """Raises the learning rate of every group to ``max_lr`` and lowers it far below, once; the momentum the other way.
+
+    The schedules are :class:`functorch_optim.schedules.one_cycle` and ``one_cycle_momentum``: after the last step the
+    values stay, where torch goes on along the last phase.
+
+    Args:
+        optimizer: the optimizer.
+        max_lr: the highest value, or a list with one for every group.
+        total_steps: number of steps; or ``epochs`` times ``steps_per_epoch``.
+        pct_start: the share of the steps in which it rises, a float from 0 to 1.
+        anneal_strategy: ``"cos"`` or ``"linear"``.
+        cycle_momentum: whether the momentum, or the first of the betas, is cycled too.
+        base_momentum, max_momentum: its two values, or lists.
+        div_factor: ``max_lr`` over the first value.
+        final_div_factor: the first value over the last.
+        three_phase: whether it first falls as long as it rose.
+        last_epoch: -1 to begin.
+
+    Raises:
+        ValueError: an option outside its range; a list of another length; no momentum to cycle; from ``step``, more
+            steps than ``total_steps``.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from functorch_optim import optim
+        >>> optimizer = optim.Adam([jnp.zeros(1)], lr=1.0)
+        >>> OneCycleLR(optimizer, max_lr=0.5, total_steps=10).get_last_lr(), optimizer.param_groups[0]["betas"]
+        ([0.02], (0.95, 0.999))
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        max_lr: float | list[float],
+        total_steps: int | None = None,
+        epochs: int | None = None,
+        steps_per_epoch: int | None = None,
+        pct_start: float = 0.3,
+        anneal_strategy: str = "cos",
+        cycle_momentum: bool = True,
+        base_momentum: float | list[float] = 0.85,
+        max_momentum: float | list[float] = 0.95,
+        div_factor: float = 25.0,
+        final_div_factor: float = 1e4,
+        three_phase: bool = False,
+        last_epoch: int = -1,
+    ) -> None:
+        if not isinstance(optimizer, Optimizer):
+            raise TypeError(f"{type(optimizer).__name__} is not an Optimizer")
+        self.total_steps = _total_steps(total_steps, epochs, steps_per_epoch)
+        schedules.one_cycle(1.0, self.total_steps, pct_start, anneal_strategy)  # checks
+        self._schedule_phases = _phases(phase_ends(self.total_steps, pct_start, three_phase))
+        self._anneal_func_type = anneal_strategy
+        highs = per_group("max_lr", optimizer, max_lr)
+        self.cycle_momentum = cycle_momentum
+        if cycle_momentum:
+            self.use_beta1 = _check_momentum(optimizer)
+            largest = per_group("max_momentum", optimizer, max_momentum)
+            smallest = per_group("base_momentum", optimizer, base_momentum)
+            if last_epoch == -1:
+                _set_momenta(optimizer, largest, smallest)
+        if last_epoch == -1:
+            for group, high in zip(optimizer.param_groups, highs, strict=True):
+                first = high / div_factor
+                group.update(initial_lr=first, max_lr=high, min_lr=first / final_div_factor)
+        super().__init__(optimizer, last_epoch)
+
+    def _values(self, names: tuple[str, str]) -> list[float]:
+        """The values of the groups at ``last_epoch``; ``names`` are the keys of a phase's ends."""
+        if self.last_epoch > self.total_steps:
+            raise ValueError(
+                f"Tried to step {self.last_epoch} times. The specified number of total steps is {self.total_steps}"
+            )
+        start, end = names
+        keys = [phase[start] for phase in self._schedule_phases] + [self._schedule_phases[-1][end]]
+        ends = tuple(float(phase["end_step"]) for phase in self._schedule_phases)
+        model = self.optimizer.param_groups[0]  # what a group that was added later takes its values from
+        values = [[group.get(key, model[key]) for key in keys] for group in self.optimizer.param_groups]
+        return [
+            float(through_phases(tuple(each), ends, self.last_epoch, self._anneal_func_type, np)) for each in values
+        ]
+
+    def get_lr(self) -> list[float]:
+        return self._values(("start_lr", "end_lr"))
+
+    def get_momentum(self) -> list[float] | None:
+        return self._values(("start_momentum", "end_momentum")) if self.cycle_momentum else None
+
+
+def _total_steps(total_steps: Any, epochs: Any, steps_per_epoch: Any) -> int:
+    def positive(name: str, value: Any) -> int:
+        if not isinstance(value, int) or value <= 0:
+            raise ValueError(f"Expected positive integer {name}, but got {value}")
+        return value
+
+    if total_steps is not None:
+        return positive("total_steps", total_steps)
+    if epochs is None or steps_per_epoch is None:
+        raise ValueError("You must define either total_steps OR (epochs AND steps_per_epoch)")
+    return positive("epochs", epochs) * positive("steps_per_epoch", steps_per_epoch)
+
+
+def _phases(ends: tuple[float, ...]) -> list[dict[str, Any]]:
+    """What happens in each phase, by the keys of a group, as torch's state_dict has it."""
+    lrs = ("initial_lr", "max_lr", "min_lr") if len(ends) == 2 else ("initial_lr", "max_lr", "initial_lr", "min_lr")
+    momenta = ("max_momentum", "base_momentum", "max_momentum", "max_momentum")
+    return [
+        {
+            "end_step": end,
+            "start_lr": lrs[index],
+            "end_lr": lrs[index + 1],
+            "start_momentum": momenta[index],
+            "end_momentum": momenta[index + 1],
+        }
+        for index, end in enumerate(ends)
+    ]

@@ -1,0 +1,92 @@
+"""Schedulers by functions of the epoch."""
+
+import types
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from functorch_optim.optim.lr_scheduler.base import LRScheduler
+from functorch_optim.optim.optimizer import Optimizer
+
+
+class _ByFunctions(LRScheduler):
+    """What the two have in common: a function a group, kept in a state_dict where it is an object with attributes."""
+
+    def __init__(self, optimizer: Optimizer, lr_lambda: Any, last_epoch: int = -1) -> None:
+        count = len(optimizer.param_groups) if isinstance(optimizer, Optimizer) else 1
+        given = list(lr_lambda) if isinstance(lr_lambda, list | tuple) else [lr_lambda] * count
+        if len(given) != count:
+            raise ValueError(f"Expected {count} lr_lambdas, but got {len(given)}")
+        for function in given:
+            if not callable(function):
+                raise TypeError(f"lr_lambda should be a function, but got {type(function).__name__}")
+        self.lr_lambdas: list[Callable[[int], float]] = given
+        super().__init__(optimizer, last_epoch)
+
+    def _functions(self) -> list[Callable[[int], float]]:
+        """A function a group; groups added later have the last one."""
+        missing = len(self.optimizer.param_groups) - len(self.lr_lambdas)
+        return self.lr_lambdas + self.lr_lambdas[-1:] * missing
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the scheduler remembers; of functions nothing, of callable objects their attributes."""
+        state = super().state_dict()
+        del state["lr_lambdas"]
+        plain = types.FunctionType | types.BuiltinFunctionType
+        kept = [None if isinstance(function, plain) else dict(vars(function)) for function in self.lr_lambdas]
+        return {**state, "lr_lambdas": kept}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Continue where ``state_dict`` was taken, with the functions that are here."""
+        super().load_state_dict({key: value for key, value in state_dict.items() if key != "lr_lambdas"})
+        for function, attributes in zip(self.lr_lambdas, state_dict["lr_lambdas"], strict=True):
+            if attributes is not None:
+                vars(function).update(attributes)
+
+
+class LambdaLR(_ByFunctions):
+    """The base learning rate of every group times a function of the epoch.
+
+    A function is a schedule already: as a group's option it needs no scheduler.
+
+    Args:
+        optimizer: the optimizer.
+        lr_lambda: the function, or a list with one for every group.
+        last_epoch: -1 to begin.
+
+    Raises:
+        ValueError: another number of functions than of groups; TypeError: no function.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from functorch_optim import optim
+        >>> LambdaLR(optim.SGD([jnp.zeros(1)], lr=2.0), lambda epoch: 0.5**(epoch + 1)).get_last_lr()
+        [1.0]
+    """
+
+    def get_lr(self) -> list[float]:
+        pairs = zip(self.base_lrs, self._functions(), strict=True)
+        return [base * function(self.last_epoch) for base, function in pairs]
+
+
+class MultiplicativeLR(_ByFunctions):
+    """Multiplies the learning rate of every group every epoch by a function of the epoch.
+
+    Args:
+        optimizer: the optimizer.
+        lr_lambda: the function, or a list with one for every group.
+        last_epoch: -1 to begin.
+
+    Raises:
+        ValueError: another number of functions than of groups; TypeError: no function.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from functorch_optim import optim
+        >>> MultiplicativeLR(optim.SGD([jnp.zeros(1)], lr=2.0), lambda epoch: 0.5).get_last_lr()
+        [2.0]
+    """
+
+    def get_lr(self) -> list[float]:
+        if self._is_initial:
+            return self._lrs()
+        return [lr * f(self.last_epoch) for lr, f in zip(self._lrs(), self._functions(), strict=True)]

@@ -1,0 +1,134 @@
+"""A learning rate that falls when a metric stops getting better."""
+
+import math
+import warnings
+from collections.abc import Mapping
+from typing import Any, SupportsFloat
+
+import numpy as np
+
+from functorch_optim.optim.lr_scheduler.base import EPOCH_WARNING, LRScheduler
+from functorch_optim.optim.optimizer import Optimizer
+from functorch_optim.schedules.plateau import check_mode, is_better
+
+
+class ReduceLROnPlateau(LRScheduler):
+    """Multiplies the learning rate of every group by ``factor`` when a metric has not got better for a while.
+
+    As :class:`functorch_optim.schedules.reduce_on_plateau`, which does it inside a compiled function; a negative metric
+    that stands still does not count as one that gets better, as in torch.
+
+    Args:
+        optimizer: the optimizer.
+        mode: ``"min"`` or ``"max"``.
+        factor: below 1.
+        patience: how many steps without a better metric are borne.
+        threshold, threshold_mode: by how much a metric must be better: ``"rel"`` to the best, or ``"abs"``.
+        cooldown: for how many steps after a reduction none counts as bad.
+        min_lr: the lowest value, or a list with one for every group.
+        eps: smaller reductions are not made.
+
+    Raises:
+        ValueError: an option outside its range, with torch's message.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from functorch_optim import optim
+        >>> scheduler = ReduceLROnPlateau(optim.SGD([jnp.zeros(1)], lr=1.0), factor=0.5, patience=0)
+        >>> for loss in (3.0, 2.0, 2.0):
+        ...     scheduler.step(loss)
+        >>> scheduler.get_last_lr()
+        [0.5]
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        mode: str = "min",
+        factor: float = 0.1,
+        patience: int = 10,
+        threshold: float = 1e-4,
+        threshold_mode: str = "rel",
+        cooldown: int = 0,
+        min_lr: float | list[float] = 0,
+        eps: float = 1e-8,
+    ) -> None:
+        if factor >= 1.0:
+            raise ValueError("Factor should be < 1.0.")
+        if not isinstance(optimizer, Optimizer):
+            raise TypeError(f"{type(optimizer).__name__} is not an Optimizer")
+        check_mode(mode, threshold_mode)
+        count, several = len(optimizer.param_groups), isinstance(min_lr, list | tuple)
+        if isinstance(min_lr, list | tuple) and len(min_lr) != count:
+            raise ValueError(f"expected {count} min_lrs, got {len(min_lr)}")
+        self.factor = factor
+        self.optimizer = optimizer
+        self.default_min_lr = None if several else min_lr
+        self.min_lrs: list[Any] = list(min_lr) if isinstance(min_lr, list | tuple) else [min_lr] * count
+        self.patience = patience
+        self.cooldown = cooldown
+        self.eps = eps
+        self.last_epoch = 0
+        self._last_lr = self._lrs()
+        self.mode_worse = math.inf if mode == "min" else -math.inf
+        self.mode = mode
+        self.threshold = threshold
+        self.threshold_mode = threshold_mode
+        self._reset()
+
+    def _reset(self) -> None:
+        self.best = self.mode_worse
+        self.cooldown_counter = 0
+        self.num_bad_epochs = 0
+
+    @property
+    def in_cooldown(self) -> bool:
+        """Whether a reduction was made so lately that nothing counts as bad."""
+        return self.cooldown_counter > 0
+
+    def step(self, metrics: SupportsFloat, epoch: int | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride] as torch
+        """Take a metric into account; call it after every epoch."""
+        current = float(metrics)
+        if epoch is not None:
+            warnings.warn(EPOCH_WARNING, UserWarning, stacklevel=2)
+        self.last_epoch = self.last_epoch + 1 if epoch is None else epoch
+        if bool(is_better(current, self.best, self.mode, self.threshold, self.threshold_mode, np)):
+            self.best, self.num_bad_epochs = current, 0
+        else:
+            self.num_bad_epochs += 1
+        if self.in_cooldown:
+            self.cooldown_counter -= 1
+            self.num_bad_epochs = 0
+        if self.num_bad_epochs > self.patience:
+            self._reduce()
+            self.cooldown_counter, self.num_bad_epochs = self.cooldown, 0
+        self._last_lr = self._lrs()
+
+    def _reduce(self) -> None:
+        groups = self.optimizer.param_groups
+        if len(groups) != len(self.min_lrs):
+            if self.default_min_lr is None:
+                raise RuntimeError(
+                    f"The number of param groups in the `optimizer` ({len(groups)}) differs from when "
+                    f"`ReduceLROnPlateau` was initialized ({len(self.min_lrs)}), usually due to a new param group "
+                    "being added to the optimizer. Please modify the `min_lrs` field to match the length of the "
+                    "`optimizer` param groups."
+                )
+            self.min_lrs = [self.default_min_lr] * len(groups)
+        for group, lr, lowest in zip(groups, self._lrs(), self.min_lrs, strict=True):
+            new = max(lr * self.factor, lowest)
+            if lr - new > self.eps:
+                group["lr"] = new
+
+    def _begin(self, reset: bool = True) -> None:
+        if reset:
+            for group in self.optimizer.param_groups:
+                group["lr"] = group.get("initial_lr", group["lr"])
+        self.last_epoch = 0
+        self._reset()
+        self._last_lr = self._lrs()
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Continue where ``state_dict`` was taken."""
+        super().load_state_dict(state_dict)
+        check_mode(self.mode, self.threshold_mode)

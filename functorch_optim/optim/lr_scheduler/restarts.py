@@ -1,0 +1,78 @@
+"""Half a cosine down, again and again."""
+
+import math
+
+from functorch_optim import schedules
+from functorch_optim.optim.lr_scheduler.base import LRScheduler
+from functorch_optim.optim.optimizer import Optimizer
+
+
+class CosineAnnealingWarmRestarts(LRScheduler):
+    """Lowers the learning rate of every group to ``eta_min`` along half a cosine, and begins again.
+
+    The schedule is :class:`functorch_optim.schedules.cosine_annealing_warm_restarts`. ``step(epoch)`` takes fractions,
+    from which ``step()`` goes on.
+
+    Args:
+        optimizer: the optimizer.
+        T_0: length of the first period, a positive integer.
+        T_mult: factor from one length to the next, an integer of at least 1.
+        eta_min: the lowest learning rate.
+        last_epoch: -1 to begin.
+
+    Raises:
+        ValueError: an option outside its range, with torch's message; from ``step``, a negative epoch.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from functorch_optim import optim
+        >>> scheduler = CosineAnnealingWarmRestarts(optim.SGD([jnp.zeros(1)], lr=1.0), T_0=4)
+        >>> scheduler.step(5.0)
+        >>> round(scheduler.get_last_lr()[0], 6)
+        0.853553
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, T_0: int, T_mult: int = 1, eta_min: float = 0.0, last_epoch: int = -1
+    ) -> None:
+        if not isinstance(eta_min, float | int):
+            raise ValueError(f"Expected float or int eta_min, but got {eta_min} of type {type(eta_min)}")
+        schedules.cosine_annealing_warm_restarts(1.0, T_0, T_mult)  # checks
+        self.T_0 = T_0
+        self.T_i = T_0
+        self.T_mult = T_mult
+        self.eta_min = eta_min
+        self.T_cur: float = last_epoch
+        super().__init__(optimizer, last_epoch)
+
+    def get_lr(self) -> list[float]:
+        share = (1 + math.cos(math.pi * self.T_cur / self.T_i)) / 2
+        return [self.eta_min + (base - self.eta_min) * share for base in self.base_lrs]
+
+    def step(self, epoch: float | None = None) -> None:
+        """Go to the next epoch, or to ``epoch``, which may be a fraction, and write the learning rates."""
+        if epoch is None and self.last_epoch >= 0:
+            self.T_cur += 1
+            self.last_epoch += 1
+            if self.T_cur >= self.T_i:
+                self.T_cur = self.T_cur % self.T_i
+                self.T_i = self.T_i * self.T_mult
+        else:
+            epoch = max(self.last_epoch + 1, 0) if epoch is None else epoch
+            if epoch < 0:
+                raise ValueError(f"Expected non-negative epoch, but got {epoch}")
+            self._go_to(epoch)
+        self._write(self.get_lr)
+
+    def _go_to(self, epoch: float) -> None:
+        schedule = schedules.cosine_annealing_warm_restarts(1.0, self.T_0, self.T_mult)
+        if self.T_mult == 1:
+            self.T_cur, self.T_i = epoch % self.T_0, self.T_0
+        else:
+            start = max(first for first in schedule.starts() if first <= epoch)
+            self.T_cur, self.T_i = epoch - start, self.T_0 + start * (self.T_mult - 1)
+        self.last_epoch = math.floor(epoch)
+
+    def _begin(self, reset: bool = True) -> None:
+        self.T_cur, self.T_i = 0, self.T_0
+        super()._begin(reset)
