@@ -5,7 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from functorch_optim.algorithms.bfgs import BFGSState, bfgs
-from functorch_optim.optim.closure_engine import ClosureEngine, ClosureOptimizer, Entry
+from functorch_optim.optim.closure_engine import ClosureEngine, ClosureOptimizer, Entry, defaults
 from functorch_optim.optim.ownership import own
 from functorch_optim.optim.param_groups import Layout
 
@@ -71,13 +71,5 @@ class BFGS(ClosureOptimizer):
         line_search_fn: str | None = None,
         maximize: bool = False,
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "max_iter": max_iter,
-            "max_eval": max_iter * 5 // 4 if max_eval is None else max_eval,
-            "tolerance_grad": tolerance_grad,
-            "tolerance_change": tolerance_change,
-            "line_search_fn": line_search_fn,
-            **({"maximize": True} if maximize else {}),
-        }
-        super().__init__(params, defaults)
+        tolerances = (tolerance_grad, tolerance_change)
+        super().__init__(params, defaults(lr, max_iter, max_eval, tolerances, maximize, line_search_fn=line_search_fn))

@@ -11,7 +11,7 @@ from jax.core import Tracer
 from functorch_optim import base, trees
 from functorch_optim.algorithms.quasi_newton import QuasiNewton
 from functorch_optim.base import GradientTransformation, Update
-from functorch_optim.hyperparams import data_options
+from functorch_optim.hyperparams import as_count, data_options
 from functorch_optim.optim.losses import CompiledLosses, takes_parameters
 from functorch_optim.optim.optimizer import Optimizer
 from functorch_optim.optim.options import delayed
@@ -218,6 +218,21 @@ class ClosureOptimizer(Optimizer):
         self._counts[0] += 1
         self._opt_called = True
         return value
+
+
+def defaults(
+    lr: Any, max_iter: Any, max_eval: Any, tolerances: tuple[Any, Any], maximize: bool, **own: Any
+) -> dict[str, Any]:
+    """The options of a group in torch's order; ``maximize``, which torch has not, only where it is given."""
+    return {
+        "lr": lr,
+        "max_iter": max_iter,
+        "max_eval": as_count("max_iter", max_iter, 0) * 5 // 4 if max_eval is None else max_eval,
+        "tolerance_grad": tolerances[0],
+        "tolerance_change": tolerances[1],
+        **own,
+        **({"maximize": True} if maximize else {}),
+    }
 
 
 def flat(tree: Any) -> jax.Array:

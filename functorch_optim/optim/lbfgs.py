@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from functorch_optim.algorithms.lbfgs import LBFGSState, lbfgs
-from functorch_optim.optim.closure_engine import ClosureEngine, ClosureOptimizer, Entry, flat, unflat
+from functorch_optim.optim.closure_engine import ClosureEngine, ClosureOptimizer, Entry, defaults, flat, unflat
 from functorch_optim.optim.param_groups import Layout
 
 
@@ -119,14 +119,5 @@ class LBFGS(ClosureOptimizer):
         line_search_fn: str | None = None,
         maximize: bool = False,
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "max_iter": max_iter,
-            "max_eval": max_iter * 5 // 4 if max_eval is None else max_eval,
-            "tolerance_grad": tolerance_grad,
-            "tolerance_change": tolerance_change,
-            "history_size": history_size,
-            "line_search_fn": line_search_fn,
-            **({"maximize": True} if maximize else {}),
-        }
-        super().__init__(params, defaults)
+        own = {"history_size": history_size, "line_search_fn": line_search_fn}
+        super().__init__(params, defaults(lr, max_iter, max_eval, (tolerance_grad, tolerance_change), maximize, **own))

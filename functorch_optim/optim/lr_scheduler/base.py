@@ -61,7 +61,8 @@ class LRScheduler:
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", number(group["lr"], 0))
         self.optimizer = optimizer
-        self.base_lrs: list[float] = [group["initial_lr"] for group in optimizer.param_groups]
+        if "base_lrs" not in vars(self):  # CyclicLR brings its own
+            self.base_lrs: list[float] = [group["initial_lr"] for group in optimizer.param_groups]
         self.last_epoch = last_epoch
         self._step_count = 0
         self._is_initial = True

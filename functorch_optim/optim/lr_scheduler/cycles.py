@@ -94,20 +94,17 @@ class CyclicLR(LRScheduler):
         if last_epoch == -1:
             for group, value in zip(optimizer.param_groups, low, strict=True):
                 group["lr"] = value
-        self._low = low
-        super().__init__(optimizer, last_epoch)
-        del self._low
         self.base_lrs = low
+        super().__init__(optimizer, last_epoch)
 
     def _shape(self) -> tuple[Any, ...]:
         up = self.total_size * self.step_ratio
         return up, self.total_size - up, self.mode, self.gamma, self._scale_fn_custom, self.scale_mode
 
     def get_lr(self) -> list[float]:
-        bases = getattr(self, "_low", self.base_lrs)  # while it is constructed base_lrs are the initial_lr
         shape = self._shape()
-        highs = self.max_lrs + self.max_lrs[-1:] * (len(bases) - len(self.max_lrs))  # groups added later
-        pairs = zip(bases, highs, strict=True)
+        highs = self.max_lrs + self.max_lrs[-1:] * (len(self.base_lrs) - len(self.max_lrs))  # groups added later
+        pairs = zip(self.base_lrs, highs, strict=True)
         return [schedules.cyclic(base, high, *shape)(self.last_epoch) for base, high in pairs]
 
     def get_momentum(self) -> list[float] | None:
