@@ -18,6 +18,9 @@ from functorch_optim.algorithms.rmsprop import RMSpropState, rmsprop
 from functorch_optim.algorithms.rprop import RpropState, rprop
 from functorch_optim.algorithms.sgd import SGDState, sgd
 from functorch_optim.algorithms.sparse_adam import SparseAdamState, sparse_adam
+from functorch_optim.averaging.average import AverageState, averaged_params, swap_params, update_average
+from functorch_optim.averaging.ema import ema, ema_warmup
+from functorch_optim.averaging.swa import swa
 from functorch_optim.base import EmptyState, GradientTransformation, apply_updates, identity
 from functorch_optim.combinators import (
     ChainState,
@@ -49,6 +52,7 @@ __all__ = [
     "AdagradState",
     "AdamState",
     "AdamaxState",
+    "AverageState",
     "BFGSState",
     "Beta",
     "ChainState",
@@ -77,12 +81,15 @@ __all__ = [
     "add_decayed_weights",
     "apply_updates",
     "asgd",
+    "averaged_params",
     "bfgs",
     "chain",
     "clip_by_global_norm",
     "clip_by_value",
     "conjugate",
     "current_hyperparams",
+    "ema",
+    "ema_warmup",
     "find_state",
     "global_norm",
     "identity",
@@ -104,5 +111,8 @@ __all__ = [
     "sgd",
     "skip_nonfinite",
     "sparse_adam",
+    "swa",
+    "swap_params",
+    "update_average",
     "value_and_sparse_grad",
 ]

@@ -94,6 +94,10 @@ AnyPair = Annotated[tuple[Hyperparameter, Hyperparameter], Option("Invalid value
 NonNegativeLearningRate = Annotated[Hyperparameter, Option("Learning rate should be >= 0 but is: {}", low=0.0)]
 MuonMomentum = Annotated[BetaOption, Option("momentum should be >= 0 but is: {}", low=0.0, beta=True)]
 MuonWeightDecay = Annotated[Hyperparameter, Option("weight decay should be >= 0 but is: {}", low=0.0)]
+Decay = Annotated[
+    BetaOption,
+    Option("Invalid decay value {} provided. Please provide a value in [0,1] range.", low=0.0, high=1.0, beta=True),
+]
 Coefficients = Annotated[tuple[Hyperparameter, Hyperparameter, Hyperparameter], Option("Invalid value: {}", length=3)]
 NonNegativeWeightDecay = Annotated[Hyperparameter, Option("weight_decay should be >= 0 but is: {}", low=0.0)]
 Beta2Decay = Annotated[Hyperparameter, Option("beta2_decay should be <= 0 but is: {}", high=0.0)]

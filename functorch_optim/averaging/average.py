@@ -1,0 +1,195 @@
+"""What the averages share: a last link of a chain that averages the parameters which result, and the way to them."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.core import Tracer
+
+from functorch_optim import trees
+from functorch_optim.base import GradientTransformation, Transform, add_update
+from functorch_optim.combinators import find_state
+from functorch_optim.hyperparams import Beta, Options, as_count
+from functorch_optim.rule import lerp, next_step
+
+
+class AverageState(NamedTuple):
+    """``step`` counts updates, ``n_averaged`` those that went into ``average``. ``decay_product`` is the share that the
+    zeros of the beginning have in it, where it is kept for that; ``trained`` has the parameters while they are swapped.
+    """
+
+    step: Any
+    n_averaged: Any
+    average: Any
+    decay_product: Any = None
+    trained: Any = None
+
+
+class Average(Options, Transform):
+    """Base of the averages; a subclass says how much of the average stays."""
+
+    start_step: int
+    every: int
+    dtype: Any
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "start_step", as_count("start_step", self.start_step, 0))
+        object.__setattr__(self, "every", as_count("every", self.every, 1))
+        if self.dtype is not None:
+            object.__setattr__(self, "dtype", jnp.dtype(self.dtype))
+            if not jnp.issubdtype(self.dtype, jnp.floating):
+                raise TypeError(f"dtype must be a floating one, but it is {self.dtype}")
+
+    def keep(self, n_averaged: Any) -> Beta:
+        """The share of the average that stays when the parameters come in for the time number ``n_averaged`` + 1."""
+        raise NotImplementedError(f"{type(self).__name__} does not define keep")  # abstract: every subclass does
+
+    @property
+    def from_zero(self) -> bool:
+        """Whether the average begins with zeros, whose share is taken out when it is read."""
+        return False
+
+    def init(self, params: Any) -> AverageState:
+        count, first = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
+        average = jax.tree.map(lambda p: jnp.zeros_like(p, dtype=self._dtype_of(p)), params)
+        return AverageState(first, count, average, jnp.ones((), jnp.float32) if self.from_zero else None)
+
+    def _dtype_of(self, param: Any) -> Any:
+        wide = trees.compute_dtype(param) if self.dtype is None else self.dtype
+        if jnp.issubdtype(param.dtype, jnp.complexfloating) and self.dtype is not None:
+            return jnp.dtype(jnp.complex128 if jnp.finfo(wide).bits == 64 else jnp.complex64)
+        return wide
+
+    def update(self, updates: Any, state: AverageState, params: Any = None, **extra: Any) -> tuple[Any, AverageState]:
+        del extra
+        if params is None:
+            raise ValueError(f"{self._call_name()} needs the parameters: update(grads, state, params)")
+        if state.trained is not None:
+            raise ValueError(f"{self._call_name()}: the parameters are swapped; swap them back before the next update")
+        models, moves, treedef = trees.pair(params, updates, self._call_name(), what="update", rows=True)
+        held = trees.align(params, state.average, "the averages")
+        enter = (state.step >= self.start_step) & ((state.step - self.start_step) % self.every == 0)
+        keep = self.keep(state.n_averaged)
+        # Until the first parameters have come in, the average follows them.
+        first = state.n_averaged == 0 if not self.from_zero else jnp.asarray(False)
+        averages = [
+            _mixed(average, add_update(model, move), keep, enter, first)
+            for model, move, average in zip(models, moves, held, strict=True)
+        ]
+        product = state.decay_product
+        if product is not None:
+            product = jnp.where(enter, product * jnp.asarray(keep.value, jnp.float32), product)
+        return updates, AverageState(
+            next_step(state.step),
+            state.n_averaged + enter.astype(jnp.int32),
+            treedef.unflatten(averages),
+            product,
+        )
+
+    def hyperparams(self, state: AverageState) -> dict[str, Any]:
+        return self.hyperparams_at(state.n_averaged)
+
+
+def _mixed(average: jax.Array, param: jax.Array, keep: Beta, enter: jax.Array, first: jax.Array) -> jax.Array:
+    """The next average of one parameter, in its own dtype."""
+    wide = param.astype(average.dtype)
+    real = jnp.finfo(trees.compute_dtype(average)).dtype
+    share = Beta(*(jnp.asarray(half, real) for half in keep))
+    if jnp.iscomplexobj(average):
+        mixed = jax.lax.complex(
+            lerp(jnp.real(average), jnp.real(wide), share), lerp(jnp.imag(average), jnp.imag(wide), share)
+        )
+    else:
+        mixed = lerp(average.astype(real), wide.astype(real), share).astype(average.dtype)
+    return jnp.where(first, wide, jnp.where(enter, mixed, average))
+
+
+def averaged_params(state: Any, params: Any = None) -> Any:
+    """The averaged parameters out of a state, composed as it may be.
+
+    Args:
+        state: a state in which there is one average.
+        params: the parameters, whose dtypes the result is to have; without them it has the average's own.
+
+    Returns:
+        A tree with the structure of the parameters.
+
+    Raises:
+        KeyError: there is no average in the state, or there are several. ValueError: nothing was averaged yet.
+
+    Example:
+        >>> import functorch_optim as fo
+        >>> tx, params = fo.chain(fo.sgd(lr=1.0), fo.ema(decay=0.5)), jnp.array([1.0])
+        >>> state = tx.init(params)
+        >>> for _ in range(2):
+        ...     updates, state = tx.update(jnp.array([1.0]), state, params)
+        ...     params = fo.apply_updates(params, updates)
+        >>> params.tolist(), averaged_params(state).tolist()
+        ([-1.0], [-0.5])
+    """
+    one = find_state(state, AverageState)
+    seen = one.step if one.decay_product is None else one.n_averaged
+    if not isinstance(seen, Tracer) and int(seen) == 0:
+        raise ValueError("nothing was averaged yet")
+    average = one.average
+    if one.decay_product is not None:
+        average = jax.tree.map(lambda a: a / (1 - one.decay_product).astype(jnp.finfo(a.dtype).dtype), average)
+    if params is None:
+        return average
+    leaves = trees.align(params, average, "the averages")
+    models, treedef = jax.tree.flatten(params)
+    return treedef.unflatten([leaf.astype(model.dtype) for leaf, model in zip(leaves, models, strict=True)])
+
+
+def swap_params(params: Any, state: Any) -> tuple[Any, Any]:
+    """Exchange the parameters for their averages, for evaluation; and, called again, back.
+
+    Args:
+        params: the parameters, as trained or as the call before gave them.
+        state: the state with the average; while the parameters are swapped it has another structure, and keeps them.
+
+    Returns:
+        The averaged parameters, in the dtypes of ``params``, or the trained ones, to the bit; and the state.
+
+    Raises:
+        KeyError: there is no average in the state, or there are several. ValueError: nothing was averaged yet.
+
+    Example:
+        >>> import functorch_optim as fo
+        >>> tx, params = fo.chain(fo.sgd(lr=1.0), fo.swa()), jnp.array([1.0])
+        >>> updates, state = tx.update(jnp.array([1.0]), tx.init(params), params)
+        >>> averaged, state = swap_params(params, state)
+        >>> trained, state = swap_params(averaged, state)
+        >>> averaged.tolist(), trained.tolist()
+        ([0.0], [1.0])
+    """
+    one = find_state(state, AverageState)
+    if one.trained is not None:
+        return one.trained, _replaced(state, one._replace(trained=None))
+    averaged = averaged_params(one, params)
+    return averaged, _replaced(state, one._replace(trained=params))
+
+
+def _replaced(state: Any, new: AverageState) -> Any:
+    """The state with another average in it."""
+
+    def is_average(node: Any) -> bool:
+        return isinstance(node, AverageState)
+
+    return jax.tree.map(lambda node: new if is_average(node) else node, state, is_leaf=is_average)
+
+
+def update_average(average: GradientTransformation, state: Any, params: Any) -> Any:
+    """The next state of an average that stands alone: ``average`` is what :func:`ema` or :func:`swa` made.
+
+    Example:
+        >>> import functorch_optim as fo
+        >>> average = fo.swa()
+        >>> state = average.init(jnp.zeros(1))
+        >>> for value in (1.0, 2.0, 6.0):
+        ...     state = update_average(average, state, jnp.array([value]))
+        >>> averaged_params(state).tolist()
+        [3.0]
+    """
+    return average.update(jax.tree.map(lambda p: None, params), state, params)[1]

@@ -1,0 +1,83 @@
+"""The exponential moving average of the parameters."""
+
+from typing import Any
+
+from functorch_optim.averaging.average import Average
+from functorch_optim.base import GradientTransformation, transformation
+from functorch_optim.hyperparams import Beta, BetaOption, Decay, resolve
+from functorch_optim.schedules.schedule import Schedule, as_float, number
+
+
+class Ema(Average):
+    decay: Decay
+    debias: bool
+
+    @property
+    def from_zero(self) -> bool:
+        return self.debias
+
+    def keep(self, n_averaged: Any) -> Beta:
+        return resolve("decay", self.decay, n_averaged, beta=True)
+
+
+class ema_warmup(Schedule):
+    """A decay that is small at first: ``min(decay, (1 + t) / (10 + t))``.
+
+    Args:
+        decay: the largest value.
+
+    Example:
+        >>> [round(ema_warmup(0.999)(t), 4) for t in (0, 10, 100_000)]
+        [0.1, 0.55, 0.999]
+    """
+
+    decay: Decay
+
+    def evaluate(self, step: Any, xp: Any) -> Any:
+        decay = self.decay.value if isinstance(self.decay, Beta) else self.decay
+        t = as_float(step, xp)
+        return xp.minimum(number(decay), (1 + t) / (10 + t))
+
+
+def ema(
+    decay: BetaOption = 0.999,
+    debias: bool = False,
+    start_step: int = 0,
+    every: int = 1,
+    dtype: Any = None,
+) -> GradientTransformation:
+    r"""An exponential moving average of the parameters; place it last in a chain.
+
+    The updates pass through. With p the parameters that result from them, each time they come in::
+
+        a <- p                                the first time
+        a <- decay * a + (1 - decay) * p      afterwards
+
+    Args:
+        decay: from 0 to 1: a number, a scalar array, or a function of how often parameters came in so far, such as
+            :class:`functorch_optim.ema_warmup`.
+        debias: whether to begin with zeros instead of the first parameters, whose share, the product of all decays, is
+            taken out when the average is read.
+        start_step: how many updates to let pass before; until then the average follows the parameters.
+        every: parameters come in at every so many updates.
+        dtype: that of the average; by default the parameters', at least float32.
+
+    Returns:
+        A transformation with the state :class:`functorch_optim.AverageState`; its ``update`` needs ``params``. Read it
+        by :func:`functorch_optim.averaged_params`, swap it in by :func:`functorch_optim.swap_params`.
+
+    Raises:
+        ValueError: ``decay`` outside its range, with torch's message.
+
+    Source: Polyak and Juditsky, "Acceleration of stochastic approximation by averaging", 1992; torch's
+    ``AveragedModel`` with ``get_ema_multi_avg_fn``.
+
+    Example:
+        >>> import functorch_optim as fo
+        >>> tx = fo.chain(fo.adamw(lr=1e-3), ema(decay=0.999))
+        >>> ema(decay=1.5)
+        Traceback (most recent call last):
+            ...
+        ValueError: Invalid decay value 1.5 provided. Please provide a value in [0,1] range. (option 'decay')
+    """
+    return transformation(Ema(start_step, every, dtype, decay, debias))
