@@ -68,9 +68,7 @@ def take(array: jax.Array, indices: jax.Array) -> jax.Array:
     sharding = jax.typeof(array).sharding
     if not any(sharding.spec[:1]):
         return array.at[indices].get(mode="fill", fill_value=0)
-    whole = sharding.update(
-        spec=PartitionSpec(None, *sharding.spec[1:])
-    )  # of a table whose rows lie on several devices
+    whole = sharding.update(spec=PartitionSpec(None, *sharding.spec[1:]))  # the rows lie on several devices
     return array.at[indices].get(mode="fill", fill_value=0, out_sharding=whole)
 
 

@@ -517,6 +517,14 @@ def test_states_cross_to_torch_and_back(options, x64):
         np.testing.assert_allclose(array, param.detach().numpy(), rtol=1e-9, atol=1e-12)
 
 
+def test_later_edits_are_taken_as_they_are():
+    """As in torch: a scheduler may end a rounding error below zero."""
+    optimizer = optim.LBFGS({"w": jnp.ones(2)}, max_iter=2)
+    optimizer.param_groups[0]["lr"] = -1e-20
+    optimizer.step(lambda params: jnp.sum((params["w"] - 2) ** 2))
+    np.testing.assert_array_equal(optimizer.params["w"], np.ones(2))
+
+
 def test_inside_a_traced_function():
     optimizer = optim.LBFGS({"w": jnp.ones(2)}, max_iter=2)
 

@@ -11,7 +11,7 @@ from jax.core import Tracer
 from functorch_optim import base, trees
 from functorch_optim.algorithms.quasi_newton import QuasiNewton
 from functorch_optim.base import GradientTransformation, Update
-from functorch_optim.hyperparams import as_count, data_options
+from functorch_optim.hyperparams import Named, as_count, data_options
 from functorch_optim.optim.losses import CompiledLosses, takes_parameters
 from functorch_optim.optim.optimizer import Optimizer
 from functorch_optim.optim.options import delayed
@@ -34,6 +34,7 @@ class ClosureEngine:
     ) -> None:
         self.constructor = constructor
         self.option_names = names
+        self.data_names: set[str] = set()
         self.data_names = data_options(type(self.algorithm(defaults))).keys() & set(names)
         self.state: Any = None
         self._exported = 0
@@ -42,8 +43,8 @@ class ClosureEngine:
         return self.constructor(**{name: options[name] for name in self.option_names})
 
     def algorithm(self, options: Mapping[str, Any]) -> QuasiNewton:
-        """The algorithm with these options."""
-        update = self.made(options).update
+        """The algorithm without its numbers, which are not checked again after the construction."""
+        update = self.made({**options, **{name: Named(name) for name in self.data_names}}).update
         assert isinstance(update, Update) and isinstance(update.of, QuasiNewton)
         return update.of
 
@@ -124,7 +125,7 @@ class ClosureEngine:
     def read(self, layout: Layout, params: list[Any], entries: list[Entry], settings: list[Any]) -> Any:
         """The state that ``entries`` tell, for :meth:`commit`."""
         found = [entry for entry in entries if entry]
-        fresh = self.made(settings[0]).init(layout.structure.unflatten(params))
+        fresh = self.algorithm(settings[0]).init(layout.structure.unflatten(params))
         if not found:
             return fresh
         if len(found) > 1 or not {"func_evals", "n_iter"} <= found[0].keys():
