@@ -71,11 +71,38 @@ def test_against_the_recursion(name, arguments, x64):
         chex.assert_trees_all_close(averaged(AVERAGES[name], values(count)), expected, rtol=1e-12, atol=1e-14)
 
 
+def test_debiasing_keeps_its_digits():
+    average, params = fo.ema(0.99999, debias=True), jnp.array([3.0])
+    state = average.init(params)
+    for _ in range(3):
+        state = fo.update_average(average, state, params)
+        np.testing.assert_allclose(fo.averaged_params(state), [3.0], rtol=3e-7)
+
+
+def test_the_warm_up_keeps_the_digits_of_one_minus_the_decay():
+    average = fo.ema(fo.ema_warmup(0.9999))
+    state = average.init(jnp.zeros(()))._replace(n_averaged=jnp.asarray(10**6, jnp.int32))
+    np.testing.assert_allclose(fo.averaged_params(fo.update_average(average, state, jnp.ones(()))), 1e-4, rtol=1e-6)
+
+
+def test_masked_and_partitioned_averages():
+    params = {"a": jnp.ones(2), "b": jnp.zeros(3)}
+    for tx in (
+        fo.chain(fo.sgd(lr=0.1), fo.masked(fo.ema(0.5), {"a": True, "b": False})),
+        fo.partition({"x": fo.chain(fo.sgd(lr=0.1), fo.ema(0.5)), "y": fo.sgd()}, {"a": "x", "b": "y"}),
+    ):
+        _, state = tx.update(params, tx.init(params), params)
+        averaged, swapped = fo.swap_params(params, state)
+        np.testing.assert_allclose(averaged["a"], [0.9, 0.9])
+        assert averaged["b"] is params["b"]
+        chex.assert_trees_all_equal(fo.swap_params(averaged, swapped)[0], params)
+
+
 def test_debiasing_takes_the_zeros_out(x64):
     trees = values(10)
     weights = 0.9 ** np.arange(9, -1, -1)
     expected = jax.tree.map(lambda *xs: sum(w * x for w, x in zip(weights, xs, strict=True)) / sum(weights), *trees)
-    chex.assert_trees_all_close(averaged(AVERAGES["ema-debiased"], trees), expected, rtol=1e-6)
+    chex.assert_trees_all_close(averaged(AVERAGES["ema-debiased"], trees), expected, rtol=1e-12)
 
 
 @pytest.mark.torch

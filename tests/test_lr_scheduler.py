@@ -316,6 +316,32 @@ def test_a_sequence_resumed_by_last_epoch():
         np.testing.assert_allclose(run_without_gradients(again, resumed, 5), values[epoch : epoch + 6], rtol=1e-12)
 
 
+def test_a_schedule_in_a_group_is_not_overwritten():
+    optimizer, _ = ours("StepLR", {})
+    optimizer.param_groups[0]["lr"] = schedules.linear(1.0)
+    with pytest.raises(ValueError, match="the lr of parameter group 0 is a schedule"):
+        optim.lr_scheduler.ReduceLROnPlateau(optimizer)
+
+
+@with_torch
+def test_one_cycle_in_a_sequence_sets_the_initial_rate():
+    """As in torch: it writes initial_lr, from which the first member begins then."""
+    values = []
+    for package in (optim, pytest.importorskip("torch", reason="compares with a live torch").optim):
+        optimizer, _ = ours("StepLR", {}) if package is optim else theirs("StepLR", {})
+        s = package.lr_scheduler
+        parts = [s.LinearLR(optimizer, 0.25, total_iters=3), s.OneCycleLR(optimizer, 0.7, total_steps=30)]
+        values.append(run(optimizer, s.SequentialLR(optimizer, parts, [4]), 3))
+    np.testing.assert_allclose(*values, rtol=1e-12)
+
+
+def test_state_dicts_are_detached():
+    optimizer, make = ours("MultiStepLR", {"milestones": [2]})
+    scheduler = make(optimizer)
+    scheduler.state_dict()["milestones"][9] = 1
+    assert 9 not in scheduler.milestones
+
+
 def test_a_milestone_of_zero_leaves_the_first_out():
     optimizer, _ = ours("StepLR", {})
     s = optim.lr_scheduler
@@ -399,6 +425,18 @@ BAD = [
         {"max_lr": 1.0, "total_steps": 9, "anneal_strategy": "x"},
         ValueError,
         "anneal_strategy must be one",
+    ),
+    (
+        "CyclicLR",
+        {"base_lr": 0.1, "max_lr": 1.0, "step_size_up": 0},
+        ValueError,
+        "step_size_up must be a number above 0",
+    ),
+    (
+        "OneCycleLR",
+        {"max_lr": 1.0, "total_steps": 9, "div_factor": 0},
+        ValueError,
+        "div_factor divides a learning rate",
     ),
     ("ReduceLROnPlateau", {"factor": 1.0}, ValueError, "Factor should be < 1.0."),
     ("ReduceLROnPlateau", {"mode": "x"}, ValueError, "mode x is unknown!"),

@@ -191,6 +191,8 @@ def test_hager_zhang_accepts_where_the_approximate_wolfe_conditions_hold(options
         new_value, new_grad = value_and_grad(after)
         weight = 1 + FORGETTING * weight
         size += (abs(float(value)) - size) / weight
+        if float(state.t) == 0:  # nothing was accepted: what is left to gain is rounding
+            break
         slope, new_slope = float(grad @ state.d), float(new_grad @ state.d)
         assert (2 * 0.1 - 1) * slope >= new_slope >= 0.9 * slope
         assert new_value <= value + ERROR * size * (1 + 1e-9)
@@ -313,7 +315,7 @@ def test_the_pair_is_a_value(make, search):
 
 
 @every
-def test_vmap_scan_and_missing_gradients(make, search):
+def test_vmap_scan_and_missing_gradients(make, search, x64):
     tx = make(lr=0.1, max_iter=4, **search)
     starts = jnp.array([[2.0, -1.0], [0.5, 0.5], [-1.2, 1.0]])
 
@@ -329,7 +331,7 @@ def test_vmap_scan_and_missing_gradients(make, search):
     together, _ = jax.vmap(three)(starts)
     for index in range(3):
         alone, _ = three(starts[index])
-        np.testing.assert_allclose(together[index], alone, rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(together[index], alone, rtol=1e-6)
     params = {"x": starts[0], "frozen": jnp.ones(2)}
     grads = {"x": jax.grad(rosenbrock)(starts[0]), "frozen": None}
     updates, _ = tx.update(grads, tx.init(params), params, value_fn=lambda p: rosenbrock(p["x"]))

@@ -93,6 +93,21 @@ def test_one_cycle_stays_after_the_last_step():
     assert schedules.one_cycle(1.0, 10, pct_start=0.1)(0) == 1.0  # torch divides by zero
 
 
+def test_unsigned_and_large_steps():
+    schedule = schedules.warmup_stable_decay(1.0, 2, 5, 4)
+    for step in (jnp.uint32(3), np.uint32(3), np.uint64(3), np.int64(3)):
+        assert float(schedule(step)) == 1.0
+    assert float(schedules.multi_step_decay(1.0, (16_777_217,), 0.5)(jnp.asarray(16_777_217))) < 0.51
+
+
+def test_a_warm_up_of_an_array():
+    schedule = schedules.warmup(jnp.array(0.5), 4)
+    assert hash(schedule) == hash(schedules.warmup(jnp.array(0.5), 4))
+    assert float(jax.jit(lambda a: schedules.warmup(a, 4)(2))(0.5)) == 0.25
+    with pytest.raises(TypeError, match="schedule must hold schedules, functions of the step or numbers"):
+        schedules.warmup("x", 4)
+
+
 def test_multiplicative():
     factor = lambda step: 1 / (1 + step)  # noqa: E731 one line
     schedule = schedules.multiplicative(2.0, factor)

@@ -14,14 +14,13 @@ from functorch_optim.rule import lerp, next_step
 
 
 class AverageState(NamedTuple):
-    """``step`` counts updates, ``n_averaged`` those that went into ``average``. ``decay_product`` is the share that the
-    zeros of the beginning have in it, where it is kept for that; ``trained`` has the parameters while they are swapped.
-    """
+    """``step`` counts updates, ``n_averaged`` those that went into ``average``. ``weight`` is the share that parameters
+    have in it, where it began with zeros; ``trained`` has the parameters while they are swapped."""
 
     step: Any
     n_averaged: Any
     average: Any
-    decay_product: Any = None
+    weight: Any = None
     trained: Any = None
 
 
@@ -53,7 +52,7 @@ class Average(Options, Transform):
     def init(self, params: Any) -> AverageState:
         count, first = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
         average = jax.tree.map(lambda p: jnp.zeros_like(p, dtype=self._dtype_of(p)), params)
-        return AverageState(first, count, average, jnp.ones((), jnp.float32) if self.from_zero else None)
+        return AverageState(first, count, average, jnp.zeros((), jnp.result_type(float)) if self.from_zero else None)
 
     def _dtype_of(self, param: Any) -> Any:
         wide = trees.compute_dtype(param) if self.dtype is None else self.dtype
@@ -77,14 +76,14 @@ class Average(Options, Transform):
             _mixed(average, add_update(model, move), keep, enter, first)
             for model, move, average in zip(models, moves, held, strict=True)
         ]
-        product = state.decay_product
-        if product is not None:
-            product = jnp.where(enter, product * jnp.asarray(keep.value, jnp.float32), product)
+        weight = state.weight
+        if weight is not None:
+            weight = _mixed(weight, jnp.ones_like(weight), keep, enter, jnp.asarray(False))
         return updates, AverageState(
             next_step(state.step),
             state.n_averaged + enter.astype(jnp.int32),
             treedef.unflatten(averages),
-            product,
+            weight,
         )
 
     def hyperparams(self, state: AverageState) -> dict[str, Any]:
@@ -110,7 +109,8 @@ def averaged_params(state: Any, params: Any = None) -> Any:
 
     Args:
         state: a state in which there is one average.
-        params: the parameters, whose dtypes the result is to have; without them it has the average's own.
+        params: the parameters, whose dtypes the result is to have, and which stand where a mask keeps them from the
+            average; without them it has the average's own dtypes, and None there.
 
     Returns:
         A tree with the structure of the parameters.
@@ -129,17 +129,21 @@ def averaged_params(state: Any, params: Any = None) -> Any:
         ([-1.0], [-0.5])
     """
     one = find_state(state, AverageState)
-    seen = one.step if one.decay_product is None else one.n_averaged
+    seen = one.step if one.weight is None else one.n_averaged
     if not isinstance(seen, Tracer) and int(seen) == 0:
         raise ValueError("nothing was averaged yet")
     average = one.average
-    if one.decay_product is not None:
-        average = jax.tree.map(lambda a: a / (1 - one.decay_product).astype(jnp.finfo(a.dtype).dtype), average)
+    if one.weight is not None:
+        average = jax.tree.map(lambda a: a / one.weight.astype(jnp.finfo(a.dtype).dtype), average)
     if params is None:
         return average
+    names, models, treedef = trees.named_leaves(params)
     leaves = trees.align(params, average, "the averages")
-    models, treedef = jax.tree.flatten(params)
-    return treedef.unflatten([leaf.astype(model.dtype) for leaf, model in zip(leaves, models, strict=True)])
+    for name, leaf, model in zip(names, leaves, models, strict=True):
+        if hasattr(leaf, "dtype"):
+            trees.check_like(name, leaf, model, "the average")
+    pairs = zip(leaves, models, strict=True)  # a parameter that a mask keeps from the average is taken as it is
+    return treedef.unflatten([leaf.astype(model.dtype) if hasattr(leaf, "dtype") else model for leaf, model in pairs])
 
 
 def swap_params(params: Any, state: Any) -> tuple[Any, Any]:

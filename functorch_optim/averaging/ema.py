@@ -2,10 +2,12 @@
 
 from typing import Any
 
+import jax.numpy as jnp
+
 from functorch_optim.averaging.average import Average
 from functorch_optim.base import GradientTransformation, transformation
 from functorch_optim.hyperparams import Beta, BetaOption, Decay, resolve
-from functorch_optim.schedules.schedule import Schedule, as_float, number
+from functorch_optim.schedules.schedule import Schedule, as_float
 
 
 class Ema(Average):
@@ -17,6 +19,8 @@ class Ema(Average):
         return self.debias
 
     def keep(self, n_averaged: Any) -> Beta:
+        if isinstance(self.decay, ema_warmup):
+            return self.decay.pair(n_averaged)
         return resolve("decay", self.decay, n_averaged, beta=True)
 
 
@@ -34,9 +38,13 @@ class ema_warmup(Schedule):
     decay: Decay
 
     def evaluate(self, step: Any, xp: Any) -> Any:
-        decay = self.decay.value if isinstance(self.decay, Beta) else self.decay
         t = as_float(step, xp)
-        return xp.minimum(number(decay), (1 + t) / (10 + t))
+        return xp.minimum(resolve("decay", self.decay, step, beta=True).value, (1 + t) / (10 + t))
+
+    def pair(self, step: Any) -> Beta:
+        """The value and one minus it, which keeps its digits."""
+        t, largest = jnp.asarray(step, jnp.result_type(float)), resolve("decay", self.decay, step, beta=True)
+        return Beta(jnp.minimum(largest.value, (1 + t) / (10 + t)), jnp.maximum(largest.complement, 9 / (10 + t)))
 
 
 def ema(

@@ -22,7 +22,8 @@ def at(schedule: SubSchedule, step: Any, xp: Any) -> Any:
     return value if xp is np else jnp.broadcast_to(jnp.asarray(value, jnp.result_type(float)), jnp.shape(step))
 
 
-def _as_part(name: str, part: Any) -> Any:
+def as_part(name: str, part: Any) -> Any:
+    """A part of a composition as it is stored: a function of the step, or a number."""
     if callable(part) or isinstance(part, Scalar):
         return part
     if isinstance(part, jax.Array):
@@ -66,7 +67,7 @@ class sequential(Composite):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "schedules", tuple(_as_part("schedules", part) for part in self.schedules))
+        object.__setattr__(self, "schedules", tuple(as_part("schedules", part) for part in self.schedules))
         object.__setattr__(self, "milestones", tuple(self.milestones))
         if len(self.schedules) != len(self.milestones) + 1:
             raise ValueError(
@@ -114,7 +115,7 @@ class chained(Composite):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "schedules", tuple(_as_part("schedules", part) for part in self.schedules))
+        object.__setattr__(self, "schedules", tuple(as_part("schedules", part) for part in self.schedules))
         if not self.schedules:
             raise ValueError("chained expects at least one schedule")
 

@@ -81,7 +81,10 @@ def reached(milestones: tuple[int, ...], step: Any, xp: Any) -> Any:
     """How many of the sorted milestones are at ``step`` or before."""
     if not milestones:
         return xp.zeros_like(step)
-    return xp.searchsorted(xp.asarray(milestones), xp.floor(as_float(step, xp)).astype(int), side="right")
+    whole = xp.asarray(step)
+    if xp.issubdtype(whole.dtype, xp.floating):
+        whole = xp.floor(whole).astype(int)
+    return xp.searchsorted(xp.asarray(milestones), whole, side="right")
 
 
 class constant_factor(Schedule):

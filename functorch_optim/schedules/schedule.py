@@ -25,9 +25,11 @@ class Schedule(Options):
         """The value at ``step``: the number of updates so far, an int, a fraction or an array of these."""
         traced = isinstance(step, jax.Array) or self._holds_arrays()
         if not traced and np.ndim(step) == 0:
-            return float(self.evaluate(step, np))
-        dtype = jnp.result_type(float)
-        return jnp.broadcast_to(jnp.asarray(self.evaluate(jnp.asarray(step), jnp), dtype), jnp.shape(step))
+            return float(self.evaluate(int(step) if isinstance(step, np.integer) else step, np))
+        dtype, steps = jnp.result_type(float), jnp.asarray(step)
+        if jnp.issubdtype(steps.dtype, jnp.unsignedinteger):
+            steps = steps.astype(jnp.result_type(int))  # differences of unsigned steps would wrap around
+        return jnp.broadcast_to(jnp.asarray(self.evaluate(steps, jnp), dtype), jnp.shape(step))
 
     def _holds_arrays(self) -> bool:
         """Whether an option is an array, so that the value is one even for a Python step."""

@@ -3,7 +3,7 @@
 from typing import Any
 
 from functorch_optim.hyperparams import AnyNumber
-from functorch_optim.schedules.combinators import Composite, SubSchedule, at
+from functorch_optim.schedules.combinators import Composite, SubSchedule, as_part, at
 from functorch_optim.schedules.schedule import Schedule, as_float, check_count, fraction, number
 
 
@@ -31,6 +31,7 @@ class warmup(Composite):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "schedule", as_part("schedule", self.schedule))
         check_count("steps", self.steps, 0)
 
     def evaluate(self, step: Any, xp: Any) -> Any:

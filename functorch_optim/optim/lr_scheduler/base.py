@@ -1,5 +1,6 @@
 """What every scheduler does: count epochs, ask for the learning rates, write them into the groups."""
 
+import copy
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -47,12 +48,8 @@ class LRScheduler:
     def __init__(self, optimizer: Optimizer, last_epoch: int = -1) -> None:
         if not isinstance(optimizer, Optimizer):
             raise TypeError(f"{type(optimizer).__name__} is not an Optimizer")
+        refuse_schedules(optimizer)
         for index, group in enumerate(optimizer.param_groups):
-            if is_schedule(group["lr"]):
-                raise ValueError(
-                    f"the lr of parameter group {index} is a schedule, {group['lr']!r}, which a scheduler would "
-                    "overwrite: use one of the two"
-                )
             if last_epoch != -1 and "initial_lr" not in group:
                 raise KeyError(
                     f"param 'initial_lr' is not specified in param_groups[{index}] when resuming scheduler with "
@@ -112,10 +109,9 @@ class LRScheduler:
         self._last_lr = list(values)
 
     def _begin(self, reset: bool = True) -> None:
-        """Begin anew at epoch 0, with ``reset`` from the base learning rates, else from those in the groups."""
+        """Begin anew at epoch 0, with ``reset`` from the initial learning rates, else from those in the groups."""
         if reset:
-            for group, base in zip(self.optimizer.param_groups, self.base_lrs, strict=False):
-                group["lr"] = base
+            reset_rates(self.optimizer)
         self.last_epoch, self._is_initial = 0, True
         self._write(self.get_lr)
         self._is_initial = False
@@ -127,11 +123,28 @@ class LRScheduler:
     def state_dict(self) -> dict[str, Any]:
         """What the scheduler remembers, with torch's keys; nothing in it is the live object."""
         state = {key: value for key, value in vars(self).items() if key != "optimizer"}
-        return {key: list(value) if isinstance(value, list) else value for key, value in state.items()}
+        return {key: copy.deepcopy(value) if isinstance(value, list | dict) else value for key, value in state.items()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Continue where ``state_dict`` was taken. The optimizer's learning rates come with its own state_dict."""
-        vars(self).update({key: list(v) if isinstance(v, list) else v for key, v in state_dict.items()})
+        own = {key: copy.deepcopy(v) if isinstance(v, list | dict) else v for key, v in state_dict.items()}
+        vars(self).update(own)
+
+
+def reset_rates(optimizer: Optimizer) -> None:
+    """Write the initial learning rates into the groups; a scheduler made last may have set them, OneCycleLR does."""
+    for group in optimizer.param_groups:
+        group["lr"] = group.get("initial_lr", group["lr"])
+
+
+def refuse_schedules(optimizer: Optimizer) -> None:
+    """Raise if the learning rate of a group is a schedule itself."""
+    for index, group in enumerate(optimizer.param_groups):
+        if is_schedule(group["lr"]):
+            raise ValueError(
+                f"the lr of parameter group {index} is a schedule, {group['lr']!r}, which a scheduler would overwrite: "
+                "use one of the two"
+            )
 
 
 def write_momentum(group: dict[str, Any], momentum: float) -> None:

@@ -5,7 +5,7 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from functorch_optim.optim.lr_scheduler.base import LRScheduler
+from functorch_optim.optim.lr_scheduler.base import LRScheduler, reset_rates
 from functorch_optim.optim.lr_scheduler.plateau import ReduceLROnPlateau
 from functorch_optim.optim.optimizer import Optimizer
 
@@ -37,10 +37,6 @@ class _Composed(LRScheduler):
             scheduler.step(metrics)
         else:
             scheduler.step()
-
-    def _reset_rates(self) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = group.get("initial_lr", group["lr"])
 
     def state_dict(self) -> dict[str, Any]:
         """What the scheduler remembers, and the states of those it holds."""
@@ -112,10 +108,8 @@ class SequentialLR(_Composed):
 
     def _begin(self, reset: bool = True) -> None:
         if reset:
-            self._reset_rates()
+            reset_rates(self.optimizer)
         self.last_epoch = 0
-        for scheduler in self._schedulers:
-            scheduler.last_epoch = -1
         active = self._schedulers[self._active()]
         active._begin(reset)
         self._last_lr = self._lrs()
@@ -170,7 +164,7 @@ class ChainedScheduler(_Composed):
 
     def _begin(self, reset: bool = True) -> None:
         if reset:
-            self._reset_rates()
+            reset_rates(self.optimizer)
         for scheduler in self._schedulers:
             scheduler._begin(reset=False)
         self._last_lr = self._lrs()

@@ -9,7 +9,6 @@ import numpy as np
 from functorch_optim import schedules
 from functorch_optim.optim.lr_scheduler.base import LRScheduler, per_group, write_momentum
 from functorch_optim.optim.optimizer import Optimizer
-from functorch_optim.schedules.cyclic import MODES
 from functorch_optim.schedules.one_cycle import phase_ends, through_phases
 
 
@@ -74,12 +73,11 @@ class CyclicLR(LRScheduler):
         if not isinstance(optimizer, Optimizer):
             raise TypeError(f"{type(optimizer).__name__} is not an Optimizer")
         low, self.max_lrs = per_group("base_lr", optimizer, base_lr), per_group("max_lr", optimizer, max_lr)
+        schedules.cyclic(0.0, 1.0, step_size_up, step_size_down, mode, gamma, scale_fn, scale_mode)  # checks
         up = float(step_size_up)
         down = up if step_size_down is None else float(step_size_down)
         self.total_size = up + down
         self.step_ratio = up / self.total_size
-        if scale_fn is None and mode not in MODES:
-            raise ValueError("mode is invalid and scale_fn is None")
         self.mode = mode
         self.gamma = gamma
         self._scale_fn_custom = scale_fn
@@ -182,6 +180,9 @@ class OneCycleLR(LRScheduler):
             raise TypeError(f"{type(optimizer).__name__} is not an Optimizer")
         self.total_steps = _total_steps(total_steps, epochs, steps_per_epoch)
         schedules.one_cycle(1.0, self.total_steps, pct_start, anneal_strategy)  # checks
+        for name, divisor in (("div_factor", div_factor), ("final_div_factor", final_div_factor)):
+            if not divisor:
+                raise ValueError(f"{name} divides a learning rate, but it is {divisor}")
         self._schedule_phases = _phases(phase_ends(self.total_steps, pct_start, three_phase))
         self._anneal_func_type = anneal_strategy
         highs = per_group("max_lr", optimizer, max_lr)

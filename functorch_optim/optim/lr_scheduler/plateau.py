@@ -7,7 +7,7 @@ from typing import Any, SupportsFloat
 
 import numpy as np
 
-from functorch_optim.optim.lr_scheduler.base import EPOCH_WARNING, LRScheduler
+from functorch_optim.optim.lr_scheduler.base import EPOCH_WARNING, LRScheduler, refuse_schedules, reset_rates
 from functorch_optim.optim.optimizer import Optimizer
 from functorch_optim.schedules.plateau import check_mode, is_better
 
@@ -58,6 +58,7 @@ class ReduceLROnPlateau(LRScheduler):
         if not isinstance(optimizer, Optimizer):
             raise TypeError(f"{type(optimizer).__name__} is not an Optimizer")
         check_mode(mode, threshold_mode)
+        refuse_schedules(optimizer)
         count, several = len(optimizer.param_groups), isinstance(min_lr, list | tuple)
         if isinstance(min_lr, list | tuple) and len(min_lr) != count:
             raise ValueError(f"expected {count} min_lrs, got {len(min_lr)}")
@@ -122,13 +123,12 @@ class ReduceLROnPlateau(LRScheduler):
 
     def _begin(self, reset: bool = True) -> None:
         if reset:
-            for group in self.optimizer.param_groups:
-                group["lr"] = group.get("initial_lr", group["lr"])
+            reset_rates(self.optimizer)
         self.last_epoch = 0
         self._reset()
         self._last_lr = self._lrs()
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Continue where ``state_dict`` was taken."""
+        check_mode(state_dict.get("mode", self.mode), state_dict.get("threshold_mode", self.threshold_mode))
         super().load_state_dict(state_dict)
-        check_mode(self.mode, self.threshold_mode)
