@@ -151,7 +151,7 @@ class Labels(Frozen):
 
 
 def as_labels(labels: Any) -> Labels:
-    if callable(labels) or isinstance(labels, ByLeaf):
+    if callable(labels):
         return Labels(labels)
     leaves, structure = jax.tree.flatten(labels)
     return Labels(None, tuple(leaves), structure)
@@ -168,8 +168,7 @@ def _of_part(extra: dict[str, Any], params: Any, labels: list[Hashable], label: 
     value_fn = extra.get("value_fn")
     if not callable(value_fn) or params is None:
         return {}
-    names, leaves, treedef = trees.named_leaves(params, none_is_leaf=True)
-    del names
+    leaves, treedef = jax.tree.flatten(params, is_leaf=trees.is_leaf)
 
     def of_part(part: Any) -> Any:
         own = jax.tree.leaves(part, is_leaf=trees.is_leaf)

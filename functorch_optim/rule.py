@@ -175,9 +175,10 @@ class Lifted(Transform):
             models, grad_leaves, treedef = trees.pair(
                 reference, grads, self.rule.title, self.rule.sparse_hint, rows=self.rule.takes_rows
             )
-            names = trees.named_leaves(reference)[0]
-        for name, grad in zip(names, grad_leaves, strict=True):
-            self.check_gradient(name, grad, scalars.coupled_decay is not None)
+            names = trees.named_leaves(reference)[0] if self.rule.takes_rows else []
+        if self.rule.takes_rows:  # the others have refused by now what is not dense
+            for name, grad in zip(names, grad_leaves, strict=True):
+                self.check_gradient(name, grad, scalars.coupled_decay is not None)
         param_leaves = models if params is not None else [None] * len(models)
         slot_leaves = {name: trees.align(reference, tree, f"slots {name}") for name, tree in slots.items()}
         empty = self.rule.empty()

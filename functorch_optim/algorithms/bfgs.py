@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from functorch_optim.algorithms.quasi_newton import Limits, QuasiNewton
+from functorch_optim.algorithms.quasi_newton import Limits, QuasiNewton, flattened
 from functorch_optim.base import GradientTransformation, transformation
 from functorch_optim.hyperparams import Hyperparameter
 from functorch_optim.line_search.hager_zhang import hager_zhang
@@ -68,9 +68,7 @@ class BFGS(QuasiNewton):
         )
 
     def to_vector(self, tree: Any, dtype: Any) -> Vector:
-        leaves = [_whole(leaf) for leaf in jax.tree.leaves(tree)]
-        pairs = [jnp.stack([jnp.real(x), jnp.imag(x)], -1) if jnp.iscomplexobj(x) else x for x in leaves]
-        return jnp.concatenate([jnp.asarray(part, dtype).reshape(-1) for part in pairs])
+        return flattened([_whole(leaf) for leaf in jax.tree.leaves(tree)], dtype)
 
     def from_vector(self, vector: Vector, like: Any) -> Any:
         leaves, treedef = jax.tree.flatten(like)

@@ -278,6 +278,12 @@ def _fixed_step(line: Any, start: Point, t: jax.Array, unseen: jax.Array) -> Sea
     return Search(point._replace(t=jnp.where(unseen, t, point.t)), tries)
 
 
+def flattened(leaves: list[Any], dtype: Any) -> jax.Array:
+    """One vector of all leaves as torch lays them out: complex entries as pairs of real and imaginary part."""
+    parts = [jnp.stack([jnp.real(x), jnp.imag(x)], -1) if jnp.iscomplexobj(x) else x for x in leaves]
+    return jnp.concatenate([jnp.asarray(part, dtype).reshape(-1) for part in parts])
+
+
 def _check_value(name: str, value: Any) -> None:
     if jnp.shape(value) != () or not jnp.issubdtype(jnp.result_type(value), jnp.floating):
         raise TypeError(f"{name}: the objective must give a real scalar, but it gave {value!r:.100}")

@@ -6,14 +6,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 
 from functorch_optim import base, trees
-from functorch_optim.algorithms.quasi_newton import QuasiNewton
+from functorch_optim.algorithms.quasi_newton import QuasiNewton, flattened
 from functorch_optim.base import GradientTransformation, Update
 from functorch_optim.hyperparams import Named, as_count, data_options
 from functorch_optim.optim.losses import CompiledLosses, takes_parameters
-from functorch_optim.optim.optimizer import Optimizer
+from functorch_optim.optim.optimizer import Optimizer, refuse_traced
 from functorch_optim.optim.options import delayed
 from functorch_optim.optim.ownership import exclusive, own
 from functorch_optim.optim.param_groups import Layout
@@ -93,10 +92,7 @@ class ClosureEngine:
         leaves, held = jax.tree.flatten(self.state)
         state = held.unflatten(exclusive(leaves, 2))
         value, leaves, state = compiled(exclusive(params), state, numbers, args)
-        if any(isinstance(leaf, Tracer) for leaf in (value, *leaves)):
-            raise RuntimeError(
-                "the optimizer keeps its parameters outside of a traced function: inside one, use functional()"
-            )
+        refuse_traced([value, *leaves])
         params[:], self.state = leaves, state
         return value
 
@@ -238,9 +234,9 @@ def defaults(
 
 def flat(tree: Any) -> jax.Array:
     """The leaves of a tree as torch lays them out: one vector, complex entries as pairs."""
-    parts = [jnp.stack([jnp.real(x), jnp.imag(x)], -1) if jnp.iscomplexobj(x) else x for x in jax.tree.leaves(tree)]
-    dtype = trees.compute_dtype(*parts) if len({part.dtype for part in parts}) > 1 else parts[0].dtype
-    return jnp.concatenate([part.reshape(-1).astype(dtype) for part in parts])
+    leaves = jax.tree.leaves(tree)
+    several = len({leaf.dtype for leaf in leaves}) > 1
+    return flattened(leaves, jnp.finfo(trees.compute_dtype(*leaves) if several else leaves[0].dtype).dtype)
 
 
 def unflat(vector: Any, like: Any, where: str) -> Any:

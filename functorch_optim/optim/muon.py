@@ -1,6 +1,7 @@
 """Muon with the face of ``torch.optim.Muon``, alone and together with AdamW for what is no matrix."""
 
 import functools
+import inspect
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -68,24 +69,13 @@ class Muon(Optimizer):
         super().__init__(params, defaults, group_rules=group_rules)
 
 
-_MUON = {
-    "lr": 1e-3,
-    "weight_decay": 0.1,
-    "momentum": 0.95,
-    "nesterov": True,
-    "ns_coefficients": (3.4445, -4.7750, 2.0315),
-    "eps": 1e-7,
-    "ns_steps": 5,
-    "adjust_lr_fn": None,
-}
-_ADAMW = {
-    "lr": 1e-3,
-    "betas": (0.9, 0.999),
-    "eps": 1e-8,
-    "weight_decay": 1e-2,
-    "amsgrad": False,
-    "maximize": False,
-}
+def _defaults(constructor: Callable[..., Any], only_if_given: Collection[str] = ()) -> dict[str, Any]:
+    parameters = inspect.signature(constructor).parameters
+    return {name: parameter.default for name, parameter in parameters.items() if name not in only_if_given}
+
+
+_ONLY_IF_GIVEN = ("batched", "reshape")
+_MUON, _ADAMW = _defaults(muon, _ONLY_IF_GIVEN), _defaults(adamw)
 
 
 class MuonAdamW(Optimizer):
@@ -123,7 +113,7 @@ class MuonAdamW(Optimizer):
     ) -> None:
         own = dict(muon_options or {})
         self._options: dict[str | None, dict[str, Any]] = {
-            "muon": _filled("muon", _MUON, own, ("batched", "reshape")),
+            "muon": _filled("muon", _MUON, own, _ONLY_IF_GIVEN),
             "adamw": _filled("adamw", _ADAMW, dict(adamw_options or {}), ()),
         }
         rules: GroupRules = [(use_muon or matrices_for(own), {"algorithm": "muon"})]

@@ -175,7 +175,7 @@ class Optimizer:
     @params.setter
     def params(self, params: Any) -> None:
         models, leaves, _ = trees.pair(self.params, params, type(self).__name__, what="new value")
-        _refuse_traced(leaves)
+        refuse_traced(leaves)
         for name, leaf, model in zip(self._layout.labels, leaves, models, strict=True):
             if leaf is None or leaf.dtype != model.dtype:
                 found = None if leaf is None else leaf.dtype
@@ -205,7 +205,7 @@ class Optimizer:
             leaves = self._layout.structure.treedef.flatten_up_to(grads)
         except ValueError:
             leaves = trees.align(self.params, grads, "gradients")
-        _refuse_traced(leaves)
+        refuse_traced(leaves)
         # What has passed the checks is known by the types of its arrays; an object() is what never passed.
         signature = [_signature(leaf) for leaf in leaves]
         if signature != self._checked:
@@ -413,7 +413,7 @@ class Optimizer:
             ValueError, TypeError: they do not have the structure, shapes and dtypes of the optimizer's.
         """
         self._need_engine()
-        _refuse_traced(jax.tree.leaves((params, state)))
+        refuse_traced(jax.tree.leaves((params, state)))
         settings = self._settings()
         engine_state, counts = self._engine.restored(self._layout, self._leaves, state, settings, self._counts)
         self.params = params
@@ -446,7 +446,8 @@ def _signature(leaf: Any) -> Any:
     return leaf if leaf is None else getattr(leaf, "aval", object())
 
 
-def _refuse_traced(leaves: list[Any]) -> None:
+def refuse_traced(leaves: list[Any]) -> None:
+    """Raise if a leaf is traced: what is kept from step to step must be an array."""
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(leaves)):
         raise RuntimeError(
             "the optimizer keeps its parameters outside of a traced function: inside one, use functional()"

@@ -185,10 +185,11 @@ class RuleEngine:
             self._fitted(self.histories[i], algorithms[g], params[i], settings[g])
             for i, g in zip(active, groups, strict=True)
         ]
-        for i, group in zip(active, groups, strict=True):
-            if rows.is_rows(grads[i]) or algorithms[group].rule.needs_rows:
-                decayed = settings[group].get("weight_decay", 0.0) != 0.0
-                algorithms[group].check_gradient(layout.labels[i], grads[i], decayed)
+        if any(algorithm.rule.takes_rows for algorithm in algorithms):
+            for i, group in zip(active, groups, strict=True):
+                if rows.is_rows(grads[i]) or algorithms[group].rule.needs_rows:
+                    decayed = settings[group].get("weight_decay", 0.0) != 0.0
+                    algorithms[group].check_gradient(layout.labels[i], grads[i], decayed)
         plan, numbers, carried = self._plan(groups, histories, algorithms, settings)
         own_params = exclusive(params, 1) if whole else exclusive([params[i] for i in active], 2)
         own_rows = exclusive([history.row for history in histories])

@@ -1,6 +1,7 @@
 """What every scheduler does: count epochs, ask for the learning rates, write them into the groups."""
 
 import copy
+import types
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -153,6 +154,13 @@ def write_momentum(group: dict[str, Any], momentum: float) -> None:
         group["betas"] = (momentum, *group["betas"][1:])
     else:
         group["momentum"] = momentum
+
+
+def saved_function(function: Any) -> dict[str, Any] | None:
+    """What a state_dict keeps of a function: nothing, but of a callable object its attributes."""
+    if function is None or isinstance(function, types.FunctionType | types.BuiltinFunctionType):
+        return None
+    return dict(vars(function))
 
 
 def per_group(name: str, optimizer: Optimizer, value: Any) -> list[float]:

@@ -1,13 +1,12 @@
 """Schedulers that cycle the learning rate and, the other way round, the momentum."""
 
-import types
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from functorch_optim import schedules
-from functorch_optim.optim.lr_scheduler.base import LRScheduler, per_group, write_momentum
+from functorch_optim.optim.lr_scheduler.base import LRScheduler, per_group, saved_function, write_momentum
 from functorch_optim.optim.optimizer import Optimizer
 from functorch_optim.schedules.one_cycle import phase_ends, through_phases
 
@@ -116,9 +115,8 @@ class CyclicLR(LRScheduler):
     def state_dict(self) -> dict[str, Any]:
         """What the scheduler remembers; of ``scale_fn`` the attributes, where it is an object that has some."""
         state = super().state_dict()
-        custom = state.pop("_scale_fn_custom")
-        plain = custom is None or isinstance(custom, types.FunctionType)
-        return {**state, "_scale_fn_custom": None if plain else dict(vars(custom))}
+        kept = saved_function(state.pop("_scale_fn_custom"))
+        return {**state, "_scale_fn_custom": kept}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Continue where ``state_dict`` was taken, with the ``scale_fn`` that is here."""

@@ -1,10 +1,9 @@
 """Schedulers by functions of the epoch."""
 
-import types
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from functorch_optim.optim.lr_scheduler.base import LRScheduler
+from functorch_optim.optim.lr_scheduler.base import LRScheduler, saved_function
 from functorch_optim.optim.optimizer import Optimizer
 
 
@@ -31,9 +30,7 @@ class _ByFunctions(LRScheduler):
         """What the scheduler remembers; of functions nothing, of callable objects their attributes."""
         state = super().state_dict()
         del state["lr_lambdas"]
-        plain = types.FunctionType | types.BuiltinFunctionType
-        kept = [None if isinstance(function, plain) else dict(vars(function)) for function in self.lr_lambdas]
-        return {**state, "lr_lambdas": kept}
+        return {**state, "lr_lambdas": [saved_function(function) for function in self.lr_lambdas]}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Continue where ``state_dict`` was taken, with the functions that are here."""
