@@ -19,6 +19,7 @@ from functorch_optim.algorithms.rprop import RpropState, rprop
 from functorch_optim.algorithms.sgd import SGDState, sgd
 from functorch_optim.algorithms.sparse_adam import SparseAdamState, sparse_adam
 from functorch_optim.averaging.average import AverageState, averaged_params, swap_params, update_average
+from functorch_optim.averaging.batch_norm import BatchStatistics, batch_statistics
 from functorch_optim.averaging.ema import ema, ema_warmup
 from functorch_optim.averaging.swa import swa
 from functorch_optim.base import EmptyState, GradientTransformation, apply_updates, identity
@@ -54,6 +55,7 @@ __all__ = [
     "AdamaxState",
     "AverageState",
     "BFGSState",
+    "BatchStatistics",
     "Beta",
     "ChainState",
     "EmptyState",
@@ -82,6 +84,7 @@ __all__ = [
     "apply_updates",
     "asgd",
     "averaged_params",
+    "batch_statistics",
     "bfgs",
     "chain",
     "clip_by_global_norm",

@@ -113,6 +113,15 @@ SCHEDULERS = {
         )
     ],
 }
+SCHEDULERS["SWALR"] = [
+    {"swa_lr": 0.05},
+    {"swa_lr": [0.05, 3.0]},
+    {"swa_lr": 0.1, "anneal_strategy": "linear"},
+    {"swa_lr": 0.1, "anneal_epochs": 0},
+    {"swa_lr": 0.1, "anneal_epochs": 1},
+    {"swa_lr": [0.1, 0.2], "anneal_epochs": 250, "anneal_strategy": "linear"},
+    {"swa_lr": 0.0, "anneal_epochs": 290},
+]
 CASES = [(name, arguments) for name, each in SCHEDULERS.items() for arguments in each]
 each_case = pytest.mark.parametrize(
     ("name", "arguments"), CASES, ids=[f"{name}-{index}" for index, (name, _) in enumerate(CASES)]
@@ -124,11 +133,15 @@ def arguments_of(arguments):
     return copy.deepcopy(arguments)
 
 
+def scheduler_class(package, name):
+    return getattr(package.swa_utils if name == "SWALR" else package.lr_scheduler, name)
+
+
 def ours(name, arguments, kind="SGD"):
     options = {"momentum": 0.9} if kind == "SGD" else {}
     groups = [{"params": [jnp.ones(1)], "lr": lr} for lr in (0.5, 2.0)]
     optimizer = getattr(optim, kind)(groups, lr=1.0, **options)
-    return optimizer, functools.partial(getattr(optim.lr_scheduler, name), **arguments_of(arguments))
+    return optimizer, functools.partial(scheduler_class(optim, name), **arguments_of(arguments))
 
 
 def theirs(name, arguments, kind="SGD"):
@@ -136,7 +149,7 @@ def theirs(name, arguments, kind="SGD"):
     options = {"momentum": 0.9} if kind == "SGD" else {}
     groups = [{"params": [torch.nn.Parameter(torch.ones(1))], "lr": lr} for lr in (0.5, 2.0)]
     optimizer = getattr(torch.optim, kind)(groups, lr=1.0, **options)
-    return optimizer, functools.partial(getattr(torch.optim.lr_scheduler, name), **arguments_of(arguments))
+    return optimizer, functools.partial(scheduler_class(torch.optim, name), **arguments_of(arguments))
 
 
 def rates(optimizer):
@@ -438,6 +451,9 @@ BAD = [
         ValueError,
         "div_factor divides a learning rate",
     ),
+    ("SWALR", {"swa_lr": [0.1]}, ValueError, "swa_lr must have the same length as optimizer.param_groups. swa_lr has 1"),
+    ("SWALR", {"swa_lr": 0.1, "anneal_strategy": "x"}, ValueError, "anneal_strategy must be one of 'cos' or 'linear'"),
+    ("SWALR", {"swa_lr": 0.1, "anneal_epochs": -1}, ValueError, "anneal_epochs must be equal or greater than 0, got"),
     ("ReduceLROnPlateau", {"factor": 1.0}, ValueError, "Factor should be < 1.0."),
     ("ReduceLROnPlateau", {"mode": "x"}, ValueError, "mode x is unknown!"),
     ("ReduceLROnPlateau", {"threshold_mode": "x"}, ValueError, "threshold mode x is unknown!"),
@@ -533,3 +549,30 @@ def test_a_scheduled_run_compiles_once(compilations):
         if step == 0:
             compilations.clear()
     assert not compilations
+
+
+@with_torch
+def test_swalr_begins_late():
+    """torch's recipe: another scheduler first, SWALR from an epoch on, made before both began."""
+    values = []
+    for make, package in ((ours, optim), (theirs, pytest.importorskip("torch").optim)):
+        optimizer, _ = make("SWALR", {})
+        first = package.lr_scheduler.CosineAnnealingLR(optimizer, T_max=30)
+        then = package.swa_utils.SWALR(optimizer, swa_lr=[0.05, 0.5], anneal_epochs=6)
+        for epoch in range(30):
+            optimizer.step()
+            (then if epoch > 15 else first).step()
+            values.append(rates(optimizer))
+    np.testing.assert_allclose(values[:30], values[30:], rtol=1e-12)
+
+
+def test_swalr_in_a_sequence_anneals_from_where_the_rates_stand():
+    optimizer, _ = ours("SWALR", {})
+    parts = [optim.lr_scheduler.ExponentialLR(optimizer, 0.5), optim.swa_utils.SWALR(optimizer, 0.0, 2, "linear")]
+    scheduler = optim.lr_scheduler.SequentialLR(optimizer, parts, [2])
+    optimizer.step()
+    seen = []
+    for _ in range(5):
+        scheduler.step()
+        seen.append(optimizer.param_groups[0]["lr"])
+    np.testing.assert_allclose(seen, [0.25, 0.25, 0.125, 0.0, 0.0])

@@ -93,15 +93,17 @@ class Average(Options, Transform):
 def _mixed(average: jax.Array, param: jax.Array, keep: Beta, enter: jax.Array, first: jax.Array) -> jax.Array:
     """The next average of one parameter, in its own dtype."""
     wide = param.astype(average.dtype)
+    return jnp.where(first, wide, jnp.where(enter, mix(average, wide, keep), average))
+
+
+def mix(average: jax.Array, param: jax.Array, keep: Beta) -> jax.Array:
+    """``keep * average + (1 - keep) * param`` in the average's dtype, calculated in at least float32."""
     real = jnp.finfo(trees.compute_dtype(average)).dtype
     share = Beta(*(jnp.asarray(half, real) for half in keep))
     if jnp.iscomplexobj(average):
-        mixed = jax.lax.complex(
-            lerp(jnp.real(average), jnp.real(wide), share), lerp(jnp.imag(average), jnp.imag(wide), share)
-        )
-    else:
-        mixed = lerp(average.astype(real), wide.astype(real), share).astype(average.dtype)
-    return jnp.where(first, wide, jnp.where(enter, mixed, average))
+        parts = (lerp(part(average), part(param), share) for part in (jnp.real, jnp.imag))
+        return jax.lax.complex(*parts)
+    return lerp(average.astype(real), param.astype(real), share).astype(average.dtype)
 
 
 def averaged_params(state: Any, params: Any = None) -> Any:

@@ -1,6 +1,6 @@
 """``torch.optim`` for JAX: the stateful face over the functional core."""
 
-from functorch_optim.optim import lr_scheduler, utils
+from functorch_optim.optim import lr_scheduler, swa_utils, utils
 from functorch_optim.optim.adadelta import Adadelta
 from functorch_optim.optim.adafactor import Adafactor
 from functorch_optim.optim.adagrad import Adagrad
@@ -38,5 +38,6 @@ __all__ = [
     "Rprop",
     "SparseAdam",
     "lr_scheduler",
+    "swa_utils",
     "utils",
 ]

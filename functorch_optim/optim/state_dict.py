@@ -90,7 +90,7 @@ def read(
     positions, warning = _numbers_of_leaves(layout, saved, listed, match)
     state = state_dict["state"]
     entries = [
-        {key: _array(value) for key, value in state.get(number, state.get(str(number), {})).items()}
+        {key: as_array(value) for key, value in state.get(number, state.get(str(number), {})).items()}
         for number in positions
     ]
     counts = [
@@ -133,10 +133,10 @@ def _numbers_of_leaves(
     return [position[leaf] for leaf in range(len(numbers))], warning
 
 
-def _array(value: Any) -> Any:
+def as_array(value: Any) -> Any:
     """A leaf as NumPy's or JAX's array, or the number it is; torch's tensors are read through their own methods."""
     if isinstance(value, list):
-        return [_array(item) for item in value]
+        return [as_array(item) for item in value]
     if type(value).__module__.partition(".")[0] != "torch":
         return value
     tensor = value.detach().cpu()
@@ -160,7 +160,7 @@ def _in_order(groups: Sequence[Mapping[str, Any]], saved: Sequence[Any]) -> Sequ
 def _options(live: Mapping[str, Any], saved: Mapping[str, Any], numbers: Collection[str]) -> dict[str, Any]:
     """A group's options after loading: the saved ones, but the live names, and the live schedules."""
     options = {
-        key: _like(live.get(key), plain(_array(value), 0)) if key in numbers else copy.deepcopy(_array(value))
+        key: _like(live.get(key), plain(as_array(value), 0)) if key in numbers else copy.deepcopy(as_array(value))
         for key, value in saved.items()
         if key not in ("params", "param_names", COUNT)
     }

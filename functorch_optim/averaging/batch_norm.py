@@ -1,0 +1,93 @@
+"""The statistics of batch normalisation over many batches, each with the same weight."""
+
+import math
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from functorch_optim import trees
+
+
+class BatchStatistics(NamedTuple):
+    """Means and unbiased variances of the features, in the structure of a batch."""
+
+    mean: Any
+    var: Any
+
+
+def batch_statistics(batches: Iterable[Any], axis: int | tuple[int, ...] = -1) -> BatchStatistics:
+    r"""The mean over batches of each batch's mean and of its unbiased variance.
+
+    What torch's batch normalisation with ``momentum=None`` gathers: for the batches :math:`x_1, ..., x_k`, each with n
+    elements a feature, :math:`\frac1k \sum_i \mathrm{mean}(x_i)` and
+    :math:`\frac1k \sum_i \frac{n}{n-1} \mathrm{mean}((x_i - \mathrm{mean}(x_i))^2)`.
+
+    Args:
+        batches: the inputs of the normalisation: arrays, or trees of them.
+        axis: the axis of the features, or several; over all others the mean is taken.
+
+    Returns:
+        Arrays with the shape of the features, at least float32.
+
+    Raises:
+        ValueError: no batches; a batch with one element a feature, whose variance is not defined.
+
+    Source: torch's ``update_bn``.
+
+    Example:
+        >>> batches = [jnp.array([[0.0], [2.0]]), jnp.array([[4.0], [8.0]])]
+        >>> mean, var = batch_statistics(batches)
+        >>> mean.tolist(), var.tolist()
+        ([3.5], [5.0])
+    """
+    return mean_of(_of_one(batch, axis) for batch in batches)
+
+
+def mean_of(statistics: Iterable[Any]) -> Any:
+    """The mean of trees that come one by one.
+
+    Raises:
+        ValueError: none came.
+    """
+    average = None
+    for count, new in enumerate(statistics):
+        average = new if average is None else cumulative(average, new, count)
+    if average is None:
+        raise ValueError("there are no batches to take statistics of")
+    return average
+
+
+def cumulative(average: Any, new: Any, count: Any) -> Any:
+    """The mean of ``count`` trees, whose mean is ``average``, and of one more."""
+    return jax.tree.map(lambda a, x: a + (x - a) / jnp.asarray(count + 1, a.dtype), average, new)
+
+
+def bessel(size: Any, shape: tuple[int, ...]) -> Any:
+    """What makes a variance over ``size`` elements unbiased: n / (n - 1).
+
+    Raises:
+        ValueError: there is one element; ``shape`` is that of the batch.
+    """
+    if isinstance(size, int) and size < 2:
+        raise ValueError(f"Expected more than 1 value per channel when training, got input size {shape}")
+    return size / (size - 1)
+
+
+def elements(shape: tuple[int, ...], axis: int | tuple[int, ...]) -> int:
+    """How many elements of an array belong to each feature."""
+    features = {a % len(shape) for a in ((axis,) if isinstance(axis, int) else axis)}
+    return math.prod(size for index, size in enumerate(shape) if index not in features)
+
+
+def _of_one(batch: Any, axis: int | tuple[int, ...]) -> BatchStatistics:
+    pairs = jax.tree.map(lambda x: _moments(x, axis), batch)
+    return BatchStatistics(*jax.tree.transpose(jax.tree.structure(batch), jax.tree.structure((0, 0)), pairs))
+
+
+def _moments(x: jax.Array, axis: int | tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+    features = {a % x.ndim for a in ((axis,) if isinstance(axis, int) else axis)}
+    others = tuple(index for index in range(x.ndim) if index not in features)
+    wide = x.astype(trees.compute_dtype(x))
+    return jnp.mean(wide, others), jnp.var(wide, others) * bessel(elements(x.shape, axis), x.shape)

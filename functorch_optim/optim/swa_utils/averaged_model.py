@@ -1,0 +1,247 @@
+"""The average of a model's parameters over its training: SWA, EMA, or a function of one's own."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from functorch_optim import trees
+from functorch_optim.optim.ownership import exclusive
+from functorch_optim.optim.state_dict import as_array
+from functorch_optim.optim.swa_utils.averaging_functions import Averaging, AvgFn, MultiAvgFn, get_swa_avg_fn
+from functorch_optim.optim.swa_utils.models import Module, Parts, Tree, is_array, owned, placed, wrapped
+
+
+class AveragedModel:
+    """Holds the averages of a model's parameters; :meth:`update_parameters` takes in the next ones.
+
+    The first update copies. By default all have equal weight (SWA).
+
+    Args:
+        model: a tree of parameters, a flax nnx module, or a callable tree, an equinox module say.
+        device: where the averages are to be, a device or a sharding; by default where the parameters are.
+        avg_fn: ``avg_fn(averaged, current, num_averaged)`` returns the new average of one array.
+        multi_avg_fn: the same with lists of arrays of one dtype; returns the new list.
+        use_buffers: whether the buffers are averaged too; else they are the model's own, as they are at every update.
+        buffers: beside a tree of parameters, a tree of what is no parameter, batch statistics say.
+        apply_fn: beside a tree, what a call of the average calls: ``apply_fn(params, *inputs)``, with buffers
+            ``apply_fn(params, buffers, *inputs)``.
+
+    ``num_averaged`` is a Python int. A function of one's own is called as it is, once an array or a list; to compile
+    it, give ``jax.jit(function)``. Averages have the parameters' dtypes, as in torch: for bfloat16 parameters prefer
+    :func:`functorch_optim.ema`, which averages in float32. What has an integer dtype (counts, random keys) is no
+    average of anything and is copied from the model (torch raises or truncates).
+
+    Raises:
+        AssertionError: both functions are given.
+
+    Source: Izmailov et al., "Averaging Weights Leads to Wider Optima and Better Generalization", 2018.
+
+    Example:
+        >>> averaged = AveragedModel({"w": jnp.zeros(2)}, apply_fn=lambda params, x: params["w"] * x)
+        >>> for value in (1.0, 2.0, 6.0):
+        ...     averaged.update_parameters({"w": jnp.full(2, value)})
+        >>> averaged.params["w"].tolist(), averaged.n_averaged, averaged(2.0).tolist()
+        ([3.0, 3.0], 3, [6.0, 6.0])
+        >>> list(averaged.state_dict())
+        ['n_averaged', 'module.w']
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        device: Any = None,
+        avg_fn: AvgFn | None = None,
+        multi_avg_fn: MultiAvgFn | None = None,
+        use_buffers: bool = False,
+        *,
+        buffers: Any = None,
+        apply_fn: Callable[..., Any] | None = None,
+    ) -> None:
+        if avg_fn is not None and multi_avg_fn is not None:
+            raise AssertionError("Only one of avg_fn and multi_avg_fn should be provided")
+        self.avg_fn = avg_fn
+        self.multi_avg_fn = multi_avg_fn
+        self.use_buffers = use_buffers
+        self.n_averaged = 0
+        self._model: Tree | Module = wrapped(model, buffers, apply_fn)
+        parts = self._model.read()
+        repeated = sorted({name for name in parts.names if parts.names.count(name) > 1})
+        if repeated:
+            raise ValueError(f"parameters and buffers share the names {', '.join(map(trees.quote, repeated))}")
+        self._model.write([placed(leaf, device) for leaf in parts.leaves])
+
+    @property
+    def module(self) -> Any:
+        """The averaged model: the nnx module, or the tree of parameters."""
+        return self._model.module
+
+    @property
+    def params(self) -> Any:
+        """The averaged parameters in their structure."""
+        parts = self._model.read()
+        return parts.trees(parts.leaves)[0]
+
+    @property
+    def buffers(self) -> Any:
+        """The buffers in their structure."""
+        parts = self._model.read()
+        return parts.trees(parts.leaves)[1]
+
+    def __call__(self, *inputs: Any, **options: Any) -> Any:
+        """What the model gives with the averaged parameters."""
+        return self._model(*inputs, **options)
+
+    def train(self, mode: bool = True) -> "AveragedModel":
+        """Set the mode of a flax nnx module; a tree has none."""
+        if isinstance(self._model, Module):
+            (self._model.module.train if mode else self._model.module.eval)()
+        return self
+
+    def eval(self) -> "AveragedModel":
+        """Set a flax nnx module to evaluation; a tree has no mode."""
+        return self.train(False)
+
+    def update_parameters(self, model: Any, buffers: Any = None) -> None:
+        """Take the parameters of ``model`` into the averages.
+
+        Args:
+            model: as it was given to the constructor; in the place of an nnx module also its parameters alone.
+            buffers: the model's buffers, beside a tree. Without them the buffers stay as they are.
+
+        Raises:
+            ValueError: another structure, or an array of another shape; TypeError: a function that returns no array.
+                Nothing has changed then.
+        """
+        parts = self._model.read()
+        current = parts.aligned(*self._model.split(model, buffers))
+        _check_shapes(parts, current)
+        last = 0 if self.n_averaged == 0 else len(current) if self.use_buffers else parts.count
+        mixed = [i for i in range(last) if current[i] is not None and _is_inexact(parts.leaves[i])]
+        leaves = [
+            average if leaf is None or i in set(mixed) else owned(_beside(leaf, average))
+            for i, (average, leaf) in enumerate(zip(parts.leaves, current, strict=True))
+        ]
+        names, taken = [parts.names[i] for i in mixed], [_beside(current[i], leaves[i]) for i in mixed]
+        averages = self._averaged(names, [leaves[i] for i in mixed], taken) if mixed else []
+        for i, average in zip(mixed, averages, strict=True):
+            leaves[i] = average
+        self._model.write(leaves)
+        self.n_averaged += 1
+
+    def _averaged(self, names: list[str], averages: list[Any], current: list[Any]) -> list[Any]:
+        """The new averages, group by group of equal dtypes."""
+        function = self.avg_fn or self.multi_avg_fn or get_swa_avg_fn()
+        apply = _together if function is self.multi_avg_fn else _one_by_one
+        if isinstance(function, Averaging):
+            if isinstance(self._model, Module):  # its variables hold the averages too
+                return _compiled(apply, function, averages, current, self.n_averaged)
+            return _in_place(apply, function, exclusive(averages, 3), current, self.n_averaged)
+        groups: dict[Any, list[int]] = {}
+        for index, average in enumerate(averages):
+            groups.setdefault(average.dtype, []).append(index)
+        result = list(averages)
+        for indices in groups.values():
+            held, taken = [averages[i] for i in indices], [current[i] for i in indices]
+            new = apply(function, held, taken, self.n_averaged)
+            if not isinstance(new, list | tuple) or len(new) != len(held):
+                raise TypeError(
+                    "multi_avg_fn must return the list of the new averages: arrays of JAX cannot be changed in place; "
+                    f"it returned {type(new).__name__}"
+                )
+            for i, average in zip(indices, new, strict=True):
+                if jnp.shape(average) != averages[i].shape:
+                    raise ValueError(
+                        f"the averaging function returned shape {jnp.shape(average)} for {trees.quote(names[i])}, "
+                        f"which has shape {averages[i].shape}"
+                    )
+                result[i] = jnp.asarray(average).astype(averages[i].dtype)
+        return result
+
+    def _replace_buffers(self, buffers: Any) -> None:
+        parts = self._model.read()
+        new = [*parts.leaves[: parts.count], *parts.aligned(self.params, buffers)[parts.count :]]
+        self._model.write([_beside(leaf, held) for leaf, held in zip(new, parts.leaves, strict=True)])
+
+    def state_dict(self) -> dict[str, Any]:
+        """``n_averaged``, and every array as ``module.<its dotted path>``, as torch names them."""
+        parts = self._model.read()
+        arrays = {_key(name): leaf for name, leaf in zip(parts.names, parts.leaves, strict=True) if is_array(leaf)}
+        return {"n_averaged": np.asarray(self.n_averaged, np.int64), **arrays}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take over the arrays of a ``state_dict``, this library's or torch's; they get the dtypes that are here.
+
+        Raises:
+            RuntimeError: keys are missing or unexpected, or shapes differ; all are listed, and nothing has changed.
+        """
+        parts = self._model.read()
+        own_keys = {_key(name): i for i, name in enumerate(parts.names) if is_array(parts.leaves[i])}
+        wanted = ["n_averaged", *own_keys]
+        found = {key: as_array(value) for key, value in state_dict.items()}
+        problems = []
+        for label, keys in (
+            ("Missing", [key for key in wanted if key not in found]),
+            ("Unexpected", [key for key in found if key not in wanted]),
+        ):
+            if keys:
+                problems.append(f"{label} key(s) in state_dict: {', '.join(map(repr, keys))}.")
+        for key, i in own_keys.items():
+            shape = jnp.shape(parts.leaves[i])
+            if key in found and jnp.shape(found[key]) != shape:
+                problems.append(
+                    f"size mismatch for {key}: copying a param with shape {jnp.shape(found[key])} from checkpoint, the "
+                    f"shape in current model is {shape}."
+                )
+        if problems:
+            raise RuntimeError("\n\t".join([f"Error(s) in loading state_dict for {type(self).__name__}:", *problems]))
+        leaves = list(parts.leaves)
+        for key, i in own_keys.items():
+            leaves[i] = owned(_beside(found[key], leaves[i]))
+        self._model.write(leaves)
+        self.n_averaged = int(found["n_averaged"])
+
+
+def _check_shapes(parts: Parts, current: list[Any]) -> None:
+    for name, held, leaf in zip(parts.names, parts.leaves, current, strict=True):
+        if leaf is not None and jnp.shape(leaf) != jnp.shape(held):
+            raise ValueError(
+                f"the model's {trees.quote(name)} has shape {jnp.shape(leaf)}, its average has shape {jnp.shape(held)}"
+            )
+
+
+def _key(name: str) -> str:
+    return f"module.{name}" if name else "module"
+
+
+def _is_inexact(leaf: Any) -> bool:
+    return is_array(leaf) and jnp.issubdtype(leaf.dtype, jnp.inexact)
+
+
+def _beside(leaf: Any, average: Any) -> Any:
+    """``leaf`` in the dtype and the place of its average."""
+    if not is_array(average) or not is_array(leaf):
+        return leaf
+    if leaf.dtype != average.dtype:
+        leaf = jnp.asarray(leaf).astype(average.dtype)
+    same = isinstance(leaf, jax.Array) and leaf.sharding.is_equivalent_to(average.sharding, leaf.ndim)
+    return leaf if same else jax.device_put(leaf, average.sharding)
+
+
+def _one_by_one(function: Any, averages: list[Any], current: list[Any], count: Any) -> list[Any]:
+    return [function(average, leaf, count) for average, leaf in zip(averages, current, strict=True)]
+
+
+def _together(function: Any, averages: list[Any], current: list[Any], count: Any) -> Any:
+    return function(averages, current, count)
+
+
+def _applied(apply: Any, function: Averaging, averages: list[Any], current: list[Any], count: Any) -> list[Any]:
+    return apply(function, averages, current, count)
+
+
+_compiled = functools.partial(jax.jit, static_argnums=(0, 1))(_applied)
+_in_place = functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)(_applied)

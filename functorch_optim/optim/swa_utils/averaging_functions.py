@@ -1,0 +1,112 @@
+"""The averaging functions of ``torch.optim.swa_utils``, of one array and of lists of arrays."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from functorch_optim import trees
+from functorch_optim.averaging.average import mix
+from functorch_optim.base import Frozen
+from functorch_optim.hyperparams import Beta
+
+AvgFn = Callable[[Any, Any, Any], Any]
+MultiAvgFn = Callable[[list[Any], list[Any], Any], Sequence[Any]]
+
+
+class Averaging(Frozen):
+    """Base of the averaging functions of this module: pure, so that all parameters go through one compiled call."""
+
+
+class EmaAvg(Averaging):
+    decay: float
+
+    def __call__(self, averaged: jax.Array, current: jax.Array, num_averaged: Any) -> jax.Array:
+        del num_averaged
+        wide = trees.compute_dtype(averaged)
+        keep, take = (jnp.asarray(share, wide) for share in (self.decay, 1 - self.decay))
+        return (keep * averaged.astype(wide) + take * current.astype(wide)).astype(averaged.dtype)
+
+
+class SwaAvg(Averaging):
+    def __call__(self, averaged: jax.Array, current: jax.Array, num_averaged: Any) -> jax.Array:
+        wide = trees.compute_dtype(averaged)
+        held, count = averaged.astype(wide), jnp.asarray(num_averaged + 1, wide)
+        return (held + (current.astype(wide) - held) / count).astype(averaged.dtype)
+
+
+class EmaMultiAvg(Averaging):
+    decay: float
+
+    def __call__(self, averaged: list[jax.Array], current: list[jax.Array], num_averaged: Any) -> list[jax.Array]:
+        del num_averaged
+        weight = 1 - self.decay  # torch gives lerp this weight, and lerp uses one minus it
+        return [mix(a, p, Beta(1 - weight, weight)) for a, p in zip(averaged, current, strict=True)]
+
+
+class SwaMultiAvg(Averaging):
+    def __call__(self, averaged: list[jax.Array], current: list[jax.Array], num_averaged: Any) -> list[jax.Array]:
+        weight = (1 / jnp.asarray(num_averaged + 1, jnp.float32)).astype(jnp.result_type(float))
+        return [mix(a, p, Beta(1 - weight, weight)) for a, p in zip(averaged, current, strict=True)]
+
+
+def get_ema_avg_fn(decay: float = 0.999) -> AvgFn:
+    """``f(averaged, current, num_averaged) = decay * averaged + (1 - decay) * current``, of one array.
+
+    Args:
+        decay: from 0 to 1.
+
+    Raises:
+        ValueError: ``decay`` outside its range.
+
+    Example:
+        >>> get_ema_avg_fn(0.75)(jnp.array([0.0]), jnp.array([4.0]), 1).tolist()
+        [1.0]
+    """
+    return EmaAvg(_checked(decay))
+
+
+def get_ema_multi_avg_fn(decay: float = 0.999) -> MultiAvgFn:
+    """The exponential moving average of lists of arrays, which are returned as a new list.
+
+    Args:
+        decay: from 0 to 1.
+
+    Raises:
+        ValueError: ``decay`` outside its range.
+
+    Example:
+        >>> [a.tolist() for a in get_ema_multi_avg_fn(0.75)([jnp.array([0.0])], [jnp.array([4.0])], 1)]
+        [[1.0]]
+    """
+    return EmaMultiAvg(_checked(decay))
+
+
+def get_swa_avg_fn() -> AvgFn:
+    """``f(averaged, current, n) = averaged + (current - averaged) / (n + 1)``, of one array: all have equal weight.
+
+    Example:
+        >>> get_swa_avg_fn()(jnp.array([0.0]), jnp.array([4.0]), 1).tolist()
+        [2.0]
+    """
+    return SwaAvg()
+
+
+def get_swa_multi_avg_fn() -> MultiAvgFn:
+    """The mean of lists of arrays, which are returned as a new list.
+
+    As in torch the share ``1 / (n + 1)`` has the precision of float32; in float64 prefer :func:`get_swa_avg_fn`, which
+    is exact, and the default of :class:`functorch_optim.optim.swa_utils.AveragedModel`.
+
+    Example:
+        >>> [a.tolist() for a in get_swa_multi_avg_fn()([jnp.array([0.0])], [jnp.array([4.0])], 1)]
+        [[2.0]]
+    """
+    return SwaMultiAvg()
+
+
+def _checked(decay: float) -> float:
+    if not 0.0 <= decay <= 1.0:
+        raise ValueError(f"Invalid decay value {decay} provided. Please provide a value in [0,1] range.")
+    return float(decay)

@@ -1,0 +1,100 @@
+"""Statistics of the batch normalisation in the variables of a flax linen module."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from functorch_optim import trees
+from functorch_optim.averaging.batch_norm import bessel, elements, mean_of
+
+
+class _Call(NamedTuple):
+    """What a layer's momentum leaves of the batch, and what makes its variance unbiased."""
+
+    share: float
+    correction: float
+
+
+def refreshed(batches: Iterator[Any], variables: Mapping[str, Any], apply_fn: Callable[..., Any]) -> dict[str, Any]:
+    """The variables with ``batch_stats`` that are cumulative over the batches.
+
+    A layer mixes ``momentum * before + (1 - momentum) * batch``: from zeros, what comes out is the batch's share.
+    """
+    empty = {**variables, "batch_stats": jax.tree.map(jnp.zeros_like, variables["batch_stats"])}
+    run = jax.jit(lambda inputs: _statistics(apply_fn(empty, inputs)))
+    calls: dict[Any, dict[tuple[str, ...], _Call]] = {}
+
+    def statistics(inputs: Any) -> Any:
+        key = str(jax.tree.map(jnp.shape, inputs))
+        if key not in calls:
+            calls[key] = _calls(apply_fn, empty, inputs)
+        return _unbiased(run(inputs), calls[key])
+
+    return {**variables, "batch_stats": mean_of(map(statistics, batches))}
+
+
+def _statistics(result: Any) -> Any:
+    """``batch_stats`` in what ``apply_fn`` returned."""
+    if not (isinstance(result, tuple) and len(result) == 2 and "batch_stats" in result[1]):
+        raise TypeError(
+            'apply_fn must return a pair whose second part has "batch_stats", as module.apply does with '
+            'mutable=["batch_stats"]'
+        )
+    return result[1]["batch_stats"]
+
+
+def _calls(apply_fn: Callable[..., Any], variables: Any, inputs: Any) -> dict[tuple[str, ...], _Call]:
+    """Which layers normalise with the batch when the variables are applied to such inputs."""
+    from flax import linen
+
+    calls: dict[tuple[str, ...], _Call] = {}
+
+    def record(function: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        layer = context.module
+        if isinstance(layer, linen.BatchNorm) and context.method_name == "__call__":
+            _note(calls, layer, *args, **kwargs)
+        return function(*args, **kwargs)
+
+    with linen.intercept_methods(record):
+        jax.eval_shape(apply_fn, variables, inputs)
+    return calls
+
+
+def _note(
+    calls: dict[tuple[str, ...], _Call],
+    layer: Any,
+    x: Any,
+    use_running_average: bool | None = None,
+    *,
+    mask: Any = None,
+) -> None:
+    name = trees.quote(".".join(layer.path))
+    if layer.use_running_average if use_running_average is None else use_running_average:
+        return
+    if mask is not None or layer.path in calls:
+        what = "has a mask" if mask is not None else "is called twice"
+        raise ValueError(f"the batch normalisation {name} {what}: its statistics cannot be gathered")
+    if layer.momentum == 1:
+        raise ValueError(f"the batch normalisation {name} has a momentum of 1, with which it never learns of a batch")
+    size = elements(x.shape, layer.axis)
+    if layer.axis_name is not None:
+        size *= jax.lax.axis_size(layer.axis_name)
+    calls[layer.path] = _Call(1 - layer.momentum, bessel(size, x.shape))
+
+
+def _unbiased(statistics: Any, calls: Mapping[tuple[str, ...], _Call]) -> Any:
+    """The batch's own means and unbiased variances."""
+
+    def at(path: Any, leaf: Any) -> Any:
+        keys = tuple(str(part.key) for part in path)
+        if keys[:-1] not in calls:
+            raise ValueError(
+                f"the batch normalisation {trees.quote('.'.join(keys[:-1]))} did not normalise with the batch: "
+                "apply_fn must run in training mode, and not be compiled"
+            )
+        call = calls[keys[:-1]]
+        return leaf / call.share * (call.correction if keys[-1] == "var" else 1.0)
+
+    return jax.tree_util.tree_map_with_path(at, statistics)

@@ -1,0 +1,139 @@
+"""The models that can be averaged: trees of arrays, with a tree of buffers beside them, and modules of flax nnx."""
+
+import copy
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from functorch_optim import trees
+from functorch_optim.optim.ownership import own
+
+
+def nnx() -> Any:
+    """``flax.nnx`` where it was imported, else None: without it there is no module of it either."""
+    return sys.modules.get("flax.nnx")
+
+
+def is_nnx(model: Any) -> bool:
+    return nnx() is not None and isinstance(model, nnx().Module)
+
+
+class Parts:
+    """The leaves of a model under their names: ``names``, ``leaves``, and how many of them are parameters."""
+
+    def __init__(self, params: Any, buffers: Any) -> None:
+        names, leaves, self.params_treedef = trees.named_leaves(params)
+        buffer_names, buffer_leaves, self.buffers_treedef = trees.named_leaves(buffers)
+        self.names, self.leaves, self.count = names + buffer_names, leaves + buffer_leaves, len(names)
+
+    def trees(self, leaves: list[Any]) -> tuple[Any, Any]:
+        """Other leaves in the structures of the parameters and the buffers."""
+        return self.params_treedef.unflatten(leaves[: self.count]), self.buffers_treedef.unflatten(leaves[self.count :])
+
+    def aligned(self, params: Any, buffers: Any) -> list[Any]:
+        """The leaves of another such model in this order; None for those that are not given."""
+        params_here, buffers_here = self.trees(self.leaves)
+        found = trees.align(params_here, params, "the parameters of the model")
+        rest = len(self.leaves) - self.count
+        return found + ([None] * rest if buffers is None else trees.align(buffers_here, buffers, "the buffers"))
+
+
+class Tree:
+    """Parameters and buffers as trees, and the function that applies them."""
+
+    def __init__(self, params: Any, buffers: Any, apply_fn: Callable[..., Any] | None) -> None:
+        self.apply_fn = apply_fn
+        self.has_buffers = buffers is not None
+        self.parts = Parts(params, buffers)
+        self.parts.leaves = [owned(leaf) for leaf in self.parts.leaves]
+
+    def read(self) -> Parts:
+        return self.parts
+
+    def write(self, leaves: list[Any]) -> None:
+        self.parts.leaves = leaves
+
+    def split(self, model: Any, buffers: Any) -> tuple[Any, Any]:
+        """Parameters and buffers of a model of the same kind; buffers are None where they are not given."""
+        if buffers is not None and not self.has_buffers:
+            raise ValueError("this average was made without buffers: AveragedModel(params, buffers=buffers)")
+        return model, buffers
+
+    @property
+    def module(self) -> Any:
+        return self.parts.trees(self.parts.leaves)[0]
+
+    def __call__(self, *inputs: Any, **options: Any) -> Any:
+        params, buffers = self.parts.trees(self.parts.leaves)
+        if self.apply_fn is not None:
+            held = (params, buffers) if self.has_buffers else (params,)
+            return self.apply_fn(*held, *inputs, **options)
+        if callable(params):
+            return params(*inputs, **options)
+        raise TypeError("a tree of parameters cannot be called: AveragedModel(params, apply_fn=...) says what to call")
+
+
+class Module:
+    """A module of flax nnx: its ``Param`` variables are the parameters, all others the buffers."""
+
+    def __init__(self, module: Any) -> None:
+        self.module = nnx().clone(module)
+
+    def read(self) -> Parts:
+        return Parts(*self._states(self.module))
+
+    def write(self, leaves: list[Any]) -> None:
+        for state in self.read().trees(leaves):
+            nnx().update(self.module, state)
+
+    def split(self, model: Any, buffers: Any) -> tuple[Any, Any]:
+        """Parameters and buffers of a module, or of its ``nnx.state(module, nnx.Param)``."""
+        if not is_nnx(model):
+            return model, buffers
+        if buffers is not None:
+            raise ValueError("a module has its buffers in it")
+        return self._states(model)
+
+    def _states(self, module: Any) -> tuple[Any, Any]:
+        _, params, buffers = nnx().split(module, nnx().Param, ...)
+        return params, buffers
+
+    def __call__(self, *inputs: Any, **options: Any) -> Any:
+        return self.module(*inputs, **options)
+
+    def __deepcopy__(self, memo: Any) -> "Module":
+        return copy.copy(self)._cloned()
+
+    def _cloned(self) -> "Module":
+        self.module = nnx().clone(self.module)
+        return self
+
+
+def is_array(leaf: Any) -> bool:
+    return hasattr(leaf, "dtype") and hasattr(leaf, "shape")
+
+
+def owned(leaf: Any) -> Any:
+    """A copy of an array, also of a random key; anything else as it is."""
+    if not is_array(leaf):
+        return leaf
+    return leaf.copy() if jnp.issubdtype(leaf.dtype, jax.dtypes.extended) else own(leaf)
+
+
+def wrapped(model: Any, buffers: Any, apply_fn: Callable[..., Any] | None) -> Tree | Module:
+    """The model in the form in which it is averaged."""
+    if not is_nnx(model):
+        return Tree(model, buffers, apply_fn)
+    if buffers is not None or apply_fn is not None:
+        raise ValueError("a module has its buffers and its function in it: AveragedModel(module)")
+    return Module(model)
+
+
+def placed(tree: Any, device: Any) -> Any:
+    """The arrays of a tree on ``device``, where one is given; what is no array stays."""
+    if device is None:
+        return tree
+    return jax.tree.map(lambda leaf: jax.device_put(leaf, device) if is_array(leaf) else leaf, tree)

@@ -1,0 +1,95 @@
+"""Statistics of the batch normalisation in a flax nnx module."""
+
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from functorch_optim.averaging.batch_norm import bessel, cumulative, elements
+from functorch_optim.optim.swa_utils.models import nnx
+
+_MODES = ("deterministic", "use_running_average")
+
+
+def refresh(batches: Iterator[Any], module: Any) -> None:
+    """Replace the statistics of every ``BatchNorm`` in ``module`` by the cumulative ones over the batches."""
+    modules = [one for _, one in nnx().iter_modules(module)]
+    layers = [one for one in modules if isinstance(one, nnx().BatchNorm)]
+    if not layers:
+        return
+    before = [(layer.mean[...], layer.var[...]) for layer in layers]
+    seen = False
+    try:
+        with _training(module, modules), _cumulative(layers):
+            run = nnx().jit(_run)
+            for inputs in batches:
+                run(module, inputs)
+                seen = True
+            if not seen:
+                raise ValueError("there are no batches to take statistics of")
+            if not all(int(layer.seen[...]) for layer in layers):
+                raise ValueError("a BatchNorm of the module was not called on the batches, or not in training mode")
+    except BaseException:
+        for layer, (mean, var) in zip(layers, before, strict=True):
+            layer.mean[...], layer.var[...] = mean, var
+        raise
+
+
+def _run(module: Any, inputs: Any) -> None:
+    module(inputs)
+
+
+@contextmanager
+def _training(module: Any, modules: list[Any]) -> Iterator[None]:
+    """The module in training mode; afterwards every part of it in the mode it was in."""
+    modes = [{name: vars(one)[name] for name in _MODES if name in vars(one)} for one in modules]
+    module.train()
+    try:
+        yield
+    finally:
+        for one, mode in zip(modules, modes, strict=True):
+            for name, value in mode.items():
+                setattr(one, name, value)
+
+
+@contextmanager
+def _cumulative(layers: list[Any]) -> Iterator[None]:
+    """The layers as :class:`Cumulative` ones, with a count of their calls; afterwards as they were."""
+    kept = [(type(layer), layer.momentum, layer.use_fast_variance) for layer in layers]
+    for layer in layers:
+        layer.mean[...], layer.var[...] = jnp.zeros_like(layer.mean[...]), jnp.zeros_like(layer.var[...])
+        layer.momentum, layer.use_fast_variance = 0.0, False
+        layer.seen = nnx().BatchStat(jnp.zeros((), jnp.int32))
+        layer.__class__ = _cumulative_kind(type(layer))
+    try:
+        yield
+    finally:
+        for layer, (kind, momentum, fast) in zip(layers, kept, strict=True):
+            layer.__class__ = kind
+            layer.momentum, layer.use_fast_variance = momentum, fast
+            del layer.seen
+
+
+@functools.cache
+def _cumulative_kind(kind: type) -> type:
+    """A subclass of a ``BatchNorm`` that, without momentum, averages over its calls with equal weights."""
+
+    def call(self: Any, x: Any, use_running_average: bool | None = None, *, mask: Any = None) -> Any:
+        before = self.mean[...], self.var[...]
+        result = kind.__call__(self, x, use_running_average, mask=mask)
+        if use_running_average:
+            return result
+        size: Any = elements(x.shape, self.axis)
+        if self.axis_name is not None:
+            size *= jax.lax.axis_size(self.axis_name)
+        if mask is not None:
+            size = jnp.sum(jnp.broadcast_to(mask, x.shape)) / (x.size // size)
+        batch = self.mean[...], (self.var[...] * bessel(size, x.shape)).astype(self.var[...].dtype)
+        self.mean[...], self.var[...] = cumulative(before, batch, self.seen[...])
+        self.seen[...] += 1
+        return result
+
+    return type(kind.__name__, (kind,), {"__call__": call})

@@ -1,0 +1,75 @@
+"""The learning rate of stochastic weight averaging."""
+
+from functorch_optim import schedules
+from functorch_optim.optim.lr_scheduler.base import LRScheduler, per_group
+from functorch_optim.optim.optimizer import Optimizer
+
+
+class SWALR(LRScheduler):
+    """Anneals the learning rate of every group from where it stands to ``swa_lr``, where it stays.
+
+    The schedule is :class:`functorch_optim.schedules.swa_annealing`. It may begin late: until its first step another
+    scheduler moves the learning rates.
+
+    Args:
+        optimizer: the optimizer.
+        swa_lr: the last learning rate, or a list with one for every group.
+        anneal_epochs: number of epochs to get there, at least 0.
+        anneal_strategy: ``"cos"`` or ``"linear"``.
+        last_epoch: -1 to begin.
+
+    Raises:
+        ValueError: an option outside its range; a list of another length.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from functorch_optim import optim
+        >>> optimizer = optim.SGD([jnp.zeros(1)], lr=1.0)
+        >>> scheduler = SWALR(optimizer, swa_lr=0.5, anneal_epochs=2, anneal_strategy="linear")
+        >>> rates = []
+        >>> for _ in range(4):
+        ...     optimizer.step([jnp.ones(1)])
+        ...     scheduler.step()
+        ...     rates += scheduler.get_last_lr()
+        >>> rates
+        [0.75, 0.5, 0.5, 0.5]
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        swa_lr: float | list[float],
+        anneal_epochs: int = 10,
+        anneal_strategy: str = "cos",
+        last_epoch: int = -1,
+    ) -> None:
+        if not isinstance(optimizer, Optimizer):
+            raise TypeError(f"{type(optimizer).__name__} is not an Optimizer")
+        schedules.swa_annealing(1.0, 1.0, anneal_epochs, anneal_strategy)  # checks
+        for group, value in zip(optimizer.param_groups, per_group("swa_lr", optimizer, swa_lr), strict=True):
+            group["swa_lr"] = value
+        self._anneal_strategy = anneal_strategy
+        self.anneal_epochs = anneal_epochs
+        super().__init__(optimizer, last_epoch)
+        self._step_count = self.last_epoch + 1  # resumed by last_epoch too: torch anneals anew then
+
+    def _share(self, step: int) -> float:
+        """How much of ``swa_lr`` there is in the learning rate after so many steps."""
+        return float(schedules.swa_annealing(0.0, 1.0, self.anneal_epochs, self._anneal_strategy)(max(0, step)))
+
+    def get_lr(self) -> list[float]:
+        """The share of ``swa_lr`` is taken out of each rate as it stands, and put back as it is now."""
+        step, model = self._step_count - 1, self.optimizer.param_groups[0]  # a group added later takes the first's
+        before, share = self._share(step - 1), self._share(step)
+        rates = []
+        for lr, group in zip(self._lrs(), self.optimizer.param_groups, strict=True):
+            last = group.setdefault("swa_lr", model["swa_lr"])
+            first = last if before == 1 else (lr - before * last) / (1 - before)
+            rates.append(last * share + first * (1 - share))
+        return rates
+
+    def _begin(self, reset: bool = True) -> None:
+        """Begin anew from the learning rates in the groups: there is nothing to anneal from the initial ones."""
+        del reset
+        self._step_count = 1
+        super()._begin(reset=False)

@@ -1,0 +1,80 @@
+"""Batch normalisation's statistics anew, for parameters that were averaged."""
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from functorch_optim.optim.swa_utils import linen_batch_norm, nnx_batch_norm
+from functorch_optim.optim.swa_utils.averaged_model import AveragedModel
+from functorch_optim.optim.swa_utils.models import is_nnx, placed
+
+
+def update_bn(loader: Iterable[Any], model: Any, apply_fn: Callable[..., Any] | None = None, device: Any = None) -> Any:
+    """Calculate the running means and variances of batch normalisation from the batches of ``loader``.
+
+    As in torch: the statistics begin anew and become the mean over the batches of each batch's mean and unbiased
+    variance, whatever the layers' momentum (:func:`functorch_optim.batch_statistics`). flax itself keeps the biased
+    variance.
+
+    Args:
+        loader: gives batches: arrays, or lists or tuples that begin with one.
+        model: a flax nnx module; the ``variables`` of a flax linen module; or an
+            :class:`functorch_optim.optim.swa_utils.AveragedModel` of one of the two.
+        apply_fn: for linen, ``apply_fn(variables, inputs)`` in training mode, not compiled, which returns a pair whose
+            second part has the new ``batch_stats``:
+            ``lambda v, x: module.apply(v, x, train=True, mutable=["batch_stats"])``.
+        device: a device or a sharding where the batches are put.
+
+    Returns:
+        None for what is updated in place, a module or an average; for ``variables`` the new ones.
+
+    Without batch normalisation it returns at once. The module's mode, training or evaluation, is what it was before,
+    and after an error the statistics are too.
+
+    Raises:
+        ValueError: ``loader`` is empty; a batch has one element a channel; a layer did not normalise with the batch.
+        TypeError: there is no ``apply_fn`` for a tree.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from flax import nnx
+        >>> module = nnx.BatchNorm(1, rngs=nnx.Rngs(0))
+        >>> update_bn([jnp.array([[0.0], [2.0]]), jnp.array([[4.0], [8.0]])], module)
+        >>> module.mean[...].tolist(), module.var[...].tolist()
+        ([3.5], [5.0])
+    """
+    if apply_fn is not None and not callable(apply_fn):
+        raise TypeError("the third argument is apply_fn; a device is given as device=")
+    subject = model.module if isinstance(model, AveragedModel) else model
+    batches = _inputs(loader, device)
+    if is_nnx(subject):
+        return nnx_batch_norm.refresh(batches, subject)
+    if isinstance(model, AveragedModel):
+        if not model.buffers:
+            return None
+        variables = {"params": subject, "batch_stats": model.buffers}
+        model._replace_buffers(_refreshed(batches, variables, apply_fn)["batch_stats"])
+        return None
+    return _refreshed(batches, model, apply_fn)
+
+
+def _refreshed(batches: Iterator[Any], variables: Any, apply_fn: Callable[..., Any] | None) -> Any:
+    if not isinstance(variables, Mapping):
+        raise TypeError(
+            f"update_bn takes a flax nnx module, the variables of a linen module or an AveragedModel of these, not "
+            f"{type(variables).__name__}; for others fo.batch_statistics calculates the same"
+        )
+    if not variables.get("batch_stats"):
+        return variables
+    if apply_fn is None:
+        raise TypeError(
+            "a tree of variables needs the function that applies them in training mode: update_bn(loader, variables, "
+            'lambda v, x: module.apply(v, x, train=True, mutable=["batch_stats"]))'
+        )
+    return linen_batch_norm.refreshed(batches, variables, inspect.unwrap(apply_fn))
+
+
+def _inputs(loader: Iterable[Any], device: Any) -> Iterator[Any]:
+    """What the model is called with, batch after batch."""
+    for batch in loader:
+        yield placed(batch[0] if isinstance(batch, list | tuple) else batch, device)
