@@ -451,7 +451,12 @@ BAD = [
         ValueError,
         "div_factor divides a learning rate",
     ),
-    ("SWALR", {"swa_lr": [0.1]}, ValueError, "swa_lr must have the same length as optimizer.param_groups. swa_lr has 1"),
+    (
+        "SWALR",
+        {"swa_lr": [0.1]},
+        ValueError,
+        "swa_lr must have the same length as optimizer.param_groups. swa_lr has 1",
+    ),
     ("SWALR", {"swa_lr": 0.1, "anneal_strategy": "x"}, ValueError, "anneal_strategy must be one of 'cos' or 'linear'"),
     ("SWALR", {"swa_lr": 0.1, "anneal_epochs": -1}, ValueError, "anneal_epochs must be equal or greater than 0, got"),
     ("ReduceLROnPlateau", {"factor": 1.0}, ValueError, "Factor should be < 1.0."),

@@ -207,9 +207,9 @@ class AveragedModel:
 
 def _check_shapes(parts: Parts, current: list[Any]) -> None:
     for name, held, leaf in zip(parts.names, parts.leaves, current, strict=True):
-        if leaf is not None and jnp.shape(leaf) != jnp.shape(held):
+        if is_array(leaf) and is_array(held) and leaf.shape != held.shape:
             raise ValueError(
-                f"the model's {trees.quote(name)} has shape {jnp.shape(leaf)}, its average has shape {jnp.shape(held)}"
+                f"the model's {trees.quote(name)} has shape {leaf.shape}, its average has shape {held.shape}"
             )
 
 

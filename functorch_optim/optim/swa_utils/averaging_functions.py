@@ -26,14 +26,16 @@ class EmaAvg(Averaging):
         del num_averaged
         wide = trees.compute_dtype(averaged)
         keep, take = (jnp.asarray(share, wide) for share in (self.decay, 1 - self.decay))
-        return (keep * averaged.astype(wide) + take * current.astype(wide)).astype(averaged.dtype)
+        kept, taken = _rounded(keep * averaged.astype(wide)), _rounded(take * current.astype(wide))
+        return (kept + taken).astype(averaged.dtype)
 
 
 class SwaAvg(Averaging):
     def __call__(self, averaged: jax.Array, current: jax.Array, num_averaged: Any) -> jax.Array:
         wide = trees.compute_dtype(averaged)
         held, count = averaged.astype(wide), jnp.asarray(num_averaged + 1, wide)
-        return (held + (current.astype(wide) - held) / count).astype(averaged.dtype)
+        counts = jnp.where(held == held, count, jnp.nan)  # XLA takes the reciprocal of a scalar, which rounds twice
+        return (held + (current.astype(wide) - held) / counts).astype(averaged.dtype)
 
 
 class EmaMultiAvg(Averaging):
@@ -104,6 +106,11 @@ def get_swa_multi_avg_fn() -> MultiAvgFn:
         [[2.0]]
     """
     return SwaMultiAvg()
+
+
+def _rounded(product: jax.Array) -> jax.Array:
+    """The product itself, in a form that is not merged into a fused multiply-add, which torch does not use here."""
+    return jnp.where(product == product, product, jnp.nan)
 
 
 def _checked(decay: float) -> float:

@@ -58,7 +58,7 @@ def _calls(apply_fn: Callable[..., Any], variables: Any, inputs: Any) -> dict[tu
         return function(*args, **kwargs)
 
     with linen.intercept_methods(record):
-        jax.eval_shape(apply_fn, variables, inputs)
+        jax.eval_shape(lambda *given: apply_fn(*given), variables, inputs)  # a new function: nothing of it is cached
     return calls
 
 
