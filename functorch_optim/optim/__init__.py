@@ -17,6 +17,7 @@ from functorch_optim.optim.rmsprop import RMSprop
 from functorch_optim.optim.rprop import Rprop
 from functorch_optim.optim.sgd import SGD
 from functorch_optim.optim.sparse_adam import SparseAdam
+from functorch_optim.optim.swap import swap_in_optimizer_params_and_state
 
 __all__ = [
     "ASGD",
@@ -39,5 +40,6 @@ __all__ = [
     "SparseAdam",
     "lr_scheduler",
     "swa_utils",
+    "swap_in_optimizer_params_and_state",
     "utils",
 ]

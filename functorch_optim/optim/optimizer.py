@@ -174,13 +174,13 @@ class Optimizer:
 
     @params.setter
     def params(self, params: Any) -> None:
-        models, leaves, _ = trees.pair(self.params, params, type(self).__name__, what="new value")
+        leaves = trees.align(self.params, params, "new values")
         refuse_traced(leaves)
-        for name, leaf, model in zip(self._layout.labels, leaves, models, strict=True):
+        for name, leaf, model in zip(self._layout.labels, leaves, self._leaves, strict=True):
+            trees.check_update(name, leaf, model, type(self).__name__, what="new value")
             if leaf is None or leaf.dtype != model.dtype:
                 found = None if leaf is None else leaf.dtype
                 raise TypeError(f"the parameter {trees.quote(name)} is {model.dtype}, the new value is {found}")
-        del models
         self._leaves = [own(leaf) for leaf in leaves]
 
     @property

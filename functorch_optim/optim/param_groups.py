@@ -25,6 +25,11 @@ class Layout(NamedTuple):
         """What a message calls each leaf: its name, or its number."""
         return self.names if self.names is not None else [str(index) for index in range(len(self.group_of))]
 
+    @property
+    def order(self) -> list[int]:
+        """The leaves in the order in which torch numbers them: group after group."""
+        return sorted(range(len(self.group_of)), key=lambda index: self.group_of[index])
+
 
 GroupRules = Sequence[tuple[str | Callable[[str, Any], bool], Mapping[str, Any]]]
 

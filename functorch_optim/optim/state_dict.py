@@ -24,11 +24,6 @@ class Loaded(NamedTuple):
     warning: str | None
 
 
-def _order(layout: Layout) -> list[int]:
-    """The leaves in the order in which torch numbers them: group after group."""
-    return sorted(range(len(layout.group_of)), key=lambda index: layout.group_of[index])
-
-
 def write(
     layout: Layout,
     groups: Sequence[Mapping[str, Any]],
@@ -40,7 +35,7 @@ def write(
 
     ``numbers`` names the options that are numbers; everything else in a group is kept as it is.
     """
-    order = _order(layout)
+    order = layout.order
     saved = []
     for index, (group, count) in enumerate(zip(groups, counts, strict=True)):
         options = {
@@ -122,7 +117,7 @@ def _numbers_of_leaves(
                 f"unexpected {', '.join(unexpected) or 'none'}. match='position' goes by the order instead"
             )
         return [found[name] for name in layout.names], None
-    position = dict(zip(_order(layout), numbers, strict=True))
+    position = dict(zip(layout.order, numbers, strict=True))
     warning = None
     if layout.names is not None and match is None:
         warning = (

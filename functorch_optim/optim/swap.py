@@ -1,0 +1,109 @@
+"""Other parameters and another state in an optimizer for a while."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from functorch_optim import trees
+from functorch_optim.optim.optimizer import Optimizer
+
+_WHO = "swap_in_optimizer_params_and_state"
+
+
+@contextmanager
+def swap_in_optimizer_params_and_state(
+    optimizer: Optimizer, swapin_parameters: Any, swapin_optim_state: Mapping[str, Any]
+) -> Iterator[None]:
+    """Let the optimizer work on other parameters with another state, and give it back its own at the end.
+
+    Inside, ``optimizer.params``, ``state``, ``param_groups`` and ``step`` are those of what was swapped in; take from
+    ``optimizer.params`` and ``optimizer.state_dict()`` what is to be kept. Arrays cannot be changed in place, so the
+    arrays that went in stay as they are, where torch writes into them. For a step inside a traced function there is
+    :meth:`functorch_optim.optim.Optimizer.functional`.
+
+    Args:
+        optimizer: one that has made a step.
+        swapin_parameters: in the structure of ``optimizer.params``, or a mapping whose values are in the order of the
+            parameters, group after group.
+        swapin_optim_state: a ``state_dict()``; its groups have the keys of the optimizer's.
+
+    Raises:
+        RuntimeError: the optimizer has no state yet; parameters or state do not fit. Nothing has changed then.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from functorch_optim import optim
+        >>> optimizer = optim.SGD({"w": jnp.array([1.0])}, lr=1.0, momentum=0.5)
+        >>> optimizer.step({"w": jnp.array([1.0])})
+        >>> with swap_in_optimizer_params_and_state(optimizer, {"w": jnp.array([9.0])}, optimizer.state_dict()):
+        ...     optimizer.step({"w": jnp.array([0.0])})
+        ...     swapped = optimizer.params
+        >>> swapped["w"].tolist(), optimizer.params["w"].tolist()
+        ([8.5], [0.0])
+    """
+    if not optimizer.state:
+        raise RuntimeError(f"{_WHO} requires initialized optimizer state.")
+    _check_groups(optimizer, swapin_optim_state)
+    kept = dict(vars(optimizer))
+    groups = [dict(group) for group in optimizer.param_groups]
+    try:
+        try:
+            optimizer.params = _in_structure(optimizer, swapin_parameters)
+            optimizer._engine = optimizer._make_engine()
+            optimizer._engine.start(optimizer._layout, optimizer._leaves, optimizer._settings())
+            optimizer._counts, optimizer._grads = list(optimizer._counts), None
+            optimizer.load_state_dict(swapin_optim_state, match="position")
+        except (KeyError, TypeError, ValueError) as error:
+            raise RuntimeError(f"{_WHO}: {error}") from error
+        yield
+    finally:
+        vars(optimizer).update(kept)
+        del optimizer.param_groups[len(groups) :]  # added inside
+        for group, own_options in zip(optimizer.param_groups, groups, strict=True):
+            group.clear()
+            group.update(own_options)
+
+
+def _check_groups(optimizer: Optimizer, state_dict: Any) -> None:
+    if not (isinstance(state_dict, Mapping) and {"state", "param_groups"} <= state_dict.keys()):
+        raise RuntimeError(f"{_WHO} requires a DCP-style optimizer state_dict: a mapping with 'state', 'param_groups'")
+    if len(state_dict["param_groups"]) != len(optimizer.param_groups):
+        raise RuntimeError(
+            "swapin_optim_state has a different number of parameter groups than the live optimizer: "
+            f"{len(state_dict['param_groups'])} and {len(optimizer.param_groups)}"
+        )
+    for index, (live, group) in enumerate(zip(optimizer.param_groups, state_dict["param_groups"], strict=True)):
+        if len(group["params"]) != len(live["params"]):
+            raise RuntimeError(
+                f"swapin_optim_state param group {index} has a different number of params than the live optimizer "
+                "param group."
+            )
+        added = [key for key in group if key not in live]
+        absent = [key for key in live if key not in group]
+        if added or absent:
+            raise RuntimeError(
+                f"{_WHO} requires optimizer.state_dict()-style param group keys to exactly match the live optimizer "
+                f"group keys for group {index}. Keys only in swap-in: {added}. Keys only in live: {absent}."
+            )
+    known = {number for group in state_dict["param_groups"] for number in group["params"]}
+    extra = [number for number in state_dict["state"] if number not in known]
+    if extra:
+        raise RuntimeError(
+            f"{_WHO} requires swapin_optim_state['state'] to be keyed only by packed parameter ids from "
+            f"param_groups[*]['params']; got extra keys {extra!r}."
+        )
+
+
+def _in_structure(optimizer: Optimizer, params: Any) -> Any:
+    """The parameters in the optimizer's structure; those of a mapping that has another are taken in their order."""
+    try:
+        trees.align(optimizer.params, params, "the parameters")
+    except ValueError:
+        layout = optimizer._layout
+        if not isinstance(params, Mapping) or len(params) != len(layout.group_of):
+            raise
+        leaves: list[Any] = [None] * len(params)
+        for index, array in zip(layout.order, params.values(), strict=True):
+            leaves[index] = array
+        return layout.structure.unflatten(leaves)
+    return params
