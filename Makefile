@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 WORKERS ?= 2
 
-.PHONY: demo test test-torch notebooks lint bench bench-sparse bench-lbfgs parity reference
+.PHONY: demo test test-torch notebooks lint bench bench-sparse bench-lbfgs bench-averaging parity reference
 .DELETE_ON_ERROR:
 
 $(VENV)/.made:
@@ -54,6 +54,9 @@ bench-sparse: $(VENV)/.torch  ## row-sparse steps on large tables
 
 bench-lbfgs: $(VENV)/.test ## L-BFGS against SciPy's
 	$(BIN)/python -m benchmarks.lbfgs $(ARGS)
+
+bench-averaging: $(VENV)/.test ## what an average of the parameters costs
+	$(BIN)/python -m benchmarks.averaging $(ARGS)
 
 parity: $(VENV)/.test    ## the parity table of the README
 	$(BIN)/python -m benchmarks.parity $(ARGS)

@@ -7,7 +7,6 @@ on the smaller.
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 
 import functorch_optim as fo
+from benchmarks.timing import jax_step, optimizer_step, ratio, take_turns
 from functorch_optim import optim, rows
 
 SIZES, COLUMNS, TOUCHED = (100_000, 1_000_000), 64, 4096
@@ -26,18 +26,7 @@ ALGORITHMS = {"SparseAdam": fo.sparse_adam, "SGD": fo.sgd, "Adagrad": fo.adagrad
 def functional(make: Callable[..., Any], size: int, indices: Any, values: Any) -> Callable[[], None]:
     tx, table = make(lr=1e-3), jnp.zeros((size, COLUMNS))
     grads = rows.make(values, indices, table.shape)
-
-    def step(table: Any, state: Any, grads: Any) -> Any:
-        updates, state = tx.update(grads, state, table)
-        return fo.apply_updates(table, updates), state
-
-    carry = [(table, tx.init(table))]
-    compiled = jax.jit(step, donate_argnums=(0, 1))
-
-    def run() -> None:
-        carry[0] = jax.block_until_ready(compiled(*carry[0], grads))
-
-    return run
+    return jax_step(optimizer_step(tx, fo.apply_updates), table, tx.init(table), grads)[0]
 
 
 def face(name: str, size: int, indices: Any, values: Any) -> Callable[[], None]:
@@ -77,21 +66,13 @@ def main() -> None:
             contenders["functional", size] = functional(make, size, indices, values)
             contenders["optimizer.step(grads)", size] = face(name, size, indices, values)
             contenders["torch", size] = torchs(name, size, indices, values)
-        times: dict[tuple[str, int], list[float]] = {key: [] for key in contenders}
-        order = list(contenders)
-        for index in range(options.rounds + 3):
-            for key in order[index % len(order) :] + order[: index % len(order)]:
-                start = time.perf_counter()
-                contenders[key]()
-                if index >= 3:
-                    times[key].append(time.perf_counter() - start)
+        times = take_turns(contenders, options.rounds)
         small, large = SIZES
         for who in ("functional", "optimizer.step(grads)", "torch"):
             one, other = (1e3 * statistics.median(times[who, size]) for size in SIZES)
-            growth = statistics.median(b / a for a, b in zip(times[who, small], times[who, large], strict=True))
-            pairs = zip(times[who, large], times["torch", large], strict=True)
-            ratio = statistics.median(a / b for a, b in pairs)
-            print(f"| {name} | {who} | {one:.1f} | {other:.1f} | {growth:.2f} | {ratio:.2f} |", flush=True)
+            growth = ratio(times[who, large], times[who, small])
+            over = ratio(times[who, large], times["torch", large])
+            print(f"| {name} | {who} | {one:.1f} | {other:.1f} | {growth:.2f} | {over:.2f} |", flush=True)
 
 
 if __name__ == "__main__":

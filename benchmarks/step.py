@@ -19,28 +19,10 @@ import torch
 
 import functorch_optim as fo
 from benchmarks import shapes
+from benchmarks.timing import jax_step, optimizer_step, ratio, take_turns
 from functorch_optim import optim
 
 LR = 1e-3
-
-
-def jax_step(tx: Any, apply: Callable[..., Any], params: Any, grads: Any) -> tuple[Callable[[], None], float]:
-    """A function that makes one step, and the seconds it took to compile."""
-
-    def step(params: Any, state: Any, grads: Any) -> Any:
-        updates, state = tx.update(grads, state, params)
-        return apply(params, updates), state
-
-    carry = [(jax.tree.map(jnp.copy, params), tx.init(params))]
-    start = time.perf_counter()
-    compiled = jax.jit(step, donate_argnums=(0, 1)).lower(*carry[0], grads).compile()
-    seconds = time.perf_counter() - start
-
-    def run() -> None:
-        carry[0] = compiled(*carry[0], grads)
-        jax.block_until_ready(carry[0])
-
-    return run, seconds
 
 
 def face_step(params: Any, grads: Any) -> tuple[Callable[[], None], float]:
@@ -81,9 +63,12 @@ def measure(sizes: shapes.Shapes, rounds: int) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     params = {name: jnp.asarray(rng.standard_normal(shape, np.float32)) for name, shape in sizes.items()}
     grads = {name: jnp.asarray(rng.standard_normal(shape, np.float32)) for name, shape in sizes.items()}
-    ours, ours_compile = jax_step(fo.adam(lr=LR), fo.apply_updates, params, grads)
+    mine, optax_adam = fo.adam(lr=LR), optax.adam(LR)
+    ours, ours_compile = jax_step(optimizer_step(mine, fo.apply_updates), params, mine.init(params), grads)
     face, face_compile = face_step(params, grads)
-    theirs, theirs_compile = jax_step(optax.adam(LR), optax.apply_updates, params, grads)
+    theirs, theirs_compile = jax_step(
+        optimizer_step(optax_adam, optax.apply_updates), params, optax_adam.init(params), grads
+    )
     contenders = {
         "functorch_optim": ours,
         "optimizer.step(grads)": face,
@@ -92,19 +77,8 @@ def measure(sizes: shapes.Shapes, rounds: int) -> dict[str, Any]:
         "torch foreach": torch_step(sizes, foreach=True),
         "torch fused": torch_step(sizes, fused=True),
     }
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    order = list(contenders)
-    for index in range(rounds + 2):
-        for name in order[index % len(order) :] + order[: index % len(order)]:
-            start = time.perf_counter()
-            contenders[name]()
-            if index >= 2:  # the first two rounds warm up
-                times[name].append(time.perf_counter() - start)
-    base = times["functorch_optim"]
-    ratios = {
-        name: statistics.median(mine / other for mine, other in zip(base, values, strict=True))
-        for name, values in times.items()
-    }
+    times = take_turns(contenders, rounds)
+    ratios = {name: ratio(times["functorch_optim"], values) for name, values in times.items()}
     milliseconds = {name: 1e3 * statistics.median(values) for name, values in times.items()}
     compiles = {"functorch_optim": ours_compile, "optimizer.step(grads)": face_compile, "optax": theirs_compile}
     return {"ms": milliseconds, "ratio": ratios, "compile": compiles}
@@ -123,10 +97,10 @@ def main() -> None:
     print("| shapes | contender | our time / its time | its ms | compile s |\n|---|---|---|---|---|")
     for name in options.shapes:
         result = measure(shapes.ALL[name](), options.rounds)
-        for contender, ratio in result["ratio"].items():
+        for contender, over in result["ratio"].items():
             compile_seconds = result["compile"].get(contender)
             seconds = "" if compile_seconds is None else f"{compile_seconds:.1f}"
-            print(f"| {name} | {contender} | {ratio:.2f} | {result['ms'][contender]:.1f} | {seconds} |", flush=True)
+            print(f"| {name} | {contender} | {over:.2f} | {result['ms'][contender]:.1f} | {seconds} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,53 @@
+"""What the speed runs share: contenders that take turns, and a compiled step that owns its arrays."""
+
+import statistics
+import time
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+def take_turns(contenders: Mapping[Key, Callable[[], None]], rounds: int, warm_up: int = 3) -> dict[Key, list[float]]:
+    """The seconds of every contender in every round; the order rotates from round to round."""
+    times: dict[Key, list[float]] = {key: [] for key in contenders}
+    order = list(contenders)
+    for index in range(rounds + warm_up):
+        for key in order[index % len(order) :] + order[: index % len(order)]:
+            start = time.perf_counter()
+            contenders[key]()
+            if index >= warm_up:
+                times[key].append(time.perf_counter() - start)
+    return times
+
+
+def ratio(times: list[float], others: list[float]) -> float:
+    """The median over the rounds of one's time over the other's."""
+    return statistics.median(one / other for one, other in zip(times, others, strict=True))
+
+
+def jax_step(step: Callable[..., Any], params: Any, state: Any, grads: Any) -> tuple[Callable[[], None], float]:
+    """A function that makes ``params, state = step(params, state, grads)`` in place, and the seconds it compiled."""
+    carry = [(jax.tree.map(jnp.copy, params), state)]
+    start = time.perf_counter()
+    compiled = jax.jit(step, donate_argnums=(0, 1)).lower(*carry[0], grads).compile()
+    seconds = time.perf_counter() - start
+
+    def run() -> None:
+        carry[0] = compiled(*carry[0], grads)
+        jax.block_until_ready(carry[0])
+
+    return run, seconds
+
+
+def optimizer_step(tx: Any, apply: Callable[..., Any]) -> Callable[..., Any]:
+    """The step of a transformation of this library or of optax; ``apply`` adds the updates to the parameters."""
+
+    def step(params: Any, state: Any, grads: Any) -> Any:
+        updates, state = tx.update(grads, state, params)
+        return apply(params, updates), state
+
+    return step
