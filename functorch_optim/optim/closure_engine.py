@@ -184,6 +184,10 @@ class ClosureOptimizer(Optimizer):
         assert type(self).constructor is not None
         return self.engine_type(type(self).constructor, tuple(self.defaults), self.defaults)
 
+    def add_param_group(self, param_group: Mapping[str, Any]) -> None:
+        """There is one group: this raises ValueError."""
+        raise ValueError(f"{type(self).__name__} doesn't support per-parameter options (parameter groups)")
+
     def step(self, closure: Any = None, *args: Any) -> Any:
         """Up to ``max_iter`` iterations, in one compiled call.
 

@@ -2,26 +2,29 @@
 
 import functools
 import warnings
+import weakref
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, ClassVar
 
 import jax
 from jax.core import Tracer
+from jax.profiler import TraceAnnotation
 
 from functorch_optim import rows, trees
 from functorch_optim.base import GradientTransformation
 from functorch_optim.optim import options as group_options
 from functorch_optim.optim import state_dict as torch_layout
 from functorch_optim.optim import utils
+from functorch_optim.optim.hooks import Hooked, Occasions
 from functorch_optim.optim.losses import CompiledLosses, takes_parameters
 from functorch_optim.optim.ownership import exclusive, own
-from functorch_optim.optim.param_groups import GroupParams, GroupRules, parse
+from functorch_optim.optim.param_groups import GroupParams, GroupRules, Layout, extended, parse
 from functorch_optim.optim.rule_engine import RuleEngine
 from functorch_optim.optim.transform_engine import TransformEngine
 from functorch_optim.sparse_grad import Sparse, named
 
 
-class Optimizer:
+class Optimizer(Hooked):
     """Base of the optimizers: parameters in groups, their state, and a step that updates them in place.
 
     Args:
@@ -57,6 +60,7 @@ class Optimizer:
     forced: ClassVar[Mapping[str, Any]] = {}  # options that stay as the class sets them, whatever is loaded
 
     def __init__(self, params: Any, defaults: Mapping[str, Any], *, group_rules: GroupRules = ()) -> None:
+        super().__init__()
         self.defaults: dict[str, Any] = dict(defaults)
         self._engine: Any = self._make_engine()
         if self._engine is not None:
@@ -64,6 +68,7 @@ class Optimizer:
         parsed = parse(params, group_rules, self._known_options())
         self._layout = parsed.layout
         self._leaves: list[jax.Array] = [own(leaf) for leaf in parsed.leaves]
+        self._given = [_weak(leaf) for leaf in parsed.leaves]
         self._counts = [0] * len(parsed.options)
         self._grads: list[Any] | None = None
         self._checked: Any = None
@@ -71,8 +76,7 @@ class Optimizer:
         self._opt_called = False
         self.param_groups: list[dict[str, Any]] = []
         for index, given in enumerate(parsed.options):
-            self.param_groups.append(self._new_group(index, given))
-            self._check_group(index)
+            self.param_groups.append(self._new_group(self._layout, index, given))
         if self._engine is not None:
             self._engine.start(self._layout, self._leaves, self._settings())
 
@@ -127,13 +131,60 @@ class Optimizer:
             return TransformEngine(self.transformation, list(self.defaults), ())
         return None
 
-    def _new_group(self, index: int, given: Mapping[str, Any]) -> dict[str, Any]:
-        """A group's dict in torch's order: the user's keys, the names, the defaults that are left."""
+    def _new_group(self, layout: Layout, index: int, given: Mapping[str, Any]) -> dict[str, Any]:
+        """A group's dict in torch's order: the user's keys, the names, the defaults that are left; checked."""
         group: dict[str, Any] = {"params": GroupParams(self, index), **given}
-        if self._layout.names is not None:
-            names = zip(self._layout.names, self._layout.group_of, strict=True)
+        if layout.names is not None:
+            names = zip(layout.names, layout.group_of, strict=True)
             group["param_names"] = [name for name, own_group in names if own_group == index]
-        return {**group, **{key: value for key, value in self._defaults_of(given).items() if key not in group}}
+        group = {**group, **{key: value for key, value in self._defaults_of(given).items() if key not in group}}
+        if self._engine is not None:
+            try:
+                self._engine.check(group)
+            except (TypeError, ValueError) as error:
+                kind = ValueError if isinstance(error, ValueError) else TypeError
+                raise kind(f"{error}, in parameter group {index}") from error
+        return group
+
+    def add_param_group(self, param_group: Mapping[str, Any]) -> None:
+        """Take more parameters in, as a group of their own.
+
+        Args:
+            param_group: a dict with ``params``, in any form that a group has at construction, and options of its own.
+
+        :attr:`params` becomes a list of the trees, the new one last, if it was not a list of groups before. What is
+        known of the other parameters stays. The dict is not changed, other than in torch.
+
+        Raises:
+            TypeError, ValueError, KeyError: no dict, no ``params``, parameters that are here already or share a name,
+                an option outside its range. Nothing has changed then.
+
+        Example:
+            >>> import jax.numpy as jnp
+            >>> from functorch_optim import optim
+            >>> optimizer = optim.SGD({"head": jnp.zeros(1)}, lr=0.1)
+            >>> optimizer.add_param_group({"params": {"backbone": jnp.ones(2)}, "lr": 0.01})
+            >>> [(group["param_names"], group["lr"]) for group in optimizer.param_groups]
+            [(['head'], 0.1), (['backbone'], 0.01)]
+            >>> [sorted(tree) for tree in optimizer.params]
+            [['head'], ['backbone']]
+        """
+        self._need_engine()
+        index = len(self.param_groups)
+        added = extended(self._layout, index, param_group, self._known_options())
+        known = [*self._leaves, *(reference() for reference in self._given)]
+        if any(leaf is other for leaf in added.leaves for other in known):
+            raise ValueError("some parameters appear in more than one parameter group")
+        group = self._new_group(added.layout, index, added.options[0])
+        leaves = [*self._leaves, *map(own, added.leaves)]
+        settings = [*self._settings(), self._numbers(group, 0, index)]
+        self._engine.extend(self._layout, added.layout, leaves, settings)
+        self._layout, self._leaves, self._checked = added.layout, leaves, None
+        self._given += [_weak(leaf) for leaf in added.leaves]
+        self._counts.append(0)
+        if self._grads is not None:
+            self._grads = [*self._grads, *[None] * len(added.leaves)]
+        self.param_groups.append(group)
 
     def _known_options(self) -> Collection[str]:
         """The names of all options that a group may have."""
@@ -143,15 +194,6 @@ class Optimizer:
         """The options that a group has where it says nothing else."""
         del group
         return self.defaults
-
-    def _check_group(self, index: int) -> None:
-        if self._engine is None:
-            return
-        try:
-            self._engine.check(self.param_groups[index])
-        except (TypeError, ValueError) as error:
-            kind = ValueError if isinstance(error, ValueError) else TypeError
-            raise kind(f"{error}, in parameter group {index}") from error
 
     def _settings(self) -> list[dict[str, Any]]:
         """The options of every group as they stand now."""
@@ -327,10 +369,11 @@ class Optimizer:
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Drop the accumulated gradients; with ``set_to_none=False`` set those that are there to zero."""
-        if self._grads is not None:
-            self._grads = (
-                None if set_to_none else [leaf if leaf is None else rows.zeros_like(leaf) for leaf in self._grads]
-            )
+        with TraceAnnotation(f"Optimizer.zero_grad#{type(self).__name__}.zero_grad"):
+            if set_to_none:
+                self._grads = None
+            elif self._grads is not None:
+                self._grads = [leaf if leaf is None else rows.zeros_like(leaf) for leaf in self._grads]
 
     def clip_grad_norm(self, max_norm: Any, norm_type: float = 2.0, error_if_nonfinite: bool = False) -> jax.Array:
         """:func:`functorch_optim.optim.utils.clip_grad_norm` on :attr:`grads`; returns the total norm."""
@@ -348,9 +391,11 @@ class Optimizer:
         of JAX, ``step`` a float32 scalar of NumPy, the options of a group Python numbers. A schedule in a group is
         stored as its value, and the group's count of updates beside it as ``schedule_step``.
         """
+        self._hooks.state_dict_pre.call(self)
         entries = [] if self._engine is None else self._engine.entries(self._layout)
         numbers = set() if self._engine is None else self._engine.data_names
-        return torch_layout.write(self._layout, self.param_groups, numbers, self._counts, entries)
+        state = torch_layout.write(self._layout, self.param_groups, numbers, self._counts, entries)
+        return self._hooks.state_dict_post.replace(self, state)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], match: str | None = None) -> None:
         """Take over the state and the groups' options of a ``state_dict``, of torch's or of this library's.
@@ -423,11 +468,11 @@ class Optimizer:
     def __getstate__(self) -> dict[str, Any]:
         groups = [{key: value for key, value in group.items() if key != "params"} for group in self.param_groups]
         state = {**vars(self), "param_groups": groups, "_checked": None}
-        del state["_losses"]
+        del state["_losses"], state["_hooks"], state["_given"]
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, _losses=CompiledLosses())
+        vars(self).update(state, _losses=CompiledLosses(), _hooks=Occasions(), _given=[])
         groups = enumerate(state["param_groups"])
         self.param_groups = [{"params": GroupParams(self, index), **group} for index, group in groups]
 
@@ -437,6 +482,14 @@ class Optimizer:
             lines.append(f"Parameter Group {index}")
             lines += [f"    {key}: {group[key]}" for key in sorted(group) if key != "params"]
         return "\n".join([*lines, ")"])
+
+
+def _weak(leaf: Any) -> Callable[[], Any]:
+    """A reference that does not keep the array that was given."""
+    try:
+        return weakref.ref(leaf)
+    except TypeError:  # a scalar of NumPy
+        return lambda: None
 
 
 def _signature(leaf: Any) -> Any:

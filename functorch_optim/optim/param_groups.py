@@ -14,11 +14,15 @@ from functorch_optim import trees
 
 
 class Layout(NamedTuple):
-    """How the leaves of the parameters belong together: their tree, their names, and the group of each."""
+    """How the leaves of the parameters belong together: their tree, their names, and the group of each.
+
+    ``grouped`` says that the tree is the list of the groups' trees.
+    """
 
     structure: trees.Structure
     names: list[str] | None
     group_of: list[int]
+    grouped: bool = False
 
     @property
     def labels(self) -> list[str]:
@@ -144,19 +148,11 @@ def _check_distinct(arrays: Sequence[Any]) -> None:
 
 
 def _groups(elements: Sequence[Mapping[str, Any]], known: Collection[str]) -> Parsed:
-    bodies, options = [], []
-    for index, element in enumerate(elements):
-        given = element["params"]
-        given = [given] if _is_array(given) else _listed(given, f"params of parameter group {index} should be Tensors")
-        bodies.append(_body(given))
-        options.append({key: value for key, value in element.items() if key != "params"})
-        check_options(options[-1], known, f"parameter group {index}")
+    pairs = [_element(index, element, known) for index, element in enumerate(elements)]
+    bodies, options = [body for body, _ in pairs], [own for _, own in pairs]
     named = [body.names is not None for body in bodies if body.leaves]
     if any(named) and not all(named):
-        which = "with names" if named[named.index(not named[0])] else "without names"
-        raise ValueError(
-            f"all optimizer param groups should be with/without names. cannot add param group {which} to the optimizer"
-        )
+        raise ValueError(_mixed(not named[0]))
     owner: dict[int, int] = {}
     for index, body in enumerate(bodies):
         for leaf in body.leaves:
@@ -166,8 +162,48 @@ def _groups(elements: Sequence[Mapping[str, Any]], known: Collection[str]) -> Pa
                 )
     group_of = [index for index, body in enumerate(bodies) for _ in body.leaves]
     names = _joined_names(bodies) if any(named) else None
-    layout = Layout(trees.Structure.of([body.tree for body in bodies]), names, group_of)
+    layout = Layout(trees.Structure.of([body.tree for body in bodies]), names, group_of, grouped=True)
     return Parsed([leaf for body in bodies for leaf in body.leaves], layout, options)
+
+
+def _element(index: int, element: Mapping[str, Any], known: Collection[str]) -> tuple[_Body, dict[str, Any]]:
+    """The parameters and the options of a group dict."""
+    given = element["params"]
+    given = [given] if _is_array(given) else _listed(given, f"params of parameter group {index} should be Tensors")
+    options = {key: value for key, value in element.items() if key != "params"}
+    check_options(options, known, f"parameter group {index}")
+    return _body(given), options
+
+
+def _mixed(named: bool) -> str:
+    return (
+        "all optimizer param groups should be with/without names. cannot add param group "
+        f"{'with names' if named else 'without names'} to the optimizer"
+    )
+
+
+def extended(layout: Layout, index: int, element: Any, known: Collection[str]) -> Parsed:
+    """The leaves and options of one more group, number ``index``, and the layout with it.
+
+    The tree becomes the list of the old tree, or of the groups' trees where it was that, and of the new one.
+
+    Raises:
+        TypeError, ValueError: with torch's message where torch has one.
+    """
+    if not isinstance(element, Mapping):
+        raise TypeError(f"param_group must be a dict, but got {type(element)}")
+    body, options = _element(index, element, known)
+    if body.leaves and layout.group_of and (body.names is None) != (layout.names is None):
+        raise ValueError(_mixed(body.names is not None))
+    names, new = layout.names or [], body.names or []
+    if not body.own_names and set(names) & set(new):
+        new = [f"{index}.{name}" for name in new]
+    _check_unique([*names, *new])
+    whole = layout.structure.unflatten(range(len(layout.group_of)))
+    structure = trees.Structure.of([*(whole if layout.grouped else [whole]), body.tree])
+    has_names = layout.names is not None or body.names is not None
+    group_of = [*layout.group_of, *[index] * len(body.leaves)]
+    return Parsed(body.leaves, Layout(structure, [*names, *new] if has_names else None, group_of, True), [options])
 
 
 def _joined_names(bodies: Sequence[_Body]) -> list[str]:

@@ -137,12 +137,20 @@ class RuleEngine:
 
     def start(self, layout: Layout, params: list[Any], settings: list[Any]) -> None:
         """Take up parameters that have no history."""
-        self.histories = [History() for _ in params]
-        for i, (param, name, group) in enumerate(zip(params, layout.labels, layout.group_of, strict=True)):
-            algorithm = self._algorithm(settings, group)
+        self.histories = []
+        self.extend(None, layout, params, settings)
+
+    def extend(self, before: Layout | None, layout: Layout, params: list[Any], settings: list[Any]) -> None:
+        """Take up further parameters, those that ``layout`` has after the ones that are known."""
+        del before
+        histories = list(self.histories)
+        everything = list(zip(params, layout.labels, layout.group_of, strict=True))
+        for param, name, group in everything[len(histories) :]:
+            algorithm, history = self._algorithm(settings, group), History()
             algorithm.rule.check_parameter(name, param)
-            if algorithm.rule.starts_whole:
-                self.histories[i] = self._fitted(self.histories[i], algorithm, param, settings[group])
+            whole = algorithm.rule.starts_whole
+            histories.append(self._fitted(history, algorithm, param, settings[group]) if whole else history)
+        self.histories = histories
 
     def _algorithm(self, settings: Sequence[Mapping[str, Any]], group: int) -> Lifted:
         """The algorithm without its numbers: one object for all options that differ in numbers only.

@@ -88,6 +88,16 @@ class TransformEngine:
         self._several = len(settings) > 1  # then the state is that of a partition
         self.commit(self._whole(layout, settings).init(layout.structure.unflatten(params)))
 
+    def extend(self, before: Layout, layout: Layout, params: list[Any], settings: list[Any]) -> None:
+        """Take up further parameters: a group of their own, with a state of its own."""
+        entries = self.entries(before)
+        several, self._several = self._several, True
+        try:
+            self.commit(self.read(layout, params, [*entries, *[{}] * (len(params) - len(entries))], settings))
+        except BaseException:
+            self._several = several
+            raise
+
     def _whole(self, layout: Layout, options: Sequence[Mapping[str, Any]]) -> GradientTransformation:
         """The transformation of the whole tree; the options of each group as given."""
         members = [self.make(**{name: one[name] for name in self.option_names}) for one in options]

@@ -1,0 +1,186 @@
+"""Functions that are called around an optimizer's step, its ``state_dict`` and its ``load_state_dict``."""
+
+import functools
+import itertools
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from jax.profiler import TraceAnnotation
+
+Hook = Callable[..., Any]
+_ids = itertools.count()
+
+
+class RemovableHandle:
+    """What a registration returns: :meth:`remove` ends it, and so does leaving it as a context manager.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from functorch_optim import optim
+        >>> optimizer = optim.SGD([jnp.zeros(1)], lr=0.1)
+        >>> with optimizer.register_step_post_hook(lambda optimizer, args, kwargs: print("stepped")):
+        ...     optimizer.step([jnp.ones(1)])
+        stepped
+        >>> optimizer.step([jnp.ones(1)])
+    """
+
+    def __init__(self, hooks: "OrderedDict[int, Hook]") -> None:
+        self.id = next(_ids)
+        self._hooks = hooks
+
+    def remove(self) -> None:
+        """End the registration; again is once more nothing."""
+        self._hooks.pop(self.id, None)
+
+    def __enter__(self) -> "RemovableHandle":
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self.remove()
+
+
+class Hooks(OrderedDict[int, Hook]):
+    """The functions for one occasion, in the order of their calls."""
+
+    def register(self, hook: Hook, prepend: bool = False) -> RemovableHandle:
+        handle = RemovableHandle(self)
+        self[handle.id] = hook
+        if prepend:
+            self.move_to_end(handle.id, last=False)
+        return handle
+
+    def call(self, *args: Any) -> None:
+        """Call all; what they return is ignored."""
+        for hook in list(self.values()):
+            hook(*args)
+
+    def replace(self, optimizer: Any, value: Any) -> Any:
+        """``value`` as the functions leave it, each of which may return another."""
+        for hook in list(self.values()):
+            result = hook(optimizer, value)
+            value = value if result is None else result
+        return value
+
+
+_every_step_pre, _every_step_post = Hooks(), Hooks()
+
+
+def register_optimizer_step_pre_hook(hook: Hook) -> RemovableHandle:
+    """Call ``hook(optimizer, args, kwargs)`` before every step of every optimizer.
+
+    As :meth:`functorch_optim.optim.Optimizer.register_step_pre_hook`, and called before those.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from functorch_optim import optim
+        >>> with register_optimizer_step_pre_hook(lambda optimizer, args, kwargs: print(type(optimizer).__name__)):
+        ...     optim.SGD([jnp.zeros(1)], lr=0.1).step([jnp.ones(1)])
+        SGD
+    """
+    return _every_step_pre.register(hook)
+
+
+def register_optimizer_step_post_hook(hook: Hook) -> RemovableHandle:
+    """Call ``hook(optimizer, args, kwargs)`` after every step of every optimizer.
+
+    As :meth:`functorch_optim.optim.Optimizer.register_step_post_hook`, and called after those.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from functorch_optim import optim
+        >>> with register_optimizer_step_post_hook(lambda optimizer, args, kwargs: print(optimizer.params)):
+        ...     optim.SGD([jnp.zeros(1)], lr=1.0).step([jnp.ones(1)])
+        [Array([-1.], dtype=float32)]
+    """
+    return _every_step_post.register(hook)
+
+
+@dataclass
+class Occasions:
+    """The functions of one optimizer for every occasion, and whether it is in a step."""
+
+    step_pre: Hooks = field(default_factory=Hooks)
+    step_post: Hooks = field(default_factory=Hooks)
+    state_dict_pre: Hooks = field(default_factory=Hooks)
+    state_dict_post: Hooks = field(default_factory=Hooks)
+    load_pre: Hooks = field(default_factory=Hooks)
+    load_post: Hooks = field(default_factory=Hooks)
+    stepping: bool = False
+
+
+class Hooked:
+    """Base of what has hooks. They are called around the outermost ``step`` only, and are not copied or pickled."""
+
+    def __init__(self) -> None:
+        self._hooks = Occasions()
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "step" in vars(cls):
+            cls.step = with_hooks(vars(cls)["step"])  # pyright: ignore[reportAttributeAccessIssue] every subclass's own
+
+    def register_step_pre_hook(self, hook: Hook) -> RemovableHandle:
+        """Call ``hook(optimizer, args, kwargs)`` before every step.
+
+        ``args`` begins with the optimizer itself, as in torch. The hook may return ``(args, kwargs)`` to replace them.
+
+        Raises:
+            RuntimeError: from ``step``, if it returns anything else.
+        """
+        return self._hooks.step_pre.register(hook)
+
+    def register_step_post_hook(self, hook: Hook) -> RemovableHandle:
+        """Call ``hook(optimizer, args, kwargs)`` after every step; what it returns is ignored."""
+        return self._hooks.step_post.register(hook)
+
+    def register_state_dict_pre_hook(self, hook: Hook, prepend: bool = False) -> RemovableHandle:
+        """Call ``hook(optimizer)`` before ``state_dict``; with ``prepend`` before all hooks that are there."""
+        return self._hooks.state_dict_pre.register(hook, prepend)
+
+    def register_state_dict_post_hook(self, hook: Hook, prepend: bool = False) -> RemovableHandle:
+        """Call ``hook(optimizer, state_dict)`` after ``state_dict``; it may return another one."""
+        return self._hooks.state_dict_post.register(hook, prepend)
+
+    def register_load_state_dict_pre_hook(self, hook: Hook, prepend: bool = False) -> RemovableHandle:
+        """Call ``hook(optimizer, state_dict)`` before ``load_state_dict``; it may return another one.
+
+        The hook gets a shallow copy of what is to be loaded.
+        """
+        return self._hooks.load_pre.register(hook, prepend)
+
+    def register_load_state_dict_post_hook(self, hook: Hook, prepend: bool = False) -> RemovableHandle:
+        """Call ``hook(optimizer)`` after ``load_state_dict``."""
+        return self._hooks.load_post.register(hook, prepend)
+
+
+def with_hooks(step: Callable[..., Any]) -> Callable[..., Any]:
+    """A class's ``step``, shown in JAX's profiler under torch's name, with the hooks around it."""
+
+    @functools.wraps(step)
+    def wrapped(self: Hooked, *args: Any, **kwargs: Any) -> Any:
+        if self._hooks.stepping:  # a subclass's step that calls its base's
+            return step(self, *args, **kwargs)
+        self._hooks.stepping = True
+        try:
+            with TraceAnnotation(f"Optimizer.step#{type(self).__name__}.step"):
+                args, kwargs = (self, *args), dict(kwargs)
+                for hook in [*_every_step_pre.values(), *self._hooks.step_pre.values()]:
+                    args, kwargs = _replaced(hook, hook(self, args, kwargs), args, kwargs)
+                result = step(*args, **kwargs)
+                self._hooks.step_post.call(self, args, kwargs)
+                _every_step_post.call(self, args, kwargs)
+                return result
+        finally:
+            self._hooks.stepping = False
+
+    return wrapped
+
+
+def _replaced(hook: Hook, result: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
+    if result is None:
+        return args, kwargs
+    if not (isinstance(result, tuple) and len(result) == 2):
+        raise RuntimeError(f"{hook} must return None or a tuple of (new_args, new_kwargs), but got {result}.")
+    return result
