@@ -230,9 +230,14 @@ def edited(edit):
 LOAD_ERRORS = {
     "no state_dict": (lambda: {"lr": 1}, ValueError, "a state_dict is a mapping with the keys"),
     "another number of groups": (
-        lambda: edited(lambda d: d["param_groups"].append(d["param_groups"][0])),
+        lambda: edited(lambda d: d["param_groups"].append({"params": d["param_groups"][0].pop("param_names")})),
         ValueError,
         "loaded state dict has a different number of parameter groups",
+    ),
+    "a name twice": (
+        lambda: edited(lambda d: d["param_groups"].append(d["param_groups"][0])),
+        ValueError,
+        "several parameters of the loaded state dict have the name a, b",
     ),
     "another number of parameters": (
         lambda: edited(lambda d: d["param_groups"][0].update(params=[0])),

@@ -16,6 +16,7 @@ from functorch_optim.optim.optimizer import Optimizer, refuse_traced
 from functorch_optim.optim.options import delayed
 from functorch_optim.optim.ownership import exclusive, own
 from functorch_optim.optim.param_groups import Layout
+from functorch_optim.optim.state_dict import Loaded, Refused, kept
 from functorch_optim.optim.transform_engine import matched
 from functorch_optim.transforms.conjugation import conjugate_leaf
 
@@ -118,9 +119,20 @@ class ClosureEngine:
         careful = {"careful": True} if bool(self.state.careful) else {}  # torch has no such key
         return [{**counts, **(self.entry(layout, self.state) if counts["n_iter"] else {}), **careful}, *rest]
 
-    def read(self, layout: Layout, params: list[Any], entries: list[Entry], settings: list[Any]) -> Any:
-        """The state that ``entries`` tell, for :meth:`commit`."""
-        found = [entry for entry in entries if entry]
+    def read(
+        self, layout: Layout, params: list[Any], loaded: Loaded, settings: list[Any], dtype: Any, refused: Refused
+    ) -> Any:
+        """The state that a state dict tells, for :meth:`commit`; where it does not fit, that which is here."""
+        try:
+            return self._read(layout, params, loaded, settings, dtype)
+        except (KeyError, TypeError, ValueError) as error:
+            refused[layout.labels[0]] = error
+            return self.state
+
+    def _read(self, layout: Layout, params: list[Any], loaded: Loaded, settings: list[Any], dtype: Any) -> Any:
+        if loaded.missing or loaded.unexpected:
+            raise ValueError("the state is one of all parameters together, and fits no others")
+        found = [_permuted(entry, loaded.order, params) for entry in loaded.entries if entry]
         fresh = self.algorithm(settings[0]).init(layout.structure.unflatten(params))
         if not found:
             return fresh
@@ -137,6 +149,9 @@ class ClosureEngine:
         for key in self.scalars:
             if key not in entry or jnp.shape(entry[key]) != () or not jnp.isfinite(jnp.asarray(entry[key], float)):
                 raise ValueError(f"{key} of the state must be a finite number, but it is {entry.get(key)!r:.100}")
+        for key, value in entry.items():
+            if jnp.ndim(value) and not isinstance(value, list):
+                entry[key] = kept(value, _vector_dtype(fresh), dtype, f"{key} of the state")
         return self.from_entry(layout, params, entry, fresh)._replace(**counts)
 
     def commit(self, state: Any) -> None:
@@ -168,6 +183,32 @@ class ClosureEngine:
         done = int(after.step) - self._exported
         self._exported = int(after.step)
         return after, [counts[0] + done]
+
+
+def _permuted(entry: Entry, order: list[int | None], params: list[Any]) -> Entry:
+    """An entry whose flat vectors have the parameters in their own order, not in the saved one."""
+    if order == list(range(len(params))):
+        return entry
+    sizes = [param.size * (2 if jnp.iscomplexobj(param) else 1) for param in params]
+    starts = np.cumsum([0, *[sizes[leaf] for leaf in order if leaf is not None]])
+    start_of = dict(zip(order, starts, strict=False))
+    places = np.concatenate([start_of[leaf] + np.arange(size) for leaf, size in enumerate(sizes)])
+
+    def moved(value: Any) -> Any:
+        if isinstance(value, list):
+            return [moved(item) for item in value]
+        for axis in range(jnp.ndim(value)):
+            if value.shape[axis] != len(places):
+                raise ValueError(f"a vector of the state has {value.shape[axis]} entries, the parameters {len(places)}")
+            value = np.take(np.asarray(value), places, axis)
+        return value
+
+    return {key: moved(value) for key, value in entry.items()}
+
+
+def _vector_dtype(state: Any) -> Any:
+    """The dtype of a state's vectors."""
+    return jnp.finfo(jax.tree.leaves(state.d)[0].dtype).dtype
 
 
 class ClosureOptimizer(Optimizer):

@@ -124,9 +124,14 @@ class MuonAdamW(Optimizer):
         ):
             rules = ()
             for index, group in enumerate(params):
-                if "algorithm" not in group:
-                    raise ValueError(f"parameter group {index} must say its algorithm, 'muon' or 'adamw'")
+                _check_algorithm(index, group)
         super().__init__(params, self._options["adamw"], group_rules=rules)
+
+    def add_param_group(self, param_group: Mapping[str, Any]) -> None:
+        """As for every optimizer; the group must say its ``algorithm``."""
+        if isinstance(param_group, Mapping):
+            _check_algorithm(len(self.param_groups), param_group)
+        super().add_param_group(param_group)
 
     def _make_engine(self) -> Any:
         return RuleEngine({"muon": functools.partial(muon, batched=False), "adamw": adamw}, self._options)
@@ -136,6 +141,11 @@ class MuonAdamW(Optimizer):
 
     def _defaults_of(self, group: Mapping[str, Any]) -> Mapping[str, Any]:
         return self._options.get(group.get("algorithm"), self._options["adamw"])
+
+
+def _check_algorithm(index: int, group: Mapping[str, Any]) -> None:
+    if "algorithm" not in group:
+        raise ValueError(f"parameter group {index} must say its algorithm, 'muon' or 'adamw'")
 
 
 def _filled(

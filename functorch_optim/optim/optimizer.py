@@ -15,13 +15,20 @@ from functorch_optim.base import GradientTransformation
 from functorch_optim.optim import options as group_options
 from functorch_optim.optim import state_dict as torch_layout
 from functorch_optim.optim import utils
-from functorch_optim.optim.hooks import Hooked, Occasions
+from functorch_optim.optim.hooks import (
+    Hooked,
+    Occasions,
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
 from functorch_optim.optim.losses import CompiledLosses, takes_parameters
 from functorch_optim.optim.ownership import exclusive, own
 from functorch_optim.optim.param_groups import GroupParams, GroupRules, Layout, extended, parse
 from functorch_optim.optim.rule_engine import RuleEngine
 from functorch_optim.optim.transform_engine import TransformEngine
 from functorch_optim.sparse_grad import Sparse, named
+
+__all__ = ["Optimizer", "register_optimizer_step_post_hook", "register_optimizer_step_pre_hook"]
 
 
 class Optimizer(Hooked):
@@ -397,28 +404,56 @@ class Optimizer(Hooked):
         state = torch_layout.write(self._layout, self.param_groups, numbers, self._counts, entries)
         return self._hooks.state_dict_post.replace(self, state)
 
-    def load_state_dict(self, state_dict: Mapping[str, Any], match: str | None = None) -> None:
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], match: str | None = None, strict: bool = True, dtype: Any = None
+    ) -> torch_layout.NotLoaded:
         """Take over the state and the groups' options of a ``state_dict``, of torch's or of this library's.
 
         Args:
             state_dict: its arrays may be NumPy's, JAX's or torch's.
-            match: ``"name"`` finds a parameter's state by its name, ``"position"`` by its number in the groups, as
-                torch does. By default by name where both sides have names.
+            match: ``"name"`` finds a parameter's state by its name, in any order and any grouping; ``"position"`` by
+                its number in the groups, as torch does. By default by name where both sides have names.
+            strict: whether all parameters, and no others, must be there and fit. Otherwise what fits is loaded, and
+                the other parameters keep the state they have.
+            dtype: what floating slots are cast to. By default they keep the precision they were saved in.
 
-        Slots keep the precision they were saved in. A schedule that stands in a group stays, and continues at the
-        count that was saved.
+        A group takes the options of the saved group that its parameters were in; where they were in several that
+        differ in an option, it keeps its own, with a warning. A schedule that stands in a group stays, and continues
+        at the count that was saved. Names stay.
+
+        Returns:
+            What was not loaded: names of parameters that are missing and that are unexpected, and why others do not
+            fit.
 
         Raises:
-            ValueError, KeyError, TypeError: the state does not fit; the optimizer is left as it was.
+            ValueError, KeyError, TypeError: the state does not fit, all of what does not in one message; precision
+                would be lost. The optimizer is left as it was.
+
+        Example:
+            >>> import jax.numpy as jnp
+            >>> from functorch_optim import optim
+            >>> source = optim.Adam({"body": jnp.ones(2), "old_head": jnp.ones(1)}, lr=0.5)
+            >>> source.step({"body": jnp.ones(2), "old_head": jnp.ones(1)})
+            >>> target = optim.Adam({"body": jnp.ones(2), "head": jnp.ones(3)})
+            >>> target.load_state_dict(source.state_dict(), strict=False)
+            NotLoaded(missing=['head'], unexpected=['old_head'], refused={})
+            >>> target.param_groups[0]["lr"], list(target.state)
+            (0.5, ['body'])
         """
         self._need_engine()
-        loaded = torch_layout.read(self._layout, self.param_groups, self._engine.data_names, state_dict, match)
+        if isinstance(state_dict, Mapping):
+            state_dict = self._hooks.load_pre.replace(self, dict(state_dict))
+        numbers = self._engine.data_names
+        loaded = torch_layout.read(self._layout, self.param_groups, self._counts, numbers, state_dict, match, strict)
         pairs = zip(self.param_groups, loaded.groups, strict=True)
         defaults = [self._defaults_of({**live, **group}) for live, group in pairs]
         groups = [{**own, **group, **self.forced} for own, group in zip(defaults, loaded.groups, strict=True)]
         pairs = zip(groups, loaded.counts, strict=True)
         settings = [self._numbers(group, count, index) for index, (group, count) in enumerate(pairs)]
-        state = self._engine.read(self._layout, self._leaves, loaded.entries, settings)
+        refused: torch_layout.Refused = {}
+        state = self._engine.read(self._layout, self._leaves, loaded, settings, dtype, refused)
+        if strict:
+            torch_layout.check_strict(loaded.missing, loaded.unexpected, refused)
         if loaded.warning:
             warnings.warn(loaded.warning, UserWarning, stacklevel=2)
         self._engine.commit(state)
@@ -427,6 +462,9 @@ class Optimizer(Hooked):
             kept = {key: value for key, value in defaults[index].items() if key not in group}
             live.clear()
             live.update({"params": GroupParams(self, index), **group, **kept, **self.forced})
+        self._hooks.load_post.call(self)
+        reasons = {name: str(error.args[0] if error.args else error) for name, error in refused.items()}
+        return torch_layout.NotLoaded(loaded.missing, loaded.unexpected, reasons)
 
     def functional(self) -> tuple[GradientTransformation, Any, Any]:
         """``(tx, params, state)`` to go on with in a compiled loop; :meth:`restore` takes back what comes of it.

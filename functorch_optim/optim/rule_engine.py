@@ -19,8 +19,9 @@ from functorch_optim.base import GradientTransformation, Update
 from functorch_optim.combinators import NamedStates, partition
 from functorch_optim.hyperparams import Named, data_options
 from functorch_optim.optim.options import delayed
-from functorch_optim.optim.ownership import exclusive, own
+from functorch_optim.optim.ownership import exclusive
 from functorch_optim.optim.param_groups import Layout
+from functorch_optim.optim.state_dict import Loaded, Refused, kept
 from functorch_optim.rule import Lifted, step_scalars
 from functorch_optim.transforms.conjugation import conjugate_leaf
 
@@ -261,44 +262,48 @@ class RuleEngine:
             result.append(slots)
         return result
 
-    def read(self, layout: Layout, params: list[Any], entries: list[Entry], settings: list[Any]) -> Any:
-        """The histories that ``entries`` tell, for :meth:`commit`."""
-        return [
-            self._read(entry, self._algorithm(settings, group).rule, param, name)
-            for entry, group, param, name in zip(entries, layout.group_of, params, layout.labels, strict=True)
-        ]
+    def read(
+        self, layout: Layout, params: list[Any], loaded: Loaded, settings: list[Any], dtype: Any, refused: Refused
+    ) -> Any:
+        """The histories that a state dict tells, for :meth:`commit`; where it tells none, those that are here."""
+        histories = list(self.histories)
+        everything = zip(loaded.entries, layout.group_of, params, layout.labels, strict=True)
+        for index, (entry, group, param, name) in enumerate(everything):
+            if entry is not None:
+                try:
+                    histories[index] = self._read(entry, self._algorithm(settings, group).rule, param, name, dtype)
+                except (KeyError, TypeError, ValueError) as error:
+                    refused[name] = error
+        return histories
 
     def commit(self, histories: Any) -> None:
         self.histories = histories
 
-    def _read(self, entry: Entry, rule: Any, param: Any, name: str) -> History:
+    def _read(self, entry: Entry, rule: Any, param: Any, name: str, dtype: Any = None) -> History:
         given = {key: value for key, value in entry.items() if value is not None}
         if not given:
             return History()
-        expected = rule.shapes(param)
+        expected, quoted = rule.shapes(param), trees.quote(name)
         needed = [*(["step"] if rule.counts_steps else []), *rule.carried, *_slots(expected)]
         missing = [key for key in needed if key not in given]
         unknown = [key for key in given if key not in expected._fields]
         if unknown or (missing and rule.counts_steps):
             raise KeyError(
-                f"the state of the parameter {trees.quote(name)} is not one of {rule.title}: "
+                f"the state of the parameter {quoted} is not one of {rule.title}: "
                 f"it has {', '.join(given)}, it should have {', '.join(needed) or 'nothing'}"
             )
         step = int(given.pop("step", 1))
         carried = {key: float(np.float32(given.pop(key))) for key in rule.carried}
-        for slot, array in given.items():
+        placed = {}
+        for slot, value in given.items():
+            array, where = value if hasattr(value, "dtype") else np.asarray(value), f"{slot} of the parameter {quoted}"
             shape = param.shape if getattr(expected, slot) is None else getattr(expected, slot).shape
-            if jnp.shape(array) != shape:
-                raise ValueError(
-                    f"{slot} of the parameter {trees.quote(name)} has shape {jnp.shape(array)}, "
-                    f"but it should have {shape}"
-                )
-            if not jnp.issubdtype(jnp.result_type(array), jnp.inexact):
-                raise TypeError(f"{slot} of the parameter {trees.quote(name)} is not floating")
-        placed = {
-            slot: jax.device_put(own(array), param.sharding) if jnp.shape(array) == param.shape else own(array)
-            for slot, array in given.items()
-        }
+            if array.shape != shape:
+                raise ValueError(f"{where} has shape {array.shape}, but it should have {shape}")
+            if not jnp.issubdtype(array.dtype, jnp.inexact):
+                raise TypeError(f"{where} is not floating")
+            slot_array = kept(array, _slot_dtype(array, param, dtype), dtype, where)
+            placed[slot] = jax.device_put(slot_array, param.sharding) if shape == param.shape else slot_array
         return History(rule.empty()._replace(**placed), step, carried)
 
     def _cohorts(
@@ -390,6 +395,15 @@ def lifted(tx: GradientTransformation) -> Lifted:
     """The lifted rule inside a transformation that one of the algorithms' constructors made."""
     assert isinstance(tx.update, Update) and isinstance(tx.update.of, Lifted)
     return tx.update.of
+
+
+def _slot_dtype(array: Any, param: Any, dtype: Any) -> Any:
+    """The dtype of a slot after loading: its own, or ``dtype``; complex where the parameter is."""
+    if not jnp.issubdtype(param.dtype, jnp.complexfloating):
+        wide = array.dtype if dtype is None else dtype
+        real = jnp.finfo(wide).dtype if jnp.issubdtype(wide, jnp.complexfloating) else wide
+        return jax.dtypes.canonicalize_dtype(real)
+    return jax.dtypes.canonicalize_dtype(jnp.promote_types(array.dtype if dtype is None else dtype, jnp.complex64))
 
 
 def _age(history: History) -> tuple[int, tuple[float, ...]]:

@@ -4,24 +4,56 @@ import copy
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 from functorch_optim import trees
 from functorch_optim.hyperparams import Beta
 from functorch_optim.optim.options import is_schedule, plain
+from functorch_optim.optim.ownership import own
 from functorch_optim.optim.param_groups import Layout
 
 Entry = dict[str, Any]
+Refused = dict[str, Exception]  # why a state does not fit, by parameter
 COUNT = "schedule_step"  # a group's count of updates, stored where a schedule stands in the group
 
 
-class Loaded(NamedTuple):
-    """What a ``state_dict`` says: an entry a leaf, the groups' options and counts; a warning, if there is need."""
+class NotLoaded(NamedTuple):
+    """What :meth:`functorch_optim.optim.Optimizer.load_state_dict` left out.
 
-    entries: list[Entry]
+    ``missing`` has the names of parameters that the state dict does not have (numbers, where there are no names),
+    ``unexpected`` those that the optimizer does not have, ``refused`` why a state does not fit, by parameter.
+    """
+
+    missing: list[str]
+    unexpected: list[str]
+    refused: dict[str, str]
+
+
+class Loaded(NamedTuple):
+    """What a ``state_dict`` says: an entry a leaf, None for one that it does not have; the leaf of each parameter in
+    the saved order; the groups' options and counts; what is missing and unexpected; a warning, if there is need."""
+
+    entries: list[Entry | None]
+    order: list[int | None]
     groups: list[dict[str, Any]]
     counts: list[int]
+    missing: list[str]
+    unexpected: list[str]
     warning: str | None
+
+
+class _Pairing(NamedTuple):
+    """Which saved parameter is which: the number of each leaf, and for each group the saved groups it comes from."""
+
+    number_of: list[Any]
+    sources: list[list[int]]
+    missing: list[str]
+    unexpected: list[str]
+
+
+_ABSENT = object()  # the number of a leaf that the state dict does not have
 
 
 def write(
@@ -54,78 +86,170 @@ def write(
 def read(
     layout: Layout,
     groups: Sequence[Mapping[str, Any]],
+    counts: Sequence[int],
     numbers: Collection[str],
-    state_dict: Mapping[str, Any],
+    state_dict: Any,
     match: str | None,
+    strict: bool,
 ) -> Loaded:
-    """What ``state_dict`` has for the parameters of ``layout``.
+    """What ``state_dict`` has for the parameters of ``layout``, whose ``groups`` had ``counts`` updates.
 
     Raises:
-        ValueError: it is no state_dict, or one of other groups; with ``match="name"``, of other names.
+        ValueError: it is no state_dict; with ``strict`` and by position, it has other groups.
     """
     if match not in (None, "name", "position"):
         raise ValueError(f"match must be None, 'name' or 'position', but it is {match!r}")
     if not (isinstance(state_dict, Mapping) and {"state", "param_groups"} <= state_dict.keys()):
         raise ValueError("a state_dict is a mapping with the keys 'state' and 'param_groups'")
-    saved = state_dict["param_groups"]
-    if len(saved) != len(groups):
-        raise ValueError(
-            "loaded state dict has a different number of parameter groups: "
-            f"{len(saved)}, the optimizer has {len(groups)}"
-        )
-    if match != "position":
-        saved = _in_order(groups, saved)
-    for index, group in enumerate(saved):
-        if len(group["params"]) != layout.group_of.count(index):
-            raise ValueError(
-                "loaded state dict contains a parameter group that doesn't match the size of optimizer's group: "
-                f"group {index} has {len(group['params'])} parameters, the optimizer's {layout.group_of.count(index)}"
+    saved, state, warning = state_dict["param_groups"], state_dict["state"], None
+    if _has_names(layout, saved, match):
+        pairing = _by_name(layout, groups, saved)
+    else:
+        pairing = _by_position(layout, groups, saved, strict)
+        if layout.names is not None and match is None:
+            warning = (
+                "the loaded state dict has no names, so its states were given to the parameters in their order: "
+                f"{', '.join(layout.names[:4])}, ... JAX sorts the keys of a dict; where the state comes from a module "
+                "of torch, look whether the order is the same, and say match='position' if it is"
             )
-    listed = [number for group in saved for number in group["params"]]
-    positions, warning = _numbers_of_leaves(layout, saved, listed, match)
-    state = state_dict["state"]
     entries = [
-        {key: as_array(value) for key, value in state.get(number, state.get(str(number), {})).items()}
-        for number in positions
+        None
+        if number is _ABSENT
+        else {key: as_array(value) for key, value in state.get(number, state.get(str(number), {})).items()}
+        for number in pairing.number_of
     ]
-    counts = [
-        _count(group, [e for e, g in zip(entries, layout.group_of, strict=True) if g == index])
-        for index, group in enumerate(saved)
-    ]
-    return Loaded(
-        entries, [_options(old, new, numbers) for old, new in zip(groups, saved, strict=True)], counts, warning
-    )
+    leaf_of = {number: leaf for leaf, number in enumerate(pairing.number_of) if number is not _ABSENT}
+    options, new_counts, differing = [], [], []
+    for index, (live, sources) in enumerate(zip(groups, pairing.sources, strict=True)):
+        merged, unequal = _merged([saved[source] for source in sources])
+        differing += [f"{key!r} of group {index}" for key in unequal]
+        options.append(_options(live, merged, unequal, numbers) if sources else _without_params(live))
+        own = [entry for entry, group in zip(entries, layout.group_of, strict=True) if group == index and entry]
+        new_counts.append(_count(merged, own) if sources else counts[index])
+    if differing:
+        warning = (
+            "parameters of several saved groups are together here, and the groups' options differ: the present "
+            f"{', '.join(differing)} stay"
+        )
+    order = [leaf_of.get(number) for group in saved for number in group["params"]]
+    return Loaded(entries, order, options, new_counts, pairing.missing, pairing.unexpected, warning)
 
 
-def _numbers_of_leaves(
-    layout: Layout, saved: Sequence[Mapping[str, Any]], numbers: list[Any], match: str | None
-) -> tuple[list[Any], str | None]:
-    """The number that each leaf has in the state_dict."""
-    names = [name for group in saved for name in group.get("param_names", ())]
-    both = layout.names is not None and len(names) == len(numbers)
+def _has_names(layout: Layout, saved: Sequence[Mapping[str, Any]], match: str | None) -> bool:
+    """Whether parameters are found by their names."""
+    both = layout.names is not None and all(len(g.get("param_names", ())) == len(g["params"]) for g in saved)
     if match == "name" and not both:
         raise ValueError(
             f"match='name' needs names, but the {'loaded state' if layout.names else 'optimizer'} has none"
         )
-    if layout.names is not None and both and match != "position":
-        found = dict(zip(names, numbers, strict=True))
-        missing = [trees.quote(name) for name in layout.names if name not in found]
-        unexpected = [trees.quote(name) for name in found if name not in layout.names]
-        if missing or unexpected:
-            raise ValueError(
-                f"the names in the state dict are not those of the optimizer: missing {', '.join(missing) or 'none'}; "
-                f"unexpected {', '.join(unexpected) or 'none'}. match='position' goes by the order instead"
-            )
-        return [found[name] for name in layout.names], None
-    position = dict(zip(layout.order, numbers, strict=True))
-    warning = None
-    if layout.names is not None and match is None:
-        warning = (
-            "the loaded state dict has no names, so its states were given to the parameters in their order: "
-            f"{', '.join(layout.names[:4])}, ... JAX sorts the keys of a dict; where the state comes from a module of "
-            "torch, look whether the order is the same, and say match='position' if it is"
+    return both and match != "position"
+
+
+def _by_name(layout: Layout, groups: Sequence[Any], saved: Sequence[Mapping[str, Any]]) -> _Pairing:
+    """In any order and any grouping."""
+    assert layout.names is not None
+    pairs = [(name, index) for index, group in enumerate(saved) for name in group["param_names"]]
+    group_of = dict(pairs)
+    if len(group_of) < len(pairs):
+        repeated = sorted({name for name, _ in pairs if [other for other, _ in pairs].count(name) > 1})
+        raise ValueError(f"several parameters of the loaded state dict have the name {', '.join(repeated)}")
+    found = {
+        name: number for group in saved for name, number in zip(group["param_names"], group["params"], strict=True)
+    }
+    sources: list[list[int]] = [[] for _ in groups]
+    for name, group in zip(layout.names, layout.group_of, strict=True):
+        if name in found and group_of[name] not in sources[group]:
+            sources[group].append(group_of[name])
+    if len(saved) == len(groups):  # an empty group is known by its place
+        empty = [index for index in range(len(groups)) if index not in layout.group_of]
+        for index in empty:
+            sources[index] = [index]
+    return _Pairing(
+        [found.get(name, _ABSENT) for name in layout.names],
+        sources,
+        [name for name in layout.names if name not in found],
+        [name for name in found if name not in set(layout.names)],
+    )
+
+
+def _by_position(layout: Layout, groups: Sequence[Any], saved: Sequence[Mapping[str, Any]], strict: bool) -> _Pairing:
+    """As torch does: the groups in their order, and in each the parameters in theirs."""
+    if strict and len(saved) != len(groups):
+        raise ValueError(
+            "loaded state dict has a different number of parameter groups: "
+            f"{len(saved)}, the optimizer has {len(groups)}"
         )
-    return [position[leaf] for leaf in range(len(numbers))], warning
+    number_of: list[Any] = [_ABSENT] * len(layout.group_of)
+    missing: list[str] = []
+    unexpected = [str(number) for group in saved[len(groups) :] for number in group["params"]]
+    for index in range(len(groups)):
+        leaves = [leaf for leaf, group in enumerate(layout.group_of) if group == index]
+        listed = saved[index]["params"] if index < len(saved) else []
+        if strict and len(listed) != len(leaves):
+            raise ValueError(
+                "loaded state dict contains a parameter group that doesn't match the size of optimizer's group: "
+                f"group {index} has {len(listed)} parameters, the optimizer's {len(leaves)}"
+            )
+        for leaf, number in zip(leaves, listed, strict=False):
+            number_of[leaf] = number
+        missing += [layout.labels[leaf] for leaf in leaves[len(listed) :]]
+        unexpected += [str(number) for number in listed[len(leaves) :]]
+    sources = [[index] if index < len(saved) else [] for index in range(len(groups))]
+    return _Pairing(number_of, sources, missing, unexpected)
+
+
+def _merged(saved: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], list[str]]:
+    """The options that saved groups have in common, and the names of those in which they differ."""
+    merged, unequal = {}, []
+    for key in dict.fromkeys(key for group in saved for key in group if key not in ("params", "param_names")):
+        if all(key in group and _equal(group[key], saved[0][key]) for group in saved):
+            merged[key] = saved[0][key]
+        elif key == COUNT:
+            merged[key] = max(group.get(key, 0) for group in saved)
+        else:
+            unequal.append(key)
+    return merged, unequal
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(_equal, one, other))
+    return bool(np.all(np.asarray(as_array(one) == as_array(other))))
+
+
+def check_strict(missing: Sequence[str], unexpected: Sequence[str], refused: Refused) -> None:
+    """Raise if anything of a state dict was not loaded, all of it in one error."""
+    if not missing and not unexpected and len(refused) == 1:
+        raise next(iter(refused.values()))
+    parts = []
+    if missing or unexpected:
+        lists = [", ".join(map(trees.quote, names)) or "none" for names in (missing, unexpected)]
+        parts.append(
+            f"the names in the state dict are not those of the optimizer: missing {lists[0]}; unexpected {lists[1]}. "
+            "match='position' goes by the order instead, strict=False loads what fits"
+        )
+    parts += [str(error.args[0] if error.args else error) for error in refused.values()]
+    if parts:
+        raise ValueError("\n".join(parts))
+
+
+def kept(value: Any, target: Any, dtype: Any, where: str) -> jax.Array:
+    """A saved array as an array of dtype ``target``, which is its own, or a wider one, unless ``dtype`` was asked for.
+
+    Raises:
+        TypeError: precision would be lost, or the imaginary part.
+    """
+    array = value if hasattr(value, "dtype") else np.asarray(value)
+    target = jnp.dtype(target)
+    floating = jnp.issubdtype(array.dtype, jnp.inexact)
+    if jnp.issubdtype(array.dtype, jnp.complexfloating) and not jnp.issubdtype(target, jnp.complexfloating):
+        raise TypeError(f"{where} is {array.dtype}, but it should be {target}")
+    if dtype is None and floating and jnp.promote_types(array.dtype, target) != target:
+        raise TypeError(
+            f"{where} is {array.dtype}, but here it is kept in {target}: load_state_dict(..., dtype={str(target)!r}) "
+            "casts what was saved"
+        )
+    return own(array if array.dtype == target else array.astype(target))
 
 
 def as_array(value: Any) -> Any:
@@ -145,22 +269,25 @@ def _count(group: Mapping[str, Any], entries: Sequence[Entry]) -> int:
     return int(group.get(COUNT, max((int(entry.get("step", 0)) for entry in entries), default=0)))
 
 
-def _in_order(groups: Sequence[Mapping[str, Any]], saved: Sequence[Any]) -> Sequence[Any]:
-    """The saved groups in the order of the live ones, where both have names and the same of them are together."""
-    live = [frozenset(group.get("param_names", ())) for group in groups]
-    found = {frozenset(group.get("param_names", ())): group for group in saved}
-    return [found[names] for names in live] if set(live) == set(found) and len(found) == len(live) else saved
-
-
-def _options(live: Mapping[str, Any], saved: Mapping[str, Any], numbers: Collection[str]) -> dict[str, Any]:
-    """A group's options after loading: the saved ones, but the live names, and the live schedules."""
+def _options(
+    live: Mapping[str, Any], saved: Mapping[str, Any], unequal: Collection[str], numbers: Collection[str]
+) -> dict[str, Any]:
+    """A group's options after loading: the saved ones, but the live names, the live schedules, and what is unequal."""
     options = {
         key: _like(live.get(key), plain(as_array(value), 0)) if key in numbers else copy.deepcopy(as_array(value))
         for key, value in saved.items()
-        if key not in ("params", "param_names", COUNT)
+        if key != COUNT
     }
-    kept = {k: value for k, value in live.items() if k == "param_names" or (k in numbers and is_schedule(value))}
-    return {**options, **kept}
+    stay = {
+        key: value
+        for key, value in live.items()
+        if key == "param_names" or key in unequal or (key in numbers and is_schedule(value))
+    }
+    return {**options, **stay}
+
+
+def _without_params(group: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in group.items() if key != "params"}
 
 
 def _like(live: Any, value: Any) -> Any:

@@ -14,6 +14,7 @@ from functorch_optim.combinators import partition
 from functorch_optim.optim.options import delayed, is_number
 from functorch_optim.optim.ownership import exclusive, own
 from functorch_optim.optim.param_groups import Layout
+from functorch_optim.optim.state_dict import Loaded, Refused, kept
 from functorch_optim.transforms.conjugation import conjugate_leaf
 
 Entry = dict[str, Any]
@@ -35,6 +36,22 @@ class View(NamedTuple):
 
     members: list[int]
     key: str
+
+
+def _shared(key: str, entry: Entry, held: Mapping[int, Entry], leaf: Any, name: str, dtype: Any) -> jax.Array:
+    """The value under ``key`` that an entry has, and with it all others that stand for this leaf of a state.
+
+    Raises:
+        KeyError, ValueError, TypeError: it has none, one of another shape or kind, or another than the others.
+    """
+    where, value = f"of the parameter {trees.quote(name)}", entry.get(key)
+    if value is None:
+        raise KeyError(f"the state {where} has no {key!r}; it has {', '.join(entry)}")
+    if jnp.shape(value) != leaf.shape:
+        raise ValueError(f"{key} {where} has shape {jnp.shape(value)}, not {leaf.shape}")
+    if np.any(np.asarray(value) != np.asarray(next(iter(held.values())).get(key))):
+        raise ValueError(f"{key} {where} differs from the others', but here they share it")
+    return kept(value, leaf.dtype, dtype, f"{key} {where}")
 
 
 class TransformEngine:
@@ -93,7 +110,8 @@ class TransformEngine:
         entries = self.entries(before)
         several, self._several = self._several, True
         try:
-            self.commit(self.read(layout, params, [*entries, *[{}] * (len(params) - len(entries))], settings))
+            padded = [*entries, *[{}] * (len(params) - len(entries))]
+            self.commit(self._filled(layout, params, padded, settings, None, None))
         except BaseException:
             self._several = several
             raise
@@ -183,22 +201,38 @@ class TransformEngine:
                 result[index][view.key] = leaf if len(view.members) == 1 else np.asarray(leaf)
         return result
 
-    def read(self, layout: Layout, params: list[Any], entries: list[Entry], settings: list[Any]) -> Any:
-        """The state that ``entries`` tell, for :meth:`commit`; that of a parameter without an entry is the first."""
+    def read(
+        self, layout: Layout, params: list[Any], loaded: Loaded, settings: list[Any], dtype: Any, refused: Refused
+    ) -> Any:
+        """The state that a state dict tells, for :meth:`commit`; where it tells none, that which is here."""
+        return self._filled(layout, params, loaded.entries, settings, dtype, refused)
+
+    def _filled(
+        self,
+        layout: Layout,
+        params: list[Any],
+        entries: Sequence[Entry | None],
+        settings: list[Any],
+        dtype: Any,
+        refused: Refused | None,
+    ) -> Any:
+        """A state with what the entries tell. That of a parameter with an empty entry is the first, that of one with
+        none, or one that is refused, is the present one."""
         fresh = self._whole(layout, settings).init(layout.structure.unflatten(params))
         views, leaves, treedef = self._views(layout, fresh)
+        present = leaves if refused is None else jax.tree.leaves(self.state)
         filled = []
-        for view, leaf in zip(views, leaves, strict=True):
-            holders = [index for index in view.members if entries[index]]
-            for index in holders:
-                where, value = f"of the parameter {trees.quote(layout.labels[index])}", entries[index].get(view.key)
-                if value is None:
-                    raise KeyError(f"the state {where} has no {view.key!r}; it has {', '.join(entries[index])}")
-                if jnp.shape(value) != leaf.shape:
-                    raise ValueError(f"{view.key} {where} has shape {jnp.shape(value)}, not {leaf.shape}")
-                if np.any(np.asarray(value) != np.asarray(entries[holders[0]][view.key])):
-                    raise ValueError(f"{view.key} {where} differs from the others', but here they share it")
-            value = jnp.array(entries[holders[0]][view.key], leaf.dtype) if holders else leaf
+        for view, leaf, before in zip(views, leaves, present, strict=True):
+            held = {index: entry for index in view.members if (entry := entries[index])}
+            value = before if any(entries[index] is None for index in view.members) else leaf
+            for index, entry in held.items():
+                try:
+                    value = _shared(view.key, entry, held, leaf, layout.labels[index], dtype)
+                except (KeyError, TypeError, ValueError) as error:
+                    if refused is None:
+                        raise
+                    refused[layout.labels[index]], value = error, before
+                    break
             filled.append(jax.device_put(value, leaf.sharding))
         return treedef.unflatten(filled)
 
