@@ -61,7 +61,7 @@ def quote(name: str) -> str:
     return f"'{name}'" if name else "(the only one)"
 
 
-def align(reference: Any, tree: Any, what: str) -> list[Any]:
+def align(reference: Any, tree: Any, what: str, of: str = "the parameters") -> list[Any]:
     """The nodes of ``tree`` that stand where ``reference`` has leaves.
 
     Raises:
@@ -80,7 +80,7 @@ def align(reference: Any, tree: Any, what: str) -> list[Any]:
             if names
         )
         raise ValueError(
-            f"{what} do not have the structure of the parameters: {difference or f'{other} instead of {structure}'}"
+            f"{what} do not have the structure of {of}: {difference or f'{other} instead of {structure}'}"
         ) from error
 
 

@@ -291,3 +291,40 @@ def test_errors():
         fo.averaged_params(fo.sgd().init(params))
     with pytest.raises(ValueError, match="missing 'a'"):
         average.update({"b": jnp.ones(2)}, average.init(params), params)
+
+
+def test_what_comes_out_is_a_copy():
+    """A donated step after it deletes the state's own arrays."""
+    tx, params = fo.chain(fo.sgd(lr=0.1), fo.ema(0.5)), {"w": jnp.ones(3)}
+    step = jax.jit(lambda p, s: tx.update(p, s, p), donate_argnums=(0, 1))
+    _, state = tx.update(params, tx.init(params), params)
+    first, second = fo.averaged_params(state), fo.averaged_params(state, params)
+    evaluation, state = fo.swap_params(params, state)
+    jax.jit(lambda p: jax.tree.map(jnp.negative, p), donate_argnums=0)(evaluation)
+    trained, state = fo.swap_params(evaluation, state)
+    step(trained, state)
+    for kept in (first, second):
+        np.testing.assert_allclose(kept["w"], [0.9, 0.9, 0.9])
+
+
+def test_a_debiased_average_follows_the_parameters_until_it_starts():
+    tx, params = fo.chain(fo.sgd(lr=1.0), fo.ema(0.9, debias=True, start_step=2)), jnp.array([5.0])
+    state = tx.init(params)
+    seen = []
+    for _ in range(4):
+        updates, state = tx.update(jnp.ones(1), state, params)
+        params = fo.apply_updates(params, updates)
+        seen.append(float(jax.jit(fo.averaged_params)(state)[0]))
+    np.testing.assert_allclose(seen, [4.0, 3.0, 2.0, (0.09 * 2 + 0.1 * 1) / 0.19], rtol=1e-6)
+    with pytest.raises(ValueError, match="with a decay of 1 no parameters come in"):
+        fo.ema(1.0, debias=True)
+
+
+def test_averages_of_ensembles_and_of_what_is_no_parameter():
+    tx = fo.chain(fo.sgd(lr=0.1), fo.ema(0.5))
+    members = jnp.arange(6.0).reshape(3, 2)
+    state = jax.vmap(tx.init)(members)
+    _, state = jax.vmap(tx.update)(members, state, members)
+    np.testing.assert_allclose(fo.averaged_params(state), members * 0.9, rtol=1e-6)
+    with pytest.raises(TypeError, match="the parameter 'n' has dtype int32"):
+        fo.ema().init({"w": jnp.ones(1), "n": jnp.ones(1, int)})

@@ -1,6 +1,7 @@
 """``optim.swa_utils`` against torch's, on trees and on modules of flax."""
 
 import copy
+import functools
 import pickle
 
 import chex
@@ -462,9 +463,9 @@ def test_errors_change_nothing():
     averaged = swa_utils.AveragedModel(params, buffers={"m": jnp.zeros(1)})
     averaged.update_parameters(params)
     for model, buffers, message in (
-        ({"w": jnp.ones(2)}, None, "the parameters of the model do not have the structure of the parameters: missing"),
+        ({"w": jnp.ones(2)}, None, "the model's parameters do not have the structure of the average: missing"),
         ({"w": jnp.ones(3), "b": jnp.ones(1)}, None, r"the model's 'w' has shape \(3,\), its average has shape \(2,\)"),
-        (params, {"n": jnp.zeros(1)}, "the buffers do not have the structure"),
+        (params, {"n": jnp.zeros(1)}, "the model's buffers do not have the structure of the average's: missing 'm'"),
     ):
         with pytest.raises(ValueError, match=message):
             averaged.update_parameters(model, buffers)
@@ -539,3 +540,181 @@ def test_the_transforms_give_the_same_averages(kind):
     for result in (plain, state):
         got = jax.tree.map(np.asarray, fo.averaged_params(result))
         chex.assert_trees_all_close(got, jax.tree.map(np.asarray, averaged.params), rtol=2e-6, atol=2e-6)
+
+
+def test_an_average_of_a_module_shares_no_buffer_with_it(net):
+    averaged = swa_utils.AveragedModel(net)
+    before = jax.tree.map(np.asarray, averaged.params)
+    step = jax.jit(lambda params: jax.tree.map(lambda p: p + 1, params), donate_argnums=0)
+    nnx.update(net, step(nnx.state(net, nnx.Param)))
+    chex.assert_trees_all_equal(jax.tree.map(np.asarray, averaged.params), before)
+
+
+def test_a_function_that_returns_what_it_was_given_shares_nothing():
+    params = {"w": jnp.ones(2)}
+    averaged = swa_utils.AveragedModel(params, avg_fn=lambda average, current, n: current)
+    for _ in range(2):
+        averaged.update_parameters(params)
+    jax.jit(lambda p: p + 1, donate_argnums=0)(params["w"])
+    assert averaged.params["w"].tolist() == [1.0, 1.0]
+
+
+def offset(shift):
+    return [np.random.default_rng(k).standard_normal((64, 3)).astype(np.float32) + shift for k in range(3)]
+
+
+@pytest.mark.parametrize("shift", [0.0, 30.0, 1000.0])
+def test_variances_of_data_far_from_zero(shift, standard_promotion):
+    """flax takes E[x^2] - E[x]^2 by default, in which the digits cancel."""
+    data = offset(shift)
+    right = np.mean([np.var(x.astype(np.float64), 0, ddof=1) for x in data], 0)
+    module = nnx.BatchNorm(3, rngs=nnx.Rngs(0))
+    swa_utils.update_bn(data, module)
+    np.testing.assert_allclose(module.var[...], right, rtol=2e-6)
+    layer = linen.BatchNorm(use_running_average=False)
+    variables = layer.init(jax.random.key(0), data[0])
+    apply_fn = lambda v, x: layer.apply(v, x, mutable=["batch_stats"])  # noqa: E731 one line
+    updated = swa_utils.update_bn(data, variables, apply_fn)["batch_stats"]
+    np.testing.assert_allclose(updated["var"], right, rtol=2e-6)
+
+
+def test_a_decorated_apply_fn_is_called_whole(net):
+    variables = linen_variables(net)
+
+    @functools.wraps(train_mode)
+    def halved(v, x):
+        return train_mode(v, x / 2)
+
+    expected = swa_utils.update_bn([x / 2 for x in batches()], variables, train_mode)
+    chex.assert_trees_all_close(swa_utils.update_bn(batches(), variables, halved), expected, rtol=1e-6)
+
+
+def test_what_else_is_in_batch_stats_stays(standard_promotion):
+    class Spectral(linen.Module):
+        @linen.compact
+        def __call__(self, x):
+            x = linen.SpectralNorm(linen.Dense(3), collection_name="batch_stats")(x, update_stats=True)
+            return linen.BatchNorm(use_running_average=False)(x)
+
+    data = offset(0.0)
+    variables = Spectral().init(jax.random.key(0), data[0])
+    updated = swa_utils.update_bn(data, variables, lambda v, x: Spectral().apply(v, x, mutable=["batch_stats"]))
+    stats = variables["batch_stats"]
+    chex.assert_trees_all_equal(updated["batch_stats"]["SpectralNorm_0"], stats["SpectralNorm_0"])
+    assert not np.allclose(updated["batch_stats"]["BatchNorm_0"]["mean"], stats["BatchNorm_0"]["mean"])
+
+
+class Stacked(nnx.Module):
+    """Three layers in one, run one after the other."""
+
+    def __init__(self):
+        make = nnx.vmap(lambda key: nnx.BatchNorm(3, rngs=nnx.Rngs(0)), in_axes=0, out_axes=0)
+        self.layers = make(jnp.arange(3))
+
+    def __call__(self, x):
+        def apply(layer, x):
+            return layer(x) * 2 + 1
+
+        return nnx.scan(lambda x, layer: apply(layer, x), in_axes=(nnx.Carry, 0), out_axes=nnx.Carry)(x, self.layers)
+
+
+class Masked(nnx.BatchNorm):
+    def __call__(self, x):
+        return super().__call__(x, mask=x[:, :1] < 1.0)
+
+
+def test_scanned_masked_and_subclassed_layers(standard_promotion):
+    data = offset(0.0)
+    stacked = Stacked()
+    swa_utils.update_bn(data, stacked)
+    first = fo.batch_statistics(data)
+    np.testing.assert_allclose(stacked.layers.mean[...][0], first.mean, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(stacked.layers.var[...][0], first.var, rtol=1e-4)
+    assert stacked.layers.mean[...].shape == (3, 3)
+    np.testing.assert_allclose(stacked.layers.mean[...][1:], np.ones((2, 3)), atol=1e-3)
+    masked = Masked(3, rngs=nnx.Rngs(0))
+    swa_utils.update_bn(data, masked)
+    kept = [x[x[:, 0] < 1.0] for x in data]
+    np.testing.assert_allclose(masked.mean[...], np.mean([x.mean(0) for x in kept], 0), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(masked.var[...], np.mean([x.var(0, ddof=1) for x in kept], 0), rtol=1e-4)
+    one = np.array([[0.0, 1.0, 2.0], [5.0, 1.0, 2.0]], np.float32)
+    with pytest.raises(ValueError, match=r"the variance of the batch normalisation .* is not finite"):
+        swa_utils.update_bn([one], masked)
+
+
+class Noisy(nnx.Module):
+    def __init__(self):
+        self.linear = nnx.Linear(2, 2, rngs=nnx.Rngs(0))
+        self.dropout = nnx.Dropout(0.5, rngs=nnx.Rngs(1))
+
+    def __call__(self, x):
+        self.seen = nnx.Intermediate(x)
+        return self.dropout(self.linear(x))
+
+
+def test_random_keys_and_intermediates_are_no_part_of_the_average(standard_promotion):
+    module = Noisy()
+    averaged = swa_utils.AveragedModel(module)
+    module(jnp.ones((1, 2)))
+    for _ in range(2):
+        averaged.update_parameters(module)
+    saved = averaged.state_dict()
+    assert sorted(saved) == ["module.linear.bias", "module.linear.kernel", "n_averaged"]
+    again = swa_utils.AveragedModel(Noisy())
+    again.load_state_dict({key: np.asarray(value) for key, value in saved.items()})
+    assert averaged(jnp.ones((1, 2))).shape == (1, 2)
+
+
+def test_equinox_modules_are_copied_and_pickled():
+    equinox = pytest.importorskip("equinox", reason="needs equinox")
+    model = equinox.nn.Linear(2, 1, key=jax.random.key(0))
+    averaged = swa_utils.AveragedModel(model)
+    for twin in (copy.deepcopy(averaged), pickle.loads(pickle.dumps(averaged))):
+        twin.update_parameters(model)
+        np.testing.assert_array_equal(twin.params.weight, model.weight)
+
+
+def test_what_there_is_nothing_to_average_in_is_refused(net):
+    numbers = swa_utils.AveragedModel({"s": 0.0})
+    for value in (1.0, 2.0, 6.0):
+        numbers.update_parameters({"s": jnp.asarray(value)})
+    assert numbers.params["s"].tolist() == 3.0
+    for model in (LinenNet(), optim.SGD([jnp.ones(1)]), {"a": "text"}):
+        with pytest.raises(TypeError, match="there are no parameters to average"):
+            swa_utils.AveragedModel(model)
+    broken = swa_utils.AveragedModel({"w": jnp.ones(1)}, avg_fn=lambda a, c, n: None)
+    broken.update_parameters({"w": jnp.ones(1)})
+    with pytest.raises(TypeError, match="the averaging function must return the new average of 'w', but it returned N"):
+        broken.update_parameters({"w": jnp.ones(1)})
+    whole = swa_utils.AveragedModel(linen_variables(net))
+    with pytest.raises(TypeError, match="the average is one of all variables"):
+        swa_utils.update_bn(batches(), whole, train_mode)
+    with pytest.raises(TypeError, match="a module is called itself"):
+        swa_utils.update_bn(batches(), net, train_mode)
+
+
+def test_a_state_dict_is_taken_whole_or_not_at_all():
+    averaged = swa_utils.AveragedModel({"w": jnp.ones(2), "s": jnp.ones(())})
+    zeros = {"module.w": np.zeros(2, np.float32), "module.s": np.zeros((), np.float32)}
+    for count in (None, np.array([1, 2]), 0.5):
+        with pytest.raises(RuntimeError, match="n_averaged"):
+            averaged.load_state_dict({"n_averaged": count, **zeros})
+        assert averaged.params["w"].tolist() == [1.0, 1.0]
+    averaged.load_state_dict({"n_averaged": 1, "module.s": 2.0, "module.w": np.zeros(2)})
+    for value in (4.0, 6.0):
+        averaged.update_parameters({"w": jnp.zeros(2), "s": jnp.asarray(value)})
+    assert averaged.params["s"].tolist() == 4.0
+    averaged.load_state_dict({"module.w": np.ones(2, np.float32), "other": 1}, strict=False)
+    assert (averaged.params["w"].tolist(), averaged.params["s"].tolist(), averaged.n_averaged) == ([1.0, 1.0], 4.0, 3)
+
+
+def test_a_platform_for_a_device():
+    averaged = swa_utils.AveragedModel({"w": jnp.ones(2)}, device="cpu")
+    assert averaged.params["w"].devices() == {jax.devices("cpu")[0]}
+
+
+def test_batch_statistics_refuses_what_it_cannot_mean():
+    with pytest.raises(TypeError, match="a batch must be floating, but it is int32"):
+        fo.batch_statistics([jnp.ones((4, 3), int)])
+    with pytest.raises(ValueError, match="axis 5 is out of bounds for a batch with 2 dimensions"):
+        fo.batch_statistics([jnp.ones((4, 3))], axis=5)

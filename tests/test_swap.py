@@ -114,3 +114,18 @@ def test_errors_change_nothing():
             raise AssertionError("not reached")
         chex.assert_trees_all_equal(everything(optimizer)[0], before[0])
         assert everything(optimizer)[1:] == before[1:]
+
+
+def test_by_name_where_there_are_names():
+    optimizer = optim.Adam({"b": {"w": jnp.ones(1)}, "a": {"w": jnp.zeros(1)}})
+    optimizer.step(optimizer.params)
+    saved = optimizer.state_dict()
+    with swap_in_optimizer_params_and_state(optimizer, {"b.w": jnp.array([2.0]), "a.w": jnp.array([3.0])}, saved):
+        assert jax.tree.map(float, jax.tree.map(jnp.squeeze, optimizer.params)) == {"b": {"w": 2.0}, "a": {"w": 3.0}}
+        optimizer.param_groups.clear()
+    assert len(optimizer.param_groups) == 1
+    with (
+        pytest.raises(RuntimeError, match="the parameters do not have the structure"),
+        swap_in_optimizer_params_and_state(optimizer, {"x": jnp.ones(1), "y": jnp.ones(1)}, saved),
+    ):
+        raise AssertionError("not reached")

@@ -51,7 +51,10 @@ class Average(Options, Transform):
 
     def init(self, params: Any) -> AverageState:
         count, first = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
-        average = jax.tree.map(lambda p: jnp.zeros_like(p, dtype=self._dtype_of(p)), params)
+        names, leaves, treedef = trees.named_leaves(params)
+        for name, leaf in zip(names, leaves, strict=True):
+            trees.check_parameter(name, leaf)
+        average = treedef.unflatten([jnp.zeros_like(leaf, dtype=self._dtype_of(leaf)) for leaf in leaves])
         return AverageState(first, count, average, jnp.zeros((), jnp.result_type(float)) if self.from_zero else None)
 
     def _dtype_of(self, param: Any) -> Any:
@@ -70,15 +73,14 @@ class Average(Options, Transform):
         held = trees.align(params, state.average, "the averages")
         enter = (state.step >= self.start_step) & ((state.step - self.start_step) % self.every == 0)
         keep = self.keep(state.n_averaged)
-        # Until the first parameters have come in, the average follows them.
-        first = state.n_averaged == 0 if not self.from_zero else jnp.asarray(False)
+        first = state.n_averaged == 0
         averages = [
-            _mixed(average, add_update(model, move), keep, enter, first)
+            _mixed(average, add_update(model, move), keep, enter, first, self.from_zero)
             for model, move, average in zip(models, moves, held, strict=True)
         ]
         weight = state.weight
         if weight is not None:
-            weight = _mixed(weight, jnp.ones_like(weight), keep, enter, jnp.asarray(False))
+            weight = _mixed(weight, jnp.ones_like(weight), keep, enter, first, self.from_zero)
         return updates, AverageState(
             next_step(state.step),
             state.n_averaged + enter.astype(jnp.int32),
@@ -90,9 +92,15 @@ class Average(Options, Transform):
         return self.hyperparams_at(state.n_averaged)
 
 
-def _mixed(average: jax.Array, param: jax.Array, keep: Beta, enter: jax.Array, first: jax.Array) -> jax.Array:
-    """The next average of one parameter, in its own dtype."""
+def _mixed(
+    average: jax.Array, param: jax.Array, keep: Beta, enter: jax.Array, first: jax.Array, from_zero: bool
+) -> jax.Array:
+    """The next average of one parameter, in its own dtype. Until the first has come in, it is the parameter; the first
+    is mixed into zeros, or replaces it."""
     wide = param.astype(average.dtype)
+    if from_zero:
+        mixed = mix(jnp.where(first, jnp.zeros_like(average), average), wide, keep)
+        return jnp.where(enter, mixed, jnp.where(first, wide, average))
     return jnp.where(first, wide, jnp.where(enter, mix(average, wide, keep), average))
 
 
@@ -115,7 +123,7 @@ def averaged_params(state: Any, params: Any = None) -> Any:
             average; without them it has the average's own dtypes, and None there.
 
     Returns:
-        A tree with the structure of the parameters.
+        A tree with the structure of the parameters; its arrays are copies, the state may be donated.
 
     Raises:
         KeyError: there is no average in the state, or there are several. ValueError: nothing was averaged yet.
@@ -131,21 +139,22 @@ def averaged_params(state: Any, params: Any = None) -> Any:
         ([-1.0], [-0.5])
     """
     one = find_state(state, AverageState)
-    seen = one.step if one.weight is None else one.n_averaged
-    if not isinstance(seen, Tracer) and int(seen) == 0:
+    if not isinstance(one.step, Tracer) and bool(jnp.any(one.step == 0)):
         raise ValueError("nothing was averaged yet")
     average = one.average
     if one.weight is not None:
         average = jax.tree.map(lambda a: a / one.weight.astype(jnp.finfo(a.dtype).dtype), average)
     if params is None:
-        return average
+        return jax.tree.map(jnp.copy, average)  # the state may be donated
     names, models, treedef = trees.named_leaves(params)
     leaves = trees.align(params, average, "the averages")
     for name, leaf, model in zip(names, leaves, models, strict=True):
         if hasattr(leaf, "dtype"):
             trees.check_like(name, leaf, model, "the average")
     pairs = zip(leaves, models, strict=True)  # a parameter that a mask keeps from the average is taken as it is
-    return treedef.unflatten([leaf.astype(model.dtype) if hasattr(leaf, "dtype") else model for leaf, model in pairs])
+    return treedef.unflatten(
+        [jnp.array(leaf, model.dtype, copy=True) if hasattr(leaf, "dtype") else model for leaf, model in pairs]
+    )
 
 
 def swap_params(params: Any, state: Any) -> tuple[Any, Any]:

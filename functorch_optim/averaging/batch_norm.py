@@ -77,8 +77,16 @@ def bessel(size: Any, shape: tuple[int, ...]) -> Any:
 
 def elements(shape: tuple[int, ...], axis: int | tuple[int, ...]) -> int:
     """How many elements of an array belong to each feature."""
-    features = {a % len(shape) for a in ((axis,) if isinstance(axis, int) else axis)}
-    return math.prod(size for index, size in enumerate(shape) if index not in features)
+    return math.prod(shape[index] for index in _others(len(shape), axis))
+
+
+def _others(ndim: int, axis: int | tuple[int, ...]) -> tuple[int, ...]:
+    """All axes but those of the features."""
+    axes = (axis,) if isinstance(axis, int) else tuple(axis)
+    if any(not -ndim <= a < ndim for a in axes):
+        raise ValueError(f"axis {axis} is out of bounds for a batch with {ndim} dimensions")
+    features = {a % ndim for a in axes}
+    return tuple(index for index in range(ndim) if index not in features)
 
 
 def _of_one(batch: Any, axis: int | tuple[int, ...]) -> BatchStatistics:
@@ -87,7 +95,8 @@ def _of_one(batch: Any, axis: int | tuple[int, ...]) -> BatchStatistics:
 
 
 def _moments(x: jax.Array, axis: int | tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
-    features = {a % x.ndim for a in ((axis,) if isinstance(axis, int) else axis)}
-    others = tuple(index for index in range(x.ndim) if index not in features)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(f"a batch must be floating, but it is {x.dtype}")
+    others = _others(x.ndim, axis)
     wide = x.astype(trees.compute_dtype(x))
     return jnp.mean(wide, others), jnp.var(wide, others) * bessel(elements(x.shape, axis), x.shape)

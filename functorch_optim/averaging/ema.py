@@ -14,6 +14,11 @@ class Ema(Average):
     decay: Decay
     debias: bool
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.debias and (self.decay == 1.0 if isinstance(self.decay, float) else self.decay == Beta(1.0, 0.0)):
+            raise ValueError("with a decay of 1 no parameters come in, and there is no bias to take out")
+
     @property
     def from_zero(self) -> bool:
         return self.debias

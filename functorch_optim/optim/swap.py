@@ -23,8 +23,8 @@ def swap_in_optimizer_params_and_state(
 
     Args:
         optimizer: one that has made a step.
-        swapin_parameters: in the structure of ``optimizer.params``, or a mapping whose values are in the order of the
-            parameters, group after group.
+        swapin_parameters: in the structure of ``optimizer.params``; or a mapping by the parameters' names; or, where
+            they have no names, one whose values are in the order of the parameters, group after group.
         swapin_optim_state: a ``state_dict()``; its groups have the keys of the optimizer's.
 
     Raises:
@@ -45,7 +45,7 @@ def swap_in_optimizer_params_and_state(
         raise RuntimeError(f"{_WHO} requires initialized optimizer state.")
     _check_groups(optimizer, swapin_optim_state)
     kept = dict(vars(optimizer))
-    groups = [dict(group) for group in optimizer.param_groups]
+    groups = [(group, dict(group)) for group in optimizer.param_groups]
     try:
         try:
             optimizer.params = _in_structure(optimizer, swapin_parameters)
@@ -58,8 +58,8 @@ def swap_in_optimizer_params_and_state(
         yield
     finally:
         vars(optimizer).update(kept)
-        del optimizer.param_groups[len(groups) :]  # added inside
-        for group, own_options in zip(optimizer.param_groups, groups, strict=True):
+        optimizer.param_groups[:] = [group for group, _ in groups]
+        for group, own_options in groups:
             group.clear()
             group.update(own_options)
 
@@ -95,12 +95,14 @@ def _check_groups(optimizer: Optimizer, state_dict: Any) -> None:
 
 
 def _in_structure(optimizer: Optimizer, params: Any) -> Any:
-    """The parameters in the optimizer's structure; those of a mapping that has another are taken in their order."""
+    """The parameters in the optimizer's structure; those of a mapping by their names, or in their order."""
+    layout = optimizer._layout
+    if isinstance(params, Mapping) and layout.names is not None and set(params) == set(layout.names):
+        return layout.structure.unflatten([params[name] for name in layout.names])
     try:
         trees.align(optimizer.params, params, "the parameters")
     except ValueError:
-        layout = optimizer._layout
-        if not isinstance(params, Mapping) or len(params) != len(layout.group_of):
+        if not isinstance(params, Mapping) or layout.names is not None or len(params) != len(layout.group_of):
             raise
         leaves: list[Any] = [None] * len(params)
         for index, array in zip(layout.order, params.values(), strict=True):

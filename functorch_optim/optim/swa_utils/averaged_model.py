@@ -22,7 +22,8 @@ class AveragedModel:
 
     Args:
         model: a tree of parameters, a flax nnx module, or a callable tree, an equinox module say.
-        device: where the averages are to be, a device or a sharding; by default where the parameters are.
+        device: where the averages are to be: a device, its platform's name, or a sharding; by default where the
+            parameters are.
         avg_fn: ``avg_fn(averaged, current, num_averaged)`` returns the new average of one array.
         multi_avg_fn: the same with lists of arrays of one dtype; returns the new list.
         use_buffers: whether the buffers are averaged too; else they are the model's own, as they are at every update.
@@ -30,13 +31,14 @@ class AveragedModel:
         apply_fn: beside a tree, what a call of the average calls: ``apply_fn(params, *inputs)``, with buffers
             ``apply_fn(params, buffers, *inputs)``.
 
-    ``num_averaged`` is a Python int. A function of one's own is called as it is, once an array or a list; to compile
-    it, give ``jax.jit(function)``. Averages have the parameters' dtypes, as in torch: for bfloat16 parameters prefer
-    :func:`functorch_optim.ema`, which averages in float32. What has an integer dtype (counts, random keys) is no
-    average of anything and is copied from the model (torch raises or truncates).
+    ``num_averaged`` and :attr:`n_averaged` are Python ints. A function of one's own is called as it is, once an array
+    or a list; to compile it, give ``jax.jit(function)``. Averages have the parameters' dtypes, as in torch: for
+    bfloat16 parameters prefer :func:`functorch_optim.ema`, which averages in float32. What has an integer dtype, a
+    count say, is no average of anything and is copied from the model (torch raises or truncates). Random keys and
+    intermediate values of a module are neither averaged nor saved.
 
     Raises:
-        AssertionError: both functions are given.
+        AssertionError: both functions are given; TypeError: there is nothing to average.
 
     Source: Izmailov et al., "Averaging Weights Leads to Wider Optima and Better Generalization", 2018.
 
@@ -72,7 +74,7 @@ class AveragedModel:
         repeated = sorted({name for name in parts.names if parts.names.count(name) > 1})
         if repeated:
             raise ValueError(f"parameters and buffers share the names {', '.join(map(trees.quote, repeated))}")
-        self._model.write([placed(leaf, device) for leaf in parts.leaves])
+        self._model.write([owned(placed(leaf, device)) for leaf in parts.leaves])
 
     @property
     def module(self) -> Any:
@@ -121,8 +123,9 @@ class AveragedModel:
         _check_shapes(parts, current)
         last = 0 if self.n_averaged == 0 else len(current) if self.use_buffers else parts.count
         mixed = [i for i in range(last) if current[i] is not None and _is_inexact(parts.leaves[i])]
+        averaged = set(mixed)
         leaves = [
-            average if leaf is None or i in set(mixed) else owned(_beside(leaf, average))
+            average if leaf is None or i in averaged else owned(_beside(leaf, average))
             for i, (average, leaf) in enumerate(zip(parts.leaves, current, strict=True))
         ]
         names, taken = [parts.names[i] for i in mixed], [_beside(current[i], leaves[i]) for i in mixed]
@@ -153,12 +156,9 @@ class AveragedModel:
                     f"it returned {type(new).__name__}"
                 )
             for i, average in zip(indices, new, strict=True):
-                if jnp.shape(average) != averages[i].shape:
-                    raise ValueError(
-                        f"the averaging function returned shape {jnp.shape(average)} for {trees.quote(names[i])}, "
-                        f"which has shape {averages[i].shape}"
-                    )
-                result[i] = jnp.asarray(average).astype(averages[i].dtype)
+                result[i] = _checked(names[i], average, averages[i])
+                if result[i] is current[i]:
+                    result[i] = owned(average)
         return result
 
     def _replace_buffers(self, buffers: Any) -> None:
@@ -172,8 +172,10 @@ class AveragedModel:
         arrays = {_key(name): leaf for name, leaf in zip(parts.names, parts.leaves, strict=True) if is_array(leaf)}
         return {"n_averaged": np.asarray(self.n_averaged, np.int64), **arrays}
 
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> None:
         """Take over the arrays of a ``state_dict``, this library's or torch's; they get the dtypes that are here.
+
+        With ``strict=False`` keys may be missing, and unexpected ones are left out.
 
         Raises:
             RuntimeError: keys are missing or unexpected, or shapes differ; all are listed, and nothing has changed.
@@ -181,13 +183,13 @@ class AveragedModel:
         parts = self._model.read()
         own_keys = {_key(name): i for i, name in enumerate(parts.names) if is_array(parts.leaves[i])}
         wanted = ["n_averaged", *own_keys]
-        found = {key: as_array(value) for key, value in state_dict.items()}
+        found = {key: value if is_array(value) else jnp.asarray(value) for key, value in _arrays(state_dict).items()}
         problems = []
         for label, keys in (
             ("Missing", [key for key in wanted if key not in found]),
             ("Unexpected", [key for key in found if key not in wanted]),
         ):
-            if keys:
+            if keys and strict:
                 problems.append(f"{label} key(s) in state_dict: {', '.join(map(repr, keys))}.")
         for key, i in own_keys.items():
             shape = jnp.shape(parts.leaves[i])
@@ -196,13 +198,17 @@ class AveragedModel:
                     f"size mismatch for {key}: copying a param with shape {jnp.shape(found[key])} from checkpoint, the "
                     f"shape in current model is {shape}."
                 )
+        count = found.get("n_averaged", np.asarray(self.n_averaged))
+        if count.shape != () or not jnp.issubdtype(count.dtype, jnp.integer):
+            problems.append("n_averaged must be one integer.")
         if problems:
             raise RuntimeError("\n\t".join([f"Error(s) in loading state_dict for {type(self).__name__}:", *problems]))
         leaves = list(parts.leaves)
-        for key, i in own_keys.items():
+        for key in own_keys.keys() & found.keys():
+            i = own_keys[key]
             leaves[i] = owned(_beside(found[key], leaves[i]))
         self._model.write(leaves)
-        self.n_averaged = int(found["n_averaged"])
+        self.n_averaged = int(count)
 
 
 def _check_shapes(parts: Parts, current: list[Any]) -> None:
@@ -213,8 +219,27 @@ def _check_shapes(parts: Parts, current: list[Any]) -> None:
             )
 
 
+def _checked(name: str, new: Any, average: Any) -> jax.Array:
+    """What an averaging function returned for one array."""
+    if not is_array(new):
+        raise TypeError(
+            f"the averaging function must return the new average of {trees.quote(name)}, but it returned "
+            f"{type(new).__name__}: arrays of JAX cannot be changed in place"
+        )
+    if new.shape != average.shape:
+        raise ValueError(
+            f"the averaging function returned shape {new.shape} for {trees.quote(name)}, which has shape "
+            f"{average.shape}"
+        )
+    return new if new.dtype == average.dtype else jnp.asarray(new).astype(average.dtype)
+
+
 def _key(name: str) -> str:
     return f"module.{name}" if name else "module"
+
+
+def _arrays(state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: as_array(value) for key, value in state_dict.items() if value is not None}
 
 
 def _is_inexact(leaf: Any) -> bool:

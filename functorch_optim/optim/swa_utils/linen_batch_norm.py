@@ -22,17 +22,41 @@ def refreshed(batches: Iterator[Any], variables: Mapping[str, Any], apply_fn: Ca
 
     A layer mixes ``momentum * before + (1 - momentum) * batch``: from zeros, what comes out is the batch's share.
     """
-    empty = {**variables, "batch_stats": jax.tree.map(jnp.zeros_like, variables["batch_stats"])}
-    run = jax.jit(lambda inputs: _statistics(apply_fn(empty, inputs)))
+    from flax import linen
+
+    before = variables["batch_stats"]
+    empty = {**variables, "batch_stats": _map_moments(lambda layer, key, leaf: jnp.zeros_like(leaf), before)}
+    run = jax.jit(lambda variables, inputs: _statistics(apply_fn(variables, inputs)))
     calls: dict[Any, dict[tuple[str, ...], _Call]] = {}
 
     def statistics(inputs: Any) -> Any:
         key = str(jax.tree.map(jnp.shape, inputs))
         if key not in calls:
             calls[key] = _calls(apply_fn, empty, inputs)
-        return _unbiased(run(inputs), calls[key])
+        with linen.intercept_methods(_precisely):
+            return _unbiased(run(empty, inputs), calls[key])
 
-    return {**variables, "batch_stats": mean_of(map(statistics, batches))}
+    average = mean_of(map(statistics, batches))
+    kept = iter(jax.tree.leaves(average))
+    merged = _map_moments(lambda layer, key, leaf: next(kept), before)  # what else there is stays as it was
+    return {**variables, "batch_stats": merged}
+
+
+def _precisely(function: Any, args: Any, kwargs: Any, context: Any) -> Any:
+    """A batch normalisation that takes its variance in two passes: in one, most digits may cancel."""
+    if type(context.module).__name__ == "BatchNorm" and hasattr(context.module, "use_fast_variance"):
+        object.__setattr__(context.module, "use_fast_variance", False)  # of this call's copy of the module
+    return function(*args, **kwargs)
+
+
+def _map_moments(function: Callable[[tuple[str, ...], str, Any], Any], statistics: Any) -> Any:
+    """``function(layer, "mean" or "var", leaf)`` at the moments in a tree of ``batch_stats``; the rest as it is."""
+
+    def at(path: Any, leaf: Any) -> Any:
+        keys = tuple(str(part.key) for part in path)
+        return function(keys[:-1], keys[-1], leaf) if keys[-1] in ("mean", "var") else leaf
+
+    return jax.tree_util.tree_map_with_path(at, statistics)
 
 
 def _statistics(result: Any) -> Any:
@@ -74,8 +98,8 @@ def _note(
     if layer.use_running_average if use_running_average is None else use_running_average:
         return
     if mask is not None or layer.path in calls:
-        what = "has a mask" if mask is not None else "is called twice"
-        raise ValueError(f"the batch normalisation {name} {what}: its statistics cannot be gathered")
+        what = "has a mask" if mask is not None else "is called more than once, or inside nn.scan"
+        raise ValueError(f"the batch normalisation {name} {what}: its statistics cannot be gathered from linen's")
     if layer.momentum == 1:
         raise ValueError(f"the batch normalisation {name} has a momentum of 1, with which it never learns of a batch")
     size = elements(x.shape, layer.axis)
@@ -85,16 +109,16 @@ def _note(
 
 
 def _unbiased(statistics: Any, calls: Mapping[tuple[str, ...], _Call]) -> Any:
-    """The batch's own means and unbiased variances."""
+    """The batch's own means and unbiased variances, in a list."""
+    moments: list[Any] = []
 
-    def at(path: Any, leaf: Any) -> Any:
-        keys = tuple(str(part.key) for part in path)
-        if keys[:-1] not in calls:
+    def at(layer: tuple[str, ...], key: str, leaf: Any) -> Any:
+        if layer not in calls:
             raise ValueError(
-                f"the batch normalisation {trees.quote('.'.join(keys[:-1]))} did not normalise with the batch: "
+                f"the batch normalisation {trees.quote('.'.join(layer))} did not normalise with the batch: "
                 "apply_fn must run in training mode, and not be compiled"
             )
-        call = calls[keys[:-1]]
-        return leaf / call.share * (call.correction if keys[-1] == "var" else 1.0)
+        moments.append(leaf / calls[layer].share * (calls[layer].correction if key == "var" else 1.0))
 
-    return jax.tree_util.tree_map_with_path(at, statistics)
+    _map_moments(at, statistics)
+    return moments

@@ -25,20 +25,23 @@ class Parts:
     """The leaves of a model under their names: ``names``, ``leaves``, and how many of them are parameters."""
 
     def __init__(self, params: Any, buffers: Any) -> None:
-        names, leaves, self.params_treedef = trees.named_leaves(params)
-        buffer_names, buffer_leaves, self.buffers_treedef = trees.named_leaves(buffers)
+        names, leaves, treedef = trees.named_leaves(params)
+        buffer_names, buffer_leaves, buffers_treedef = trees.named_leaves(buffers)
+        self.structures = trees.Structure(treedef), trees.Structure(buffers_treedef)
         self.names, self.leaves, self.count = names + buffer_names, leaves + buffer_leaves, len(names)
 
     def trees(self, leaves: list[Any]) -> tuple[Any, Any]:
         """Other leaves in the structures of the parameters and the buffers."""
-        return self.params_treedef.unflatten(leaves[: self.count]), self.buffers_treedef.unflatten(leaves[self.count :])
+        params, buffers = self.structures
+        return params.unflatten(leaves[: self.count]), buffers.unflatten(leaves[self.count :])
 
     def aligned(self, params: Any, buffers: Any) -> list[Any]:
         """The leaves of another such model in this order; None for those that are not given."""
         params_here, buffers_here = self.trees(self.leaves)
-        found = trees.align(params_here, params, "the parameters of the model")
-        rest = len(self.leaves) - self.count
-        return found + ([None] * rest if buffers is None else trees.align(buffers_here, buffers, "the buffers"))
+        found = trees.align(params_here, params, "the model's parameters", "the average")
+        if buffers is None:
+            return found + [None] * (len(self.leaves) - self.count)
+        return found + trees.align(buffers_here, buffers, "the model's buffers", "the average's")
 
 
 class Tree:
@@ -47,8 +50,11 @@ class Tree:
     def __init__(self, params: Any, buffers: Any, apply_fn: Callable[..., Any] | None) -> None:
         self.apply_fn = apply_fn
         self.has_buffers = buffers is not None
+        if not callable(params):  # in a callable tree a number is an option, elsewhere a parameter
+            params = jax.tree.map(lambda leaf: jnp.asarray(leaf) if isinstance(leaf, int | float) else leaf, params)
         self.parts = Parts(params, buffers)
-        self.parts.leaves = [owned(leaf) for leaf in self.parts.leaves]
+        if not any(map(is_array, self.parts.leaves[: self.parts.count])):
+            raise TypeError(f"there are no parameters to average in {type(params).__name__}")
 
     def read(self) -> Parts:
         return self.parts
@@ -77,7 +83,7 @@ class Tree:
 
 
 class Module:
-    """A module of flax nnx: its ``Param`` variables are the parameters, all others the buffers."""
+    """A module of flax nnx: its ``Param`` variables are the parameters, the others but random keys the buffers."""
 
     def __init__(self, module: Any) -> None:
         self.module = nnx().clone(module)
@@ -98,7 +104,8 @@ class Module:
         return self._states(model)
 
     def _states(self, module: Any) -> tuple[Any, Any]:
-        _, params, buffers = nnx().split(module, nnx().Param, ...)
+        passing = (nnx().RngState, nnx().Intermediate)  # of the module itself, in no average and no state_dict
+        _, params, _, buffers = nnx().split(module, nnx().Param, passing, ...)
         return params, buffers
 
     def __call__(self, *inputs: Any, **options: Any) -> Any:
@@ -136,4 +143,5 @@ def placed(tree: Any, device: Any) -> Any:
     """The arrays of a tree on ``device``, where one is given; what is no array stays."""
     if device is None:
         return tree
+    device = jax.devices(device)[0] if isinstance(device, str) else device
     return jax.tree.map(lambda leaf: jax.device_put(leaf, device) if is_array(leaf) else leaf, tree)

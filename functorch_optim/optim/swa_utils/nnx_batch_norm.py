@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from functorch_optim import trees
 from functorch_optim.averaging.batch_norm import bessel, cumulative, elements
 from functorch_optim.optim.swa_utils.models import nnx
 
@@ -16,30 +17,46 @@ _MODES = ("deterministic", "use_running_average")
 
 def refresh(batches: Iterator[Any], module: Any) -> None:
     """Replace the statistics of every ``BatchNorm`` in ``module`` by the cumulative ones over the batches."""
-    modules = [one for _, one in nnx().iter_modules(module)]
-    layers = [one for one in modules if isinstance(one, nnx().BatchNorm)]
+    everything = list(nnx().iter_modules(module))
+    named = [(path, one) for path, one in everything if isinstance(one, nnx().BatchNorm)]
+    modules, layers = [one for _, one in everything], [one for _, one in named]
     if not layers:
         return
     before = [(layer.mean[...], layer.var[...]) for layer in layers]
     seen = False
     try:
         with _training(module, modules), _cumulative(layers):
-            run = nnx().jit(_run)
             for inputs in batches:
-                run(module, inputs)
+                _compiled_run()(module, inputs)
                 seen = True
             if not seen:
                 raise ValueError("there are no batches to take statistics of")
-            if not all(int(layer.seen[...]) for layer in layers):
-                raise ValueError("a BatchNorm of the module was not called on the batches, or not in training mode")
+            for path, layer in named:
+                _check(".".join(map(str, path)), layer)
     except BaseException:
         for layer, (mean, var) in zip(layers, before, strict=True):
             layer.mean[...], layer.var[...] = mean, var
         raise
 
 
-def _run(module: Any, inputs: Any) -> None:
-    module(inputs)
+@functools.cache
+def _compiled_run() -> Any:
+    def run(module: Any, inputs: Any) -> None:
+        module(inputs)
+
+    return nnx().jit(run)
+
+
+def _check(name: str, layer: Any) -> None:
+    if not bool(jnp.all(layer.seen[...] > 0)):
+        raise ValueError(
+            f"the batch normalisation {trees.quote(name)} was not called on the batches, or not in training mode"
+        )
+    if not bool(jnp.all(jnp.isfinite(layer.var[...]))):
+        raise ValueError(
+            f"the variance of the batch normalisation {trees.quote(name)} is not finite: a batch has a value that is "
+            "not, or a mask leaves one element of it"
+        )
 
 
 @contextmanager
@@ -62,7 +79,7 @@ def _cumulative(layers: list[Any]) -> Iterator[None]:
     for layer in layers:
         layer.mean[...], layer.var[...] = jnp.zeros_like(layer.mean[...]), jnp.zeros_like(layer.var[...])
         layer.momentum, layer.use_fast_variance = 0.0, False
-        layer.seen = nnx().BatchStat(jnp.zeros((), jnp.int32))
+        layer.seen = nnx().BatchStat(jnp.zeros_like(layer.mean[...], dtype=jnp.int32))  # stacked where layers are
         layer.__class__ = _cumulative_kind(type(layer))
     try:
         yield
@@ -75,21 +92,29 @@ def _cumulative(layers: list[Any]) -> Iterator[None]:
 
 @functools.cache
 def _cumulative_kind(kind: type) -> type:
-    """A subclass of a ``BatchNorm`` that, without momentum, averages over its calls with equal weights."""
+    """A class between ``kind`` and flax's, so that what a subclass's ``__call__`` passes on is seen."""
+    plain = nnx().BatchNorm
+    if kind is not plain:
+        return type(kind.__name__, (kind, _cumulative_kind(plain)), {})
 
-    def call(self: Any, x: Any, use_running_average: bool | None = None, *, mask: Any = None) -> Any:
-        before = self.mean[...], self.var[...]
-        result = kind.__call__(self, x, use_running_average, mask=mask)
-        if use_running_average:
+    class Cumulative(plain):
+        """Without momentum, averages over its calls with equal weights."""
+
+        def __call__(
+            self: Any, x: Any, use_running_average: bool | None = None, *, mask: Any = None, **options: Any
+        ) -> Any:
+            before = self.mean[...], self.var[...]
+            result = plain.__call__(self, x, use_running_average, mask=mask, **options)
+            if self.use_running_average if use_running_average is None else use_running_average:
+                return result
+            size: Any = elements(x.shape, self.axis)
+            if mask is not None:
+                size = jnp.sum(jnp.broadcast_to(mask, x.shape)) / (x.size // size)
+            if self.axis_name is not None:
+                size = jax.lax.psum(size, self.axis_name)
+            batch = self.mean[...], (self.var[...] * bessel(size, x.shape)).astype(self.var[...].dtype)
+            self.mean[...], self.var[...] = cumulative(before, batch, self.seen[...])
+            self.seen[...] += 1
             return result
-        size: Any = elements(x.shape, self.axis)
-        if self.axis_name is not None:
-            size *= jax.lax.axis_size(self.axis_name)
-        if mask is not None:
-            size = jnp.sum(jnp.broadcast_to(mask, x.shape)) / (x.size // size)
-        batch = self.mean[...], (self.var[...] * bessel(size, x.shape)).astype(self.var[...].dtype)
-        self.mean[...], self.var[...] = cumulative(before, batch, self.seen[...])
-        self.seen[...] += 1
-        return result
 
-    return type(kind.__name__, (kind,), {"__call__": call})
+    return Cumulative

@@ -1,12 +1,15 @@
 """Batch normalisation's statistics anew, for parameters that were averaged."""
 
-import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
+
+import jax
 
 from functorch_optim.optim.swa_utils import linen_batch_norm, nnx_batch_norm
 from functorch_optim.optim.swa_utils.averaged_model import AveragedModel
 from functorch_optim.optim.swa_utils.models import is_nnx, placed
+
+_jitted = jax.jit(lambda: None)
 
 
 def update_bn(loader: Iterable[Any], model: Any, apply_fn: Callable[..., Any] | None = None, device: Any = None) -> Any:
@@ -23,7 +26,7 @@ def update_bn(loader: Iterable[Any], model: Any, apply_fn: Callable[..., Any] | 
         apply_fn: for linen, ``apply_fn(variables, inputs)`` in training mode, not compiled, which returns a pair whose
             second part has the new ``batch_stats``:
             ``lambda v, x: module.apply(v, x, train=True, mutable=["batch_stats"])``.
-        device: a device or a sharding where the batches are put.
+        device: a device, its platform's name, or a sharding where the batches are put.
 
     Returns:
         None for what is updated in place, a module or an average; for ``variables`` the new ones.
@@ -33,7 +36,7 @@ def update_bn(loader: Iterable[Any], model: Any, apply_fn: Callable[..., Any] | 
 
     Raises:
         ValueError: ``loader`` is empty; a batch has one element a channel; a layer did not normalise with the batch.
-        TypeError: there is no ``apply_fn`` for a tree.
+        TypeError: there is no ``apply_fn`` for a tree, or one for a module.
 
     Example:
         >>> import jax.numpy as jnp
@@ -48,10 +51,17 @@ def update_bn(loader: Iterable[Any], model: Any, apply_fn: Callable[..., Any] | 
     subject = model.module if isinstance(model, AveragedModel) else model
     batches = _inputs(loader, device)
     if is_nnx(subject):
+        if apply_fn is not None:
+            raise TypeError("a module is called itself: update_bn(loader, module) has no apply_fn")
         return nnx_batch_norm.refresh(batches, subject)
     if isinstance(model, AveragedModel):
+        if isinstance(subject, Mapping) and "batch_stats" in subject:
+            raise TypeError(
+                'the average is one of all variables: AveragedModel(variables["params"], '
+                'buffers=variables["batch_stats"]) keeps the statistics apart'
+            )
         if not model.buffers:
-            return None
+            return None if isinstance(subject, Mapping | list | tuple) else _refreshed(batches, subject, apply_fn)
         variables = {"params": subject, "batch_stats": model.buffers}
         model._replace_buffers(_refreshed(batches, variables, apply_fn)["batch_stats"])
         return None
@@ -71,7 +81,10 @@ def _refreshed(batches: Iterator[Any], variables: Any, apply_fn: Callable[..., A
             "a tree of variables needs the function that applies them in training mode: update_bn(loader, variables, "
             'lambda v, x: module.apply(v, x, train=True, mutable=["batch_stats"]))'
         )
-    return linen_batch_norm.refreshed(batches, variables, inspect.unwrap(apply_fn))
+    plain: Any = apply_fn
+    while isinstance(plain, type(_jitted)):  # what a layer does is seen when it is traced anew
+        plain = getattr(plain, "__wrapped__")  # noqa: B009 unknown to the type checker
+    return linen_batch_norm.refreshed(batches, variables, plain)
 
 
 def _inputs(loader: Iterable[Any], device: Any) -> Iterator[Any]:
