@@ -150,8 +150,7 @@ class ClosureEngine:
             if key not in entry or jnp.shape(entry[key]) != () or not jnp.isfinite(jnp.asarray(entry[key], float)):
                 raise ValueError(f"{key} of the state must be a finite number, but it is {entry.get(key)!r:.100}")
         for key, value in entry.items():
-            if jnp.ndim(value) and not isinstance(value, list):
-                entry[key] = kept(value, _vector_dtype(fresh), dtype, f"{key} of the state")
+            entry[key] = _mapped(lambda v, key=key: kept(v, _vector_dtype(fresh), dtype, f"{key} of the state"), value)
         return self.from_entry(layout, params, entry, fresh)._replace(**counts)
 
     def commit(self, state: Any) -> None:
@@ -195,15 +194,20 @@ def _permuted(entry: Entry, order: list[int | None], params: list[Any]) -> Entry
     places = np.concatenate([start_of[leaf] + np.arange(size) for leaf, size in enumerate(sizes)])
 
     def moved(value: Any) -> Any:
-        if isinstance(value, list):
-            return [moved(item) for item in value]
-        for axis in range(jnp.ndim(value)):
+        for axis in range(value.ndim):
             if value.shape[axis] != len(places):
                 raise ValueError(f"a vector of the state has {value.shape[axis]} entries, the parameters {len(places)}")
             value = np.take(np.asarray(value), places, axis)
         return value
 
-    return {key: moved(value) for key, value in entry.items()}
+    return {key: _mapped(moved, value) for key, value in entry.items()}
+
+
+def _mapped(function: Callable[[Any], Any], value: Any) -> Any:
+    """``function`` of an array that is no scalar, or of those in a list; anything else as it is."""
+    if isinstance(value, list):
+        return [_mapped(function, item) for item in value]
+    return function(value) if getattr(value, "ndim", 0) else value
 
 
 def _vector_dtype(state: Any) -> Any:

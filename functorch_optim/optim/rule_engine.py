@@ -399,11 +399,10 @@ def lifted(tx: GradientTransformation) -> Lifted:
 
 def _slot_dtype(array: Any, param: Any, dtype: Any) -> Any:
     """The dtype of a slot after loading: its own, or ``dtype``; complex where the parameter is."""
-    if not jnp.issubdtype(param.dtype, jnp.complexfloating):
-        wide = array.dtype if dtype is None else dtype
-        real = jnp.finfo(wide).dtype if jnp.issubdtype(wide, jnp.complexfloating) else wide
-        return jax.dtypes.canonicalize_dtype(real)
-    return jax.dtypes.canonicalize_dtype(jnp.promote_types(array.dtype if dtype is None else dtype, jnp.complex64))
+    real = jnp.finfo(array.dtype if dtype is None else dtype).dtype
+    if jnp.issubdtype(param.dtype, jnp.complexfloating):
+        real = jnp.dtype(jnp.complex128 if real == jnp.float64 else jnp.complex64)
+    return jax.dtypes.canonicalize_dtype(real)
 
 
 def _age(history: History) -> tuple[int, tuple[float, ...]]:

@@ -231,7 +231,8 @@ class TransformEngine:
                 except (KeyError, TypeError, ValueError) as error:
                     if refused is None:
                         raise
-                    refused[layout.labels[index]], value = error, before
+                    refused.setdefault(layout.labels[index], error)
+                    value = before
                     break
             filled.append(jax.device_put(value, leaf.sharding))
         return treedef.unflatten(filled)
