@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, ClassVar
 
 import jax
+import jax.numpy as jnp
 from jax.core import Tracer
 from jax.profiler import TraceAnnotation
 
@@ -441,6 +442,9 @@ class Optimizer(Hooked):
             (0.5, ['body'])
         """
         self._need_engine()
+        dtype = None if dtype is None else jnp.dtype(dtype)
+        if dtype is not None and not jnp.issubdtype(dtype, jnp.floating):
+            raise TypeError(f"dtype must be a floating one, but it is {dtype}")
         if isinstance(state_dict, Mapping):
             state_dict = self._hooks.load_pre.replace(self, dict(state_dict))
         numbers = self._engine.data_names
