@@ -247,7 +247,7 @@ def kept(value: Any, target: Any, dtype: Any, where: str) -> jax.Array:
     """
     array = value if hasattr(value, "dtype") else np.asarray(value)
     target = jnp.dtype(target)
-    floating = jnp.issubdtype(array.dtype, jnp.inexact)
+    floating = jnp.issubdtype(array.dtype, jnp.inexact) and jnp.issubdtype(target, jnp.inexact)  # counts are not
     if jnp.issubdtype(array.dtype, jnp.complexfloating) and not jnp.issubdtype(target, jnp.complexfloating):
         raise TypeError(f"{where} is {array.dtype}, but it should be {target}")
     if dtype is None and floating and not _holds(target, array.dtype):
