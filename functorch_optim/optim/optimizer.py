@@ -46,6 +46,10 @@ class Optimizer(Hooked):
     An optimizer is made by one of the subclasses, by :meth:`from_transform`, or by a subclass of one's own that
     defines ``transformation(self, **options)`` and returns a functional transformation.
 
+    ``differentiable=True``, where an algorithm has it, lets parameters, gradients and options be traced: an optimizer
+    that is made inside a function steps there, and :func:`jax.grad` goes through. ``foreach``, ``fused`` and
+    ``capturable`` change nothing: every step is one compiled call.
+
     The arrays that went in are copied once. An array that came out (``params``, ``state``, ``state_dict()``) stays as
     it is for as long as somebody holds it: the step copies it first. What nobody holds is overwritten in place.
 
@@ -70,6 +74,7 @@ class Optimizer(Hooked):
     def __init__(self, params: Any, defaults: Mapping[str, Any], *, group_rules: GroupRules = ()) -> None:
         super().__init__()
         self.defaults: dict[str, Any] = dict(defaults)
+        group_options.check_flags(self.defaults)
         self._engine: Any = self._make_engine()
         if self._engine is not None:
             self._engine.check(self.defaults)
@@ -146,6 +151,7 @@ class Optimizer(Hooked):
             names = zip(layout.names, layout.group_of, strict=True)
             group["param_names"] = [name for name, own_group in names if own_group == index]
         group = {**group, **{key: value for key, value in self._defaults_of(given).items() if key not in group}}
+        group_options.check_flags(group)
         if self._engine is not None:
             try:
                 self._engine.check(group)
@@ -212,7 +218,10 @@ class Optimizer(Hooked):
         """The options of one group that the engine reads."""
         engine = self._engine
         names, numbers = engine.reads(group)
-        return group_options.read(group, names, numbers, engine.strict, count, index)
+        values = group_options.read(group, names, numbers, engine.strict, count, index)
+        if not group.get("differentiable") and any(map(group_options.is_traced, values.values())):
+            raise RuntimeError(_TRACED)
+        return values
 
     @property
     def params(self) -> Any:
@@ -225,7 +234,7 @@ class Optimizer(Hooked):
     @params.setter
     def params(self, params: Any) -> None:
         leaves = trees.align(self.params, params, "new values")
-        refuse_traced(leaves)
+        self._refuse_traced(leaves)
         for name, leaf, model in zip(self._layout.labels, leaves, self._leaves, strict=True):
             trees.check_update(name, leaf, model, type(self).__name__, what="new value")
             if leaf is None or leaf.dtype != model.dtype:
@@ -249,13 +258,17 @@ class Optimizer(Hooked):
         entries = [] if self._engine is None else self._engine.entries(self._layout)
         return {key: entry for key, entry in zip(keys, entries, strict=True) if entry}
 
+    def _refuse_traced(self, leaves: list[Any]) -> None:
+        if not self.defaults.get("differentiable"):
+            refuse_traced(leaves)
+
     def _aligned(self, grads: Any) -> list[Any]:
         """The gradients in the order of the leaves, checked."""
         try:
             leaves = self._layout.structure.treedef.flatten_up_to(grads)
         except ValueError:
             leaves = trees.align(self.params, grads, "gradients")
-        refuse_traced(leaves)
+        self._refuse_traced(leaves)
         # What has passed the checks is known by the types of its arrays; an object() is what never passed.
         signature = [_signature(leaf) for leaf in leaves]
         if signature != self._checked:
@@ -317,7 +330,8 @@ class Optimizer(Hooked):
         updated = {group for group, grad in zip(self._layout.group_of, grads, strict=False) if grad is not None}
         if updated:
             try:
-                self._engine.step(self._layout, self._leaves, grads, self._settings())
+                in_place = not self.defaults.get("differentiable")  # what is differentiated through must live on
+                self._engine.step(self._layout, self._leaves, grads, self._settings(), in_place)
             except (RuntimeError, ValueError):
                 self._check_alive()
                 raise
@@ -334,7 +348,7 @@ class Optimizer(Hooked):
 
     def _check_alive(self) -> None:
         for name, leaf in zip(self._layout.labels, self._leaves, strict=True):
-            if leaf.is_deleted():
+            if not isinstance(leaf, Tracer) and leaf.is_deleted():
                 raise RuntimeError(
                     f"the parameter {trees.quote(name)} was donated to another function after functional(): "
                     "give the optimizer what came of it with restore(params, state)"
@@ -372,7 +386,8 @@ class Optimizer(Hooked):
             self._grads = grads
         else:
             grown = any(map(rows.is_rows, [*grads, *self._grads]))  # a sum of row-sparse gradients has another shape
-            self._grads = (_add if grown else _add_dense)(exclusive(self._grads), grads)
+            plain = grown or self.defaults.get("differentiable")
+            self._grads = (_add if plain else _add_dense)(exclusive(self._grads), grads)
         return value
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -541,12 +556,16 @@ def _signature(leaf: Any) -> Any:
     return leaf if leaf is None else getattr(leaf, "aval", object())
 
 
+_TRACED = (
+    "the optimizer keeps its parameters outside of a traced function: inside one, use functional(), or an optimizer "
+    "that is made there with differentiable=True"
+)
+
+
 def refuse_traced(leaves: list[Any]) -> None:
     """Raise if a leaf is traced: what is kept from step to step must be an array."""
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(leaves)):
-        raise RuntimeError(
-            "the optimizer keeps its parameters outside of a traced function: inside one, use functional()"
-        )
+        raise RuntimeError(_TRACED)
 
 
 def _add(held: list[Any], grads: list[Any]) -> list[Any]:

@@ -3,6 +3,8 @@
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
+from jax.core import Tracer
+
 from functorch_optim.base import Frozen
 from functorch_optim.hyperparams import Beta
 
@@ -10,9 +12,9 @@ from functorch_optim.hyperparams import Beta
 def number(value: Any, count: int) -> Any:
     """An option's value before update number ``count`` (the first is 0): a Python float, or what is no number.
 
-    Schedules are evaluated, arrays of one element read, lists and tuples (betas) become tuples.
+    Schedules are evaluated, arrays of one element read, lists and tuples (betas) become tuples. What is traced stays.
     """
-    if value is None or isinstance(value, bool | str | float):
+    if value is None or isinstance(value, bool | str | float | Tracer):
         return value
     if isinstance(value, Beta):
         return Beta(number(value.value, count), number(value.complement, count))
@@ -29,7 +31,29 @@ def is_number(value: Any) -> bool:
     """Whether what :func:`number` gave is a number, or a tuple of numbers."""
     if isinstance(value, tuple) and not isinstance(value, Beta):
         return any(map(is_number, value)) and all(item is None or is_number(item) for item in value)
-    return isinstance(value, float | Beta)
+    return isinstance(value, float | Beta | Tracer)
+
+
+def is_traced(value: Any) -> bool:
+    """Whether an option is traced, or one of a tuple of them."""
+    return isinstance(value, Tracer) or (isinstance(value, tuple | list) and any(map(is_traced, value)))
+
+
+def is_zero(value: Any) -> bool:
+    """Whether an option is zero; of a traced one that is not known."""
+    return not isinstance(value, Tracer) and value == 0
+
+
+def check_flags(options: Mapping[str, Any]) -> None:
+    """torch's rules for flags that exclude each other.
+
+    Raises:
+        RuntimeError: with torch's message.
+    """
+    if options.get("fused") and options.get("differentiable"):
+        raise RuntimeError("`fused` does not support `differentiable`")
+    if options.get("fused") and options.get("foreach"):
+        raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
 
 
 def plain(value: Any, count: int) -> Any:

@@ -17,8 +17,8 @@ import numpy as np
 from functorch_optim import base, rows, trees
 from functorch_optim.base import GradientTransformation, Update
 from functorch_optim.combinators import NamedStates, partition
-from functorch_optim.hyperparams import Named, data_options
-from functorch_optim.optim.options import delayed
+from functorch_optim.hyperparams import Named, data_options, single
+from functorch_optim.optim.options import delayed, is_traced, is_zero
 from functorch_optim.optim.ownership import exclusive
 from functorch_optim.optim.param_groups import Layout
 from functorch_optim.optim.state_dict import Loaded, Refused, kept
@@ -43,8 +43,8 @@ class Plan(NamedTuple):
 
 
 @functools.lru_cache(maxsize=256)
-def compiled_update(plan: Plan) -> Callable[..., Any]:
-    """``(params, states, grads, numbers) -> (params, states)``, which overwrites the buffers of the first two."""
+def compiled_update(plan: Plan, in_place: bool) -> Callable[..., Any]:
+    """``(params, states, grads, numbers) -> (params, states)``; it may overwrite the buffers of the first two."""
 
     def optimizer_step(params: Any, states: Any, grads: Any, numbers: jax.Array) -> Any:
         scalars, start = [], 0
@@ -60,7 +60,7 @@ def compiled_update(plan: Plan) -> Callable[..., Any]:
             new_rows.append(new_row)
         return new_params, new_rows
 
-    return jax.jit(optimizer_step, donate_argnums=(0, 1))
+    return jax.jit(optimizer_step, donate_argnums=(0, 1) if in_place else ())
 
 
 @dataclass(slots=True)
@@ -162,7 +162,7 @@ class RuleEngine:
         options = settings[group]
         kind = self._kind(options)
         data, zeros = data_options(kind.rule_type), set(kind.rule_type.static_zeros)
-        if options.get("weight_decay", 0.0) != 0.0:
+        if not is_zero(options.get("weight_decay", 0.0)):
             self._decayed.add(group)
         elif group not in self._decayed:
             zeros.add("weight_decay")
@@ -170,7 +170,7 @@ class RuleEngine:
         for name in kind.option_names:
             if name not in data:
                 held[name] = options[name]
-            elif name in zeros and options[name] == 0:
+            elif name in zeros and is_zero(options[name]):
                 held[name] = 0.0
             elif data[name].length:
                 held[name] = tuple(None if v is None else Named(name, i) for i, v in enumerate(options[name]))
@@ -184,8 +184,10 @@ class RuleEngine:
             self._algorithms[key] = kind.made(held)
         return self._algorithms[key]
 
-    def step(self, layout: Layout, params: list[Any], grads: list[Any], settings: list[Any]) -> None:
-        """Update ``params`` in place where there is a gradient."""
+    def step(
+        self, layout: Layout, params: list[Any], grads: list[Any], settings: list[Any], in_place: bool = True
+    ) -> None:
+        """Update ``params`` where there is a gradient; without ``in_place`` the arrays before live on."""
         algorithms = [self._algorithm(settings, group) for group in range(len(settings))]
         active = [index for index, grad in enumerate(grads) if grad is not None]
         whole = len(active) == len(grads)
@@ -197,12 +199,14 @@ class RuleEngine:
         if any(algorithm.rule.takes_rows for algorithm in algorithms):
             for i, group in zip(active, groups, strict=True):
                 if rows.is_rows(grads[i]) or algorithms[group].rule.needs_rows:
-                    decayed = settings[group].get("weight_decay", 0.0) != 0.0
+                    decayed = not is_zero(settings[group].get("weight_decay", 0.0))
                     algorithms[group].check_gradient(layout.labels[i], grads[i], decayed)
         plan, numbers, carried = self._plan(groups, histories, algorithms, settings)
         own_params = exclusive(params, 1) if whole else exclusive([params[i] for i in active], 2)
         own_rows = exclusive([history.row for history in histories])
-        new_params, new_rows = compiled_update(plan)(own_params, own_rows, [grads[i] for i in active], numbers)
+        new_params, new_rows = compiled_update(plan, in_place)(
+            own_params, own_rows, [grads[i] for i in active], numbers
+        )
         for i, param, row, history, member in zip(active, new_params, new_rows, histories, plan.member_of, strict=True):
             params[i], self.histories[i] = param, history
             history.row, history.carried = row, carried[member]
@@ -210,22 +214,25 @@ class RuleEngine:
 
     def _plan(
         self, groups: list[int], histories: list[History], algorithms: list[Lifted], settings: list[Any]
-    ) -> tuple[Plan, np.ndarray, list[dict[str, float]]]:
+    ) -> tuple[Plan, Any, list[dict[str, Any]]]:
         """How the parameters share scalars, the scalars, and what each member carries to its next step."""
         keys: dict[Any, int] = {}
         member_of = tuple(
             [keys.setdefault((group, *_age(h)), len(keys)) for group, h in zip(groups, histories, strict=True)]
         )
         members, numbers, carried = [], [], []
-        for group, step, before in keys:
-            rule = algorithms[group].rule
-            hyperparams = rule.at(settings[group])
-            scalars, after = step_scalars(rule, step + 1, hyperparams, dict(zip(rule.carried, before, strict=True)))
+        for (group, step, _), member in keys.items():
+            rule, before = algorithms[group].rule, histories[member_of.index(member)].carried
+            scalars, after = step_scalars(rule, step + 1, rule.at(settings[group]), before)
             leaves, structure = jax.tree.flatten(scalars)
             members.append(Member(algorithms[group], structure))
             numbers += leaves
             carried.append(after)
-        return Plan(tuple(members), member_of), np.array(numbers, np.float64), carried
+        if any(map(is_traced, numbers)):
+            packed = jnp.stack([jnp.asarray(number, jnp.result_type(float)) for number in numbers])
+        else:
+            packed = np.array(numbers, np.float64)
+        return Plan(tuple(members), member_of), packed, carried
 
     def _fitted(self, history: History, algorithm: Lifted, param: Any, options: Any) -> History:
         """The history with the slots that the algorithm uses in its row.
@@ -236,7 +243,7 @@ class RuleEngine:
             return history
         rule, hyperparams = algorithm.rule, algorithm.rule.at(options)
         if history.row is None:
-            carried = {name: float(np.float32(value)) for name, value in rule.start(hyperparams).items()}
+            carried = {name: single(value) for name, value in rule.start(hyperparams).items()}
             return History(rule.init(param, hyperparams), 0, carried, {}, algorithm)
         held = {**history.idle, **_slots(history.row)}
         whole = all(name in held for name in algorithm.slot_names)
@@ -409,7 +416,7 @@ def _age(history: History) -> tuple[int, tuple[float, ...]]:
     """What a history has to do with a step's scalars: parameters of which it is equal share them."""
     assert history.algorithm is not None
     step = history.step if history.algorithm.rule.counts_steps else min(history.step, 1)
-    return step, tuple(history.carried.values())
+    return step, tuple([id(value) if is_traced(value) else value for value in history.carried.values()])
 
 
 def _slots(row: Any) -> Entry:

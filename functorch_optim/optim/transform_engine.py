@@ -135,8 +135,11 @@ class TransformEngine:
             template.append((name, value))
         return tuple(template), numbers
 
-    def step(self, layout: Layout, params: list[Any], grads: list[Any], settings: list[Any]) -> None:
+    def step(
+        self, layout: Layout, params: list[Any], grads: list[Any], settings: list[Any], in_place: bool = True
+    ) -> None:
         """Update ``params`` in place; where there is no gradient the transformation gets None."""
+        del in_place  # nothing is traced here
         split = [self._split(options) for options in settings]
         key = (tuple(template for template, _ in split), tuple(layout.group_of))
         if key not in self._compiled:

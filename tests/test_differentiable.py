@@ -1,0 +1,112 @@
+"""Steps inside traced functions, and torch's rules for flags."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import functorch_optim as fo
+from functorch_optim import optim
+
+START = {"w": jnp.array([1.0, -2.0]), "b": jnp.array([0.5])}
+
+
+def loss(params):
+    return jnp.sum((params["w"] - 3.0) ** 2) + jnp.sum(jnp.sin(params["b"]))
+
+
+CASES = {
+    "SGD": (fo.sgd, ("lr", "momentum", "weight_decay")),
+    "Adam": (fo.adam, ("lr", "eps", "weight_decay")),
+    "AdamW": (fo.adamw, ("lr", "weight_decay")),
+    "Adadelta": (fo.adadelta, ("lr", "rho")),
+    "Adagrad": (fo.adagrad, ("lr", "lr_decay")),
+    "Adamax": (fo.adamax, ("lr",)),
+    "ASGD": (fo.asgd, ("lr", "lambd")),
+    "NAdam": (fo.nadam, ("lr", "momentum_decay")),
+    "RAdam": (fo.radam, ("lr",)),
+    "RMSprop": (fo.rmsprop, ("lr", "alpha")),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_gradients_through_steps_are_the_functional_ones(name):
+    """With respect to options and to the parameters before."""
+    make, options = CASES[name]
+    values = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.1, "eps": 1e-8, "rho": 0.9, "alpha": 0.9}
+    numbers = {option: jnp.asarray(values.get(option, 0.01)) for option in options}
+
+    def face(numbers, params):
+        optimizer = getattr(optim, name)(params, differentiable=True, **numbers)
+        for _ in range(4):
+            optimizer.backward(loss)
+            optimizer.step()
+            optimizer.zero_grad()
+        return loss(optimizer.params)
+
+    def functional(numbers, params):
+        tx = make(**numbers)
+        state = tx.init(params)
+        for _ in range(4):
+            updates, state = tx.update(jax.grad(loss)(params), state, params)
+            params = fo.apply_updates(params, updates)
+        return loss(params)
+
+    expected = jax.jit(jax.value_and_grad(functional, argnums=(0, 1)))(numbers, START)
+    for transform in (jax.jit, lambda function: function):
+        found = transform(jax.value_and_grad(face, argnums=(0, 1)))(numbers, START)
+        for one, right in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(one, right, rtol=2e-4, atol=1e-5)
+    assert all(jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(expected))
+
+
+def test_a_learning_rate_learned():
+    """The gradient that torch's differentiable=True gives, by hand: p - lr*g, with g = 2*(p - 3)."""
+
+    def after(lr):
+        optimizer = optim.SGD([jnp.array(1.0)], lr=lr, differentiable=True)
+        optimizer.step([2 * (optimizer.params[0] - 3.0)])
+        return (optimizer.params[0] - 3.0) ** 2
+
+    np.testing.assert_allclose(jax.grad(after)(0.1), 2 * (1.0 + 0.4 - 3.0) * 4.0, rtol=1e-6)
+    losses = jax.vmap(after)(jnp.array([0.1, 0.5]))
+    np.testing.assert_allclose(losses, [2.56, 0.0], atol=1e-6)
+
+
+def test_groups_schedulers_and_gaps_inside_a_traced_function():
+    def after(lr):
+        groups = [{"params": START["w"]}, {"params": START["b"], "lr": 2 * lr}]
+        optimizer = optim.NAdam(groups, lr=lr, differentiable=True)
+        for step in range(3):
+            optimizer.param_groups[0]["lr"] = lr * 0.5**step
+            optimizer.step([[2 * optimizer.params[0][0]], [None if step == 1 else optimizer.params[1][0]]])
+        return jnp.sum(optimizer.params[0][0]) + jnp.sum(optimizer.params[1][0])
+
+    slope = (after(jnp.asarray(0.1 + 1e-3)) - after(jnp.asarray(0.1 - 1e-3))) / 2e-3
+    np.testing.assert_allclose(jax.jit(jax.grad(after))(0.1), slope, rtol=2e-2)
+
+
+def test_without_the_flag_it_is_an_error_and_nothing_has_changed():
+    message = "inside one, use functional.., or an optimizer that is made there with differentiable=True"
+    plain = optim.SGD([jnp.ones(2)], lr=0.1)
+    for call in (
+        lambda x: plain.step([x]),
+        lambda x: setattr(plain, "params", [x]),
+        lambda x: optim.SGD([jnp.ones(2)], lr=x[0]).step([jnp.ones(2)]),
+    ):
+        with pytest.raises(RuntimeError, match=message):
+            jax.jit(call)(jnp.ones(2))
+    assert plain.params[0].tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW", "Adagrad"])
+def test_flags_that_exclude_each_other(name):
+    make = getattr(optim, name)
+    with pytest.raises(RuntimeError, match="`fused` does not support `differentiable`"):
+        make([jnp.ones(1)], fused=True, differentiable=True)
+    with pytest.raises(RuntimeError, match="`fused` and `foreach` cannot be `True` together"):
+        make([jnp.ones(1)], fused=True, foreach=True)
+    with pytest.raises(RuntimeError, match="`fused` and `foreach` cannot be `True` together"):
+        make([{"params": [jnp.ones(1)], "foreach": True}], fused=True)
+    optimizer = make([jnp.ones(1)], fused=True, foreach=False)
+    assert (optimizer.param_groups[0]["fused"], optimizer.param_groups[0]["foreach"]) == (True, False)
