@@ -1,6 +1,6 @@
 """The algorithms of torch.optim, with torch's numbers, as pure composable JAX."""
 
-from functorch_optim import interop, schedules
+from functorch_optim import checkpoint, interop, schedules
 from functorch_optim.algorithms.adadelta import AdadeltaState, adadelta
 from functorch_optim.algorithms.adafactor import AdafactorState, adafactor
 from functorch_optim.algorithms.adagrad import AdagradState, adagrad
@@ -87,6 +87,7 @@ __all__ = [
     "batch_statistics",
     "bfgs",
     "chain",
+    "checkpoint",
     "clip_by_global_norm",
     "clip_by_value",
     "conjugate",

@@ -201,7 +201,11 @@ def test_the_compiled_step_aliases_parameters_and_state(name):
     engine = optimizer._engine
     rows = [history.row for history in engine.histories]
     plan, numbers, _ = engine._plan([0] * 4, engine.histories, [engine.histories[0].algorithm], optimizer._settings())
-    compiled = rule_engine.compiled_update(plan, in_place=True).lower(optimizer.params, rows, optimizer.params, numbers).compile()
+    compiled = (
+        rule_engine.compiled_update(plan, in_place=True)
+        .lower(optimizer.params, rows, optimizer.params, numbers)
+        .compile()
+    )
     memory = compiled.memory_analysis()
     size = sum(leaf.nbytes for leaf in jax.tree.leaves((optimizer.params, rows)))
     assert memory.alias_size_in_bytes == size

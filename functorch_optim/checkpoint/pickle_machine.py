@@ -1,0 +1,168 @@
+"""A reader of pickles that calls nothing but what it is given, and stores nothing but plain containers."""
+
+import pickletools
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+from functorch_optim.checkpoint.errors import CheckpointError
+
+_MARK = object()
+_SCALARS = (str, int, float, bool, bytes, complex, type(None))
+_CONSTANTS = {
+    *("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT"),
+    *("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "SHORT_BINBYTES", "BINBYTES", "BINBYTES8"),
+}
+_VALUES = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
+_EMPTY = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple, "EMPTY_SET": set}
+_IGNORED = {"PROTO", "FRAME"}
+_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+
+
+class Known:
+    """A name that a pickle may use, and what calling it does here."""
+
+    def __init__(self, name: str, call: Callable[..., Any]) -> None:
+        self.name = name
+        self.call = call
+
+
+class PickleMachine:
+    """Runs one pickle.
+
+    Args:
+        find: ``find(module, name)`` is what a global name stands for; it raises where it stands for nothing.
+        load: ``load(persistent_id)`` is an object kept outside of the pickle.
+
+    Raises:
+        CheckpointError: from :meth:`run`, whatever is wrong.
+    """
+
+    def __init__(self, find: Callable[[str, str], Any], load: Callable[[Any], Any]) -> None:
+        self.find = find
+        self.load = load
+        self.stack: list[Any] = []
+        self.memo: dict[int, Any] = {}
+
+    def run(self, pickle: bytes) -> Any:
+        try:
+            for opcode, argument, _ in pickletools.genops(pickle):
+                if opcode.name == "STOP":
+                    break
+                self._step(opcode.name, argument)
+            (result,) = self.stack
+        except CheckpointError:
+            raise
+        except Exception as error:  # whatever a wrong pickle makes of the steps
+            raise CheckpointError(f"the pickle in the file is damaged: {error}") from error
+        _refuse_cycles(result)
+        return result
+
+    def _step(self, name: str, argument: Any) -> None:
+        if name in _CONSTANTS:
+            self.stack.append(argument)
+        elif name in _VALUES:
+            self.stack.append(_VALUES[name])
+        elif name in _EMPTY:
+            self.stack.append(_EMPTY[name]())
+        elif name in _TUPLES:
+            items = [self.stack.pop() for _ in range(_TUPLES[name])]
+            self.stack.append(tuple(reversed(items)))
+        elif name not in _IGNORED:
+            action = _ACTIONS.get(name)
+            if action is None:
+                raise CheckpointError(f"refused: the pickle uses {name}")
+            action(self, argument)
+
+    def _until_mark(self) -> list[Any]:
+        items = []
+        while (item := self.stack.pop()) is not _MARK:
+            items.append(item)
+        return items[::-1]
+
+    def _put(self, place: int) -> None:
+        self.memo[place] = self.stack[-1]
+
+    def _append(self, items: list[Any]) -> None:
+        _expect(self.stack[-1], list).extend(items)
+
+    def _set_items(self, items: list[Any]) -> None:
+        target = _expect(self.stack[-1], dict)
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            target[_hashable(key)] = value
+
+    def _add_items(self) -> None:
+        items = self._until_mark()
+        _expect(self.stack[-1], set).update(map(_hashable, items))
+
+    def _global(self, module: Any, name: Any) -> None:
+        self.stack.append(self.find(_expect(module, str), _expect(name, str)))
+
+    def _reduce(self) -> None:
+        arguments, function = self.stack.pop(), self.stack.pop()
+        if not isinstance(function, Known):
+            raise CheckpointError(f"refused: the pickle calls {type(function).__name__!r}, which is no function")
+        self.stack.append(function.call(*_expect(arguments, tuple)))
+
+    def _build(self) -> None:
+        """What an OrderedDict has beside its items, a module's ``_metadata`` say, is left out."""
+        state = self.stack.pop()
+        _expect(self.stack[-1], OrderedDict)
+        _expect(state, dict)
+
+
+_ACTIONS: dict[str, Callable[[PickleMachine, Any], Any]] = {
+    "MARK": lambda self, _: self.stack.append(_MARK),
+    "POP": lambda self, _: self.stack.pop(),
+    "POP_MARK": lambda self, _: self._until_mark(),
+    "TUPLE": lambda self, _: self.stack.append(tuple(self._until_mark())),
+    "FROZENSET": lambda self, _: self.stack.append(frozenset(map(_hashable, self._until_mark()))),
+    "APPEND": lambda self, _: self._append([self.stack.pop()]),
+    "APPENDS": lambda self, _: self._append(self._until_mark()),
+    "SETITEM": lambda self, _: self._set_items([self.stack.pop(), self.stack.pop()][::-1]),
+    "SETITEMS": lambda self, _: self._set_items(self._until_mark()),
+    "ADDITEMS": lambda self, _: self._add_items(),
+    "BINPUT": lambda self, place: self._put(place),
+    "LONG_BINPUT": lambda self, place: self._put(place),
+    "MEMOIZE": lambda self, _: self._put(len(self.memo)),
+    "BINGET": lambda self, place: self.stack.append(self.memo[place]),
+    "LONG_BINGET": lambda self, place: self.stack.append(self.memo[place]),
+    "GLOBAL": lambda self, name: self._global(*name.split(" ", 1)),
+    "STACK_GLOBAL": lambda self, _: self._global(*[self.stack.pop(), self.stack.pop()][::-1]),
+    "REDUCE": lambda self, _: self._reduce(),
+    "BUILD": lambda self, _: self._build(),
+    "BINPERSID": lambda self, _: self.stack.append(self.load(self.stack.pop())),
+}
+
+
+def _expect(value: Any, kind: type) -> Any:
+    if not isinstance(value, kind):
+        raise CheckpointError(f"the pickle has {type(value).__name__!r} where it should have {kind.__name__!r}")
+    return value
+
+
+def _hashable(key: Any) -> Any:
+    """A key that is cheap to hash: nested tuples that share their parts take for ever."""
+    if type(key) in _SCALARS or (type(key) is tuple and all(type(item) in _SCALARS for item in key)):
+        return key
+    raise CheckpointError(f"refused: a key of the type {type(key).__name__!r}")
+
+
+def _refuse_cycles(tree: Any) -> None:
+    """Raise if a container is inside of itself, or nested so deep that no function could walk through it."""
+    done: set[int] = set()
+    path: dict[int, Any] = {}
+    pending = [(tree, False)]
+    while pending:
+        node, leaving = pending.pop()
+        if leaving:
+            del path[id(node)]
+            done.add(id(node))
+        elif isinstance(node, dict | list | tuple | set | frozenset) and id(node) not in done:
+            if id(node) in path:
+                raise CheckpointError("refused: a container that is inside of itself")
+            path[id(node)] = node
+            if len(path) > 500:
+                raise CheckpointError("refused: containers nested more than 500 deep")
+            pending.append((node, True))
+            pending += [(child, False) for child in (node.values() if isinstance(node, dict) else node)]

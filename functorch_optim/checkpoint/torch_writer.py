@@ -1,0 +1,166 @@
+"""Files that ``torch.load(path, weights_only=True)`` reads, written without torch."""
+
+import os
+import struct
+import zipfile
+from collections import Counter, OrderedDict
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from functorch_optim import trees
+from functorch_optim.checkpoint.atomic import atomic_write
+from functorch_optim.checkpoint.dtypes import STORAGES, UNTYPED
+from functorch_optim.checkpoint.errors import CheckpointError
+
+_STORAGE_OF = {dtype: name for name, dtype in STORAGES.items()}
+_NAME_OF = {dtype: name for name, dtype in UNTYPED.items()}
+_ALIGNMENT = 64
+
+
+def save_torch(tree: Any, path: str | os.PathLike[str]) -> None:
+    """Write a tree for ``torch.load(path, weights_only=True)`` and for :func:`functorch_optim.checkpoint.load_torch`.
+
+    The file is there whole or not at all (:func:`functorch_optim.checkpoint.atomic_write`).
+
+    Args:
+        tree: dicts, lists and tuples, nested, of arrays (JAX's or NumPy's, which become tensors), numbers, strings,
+            booleans and None; a ``state_dict`` of an optimizer, a scheduler or an average, say.
+        path: the file.
+
+    Raises:
+        CheckpointError: there is something else in the tree, or a dtype that torch has not; the message says where.
+
+    Example:
+        >>> import tempfile
+        >>> import jax.numpy as jnp
+        >>> from functorch_optim import optim
+        >>> from functorch_optim.checkpoint import load_torch
+        >>> optimizer = optim.Adam([jnp.ones(2)], lr=0.5)
+        >>> path = tempfile.mkdtemp() + "/checkpoint.pt"
+        >>> save_torch({"optimizer": optimizer.state_dict()}, path)
+        >>> load_torch(path)["optimizer"]["param_groups"][0]["lr"]
+        0.5
+    """
+    pickle = _Pickle()
+    pickle.write(tree)
+    with atomic_write(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        _write(archive, "data.pkl", bytes(pickle.bytes) + b".")
+        _write(archive, "byteorder", b"little")
+        for number, array in enumerate(pickle.arrays):
+            _write(archive, f"data/{number}", array.view(np.uint8).data)
+        _write(archive, "version", b"3\n")
+
+
+def _write(archive: zipfile.ZipFile, name: str, data: Any) -> None:
+    """One record, whose bytes begin at a multiple of 64, as torch has them, so that they can be mapped."""
+    info = zipfile.ZipInfo(f"archive/{name}", (1980, 1, 1, 0, 0, 0))
+    view = memoryview(data)
+    wide = len(view) >= zipfile.ZIP64_LIMIT
+    file: Any = archive.fp
+    begin = file.tell() + 30 + len(info.filename) + (20 if wide else 0) + 4  # the header, and the extra field's own
+    info.extra = struct.pack("<2sH", b"FB", -begin % _ALIGNMENT) + bytes(-begin % _ALIGNMENT)
+    info.file_size = len(view)
+    with archive.open(info, "w", force_zip64=wide) as record:
+        for start in range(0, len(view), 1 << 24):
+            record.write(view[start : start + (1 << 24)])
+
+
+class _Pickle:
+    """Writes a tree as a pickle of protocol 2, and collects its arrays."""
+
+    def __init__(self) -> None:
+        self.bytes = bytearray(b"\x80\x02")
+        self.arrays: list[np.ndarray] = []
+        self._numbers: dict[int, int] = {}  # of the arrays, by identity
+        self._kept: list[Any] = []  # alive, so that identities stay
+
+    def write(self, node: Any, where: str = "") -> None:
+        kind = type(node)
+        if node is None or kind is bool:
+            self.bytes += {None: b"N", True: b"\x88", False: b"\x89"}[node]
+        elif kind is int:
+            self._integer(node)
+        elif kind is float:
+            self.bytes += b"G" + struct.pack(">d", node)
+        elif kind is str:
+            text = node.encode("utf-8", "surrogatepass")
+            self.bytes += b"X" + struct.pack("<I", len(text)) + text
+        elif kind in (dict, OrderedDict, Counter):
+            self._mapping(node, where)
+        elif kind is list:
+            self._items(b"](", node, b"e", where)
+        elif kind is tuple:
+            self._items(b"(", node, b"t", where)
+        elif isinstance(node, np.generic):
+            self.write(node.item(), where)
+        elif isinstance(node, np.ndarray | jax.Array):
+            self._tensor(node, where)
+        else:
+            raise CheckpointError(f"{trees.quote(where)} is {kind.__name__!r}, which is not written into torch's files")
+
+    def _integer(self, value: int) -> None:
+        if -(2**31) <= value < 2**31:
+            self.bytes += b"J" + struct.pack("<i", value)
+        else:
+            digits = value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
+            if len(digits) > 255:
+                raise CheckpointError("an integer has more than 2000 bits")
+            self.bytes += b"\x8a" + bytes([len(digits)]) + digits
+
+    def _mapping(self, mapping: Any, where: str) -> None:
+        if isinstance(mapping, Counter):
+            self.bytes += b"ccollections\nCounter\n"
+            self._mapping(dict(mapping), where)
+            self.bytes += b"\x85R"
+            return
+        self.bytes += b"ccollections\nOrderedDict\n)R(" if isinstance(mapping, OrderedDict) else b"}("
+        for key, value in mapping.items():
+            if type(key) not in (str, int, float, bool):
+                raise CheckpointError(f"a key of {trees.quote(where)} is {type(key).__name__!r}, no name or number")
+            self.write(key)
+            self.write(value, f"{where}.{key}" if where else str(key))
+        self.bytes += b"u"
+
+    def _items(self, begin: bytes, items: Any, end: bytes, where: str) -> None:
+        self.bytes += begin
+        for index, item in enumerate(items):
+            self.write(item, f"{where}.{index}" if where else str(index))
+        self.bytes += end
+
+    def _tensor(self, given: Any, where: str) -> None:
+        """An array as a tensor that is contiguous in a storage of its own."""
+        if isinstance(given, jax.Array) and jnp.issubdtype(given.dtype, jax.dtypes.extended):
+            raise CheckpointError(f"{trees.quote(where)} is an array of random keys: write jax.random.key_data of it")
+        number = self._number(given)
+        array = self.arrays[number]
+        typed = array.dtype in _STORAGE_OF
+        if not typed and array.dtype not in _NAME_OF:
+            raise CheckpointError(f"{trees.quote(where)} is {array.dtype}, a dtype that torch has not")
+        storage = f"torch\n{_STORAGE_OF[array.dtype]}" if typed else "torch.storage\nUntypedStorage"
+        self.bytes += f"ctorch._utils\n_rebuild_tensor_v{2 if typed else 3}\n((".encode()
+        self.write("storage")
+        self.bytes += f"c{storage}\n".encode()
+        self.write(str(number))
+        self.write("cpu")
+        self._integer(array.size if typed else array.nbytes)
+        self.bytes += b"tQ"
+        self._integer(0)
+        self.write(np.shape(given))
+        self.write(tuple(int(np.prod(np.shape(given)[axis + 1 :])) for axis in range(np.ndim(given))))
+        self.bytes += b"\x89ccollections\nOrderedDict\n)R"
+        if not typed:
+            self.bytes += f"ctorch\n{_NAME_OF[array.dtype]}\n".encode()
+        self.bytes += b"tR"
+
+    def _number(self, given: Any) -> int:
+        """The number of an array's storage; an array that was there before has the same."""
+        if id(given) not in self._numbers:
+            flat = np.ascontiguousarray(np.asarray(given)).reshape(-1)
+            swapped = flat.astype(flat.dtype.newbyteorder("<")) if flat.dtype.byteorder == ">" else flat
+            self._numbers[id(given)] = len(self.arrays)
+            self.arrays.append(swapped)
+            self._kept.append(given)
+        return self._numbers[id(given)]
