@@ -118,8 +118,7 @@ def _view(storage: Any, dtype: Any, offset: Any, size: Any, stride: Any, metadat
     last = offset + sum((n - 1) * step for n, step in zip(shape, steps, strict=True)) if all(shape) else offset - 1
     if last >= held:
         raise CheckpointError(f"a tensor of size {shape} and stride {steps} at {offset} leaves its storage of {held}")
-    elements = storage.data[: held * dtype.itemsize].view(dtype)
-    array = np.lib.stride_tricks.as_strided(elements[offset:], shape, [step * dtype.itemsize for step in steps])
+    array = np.ndarray(shape, dtype, storage.data, offset * dtype.itemsize, [n * dtype.itemsize for n in steps])
     return _resolved(array, metadata, held)
 
 

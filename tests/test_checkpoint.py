@@ -1,0 +1,470 @@
+"""Torch's files without torch: what is read, what is refused, and that no file is ever half written."""
+
+import io
+import os
+import pickle
+import random
+import signal
+import struct
+import subprocess
+import sys
+import textwrap
+import time
+import tracemalloc
+import zipfile
+from collections import Counter, OrderedDict
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from functorch_optim import checkpoint, optim
+from functorch_optim.checkpoint import CheckpointError, load_torch, save_torch
+from functorch_optim.checkpoint.dtypes import DTYPES
+
+with_torch = pytest.mark.torch
+
+
+def same(one, other):
+    if isinstance(other, dict):
+        assert list(one) == list(other)
+        return all(same(one[key], other[key]) for key in other)
+    if isinstance(other, list | tuple):
+        return type(one) is type(other) and len(one) == len(other) and all(map(same, one, other))
+    if hasattr(other, "dtype"):
+        one, other = np.asarray(one), np.asarray(other)
+        return one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
+    return type(one) is type(other) and (one == other or one != one)
+
+
+def everything():
+    """A tree with every dtype and every kind of node."""
+    rng = np.random.default_rng(0)
+    arrays = {name: rng.integers(0, 2, (2, 3)).astype(dtype) for name, dtype in DTYPES.items()}
+    return {
+        **arrays,
+        "scalar": np.full((), 2.5, np.float32),
+        "empty": np.zeros((0, 3), np.float32),
+        "nested": [1, (2, 3, 4), {"x": None, 7: True, "deep": [[[]]]}],
+        "numbers": [0, -1, 2**31, -(2**70), 1.5, float("inf"), float("nan"), False],
+        "text": ["", "a" * 300, "ü €", "\ud800"],
+        "counter": Counter({3: 2, 1: 1}),
+        "ordered": OrderedDict(b=1, a=np.ones(2, np.float32)),
+    }
+
+
+def test_round_trip(tmp_path):
+    tree = everything()
+    save_torch(tree, tmp_path / "file.pt")
+    assert same(load_torch(tmp_path / "file.pt"), tree)
+    assert os.listdir(tmp_path) == ["file.pt"]
+
+
+def test_what_jax_holds(tmp_path):
+    tree = {"w": jnp.ones((2, 2), jnp.bfloat16), "t": jnp.arange(6).reshape(2, 3).T, "n": np.float64(0.25)}
+    save_torch(tree, tmp_path / "file.pt")
+    read = load_torch(tmp_path / "file.pt")
+    assert read["w"].dtype == ml_dtypes.bfloat16
+    assert read["t"].tolist() == [[0, 3], [1, 4], [2, 5]]
+    assert read["n"] == 0.25
+    assert type(read["n"]) is float
+    np.testing.assert_array_equal(jnp.asarray(read["w"]), tree["w"])
+
+
+@with_torch
+def test_torch_reads_it(tmp_path):
+    torch = pytest.importorskip("torch", reason="reads the file")
+    tree = everything()
+    del tree["text"]  # torch does not read a lone surrogate
+    for unreadable in ("float8_e4m3fnuz", "float8_e5m2fnuz"):
+        assert hasattr(torch, unreadable)
+    save_torch(tree, tmp_path / "file.pt")
+    for options in ({"weights_only": True}, {"weights_only": True, "mmap": True}, {"weights_only": False}):
+        read = torch.load(tmp_path / "file.pt", **options)
+        assert list(read) == list(tree)
+        for name in DTYPES:
+            assert str(read[name].dtype) == ("torch." + name)
+            wide = np.complex128 if "complex" in name else np.float64
+            assert read[name].to(getattr(torch, np.dtype(wide).name)).tolist() == tree[name].astype(wide).tolist()
+            assert read[name].shape == (2, 3)
+        assert read["nested"] == tree["nested"]
+        assert read["counter"] == tree["counter"]
+        assert read["ordered"]["a"].tolist() == [1.0, 1.0]
+        assert read["numbers"][:6] == tree["numbers"][:6]
+
+
+@with_torch
+def test_what_torch_writes(tmp_path):
+    torch = pytest.importorskip("torch", reason="writes the file")
+    base = torch.arange(24.0).reshape(4, 6)
+    tensors = {
+        "parameter": torch.nn.Parameter(base.clone()),
+        "transposed": base.T,
+        "strided": base[::2, 1::2],
+        "shared": base,
+        "expanded": torch.ones(1, 3).expand(5, 3),
+        "scalar": torch.tensor(3.0),
+        "empty": torch.zeros(0, 4),
+        "conjugate": torch.complex(base, base).conj(),
+        "negative": torch.complex(base, base).conj().imag,
+        **{name: torch.ones(3).to(getattr(torch, name)) for name in DTYPES},
+    }
+    torch.save(
+        {**tensors, "size": base.shape, "dtype": torch.bfloat16, "device": torch.device("cpu")}, tmp_path / "a.pt"
+    )
+    for protocol in (2, 4, 5):
+        torch.save(
+            {**tensors, "size": base.shape, "set": {1}, "bytes": b"ab"}, tmp_path / "a.pt", pickle_protocol=protocol
+        )
+        read = load_torch(tmp_path / "a.pt")
+        assert (read["size"], read["set"], read["bytes"]) == ((4, 6), {1}, b"ab")
+        for name, tensor in tensors.items():
+            assert read[name].shape == tuple(tensor.shape)
+            assert f"torch.{read[name].dtype}" == str(tensor.dtype)
+            right = tensor.detach().resolve_conj().resolve_neg()
+            if tensor.dtype.is_complex:
+                np.testing.assert_array_equal(read[name], right.numpy())
+            else:
+                np.testing.assert_array_equal(read[name].astype(np.float64), right.double().numpy())
+    assert np.shares_memory(read["shared"], read["transposed"])
+    read["shared"][0, 0] = 9.0  # the copy in memory alone
+    assert read["transposed"][0, 0] == 9.0
+    assert load_torch(tmp_path / "a.pt")["shared"][0, 0] == 0.0
+
+
+@with_torch
+def test_modules_and_old_files_are_refused(tmp_path):
+    torch = pytest.importorskip("torch", reason="writes the file")
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "module.pt")
+    with pytest.raises(CheckpointError, match=r"uses torch.nn.modules.linear.Linear, .* Save a state_dict"):
+        load_torch(tmp_path / "module.pt")
+    torch.save({"w": torch.ones(1)}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    with pytest.raises(CheckpointError, match=r"in the format of torch before 1\.6"):
+        load_torch(tmp_path / "old.pt")
+
+
+def archive(path, pickled, storages=(), compression=zipfile.ZIP_STORED, prefix="archive", order=b"little"):
+    with zipfile.ZipFile(path, "w", compression) as file:
+        file.writestr(f"{prefix}/data.pkl", pickled)
+        file.writestr(f"{prefix}/byteorder", order)
+        for number, data in enumerate(storages):
+            file.writestr(f"{prefix}/data/{number}", data)
+    return path
+
+
+def tensor(
+    size="(K\x02t",
+    stride="(K\x01t",
+    offset="K\x00",
+    count="K\x02",
+    kind="torch\nFloatStorage",
+    key="X\x01\x00\x00\x000",
+):
+    text = (
+        f"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n((X\x07\x00\x00\x00storagec{kind}\n{key}X\x03\x00\x00\x00cpu{count}tQ"
+        f"{offset}{size}{stride}\x89ccollections\nOrderedDict\n)RtR."
+    )
+    return text.encode("latin1")
+
+
+class Call:
+    """What a pickle calls when it is read."""
+
+    def __init__(self, function, *arguments):
+        self.function, self.arguments = function, arguments
+
+    def __reduce__(self):
+        return self.function, self.arguments
+
+
+def nested(depth):
+    return b"\x80\x02" + b"](" * depth + b"e" * depth + b"."
+
+
+def tuples_in_tuples(depth):
+    """A tuple that holds one twice that holds one twice ...: to hash it takes for ever."""
+    return b"\x80\x02}(" + b")" + b"q\x00h\x00\x86" * depth + b"K\x01u."
+
+
+EVIL = {
+    "os.system": (pickle.dumps(Call(os.system, "touch /tmp/pwned"), 2), r"refused: the file uses posix.system"),
+    "builtins.eval": (pickle.dumps(Call(eval, "1+1"), 2), r"refused: the file uses __builtin__.eval"),
+    "nested in a dict": (pickle.dumps({"a": [Call(exec, "x=1")]}, 4), r"refused: the file uses builtins.exec"),
+    "getattr": (pickle.dumps(Call(getattr, "a", "upper"), 2), r"refused: the file uses __builtin__.getattr"),
+    "a dotted name": (b"\x80\x04\x8c\x0btorch._utils\x8c\x0f__builtins__.id\x93.", r"refused: the file uses|damaged"),
+    "a call of a string": (b"\x80\x02X\x01\x00\x00\x00a)R.", "refused: the pickle calls 'str', which is no function"),
+    "a call of a dtype": (b"\x80\x02ctorch\nfloat32\n)R.", "refused: the pickle calls"),
+    "NEWOBJ": (b"\x80\x02ccollections\nOrderedDict\n)\x81.", "refused: the pickle uses NEWOBJ"),
+    "INST": (b"(ios\nsystem\n.", "refused: the pickle uses INST"),
+    "EXT1": (b"\x80\x02\x82\x01.", "refused: the pickle uses EXT1"),
+    "BUILD on a list": (b"\x80\x02]}b.", "the pickle has 'list' where it should have 'OrderedDict'"),
+    "a tensor as a function": (tensor()[:-1] + b")R.", "refused: the pickle calls 'ndarray'"),
+    "a parameter of nothing": (
+        b"\x80\x02ctorch._utils\n_rebuild_parameter\n(K\x01tR.",
+        "refused: a parameter that is no",
+    ),
+    "too few arguments": (b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n)R.", "the pickle in the file is damaged"),
+    "another encoding": (
+        b"\x80\x02c_codecs\nencode\n(X\x01\x00\x00\x00aX\x03\x00\x00\x00ziptR.",
+        "refused: an encoding",
+    ),
+    "a memo that is not there": (b"\x80\x02h\x05.", "the pickle in the file is damaged"),
+    "an enormous memo": (b"\x80\x02Nr\xff\xff\xff\x7f.", None),
+    "a list in itself": (b"\x80\x02]q\x00h\x00a.", "refused: a container that is inside of itself"),
+    "nested lists": (nested(100_000), "refused: containers nested more than 500 deep"),
+    "tuples that share": (tuples_in_tuples(200), "refused: a key of the type 'tuple'"),
+    "no end": (b"\x80\x02]", "the pickle in the file is damaged"),
+    "nothing": (b"", "the pickle in the file is damaged"),
+    "an unhashable key": (b"\x80\x02}(]K\x01u.", "refused: a key of the type 'list'"),
+    "a size that lies": (tensor(size="(M\xff\xfft"), r"a tensor of size \(65535,\) .* leaves its storage of 2"),
+    "a size below zero": (tensor(size="(J\xff\xff\xff\xfft"), "is not one of whole numbers from 0 on"),
+    "a size beyond all": (tensor(size="(\x8a\x09\xff\xff\xff\xff\xff\xff\xff\xff\x7ft"), "is not one of whole numbers"),
+    "an offset beyond": (tensor(offset="K\x02"), "leaves its storage"),
+    "a stride beyond": (tensor(stride="(K\x02t"), "leaves its storage"),
+    "a count that lies": (
+        tensor(count="K\x03"),
+        "the storage '0' should have 3 elements of FloatStorage",
+    ),
+    "a count below zero": (tensor(count="J\xff\xff\xff\xff"), "the storage '0' should have -1 elements"),
+    "another storage": (tensor(key="X\x01\x00\x00\x009"), "the archive has no record 'data/9'"),
+    "a path as a storage": (tensor(key="X\x0b\x00\x00\x00../data.pkl"), "the archive has no record 'data/../data.pkl'"),
+    "no kind of storage": (tensor(kind="torch\nfloat32"), "refused: a storage that is not named as torch names it"),
+}
+
+
+@pytest.mark.parametrize(("pickled", "message"), EVIL.values(), ids=EVIL)
+def test_nothing_is_executed(pickled, message, tmp_path):
+    path = archive(tmp_path / "evil.pt", pickled, [struct.pack("<2f", 1.0, 2.0)])
+    if message is None:
+        assert load_torch(path) is None
+        return
+    with pytest.raises(CheckpointError, match=message):
+        load_torch(path)
+    assert not os.path.exists("/tmp/pwned")
+
+
+def test_a_large_view_of_a_small_storage_takes_no_memory(tmp_path):
+    many = "J\x00\x00\x00\x40"  # 2**30
+    path = archive(tmp_path / "a.pt", tensor(f"({many}{many}t", "(K\x00K\x00t"), [struct.pack("<2f", 1.0, 2.0)])
+    tracemalloc.start()
+    read = load_torch(path)
+    assert (read.shape, read[5, 5]) == ((2**30, 2**30), 1.0)
+    assert tracemalloc.get_traced_memory()[1] < 5e6
+    tracemalloc.stop()
+
+
+def renamed(path, names):
+    with zipfile.ZipFile(path, "w") as file:
+        for name in names:
+            file.writestr(name, b"\x80\x02N.")
+    return path
+
+
+def test_archives_that_are_refused(tmp_path):
+    path, good = tmp_path / "a.pt", b"\x80\x02K\x01."
+    for make, message in (
+        (lambda: archive(path, good, compression=zipfile.ZIP_DEFLATED), "'data.pkl' is compressed or encrypted"),
+        (lambda: archive(path, good, order=b"big"), "are big-endian: only little is read"),
+        (lambda: renamed(path, ["a/data.pkl", "b/data/0"]), "must be in one folder, but they are in 2"),
+        (lambda: renamed(path, ["a/../../etc/passwd"]), r"refused: a record with the name 'a/../../etc/passwd'"),
+        (lambda: renamed(path, ["/data.pkl/"]), "refused: a record with the name"),
+        (lambda: renamed(path, ["a/version"]), "the archive has no record 'data.pkl'"),
+        (lambda: path.write_bytes(b""), "is empty"),
+        (lambda: path.write_bytes(b"PK\x03\x04" + bytes(50)), "is no whole zip archive"),
+        (lambda: path.write_bytes(b"hello"), "is not a file of torch.save"),
+    ):
+        make()
+        with pytest.raises(CheckpointError, match=message):
+            load_torch(path)
+    with pytest.warns(UserWarning, match="Duplicate name"):
+        renamed(path, ["a/data.pkl", "a/data.pkl"])
+    with pytest.raises(CheckpointError, match=r"'data\.pkl' is there twice"):
+        load_torch(path)
+    with pytest.raises(FileNotFoundError):
+        load_torch(tmp_path / "none.pt")
+
+
+def small(path):
+    save_torch({"w": np.arange(3, dtype=np.float32), "n": [1, None, "text"], "b": np.ones(2, ml_dtypes.bfloat16)}, path)
+    return path.read_bytes()
+
+
+def test_overlapping_records(tmp_path):
+    data = bytearray(small(tmp_path / "a.pt"))
+    first = data.index(b"PK\x01\x02")
+    offsets = []
+    while (first := data.find(b"PK\x01\x02", first)) >= 0:
+        offsets.append(first)
+        first += 4
+    head = struct.unpack("<L", data[offsets[2] + 42 : offsets[2] + 46])[0]
+    data[offsets[3] + 42 : offsets[3] + 46] = struct.pack("<L", head)
+    (tmp_path / "a.pt").write_bytes(data)
+    with pytest.raises(CheckpointError, match="overlap"):
+        load_torch(tmp_path / "a.pt")
+
+
+def reads_right_or_raises(path, data, right):
+    path.write_bytes(data)
+    try:
+        read = load_torch(path)
+    except CheckpointError:
+        return False
+    assert same(read, right)
+    return True
+
+
+def test_every_flip_of_a_byte(tmp_path):
+    """An error or the right value, and nothing else."""
+    data = small(tmp_path / "a.pt")
+    right = load_torch(tmp_path / "a.pt")
+    refused = 0
+    for place in range(len(data)):
+        for flip in (0xFF, 0x01):
+            changed = bytearray(data)
+            changed[place] ^= flip
+            refused += not reads_right_or_raises(tmp_path / "b.pt", bytes(changed), right)
+    assert refused > len(data) // 3
+    for end in range(0, len(data), 7):
+        assert not reads_right_or_raises(tmp_path / "b.pt", data[:end], right)
+
+
+@given(st.binary(max_size=60), st.integers(0, 200), st.integers(0, 20))
+@settings(max_examples=300)
+def test_any_pickle(tmp_path_factory, noise, place, length):
+    """With checksums that are right: an error of ours or a value, never another error."""
+    buffer = io.BytesIO()
+    archive_of = tensor()
+    place = min(place, len(archive_of))
+    archive(buffer, archive_of[:place] + noise + archive_of[place + length :], [struct.pack("<2f", 1.0, 2.0)])
+    path = tmp_path_factory.getbasetemp() / "fuzz.pt"
+    path.write_bytes(buffer.getvalue())
+    try:
+        load_torch(path)
+    except CheckpointError:
+        return
+
+
+def test_checksums_may_be_left_out(tmp_path):
+    data = bytearray(small(tmp_path / "a.pt"))
+    place = data.index(struct.pack("<3f", 0, 1, 2))
+    data[place] ^= 1
+    (tmp_path / "a.pt").write_bytes(data)
+    with pytest.raises(CheckpointError, match="its checksum is wrong"):
+        load_torch(tmp_path / "a.pt")
+    assert load_torch(tmp_path / "a.pt", verify=False)["w"][1] == 1.0
+
+
+def test_what_is_not_written(tmp_path):
+    path = tmp_path / "a.pt"
+    for tree, message in (
+        ({"a": [1, object()]}, "'a.1' is 'object', which is not written"),
+        ({"a": jax.random.key(0)}, "'a' is an array of random keys"),
+        ({"a": np.array(["x"])}, "'a' is <U1, a dtype that torch has not"),
+        ({"a": {(1, 2): 3}}, "a key of 'a' is 'tuple'"),
+        ({"a": jnp.ones(2, jnp.int4)}, "'a' is int4, a dtype that torch has not"),
+    ):
+        with pytest.raises(CheckpointError, match=message):
+            save_torch(tree, path)
+        assert os.listdir(tmp_path) == []
+
+
+def test_equal_arrays_are_written_once(tmp_path):
+    one = np.ones(1000, np.float32)
+    save_torch({"a": one, "b": one}, tmp_path / "a.pt")
+    read = load_torch(tmp_path / "a.pt")
+    assert np.shares_memory(read["a"], read["b"])
+    assert os.path.getsize(tmp_path / "a.pt") < 6000
+
+
+def test_an_error_while_writing_leaves_the_old_file(tmp_path):
+    path = tmp_path / "a"
+    path.write_bytes(b"old")
+    path.chmod(0o640)
+
+    def fail():
+        with checkpoint.atomic_write(path) as file:
+            file.write(b"new")
+            raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="the disk is full"):
+        fail()
+    assert (path.read_bytes(), os.listdir(tmp_path)) == (b"old", ["a"])
+    with checkpoint.atomic_write(path) as file:
+        file.write(b"new")
+    assert (path.read_bytes(), path.stat().st_mode & 0o777) == (b"new", 0o640)
+    (tmp_path / "link").symlink_to(path)
+    with checkpoint.atomic_write(tmp_path / "link") as file:
+        file.write(b"newer")
+    assert (tmp_path / "link").is_symlink()
+    assert path.read_bytes() == b"newer"
+
+
+SERVER = """
+    import os, sys
+    import numpy as np
+    from functorch_optim.checkpoint.torch_writer import save_torch
+    for line in sys.stdin:  # at every line a process that saves for ever, until it is killed
+        child = os.fork()
+        if child == 0:
+            number = 0
+            while True:
+                number += 1
+                save_torch({"number": number, "w": np.full(200_000, number, np.float32)}, sys.argv[1])
+        print(child, flush=True)
+        os.waitpid(child, 0)
+        print("gone", flush=True)
+"""
+
+
+def test_a_process_killed_while_saving_leaves_the_old_file_or_the_new_one(tmp_path):
+    """50 times, at random points."""
+    path, rng = tmp_path / "a.pt", random.Random(0)
+    save_torch({"number": 0, "w": np.zeros(200_000, np.float32)}, path)
+    arguments = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(SERVER), str(path)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    seen = set()
+    with subprocess.Popen(arguments, **pipes) as server:
+        for _ in range(50):
+            print(file=server.stdin, flush=True)
+            child = int(server.stdout.readline())
+            time.sleep(0.005 + rng.random() * 0.03)
+            os.kill(child, signal.SIGKILL)
+            assert server.stdout.readline() == "gone\n"
+            read = load_torch(path)
+            assert np.unique(read["w"]).tolist() == [float(read["number"])]
+            seen.add(read["number"])
+        server.stdin.close()
+    assert len(seen) > 1  # files were written between the kills
+
+
+def test_a_checkpoint_of_a_run(tmp_path):
+    """Optimizer, scheduler and average in one file."""
+
+    def build():
+        optimizer = optim.AdamW({"w": jnp.ones(2), "b": jnp.zeros(())}, lr=0.1)
+        scheduler = optim.lr_scheduler.MultiStepLR(optimizer, milestones=[2, 2, 5])
+        return optimizer, scheduler, optim.swa_utils.AveragedModel(optimizer.params)
+
+    def step(run):
+        optimizer, scheduler, averaged = run
+        optimizer.step({"w": jnp.ones(2), "b": jnp.ones(())})
+        averaged.update_parameters(optimizer.params)
+        scheduler.step()
+
+    first, second = build(), build()
+    for _ in range(3):
+        step(first)
+    save_torch({"params": first[0].params, "states": [each.state_dict() for each in first]}, tmp_path / "a.pt")
+    read = load_torch(tmp_path / "a.pt")
+    second[0].params = read["params"]
+    for each, state in zip(second, read["states"], strict=True):
+        each.load_state_dict(state)
+    for _ in range(3):
+        step(first)
+        step(second)
+    for one, other in zip(*[[run[0].params, run[2].params] for run in (first, second)], strict=True):
+        assert same(jax.tree.map(np.asarray, one), jax.tree.map(np.asarray, other))
