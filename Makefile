@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 WORKERS ?= 2
 
-.PHONY: demo test test-torch notebooks lint bench bench-sparse bench-lbfgs bench-averaging parity reference
+.PHONY: demo test test-torch notebooks lint bench bench-sparse bench-lbfgs bench-averaging bench-checkpoint parity reference
 .DELETE_ON_ERROR:
 
 $(VENV)/.made:
@@ -57,6 +57,9 @@ bench-lbfgs: $(VENV)/.test ## L-BFGS against SciPy's
 
 bench-averaging: $(VENV)/.test ## what an average of the parameters costs
 	$(BIN)/python -m benchmarks.averaging $(ARGS)
+
+bench-checkpoint: $(VENV)/.torch ## saving and loading, against torch
+	$(BIN)/python -m benchmarks.checkpoint $(ARGS)
 
 parity: $(VENV)/.test    ## the parity table of the README
 	$(BIN)/python -m benchmarks.parity $(ARGS)

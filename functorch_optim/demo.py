@@ -7,10 +7,8 @@ largest difference between the two is printed.
 """
 
 import argparse
-import os
 import pathlib
 import sys
-import tempfile
 import time
 import zipfile
 import zlib
@@ -115,16 +113,8 @@ def save(path: pathlib.Path, tree: Any, **facts: Any) -> None:
     """Write atomically: the old file or the new one is there, whole, whenever the process dies."""
     arrays = {f"leaf{index}": np.asarray(leaf) for index, leaf in enumerate(jax.tree.leaves(tree))}
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez(file, allow_pickle=False, **{key: np.asarray(value) for key, value in facts.items()}, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    with fo.checkpoint.atomic_write(path) as file:
+        np.savez(file, allow_pickle=False, **{key: np.asarray(value) for key, value in facts.items()}, **arrays)
 
 
 def load(path: pathlib.Path, like: Any, optimizer: str, lr: float) -> tuple[Any, dict[str, Any]]:
@@ -172,7 +162,8 @@ def plot(path: pathlib.Path, history: np.ndarray) -> None:
         axis.set(title=title, xlabel="step")
     axes[0].set_yscale("log")
     figure.tight_layout()
-    figure.savefig(path, dpi=120)
+    with fo.checkpoint.atomic_write(path) as file:
+        figure.savefig(file, dpi=120, format="png")
     pyplot.close(figure)
 
 

@@ -8,11 +8,12 @@ from typing import Any, BinaryIO
 
 
 @contextmanager
-def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+def atomic_write(path: str | os.PathLike[str], sync: bool = True) -> Iterator[BinaryIO]:
     """A file to write to that takes the place of ``path`` when the block ends without an error.
 
     Until then ``path`` is what it was, also when the process is killed; what is left of it then is a file whose name
-    begins with that of ``path`` and ends with ``.partial``. The bytes are on the disk before the name is.
+    begins with that of ``path`` and ends with ``.partial``. With ``sync`` the bytes are on the disk before the name is,
+    so that this holds when the machine stops, too.
 
     Example:
         >>> import pathlib, tempfile
@@ -31,13 +32,15 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         with os.fdopen(handle, "w+b") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                os.fsync(file.fileno())
         os.chmod(partial, _mode(target))
         os.replace(partial, target)
     except BaseException:
         os.unlink(partial)
         raise
-    _sync_folder(folder)
+    if sync:
+        _sync_folder(folder)
 
 
 def _mode(target: str) -> int:

@@ -20,7 +20,7 @@ _NAME_OF = {dtype: name for name, dtype in UNTYPED.items()}
 _ALIGNMENT = 64
 
 
-def save_torch(tree: Any, path: str | os.PathLike[str]) -> None:
+def save_torch(tree: Any, path: str | os.PathLike[str], sync: bool = True) -> None:
     """Write a tree for ``torch.load(path, weights_only=True)`` and for :func:`functorch_optim.checkpoint.load_torch`.
 
     The file is there whole or not at all (:func:`functorch_optim.checkpoint.atomic_write`).
@@ -29,6 +29,7 @@ def save_torch(tree: Any, path: str | os.PathLike[str]) -> None:
         tree: dicts, lists and tuples, nested, of arrays (JAX's or NumPy's, which become tensors), numbers, strings,
             booleans and None; a ``state_dict`` of an optimizer, a scheduler or an average, say.
         path: the file.
+        sync: whether to wait until the file is on the disk.
 
     Raises:
         CheckpointError: there is something else in the tree, or a dtype that torch has not; the message says where.
@@ -46,7 +47,7 @@ def save_torch(tree: Any, path: str | os.PathLike[str]) -> None:
     """
     pickle = _Pickle()
     pickle.write(tree)
-    with atomic_write(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+    with atomic_write(path, sync) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         _write(archive, "data.pkl", bytes(pickle.bytes) + b".")
         _write(archive, "byteorder", b"little")
         for number, array in enumerate(pickle.arrays):
