@@ -151,9 +151,9 @@ class Labels(Frozen):
 
 
 def as_labels(labels: Any) -> Labels:
-    if callable(labels):
+    if callable(labels) and jax.tree_util.all_leaves([labels]):  # and not a module of labels
         return Labels(labels)
-    leaves, structure = jax.tree.flatten(labels)
+    leaves, structure = jax.tree.flatten(labels, is_leaf=trees.is_leaf)
     return Labels(None, tuple(leaves), structure)
 
 

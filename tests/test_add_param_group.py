@@ -222,3 +222,72 @@ def test_the_users_dict_is_left_alone():
     optimizer.add_param_group(group)
     assert sorted(group) == ["lr", "params"]
     assert list(optimizer.param_groups[1])[:4] == ["params", "lr", "param_names", "betas"]
+
+
+def test_modules_and_trees_with_none_in_several_groups():
+    equinox = pytest.importorskip("equinox", reason="needs equinox")
+    mlp = equinox.filter(equinox.nn.MLP(2, 2, 3, 1, key=jax.random.key(0)), equinox.is_inexact_array)
+    for tree, new in ((mlp, {"v": jnp.ones(1)}), ({"a": jnp.ones(2), "n": None}, {"b": jnp.ones(1)})):
+        for make in (
+            lambda tree: optim.AdamW(tree, lr=0.1),
+            lambda tree: optim.Optimizer.from_transform(lambda lr: fo.adamw(lr=lr), tree, {"lr": 0.1}),
+        ):
+            optimizer = make(tree)
+            optimizer.step(tree)
+            optimizer.add_param_group({"params": new})
+            optimizer.step([tree, new])
+            tx, params, state = optimizer.functional()
+            updates, state = tx.update([tree, new], state, params)
+            optimizer.restore(jax.tree.map(jnp.add, params, updates), state)
+
+
+def test_a_group_without_parameters():
+    optimizer = optim.Adam([jnp.ones(1)])
+    optimizer.add_param_group({"params": {}})
+    optimizer.step([[jnp.ones(1)], {}])
+    assert optimizer.params[0][0].tolist() != [1.0]
+
+
+@pytest.mark.parametrize("given", ["a tree", "group dicts", "rules"])
+def test_a_composition_sees_the_same_paths_before_and_after(given):
+    """A mask by path means the same parameters, and a stateful rule behind it keeps its state."""
+
+    def make(lr):
+        return fo.chain(
+            fo.masked(fo.adam(lr=lr), lambda path: path != "b"), fo.masked(fo.scale(0.0), lambda p: p == "b")
+        )
+
+    tree = {"a": jnp.ones(1), "b": jnp.ones(1)}
+    if given == "group dicts":
+        optimizer = optim.Optimizer.from_transform(make, [{"params": tree}], {"lr": 0.1})
+    else:
+        rules = [("a", {})] if given == "rules" else []
+        optimizer = optim.Optimizer.from_transform(make, tree, {"lr": 0.1}, group_rules=rules)
+    ones = lambda: jax.tree.map(jnp.ones_like, optimizer.params)  # noqa: E731 one line
+    optimizer.step(ones())
+    optimizer.add_param_group({"params": {"c": jnp.ones(1), "b": jnp.ones(2)}})
+    optimizer.step(ones())
+    first, second = optimizer.params[0], optimizer.params[1]
+    np.testing.assert_allclose(first["a"], [0.8], rtol=1e-5)
+    np.testing.assert_allclose(second["c"], [0.9], rtol=1e-5)
+    assert (first["b"].tolist(), second["b"].tolist()) == ([1.0], [1.0, 1.0])
+    assert optimizer.state["a"]["exp_avg"].shape == (1,)
+    assert optimizer.state[f"{len(optimizer.param_groups) - 1}.c"]["exp_avg"].shape == (1,)
+    twin = copy.deepcopy(optimizer)
+    twin.load_state_dict(optimizer.state_dict())
+    for each in (optimizer, twin):
+        each.step(ones())
+    chex.assert_trees_all_equal(twin.params, optimizer.params)
+
+
+def test_compositions_with_not_a_number_and_other_chains_grow():
+    def make(lr, clip):
+        return fo.chain(fo.clip_by_value(1.0), fo.sgd(lr=lr, momentum=0.9)) if clip else fo.adam(lr=lr)
+
+    optimizer = optim.Optimizer.from_transform(make, {"a": jnp.ones(1)}, {"lr": 0.1, "clip": True}, static=["clip"])
+    optimizer.step({"a": jnp.full(1, jnp.nan)})
+    optimizer.add_param_group({"params": {"b": jnp.ones(1)}, "clip": False})
+    optimizer.step([{"a": jnp.ones(1)}, {"b": jnp.ones(1)}])
+    optimizer.load_state_dict(optimizer.state_dict())
+    assert np.isnan(optimizer.state["a"]["momentum_buffer"])
+    assert optimizer.state["b"]["exp_avg"].tolist() != [0.0]

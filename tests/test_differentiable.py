@@ -106,7 +106,44 @@ def test_flags_that_exclude_each_other(name):
         make([jnp.ones(1)], fused=True, differentiable=True)
     with pytest.raises(RuntimeError, match="`fused` and `foreach` cannot be `True` together"):
         make([jnp.ones(1)], fused=True, foreach=True)
-    with pytest.raises(RuntimeError, match="`fused` and `foreach` cannot be `True` together"):
-        make([{"params": [jnp.ones(1)], "foreach": True}], fused=True)
     optimizer = make([jnp.ones(1)], fused=True, foreach=False)
     assert (optimizer.param_groups[0]["fused"], optimizer.param_groups[0]["foreach"]) == (True, False)
+
+
+def test_an_optimizer_from_outside_keeps_no_tracers():
+    for optimizer in (
+        optim.SGD([jnp.ones(2)], lr=0.1, differentiable=True),
+        optim.SGD([{"params": [jnp.ones(2)], "differentiable": True}], lr=0.1),
+    ):
+        with pytest.raises(RuntimeError, match="the optimizer keeps its parameters outside of a traced function"):
+            jax.jit(lambda x, o=optimizer: o.step(jax.tree.map(lambda p: x, o.params)))(jnp.ones(2))
+        assert jax.tree.leaves(optimizer.params)[0].tolist() == [1.0, 1.0]
+        optimizer.step(optimizer.params)
+
+
+def test_state_dicts_and_functional_loops_inside_a_traced_function():
+    def after(lr):
+        first = optim.ASGD(START, lr=lr, differentiable=True)
+        first.step(jax.grad(loss)(first.params))
+        second = optim.ASGD(first.params, lr=lr, differentiable=True)
+        second.load_state_dict(first.state_dict())
+        tx, params, state = second.functional()
+        updates, state = tx.update(jax.grad(loss)(params), state, params)
+        second.restore(fo.apply_updates(params, updates), state)
+        second.step(jax.grad(loss)(second.params))
+        return loss(second.params)
+
+    def plain(lr):
+        optimizer = optim.ASGD(START, lr=lr, differentiable=True)
+        for _ in range(3):
+            optimizer.step(jax.grad(loss)(optimizer.params))
+        return loss(optimizer.params)
+
+    np.testing.assert_allclose(jax.grad(after)(0.1), jax.grad(plain)(0.1), rtol=1e-4)
+
+
+def test_foreach_is_not_differentiable():
+    with pytest.raises(AssertionError, match="_foreach ops don't support autograd"):
+        optim.Adam([jnp.ones(1)], foreach=True, differentiable=True)
+    grown = optim.Adam([jnp.ones(1)], fused=True)
+    grown.add_param_group({"params": [jnp.ones(1)], "foreach": True})  # as in torch, which checks the constructor's

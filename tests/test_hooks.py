@@ -163,7 +163,7 @@ def test_a_failing_load_hook_leaves_the_optimizer():
 
 
 def test_hooks_of_a_class_that_has_its_own_step_are_called_once():
-    class Twice(optim.SGD):
+    class Twice(optim.SGD):  # the outermost step alone has hooks
         def step(self, grads):
             super().step(grads)
             return super().step(grads)

@@ -465,3 +465,85 @@ def test_the_examples_of_torchs_documentation(name, x64):
         finals.append([np.array(parameter.tolist()) for parameter in second.param_groups[0]["params"]])
     for found, right in zip(*finals, strict=True):
         np.testing.assert_allclose(found, right, rtol=1e-12)
+
+
+def test_what_is_refused_leaves_all_of_a_parameters_state_in_a_composition():
+    def build():
+        tree = {"a": jnp.ones(2), "b": jnp.ones(2)}
+        return optim.Optimizer.from_transform(lambda lr: fo.adam(lr=lr), tree, {"lr": 0.1})
+
+    source, target = stepped(build(), 5), stepped(build())
+    saved, before = source.state_dict(), jax.tree.map(np.asarray, dict(target.state))
+    saved["state"][0]["exp_avg_sq"] = jnp.ones(3)
+    result = target.load_state_dict(saved, strict=False)
+    assert list(result.refused) == ["a"]
+    slots = ("exp_avg", "exp_avg_sq")
+    chex.assert_trees_all_equal({k: target.state["a"][k] for k in slots}, {k: before["a"][k] for k in slots})
+    chex.assert_trees_all_equal({k: target.state["b"][k] for k in slots}, {k: source.state["b"][k] for k in slots})
+
+
+def test_options_that_do_not_equal_themselves_and_arrays():
+    source = stepped(adam(["a", "b"], group_rules=[("a", {"mask": np.ones(3), "note": float("nan")})]))
+    source.param_groups[1]["mask"] = np.ones(2)
+    split = adam(["a", "b"], group_rules=[("a", {})])
+    split.load_state_dict(source.state_dict())
+    assert np.isnan(split.param_groups[0]["note"])
+    together = adam(["a", "b"])
+    with pytest.warns(UserWarning, match="'mask' of group 0, 'note' of group 0"):
+        together.load_state_dict(source.state_dict())
+
+
+def entry(saved, **changes):
+    return {**saved, "state": {**saved["state"], 0: {**saved["state"][0], **changes}}}
+
+
+def test_counts_and_forms_that_are_none():
+    optimizer = stepped(adam(["a"]))
+    saved, before = optimizer.state_dict(), jax.tree.map(np.asarray, dict(optimizer.state))
+    for state, message in (
+        *(
+            (entry(saved, step=step), "step of the parameter 'a' must be one")
+            for step in (-1, 2.5, np.nan, "a", [1, 2])
+        ),
+        ({**saved, "state": [1]}, "the 'state' of a state_dict must be a dict by number, but it is list"),
+        ({**saved, "state": {0: 3}}, "the state of number 0 must be a dict, but it is int"),
+        ({**saved, "param_groups": [{}]}, "the 'param_groups' of a state_dict must be a list of dicts with the key"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            optimizer.load_state_dict(state)
+        chex.assert_trees_all_equal(dict(optimizer.state), before)
+    assert optimizer.load_state_dict(entry(saved, step=-1), strict=False).refused.keys() == {"a"}
+
+
+def test_lists_of_numbers_have_no_precision():
+    saved = stepped(adam(["a"])).state_dict()
+    optimizer = adam(["a"])
+    optimizer.load_state_dict(entry(saved, exp_avg=[0.5, 0.25]))
+    assert optimizer.state["a"]["exp_avg"].dtype == jnp.float32
+    assert optimizer.state["a"]["exp_avg"].tolist() == [0.5, 0.25]
+
+
+def test_a_dtype_that_is_asked_for_is_had_or_refused():
+    saved = stepped(adam(["a"])).state_dict()
+    composed = optim.Optimizer.from_transform(lambda lr: fo.adam(lr=lr), {"a": jnp.ones(2)}, {"lr": 0.1})
+    with pytest.raises(TypeError, match="is kept in float32 here, and cannot be cast to bfloat16"):
+        composed.load_state_dict(saved, dtype="bfloat16")
+    with pytest.raises(TypeError, match="dtype is float64, but 64-bit numbers are disabled"):
+        adam(["a"]).load_state_dict(saved, dtype="float64")
+    with pytest.raises(TypeError, match="dtype must be a floating one, but it is int32"):
+        adam(["a"]).load_state_dict(saved, dtype="int32")
+
+
+def test_a_group_added_later_has_the_name_it_has_at_construction():
+    grown = optim.Adam({"w": jnp.ones(1)})
+    grown.add_param_group({"params": {"w": jnp.ones(2)}})
+    built = optim.Adam([{"params": {"w": jnp.ones(1)}}, {"params": {"w": jnp.ones(2)}}], lr=9.0)
+    assert [group["param_names"] for group in built.param_groups] == [["w"], ["1.w"]]
+    stepped(grown)
+    built.load_state_dict(grown.state_dict())
+    assert built.state["1.w"]["exp_avg"].shape == (2,)
+    missing = grown.state_dict()
+    del missing["param_groups"][0]["lr"]
+    built.param_groups[0]["lr"] = 0.77
+    built.load_state_dict(missing)
+    assert built.param_groups[0]["lr"] == 0.77

@@ -129,3 +129,15 @@ def test_by_name_where_there_are_names():
         swap_in_optimizer_params_and_state(optimizer, {"x": jnp.ones(1), "y": jnp.ones(1)}, saved),
     ):
         raise AssertionError("not reached")
+
+
+def test_no_hooks_of_loading_and_nothing_remembered():
+    optimizer, calls = make("Adam"), []
+    optimizer.step(grads(0))
+    optimizer.register_load_state_dict_pre_hook(lambda own, state: calls.append("pre"))
+    optimizer.register_load_state_dict_post_hook(lambda own: calls.append("post"))
+    new = jnp.ones(1)
+    with swap_in_optimizer_params_and_state(optimizer, optimizer.params, optimizer.state_dict()):
+        optimizer.add_param_group({"params": [("v", new)]})
+    assert calls == []
+    optimizer.add_param_group({"params": [("v", new)]})

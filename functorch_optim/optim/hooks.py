@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import types
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -118,7 +119,7 @@ class Hooked:
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        if "step" in vars(cls):
+        if isinstance(vars(cls).get("step"), types.FunctionType):
             cls.step = with_hooks(vars(cls)["step"])  # pyright: ignore[reportAttributeAccessIssue] every subclass's own
 
     def register_step_pre_hook(self, hook: Hook) -> RemovableHandle:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
+from jax.extend.core import get_opaque_trace_state
 from jax.profiler import TraceAnnotation
 
 from functorch_optim import rows, trees
@@ -87,6 +88,7 @@ class Optimizer(Hooked):
         self._checked: Any = None
         self._losses = CompiledLosses()
         self._opt_called = False
+        self._made_under = _trace_state()
         self.param_groups: list[dict[str, Any]] = []
         for index, given in enumerate(parsed.options):
             self.param_groups.append(self._new_group(self._layout, index, given))
@@ -151,7 +153,6 @@ class Optimizer(Hooked):
             names = zip(layout.names, layout.group_of, strict=True)
             group["param_names"] = [name for name, own_group in names if own_group == index]
         group = {**group, **{key: value for key, value in self._defaults_of(given).items() if key not in group}}
-        group_options.check_flags(group)
         if self._engine is not None:
             try:
                 self._engine.check(group)
@@ -186,15 +187,21 @@ class Optimizer(Hooked):
         self._need_engine()
         index = len(self.param_groups)
         added = extended(self._layout, index, param_group, self._known_options())
-        known = [*self._leaves, *(reference() for reference in self._given)]
-        if any(leaf is other for leaf in added.leaves for other in known):
-            raise ValueError("some parameters appear in more than one parameter group")
+        held = {id(leaf): name for name, leaf in zip(self._layout.labels, self._leaves, strict=True)}
+        given = zip(self._layout.labels, self._given, strict=False)  # a copy has none
+        held |= {id(leaf): name for name, reference in given if (leaf := reference()) is not None}
+        for leaf in added.leaves:
+            if id(leaf) in held:
+                raise ValueError(
+                    "some parameters appear in more than one parameter group: group "
+                    f"{index} has the parameter {trees.quote(held[id(leaf)])} of another"
+                )
         group = self._new_group(added.layout, index, added.options[0])
         leaves = [*self._leaves, *map(own, added.leaves)]
         settings = [*self._settings(), self._numbers(group, 0, index)]
         self._engine.extend(self._layout, added.layout, leaves, settings)
         self._layout, self._leaves, self._checked = added.layout, leaves, None
-        self._given += [_weak(leaf) for leaf in added.leaves]
+        self._given = [*self._given, *[_weak(leaf) for leaf in added.leaves]]
         self._counts.append(0)
         if self._grads is not None:
             self._grads = [*self._grads, *[None] * len(added.leaves)]
@@ -219,8 +226,7 @@ class Optimizer(Hooked):
         engine = self._engine
         names, numbers = engine.reads(group)
         values = group_options.read(group, names, numbers, engine.strict, count, index)
-        if not group.get("differentiable") and any(map(group_options.is_traced, values.values())):
-            raise RuntimeError(_TRACED)
+        self._refuse_traced(list(values.values()))
         return values
 
     @property
@@ -259,7 +265,7 @@ class Optimizer(Hooked):
         return {key: entry for key, entry in zip(keys, entries, strict=True) if entry}
 
     def _refuse_traced(self, leaves: list[Any]) -> None:
-        if not self.defaults.get("differentiable"):
+        if not self.defaults.get("differentiable") or _trace_state() != self._made_under:
             refuse_traced(leaves)
 
     def _aligned(self, grads: Any) -> list[Any]:
@@ -457,16 +463,30 @@ class Optimizer(Hooked):
             (0.5, ['body'])
         """
         self._need_engine()
+        if isinstance(state_dict, Mapping):
+            state_dict = self._hooks.load_pre.replace(self, dict(state_dict))
+        not_loaded = self._load(state_dict, match, strict, dtype)
+        self._hooks.load_post.call(self)
+        return not_loaded
+
+    def _load(
+        self, state_dict: Mapping[str, Any], match: str | None, strict: bool = True, dtype: Any = None
+    ) -> torch_layout.NotLoaded:
+        """:meth:`load_state_dict` without its hooks."""
         dtype = None if dtype is None else jnp.dtype(dtype)
         if dtype is not None and not jnp.issubdtype(dtype, jnp.floating):
             raise TypeError(f"dtype must be a floating one, but it is {dtype}")
-        if isinstance(state_dict, Mapping):
-            state_dict = self._hooks.load_pre.replace(self, dict(state_dict))
+        if dtype is not None and jax.dtypes.canonicalize_dtype(dtype) != dtype:
+            raise TypeError(f"dtype is {dtype}, but 64-bit numbers are disabled (jax_enable_x64)")
         numbers = self._engine.data_names
         loaded = torch_layout.read(self._layout, self.param_groups, self._counts, numbers, state_dict, match, strict)
         pairs = zip(self.param_groups, loaded.groups, strict=True)
         defaults = [self._defaults_of({**live, **group}) for live, group in pairs]
-        groups = [{**own, **group, **self.forced} for own, group in zip(defaults, loaded.groups, strict=True)]
+        present = [
+            {key: live.get(key, value) for key, value in own.items()}
+            for live, own in zip(self.param_groups, defaults, strict=True)
+        ]
+        groups = [{**own, **group, **self.forced} for own, group in zip(present, loaded.groups, strict=True)]
         pairs = zip(groups, loaded.counts, strict=True)
         settings = [self._numbers(group, count, index) for index, (group, count) in enumerate(pairs)]
         refused: torch_layout.Refused = {}
@@ -478,10 +498,9 @@ class Optimizer(Hooked):
         self._engine.commit(state)
         self._counts = loaded.counts
         for index, (live, group) in enumerate(zip(self.param_groups, loaded.groups, strict=True)):
-            kept = {key: value for key, value in defaults[index].items() if key not in group}
+            kept = {key: live.get(key, value) for key, value in defaults[index].items() if key not in group}
             live.clear()
             live.update({"params": GroupParams(self, index), **group, **kept, **self.forced})
-        self._hooks.load_post.call(self)
         reasons = {name: str(error.args[0] if error.args else error) for name, error in refused.items()}
         return torch_layout.NotLoaded(loaded.missing, loaded.unexpected, reasons)
 
@@ -515,7 +534,7 @@ class Optimizer(Hooked):
             ValueError, TypeError: they do not have the structure, shapes and dtypes of the optimizer's.
         """
         self._need_engine()
-        refuse_traced(jax.tree.leaves((params, state)))
+        self._refuse_traced(jax.tree.leaves((params, state)))
         settings = self._settings()
         engine_state, counts = self._engine.restored(self._layout, self._leaves, state, settings, self._counts)
         self.params = params
@@ -525,11 +544,11 @@ class Optimizer(Hooked):
     def __getstate__(self) -> dict[str, Any]:
         groups = [{key: value for key, value in group.items() if key != "params"} for group in self.param_groups]
         state = {**vars(self), "param_groups": groups, "_checked": None}
-        del state["_losses"], state["_hooks"], state["_given"]
+        del state["_losses"], state["_hooks"], state["_given"], state["_made_under"]
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, _losses=CompiledLosses(), _hooks=Occasions(), _given=[])
+        vars(self).update(state, _losses=CompiledLosses(), _hooks=Occasions(), _given=[], _made_under=_trace_state())
         groups = enumerate(state["param_groups"])
         self.param_groups = [{"params": GroupParams(self, index), **group} for index, group in groups]
 
@@ -560,6 +579,11 @@ _TRACED = (
     "the optimizer keeps its parameters outside of a traced function: inside one, use functional(), or an optimizer "
     "that is made there with differentiable=True"
 )
+
+
+def _trace_state() -> Any:
+    """Equal only within one and the same trace."""
+    return get_opaque_trace_state(convention="functorch_optim")
 
 
 def refuse_traced(leaves: list[Any]) -> None:

@@ -48,10 +48,12 @@ def check_flags(options: Mapping[str, Any]) -> None:
     """torch's rules for flags that exclude each other.
 
     Raises:
-        RuntimeError: with torch's message.
+        RuntimeError, AssertionError: with torch's message.
     """
     if options.get("fused") and options.get("differentiable"):
         raise RuntimeError("`fused` does not support `differentiable`")
+    if options.get("foreach") and options.get("differentiable"):  # torch raises it at the first step
+        raise AssertionError("_foreach ops don't support autograd")
     if options.get("fused") and options.get("foreach"):
         raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
 

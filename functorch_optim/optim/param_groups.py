@@ -16,13 +16,13 @@ from functorch_optim import trees
 class Layout(NamedTuple):
     """How the leaves of the parameters belong together: their tree, their names, and the group of each.
 
-    ``grouped`` says that the tree is the list of the groups' trees.
+    Where the tree is a list of trees, ``element_of`` says for each group in which of them its parameters are.
     """
 
     structure: trees.Structure
     names: list[str] | None
     group_of: list[int]
-    grouped: bool = False
+    element_of: tuple[int, ...] | None = None
 
     @property
     def labels(self) -> list[str]:
@@ -162,7 +162,8 @@ def _groups(elements: Sequence[Mapping[str, Any]], known: Collection[str]) -> Pa
                 )
     group_of = [index for index, body in enumerate(bodies) for _ in body.leaves]
     names = _joined_names(bodies) if any(named) else None
-    layout = Layout(trees.Structure.of([body.tree for body in bodies]), names, group_of, grouped=True)
+    places = tuple(range(len(bodies)))
+    layout = Layout(trees.Structure.of([body.tree for body in bodies]), names, group_of, places)
     return Parsed([leaf for body in bodies for leaf in body.leaves], layout, options)
 
 
@@ -195,24 +196,34 @@ def extended(layout: Layout, index: int, element: Any, known: Collection[str]) -
     body, options = _element(index, element, known)
     if body.leaves and layout.group_of and (body.names is None) != (layout.names is None):
         raise ValueError(_mixed(body.names is not None))
-    names, new = layout.names or [], body.names or []
-    if not body.own_names and set(names) & set(new):
-        new = [f"{index}.{name}" for name in new]
-    _check_unique([*names, *new])
+    names = layout.names or []
+    new = _new_names(index, body, names)
     whole = layout.structure.unflatten(range(len(layout.group_of)))
-    structure = trees.Structure.of([*(whole if layout.grouped else [whole]), body.tree])
-    has_names = layout.names is not None or body.names is not None
+    before = [whole] if layout.element_of is None else whole
+    element_of = (*(layout.element_of or (0,) * index), len(before))
+    structure = trees.Structure.of([*before, body.tree])
+    has_names = layout.names is not None or (body.names is not None and bool(body.leaves))
     group_of = [*layout.group_of, *[index] * len(body.leaves)]
-    return Parsed(body.leaves, Layout(structure, [*names, *new] if has_names else None, group_of, True), [options])
+    return Parsed(
+        body.leaves, Layout(structure, [*names, *new] if has_names else None, group_of, element_of), [options]
+    )
 
 
 def _joined_names(bodies: Sequence[_Body]) -> list[str]:
-    """The names of all groups; where groups' trees share names, each tree's are prefixed with its group's index."""
-    names = [name for body in bodies for name in body.names or []]
-    if len(set(names)) < len(names) and not any(body.own_names for body in bodies):
-        return [f"{index}.{name}" for index, body in enumerate(bodies) for name in body.names or []]
-    _check_unique(names)
+    """The names of all groups; a tree that shares names with those before has them prefixed with its group's index."""
+    names: list[str] = []
+    for index, body in enumerate(bodies):
+        names += _new_names(index, body, names)
     return names
+
+
+def _new_names(index: int, body: _Body, names: Sequence[str]) -> list[str]:
+    """The names of one more group, number ``index``, beside those of the groups before it."""
+    new = body.names or []
+    if not body.own_names and not set(names).isdisjoint(new):
+        new = [f"{index}.{name}" for name in new]
+    _check_unique([*names, *new])
+    return new
 
 
 def _ruled(body: _Body, group_rules: GroupRules, known: Collection[str]) -> Parsed:

@@ -21,7 +21,7 @@ from functorch_optim.hyperparams import Named, data_options, single
 from functorch_optim.optim.options import delayed, is_traced, is_zero
 from functorch_optim.optim.ownership import exclusive
 from functorch_optim.optim.param_groups import Layout
-from functorch_optim.optim.state_dict import Loaded, Refused, kept
+from functorch_optim.optim.state_dict import Loaded, Refused, count_of, kept
 from functorch_optim.rule import Lifted, step_scalars
 from functorch_optim.transforms.conjugation import conjugate_leaf
 
@@ -202,8 +202,9 @@ class RuleEngine:
                     decayed = not is_zero(settings[group].get("weight_decay", 0.0))
                     algorithms[group].check_gradient(layout.labels[i], grads[i], decayed)
         plan, numbers, carried = self._plan(groups, histories, algorithms, settings)
-        own_params = exclusive(params, 1) if whole else exclusive([params[i] for i in active], 2)
-        own_rows = exclusive([history.row for history in histories])
+        own_params, own_rows = params if whole else [params[i] for i in active], [history.row for history in histories]
+        if in_place:
+            own_params, own_rows = exclusive(own_params, 1 if whole else 2), exclusive(own_rows)
         new_params, new_rows = compiled_update(plan, in_place)(
             own_params, own_rows, [grads[i] for i in active], numbers
         )
@@ -263,7 +264,10 @@ class RuleEngine:
             slots = {**_slots(history.row), **history.idle} if history.row is not None else {}
             if type(history.row) in counting:
                 scalars = {"step": history.step, **history.carried}
-                slots = {**{key: np.asarray(value, np.float32) for key, value in scalars.items()}, **slots}
+                slots = {
+                    **{key: v if is_traced(v) else np.asarray(v, np.float32) for key, v in scalars.items()},
+                    **slots,
+                }
                 if type(history.row) in integers:
                     slots["step"] = history.step
             result.append(slots)
@@ -290,7 +294,7 @@ class RuleEngine:
         given = {key: value for key, value in entry.items() if value is not None}
         if not given:
             return History()
-        expected, quoted = rule.shapes(param), trees.quote(name)
+        expected, quoted = _shapes(rule, param.shape, param.dtype), trees.quote(name)
         needed = [*(["step"] if rule.counts_steps else []), *rule.carried, *_slots(expected)]
         missing = [key for key in needed if key not in given]
         unknown = [key for key in given if key not in expected._fields]
@@ -299,18 +303,24 @@ class RuleEngine:
                 f"the state of the parameter {quoted} is not one of {rule.title}: "
                 f"it has {', '.join(given)}, it should have {', '.join(needed) or 'nothing'}"
             )
-        step = int(given.pop("step", 1))
-        carried = {key: float(np.float32(given.pop(key))) for key in rule.carried}
+        try:
+            step = count_of(given.pop("step", 1))
+        except ValueError as error:
+            raise ValueError(f"step of the parameter {quoted} {error}") from error
+        carried = {key: given.pop(key) for key in rule.carried}
+        carried = {key: v if is_traced(v) else float(np.float32(v)) for key, v in carried.items()}
         placed = {}
         for slot, value in given.items():
-            array, where = value if hasattr(value, "dtype") else np.asarray(value), f"{slot} of the parameter {quoted}"
+            where = f"{slot} of the parameter {quoted}"
+            array = value if hasattr(value, "dtype") else np.asarray(value).astype(param.dtype)
             shape = param.shape if getattr(expected, slot) is None else getattr(expected, slot).shape
             if array.shape != shape:
                 raise ValueError(f"{where} has shape {array.shape}, but it should have {shape}")
             if not jnp.issubdtype(array.dtype, jnp.inexact):
                 raise TypeError(f"{where} is not floating")
             slot_array = kept(array, _slot_dtype(array, param, dtype), dtype, where)
-            placed[slot] = jax.device_put(slot_array, param.sharding) if shape == param.shape else slot_array
+            same = shape == param.shape and not is_traced(param)
+            placed[slot] = jax.device_put(slot_array, param.sharding) if same else slot_array
         return History(rule.empty()._replace(**placed), step, carried)
 
     def _cohorts(
@@ -402,6 +412,11 @@ def lifted(tx: GradientTransformation) -> Lifted:
     """The lifted rule inside a transformation that one of the algorithms' constructors made."""
     assert isinstance(tx.update, Update) and isinstance(tx.update.of, Lifted)
     return tx.update.of
+
+
+@functools.lru_cache(maxsize=1024)
+def _shapes(rule: Any, shape: tuple[int, ...], dtype: Any) -> Any:
+    return rule.shapes(jax.ShapeDtypeStruct(shape, dtype))
 
 
 def _slot_dtype(array: Any, param: Any, dtype: Any) -> Any:

@@ -102,6 +102,7 @@ def read(
     if not (isinstance(state_dict, Mapping) and {"state", "param_groups"} <= state_dict.keys()):
         raise ValueError("a state_dict is a mapping with the keys 'state' and 'param_groups'")
     saved, state, warning = state_dict["param_groups"], state_dict["state"], None
+    _check_form(saved, state)
     if _has_names(layout, saved, match):
         pairing = _by_name(layout, groups, saved)
     else:
@@ -135,6 +136,28 @@ def read(
     return Loaded(entries, order, options, new_counts, pairing.missing, pairing.unexpected, warning)
 
 
+def _check_form(saved: Any, state: Any) -> None:
+    if not isinstance(saved, Sequence) or not all(isinstance(g, Mapping) and "params" in g for g in saved):
+        raise ValueError("the 'param_groups' of a state_dict must be a list of dicts with the key 'params'")
+    if not isinstance(state, Mapping):
+        raise ValueError(f"the 'state' of a state_dict must be a dict by number, but it is {type(state).__name__}")
+    for number, entry in state.items():
+        if not isinstance(entry, Mapping):
+            raise ValueError(f"the state of number {number} must be a dict, but it is {type(entry).__name__}")
+
+
+def count_of(step: Any) -> int:
+    """A saved count of steps.
+
+    Raises:
+        ValueError: it is no whole number from 0 on.
+    """
+    array = np.asarray(step)
+    if array.shape != () or not np.issubdtype(array.dtype, np.number) or not (array >= 0 and array == np.floor(array)):
+        raise ValueError(f"must be one whole number from 0 on, but it is {step!r:.40}")
+    return int(array)
+
+
 def _has_names(layout: Layout, saved: Sequence[Mapping[str, Any]], match: str | None) -> bool:
     """Whether parameters are found by their names."""
     both = layout.names is not None and all(len(g.get("param_names", ())) == len(g["params"]) for g in saved)
@@ -164,11 +187,12 @@ def _by_name(layout: Layout, groups: Sequence[Any], saved: Sequence[Mapping[str,
         empty = [index for index in range(len(groups)) if index not in layout.group_of]
         for index in empty:
             sources[index] = [index]
+    known = set(layout.names)
     return _Pairing(
         [found.get(name, _ABSENT) for name in layout.names],
         sources,
         [name for name in layout.names if name not in found],
-        [name for name in found if name not in set(layout.names)],
+        [name for name in found if name not in known],
     )
 
 
@@ -200,6 +224,8 @@ def _by_position(layout: Layout, groups: Sequence[Any], saved: Sequence[Mapping[
 
 def _merged(saved: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], list[str]]:
     """The options that saved groups have in common, and the names of those in which they differ."""
+    if len(saved) == 1:
+        return {key: value for key, value in saved[0].items() if key not in ("params", "param_names")}, []
     merged, unequal = {}, []
     for key in dict.fromkeys(key for group in saved for key in group if key not in ("params", "param_names")):
         if all(key in group and _equal(group[key], saved[0][key]) for group in saved):
@@ -212,9 +238,16 @@ def _merged(saved: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], list[st
 
 
 def _equal(one: Any, other: Any) -> bool:
+    if one is other:
+        return True
     if isinstance(one, list | tuple) and isinstance(other, list | tuple):
         return len(one) == len(other) and all(map(_equal, one, other))
-    return bool(np.all(np.asarray(as_array(one) == as_array(other))))
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(_equal(one[key], other[key]) for key in one)
+    one, other = as_array(one), as_array(other)
+    if hasattr(one, "dtype") or hasattr(other, "dtype"):
+        return np.shape(one) == np.shape(other) and bool(np.all(np.asarray(one) == np.asarray(other)))
+    return type(one) is type(other) and one == other
 
 
 def check_strict(missing: Sequence[str], unexpected: Sequence[str], refused: Refused) -> None:
@@ -245,11 +278,14 @@ def kept(value: Any, target: Any, dtype: Any, where: str) -> jax.Array:
     Raises:
         TypeError: precision would be lost, or the imaginary part.
     """
-    array = value if hasattr(value, "dtype") else np.asarray(value)
-    target = jnp.dtype(target)
+    if not hasattr(value, "dtype"):  # a list of numbers, out of JSON say, has no precision of its own
+        return own(np.asarray(value).astype(target))
+    array, target = value, jnp.dtype(target)
     floating = jnp.issubdtype(array.dtype, jnp.inexact) and jnp.issubdtype(target, jnp.inexact)  # counts are not
     if jnp.issubdtype(array.dtype, jnp.complexfloating) and not jnp.issubdtype(target, jnp.complexfloating):
         raise TypeError(f"{where} is {array.dtype}, but it should be {target}")
+    if floating and dtype is not None and jnp.finfo(target).dtype != dtype:
+        raise TypeError(f"{where} is kept in {target} here, and cannot be cast to {dtype}")
     if dtype is None and floating and not _holds(target, array.dtype):
         raise TypeError(
             f"{where} is {array.dtype}, but here it is kept in {target}: load_state_dict(..., dtype={str(target)!r}) "
@@ -272,7 +308,15 @@ def as_array(value: Any) -> Any:
 
 def _count(group: Mapping[str, Any], entries: Sequence[Entry]) -> int:
     """How many updates a group has had: as it was saved, else as many as its parameter with the most."""
-    return int(group.get(COUNT, max((int(entry.get("step", 0)) for entry in entries), default=0)))
+    return int(group.get(COUNT, max((_steps(entry) for entry in entries), default=0)))
+
+
+def _steps(entry: Entry) -> int:
+    """The steps of an entry; what is wrong in it is said when the entry is read."""
+    try:
+        return count_of(entry.get("step", 0))
+    except ValueError:
+        return 0
 
 
 def _options(

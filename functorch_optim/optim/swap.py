@@ -52,7 +52,7 @@ def swap_in_optimizer_params_and_state(
             optimizer._engine = optimizer._make_engine()
             optimizer._engine.start(optimizer._layout, optimizer._leaves, optimizer._settings())
             optimizer._counts, optimizer._grads = list(optimizer._counts), None
-            optimizer.load_state_dict(swapin_optim_state, match="position")
+            optimizer._load(swapin_optim_state, match="position")
         except (KeyError, TypeError, ValueError) as error:
             raise RuntimeError(f"{_WHO}: {error}") from error
         yield

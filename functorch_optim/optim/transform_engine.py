@@ -1,5 +1,6 @@
 """Steps any composed transformation: the functional one, over the whole tree, with the groups' numbers as data."""
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -9,8 +10,8 @@ import numpy as np
 from jax.tree_util import PyTreeDef
 
 from functorch_optim import base, trees
-from functorch_optim.base import GradientTransformation
-from functorch_optim.combinators import partition
+from functorch_optim.base import GradientTransformation, Transform, transformation
+from functorch_optim.combinators import NamedStates, partition
 from functorch_optim.optim.options import delayed, is_number
 from functorch_optim.optim.ownership import exclusive, own
 from functorch_optim.optim.param_groups import Layout
@@ -38,6 +39,29 @@ class View(NamedTuple):
     key: str
 
 
+class Within(Transform):
+    """A transformation of one element of a list of trees: it sees that tree, whatever stands beside it."""
+
+    of: GradientTransformation
+    element: int
+
+    def init(self, params: Any) -> Any:
+        return self.of.init(params[self.element])
+
+    def update(self, updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+        own = None if params is None else params[self.element]
+        if callable(extra.get("value_fn")):
+            extra["value_fn"] = self._of_element(extra["value_fn"], params)
+        new, state = self.of.update(updates[self.element], state, own, **extra)
+        return [new if index == self.element else each for index, each in enumerate(updates)], state
+
+    def _of_element(self, value_fn: Callable[[Any], Any], params: Any) -> Callable[[Any], Any]:
+        def of_element(own: Any) -> Any:
+            return value_fn([own if index == self.element else each for index, each in enumerate(params)])
+
+        return of_element
+
+
 def _shared(key: str, entry: Entry, held: Mapping[int, Entry], leaf: Any, name: str, dtype: Any) -> jax.Array:
     """The value under ``key`` that an entry has, and with it all others that stand for this leaf of a state.
 
@@ -49,7 +73,8 @@ def _shared(key: str, entry: Entry, held: Mapping[int, Entry], leaf: Any, name: 
         raise KeyError(f"the state {where} has no {key!r}; it has {', '.join(entry)}")
     if jnp.shape(value) != leaf.shape:
         raise ValueError(f"{key} {where} has shape {jnp.shape(value)}, not {leaf.shape}")
-    if np.any(np.asarray(value) != np.asarray(next(iter(held.values())).get(key))):
+    first = next(iter(held.values()))
+    if entry is not first and not np.array_equal(np.asarray(value), np.asarray(first.get(key)), equal_nan=True):
         raise ValueError(f"{key} {where} differs from the others', but here they share it")
     return kept(value, leaf.dtype, dtype, f"{key} {where}")
 
@@ -107,18 +132,18 @@ class TransformEngine:
 
     def extend(self, before: Layout, layout: Layout, params: list[Any], settings: list[Any]) -> None:
         """Take up further parameters: a group of their own, with a state of its own."""
-        entries = self.entries(before)
-        several, self._several = self._several, True
-        try:
-            padded = [*entries, *[{}] * (len(params) - len(entries))]
-            self.commit(self._filled(layout, params, padded, settings, None, None))
-        except BaseException:
-            self._several = several
-            raise
+        state = self.state
+        fresh = self._whole(layout, settings).init(layout.structure.unflatten(params))
+        assert isinstance(fresh, NamedStates)
+        known = state.states if self._several else {"group0": state}  # each in its own tree, which stays what it was
+        self._several = True
+        self.commit(NamedStates({**fresh.states, **known}))
 
     def _whole(self, layout: Layout, options: Sequence[Mapping[str, Any]]) -> GradientTransformation:
         """The transformation of the whole tree; the options of each group as given."""
         members = [self.make(**{name: one[name] for name in self.option_names}) for one in options]
+        if layout.element_of is not None:
+            members = [transformation(Within(tx, n)) for tx, n in zip(members, layout.element_of, strict=True)]
         if len(members) == 1:
             return members[0]
         labels = layout.structure.unflatten([f"group{group}" for group in layout.group_of])
@@ -179,21 +204,26 @@ class TransformEngine:
         is the key.
         """
         numbered = layout.structure.unflatten(range(len(layout.group_of)))
-        owners = dict(jax.tree_util.tree_flatten_with_path(numbered)[0])
+        trees_of = [numbered if layout.element_of is None else numbered[n] for n in layout.element_of or (0,)]
+        owners_of = [dict(jax.tree_util.tree_flatten_with_path(tree)[0]) for tree in trees_of]
         flat, treedef = jax.tree_util.tree_flatten_with_path(state)
         found = []
         for path, leaf in flat:
             label, path = (path[1].key, path[2:]) if self._several else ("group0", path)
+            owners = owners_of[0 if layout.element_of is None else int(label[5:])]
             ends = [path[start:] for start in range(len(path)) if path[start:] in owners]
             members = [i for i, group in enumerate(layout.group_of) if label == f"group{group}"]
             if ends:
-                found.append(([owners[ends[0]]], path[: len(path) - len(ends[0])]))
-            else:
-                found.append((members if jnp.ndim(leaf) == 0 else members[:1], path))
-        short = {prefix: trees.path_name(prefix[-1:]) for _, prefix in found}
-        names = list(short.values())
-        keys = {prefix: name if names.count(name) == 1 else trees.path_name(prefix) for prefix, name in short.items()}
-        return [View(members, keys[prefix]) for members, prefix in found], [leaf for _, leaf in flat], treedef
+                members, path = [owners[ends[0]]], path[: len(path) - len(ends[0])]
+            elif jnp.ndim(leaf):
+                members = members[:1]
+            found.append((members, (label, path)))
+        short = {place: trees.path_name(place[1][-1:]) for _, place in found}
+        counts = Counter((label, short[label, path]) for label, path in short)
+        keys = {
+            place: name if counts[place[0], name] == 1 else trees.path_name(place[1]) for place, name in short.items()
+        }
+        return [View(members, keys[place]) for members, place in found], [leaf for _, leaf in flat], treedef
 
     def entries(self, layout: Layout) -> list[Entry]:
         """The state by parameter."""
@@ -224,21 +254,23 @@ class TransformEngine:
         fresh = self._whole(layout, settings).init(layout.structure.unflatten(params))
         views, leaves, treedef = self._views(layout, fresh)
         present = leaves if refused is None else jax.tree.leaves(self.state)
-        filled = []
-        for view, leaf, before in zip(views, leaves, present, strict=True):
-            held = {index: entry for index in view.members if (entry := entries[index])}
-            value = before if any(entries[index] is None for index in view.members) else leaf
-            for index, entry in held.items():
-                try:
-                    value = _shared(view.key, entry, held, leaf, layout.labels[index], dtype)
-                except (KeyError, TypeError, ValueError) as error:
-                    if refused is None:
-                        raise
-                    refused.setdefault(layout.labels[index], error)
-                    value = before
-                    break
-            filled.append(jax.device_put(value, leaf.sharding))
-        return treedef.unflatten(filled)
+        while True:  # again without a parameter that is refused
+            filled = []
+            for view, leaf, before in zip(views, leaves, present, strict=True):
+                held = {index: entry for index in view.members if (entry := entries[index])}
+                value = before if any(entries[index] is None for index in view.members) else leaf
+                for index, entry in held.items():
+                    try:
+                        value = _shared(view.key, entry, held, leaf, layout.labels[index], dtype)
+                    except (KeyError, TypeError, ValueError) as error:
+                        if refused is None:
+                            raise
+                        refused.setdefault(layout.labels[index], error)
+                filled.append(jax.device_put(value, leaf.sharding))
+            kept_out = [None if name in (refused or ()) else e for name, e in zip(layout.labels, entries, strict=True)]
+            if kept_out == list(entries):
+                return treedef.unflatten(filled)
+            entries = kept_out
 
     def functional(
         self, layout: Layout, params: list[Any], options: list[Any], settings: list[Any], counts: list[int]
