@@ -291,3 +291,12 @@ def test_compositions_with_not_a_number_and_other_chains_grow():
     optimizer.load_state_dict(optimizer.state_dict())
     assert np.isnan(optimizer.state["a"]["momentum_buffer"])
     assert optimizer.state["b"]["exp_avg"].tolist() != [0.0]
+
+
+def test_tables_are_known_by_their_names():
+    optimizer = optim.SGD({"embed": jnp.zeros((5, 2))}, lr=1.0)
+    optimizer.add_param_group({"params": {"out": jnp.ones(2)}})
+    loss = lambda params, ids: jnp.sum(params[0]["embed"][ids] @ params[1]["out"])  # noqa: E731 one line
+    optimizer.backward(loss, jnp.array([1, 3]), sparse="embed")
+    optimizer.step()
+    assert optimizer.params[0]["embed"][:, 0].tolist() == [0.0, -1.0, 0.0, -1.0, 0.0]

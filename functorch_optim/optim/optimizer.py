@@ -384,7 +384,7 @@ class Optimizer(Hooked):
         Returns:
             What ``loss_fn`` returned.
         """
-        tables = named(sparse, self.params)
+        tables = named(self._paths(sparse), self.params)
         value, tree = self._evaluate(self._losses.value_and_grad(loss_fn, has_aux, jit, tables), args)
         grads = self._aligned(tree)
         del tree
@@ -395,6 +395,15 @@ class Optimizer(Hooked):
             plain = grown or self.defaults.get("differentiable")
             self._grads = (_add if plain else _add_dense)(exclusive(self._grads), grads)
         return value
+
+    def _paths(self, sparse: Sparse) -> Sparse:
+        """Names of parameters as the paths in :attr:`params` that they stand for."""
+        if self._layout.names is None or callable(sparse):
+            return sparse
+        paths = dict(zip(self._layout.names, trees.named_leaves(self.params)[0], strict=True))
+        if isinstance(sparse, str):
+            return paths.get(sparse, sparse)
+        return tuple(paths.get(name, name) for name in sparse)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Drop the accumulated gradients; with ``set_to_none=False`` set those that are there to zero."""
