@@ -199,7 +199,7 @@ class Optimizer(Hooked):
         group = self._new_group(added.layout, index, added.options[0])
         leaves = [*self._leaves, *map(own, added.leaves)]
         settings = [*self._settings(), self._numbers(group, 0, index)]
-        self._engine.extend(self._layout, added.layout, leaves, settings)
+        self._engine.extend(added.layout, leaves, settings)
         self._layout, self._leaves, self._checked = added.layout, leaves, None
         self._given = [*self._given, *[_weak(leaf) for leaf in added.leaves]]
         self._counts.append(0)

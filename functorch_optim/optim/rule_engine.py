@@ -139,11 +139,10 @@ class RuleEngine:
     def start(self, layout: Layout, params: list[Any], settings: list[Any]) -> None:
         """Take up parameters that have no history."""
         self.histories = []
-        self.extend(None, layout, params, settings)
+        self.extend(layout, params, settings)
 
-    def extend(self, before: Layout | None, layout: Layout, params: list[Any], settings: list[Any]) -> None:
+    def extend(self, layout: Layout, params: list[Any], settings: list[Any]) -> None:
         """Take up further parameters, those that ``layout`` has after the ones that are known."""
-        del before
         histories = list(self.histories)
         everything = list(zip(params, layout.labels, layout.group_of, strict=True))
         for param, name, group in everything[len(histories) :]:

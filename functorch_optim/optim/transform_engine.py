@@ -130,7 +130,7 @@ class TransformEngine:
         self._several = len(settings) > 1  # then the state is that of a partition
         self.commit(self._whole(layout, settings).init(layout.structure.unflatten(params)))
 
-    def extend(self, before: Layout, layout: Layout, params: list[Any], settings: list[Any]) -> None:
+    def extend(self, layout: Layout, params: list[Any], settings: list[Any]) -> None:
         """Take up further parameters: a group of their own, with a state of its own."""
         state = self.state
         fresh = self._whole(layout, settings).init(layout.structure.unflatten(params))
@@ -237,40 +237,27 @@ class TransformEngine:
     def read(
         self, layout: Layout, params: list[Any], loaded: Loaded, settings: list[Any], dtype: Any, refused: Refused
     ) -> Any:
-        """The state that a state dict tells, for :meth:`commit`; where it tells none, that which is here."""
-        return self._filled(layout, params, loaded.entries, settings, dtype, refused)
-
-    def _filled(
-        self,
-        layout: Layout,
-        params: list[Any],
-        entries: Sequence[Entry | None],
-        settings: list[Any],
-        dtype: Any,
-        refused: Refused | None,
-    ) -> Any:
-        """A state with what the entries tell. That of a parameter with an empty entry is the first, that of one with
-        none, or one that is refused, is the present one."""
+        """The state that a state dict tells, for :meth:`commit`. That of a parameter with an empty entry is the first,
+        that of one without an entry, or whose entry is refused, is the present one."""
         fresh = self._whole(layout, settings).init(layout.structure.unflatten(params))
         views, leaves, treedef = self._views(layout, fresh)
-        present = leaves if refused is None else jax.tree.leaves(self.state)
-        while True:  # again without a parameter that is refused
-            filled = []
-            for view, leaf, before in zip(views, leaves, present, strict=True):
-                held = {index: entry for index in view.members if (entry := entries[index])}
-                value = before if any(entries[index] is None for index in view.members) else leaf
-                for index, entry in held.items():
-                    try:
-                        value = _shared(view.key, entry, held, leaf, layout.labels[index], dtype)
-                    except (KeyError, TypeError, ValueError) as error:
-                        if refused is None:
-                            raise
-                        refused.setdefault(layout.labels[index], error)
-                filled.append(jax.device_put(value, leaf.sharding))
-            kept_out = [None if name in (refused or ()) else e for name, e in zip(layout.labels, entries, strict=True)]
-            if kept_out == list(entries):
-                return treedef.unflatten(filled)
-            entries = kept_out
+        found: list[dict[int, jax.Array]] = []
+        for view, leaf in zip(views, leaves, strict=True):
+            held = {index: entry for index in view.members if (entry := loaded.entries[index])}
+            found.append({})
+            for index, entry in held.items():
+                try:
+                    found[-1][index] = _shared(view.key, entry, held, leaf, layout.labels[index], dtype)
+                except (KeyError, TypeError, ValueError) as error:
+                    refused.setdefault(layout.labels[index], error)
+        pairs = enumerate(zip(layout.labels, loaded.entries, strict=True))
+        stay = {index for index, (name, entry) in pairs if entry is None or name in refused}
+        filled = []
+        for view, leaf, before, values in zip(views, leaves, jax.tree.leaves(self.state), found, strict=True):
+            fits = [value for index, value in values.items() if index not in stay]
+            value = fits[0] if fits else before if stay.intersection(view.members) else leaf
+            filled.append(jax.device_put(value, leaf.sharding))
+        return treedef.unflatten(filled)
 
     def functional(
         self, layout: Layout, params: list[Any], options: list[Any], settings: list[Any], counts: list[int]
