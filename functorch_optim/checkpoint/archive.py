@@ -1,4 +1,4 @@
-"""The zip container of torch's files: its records in a map of the file, nothing unpacked and nothing copied."""
+"""The zip container of torch's files: its records as views of the file, nothing unpacked and nothing copied."""
 
 import mmap
 import os
@@ -7,10 +7,11 @@ import zipfile
 import zlib
 from typing import NamedTuple
 
-from functorch_optim.checkpoint.errors import CheckpointError
+from functorch_optim.checkpoint.errors import CheckpointError, shown
 
 _LOCAL = struct.Struct("<4s5H3L2H")  # the header before each record's bytes
-_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how torch's files began before version 1.6
+_LEGACY = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how torch's files began before version 1.6, after the protocol
+_LARGE = 1 << 24  # files of less bytes are read, not mapped
 
 
 class Record(NamedTuple):
@@ -29,23 +30,27 @@ class Archive:
             overlapping, outside of the file, or under names that lead elsewhere.
     """
 
-    def __init__(self, path: str | os.PathLike[str], verify: bool = True) -> None:
+    def __init__(self, path: str | os.PathLike[str], verify: bool = True, mapped: bool = True) -> None:
         self.verify = verify
         with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
             try:
-                self.bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-            except ValueError as error:
-                raise CheckpointError(f"{path} is empty") from error
+                large = mapped and size >= _LARGE
+                self.bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if large else file.read()
+            except (OSError, ValueError, MemoryError, OverflowError) as error:
+                raise CheckpointError(f"{path} with its {size} bytes does not fit into memory: {error}") from error
+            if not size:
+                raise CheckpointError(f"{path} is empty")
             self._refuse_others(path)
             try:
                 with zipfile.ZipFile(file) as archive:
                     entries = archive.infolist()
             except Exception as error:  # whatever a damaged directory makes of the reader
-                raise CheckpointError(f"{path} is no whole zip archive, as torch writes it: {error}") from error
+                raise CheckpointError(f"{path} is no whole zip archive, as torch writes it: {shown(error)}") from error
         self.records = self._read(entries)
 
     def _refuse_others(self, path: object) -> None:
-        if self.bytes[: len(_LEGACY)] == _LEGACY:
+        if self.bytes[2 : 2 + len(_LEGACY)] == _LEGACY:
             raise CheckpointError(
                 f"{path} is in the format of torch before 1.6 (_use_new_zipfile_serialization=False): load it in torch "
                 "and save it again"
@@ -61,22 +66,22 @@ class Archive:
         for entry in entries:
             name = entry.filename.partition("/")[2]
             if not name or "\\" in name or any(part in ("", ".", "..") for part in name.split("/")):
-                raise CheckpointError(f"refused: a record with the name {entry.filename!r}")
+                raise CheckpointError(f"refused: a record with the name '{shown(entry.filename)}'")
             if name in records:
-                raise CheckpointError(f"the record {name!r} is there twice")
+                raise CheckpointError(f"the record '{shown(name)}' is there twice")
             if (
                 entry.compress_type != zipfile.ZIP_STORED
                 or entry.flag_bits & 1
                 or entry.compress_size != entry.file_size
             ):
                 raise CheckpointError(
-                    f"refused: the record {name!r} is compressed or encrypted, which torch never does"
+                    f"refused: the record '{shown(name)}' is compressed or encrypted, which torch never does"
                 )
             records[name] = Record(self._start(entry, name), entry.file_size, entry.CRC)
         end, before = 0, ""
         for name, record in sorted(records.items(), key=lambda item: item[1].start):
             if record.size and record.start < end:
-                raise CheckpointError(f"the records {before!r} and {name!r} overlap")
+                raise CheckpointError(f"the records '{shown(before)}' and '{shown(name)}' overlap")
             end, before = max(end, record.start + record.size), name
         return records
 
@@ -84,11 +89,13 @@ class Archive:
         """Where the record's bytes begin, after its local header."""
         head = self.bytes[entry.header_offset : entry.header_offset + _LOCAL.size] if entry.header_offset >= 0 else b""
         if len(head) < _LOCAL.size or head[:4] != b"PK\x03\x04":
-            raise CheckpointError(f"the record {name!r} has no header where it should be")
+            raise CheckpointError(f"the record '{shown(name)}' has no header where it should be")
         *_, name_length, extra_length = _LOCAL.unpack(head)
         start = entry.header_offset + _LOCAL.size + name_length + extra_length
         if start + entry.file_size > len(self.bytes):
-            raise CheckpointError(f"the record {name!r} should have {entry.file_size} bytes, but the file ends before")
+            raise CheckpointError(
+                f"the record '{shown(name)}' should have {entry.file_size} bytes, but the file ends before"
+            )
         return start
 
     def read(self, name: str) -> memoryview:
@@ -98,12 +105,11 @@ class Archive:
             CheckpointError: there is no such record, or its checksum is another.
         """
         if name not in self.records:
-            raise CheckpointError(f"the archive has no record {name!r}")
+            raise CheckpointError(f"the archive has no record '{shown(name)}'")
         start, size, checksum = self.records[name]
         view = memoryview(self.bytes)[start : start + size]
         if self.verify and zlib.crc32(view) != checksum:
-            raise CheckpointError(
-                f"the record {name!r} is damaged: its checksum is wrong. Where the file was written without checksums, "
-                "verify=False reads it"
-            )
+            absent = all(record.checksum == 0 for record in self.records.values())
+            why = "is written without a checksum" if absent else "is damaged: its checksum is wrong"
+            raise CheckpointError(f"the record '{shown(name)}' {why}. verify=False reads files without checksums")
         return view

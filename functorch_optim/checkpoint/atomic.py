@@ -1,10 +1,12 @@
 """Files that are there whole or not at all."""
 
+import errno
 import os
-import tempfile
+import secrets
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, BinaryIO
+from contextlib import contextmanager, suppress
+from typing import BinaryIO
 
 
 @contextmanager
@@ -13,7 +15,10 @@ def atomic_write(path: str | os.PathLike[str], sync: bool = True) -> Iterator[Bi
 
     Until then ``path`` is what it was, also when the process is killed; what is left of it then is a file whose name
     begins with that of ``path`` and ends with ``.partial``. With ``sync`` the bytes are on the disk before the name is,
-    so that this holds when the machine stops, too.
+    so that this holds when the machine stops, too. A link stays one: the file that it leads to is replaced.
+
+    Raises:
+        OSError: there is no such folder, or ``path`` is no file.
 
     Example:
         >>> import pathlib, tempfile
@@ -25,41 +30,48 @@ def atomic_write(path: str | os.PathLike[str], sync: bool = True) -> Iterator[Bi
         >>> path.read_bytes()
         b'1, 2, 3'
     """
-    target = os.path.realpath(path)
+    target = _target(os.fsdecode(path))
     folder, name = os.path.split(target)
-    handle, partial = tempfile.mkstemp(prefix=f"{name}.", suffix=".partial", dir=folder)
+    partial = os.path.join(folder, f"{name.encode()[:180].decode(errors='ignore')}.{secrets.token_hex(4)}.partial")
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+    handle = os.open(partial, flags, 0o666)
     try:
         with os.fdopen(handle, "w+b") as file:
             yield file
             file.flush()
             if sync:
                 os.fsync(file.fileno())
-        os.chmod(partial, _mode(target))
+        with suppress(OSError):  # there was no file before, or the file system has no permissions
+            os.chmod(partial, stat.S_IMODE(os.stat(target).st_mode))
         os.replace(partial, target)
     except BaseException:
-        os.unlink(partial)
+        with suppress(OSError):
+            os.unlink(partial)
         raise
     if sync:
         _sync_folder(folder)
 
 
-def _mode(target: str) -> int:
-    """The permissions of the file that is replaced, or those of a new one."""
-    try:
-        return os.stat(target).st_mode & 0o7777
-    except FileNotFoundError:
-        mask = os.umask(0)
-        os.umask(mask)
-        return 0o666 & ~mask
+def _target(path: str) -> str:
+    """The file that is replaced, through links.
+
+    Raises:
+        OSError: it is something else than a file, or its folder is not there.
+    """
+    target = os.path.realpath(path)
+    folder = os.path.dirname(target)
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(errno.ENOENT, "there is no such folder", folder)
+    if path.endswith((os.sep, "/")) or (os.path.exists(target) and not os.path.isfile(target)):
+        raise OSError(errno.EINVAL, "only a file can be replaced by a file", path)
+    return target
 
 
 def _sync_folder(folder: str) -> None:
     """Put the new name on the disk, where the system can."""
-    flags: Any = getattr(os, "O_DIRECTORY", None)
-    if flags is None:
-        return
-    handle = os.open(folder, os.O_RDONLY | flags)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

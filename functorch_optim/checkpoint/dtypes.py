@@ -27,4 +27,6 @@ UNTYPED = {
     "float8_e4m3fnuz": np.dtype(ml_dtypes.float8_e4m3fnuz),
     "float8_e5m2fnuz": np.dtype(ml_dtypes.float8_e5m2fnuz),
 }
+if hasattr(ml_dtypes, "float8_e8m0fnu"):
+    UNTYPED["float8_e8m0fnu"] = np.dtype(ml_dtypes.float8_e8m0fnu)
 DTYPES = {**{str(dtype): dtype for dtype in STORAGES.values()}, **UNTYPED}  # by torch's names, which are NumPy's

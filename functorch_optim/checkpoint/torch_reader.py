@@ -2,36 +2,44 @@
 
 import os
 from collections import Counter, OrderedDict
-from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from functorch_optim.checkpoint.archive import Archive
 from functorch_optim.checkpoint.dtypes import DTYPES, STORAGES
-from functorch_optim.checkpoint.errors import CheckpointError
-from functorch_optim.checkpoint.pickle_machine import Known, PickleMachine
+from functorch_optim.checkpoint.errors import CheckpointError, shown
+from functorch_optim.checkpoint.pickle_machine import Known, PickleMachine, hashable
 
 
-class _Kind(NamedTuple):
+@dataclass(frozen=True)
+class _Kind:
     """The class of a storage: what its elements are."""
 
     name: str
     dtype: np.dtype[Any]
 
 
-def load_torch(path: str | os.PathLike[str], verify: bool = True) -> Any:
+class _Class:
+    """A class of tensors, as which a tensor may be kept."""
+
+
+def load_torch(path: str | os.PathLike[str], verify: bool = True, mapped: bool = True) -> Any:
     """What ``torch.save`` wrote, with NumPy's arrays in the place of tensors.
 
     Nothing of the file is executed: of the names in it only those that tensors and containers need mean something, and
-    each of them only what it does here. The arrays are views of the file, which is mapped and not read into memory;
-    writing into them changes the copy in memory alone. Parameters become arrays, a ``torch.Size`` a tuple, a dtype
-    NumPy's, a device its name. bfloat16 and float8 are the dtypes of ``ml_dtypes``, which JAX takes.
+    each of them only what it does here. The arrays are views of the file, which cannot be written to. Parameters become
+    arrays, a ``torch.Size`` a tuple, a dtype NumPy's, a device its name. bfloat16 and float8 are the dtypes of
+    ``ml_dtypes``, which JAX takes.
 
     Args:
         path: a file in the format of torch 1.6 and newer, of a little-endian machine.
         verify: whether to compare the checksums of what is read.
+        mapped: whether a file of 16 MB and more is mapped, not read into memory. A mapped file must not be written to
+            in place, as ``torch.save`` does, while its arrays are in use; to replace it by another, as
+            :func:`functorch_optim.checkpoint.save_torch` does, is safe.
 
     Raises:
         CheckpointError: the file is none of these, is damaged, or has in it what is not known here; the message names
@@ -45,37 +53,44 @@ def load_torch(path: str | os.PathLike[str], verify: bool = True) -> Any:
         >>> load_torch(path)
         {'weight': array([1., 1.], dtype=float32), 'epoch': 3}
     """
-    archive = Archive(path, verify)
+    archive = Archive(path, verify, mapped)
     order = bytes(archive.read("byteorder")) if "byteorder" in archive.records else b"little"
     if order != b"little":
-        raise CheckpointError(
-            f"the arrays in {path} are {order.decode('ascii', 'replace')}-endian: only little is read"
-        )
-    storages: dict[str, np.ndarray] = {}
-    machine = PickleMachine(_find, partial(_storage, archive, storages))
+        kind = shown(order.decode("ascii", "replace"))
+        raise CheckpointError(f"the arrays in {path} are {kind}-endian: only little is read")
+    machine = PickleMachine(_find, partial(_storage, archive, {}, _Copies(len(archive.bytes))))
     return machine.run(bytes(archive.read("data.pkl")))
 
 
-class _Storage(NamedTuple):
+@dataclass
+class _Copies:
+    """How many bytes may still be copied: views cost nothing, what is conjugated does."""
+
+    left: int
+
+
+@dataclass(frozen=True)
+class _Storage:
     data: np.ndarray
     dtype: np.dtype[Any]
+    copies: _Copies
 
 
-def _storage(archive: Archive, storages: dict[str, np.ndarray], identity: Any) -> _Storage:
+def _storage(archive: Archive, storages: dict[str, np.ndarray], copies: _Copies, identity: Any) -> _Storage:
     """The storage that a persistent id names: its bytes, and the dtype of its elements."""
-    if not (isinstance(identity, tuple) and len(identity) == 5 and identity[0] == "storage"):
-        raise CheckpointError(f"refused: {type(identity).__name__!r} in the place of a storage")
-    _, kind, key, _, count = identity
-    if not (isinstance(kind, _Kind) and isinstance(key, str) and type(count) is int):
+    if type(identity) is not tuple or [type(part) for part in identity] != [str, _Kind, str, str, int]:
         raise CheckpointError("refused: a storage that is not named as torch names it")
+    _, kind, key, _, count = identity
     if key not in storages:
         storages[key] = np.frombuffer(archive.read(f"data/{key}"), np.uint8)
     data = storages[key]
     if count < 0 or count * kind.dtype.itemsize != data.nbytes:
         raise CheckpointError(
-            f"the storage {key!r} should have {count} elements of {kind.name}, it has {data.nbytes} bytes"
+            f"the storage '{shown(key)}' should have {shown(count)} elements of {kind.name}, it has {data.nbytes} bytes"
         )
-    return _Storage(data, kind.dtype)
+    if archive.verify and kind.dtype == np.bool_ and data.size and data.max() > 1:
+        raise CheckpointError(f"the storage '{shown(key)}' of booleans has bytes other than 0 and 1")
+    return _Storage(data, kind.dtype, copies)
 
 
 def _tensor(
@@ -113,29 +128,36 @@ def _view(storage: Any, dtype: Any, offset: Any, size: Any, stride: Any, metadat
     shape, steps = _numbers(size), _numbers(stride)
     (offset,) = _numbers((offset,))
     if len(shape) != len(steps):
-        raise CheckpointError(f"a tensor has the size {shape}, but the stride {steps}")
+        raise CheckpointError(f"a tensor has {len(shape)} sizes, but {len(steps)} strides")
+    if not all(shape):
+        return np.empty(shape, dtype)
+    steps = tuple(0 if n == 1 else step for n, step in zip(shape, steps, strict=True))  # where nothing is stepped to
     held = storage.data.nbytes // dtype.itemsize
-    last = offset + sum((n - 1) * step for n, step in zip(shape, steps, strict=True)) if all(shape) else offset - 1
+    last = offset + sum((n - 1) * step for n, step in zip(shape, steps, strict=True))
     if last >= held:
         raise CheckpointError(f"a tensor of size {shape} and stride {steps} at {offset} leaves its storage of {held}")
-    array = np.ndarray(shape, dtype, storage.data, offset * dtype.itemsize, [n * dtype.itemsize for n in steps])
-    return _resolved(array, metadata, held)
+    strides = [step * dtype.itemsize for step in steps]
+    array = np.ndarray(shape, dtype, storage.data, offset * dtype.itemsize, strides)  # NumPy checks the bounds again
+    return _resolved(array, metadata, storage.copies)
 
 
-def _resolved(array: np.ndarray, metadata: Any, held: int) -> np.ndarray:
+def _resolved(array: np.ndarray, metadata: Any, copies: _Copies) -> np.ndarray:
     """A tensor whose sign or conjugation is noted beside it, with both carried out."""
+    if metadata is None:
+        return array
+    if type(metadata) is not dict or not set(metadata) <= {"conj", "neg"}:
+        raise CheckpointError("refused: a tensor with something unknown beside it")
     if not metadata:
         return array
-    if not isinstance(metadata, Mapping) or not set(metadata) <= {"conj", "neg"}:
-        raise CheckpointError("refused: a tensor with something unknown beside it")
-    if array.size > held:
-        raise CheckpointError("refused: a tensor that is larger than its storage, to be copied")
-    array = np.conj(array) if metadata.get("conj") else array
-    return np.negative(array) if metadata.get("neg") else array
+    copies.left -= array.nbytes
+    if copies.left < 0:
+        raise CheckpointError("refused: conjugated tensors that are larger than the file")
+    array = np.conj(array) if metadata.get("conj") is True else array
+    return np.negative(array) if metadata.get("neg") is True else array
 
 
 def _numbers(values: Any) -> tuple[int, ...]:
-    if not isinstance(values, tuple | list) or not all(type(value) is int and 0 <= value < 2**62 for value in values):
+    if type(values) not in (tuple, list) or not all(type(value) is int and 0 <= value < 2**62 for value in values):
         raise CheckpointError("a size, stride or offset of a tensor is not one of whole numbers from 0 on")
     return tuple(values)
 
@@ -147,40 +169,57 @@ def _parameter(data: Any, requires_grad: Any = True, hooks: Any = None, state: A
     return data
 
 
+def _with_attributes(function: Any, kind: Any, arguments: Any, state: Any) -> np.ndarray:
+    """A tensor that has attributes, or is a ``Buffer``: the tensor."""
+    del state
+    tensors = [
+        _NAMES["torch._utils", name] for name in ("_rebuild_tensor_v2", "_rebuild_tensor_v3", "_rebuild_parameter")
+    ]
+    if not any(function is known for known in tensors) or not isinstance(kind, _Class) or type(arguments) is not tuple:
+        raise CheckpointError("refused: a tensor that is made in another way than torch's own")
+    return function.call(*arguments)
+
+
 def _ordered(items: Any = ()) -> OrderedDict[Any, Any]:
-    if not isinstance(items, Sequence) or not all(isinstance(i, Sequence) and len(i) == 2 for i in items):
+    if type(items) not in (list, tuple) or not all(type(item) in (list, tuple) and len(item) == 2 for item in items):
         raise CheckpointError("refused: an OrderedDict of what is no list of pairs")
-    if not all(isinstance(key, str | int) for key, _ in items):
-        raise CheckpointError("refused: an OrderedDict with keys that are no names or numbers")
-    return OrderedDict(tuple(item) for item in items)
+    return OrderedDict((hashable(key), value) for key, value in items)
 
 
 def _counter(counts: Any = None) -> Counter[Any]:
-    if not isinstance(counts or {}, dict) or not all(type(n) is int for n in (counts or {}).values()):
+    if counts is not None and type(counts) is not dict:
         raise CheckpointError("refused: a Counter of what are no counts")
-    return Counter(counts or {})
+    return Counter(counts)
 
 
-def _bytes(text: Any, encoding: Any) -> bytes:
-    if not isinstance(text, str) or encoding != "latin1":
-        raise CheckpointError(f"refused: an encoding other than latin1, {encoding!r:.40}")
+def _bytes(text: Any = "", encoding: Any = "latin1") -> bytes:
+    if type(text) is not str or type(encoding) is not str or encoding != "latin1":
+        raise CheckpointError("refused: an encoding other than latin1")
     return text.encode("latin1")
 
 
+def _bytearray(data: Any = b"", encoding: Any = "latin1") -> bytearray:
+    return bytearray(data if type(data) is bytes else _bytes(data, encoding))
+
+
 def _set(items: Any = ()) -> set[Any]:
-    if not isinstance(items, list | tuple) or not all(isinstance(item, str | int | float) for item in items):
-        raise CheckpointError("refused: a set of what are no names or numbers")
-    return set(items)
+    if type(items) not in (list, tuple):
+        raise CheckpointError("refused: a set of what is no list")
+    return set(map(hashable, items))
+
+
+def _frozenset(items: Any = ()) -> frozenset[Any]:
+    return frozenset(_set(items))
 
 
 def _complex(real: Any, imag: Any) -> complex:
-    if not (isinstance(real, float | int) and isinstance(imag, float | int)):
+    if type(real) is not float or type(imag) is not float:
         raise CheckpointError("refused: a complex number of what are no numbers")
     return complex(real, imag)
 
 
 def _device(kind: Any, index: Any = None) -> str:
-    if not isinstance(kind, str) or not (index is None or type(index) is int):
+    if type(kind) is not str or not (index is None or type(index) is int):
         raise CheckpointError("refused: a device that is no name and number")
     return kind if index is None else f"{kind}:{index}"
 
@@ -195,21 +234,34 @@ _FUNCTIONS = {
     ("collections", "OrderedDict"): _ordered,
     ("collections", "Counter"): _counter,
     ("_codecs", "encode"): _bytes,
-    **{(module, "set"): _set for module in ("builtins", "__builtin__")},
-    **{(module, "complex"): _complex for module in ("builtins", "__builtin__")},
+    ("torch._tensor", "_rebuild_from_type_v2"): _with_attributes,
+    **{
+        (module, name): function
+        for module in ("builtins", "__builtin__")
+        for name, function in (
+            ("set", _set),
+            ("frozenset", _frozenset),
+            ("complex", _complex),
+            ("bytearray", _bytearray),
+        )
+    },
 }
 _NAMES: dict[tuple[str, str], Any] = {
     **{key: Known(".".join(key), function) for key, function in _FUNCTIONS.items()},
     **{("torch", name): _Kind(name, dtype) for name, dtype in STORAGES.items()},
     ("torch.storage", "UntypedStorage"): _Kind("UntypedStorage", np.dtype(np.uint8)),
     **{("torch", name): dtype for name, dtype in DTYPES.items()},
+    ("torch", "Tensor"): _Class(),
+    ("torch.nn.parameter", "Parameter"): _Class(),
+    ("torch.nn.parameter", "Buffer"): _Class(),
 }
 
 
 def _find(module: str, name: str) -> Any:
-    if (module, name) not in _NAMES:
-        raise CheckpointError(
-            f"refused: the file uses {module}.{name}, which is not known here. Save a state_dict, not whole modules or "
-            "other objects"
-        )
-    return _NAMES[module, name]
+    if (module, name) in _NAMES:
+        return _NAMES[module, name]
+    if module in ("torch", "torch._utils"):
+        hint = "this kind of tensor or dtype cannot be read; in torch, make it dense, or cast it, and save it again"
+    else:
+        hint = "it is not known here. Save a state_dict, not whole modules or other objects"
+    raise CheckpointError(f"refused: the file uses {shown(f'{module}.{name}')}, and {hint}")

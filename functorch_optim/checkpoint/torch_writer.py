@@ -26,8 +26,8 @@ def save_torch(tree: Any, path: str | os.PathLike[str], sync: bool = True) -> No
     The file is there whole or not at all (:func:`functorch_optim.checkpoint.atomic_write`).
 
     Args:
-        tree: dicts, lists and tuples, nested, of arrays (JAX's or NumPy's, which become tensors), numbers, strings,
-            booleans and None; a ``state_dict`` of an optimizer, a scheduler or an average, say.
+        tree: dicts, lists, tuples and sets, nested, of arrays (JAX's or NumPy's, which become tensors), numbers,
+            strings, bytes, booleans and None; a ``state_dict`` of an optimizer, a scheduler or an average, say.
         path: the file.
         sync: whether to wait until the file is on the disk.
 
@@ -59,7 +59,7 @@ def _write(archive: zipfile.ZipFile, name: str, data: Any) -> None:
     """One record, whose bytes begin at a multiple of 64, as torch has them, so that they can be mapped."""
     info = zipfile.ZipInfo(f"archive/{name}", (1980, 1, 1, 0, 0, 0))
     view = memoryview(data)
-    wide = len(view) >= zipfile.ZIP64_LIMIT
+    wide = len(view) * 1.05 > zipfile.ZIP64_LIMIT  # as zipfile itself decides it
     file: Any = archive.fp
     begin = file.tell() + 30 + len(info.filename) + (20 if wide else 0) + 4  # the header, and the extra field's own
     info.extra = struct.pack("<2sH", b"FB", -begin % _ALIGNMENT) + bytes(-begin % _ALIGNMENT)
@@ -78,8 +78,10 @@ class _Pickle:
         self._numbers: dict[int, int] = {}  # of the arrays, by identity
         self._kept: list[Any] = []  # alive, so that identities stay
 
-    def write(self, node: Any, where: str = "") -> None:
+    def write(self, node: Any, where: str = "", depth: int = 0) -> None:
         kind = type(node)
+        if depth > 200:
+            raise CheckpointError(f"'{where[:60]}...' is nested more than 200 deep, or inside of itself")
         if node is None or kind is bool:
             self.bytes += {None: b"N", True: b"\x88", False: b"\x89"}[node]
         elif kind is int:
@@ -89,18 +91,31 @@ class _Pickle:
         elif kind is str:
             text = node.encode("utf-8", "surrogatepass")
             self.bytes += b"X" + struct.pack("<I", len(text)) + text
-        elif kind in (dict, OrderedDict, Counter):
-            self._mapping(node, where)
+        elif kind is complex:
+            self._call("__builtin__\ncomplex", (node.real, node.imag), where, depth)
+        elif kind is bytes:
+            self._call("_codecs\nencode", (node.decode("latin1"), "latin1"), where, depth)
+        elif kind is set:
+            self._call("__builtin__\nset", (list(node),), where, depth)
+        elif kind is Counter:
+            self._call("collections\nCounter", (dict(node),), where, depth)
+        elif kind in (dict, OrderedDict):
+            self._mapping(node, where, depth)
         elif kind is list:
-            self._items(b"](", node, b"e", where)
+            self._items(b"](", node, b"e", where, depth)
         elif kind is tuple:
-            self._items(b"(", node, b"t", where)
-        elif isinstance(node, np.generic):
-            self.write(node.item(), where)
+            self._items(b"(", node, b"t", where, depth)
+        elif isinstance(node, np.generic) and not isinstance(node.item(), np.generic):
+            self.write(node.item(), where, depth)
         elif isinstance(node, np.ndarray | jax.Array):
             self._tensor(node, where)
         else:
             raise CheckpointError(f"{trees.quote(where)} is {kind.__name__!r}, which is not written into torch's files")
+
+    def _call(self, function: str, arguments: tuple[Any, ...], where: str, depth: int) -> None:
+        self.bytes += f"c{function}\n".encode()
+        self.write(arguments, where, depth + 1)
+        self.bytes += b"R"
 
     def _integer(self, value: int) -> None:
         if -(2**31) <= value < 2**31:
@@ -111,24 +126,19 @@ class _Pickle:
                 raise CheckpointError("an integer has more than 2000 bits")
             self.bytes += b"\x8a" + bytes([len(digits)]) + digits
 
-    def _mapping(self, mapping: Any, where: str) -> None:
-        if isinstance(mapping, Counter):
-            self.bytes += b"ccollections\nCounter\n"
-            self._mapping(dict(mapping), where)
-            self.bytes += b"\x85R"
-            return
+    def _mapping(self, mapping: Any, where: str, depth: int) -> None:
         self.bytes += b"ccollections\nOrderedDict\n)R(" if isinstance(mapping, OrderedDict) else b"}("
         for key, value in mapping.items():
             if type(key) not in (str, int, float, bool):
                 raise CheckpointError(f"a key of {trees.quote(where)} is {type(key).__name__!r}, no name or number")
             self.write(key)
-            self.write(value, f"{where}.{key}" if where else str(key))
+            self.write(value, f"{where}.{key}" if where else str(key), depth + 1)
         self.bytes += b"u"
 
-    def _items(self, begin: bytes, items: Any, end: bytes, where: str) -> None:
+    def _items(self, begin: bytes, items: Any, end: bytes, where: str, depth: int) -> None:
         self.bytes += begin
         for index, item in enumerate(items):
-            self.write(item, f"{where}.{index}" if where else str(index))
+            self.write(item, f"{where}.{index}" if where else str(index), depth + 1)
         self.bytes += end
 
     def _tensor(self, given: Any, where: str) -> None:
