@@ -116,15 +116,13 @@ def test_what_torch_writes(tmp_path):
         "negative": torch.complex(base, base).conj().imag,
         **{name: torch.ones(3).to(getattr(torch, name)) for name in DTYPES},
     }
-    torch.save(
-        {**tensors, "size": base.shape, "dtype": torch.bfloat16, "device": torch.device("cpu")}, tmp_path / "a.pt"
-    )
+    others = {"set": {1, (2, None)}, "frozen": frozenset({1}), "bytes": b"ab", "bytearray": bytearray(b"c")}
+    kinds = {"size": base.shape, "dtype": torch.bfloat16, "device": torch.device("cpu")}
     for protocol in (2, 4, 5):
-        torch.save(
-            {**tensors, "size": base.shape, "set": {1}, "bytes": b"ab"}, tmp_path / "a.pt", pickle_protocol=protocol
-        )
+        torch.save({**tensors, **others, **kinds}, tmp_path / "a.pt", pickle_protocol=protocol)
         read = load_torch(tmp_path / "a.pt")
-        assert (read["size"], read["set"], read["bytes"]) == ((4, 6), {1}, b"ab")
+        assert {key: read[key] for key in others} == others
+        assert [read[key] for key in kinds] == [(4, 6), ml_dtypes.bfloat16, "cpu"]
         for name, tensor in tensors.items():
             assert read[name].shape == tuple(tensor.shape)
             assert f"torch.{read[name].dtype}" == str(tensor.dtype)
