@@ -489,13 +489,11 @@ class Optimizer(Hooked):
             raise TypeError(f"dtype is {dtype}, but 64-bit numbers are disabled (jax_enable_x64)")
         numbers = self._engine.data_names
         loaded = torch_layout.read(self._layout, self.param_groups, self._counts, numbers, state_dict, match, strict)
-        pairs = zip(self.param_groups, loaded.groups, strict=True)
-        defaults = [self._defaults_of({**live, **group}) for live, group in pairs]
-        present = [
-            {key: live.get(key, value) for key, value in own.items()}
-            for live, own in zip(self.param_groups, defaults, strict=True)
-        ]
-        groups = [{**own, **group, **self.forced} for own, group in zip(present, loaded.groups, strict=True)]
+        groups = []
+        for live, group in zip(self.param_groups, loaded.groups, strict=True):
+            options = self._defaults_of({**live, **group}).items()
+            kept = {key: live.get(key, value) for key, value in options if key not in group}
+            groups.append({**group, **kept, **self.forced})
         pairs = zip(groups, loaded.counts, strict=True)
         settings = [self._numbers(group, count, index) for index, (group, count) in enumerate(pairs)]
         refused: torch_layout.Refused = {}
@@ -503,14 +501,13 @@ class Optimizer(Hooked):
         if strict:
             torch_layout.check_strict(loaded.missing, loaded.unexpected, refused)
         if loaded.warning:
-            warnings.warn(loaded.warning, UserWarning, stacklevel=2)
+            warnings.warn(loaded.warning, UserWarning, stacklevel=3)  # the caller of load_state_dict
         self._engine.commit(state)
         self._counts = loaded.counts
-        for index, (live, group) in enumerate(zip(self.param_groups, loaded.groups, strict=True)):
-            kept = {key: live.get(key, value) for key, value in defaults[index].items() if key not in group}
+        for index, (live, group) in enumerate(zip(self.param_groups, groups, strict=True)):
             live.clear()
-            live.update({"params": GroupParams(self, index), **group, **kept, **self.forced})
-        reasons = {name: str(error.args[0] if error.args else error) for name, error in refused.items()}
+            live.update({"params": GroupParams(self, index), **group})
+        reasons = {name: torch_layout.reason(error) for name, error in refused.items()}
         return torch_layout.NotLoaded(loaded.missing, loaded.unexpected, reasons)
 
     def functional(self) -> tuple[GradientTransformation, Any, Any]:

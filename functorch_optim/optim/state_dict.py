@@ -250,6 +250,11 @@ def _equal(one: Any, other: Any) -> bool:
     return type(one) is type(other) and one == other
 
 
+def reason(error: Exception) -> str:
+    """What an error says; of a KeyError without the quotes."""
+    return str(error.args[0] if error.args else error)
+
+
 def check_strict(missing: Sequence[str], unexpected: Sequence[str], refused: Refused) -> None:
     """Raise if anything of a state dict was not loaded, all of it in one error."""
     if not missing and not unexpected and len(refused) == 1:
@@ -261,7 +266,7 @@ def check_strict(missing: Sequence[str], unexpected: Sequence[str], refused: Ref
             f"the names in the state dict are not those of the optimizer: missing {lists[0]}; unexpected {lists[1]}. "
             "match='position' goes by the order instead, strict=False loads what fits"
         )
-    parts += [str(error.args[0] if error.args else error) for error in refused.values()]
+    parts += map(reason, refused.values())
     if parts:
         raise ValueError("\n".join(parts))
 
