@@ -30,16 +30,21 @@ def atomic_write(path: str | os.PathLike[str], sync: bool = True) -> Iterator[Bi
         >>> path.read_bytes()
         b'1, 2, 3'
     """
+    with atomic_path(path, sync) as partial, open(partial, "r+b") as file:
+        yield file
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike[str], sync: bool = True) -> Iterator[str]:
+    """The name of an empty file, for what writes files by name; as :func:`atomic_write` otherwise."""
     target = _target(os.fsdecode(path))
     folder, name = os.path.split(target)
     partial = os.path.join(folder, f"{name.encode()[:180].decode(errors='ignore')}.{secrets.token_hex(4)}.partial")
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-    handle = os.open(partial, flags, 0o666)
+    os.close(os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666))
     try:
-        with os.fdopen(handle, "w+b") as file:
-            yield file
-            file.flush()
-            if sync:
+        yield partial
+        if sync:
+            with open(partial, "r+b") as file:
                 os.fsync(file.fileno())
         with suppress(OSError):  # there was no file before, or the file system has no permissions
             os.chmod(partial, stat.S_IMODE(os.stat(target).st_mode))

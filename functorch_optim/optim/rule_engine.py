@@ -83,12 +83,16 @@ class Kind:
 
     def __init__(self, constructor: Callable[..., GradientTransformation], defaults: Mapping[str, Any]) -> None:
         self.constructor = constructor
-        self.option_names = tuple(name for name in inspect.signature(constructor).parameters if name in defaults)
+        self._parameters = tuple(inspect.signature(constructor).parameters)
         self.rule_type = type(self.made(defaults).rule)
-        self.data_names = data_options(self.rule_type).keys() & set(self.option_names)
+        self.data_names = data_options(self.rule_type).keys() & set(self._parameters)
+
+    def options_of(self, group: Mapping[str, Any]) -> list[str]:
+        """The options that a group has; of those that torch lacks it may have none."""
+        return [name for name in self._parameters if name in group]
 
     def made(self, options: Mapping[str, Any]) -> Lifted:
-        return lifted(self.constructor(**{name: options[name] for name in self.option_names}))
+        return lifted(self.constructor(**{name: options[name] for name in self.options_of(options)}))
 
 
 class RuleEngine:
@@ -130,7 +134,7 @@ class RuleEngine:
     def reads(self, options: Mapping[str, Any]) -> tuple[tuple[str, ...], set[str]]:
         """The names of the options of a group that a step reads, and those among them that are numbers."""
         kind = self._kind(options)
-        return (*kind.option_names, *(() if None in self.kinds else ("algorithm",))), kind.data_names
+        return (*kind.options_of(options), *(() if None in self.kinds else ("algorithm",))), kind.data_names
 
     def check(self, options: Mapping[str, Any]) -> None:
         """Raise unless the algorithm takes these options."""
@@ -166,7 +170,7 @@ class RuleEngine:
         elif group not in self._decayed:
             zeros.add("weight_decay")
         held: dict[str, Any] = {}
-        for name in kind.option_names:
+        for name in kind.options_of(options):
             if name not in data:
                 held[name] = options[name]
             elif name in zeros and is_zero(options[name]):
@@ -357,7 +361,7 @@ class RuleEngine:
             tx = kind.constructor(
                 **{
                     n: delayed(options[group][n], counts[group] - step) if n in kind.data_names else options[group][n]
-                    for n in kind.option_names
+                    for n in kind.options_of(options[group])
                 }
             )
             own_rows: list[Any] = [None] * len(params)

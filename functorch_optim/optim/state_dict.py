@@ -13,6 +13,7 @@ from functorch_optim.hyperparams import Beta
 from functorch_optim.optim.options import is_schedule, plain
 from functorch_optim.optim.ownership import own
 from functorch_optim.optim.param_groups import Layout
+from functorch_optim.torch_tensors import as_array
 
 Entry = dict[str, Any]
 Refused = dict[str, Exception]  # why a state does not fit, by parameter
@@ -297,18 +298,6 @@ def kept(value: Any, target: Any, dtype: Any, where: str) -> jax.Array:
             "casts what was saved"
         )
     return own(array if array.dtype == target else array.astype(target))
-
-
-def as_array(value: Any) -> Any:
-    """A leaf as NumPy's or JAX's array, or the number it is; torch's tensors are read through their own methods."""
-    if isinstance(value, list):
-        return [as_array(item) for item in value]
-    if type(value).__module__.partition(".")[0] != "torch":
-        return value
-    tensor = value.detach().cpu()
-    if str(tensor.dtype) == "torch.bfloat16":  # NumPy has none; float32 holds every bfloat16
-        return jnp.asarray(tensor.float().numpy()).astype(jnp.bfloat16)
-    return tensor.numpy()
 
 
 def _count(group: Mapping[str, Any], entries: Sequence[Entry]) -> int:

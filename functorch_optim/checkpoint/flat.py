@@ -1,0 +1,246 @@
+"""Trees as named arrays and texts, which is what safetensors keeps and what any format of named arrays can keep."""
+
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from functorch_optim import trees
+from functorch_optim.checkpoint.errors import CheckpointError, shown
+from functorch_optim.checkpoint.state_names import flatten_state_dict, is_state_dict, unflatten_state_dict
+
+FORMAT = 1  # raise it when what is written changes, and keep the reader of every number before
+MARK = "__functorch_optim__"  # the text that says the format, and how the names form the tree
+_TEXTS = "__functorch_optim_texts__"  # where there is room for arrays only: the bytes of the texts
+
+
+class Flat(NamedTuple):
+    """Arrays by name, and everything else by name as JSON."""
+
+    arrays: dict[str, Any]
+    texts: dict[str, str]
+
+
+def flatten(tree: Any) -> Flat:
+    """The arrays of a tree and the JSON of what is no array, by dotted names.
+
+    The state dict of an optimizer becomes ``state.<name>.exp_avg`` and ``param_groups.<name>.lr``, as torch's
+    distributed checkpoints have it.
+
+    Raises:
+        CheckpointError: something in the tree is neither an array nor has it a form in JSON, or two have one name.
+    """
+    writer = _Writer({}, {})
+    outline = writer.write(tree, ())
+    return Flat(writer.arrays, {**writer.texts, MARK: json.dumps({"format": FORMAT, "tree": outline})})
+
+
+def unflatten(flat: Flat, like: Any = None) -> Any:
+    """The tree that was flattened; with ``like`` in its structure, placed as its leaves are.
+
+    What was not written by :func:`flatten` comes back as a dict by name, or as a state dict, if the names are of one.
+
+    Raises:
+        CheckpointError: it was written by a newer version, is damaged, or does not fit ``like``.
+    """
+    try:
+        outline = _outline(flat.texts) if MARK in flat.texts else None
+        if like is not None:
+            return _restored(flat, like)
+        if outline is None:
+            return _foreign(flat)
+        return _read(outline, flat)
+    except CheckpointError:
+        raise
+    except (AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError) as error:
+        raise CheckpointError(f"what was saved is damaged: {shown(error)}") from error
+
+
+def to_arrays(tree: Any) -> dict[str, Any]:
+    """A tree as a dict of arrays alone, for formats that take nothing else (orbax, npz, msgpack).
+
+    The arrays stay what and where they are, sharded ones too. Numbers, strings, lists of them and the structure are in
+    one array of bytes. A functional state needs none of this: it is a tree of arrays already.
+
+    Raises:
+        CheckpointError: something in the tree is neither an array nor has it a form in JSON.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from functorch_optim import optim
+        >>> from functorch_optim.checkpoint import from_arrays
+        >>> optimizer = optim.SGD({"w": jnp.ones(2)}, lr=0.5, momentum=0.9)
+        >>> optimizer.step({"w": jnp.ones(2)})
+        >>> arrays = to_arrays(optimizer.state_dict())
+        >>> sorted(arrays)
+        ['__functorch_optim_texts__', 'state.w.momentum_buffer']
+        >>> from_arrays(arrays)["param_groups"][0]["lr"]
+        0.5
+    """
+    arrays, texts = flatten(tree)
+    return {**arrays, _TEXTS: np.frombuffer(json.dumps(texts).encode(), np.uint8)}
+
+
+def from_arrays(arrays: Mapping[str, Any], like: Any = None) -> Any:
+    """The tree of :func:`to_arrays`; with ``like`` in its structure, placed as its leaves are.
+
+    Raises:
+        CheckpointError: the arrays are not those of :func:`to_arrays`, are of a newer version, or do not fit ``like``.
+    """
+    given = dict(arrays)
+    if _TEXTS not in given:
+        raise CheckpointError(f"there is no array {_TEXTS!r}: to_arrays did not make these")
+    try:
+        texts = json.loads(np.asarray(given.pop(_TEXTS)).tobytes())
+    except ValueError as error:
+        raise CheckpointError(f"the array {_TEXTS!r} is damaged: {shown(error)}") from error
+    return unflatten(Flat(given, texts), like)
+
+
+class _Writer(NamedTuple):
+    """Collects arrays and texts; ``write`` returns the outline of a node: how it is made of what has which name."""
+
+    arrays: dict[str, Any]
+    texts: dict[str, str]
+
+    def write(self, node: Any, path: tuple[Any, ...]) -> Any:
+        if is_state_dict(node):
+            options, outline = flatten_state_dict(node), _outline_of_groups(node)
+            return {"state_dict": outline, "entries": self._items(options.items(), path)}
+        if isinstance(node, Mapping):
+            for key in node:
+                if type(key) not in (str, int, float, bool):
+                    raise CheckpointError(f"a key of {_where(path)} is {type(key).__name__!r}, no name or number")
+            return {"dict": self._items(node.items(), path)}
+        if isinstance(node, np.ndarray | np.generic | jax.Array):
+            return self._keep(self.arrays, path, _checked(node, path))
+        if type(node) in (list, tuple):
+            kind = type(node).__name__
+            if all(map(_is_plain, node)):
+                return {kind: self._keep(self.texts, path, json.dumps(node))}
+            return {kind: [part for _, part in self._items(enumerate(node), path)]}
+        if _is_plain(node):
+            return self._keep(self.texts, path, json.dumps(node))
+        children = jax.tree_util.tree_flatten_with_path(node, is_leaf=lambda child: child is not node)[0]
+        if any(child is node for _, child in children):
+            raise CheckpointError(f"{_where(path)} is {type(node).__name__!r}, which is neither an array nor JSON")
+        return {"dict": [[trees.path_name(key), self.write(child, (*path, *key))] for key, child in children]}
+
+    def _items(self, items: Any, path: tuple[Any, ...]) -> list[list[Any]]:
+        return [[key, self.write(value, (*path, jax.tree_util.DictKey(key)))] for key, value in items]
+
+    def _keep(self, where: dict[str, Any], path: tuple[Any, ...], value: Any) -> str:
+        name = trees.path_name(path) or "value"
+        if name in self.arrays or name in self.texts or name in (MARK, _TEXTS):
+            raise CheckpointError(f"two leaves of the tree have the name {name!r}, or it is taken")
+        where[name] = value
+        return name
+
+
+def _outline_of_groups(state_dict: Mapping[str, Any]) -> list[Any]:
+    return [
+        [list(group["params"]), list(group["param_names"]) if "param_names" in group else None]
+        for group in state_dict["param_groups"]
+    ]
+
+
+def _is_plain(node: Any) -> bool:
+    return node is None or type(node) in (bool, int, float, str)
+
+
+def _where(path: tuple[Any, ...]) -> str:
+    return trees.quote(trees.path_name(path)) if path else "the tree"
+
+
+def _checked(array: Any, path: tuple[Any, ...]) -> Any:
+    if isinstance(array, jax.Array) and jnp.issubdtype(array.dtype, jax.dtypes.extended):
+        raise CheckpointError(f"{_where(path)} is an array of random keys: write jax.random.key_data of it")
+    if array.dtype == object:
+        raise CheckpointError(f"{_where(path)} is an array of objects")
+    return array
+
+
+def _outline(texts: Mapping[str, str]) -> Any:
+    """How the names form the tree.
+
+    Raises:
+        CheckpointError: a newer version wrote it.
+    """
+    header = json.loads(texts[MARK])
+    version = header["format"]
+    if type(version) is not int or version < 1:
+        raise ValueError(f"its format is {version!r}")
+    if version > FORMAT:
+        raise CheckpointError(
+            f"it was written in format {version} by a newer functorch_optim; this one reads formats up to {FORMAT}: "
+            "upgrade functorch_optim"
+        )
+    return header["tree"]
+
+
+def _read(outline: Any, flat: Flat) -> Any:
+    """The node of an outline."""
+    if isinstance(outline, str):
+        return _leaf(outline, flat)
+    if "state_dict" in outline:
+        entries = {key: _read(node, flat) for key, node in outline["entries"]}
+        return unflatten_state_dict(entries, [tuple(group) for group in outline["state_dict"]])
+    if "dict" in outline:
+        return {key: _read(node, flat) for key, node in outline["dict"]}
+    kind = "list" if "list" in outline else "tuple"
+    given = outline[kind]
+    items = json.loads(flat.texts[given]) if isinstance(given, str) else [_read(node, flat) for node in given]
+    return items if kind == "list" else tuple(items)
+
+
+def _leaf(name: str, flat: Flat) -> Any:
+    if name in flat.arrays:
+        return flat.arrays[name]
+    if name in flat.texts:
+        return json.loads(flat.texts[name])
+    raise CheckpointError(f"what was saved is damaged: {name!r} is missing")
+
+
+def _foreign(flat: Flat) -> Any:
+    """What other programs wrote: arrays by name, and a state dict, if the names are of one."""
+    options = {name: json.loads(text) for name, text in flat.texts.items() if name.startswith("param_groups.")}
+    if not options:
+        return dict(flat.arrays)
+    plain = {name: json.loads(text) for name, text in flat.texts.items() if name.startswith("state.")}
+    return unflatten_state_dict({**flat.arrays, **plain, **options})
+
+
+def _restored(flat: Flat, like: Any) -> Any:
+    """The leaves that stand under the names of those of ``like``."""
+    names, models, treedef = trees.named_leaves(like)
+    names = [name or "value" for name in names]
+    held = {**{name: None for name, text in flat.texts.items() if text != "null" and name != MARK}, **flat.arrays}
+    problems = [f"{name} is missing" for name in names if name not in held]
+    problems += [f"{name} is unexpected" for name in held if name not in set(names)]
+    leaves = []
+    for name, model in zip(names, models, strict=True):
+        if name in held:
+            leaf = _leaf(name, flat)
+            found, expected = _kind(leaf), _kind(model)
+            if found != expected:
+                problems.append(f"{name} is {found}, not {expected}")
+            leaves.append((leaf, model))
+    if problems:
+        raise CheckpointError(f"what was saved does not fit: {'; '.join(problems)}")
+    return treedef.unflatten([_placed(leaf, model) for leaf, model in leaves])
+
+
+def _kind(leaf: Any) -> str:
+    if hasattr(leaf, "shape") and hasattr(leaf, "dtype"):
+        return f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
+    return type(leaf).__name__
+
+
+def _placed(leaf: Any, model: Any) -> Any:
+    """A leaf as ``model`` is: NumPy's, or JAX's with its sharding; anything else as it is."""
+    if isinstance(model, jax.Array | jax.ShapeDtypeStruct):
+        return jax.device_put(leaf, model.sharding)
+    return leaf

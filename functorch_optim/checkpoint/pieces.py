@@ -1,0 +1,101 @@
+"""A leaf of a JAX tree, and the pieces of torch's parameters that it is made of."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Piece(NamedTuple):
+    """One parameter of torch, or a part of it along its first axis, as JAX lays it out."""
+
+    name: str
+    torch_shape: tuple[int, ...]  # of the whole parameter
+    part: tuple[int, int] | None
+    axes: tuple[int, ...]  # torch's, in JAX's order
+    flipped: tuple[int, ...]  # of them, after that
+    jax_shape: tuple[int, ...]
+
+    @property
+    def own_shape(self) -> tuple[int, ...]:
+        """The shape of the part in torch."""
+        if self.part is None:
+            return self.torch_shape
+        return (self.torch_shape[0] // self.part[1], *self.torch_shape[1:])
+
+    @property
+    def moved_shape(self) -> tuple[int, ...]:
+        """The shape of the part with its axes in JAX's order."""
+        return tuple(self.own_shape[axis] for axis in self.axes)
+
+    def of(self, array: np.ndarray) -> np.ndarray:
+        """The part of torch's array."""
+        if self.part is None:
+            return array
+        size = array.shape[0] // self.part[1]
+        return array[self.part[0] * size : (self.part[0] + 1) * size]
+
+    def to_jax(self, array: np.ndarray) -> np.ndarray:
+        return np.flip(self.of(array).transpose(self.axes), self.flipped).reshape(self.jax_shape)
+
+    def to_torch(self, array: np.ndarray) -> np.ndarray:
+        moved = np.flip(array.reshape(self.moved_shape), self.flipped)
+        return moved.transpose(tuple(np.argsort(self.axes))) if self.axes else moved
+
+
+class Leaf(NamedTuple):
+    """A leaf of the tree: one piece, or several stacked along a new first axis."""
+
+    name: str
+    shape: tuple[int, ...]
+    pieces: tuple[Piece, ...]
+    stacked: bool
+    is_complex: bool
+
+    def join(self, arrays: list[np.ndarray]) -> np.ndarray:
+        return np.stack(arrays) if self.stacked else np.ascontiguousarray(arrays[0]).reshape(arrays[0].shape)
+
+    def split(self, array: np.ndarray) -> list[np.ndarray]:
+        return list(array) if self.stacked else [array]
+
+
+def parts_of(name: str, leaves: Sequence[Leaf]) -> list[tuple[Leaf, int]]:
+    """The leaves that torch's parameter is in, and the numbers of its pieces there, in the order of its parts."""
+    found = [(leaf, i) for leaf in leaves for i, piece in enumerate(leaf.pieces) if piece.name == name]
+    return sorted(found, key=lambda pair: pair[0].pieces[pair[1]].part or (0, 1))
+
+
+def piece_of(
+    name: str, torch_shape: tuple[int, ...], layout: str, part: tuple[int, int] | None, jax_shape: tuple[int, ...]
+) -> Piece | None:
+    """The piece, if a parameter of this shape can be laid out and cut so."""
+    count = len(torch_shape)
+    if part is not None and (not count or torch_shape[0] % part[1]):
+        return None
+    if layout == "same":
+        axes, flipped = tuple(range(count)), ()
+    elif layout not in ("kernel", "transposed_kernel"):
+        raise ValueError(f"a layout is 'same', 'kernel' or 'transposed_kernel', but it is {layout!r}")
+    elif count < 2:
+        return None
+    elif layout == "kernel":
+        axes, flipped = (*range(2, count), 1, 0), ()
+    else:
+        axes, flipped = (*range(2, count), 0, 1), tuple(range(count - 2))
+    return Piece(name, torch_shape, part, axes, flipped, jax_shape)
+
+
+def fits(piece: Piece) -> bool:
+    """Whether the shapes agree: axes of a matrix or vector may be split (heads), and axes of one entry come and go."""
+    moved, jax_shape = piece.moved_shape, piece.jax_shape
+    if tuple(n for n in moved if n != 1) == tuple(n for n in jax_shape if n != 1):
+        return len(moved) <= 2 or moved == jax_shape
+    return len(moved) <= 2 and 0 not in moved and {*_borders(moved)} <= {*_borders(jax_shape)} and _same_size(piece)
+
+
+def _borders(shape: tuple[int, ...]) -> list[int]:
+    return [int(np.prod(shape[: axis + 1], dtype=np.int64)) for axis in range(len(shape))] + [1]
+
+
+def _same_size(piece: Piece) -> bool:
+    return np.prod(piece.moved_shape, dtype=np.int64) == np.prod(piece.jax_shape, dtype=np.int64)

@@ -1,0 +1,291 @@
+"""An optimizer's state between torch's layout and that of a JAX tree."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from functorch_optim.checkpoint.errors import CheckpointError
+from functorch_optim.checkpoint.pieces import Leaf, Piece, parts_of
+from functorch_optim.checkpoint.state_names import is_state_dict
+from functorch_optim.torch_tensors import as_array
+
+Entry = Mapping[str, Any]
+
+_SCALARS = ("step", "mu_product", "eta", "mu")  # of one number each, also where a parameter is one number
+_BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
+_FACTORED = {"row_var": "col_var", "col_var": "row_var"}  # what a statistic is of the transposed matrix
+_FLAT = "func_evals"  # what the one entry of an optimizer has whose vectors are of all parameters together
+_ORIENTED = "ns_coefficients"  # the option of a group whose algorithm asks which axis has the outputs
+
+
+def from_torch(layout: Any, state_dict: Mapping[str, Any], names: Sequence[str] | None) -> dict[str, Any]:
+    """The state dict of torch as one of this library; see ``TorchLayout.state_from_torch``."""
+    groups = _groups(state_dict)
+    named = _torch_names(layout, groups, names)
+    entry_of = {name: _entry(state_dict, number) for own in named for name, number in own.items()}
+    _check_shapes(layout, entry_of)
+    saved, state, taken, start = [], {}, set(), 0
+    for group, own in zip(groups, named, strict=True):
+        leaves = [leaf for leaf in layout.leaves if _belongs(leaf, own)]
+        taken |= {piece.name for leaf in leaves for piece in leaf.pieces}
+        if any(_FLAT in entry_of[name] for name in own):
+            order = _flat_order(layout, leaves, list(own))
+            entries = _flat_entries(entry_of.values(), order, len(leaves))
+        else:
+            entries = [_joined(leaf, [entry_of[piece.name] for piece in leaf.pieces]) for leaf in leaves]
+        state |= {start + i: dict(entry) for i, entry in enumerate(entries) if entry}
+        options = {**_options(group), **_orientation(group, leaves)}
+        saved.append({**options, "params": list(range(start, start + len(leaves)))})
+        saved[-1]["param_names"] = [leaf.name for leaf in leaves]
+        start += len(leaves)
+    lost = [name for own in named for name in own if name not in taken and not layout.ignores(name)]
+    if lost:
+        raise CheckpointError(f"the layout has not what the optimizer has: {', '.join(lost)}")
+    return {"state": state, "param_groups": saved}
+
+
+def to_torch(layout: Any, state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """The state dict of this library as one of torch; see ``TorchLayout.state_to_torch``."""
+    groups = _groups(state_dict)
+    leaf_of = {leaf.name: leaf for leaf in layout.leaves}
+    saved, state, start = [], {}, 0
+    for index, group in enumerate(groups):
+        if len(group.get("param_names", ())) != len(group["params"]):
+            raise CheckpointError(f"group {index} of the state dict has no names: make the optimizer of a named tree")
+        lost = [name for name in group["param_names"] if name not in leaf_of]
+        if lost:
+            raise CheckpointError(f"the layout has no leaf {', '.join(map(repr, lost))}, which the optimizer has")
+        leaves = [leaf_of[name] for name in group["param_names"]]
+        pairs = zip(leaves, group["params"], strict=True)
+        entry_of = {leaf.name: _entry(state_dict, number) for leaf, number in pairs}
+        inside = {piece.name for leaf in leaves for piece in leaf.pieces}
+        names = [name for name in layout.torch_shapes if name in inside]
+        if any(_FLAT in entry for entry in entry_of.values()):
+            order = np.argsort(_flat_order(layout, leaves, names))
+            entries = _flat_entries(entry_of.values(), order, len(names))
+        else:
+            entries = [_split(name, leaves, entry_of) for name in names]
+        state |= {start + i: dict(entry) for i, entry in enumerate(entries) if entry}
+        options = {key: value for key, value in _options(group).items() if key != "reshape"}
+        saved.append({**options, "params": list(range(start, start + len(names))), "param_names": names})
+        start += len(names)
+    return {"state": state, "param_groups": saved}
+
+
+def _groups(state_dict: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    if not is_state_dict(state_dict):
+        raise CheckpointError("a state dict of an optimizer has the keys 'state' and 'param_groups', and nothing else")
+    return state_dict["param_groups"]
+
+
+def _entry(state_dict: Mapping[str, Any], number: Any) -> Entry:
+    state = state_dict["state"]
+    entry = state.get(number, state.get(str(number), {}))
+    return {key: as_array(value) for key, value in entry.items()}
+
+
+def _options(group: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in group.items() if key not in ("params", "param_names")}
+
+
+def _torch_names(layout: Any, groups: Sequence[Mapping[str, Any]], names: Sequence[str] | None) -> list[dict[str, Any]]:
+    """The numbers of each group's parameters, by torch's names."""
+    numbers = [number for group in groups for number in group["params"]]
+    if names is None and all(len(group.get("param_names", ())) == len(group["params"]) for group in groups):
+        names = [name for group in groups for name in group["param_names"]]
+        name_of = dict(zip(numbers, names, strict=True))
+    else:
+        if names is None:
+            names = [name for name in layout.torch_shapes if name.rpartition(".")[2] not in _BUFFERS]
+            names = [name for name in names if not layout.ignores(name) or layout.has(name)]
+            if len(groups) > 1:
+                raise CheckpointError(
+                    "the state dict has several groups and no names: names= must list torch's names of the parameters "
+                    "in the order of their numbers"
+                )
+        if len(names) != len(numbers):
+            raise CheckpointError(
+                f"the state dict has {len(numbers)} parameters, but there are {len(names)} names: names= must list "
+                "torch's names of its parameters in the order of their numbers"
+            )
+        name_of = dict(zip(sorted(numbers), names, strict=True))
+    unknown = [name for name in names if name not in layout.torch_shapes]
+    if unknown:
+        raise CheckpointError(f"the layout does not know {', '.join(map(repr, unknown))}, which the optimizer has")
+    return [{name_of[number]: number for number in group["params"]} for group in groups]
+
+
+def _check_shapes(layout: Any, entry_of: Mapping[str, Entry]) -> None:
+    """Raise where a slot cannot be one of its parameter: most likely the names are in another order."""
+    if any(_FLAT in entry for entry in entry_of.values()):
+        return
+    for name, entry in entry_of.items():
+        expected = layout.torch_shapes[name]
+        for key, value in entry.items():
+            shape = np.shape(value)
+            factored = len(shape) == len(expected) and all(
+                n in (1, m) for n, m in zip(shape, expected, strict=True)
+            )  # one that is no factored statistic is found when it is laid out
+            if shape not in ((), expected) and not factored:
+                raise CheckpointError(
+                    f"{key} of torch's {name!r} has shape {shape}, the parameter {expected}: are the names in the "
+                    "order of the optimizer's parameters?"
+                )
+
+
+def _belongs(leaf: Leaf, numbers: Mapping[str, Any]) -> bool:
+    """Whether a leaf's parameters are in this group."""
+    inside = [piece.name in numbers for piece in leaf.pieces]
+    if any(inside) and not all(inside):
+        raise CheckpointError(
+            f"the leaf {leaf.name!r} is made of parameters of which some are not in the same group of the optimizer: "
+            f"{', '.join(piece.name for piece in leaf.pieces)}"
+        )
+    return bool(inside) and all(inside)
+
+
+def _joined(leaf: Leaf, entries: Sequence[Entry]) -> Entry:
+    """The entry of a leaf, of those of its pieces."""
+    joined = {}
+    for key in _same_keys(leaf.name, entries):
+        values = [entry[key] for entry in entries]
+        if not _is_slot(key, values[0]):
+            joined[key] = _shared(key, values, leaf.name)
+        elif key in _FACTORED:
+            parts = [
+                _factored(key, piece, value, inverse=False) for piece, value in zip(leaf.pieces, values, strict=True)
+            ]
+            joined[parts[0][0]] = leaf.join([array for _, array in parts])
+        else:
+            pairs = zip(leaf.pieces, values, strict=True)
+            joined[key] = leaf.join([piece.to_jax(_like(key, value, piece)) for piece, value in pairs])
+    return joined
+
+
+def _split(name: str, leaves: Sequence[Leaf], entry_of: Mapping[str, Entry]) -> Entry:
+    """The entry of torch's parameter, of those of the leaves that it is in."""
+    found = parts_of(name, leaves)
+    if len(found) < (found[0][0].pieces[found[0][1]].part or (0, 1))[1]:
+        raise CheckpointError(f"the parts of torch's {name!r} are not in one group of the optimizer")
+    entries = [entry_of[leaf.name] for leaf, _ in found]
+    split = {}
+    for key in _same_keys(name, entries):
+        values = [entry[key] for entry in entries]
+        if not _is_slot(key, values[0]):
+            split[key] = _shared(key, values, name)
+            continue
+        parts = []
+        for (leaf, index), value in zip(found, values, strict=True):
+            own, piece = leaf.split(np.asarray(value))[index], leaf.pieces[index]
+            new, part = _factored(key, piece, own, inverse=True) if key in _FACTORED else (key, _back(key, own, piece))
+            parts.append((new, part))
+        arrays = [part for _, part in parts]
+        split[parts[0][0]] = np.concatenate(arrays) if len(arrays) > 1 else _contiguous(arrays[0])
+    return split
+
+
+def _contiguous(array: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(array).reshape(array.shape)
+
+
+def _same_keys(name: str, entries: Sequence[Entry]) -> list[str]:
+    keys = list(entries[0])
+    if any(entry.keys() != entries[0].keys() for entry in entries):
+        raise CheckpointError(f"the states of what {name!r} is made of have not all the same keys")
+    return keys
+
+
+def _is_slot(key: str, value: Any) -> bool:
+    """Whether a value is one of a parameter's arrays, not a number that parameters may share."""
+    return key not in _SCALARS and hasattr(value, "shape")
+
+
+def _shared(key: str, values: Sequence[Any], name: str) -> Any:
+    if any(not np.array_equal(np.asarray(value), np.asarray(values[0])) for value in values):
+        raise CheckpointError(f"{key} of what {name!r} is made of differs: {', '.join(map(str, values))}")
+    return values[0]
+
+
+def _like(key: str, value: Any, piece: Piece) -> np.ndarray:
+    array = np.asarray(value)
+    if array.shape != piece.torch_shape:
+        raise CheckpointError(f"{key} of torch's {piece.name!r} has shape {array.shape}, not {piece.torch_shape}")
+    return array
+
+
+def _back(key: str, value: np.ndarray, piece: Piece) -> np.ndarray:
+    if value.shape != piece.jax_shape:
+        raise CheckpointError(
+            f"{key} of what torch calls {piece.name!r} has shape {value.shape}, not {piece.jax_shape}"
+        )
+    return piece.to_torch(value)
+
+
+def _factored(key: str, piece: Piece, value: Any, inverse: bool) -> tuple[str, np.ndarray]:
+    """A statistic over the rows or columns of the last two axes, in the other layout, and its name there."""
+    last = piece.axes[-2:]
+    count = len(piece.axes)
+    if piece.part or piece.moved_shape != piece.jax_shape or {*last} != {count - 2, count - 1}:
+        raise CheckpointError(
+            f"{key} of torch's {piece.name!r} {piece.torch_shape} cannot be laid out as {piece.jax_shape}: its rows "
+            "and columns are other axes there. Take the entry out of the state dict, and it starts anew"
+        )
+    axes = tuple(np.argsort(piece.axes)) if inverse else piece.axes
+    return (_FACTORED[key] if last[0] > last[1] else key), _contiguous(np.asarray(value).transpose(axes))
+
+
+def _flat_order(layout: Any, leaves: Sequence[Leaf], names: Sequence[str]) -> np.ndarray:
+    """For each entry of JAX's flat vector its place in torch's."""
+    widths = {piece.name: 2 if leaf.is_complex else 1 for leaf in leaves for piece in leaf.pieces}
+    held, start = {}, 0
+    for name in names:
+        shape = layout.torch_shapes[name]
+        if name not in widths:
+            raise CheckpointError(f"the layout has no leaf for {name!r}, which the flat history has")
+        size = int(np.prod(shape, dtype=np.int64))
+        held[name] = (start + widths[name] * np.arange(size)).reshape(shape)
+        start += widths[name] * size
+    order = []
+    for leaf in leaves:
+        places = leaf.join([piece.to_jax(held[piece.name]) for piece in leaf.pieces]).reshape(-1)
+        order.append(np.stack([places, places + 1], -1).reshape(-1) if leaf.is_complex else places)
+    return np.concatenate(order)
+
+
+def _flat_entries(entries: Iterable[Entry], order: np.ndarray, count: int) -> list[Entry]:
+    """The entries of ``count`` parameters, of which the first has the history of all."""
+    whole = next(entry for entry in entries if _FLAT in entry)
+    return [_permuted(whole, order), *[{} for _ in range(count - 1)]]
+
+
+def _permuted(entry: Entry, order: np.ndarray) -> Entry:
+    """A flat history in another order: vectors, matrices, lists of them."""
+
+    def moved(key: str) -> Callable[[Any], Any]:
+        def move(value: Any) -> Any:
+            if isinstance(value, list):
+                return [move(item) for item in value]
+            array = np.asarray(value) if hasattr(value, "shape") else value
+            for axis in range(np.ndim(array)):
+                if array.shape[axis] != len(order):
+                    raise CheckpointError(f"{key} has {array.shape[axis]} entries, the parameters {len(order)}")
+                array = np.take(array, order, axis)
+            return array
+
+        return move
+
+    return {key: moved(key)(value) for key, value in entry.items()}
+
+
+def _orientation(group: Mapping[str, Any], leaves: Sequence[Leaf]) -> dict[str, Any]:
+    """What says to Muon that the outputs are the last axis here, where they are the first in torch."""
+    if _ORIENTED not in group:
+        return {}
+    turned = {piece.axes[-2:] == (1, 0) for leaf in leaves for piece in leaf.pieces}
+    if turned == {True, False} and group.get("adjust_lr_fn") != "match_rms_adamw":
+        raise CheckpointError(
+            "some matrices of the group are transposed here and some are not, and the factor of Muon's learning rate "
+            "follows their shape: give them two groups"
+        )
+    return {"reshape": "out_last"} if turned == {True} else {}

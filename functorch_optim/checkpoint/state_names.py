@@ -1,0 +1,145 @@
+"""State dicts by name, as torch's distributed checkpoints flatten them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from functorch_optim.checkpoint.errors import CheckpointError
+
+_OUTSIDE = ("params", "param_names")  # what a group has beside its options
+
+Group = tuple[list[Any], list[str] | None]  # the numbers of a group's parameters, and their names
+
+
+def is_state_dict(node: Any) -> bool:
+    """Whether a node is the state dict of an optimizer."""
+    if not (isinstance(node, Mapping) and node.keys() == {"state", "param_groups"}):
+        return False
+    groups, state = node["param_groups"], node["state"]
+    return (
+        isinstance(groups, list | tuple)
+        and isinstance(state, Mapping)
+        and all(isinstance(group, Mapping) and isinstance(group.get("params"), list | tuple) for group in groups)
+        and all(isinstance(entry, Mapping) for entry in state.values())
+    )
+
+
+def flatten_state_dict(state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """``state.<name>.<slot>`` and ``param_groups.<name>.<option>`` of every parameter, in one dict.
+
+    It is what ``torch.distributed.checkpoint.state_dict.get_optimizer_state_dict`` gives with
+    ``flatten_optimizer_state_dict=True``. A parameter without a name has its number for one; the options of a group
+    without parameters stand under ``param_groups.(group <number>)``.
+
+    Raises:
+        CheckpointError: it is no state dict, or two parameters have one name.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from functorch_optim import optim
+        >>> optimizer = optim.SGD({"w": jnp.ones(2)}, lr=0.5, momentum=0.9)
+        >>> optimizer.step({"w": jnp.ones(2)})
+        >>> flat = flatten_state_dict(optimizer.state_dict())
+        >>> flat["state.w.momentum_buffer"].tolist(), flat["param_groups.w.lr"]
+        ([1.0, 1.0], 0.5)
+    """
+    if not is_state_dict(state_dict):
+        raise CheckpointError("a state dict of an optimizer has the keys 'state' and 'param_groups', and nothing else")
+    flat: dict[str, Any] = {}
+    name_of: dict[Any, str] = {}
+    taken: set[str] = set()
+    for index, group in enumerate(state_dict["param_groups"]):
+        names = [str(name) for name in group.get("param_names", group["params"])]
+        if len(names) != len(group["params"]):
+            raise CheckpointError(f"group {index} has {len(group['params'])} parameters and {len(names)} names")
+        for name in names:
+            if name in taken:
+                raise CheckpointError(f"several parameters have the name {name!r}")
+            taken.add(name)
+        name_of.update(zip(group["params"], names, strict=True))
+        for name in names or [_empty(index)]:
+            flat |= {f"param_groups.{name}.{key}": value for key, value in group.items() if key not in _OUTSIDE}
+    for number, entry in state_dict["state"].items():
+        name = name_of.get(number, str(number))
+        flat |= {f"state.{name}.{slot}": value for slot, value in entry.items()}
+    return flat
+
+
+def unflatten_state_dict(flat: Mapping[str, Any], groups: Sequence[Group] | None = None) -> dict[str, Any]:
+    """The state dict of :func:`flatten_state_dict`.
+
+    Args:
+        flat: the values by their names.
+        groups: for each group the numbers and the names of its parameters, if they are known. Otherwise parameters
+            with the same options form a group, in the order of the names in ``flat``, and are numbered; then there
+            must be no dot in an option.
+
+    Raises:
+        CheckpointError: a key is neither of a state nor of an option; a parameter with a state has no options.
+
+    Example:
+        >>> flat = {"state.w.step": 3.0, "param_groups.w.lr": 0.5, "param_groups.b.lr": 0.5}
+        >>> unflatten_state_dict(flat)
+        {'state': {0: {'step': 3.0}}, 'param_groups': [{'lr': 0.5, 'params': [0, 1], 'param_names': ['w', 'b']}]}
+    """
+    kinds: dict[str, dict[str, Any]] = {"state": {}, "param_groups": {}}
+    for key, value in flat.items():
+        kind, _, rest = key.partition(".")
+        if kind not in kinds:
+            raise CheckpointError(f"{key!r} is neither 'state.<name>.<slot>' nor 'param_groups.<name>.<option>'")
+        kinds[kind][rest] = value
+    if groups is None:
+        options = _divided("param_groups", kinds["param_groups"], None)
+        groups = _grouped(options)
+    else:
+        options = _divided("param_groups", kinds["param_groups"], _labels(groups))
+    state = _divided("state", kinds["state"], _labels(groups))
+    saved, number_of = [], {}
+    for labels, (numbers, names) in zip(_labels(groups), groups, strict=True):
+        group = dict(options.get(labels[0], {}))
+        saved.append({**group, "params": list(numbers), **({} if names is None else {"param_names": list(names)})})
+        number_of.update(zip(labels, numbers, strict=False))
+    return {"state": {number_of[name]: entry for name, entry in state.items()}, "param_groups": saved}
+
+
+def _empty(index: int) -> str:
+    return f"(group {index})"
+
+
+def _labels(groups: Sequence[Group]) -> list[list[str]]:
+    """What stands for each parameter of each group; for a group without parameters one label."""
+    return [
+        (list(map(str, numbers)) if names is None else list(names)) or [_empty(index)]
+        for index, (numbers, names) in enumerate(groups)
+    ]
+
+
+def _divided(kind: str, flat: Mapping[str, Any], labels: list[list[str]] | None) -> dict[str, dict[str, Any]]:
+    """``<name>.<key>`` by name and key: the longest of the names that are known, or what stands before the last dot."""
+    known = None if labels is None else {label for group in labels for label in group}
+    found: dict[str, dict[str, Any]] = {}
+    for rest, value in flat.items():
+        name = rest.rpartition(".")[0]
+        while known is not None and name and name not in known:
+            name = name.rpartition(".")[0]
+        if not name:
+            raise CheckpointError(f"'{kind}.{rest}' belongs to no parameter whose options are known")
+        found.setdefault(name, {})[rest[len(name) + 1 :]] = value
+    return found
+
+
+def _grouped(options: dict[str, dict[str, Any]]) -> list[Group]:
+    """Parameters with the same options, numbered group after group; a list among the options becomes a tuple."""
+    together: list[tuple[dict[str, Any], list[str]]] = []
+    for name, own in options.items():
+        own |= {key: tuple(value) for key, value in own.items() if isinstance(value, list)}
+        for other, names in together:
+            if repr(other) == repr(own):
+                names.append(name)
+                break
+        else:
+            together.append((own, [name]))
+    groups, start = [], 0
+    for _, names in together:
+        groups.append((list(range(start, start + len(names))), names))
+        start += len(names)
+    return groups

@@ -1,0 +1,270 @@
+"""How torch names and lays out the parameters of a JAX tree."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from functorch_optim import trees
+from functorch_optim.checkpoint import state_layout
+from functorch_optim.checkpoint.errors import CheckpointError
+from functorch_optim.checkpoint.pieces import Leaf, Piece, fits, parts_of, piece_of
+from functorch_optim.torch_tensors import as_array
+
+
+class LeafRule(NamedTuple):
+    """What torch calls a leaf of a JAX tree, and how it lays it out.
+
+    Attributes:
+        path: a regular expression that the leaf's whole dotted path matches.
+        name: torch's name for it, with ``\\1`` for what the first parentheses matched.
+        layout: ``"same"``; ``"kernel"``: a dense or convolution kernel, whose inputs and outputs stand last, (inputs,
+            outputs) for torch's (outputs, inputs); ``"transposed_kernel"``: that of flax's ``ConvTranspose``.
+        part: (i, n) where the leaf is the i-th of n equal parts of torch's parameter, along its first axis.
+    """
+
+    path: str
+    name: str
+    layout: str = "same"
+    part: tuple[int, int] | None = None
+
+
+_ATTENTION = [
+    LeafRule(rf"(.*\.)?{own}\.{leaf}", rf"\1{name}", layout, part)
+    for i, role in enumerate(("query", "key", "value"))
+    for own, leaf, layout in ((role, "kernel", "kernel"), (f"{role}_proj", "weight", "same"))
+    for name, part in (("in_proj_weight", (i, 3)), (f"{role[0]}_proj_weight", None))
+] + [
+    LeafRule(rf"(.*\.)?{role}(?:_proj)?\.bias", r"\1in_proj_bias", "same", (i, 3))
+    for i, role in enumerate(("query", "key", "value"))
+]
+TORCH_NAMES: tuple[LeafRule, ...] = (
+    *_ATTENTION,
+    LeafRule(r"(.*\.)?out\.kernel", r"\1out_proj.weight", "kernel"),
+    LeafRule(r"(.*\.)?output_proj\.weight", r"\1out_proj.weight"),
+    LeafRule(r"(.*\.)?out(?:put_proj)?\.bias", r"\1out_proj.bias"),
+    LeafRule(r"(.*\.)?kernel", r"\1weight", "kernel"),
+    LeafRule(r"(.*\.)?(?:scale|embedding|negative_slope)", r"\1weight"),
+    LeafRule(r"(.*\.)?mean", r"\1running_mean"),
+    LeafRule(r"(.*\.)?var", r"\1running_var"),
+    LeafRule(r"(.*)", r"\1"),
+)
+"""The rules of flax (linen and nnx) and equinox: dense layers, convolutions, embeddings, norms, attention."""
+
+_COLLECTIONS = re.compile(r"^(params|batch_stats)\.")  # linen's, which torch's names do not have
+_UNMAPPED = re.compile(r"(.*\.)?num_batches_tracked")  # torch counts, flax and equinox do not
+
+
+class TorchLayout:
+    """The map between a torch module's parameters and those of its JAX twin: names, axes, and what is cut or joined.
+
+    It is applied to the parameters and to an optimizer's state, in both directions.
+
+    Args:
+        params: the JAX tree: an ``nnx.State``, linen's variables or its parameters, an equinox module, a dict, of
+            arrays or of :class:`jax.ShapeDtypeStruct`. Leaves that are no floating arrays (activation functions,
+            random keys) and that torch does not have are left as they are.
+        torch_params: torch's ``module.state_dict()``: arrays or tensors by name, in torch's order.
+        rules: how leaves are called and laid out; the first that leads to one of torch's names with a shape that fits
+            decides. Put rules of your own before :data:`TORCH_NAMES`.
+        rename: ``(regular expression, replacement)`` pairs, which turn the paths of the tree into those of torch's
+            modules, one after the other: ``[(r"^Dense_0\\.", "fc1.")]``.
+        stacked: layers that the tree has stacked along the first axis of every leaf, for a scan, and torch one by
+            one: ``{"layers": "encoder.layers"}`` says that ``layers.<rest>`` is of ``encoder.layers.0.<rest>``, ....
+        ignore: regular expressions of torch's names that the tree does not need to have.
+
+    Raises:
+        CheckpointError: something does not map: a leaf that torch does not have, a parameter or buffer of torch that
+            the tree has not (``num_batches_tracked`` aside), a shape that does not fit. One error lists all.
+
+    Example:
+        >>> import numpy as np
+        >>> params = {"fc1": {"kernel": np.zeros((3, 2)), "bias": np.zeros(2)}}
+        >>> weights = {"fc1.weight": np.arange(6.0).reshape(2, 3), "fc1.bias": np.ones(2)}
+        >>> layout = TorchLayout(params, weights)
+        >>> layout.params_from_torch(weights)["fc1"]["kernel"].tolist()
+        [[0.0, 3.0], [1.0, 4.0], [2.0, 5.0]]
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        torch_params: Mapping[str, Any],
+        *,
+        rules: Sequence[LeafRule] = TORCH_NAMES,
+        rename: Iterable[tuple[str, str]] = (),
+        stacked: Mapping[str, str] | None = None,
+        ignore: Iterable[str] = (),
+    ) -> None:
+        self._tree = params
+        self._ignore = [_UNMAPPED, *map(re.compile, ignore)]
+        self.torch_shapes = {name: tuple(value.shape) for name, value in torch_params.items()}
+        search = _Search(self.torch_shapes, rules, list(rename), dict(stacked or {}))
+        names, models, _ = trees.named_leaves(params)
+        found = [search.leaf(name, model) for name, model in zip(names, models, strict=True)]
+        self.leaves = [leaf for leaf in found if isinstance(leaf, Leaf)]
+        problems = [problem for problem in found if isinstance(problem, str)]
+        problems += self._incomplete()
+        if problems:
+            raise CheckpointError("the parameters of torch and of the tree do not map:\n  " + "\n  ".join(problems))
+
+    def _incomplete(self) -> list[str]:
+        """What the tree does not have of torch's parameters, or has twice."""
+        used: dict[str, list[Piece]] = {}
+        for leaf in self.leaves:
+            for piece in leaf.pieces:
+                used.setdefault(piece.name, []).append(piece)
+        problems = []
+        for name, shape in self.torch_shapes.items():
+            parts = [piece.part or (0, 1) for piece in used.get(name, ())]
+            if not parts and not any(pattern.fullmatch(name) for pattern in self._ignore):
+                problems.append(f"torch's {name!r} {shape} has no leaf in the tree; ignore= lists what may be left out")
+            elif parts and sorted(parts) != [(i, parts[0][1]) for i in range(parts[0][1])]:
+                problems.append(f"torch's {name!r} {shape} has too few or too many leaves in the tree")
+        return problems
+
+    def __getitem__(self, key: str) -> "TorchLayout":
+        """The layout of one part of the tree: ``layout["params"]`` of linen's variables, with the paths within it."""
+        part = object.__new__(TorchLayout)
+        part._tree, part._ignore = self._tree[key], [re.compile(r".*", re.DOTALL)]
+        inside = [leaf for leaf in self.leaves if leaf.name.startswith(f"{key}.")]
+        part.leaves = [leaf._replace(name=leaf.name[len(key) + 1 :]) for leaf in inside]
+        torch_names = {piece.name for leaf in part.leaves for piece in leaf.pieces}
+        part.torch_shapes = {name: shape for name, shape in self.torch_shapes.items() if name in torch_names}
+        return part
+
+    def ignores(self, name: str) -> bool:
+        """Whether the tree need not have this parameter of torch."""
+        return any(pattern.fullmatch(name) for pattern in self._ignore)
+
+    def has(self, name: str) -> bool:
+        """Whether a parameter of torch has a leaf in the tree."""
+        return bool(parts_of(name, self.leaves))
+
+    def params_from_torch(self, torch_params: Mapping[str, Any]) -> Any:
+        """The tree with torch's values, in their dtypes, each placed as the leaf that it was made with.
+
+        Raises:
+            CheckpointError: a parameter is missing or has another shape.
+        """
+        arrays = {name: np.asarray(as_array(value)) for name, value in torch_params.items()}
+        for name, shape in self.torch_shapes.items():
+            found = arrays[name].shape if name in arrays else None
+            if found != shape and not self.ignores(name):
+                raise CheckpointError(f"torch's {name!r} should have shape {shape}, but it has {found or 'none'}")
+        made = {
+            leaf.name: leaf.join([piece.to_jax(arrays[piece.name]) for piece in leaf.pieces]) for leaf in self.leaves
+        }
+        names, models, treedef = trees.named_leaves(self._tree)
+        pairs = zip(names, models, strict=True)
+        return treedef.unflatten([_placed(made[n], model) if n in made else model for n, model in pairs])
+
+    def params_to_torch(self, params: Any) -> dict[str, np.ndarray]:
+        """Torch's state dict of the values in a tree like the one that the layout was made with.
+
+        Raises:
+            CheckpointError: it has another structure or other shapes.
+        """
+        names, values, _ = trees.named_leaves(params)
+        held = dict(zip(names, values, strict=True))
+        result = {}
+        for name, shape in self.torch_shapes.items():
+            pieces = parts_of(name, self.leaves)
+            for leaf, _ in pieces:
+                found = np.shape(held[leaf.name]) if leaf.name in held else None
+                if found != leaf.shape:
+                    raise CheckpointError(
+                        f"the leaf {leaf.name!r} should have shape {leaf.shape}, but it has {found or 'none'}"
+                    )
+            if pieces:
+                parts = [leaf.pieces[i].to_torch(leaf.split(np.asarray(held[leaf.name]))[i]) for leaf, i in pieces]
+                result[name] = (
+                    np.concatenate(parts) if len(parts) > 1 else np.ascontiguousarray(parts[0].reshape(shape))
+                )
+        return result
+
+    def state_from_torch(self, state_dict: Mapping[str, Any], names: Sequence[str] | None = None) -> dict[str, Any]:
+        """The ``state_dict`` of a torch optimizer for the optimizer of this library over the tree.
+
+        Every slot is laid out as its parameter; Adafactor's row and column statistics change places, L-BFGS's flat
+        history is permuted, a Muon group over transposed matrices gets ``reshape="out_last"``.
+
+        Args:
+            state_dict: of the torch optimizer.
+            names: torch's names of the parameters in the order of their numbers. If the state dict has none itself
+                (an optimizer made with ``model.parameters()``), those of the layout's state dict are taken, where
+                there is one group.
+
+        Raises:
+            CheckpointError: the names are not known or not those of the layout; a slot fits no parameter, or cannot
+                be mapped (Adafactor's statistics of a convolution run over other axes in torch).
+        """
+        return state_layout.from_torch(self, state_dict, names)
+
+    def state_to_torch(self, state_dict: Mapping[str, Any]) -> dict[str, Any]:
+        """The ``state_dict`` of an optimizer of this library over the tree, for the torch optimizer, with its names.
+
+        Raises:
+            CheckpointError: it has no names, or they are not those of the tree; parts of one parameter differ in what
+                they share; a slot cannot be mapped.
+        """
+        return state_layout.to_torch(self, state_dict)
+
+
+class _Search(NamedTuple):
+    """Finds what of torch's a leaf is made of."""
+
+    shapes: Mapping[str, tuple[int, ...]]
+    rules: Sequence[LeafRule]
+    rename: list[tuple[str, str]]
+    stacked: dict[str, str]
+
+    def leaf(self, name: str, model: Any) -> Leaf | str | None:
+        """The leaf; None if it is to stay as it is; what is wrong with it."""
+        if not hasattr(model, "dtype") or not hasattr(model, "shape"):
+            return None
+        shape, dtype = tuple(model.shape), model.dtype
+        prefix = next((p for p in self.stacked if name.startswith(f"{p}.")), None)
+        if prefix is None:
+            paths, own_shape = [name], shape
+        elif not shape:
+            return f"the leaf {name!r} has no axis of layers"
+        else:
+            rest, own_shape = name[len(prefix) :], shape[1:]
+            paths = [f"{self.stacked[prefix]}.{index}{rest}" for index in range(shape[0])]
+        pieces = [self._piece(path, own_shape) for path in paths]
+        problems = [piece for piece in pieces if isinstance(piece, str)]
+        if problems:
+            if not jnp.issubdtype(dtype, jnp.inexact):
+                return None
+            return f"the leaf {name!r} {shape}: {problems[0]}"
+        found = tuple(piece for piece in pieces if isinstance(piece, Piece))
+        return Leaf(name, shape, found, prefix is not None, jnp.issubdtype(dtype, jnp.complexfloating))
+
+    def _piece(self, path: str, shape: tuple[int, ...]) -> Piece | str:
+        path = _COLLECTIONS.sub("", path)
+        for pattern, replacement in self.rename:
+            path = re.sub(pattern, replacement, path)
+        looked, unfit = [], ""
+        for rule in self.rules:
+            match = re.fullmatch(rule.path, path)
+            if match is None:
+                continue
+            name = match.expand(rule.name)
+            looked.append(name)
+            if name in self.shapes:
+                piece = piece_of(name, self.shapes[name], rule.layout, rule.part, shape)
+                if piece is not None and fits(piece):
+                    return piece
+                unfit = unfit or f"torch's {name!r} {self.shapes[name]} does not fit"
+        return unfit or f"torch has none of {', '.join(dict.fromkeys(looked))}"
+
+
+def _placed(array: np.ndarray, model: Any) -> Any:
+    """An array beside ``model``: NumPy's, or JAX's with its sharding."""
+    if isinstance(model, jax.Array | jax.ShapeDtypeStruct):
+        return jax.device_put(array, model.sharding)
+    return array

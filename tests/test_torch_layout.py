@@ -1,0 +1,434 @@
+"""From a torch network to its JAX twin and back: names, axes, and every slot of the optimizer's state."""
+
+import functools
+import io
+import re
+
+import equinox
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen, nnx
+
+from functorch_optim import optim
+from functorch_optim.checkpoint import (
+    TORCH_NAMES,
+    CheckpointError,
+    LeafRule,
+    TorchLayout,
+    load_torch,
+    save_torch,
+)
+from tests import torch_twins as twins
+
+pytestmark = pytest.mark.usefixtures("standard_promotion", "x64")
+
+
+def relative(found, expected):
+    found, expected = (np.asarray(array).astype(np.float64) for array in (found, expected))
+    assert found.shape == expected.shape
+    return np.abs(found - expected).max(initial=0.0) / max(np.abs(expected).max(initial=0.0), 1e-300)
+
+
+@functools.cache
+def recorded(case):
+    return load_torch(twins.FOLDER / f"{case}.pt")
+
+
+def live(case):
+    """The same from the torch that is installed."""
+    torch = pytest.importorskip("torch", reason="compares with a live torch")
+    file = io.BytesIO()
+    torch.save(twins.CASES[case](), file)
+    return file.getvalue()
+
+
+@pytest.fixture(params=["recorded", pytest.param("live", marks=pytest.mark.torch)])
+def load(request, tmp_path):
+    """A function that gives what torch did in a case."""
+
+    def loaded(case):
+        if request.param == "recorded":
+            return recorded(case)
+        (tmp_path / "live.pt").write_bytes(live(case))
+        return load_torch(tmp_path / "live.pt")
+
+    return loaded
+
+
+class Layer(nnx.Module):
+    def __init__(self, rngs, dtype):
+        of = {"rngs": rngs, "dtype": dtype, "param_dtype": dtype}
+        width, hidden = twins.WIDTH, twins.HIDDEN
+        self.self_attn = nnx.MultiHeadAttention(twins.HEADS, width, decode=False, **of)
+        self.linear1, self.linear2 = nnx.Linear(width, hidden, **of), nnx.Linear(hidden, width, **of)
+        self.norm1, self.norm2 = (nnx.LayerNorm(width, epsilon=1e-5, **of) for _ in range(2))
+
+    def __call__(self, x):
+        x = self.norm1(x + self.self_attn(x))
+        return self.norm2(x + self.linear2(jax.nn.relu(self.linear1(x))))
+
+
+class Encoder(nnx.Module):
+    def __init__(self, rngs, dtype):
+        self.layers = nnx.List([Layer(rngs, dtype) for _ in range(twins.LAYERS)])
+
+
+class Transformer(nnx.Module):
+    def __init__(self, dtype):
+        of = {"rngs": nnx.Rngs(0), "dtype": dtype, "param_dtype": dtype}
+        self.embed, self.encoder = nnx.Embed(twins.VOCABULARY, twins.WIDTH, **of), Encoder(of["rngs"], dtype)
+        self.head = nnx.Linear(twins.WIDTH, twins.VOCABULARY, **of)
+
+    def __call__(self, tokens):
+        x = self.embed(tokens)
+        for layer in self.encoder.layers:
+            x = layer(x)
+        return self.head(x.mean(1))
+
+
+def transformer(dtype):
+    """The twin without values, the layout's tree, and the function that is differentiated."""
+    graph, params = nnx.split(Transformer(jnp.dtype(dtype)), nnx.Param)
+
+    def loss(params, tokens, labels):
+        scores = nnx.merge(graph, params)(tokens).astype(jnp.float64)
+        return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(scores), labels[:, None], axis=1))
+
+    return graph, params, loss
+
+
+def worst(found, expected, dtype):
+    """The largest relative distance. Except in float64, without the bias of the keys, third of ``in_proj_bias``: it
+    moves no score, so its gradient is rounding alone, of which AdamW makes whole steps where that is not below eps."""
+    distances = {}
+    for name, value in expected.items():
+        one, other = found[name], value
+        if name.endswith("in_proj_bias") and dtype != "float64":
+            keys = np.s_[len(other) // 3 : 2 * len(other) // 3]
+            one, other = np.delete(one, keys), np.delete(other, keys)
+        distances[name] = relative(one, other)
+    return max(distances.values())
+
+
+@pytest.mark.parametrize(
+    ("dtype", "forward", "trained"),  # flax scales the scores of attention in float32
+    [("float64", 1e-7, 1e-6), ("float32", 1e-5, 1e-5), ("bfloat16", 1e-2, 5e-2)],
+)
+def test_a_transformer_goes_on_where_torch_stopped(load, dtype, forward, trained):
+    saved = load(f"transformer_{dtype}")
+    graph, params, loss = transformer(dtype)
+    layout = TorchLayout(params, saved["model"])
+    params = layout.params_from_torch(saved["model"])
+    tokens, labels = twins.token_batches()
+    scores = nnx.merge(graph, params)(tokens[twins.BEFORE])
+    assert relative(scores, saved["scores"]) <= forward
+
+    optimizer = optim.AdamW(params)
+    optimizer.load_state_dict(layout.state_from_torch(saved["optimizer"]))
+    for step in range(twins.BEFORE, twins.BEFORE + twins.AFTER):
+        optimizer.zero_grad()
+        optimizer.backward(loss, tokens[step], labels[step])
+        optimizer.step()
+    assert worst(layout.params_to_torch(optimizer.params), saved["after"], dtype) <= trained
+
+
+def same(one, other):
+    """Equal to the bit, with torch's step as a number of any dtype."""
+    if isinstance(other, dict):
+        assert one.keys() == other.keys(), (one.keys(), other.keys())
+        return all(same(one[key], other[key]) for key in other)
+    if isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    if hasattr(other, "shape"):
+        return np.shape(one) == other.shape and bool(np.all(np.asarray(one) == np.asarray(other)))
+    return one == other
+
+
+@pytest.mark.parametrize("case", [case for case in twins.CASES if case != "zoo"])
+def test_there_and_back_nothing_has_changed(case):
+    saved = recorded(case)
+    tree = mlp(saved["model"]) if case.startswith("mlp") else transformer(case.partition("_")[2])[1]
+    layout = TorchLayout(tree, saved["model"], **({"rename": [("fc", "")]} if case.startswith("mlp") else {}))
+    assert same(layout.params_to_torch(layout.params_from_torch(saved["model"])), dict(saved["model"]))
+    here = layout.state_from_torch(saved["optimizer"])
+    back = layout.state_to_torch(here)
+    named = [dict(group) for group in saved["optimizer"]["param_groups"]]
+    for group in named:
+        group.setdefault("param_names", list(saved["model"]))
+    assert same(back["state"], dict(saved["optimizer"]["state"]))
+    assert same(back["param_groups"], named)
+
+
+def mlp(weights, dtype=jnp.float64):
+    """The twin's tree, with the order of the leaves another one than torch's."""
+    return {
+        f"fc{name.partition('.')[0]}": {
+            "kernel": jnp.zeros(weights[f"{name.partition('.')[0]}.weight"].shape[::-1], dtype),
+            "bias": jnp.zeros(weights[f"{name.partition('.')[0]}.bias"].shape, dtype),
+        }
+        for name in weights
+    }
+
+
+def mlp_loss(params, x, y):
+    hidden = jnp.tanh(x @ params["fc0"]["kernel"] + params["fc0"]["bias"])
+    return jnp.mean((hidden @ params["fc2"]["kernel"] + params["fc2"]["bias"] - y) ** 2)
+
+
+@pytest.mark.parametrize("case", twins.MLP_OPTIMIZERS)
+def test_every_slot_is_laid_out_as_its_parameter(load, case):
+    saved = load(f"mlp_{case}")
+    layout = TorchLayout(mlp(saved["model"]), saved["model"], rename=[("^fc", "")])
+    params, (x, y) = layout.params_from_torch(saved["model"]), twins.vector_batch()
+    name, options = twins.MLP_OPTIMIZERS[case]
+    frozen = {}
+    if name == "Muon":
+        frozen = {key: {"bias": own["bias"]} for key, own in params.items()}
+        params = {key: {"kernel": own["kernel"]} for key, own in params.items()}
+
+    def loss(params, x, y):
+        return mlp_loss({key: {**own, **frozen.get(key, {})} for key, own in params.items()}, x, y)
+
+    optimizer = getattr(optim, name)(params, **options)
+    optimizer.load_state_dict(layout.state_from_torch(saved["optimizer"]))
+    for _ in range(twins.AFTER):
+        optimizer.step(loss, x, y)
+    whole = {key: {**own, **frozen.get(key, {})} for key, own in optimizer.params.items()}
+    found = layout.params_to_torch(whole)
+    # Muon's products are of bfloat16 numbers, which a matrix and its transpose round in the same places.
+    assert max(relative(found[key], value) for key, value in saved["after"].items()) <= 1e-10
+    if name == "Adafactor":
+        row = layout.state_to_torch(optimizer.state_dict())["state"][0]["row_var"]
+        assert row.shape == (7, 1)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("case", twins.MLP_OPTIMIZERS)
+def test_torch_goes_on_where_this_library_stopped(case, tmp_path):
+    torch = pytest.importorskip("torch", reason="compares with a live torch")
+    saved = recorded(f"mlp_{case}")
+    layout = TorchLayout(mlp(saved["model"]), saved["model"], rename=[("^fc", "")])
+    here = layout.params_from_torch(saved["model"])
+    name, options = twins.MLP_OPTIMIZERS[case]
+    optimizer = getattr(optim, name)(
+        {key: {"kernel": own["kernel"]} for key, own in here.items()} if name == "Muon" else here, **options
+    )
+    optimizer.load_state_dict(layout.state_from_torch(saved["optimizer"]))
+    save_torch(layout.state_to_torch(optimizer.state_dict()), tmp_path / "state.pt")
+    model = torch.nn.Sequential(torch.nn.Linear(5, 7), torch.nn.Tanh(), torch.nn.Linear(7, 3)).double()
+    save_torch(layout.params_to_torch(here), tmp_path / "model.pt")
+    model.load_state_dict(torch.load(tmp_path / "model.pt", weights_only=True))
+    own = [parameter for parameter in model.parameters() if name != "Muon" or parameter.ndim == 2]
+    theirs = getattr(torch.optim, name)(own, **options)
+    theirs.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    x, y = map(torch.tensor, twins.vector_batch())
+
+    def closure():
+        model.zero_grad()
+        value = ((model(x) - y) ** 2).mean()
+        value.backward()
+        return value
+
+    for _ in range(twins.AFTER):
+        theirs.step(closure)
+    after = model.state_dict()
+    assert max(relative(after[key], value) for key, value in saved["after"].items()) <= 1e-12
+
+
+def nnx_layers(rngs):
+    return {
+        "linear": nnx.Linear(8, 3, rngs=rngs),
+        "conv1d": nnx.Conv(4, 6, (3,), padding=1, rngs=rngs),
+        "conv2d": nnx.Conv(4, 6, (3, 2), padding="VALID", rngs=rngs),
+        "conv_groups": nnx.Conv(4, 6, (3, 3), padding="VALID", feature_group_count=2, rngs=rngs),
+        "conv_transpose": nnx.ConvTranspose(4, 6, (3, 2), padding="VALID", rngs=rngs),
+        "embedding": nnx.Embed(5, 3, rngs=rngs),
+        "layer_norm": nnx.LayerNorm(8, epsilon=1e-5, rngs=rngs),
+        "group_norm": nnx.GroupNorm(4, 2, epsilon=1e-5, rngs=rngs),
+        "batch_norm": nnx.BatchNorm(4, use_running_average=True, rngs=rngs),
+        "prelu": nnx.PReLU(),
+        "attention": nnx.MultiHeadAttention(2, 8, decode=False, rngs=rngs),
+    }
+
+
+def linen_layers():
+    return {
+        "linear": linen.Dense(3),
+        "conv1d": linen.Conv(6, (3,), padding=1),
+        "conv2d": linen.Conv(6, (3, 2), padding="VALID"),
+        "conv_groups": linen.Conv(6, (3, 3), padding="VALID", feature_group_count=2),
+        "conv_transpose": linen.ConvTranspose(6, (3, 2), padding="VALID", transpose_kernel=True),
+        "embedding": linen.Embed(5, 3),
+        "layer_norm": linen.LayerNorm(epsilon=1e-5),
+        "group_norm": linen.GroupNorm(2, epsilon=1e-5),
+        "batch_norm": linen.BatchNorm(use_running_average=True),
+        "prelu": linen.PReLU(),
+        "attention": linen.MultiHeadDotProductAttention(2),
+        "attention_dims": linen.MultiHeadDotProductAttention(2),
+    }
+
+
+def equinox_layers(key):
+    nn = equinox.nn
+    return {
+        "linear": nn.Linear(8, 3, key=key),
+        "conv1d": nn.Conv1d(4, 6, 3, padding=1, key=key),
+        "conv2d": nn.Conv2d(4, 6, (3, 2), key=key),
+        "conv_groups": nn.Conv2d(4, 6, 3, groups=2, key=key),
+        "embedding": nn.Embedding(5, 3, key=key),
+        "layer_norm": nn.LayerNorm(8),
+        "group_norm": nn.GroupNorm(2, 4),
+        "prelu": nn.PReLU(),
+        "attention": nn.MultiheadAttention(
+            2, 8, use_query_bias=True, use_key_bias=True, use_value_bias=True, use_output_bias=True, key=key
+        ),
+        "attention_dims": nn.MultiheadAttention(
+            2, 8, 3, 5, 8, use_query_bias=True, use_key_bias=True, use_value_bias=True, use_output_bias=True, key=key
+        ),
+    }
+
+
+RULES = [LeafRule(r"kernel", "weight", "transposed_kernel"), *TORCH_NAMES]
+LAST = ("conv1d", "conv2d", "conv_groups", "conv_transpose", "group_norm", "batch_norm")  # flax has channels last
+
+
+def inputs(name, x):
+    """The arguments of a layer of attention, or of any other."""
+    if name == "attention":
+        return (x, x, x)
+    return (x, x[..., :3], x[..., :5]) if name == "attention_dims" else (x,)
+
+
+@pytest.mark.parametrize("name", nnx_layers(nnx.Rngs(0)))
+def test_layers_of_nnx(load, name):
+    of = load("zoo")[name]
+    graph, state = nnx.split(nnx_layers(nnx.Rngs(0))[name])
+    layout = TorchLayout(state, of["params"], rules=RULES if name == "conv_transpose" else TORCH_NAMES)
+    state = layout.params_from_torch(of["params"])
+    assert same(layout.params_to_torch(state), tracked(of["params"]))
+    x = np.moveaxis(of["x"], 1, -1) if name in LAST else of["x"]
+    y = nnx.merge(graph, state)(*inputs(name, x))
+    assert relative(np.moveaxis(y, -1, 1) if name in LAST else y, of["y"]) <= 1e-5
+
+
+@pytest.mark.parametrize("name", linen_layers())
+def test_layers_of_linen(load, name):
+    of, layer = load("zoo")[name], linen_layers()[name]
+    x = np.moveaxis(of["x"], 1, -1) if name in LAST else of["x"]
+    variables = jax.eval_shape(layer.init, jax.random.key(0), *inputs(name, x))
+    layout = TorchLayout(variables, of["params"])
+    given = layout.params_from_torch(of["params"])
+    assert same(layout.params_to_torch(given), tracked(of["params"]))
+    y = layer.apply(given, *inputs(name, x))
+    assert relative(np.moveaxis(y, -1, 1) if name in LAST else y, of["y"]) <= 1e-5
+    assert {leaf.name for leaf in layout["params"].leaves} == {
+        leaf.name.removeprefix("params.") for leaf in layout.leaves if leaf.name.startswith("params.")
+    }
+
+
+@pytest.mark.parametrize("name", equinox_layers(jax.random.key(0)))
+def test_layers_of_equinox(load, name):
+    of, layer = load("zoo")[name], equinox_layers(jax.random.key(0))[name]
+    layout = TorchLayout(layer, of["params"])
+    layer = layout.params_from_torch(of["params"])
+    assert same(layout.params_to_torch(layer), tracked(of["params"]))
+    if name in ("layer_norm", "linear"):
+        layer = jax.vmap(layer)
+    y = jax.vmap(layer)(*inputs(name, of["x"]))
+    assert relative(y, of["y"]) <= 1e-5
+
+
+def tracked(params):
+    return {name: value for name, value in params.items() if name != "num_batches_tracked"}
+
+
+def test_stacked_layers_are_torchs_one_by_one():
+    weights = {f"encoder.layers.{i}.{leaf}": np.full((2, 3)[: 2 if leaf == "weight" else 1], float(i))
+               for i in range(4) for leaf in ("weight", "bias")}  # fmt: skip
+    tree = {"layers": {"kernel": jnp.zeros((4, 3, 2)), "bias": jnp.zeros((4, 2))}}
+    layout = TorchLayout(tree, weights, stacked={"layers": "encoder.layers"})
+    params = layout.params_from_torch(weights)
+    assert params["layers"]["kernel"][:, 0, 0].tolist() == [0.0, 1.0, 2.0, 3.0]
+    assert same(layout.params_to_torch(params), weights)
+    optimizer = optim.Adam(params)
+    optimizer.step(params)
+    there = layout.state_to_torch(optimizer.state_dict())
+    assert there["state"][2]["exp_avg"].shape == (2, 3) and there["state"][3]["exp_avg_sq"].shape == (2,)
+    assert there["param_groups"][0]["param_names"] == list(weights)
+    assert same(layout.state_from_torch(there)["state"], optimizer.state_dict()["state"])
+    matrices = optim.Adafactor({"layers": {"kernel": params["layers"]["kernel"]}}, lr=0.1)
+    matrices.step(matrices.params)
+    there = layout.state_to_torch(matrices.state_dict())
+    assert there["state"][2]["row_var"].shape == (2, 1) and there["state"][2]["col_var"].shape == (1, 3)
+    assert same(layout.state_from_torch(there)["state"], matrices.state_dict()["state"])
+
+
+def test_what_does_not_map_is_listed_in_one_error():
+    weights = {"fc.weight": np.zeros((2, 3)), "fc.bias": np.zeros(2), "extra.weight": np.zeros(1)}
+    tree = {"fc": {"kernel": jnp.zeros((2, 3)), "bias": jnp.zeros(2)}, "norm": {"scale": jnp.zeros(2)}}
+    with pytest.raises(CheckpointError) as error:
+        TorchLayout(tree, weights)
+    message = str(error.value)
+    for part in (
+        "the leaf 'fc.kernel' (2, 3): torch's 'fc.weight' (2, 3) does not fit",
+        "the leaf 'norm.scale' (2,): torch has none of norm.weight, norm.scale",
+        "torch's 'extra.weight' (1,) has no leaf in the tree; ignore= lists what may be left out",
+        "torch's 'fc.weight' (2, 3) has no leaf",
+    ):
+        assert part in message
+    tree = {"fc": {"kernel": jnp.zeros((3, 2)), "bias": jnp.zeros(2)}}
+    layout = TorchLayout(tree, weights, ignore=[r"extra\..*"])
+    assert "extra.weight" not in layout.params_to_torch(layout.params_from_torch(weights))
+    with pytest.raises(CheckpointError, match=re.escape("'fc.bias' should have shape (2,), but it has (3,)")):
+        layout.params_from_torch({**weights, "fc.bias": np.zeros(3)})
+    with pytest.raises(CheckpointError, match="too few or too many"):
+        TorchLayout({"a": jnp.zeros(2), "b": jnp.zeros(2)}, {"x": np.zeros(2)}, rename=[("a|b", "x")])
+
+
+def test_states_that_do_not_fit_are_refused():
+    weights = {"fc.weight": np.zeros((2, 3)), "fc.bias": np.zeros(2)}
+    tree = {"fc": {"kernel": jnp.zeros((3, 2)), "bias": jnp.zeros(2)}}
+    layout = TorchLayout(tree, weights)
+    state = {0: {"exp_avg": np.zeros((2, 3))}, 1: {"exp_avg": np.zeros(2)}}
+    groups = [{"lr": 0.1, "params": [0, 1]}]
+    saved = {"state": state, "param_groups": groups}
+    assert layout.state_from_torch(saved)["param_groups"][0]["param_names"] == ["fc.bias", "fc.kernel"]
+    with pytest.raises(CheckpointError, match=r"exp_avg of torch's 'fc.bias' has shape \(2, 3\), the parameter \(2,\)"):
+        layout.state_from_torch(saved, names=["fc.bias", "fc.weight"])
+    with pytest.raises(CheckpointError, match="has 2 parameters, but there are 1 names"):
+        layout.state_from_torch(saved, names=["fc.bias"])
+    with pytest.raises(CheckpointError, match="the layout does not know 'other'"):
+        layout.state_from_torch(saved, names=["fc.weight", "other"])
+    with pytest.raises(CheckpointError, match="several groups and no names"):
+        layout.state_from_torch({"state": state, "param_groups": [{"params": [0]}, {"params": [1]}]})
+    with pytest.raises(CheckpointError, match="'state' and 'param_groups'"):
+        layout.state_from_torch(state)
+    with pytest.raises(CheckpointError, match="group 0 of the state dict has no names"):
+        layout.state_to_torch(saved)
+    kernel = TorchLayout({"kernel": jnp.zeros((3, 3, 4, 2))}, {"weight": np.zeros((2, 4, 3, 3))})
+    factored = {"row_var": np.zeros((2, 4, 3, 1)), "col_var": np.zeros((2, 4, 1, 3))}
+    with pytest.raises(CheckpointError, match="its rows and columns are other axes there"):
+        kernel.state_from_torch({"state": {0: factored}, "param_groups": [{"params": [0]}]})
+    same_here = TorchLayout({"weight": jnp.zeros((2, 4, 3, 3))}, {"weight": np.zeros((2, 4, 3, 3))})
+    assert (
+        "row_var" in same_here.state_from_torch({"state": {0: factored}, "param_groups": [{"params": [0]}]})["state"][0]
+    )
+
+
+def test_parts_of_one_parameter_must_agree():
+    saved = recorded("transformer_float64")
+    _, params, _ = transformer("float64")
+    layout = TorchLayout(params, saved["model"])
+    here = layout.state_from_torch(saved["optimizer"])
+    names = here["param_groups"][0]["param_names"]
+    query = names.index("encoder.layers.0.self_attn.query.kernel")
+    here["state"][query] = {**here["state"][query], "step": np.float32(3)}
+    with pytest.raises(
+        CheckpointError, match=r"step of what 'encoder.layers.0.self_attn.in_proj_weight' is made of differs"
+    ):
+        layout.state_to_torch(here)
+    del here["state"][query]
+    with pytest.raises(CheckpointError, match="not all the same keys"):
+        layout.state_to_torch(here)
