@@ -3,12 +3,15 @@
 import pickle
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any, NamedTuple, dataclass_transform
+from typing import Any, NamedTuple, TypeVar, dataclass_transform
 
 import jax
+import jax.export
 import jax.numpy as jnp
 
 from functorch_optim import rows, trees
+
+_Class = TypeVar("_Class", bound=type)
 
 
 class GradientTransformation(NamedTuple):
@@ -36,6 +39,13 @@ class GradientTransformation(NamedTuple):
         return f"GradientTransformation(init={self.init!r}, update={self.update!r})"
 
 
+def exportable(kind: _Class) -> _Class:
+    """Register the class of a state with :mod:`jax.export`, so that an exported function of it can be serialized."""
+    jax.export.register_namedtuple_serialization(kind, serialized_name=f"functorch_optim.{kind.__name__}")
+    return kind
+
+
+@exportable
 class EmptyState(NamedTuple):
     """The state of a transformation that remembers nothing."""
 

@@ -6,21 +6,24 @@ from typing import Any, NamedTuple
 import jax
 
 from functorch_optim import trees
-from functorch_optim.base import Frozen, GradientTransformation, Transform, Update, identity, transformation
+from functorch_optim.base import Frozen, GradientTransformation, Transform, Update, exportable, identity, transformation
 
 
+@exportable
 class ChainState(NamedTuple):
     """The states of a chain's links, in order."""
 
     states: tuple[Any, ...]
 
 
+@exportable
 class NamedStates(NamedTuple):
     """The states of named transformations: a named chain's links, or a partition's labels."""
 
     states: dict[Any, Any]
 
 
+@exportable
 class MaskedState(NamedTuple):
     """The state of a masked transformation: ``inner`` has None where the mask is False."""
 

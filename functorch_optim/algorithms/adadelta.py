@@ -4,11 +4,12 @@ from typing import Any, NamedTuple
 
 import jax
 
-from functorch_optim.base import GradientTransformation
+from functorch_optim.base import GradientTransformation, exportable
 from functorch_optim.hyperparams import Beta, BetaOption, Epsilon, Hyperparameter, LearningRate, Rho, WeightDecay
 from functorch_optim.rule import Rule, average_of_squares, lift, sqrt, zeros_like
 
 
+@exportable
 class AdadeltaState(NamedTuple):
     """``step`` counts updates; the averages of squared gradients and of squared deltas are trees."""
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from functorch_optim.base import GradientTransformation
+from functorch_optim.base import GradientTransformation, exportable
 from functorch_optim.hyperparams import (
     Beta2Decay,
     ClippingThreshold,
@@ -21,6 +21,7 @@ from functorch_optim.hyperparams import (
 from functorch_optim.rule import Rule, lift, sqrt, zeros_like
 
 
+@exportable
 class AdafactorState(NamedTuple):
     """``step`` counts updates. A leaf of two or more dimensions has row and column, others the whole variance."""
 

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from functorch_optim.base import GradientTransformation
+from functorch_optim.base import GradientTransformation, exportable
 from functorch_optim.hyperparams import (
     Epsilon,
     Hyperparameter,
@@ -17,6 +17,7 @@ from functorch_optim.hyperparams import (
 from functorch_optim.rule import Rule, full_like, lift, sqrt
 
 
+@exportable
 class AdagradState(NamedTuple):
     """``step`` counts updates; ``sum`` is a tree of the sums of squared gradients."""
 

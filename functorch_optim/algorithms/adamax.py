@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from functorch_optim.base import GradientTransformation
+from functorch_optim.base import GradientTransformation, exportable
 from functorch_optim.hyperparams import (
     Beta,
     BetaOption,
@@ -19,6 +19,7 @@ from functorch_optim.hyperparams import (
 from functorch_optim.rule import Rule, lerp, lift, zeros_like
 
 
+@exportable
 class AdamaxState(NamedTuple):
     """``step`` counts updates; the first moment and the decayed largest magnitude are trees."""
 

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from functorch_optim.base import GradientTransformation
+from functorch_optim.base import GradientTransformation, exportable
 from functorch_optim.hyperparams import (
     AnyNumber,
     Hyperparameter,
@@ -18,6 +18,7 @@ from functorch_optim.hyperparams import (
 from functorch_optim.rule import Rule, lift, zeros_like
 
 
+@exportable
 class ASGDState(NamedTuple):
     """``step`` counts updates; ``eta`` and ``mu`` are float32 scalars for the next one; ``ax`` is the average."""
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from functorch_optim.algorithms.quasi_newton import Limits, QuasiNewton, flattened
-from functorch_optim.base import GradientTransformation, transformation
+from functorch_optim.base import GradientTransformation, exportable, transformation
 from functorch_optim.hyperparams import Hyperparameter
 from functorch_optim.line_search.hager_zhang import hager_zhang
 from functorch_optim.line_search.points import Line, Point, Search, Vector
@@ -15,6 +15,7 @@ from functorch_optim.line_search.points import Line, Point, Search, Vector
 ERROR, FORGETTING = 1e-6, 0.7  # epsilon and Delta of Hager and Zhang
 
 
+@exportable
 class BFGSState(NamedTuple):
     """``H`` is the inverse Hessian over all parameters as one vector, leaf after leaf, complex entries as pairs of
     real and imaginary part; ``d`` and ``prev_flat_grad`` are such vectors. ``prev_loss`` has the sign of what is
@@ -34,6 +35,7 @@ class BFGSState(NamedTuple):
     loss_size: Any
 
 
+@exportable
 class Curvature(NamedTuple):
     """The inverse Hessian, and the running average of the loss's magnitude with its weight."""
 

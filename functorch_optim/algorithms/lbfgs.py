@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 
 from functorch_optim.algorithms.quasi_newton import QuasiNewton
-from functorch_optim.base import GradientTransformation, transformation
+from functorch_optim.base import GradientTransformation, exportable, transformation
 from functorch_optim.hyperparams import Hyperparameter, as_count
 from functorch_optim.line_search.points import Vector, axpy, dot
 
 
+@exportable
 class LBFGSState(NamedTuple):
     """``old_dirs`` (changes of the gradient) and ``old_stps`` (steps) have a leading axis, on which pair number k
     stands at ``k % history_size``; ``n_pairs`` counts the pairs. ``careful`` says that a fixed step once led to a point
@@ -32,6 +33,7 @@ class LBFGSState(NamedTuple):
     prev_loss: Any
 
 
+@exportable
 class Pairs(NamedTuple):
     """The last changes y of the gradient and steps s, ``1 / y.s`` of each, and the scale of the curvature."""
 

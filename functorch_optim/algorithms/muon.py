@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from functorch_optim import trees
-from functorch_optim.base import GradientTransformation
+from functorch_optim.base import GradientTransformation, exportable
 from functorch_optim.hyperparams import (
     AnyNumber,
     Beta,
@@ -23,6 +23,7 @@ from functorch_optim.hyperparams import (
 from functorch_optim.rule import Rule, lerp, lift, sqrt, zeros_like
 
 
+@exportable
 class MuonState(NamedTuple):
     """``step`` counts updates (torch keeps none); ``momentum_buffer`` is a tree of averages of the gradients."""
 

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from functorch_optim.base import GradientTransformation
+from functorch_optim.base import GradientTransformation, exportable
 from functorch_optim.hyperparams import (
     Beta,
     BetaOption,
@@ -22,6 +22,7 @@ from functorch_optim.hyperparams import (
 from functorch_optim.rule import Rule, average_of_squares, lerp, lift, sqrt, zeros_like
 
 
+@exportable
 class NAdamState(NamedTuple):
     """``step`` counts updates; ``mu_product`` is the float32 product of the momenta; the moments are trees."""
 

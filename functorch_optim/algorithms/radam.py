@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from functorch_optim.base import GradientTransformation
+from functorch_optim.base import GradientTransformation, exportable
 from functorch_optim.hyperparams import (
     Beta,
     BetaOption,
@@ -25,6 +25,7 @@ from functorch_optim.hyperparams import sqrt as scalar_sqrt
 from functorch_optim.rule import Rule, average_of_squares, lerp, lift, sqrt, zeros_like
 
 
+@exportable
 class RAdamState(NamedTuple):
     """``step`` counts updates; the moments are trees like the parameters."""
 

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from functorch_optim.base import GradientTransformation
+from functorch_optim.base import GradientTransformation, exportable
 from functorch_optim.hyperparams import (
     Alpha,
     Beta,
@@ -20,6 +20,7 @@ from functorch_optim.hyperparams import (
 from functorch_optim.rule import Rule, average_of_squares, lerp, lift, sqrt, zeros_like
 
 
+@exportable
 class RMSpropState(NamedTuple):
     """``step`` counts updates; the buffer is None without momentum, the mean gradient unless centered."""
 

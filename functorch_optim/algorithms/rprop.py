@@ -5,11 +5,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from functorch_optim.base import GradientTransformation
+from functorch_optim.base import GradientTransformation, exportable
 from functorch_optim.hyperparams import AnyPair, Etas, Hyperparameter, LearningRate, known
 from functorch_optim.rule import Rule, full_like, lift, zeros_like
 
 
+@exportable
 class RpropState(NamedTuple):
     """``step`` counts updates; the last gradient and the step sizes are trees."""
 

@@ -5,11 +5,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from functorch_optim.base import GradientTransformation
+from functorch_optim.base import GradientTransformation, exportable
 from functorch_optim.hyperparams import AnyNumber, Hyperparameter, LearningRate, Momentum, WeightDecay, is_zero, on_host
 from functorch_optim.rule import Rule, lift, zeros_like
 
 
+@exportable
 class SGDState(NamedTuple):
     """``step`` counts updates (torch keeps none); ``momentum_buffer`` is None without momentum."""
 

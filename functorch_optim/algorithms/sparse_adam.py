@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from functorch_optim import trees
-from functorch_optim.base import GradientTransformation
+from functorch_optim.base import GradientTransformation, exportable
 from functorch_optim.hyperparams import (
     BetaOption,
     Betas,
@@ -19,6 +19,7 @@ from functorch_optim.hyperparams import sqrt as scalar_sqrt
 from functorch_optim.rule import Rule, lift, sqrt, zeros_like
 
 
+@exportable
 class SparseAdamState(NamedTuple):
     """``step`` counts updates; the other fields are dense trees like the parameters."""
 

@@ -7,12 +7,13 @@ import jax.numpy as jnp
 from jax.core import Tracer
 
 from functorch_optim import trees
-from functorch_optim.base import GradientTransformation, Transform, add_update
+from functorch_optim.base import GradientTransformation, Transform, add_update, exportable
 from functorch_optim.combinators import find_state
 from functorch_optim.hyperparams import Beta, Options, as_count
 from functorch_optim.rule import lerp, next_step
 
 
+@exportable
 class AverageState(NamedTuple):
     """``step`` counts updates, ``n_averaged`` those that went into ``average``. ``weight`` is the share that parameters
     have in it, where it began with zeros; ``trained`` has the parameters while they are swapped."""

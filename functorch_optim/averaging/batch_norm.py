@@ -8,8 +8,10 @@ import jax
 import jax.numpy as jnp
 
 from functorch_optim import trees
+from functorch_optim.base import exportable
 
 
+@exportable
 class BatchStatistics(NamedTuple):
     """Means and unbiased variances of the features, in the structure of a batch."""
 

@@ -217,7 +217,8 @@ def _restored(flat: Flat, like: Any) -> Any:
     """The leaves that stand under the names of those of ``like``."""
     names, models, treedef = trees.named_leaves(like)
     names = [name or "value" for name in names]
-    held = {**{name: None for name, text in flat.texts.items() if text != "null" and name != MARK}, **flat.arrays}
+    told = [name for name, text in flat.texts.items() if name != MARK and not _is_nothing(json.loads(text))]
+    held = {**dict.fromkeys(told), **flat.arrays}
     problems = [f"{name} is missing" for name in names if name not in held]
     problems += [f"{name} is unexpected" for name in held if name not in set(names)]
     leaves = []
@@ -231,6 +232,11 @@ def _restored(flat: Flat, like: Any) -> Any:
     if problems:
         raise CheckpointError(f"what was saved does not fit: {'; '.join(problems)}")
     return treedef.unflatten([_placed(leaf, model) for leaf, model in leaves])
+
+
+def _is_nothing(value: Any) -> bool:
+    """Whether a value has no leaves, as JAX sees it."""
+    return value is None or (isinstance(value, list) and all(map(_is_nothing, value)))
 
 
 def _kind(leaf: Any) -> str:

@@ -4,10 +4,11 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from functorch_optim.base import Frozen
+from functorch_optim.base import Frozen, exportable
 from functorch_optim.schedules.schedule import check_count
 
 
+@exportable
 class PlateauState(NamedTuple):
     """``lr`` is the value to use; the counts and ``best`` are torch's."""
 

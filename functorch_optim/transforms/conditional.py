@@ -7,12 +7,13 @@ import jax
 import jax.numpy as jnp
 
 from functorch_optim import trees
-from functorch_optim.base import GradientTransformation, Transform, transformation
+from functorch_optim.base import GradientTransformation, Transform, exportable, transformation
 from functorch_optim.combinators import current_hyperparams
 from functorch_optim.rule import next_step, zeros_like
 from functorch_optim.transforms.scaling import multiply
 
 
+@exportable
 class AccumulateState(NamedTuple):
     """``micro_step`` counts gradients since the last inner update; ``accumulated`` is their sum."""
 
@@ -21,6 +22,7 @@ class AccumulateState(NamedTuple):
     inner: Any
 
 
+@exportable
 class SkipNonfiniteState(NamedTuple):
     """``consecutive`` counts the non-finite gradients since the last finite one, ``total`` all of them."""
 

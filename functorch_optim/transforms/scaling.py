@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 
 from functorch_optim import rows, trees
-from functorch_optim.base import EmptyState, GradientTransformation, Transform, transformation
+from functorch_optim.base import EmptyState, GradientTransformation, Transform, exportable, transformation
 from functorch_optim.hyperparams import AnyNumber, Hyperparameter, Options, Schedule
 from functorch_optim.rule import coefficient, next_step
 
 
+@exportable
 class StepState(NamedTuple):
     """The number of updates so far."""
 

@@ -10,9 +10,9 @@ import numpy as np
 
 from functorch_optim import trees
 from functorch_optim.optim.ownership import exclusive
-from functorch_optim.torch_tensors import as_array
 from functorch_optim.optim.swa_utils.averaging_functions import Averaging, AvgFn, MultiAvgFn, get_swa_avg_fn
 from functorch_optim.optim.swa_utils.models import Module, Parts, Tree, is_array, owned, placed, wrapped
+from functorch_optim.torch_tensors import as_array
 
 
 class AveragedModel:

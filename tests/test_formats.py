@@ -1,0 +1,396 @@
+"""Every state in every format: safetensors, orbax, msgpack, jax.export; and what is said of damaged files."""
+
+import json
+import struct
+from pathlib import Path
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import orbax.checkpoint as orbax
+import pytest
+from flax import nnx, serialization
+from safetensors.numpy import save_file
+
+import functorch_optim as fo
+from functorch_optim import optim
+from functorch_optim.checkpoint import (
+    CheckpointError,
+    TorchLayout,
+    flatten_state_dict,
+    from_arrays,
+    load_safetensors,
+    save_safetensors,
+    to_arrays,
+    unflatten_state_dict,
+)
+from functorch_optim.checkpoint.flat import FORMAT, MARK
+from tests import test_torch_layout as twin
+from tests import torch_twins as twins
+from tests.table import TABLE
+
+REFERENCE = Path(__file__).parent / "reference"
+
+PARAMS = {
+    "layer": {"kernel": jnp.arange(6.0).reshape(2, 3) / 7, "bias": jnp.full(3, 0.25)},
+    "half": [jnp.full((2, 2), 0.5, jnp.bfloat16)],
+}
+QUASI_NEWTON = {"lbfgs": fo.lbfgs(), "bfgs": fo.bfgs()}
+OTHERS = {
+    "sparse_adam": fo.sparse_adam(),
+    "muon": fo.muon(),
+    "ema": fo.ema(0.9),
+    "swa": fo.swa(),
+}
+MATRICES = {"a": jnp.ones((2, 3)), "b": jnp.ones((3, 2))}
+
+
+def loss(params):
+    return sum(jnp.sum(jnp.square(leaf.astype(jnp.float32))) for leaf in jax.tree.leaves(params))
+
+
+def advanced(name, tx, params):
+    """A state after one update, where the transformation takes dense gradients."""
+    state = tx.init(params)
+    if name == "sparse_adam":
+        return state
+    extra = {"value_fn": loss} if name in QUASI_NEWTON else {}
+    return tx.update(jax.grad(loss)(params), state, params, **extra)[1]
+
+
+STATES = {
+    name: advanced(name, tx, MATRICES if name == "muon" else {"a": jnp.ones(2)} if name in QUASI_NEWTON else PARAMS)
+    for name, tx in {**TABLE, **OTHERS, **QUASI_NEWTON}.items()
+}
+STATES["plateau"] = fo.schedules.reduce_on_plateau(0.1).init()
+
+
+def assert_equal(found, expected):
+    """The same structure, dtypes and bits."""
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        one, other = np.asarray(one), np.asarray(other)
+        assert one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_every_state_passes_every_format(name, tmp_path):
+    state = STATES[name]
+    save_safetensors(state, tmp_path / "state.safetensors")
+    assert_equal(load_safetensors(tmp_path / "state.safetensors", like=state), state)
+    abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state)
+    assert_equal(load_safetensors(tmp_path / "state.safetensors", like=abstract), state)
+    assert_equal(from_arrays(to_arrays(state), like=state), state)
+    assert_equal(serialization.from_bytes(state, serialization.to_bytes(state)), state)
+
+    exported = jax.export.export(jax.jit(lambda state: jax.tree.map(lambda leaf: leaf, state)))(state)
+    again = jax.export.deserialize(exported.serialize())
+    assert_equal(again.call(state), state)
+
+    if jax.tree.leaves(state):  # orbax refuses a tree without any
+        for kind in (orbax.StandardCheckpointer, orbax.PyTreeCheckpointer):
+            with kind() as checkpointer:
+                path = tmp_path / kind.__name__
+                checkpointer.save(path, state)
+                if kind is orbax.StandardCheckpointer:
+                    checkpointer.wait_until_finished()
+                    found = checkpointer.restore(path, abstract)
+                else:
+                    arguments = orbax.checkpoint_utils.construct_restore_args(abstract)
+                    found = checkpointer.restore(path, item=state, restore_args=arguments)
+                assert_equal(found, state)
+
+
+@pytest.fixture
+def optimizers():
+    """One of each kind of state dict: groups, a schedule, integers, lists of vectors, a composition, no names."""
+    grouped = optim.AdamW(PARAMS, lr=fo.schedules.constant(0.1), group_rules=[("bias", {"weight_decay": 0.0})])
+    made = {
+        "adamw": grouped,
+        "radam": optim.RAdam([jnp.ones(2), jnp.ones(3)], lr=0.1),
+        "lbfgs": optim.LBFGS({"a": jnp.ones(2), "b": jnp.full(2, 0.5)}, max_iter=2),
+        "composed": optim.Optimizer.from_transform(
+            lambda lr: fo.chain(fo.clip_by_global_norm(1.0), fo.adam(lr=lr), fo.ema(0.9)), PARAMS, {"lr": 0.1}
+        ),
+    }
+    for optimizer in made.values():
+        optimizer.step(loss)
+    return {**made, "fresh": optim.Adam(PARAMS)}
+
+
+def plain(tree):
+    """A tree with NumPy's arrays."""
+    if isinstance(tree, dict):
+        return {key: plain(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return type(tree)(map(plain, tree))
+    return np.asarray(tree) if isinstance(tree, jax.Array) else tree
+
+
+def same(one, other):
+    if isinstance(other, dict):
+        assert one.keys() == other.keys(), (list(one), list(other))
+        return all(same(one[key], other[key]) for key in other)
+    if isinstance(other, list | tuple):
+        return type(one) is type(other) and len(one) == len(other) and all(map(same, one, other))
+    if hasattr(other, "dtype"):
+        one, other = np.asarray(one), np.asarray(other)
+        return one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
+    return type(one) is type(other) and one == other
+
+
+def test_state_dicts_come_back_as_they_were(optimizers, tmp_path):
+    for name, optimizer in optimizers.items():
+        state_dict = optimizer.state_dict()
+        tree = {"epoch": 3, "optimizer": state_dict, "note": "x", "nested": [1, (2, 3), {"a": None, 7: np.ones(2)}]}
+        save_safetensors(tree, tmp_path / name)
+        assert same(load_safetensors(tmp_path / name), plain(tree))
+        assert same(from_arrays(to_arrays(tree)), plain(tree))
+        for kind in (orbax.StandardCheckpointer, orbax.PyTreeCheckpointer):
+            with kind() as checkpointer:
+                path = tmp_path / f"{name}_{kind.__name__}"
+                checkpointer.save(path, to_arrays(state_dict))
+                if kind is orbax.StandardCheckpointer:
+                    checkpointer.wait_until_finished()
+                assert same(plain(from_arrays(checkpointer.restore(path))), plain(state_dict))
+        packed = serialization.msgpack_serialize(plain(to_arrays(state_dict)))
+        assert same(from_arrays(serialization.msgpack_restore(packed)), plain(state_dict))
+        optimizer.load_state_dict(load_safetensors(tmp_path / name)["optimizer"])
+        assert same(plain(optimizer.state_dict()), plain(state_dict))
+
+
+def test_orbax_takes_a_state_dict_as_it_is(optimizers, tmp_path):
+    """The pytree checkpointer does; numbers come back as strings and tuples as lists, and both are understood."""
+    for name, optimizer in optimizers.items():
+        before = plain(optimizer.state_dict())
+        with orbax.PyTreeCheckpointer() as checkpointer:
+            checkpointer.save(tmp_path / name, before)
+            optimizer.load_state_dict(checkpointer.restore(tmp_path / name))
+        assert same(plain(optimizer.state_dict()), before)
+
+
+def test_the_names_are_those_of_torchs_distributed_checkpoints(optimizers, tmp_path):
+    state_dict = optimizers["adamw"].state_dict()
+    flat = flatten_state_dict(state_dict)
+    assert flat["param_groups.layer.bias.weight_decay"] == 0.0
+    assert flat["param_groups.layer.kernel.weight_decay"] == 0.01
+    assert flat["state.layer.kernel.exp_avg"].shape == (2, 3) and flat["param_groups.half.0.betas"] == (0.9, 0.999)
+    again = unflatten_state_dict(flat)
+    optimizers["adamw"].load_state_dict(again)  # grouped anew, by name
+    assert same(plain(optimizers["adamw"].state_dict()), plain(state_dict))
+
+    save_safetensors(state_dict, tmp_path / "x")
+    header = read_header(tmp_path / "x")
+    assert header["state.half.0.exp_avg"]["dtype"] == "BF16"
+    assert json.loads(header["__metadata__"]["param_groups.layer.bias.betas"]) == [0.9, 0.999]
+    arrays = {name: np.asarray(value) for name, value in flat.items() if hasattr(value, "shape")}
+    texts = {name: json.dumps(value) for name, value in flat.items() if not hasattr(value, "shape")}
+    save_file(arrays, tmp_path / "foreign", texts)
+    optimizers["adamw"].load_state_dict(load_safetensors(tmp_path / "foreign"))
+    assert same(plain(optimizers["adamw"].state_dict()), plain(state_dict))
+
+
+@pytest.mark.torch
+def test_torch_flattens_to_the_same_names():
+    torch = pytest.importorskip("torch", reason="compares with a live torch")
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict
+
+    model = torch.nn.Sequential(torch.nn.Linear(2, 3))
+    theirs = torch.optim.AdamW(model.parameters(), lr=0.1)
+    model(torch.ones(2)).sum().backward()
+    theirs.step()
+    flat = get_optimizer_state_dict(model, theirs, options=StateDictOptions(flatten_optimizer_state_dict=True))
+    optimizer = optim.AdamW({"0": {"weight": jnp.ones((3, 2)), "bias": jnp.ones(3)}}, lr=0.1)
+    optimizer.step(optimizer.params)
+    assert set(flatten_state_dict(optimizer.state_dict())) == set(flat)
+    optimizer.load_state_dict(unflatten_state_dict(flat))
+    assert np.array_equal(optimizer.state["0.weight"]["exp_avg"], flat["state.0.weight.exp_avg"].numpy())
+
+
+def read_header(path):
+    data = Path(path).read_bytes()
+    return json.loads(data[8 : 8 + struct.unpack("<Q", data[:8])[0]])
+
+
+def test_dtypes_and_layouts_in_safetensors(tmp_path):
+    rng = np.random.default_rng(0)
+    names = ["bool", "int8", "uint16", "int64", "float16", "float64", "complex64", "complex128"]
+    tree = {name: rng.integers(0, 2, (2, 3)).astype(name) for name in names}
+    tree |= {name: np.ones((2, 3), getattr(ml_dtypes, name)) for name in ("bfloat16", "float8_e4m3fn", "float8_e5m2")}
+    tree |= {"turned": np.arange(6.0).reshape(2, 3).T, "scalar": np.float32(2), "empty": np.zeros((0, 2))}
+    tree |= {
+        "swapped": np.arange(3, dtype=">f4"),
+        "inf": float("inf"),
+        "big": 2**70,
+        "text": "ü",
+        "list": [1, "a", None],
+    }
+    save_safetensors(tree, tmp_path / "x")
+    found = load_safetensors(tmp_path / "x")
+    swapped = {**tree, "swapped": np.arange(3, dtype="<f4")}
+    assert same(found, swapped)
+    save_safetensors(jnp.ones(2), tmp_path / "one")
+    assert load_safetensors(tmp_path / "one").tolist() == [1.0, 1.0]
+
+
+def test_what_cannot_be_written_is_named(tmp_path):
+    for tree, message in (
+        ({"a": {"b": object()}}, "'a.b' is 'object', which is neither an array nor JSON"),
+        ({"a": {1, 2}}, "'a' is 'set'"),
+        ({"a": jax.random.key(0)}, "'a' is an array of random keys: write jax.random.key_data of it"),
+        ({"a": np.array([None])}, "'a' is an array of objects"),
+        ({"a": {(1, 2): 3}}, "a key of 'a' is 'tuple', no name or number"),
+        ({"a": {"b": 1}, "a.b": 2}, "two leaves of the tree have the name 'a.b'"),
+    ):
+        with pytest.raises(CheckpointError) as error:
+            save_safetensors(tree, tmp_path / "x")
+        assert message in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_damaged_foreign_and_newer_files_say_what_is_wrong(tmp_path):
+    state = fo.adam().init(PARAMS)
+    path = tmp_path / "state.safetensors"
+    save_safetensors({"a": 1, "b": np.ones(3)}, path)
+    whole = path.read_bytes()
+    damaged = [
+        whole[:-2],
+        whole[:20],
+        b"",
+        b"\x80\x02}q\x00.",
+        b"PK\x03\x04" + whole,
+        whole.replace(b'"F64"', b'"Q99"'),
+    ]
+    for data in damaged:
+        path.write_bytes(data)
+        with pytest.raises(CheckpointError, match=r"state.safetensors is no safetensors file, or damaged"):
+            load_safetensors(path)
+    for version, message in ((FORMAT + 1, "by a newer functorch_optim"), (0, "damaged"), ("x", "damaged")):
+        save_file({"a": np.ones(1)}, path, {MARK: json.dumps({"format": version, "tree": "a"})})
+        for like in (None, {"a": jnp.ones(1)}):
+            with pytest.raises(CheckpointError, match=message):
+                load_safetensors(path, like=like)
+    for text in (
+        "",
+        "[]",
+        "{}",
+        "null",
+        '{"format": 1}',
+        '{"format": 1, "tree": {"list": 3}}',
+        '{"format":1,"tree":"b"}',
+    ):
+        save_file({"a": np.ones(1)}, path, {MARK: text})
+        with pytest.raises(CheckpointError, match="damaged"):
+            load_safetensors(path)
+    save_safetensors(state, path)
+    other = fo.adam(amsgrad=True).init({**PARAMS, "half": [jnp.ones((2, 2))]})
+    with pytest.raises(CheckpointError) as error:
+        load_safetensors(path, like=other)
+    for part in ("max_exp_avg_sq.half.0 is missing", "exp_avg.half.0 is bfloat16[2,2], not float32[2,2]"):
+        assert part in str(error.value)
+    with pytest.raises(CheckpointError, match="step is unexpected"):
+        load_safetensors(path, like={"a": jnp.ones(1)})
+    with pytest.raises(FileNotFoundError):
+        load_safetensors(tmp_path / "nothing")
+    with pytest.raises(CheckpointError, match="to_arrays did not make these"):
+        from_arrays({"a": np.ones(2)})
+    with pytest.raises(CheckpointError, match="is damaged"):
+        from_arrays({**to_arrays({"a": 1}), "__functorch_optim_texts__": np.ones(3, np.uint8)})
+    for flat, message in (
+        ({"x": 1}, "is neither 'state.<name>.<slot>'"),
+        ({"state.w.step": 1}, "'state.w.step' belongs to no parameter whose options are known"),
+    ):
+        with pytest.raises(CheckpointError, match=message):
+            unflatten_state_dict(flat)
+
+
+def test_models_of_others_are_dicts_of_arrays(tmp_path):
+    save_file({"encoder.weight": np.ones((2, 2), np.float32)}, tmp_path / "x", {"format": "pt"})
+    assert load_safetensors(tmp_path / "x")["encoder.weight"].shape == (2, 2)
+
+
+def test_the_first_format_is_still_read():
+    """The file was written when the format was 1; it stays, whatever becomes of the format."""
+    found = load_safetensors(REFERENCE / "format_1.safetensors")
+    assert found["epoch"] == 3 and found["nested"] == [1, (2, 3), {"a": None}]
+    optimizer = optim.AdamW({"layer": {"kernel": jnp.zeros((2, 3)), "bias": jnp.zeros(3)}})
+    optimizer.load_state_dict(found["optimizer"])
+    assert optimizer.param_groups[0]["lr"] == 0.125 and optimizer.state["layer.bias"]["step"] == 2.0
+    assert optimizer.state["layer.kernel"]["exp_avg"].tolist() == [[0.75] * 3] * 2
+
+
+def test_orbax_restores_onto_two_devices_what_one_saved(tmp_path):
+    params = {"kernel": jnp.arange(8.0).reshape(4, 2), "bias": jnp.arange(2.0)}
+    optimizer = optim.AdamW(params, lr=0.1)
+    optimizer.step(params)
+    _, _, state = optimizer.functional()
+    mesh = jax.make_mesh((2,), ("data",), devices=jax.devices()[:2])
+    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+
+    def placed(leaf):
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=rows if len(leaf.shape) == 2 else whole)
+
+    with orbax.StandardCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / "state", {"params": optimizer.params, "state": state})
+        checkpointer.save(tmp_path / "dict", to_arrays(optimizer.state_dict()))
+        checkpointer.wait_until_finished()
+        target = jax.tree.map(placed, {"params": optimizer.params, "state": state})
+        found = checkpointer.restore(tmp_path / "state", target)
+        arrays = checkpointer.restore(
+            tmp_path / "dict", jax.tree.map(placed, checkpointer.metadata(tmp_path / "dict").item_metadata.tree)
+        )
+    assert found["state"].exp_avg["kernel"].sharding == rows
+    assert_equal(found["state"], state)
+    save_safetensors(state, tmp_path / "x")
+    assert load_safetensors(tmp_path / "x", like=jax.tree.map(placed, state)).exp_avg["kernel"].sharding == rows
+
+    sharded = optim.AdamW(jax.device_put(params, {"kernel": rows, "bias": whole}), lr=0.1)
+    sharded.load_state_dict(from_arrays(arrays))
+    sharded.params = found["params"]
+    optimizer.step(params)
+    sharded.step(jax.device_put(params, {"kernel": rows, "bias": whole}))
+    assert sharded.params["kernel"].sharding.is_equivalent_to(rows, 2)
+    assert_equal(sharded.params, optimizer.params)
+    save_safetensors(sharded.state_dict(), tmp_path / "y")  # the shards are gathered
+    assert same(load_safetensors(tmp_path / "y")["state"], plain(sharded.state_dict())["state"])
+
+
+@pytest.mark.usefixtures("standard_promotion", "x64")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_torch_checkpoint_through_every_format(dtype, tmp_path):
+    """Of a transformer: what a format gives back goes on exactly as what torch's file gave."""
+    saved = twin.recorded(f"transformer_{dtype}")
+    _, tree, loss = twin.transformer(dtype)
+    layout = TorchLayout(tree, saved["model"])
+    params, tokens = layout.params_from_torch(saved["model"]), twins.token_batches()
+    first = optim.AdamW(params)
+    first.load_state_dict(layout.state_from_torch(saved["optimizer"]))
+    pure = nnx.to_pure_dict(params)
+    save_safetensors({"params": pure, "optimizer": first.state_dict()}, tmp_path / "x")
+    with orbax.StandardCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / "orbax", {"params": pure, "optimizer": to_arrays(first.state_dict())})
+        checkpointer.wait_until_finished()
+        restored = checkpointer.restore(tmp_path / "orbax")
+    held = {
+        "safetensors": load_safetensors(tmp_path / "x"),
+        "orbax": {
+            "params": jax.tree.map(lambda x: x, restored["params"]),
+            "optimizer": from_arrays(restored["optimizer"]),
+        },
+    }
+    others = []
+    for found in held.values():
+        given = jax.tree.unflatten(jax.tree.structure(params), jax.tree.leaves(found["params"]))
+        others.append(optim.AdamW(given))
+        others[-1].load_state_dict(found["optimizer"])
+    for optimizer in [first, *others]:
+        for step in range(3):
+            optimizer.zero_grad()
+            optimizer.backward(loss, tokens[0][step], tokens[1][step])
+            optimizer.step()
+    for optimizer in others:
+        assert_equal(jax.tree.leaves(optimizer.params), jax.tree.leaves(first.params))
+        assert same(plain(optimizer.state_dict()), plain(first.state_dict()))
