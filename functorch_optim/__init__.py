@@ -1,6 +1,6 @@
 """The algorithms of torch.optim, with torch's numbers, as pure composable JAX."""
 
-from functorch_optim import checkpoint, interop, schedules
+from functorch_optim import checkpoint, fusion, interop, schedules
 from functorch_optim.algorithms.adadelta import AdadeltaState, adadelta
 from functorch_optim.algorithms.adafactor import AdafactorState, adafactor
 from functorch_optim.algorithms.adagrad import AdagradState, adagrad
@@ -34,6 +34,7 @@ from functorch_optim.combinators import (
     named_chain,
     partition,
 )
+from functorch_optim.fusion import enable_cpu_fusion
 from functorch_optim.hyperparams import Beta
 from functorch_optim.rule import Rule, lift
 from functorch_optim.sparse_grad import value_and_sparse_grad
@@ -94,7 +95,9 @@ __all__ = [
     "current_hyperparams",
     "ema",
     "ema_warmup",
+    "enable_cpu_fusion",
     "find_state",
+    "fusion",
     "global_norm",
     "identity",
     "interop",

@@ -2,6 +2,7 @@
 
 import pickle
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple, TypeVar, dataclass_transform
 
@@ -41,7 +42,8 @@ class GradientTransformation(NamedTuple):
 
 def exportable(kind: _Class) -> _Class:
     """Register the class of a state with :mod:`jax.export`, so that an exported function of it can be serialized."""
-    jax.export.register_namedtuple_serialization(kind, serialized_name=f"functorch_optim.{kind.__name__}")
+    with suppress(ValueError):  # the name is taken when a module is loaded anew, in a notebook say
+        jax.export.register_namedtuple_serialization(kind, serialized_name=f"functorch_optim.{kind.__name__}")
     return kind
 
 

@@ -12,9 +12,11 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from functorch_optim import rows, trees
 from functorch_optim.base import Frozen, GradientTransformation, Transform, transformation
+from functorch_optim.fusion import one_pass
 from functorch_optim.hyperparams import Beta, Options, is_zero
 
 
@@ -39,6 +41,7 @@ class Rule(Options):
     starts_from_options: ClassVar[bool] = False  # whether init and start read numbers among the options
     starts_whole: ClassVar[bool] = False  # whether torch makes the state at construction, not at the first update
     idle_flags: ClassVar[Mapping[str, str]] = {}  # flag -> the number without which it means nothing
+    elementwise: ClassVar[bool] = True  # whether every entry of a parameter is updated alone
     static_zeros: ClassVar[tuple[str, ...]] = ()  # the options for which the number 0 means another set of slots
 
     @classmethod
@@ -186,9 +189,9 @@ class Lifted(Transform):
             empty._replace(**{name: leaves[index] for name, leaves in slot_leaves.items()})
             for index in range(len(models))
         ]
+        update_leaf = self.leaf_update(scalars)
         results = [
-            self.update_leaf(grad, param, row, scalars)
-            for grad, param, row in zip(grad_leaves, param_leaves, held, strict=True)
+            update_leaf(grad, param, row) for grad, param, row in zip(grad_leaves, param_leaves, held, strict=True)
         ]
         deltas = jax.tree.unflatten(treedef, [delta for delta, _ in results])
         carried = {name: getattr(state, name) for name in self.rule.carried}
@@ -218,15 +221,27 @@ class Lifted(Transform):
                 f"weight_decay option is not compatible with sparse gradients: the parameter {trees.quote(name)}"
             )
 
-    def update_leaf(self, grad: Any, param: Any, slots: Any, scalars: StepScalars) -> tuple[Any, Any]:
-        """What to add to one parameter and its next slots; without a gradient None and the slots as they are."""
-        if grad is None:
-            return None, slots
-        if rows.is_rows(grad):
-            return self._update_rows(grad, param, slots, scalars)
+    def leaf_update(self, scalars: StepScalars) -> Callable[[Any, Any, Any], tuple[Any, Any]]:
+        """``(grad, param, slots) -> (delta, slots)`` of one parameter; without a gradient None and the slots as they
+        are. Where it is traced, it is once for all parameters of a shape and dtype."""
+        plain = functools.partial(self._update_leaf, scalars=scalars)
+        compiled = jax.jit(functools.partial(_in_one_pass, plain) if self.rule.elementwise and one_pass() else plain)
+
+        def update(grad: Any, param: Any, slots: Any) -> tuple[Any, Any]:
+            if grad is None:
+                return None, slots
+            if rows.is_rows(grad):
+                return self._update_rows(grad, param, slots, scalars)
+            traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((grad, param, slots)))
+            return (compiled if traced else plain)(grad, param, slots)
+
+        return update
+
+    def _update_leaf(self, grad: Any, param: Any, slots: Any, scalars: StepScalars) -> tuple[Any, Any]:
+        """The update of one parameter by a dense gradient."""
         if jnp.issubdtype(grad.dtype, jnp.complexfloating):
             real, imag = (
-                self.update_leaf(part(grad), jax.tree.map(part, param), jax.tree.map(part, slots), scalars)
+                self._update_leaf(part(grad), jax.tree.map(part, param), jax.tree.map(part, slots), scalars)
                 for part in (jnp.real, jnp.imag)
             )
             return jax.tree.map(jax.lax.complex, real, imag)
@@ -244,17 +259,25 @@ class Lifted(Transform):
         return delta, jax.tree.map(lambda x, old: x.astype(old.dtype), new, slots)
 
     def _update_rows(self, grad: Any, param: Any, slots: Any, scalars: StepScalars) -> tuple[Any, Any]:
-        """:meth:`update_leaf` on the rows that the gradient names; the update is row-sparse too."""
+        """:meth:`_update_leaf` on the rows that the gradient names; the update is row-sparse too."""
         dtype = trees.compute_dtype(grad)
         wide = rows.map_values(lambda x: x.astype(dtype), grad)
         if self.rule.moves_all_rows():
-            return self.update_leaf(wide.todense(), param, slots, scalars)
+            return self._update_leaf(wide.todense(), param, slots, scalars)
         once = wide if self.rule.is_linear() else rows.summed(wide)
         touched = rows.indices_of(once)
         row_param, row_slots = jax.tree.map(lambda x: rows.take(x, touched), (param, slots))
-        delta, new = self.update_leaf(once.data, row_param, row_slots, scalars)
+        delta, new = self._update_leaf(once.data, row_param, row_slots, scalars)
         moved = rows.make(delta, touched, grad.shape, unique=once.unique_indices, ordered=once.indices_sorted)
         return moved, jax.tree.map(lambda x, part: rows.put(x, touched, part), slots, new)
+
+
+def _in_one_pass(update: Callable[..., Any], grad: Any, param: Any, slots: Any) -> tuple[Any, Any]:
+    """The update twice: the slots of one and what the other adds to the parameter do not depend on each other, so that
+    the compiler writes all in one pass over memory. The barrier keeps it from seeing that they are the same."""
+    _, new = update(grad, param, slots)
+    delta, _ = update(*jax.lax.optimization_barrier((grad, param, slots)))
+    return delta, new
 
 
 def coefficient(value: Any, dtype: Any) -> Any:

@@ -11,7 +11,7 @@ def as_array(value: Any) -> Any:
         return [as_array(item) for item in value]
     if type(value).__module__.partition(".")[0] != "torch":
         return value
-    tensor = value.detach().cpu()
+    tensor = value.detach().cpu().resolve_conj().resolve_neg()
     if str(tensor.dtype) == "torch.bfloat16":  # NumPy has none; float32 holds every bfloat16
         return jnp.asarray(tensor.float().numpy()).astype(jnp.bfloat16)
     return tensor.numpy()

@@ -240,9 +240,13 @@ def test_what_cannot_be_written_is_named(tmp_path):
         ({"a": {"b": object()}}, "'a.b' is 'object', which is neither an array nor JSON"),
         ({"a": {1, 2}}, "'a' is 'set'"),
         ({"a": jax.random.key(0)}, "'a' is an array of random keys: write jax.random.key_data of it"),
-        ({"a": np.array([None])}, "'a' is an array of objects"),
+        ({"a": np.array([None])}, "'a' is an array of object, which is no number"),
         ({"a": {(1, 2): 3}}, "a key of 'a' is 'tuple', no name or number"),
         ({"a": {"b": 1}, "a.b": 2}, "two leaves of the tree have the name 'a.b'"),
+        ({"a": np.array(["x"])}, "'a' is an array of <U1"),
+        ({"__metadata__": np.ones(2)}, "must not have the name '__metadata__'"),
+        ({"__dtype__": {"a": "x"}}, "must not have the name '__dtype__.a'"),
+        ({"a\ud800": np.ones(2)}, "safetensors does not take this tree"),
     ):
         with pytest.raises(CheckpointError) as error:
             save_safetensors(tree, tmp_path / "x")
@@ -298,12 +302,38 @@ def test_damaged_foreign_and_newer_files_say_what_is_wrong(tmp_path):
         from_arrays({"a": np.ones(2)})
     with pytest.raises(CheckpointError, match="is damaged"):
         from_arrays({**to_arrays({"a": 1}), "__functorch_optim_texts__": np.ones(3, np.uint8)})
+    for text in (b"[" * 100_000, b"[1]", b'{"a": 1}'):
+        with pytest.raises(CheckpointError, match="is damaged"):
+            from_arrays({"__functorch_optim_texts__": np.frombuffer(text, np.uint8)})
     for flat, message in (
+        ({1: 2}, "1 is neither"),
         ({"x": 1}, "is neither 'state.<name>.<slot>'"),
         ({"state.w.step": 1}, "'state.w.step' belongs to no parameter whose options are known"),
     ):
         with pytest.raises(CheckpointError, match=message):
             unflatten_state_dict(flat)
+
+
+def test_names_and_groups_that_are_odd(tmp_path):
+    odd = optim.SGD({"": jnp.ones(2), "a": {"b": jnp.ones(2)}, "a.b": {"c": jnp.ones(2)}}, lr=0.1, momentum=0.9)
+    odd.step(odd.params)
+    unnamed = optim.SGD(
+        [{"params": [jnp.ones(2)]}, {"params": [], "lr": 0.3}, {"params": [jnp.ones(3)], "lr": 0.2}], 0.1
+    )
+    for state_dict in (odd.state_dict(), unnamed.state_dict()):
+        text = {**state_dict, "state": {str(number): entry for number, entry in state_dict["state"].items()}}
+        for given in (state_dict, text):  # orbax makes strings of the numbers
+            save_safetensors(given, tmp_path / "x")
+            assert same(plain(load_safetensors(tmp_path / "x")), plain(state_dict))
+    assert same(unflatten_state_dict(flatten_state_dict(unnamed.state_dict())), plain(unnamed.state_dict()))
+    tree = {"w": jnp.ones(2), "betas": (0.9, 0.99), "text": "x", "none": None}
+    save_safetensors({**tree, "text": np.str_("x")}, tmp_path / "x")
+    assert load_safetensors(tmp_path / "x")["text"] == "x"
+    save_safetensors(tree, tmp_path / "x")
+    assert same(load_safetensors(tmp_path / "x", like=tree), tree)
+    mode = (tmp_path / "x").stat().st_mode & 0o777
+    (tmp_path / "plain").touch()
+    assert mode == (tmp_path / "plain").stat().st_mode & 0o777
 
 
 def test_models_of_others_are_dicts_of_arrays(tmp_path):

@@ -42,7 +42,10 @@ def atomic_path(path: str | os.PathLike[str], sync: bool = True) -> Iterator[str
     partial = os.path.join(folder, f"{name.encode()[:180].decode(errors='ignore')}.{secrets.token_hex(4)}.partial")
     os.close(os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666))
     try:
+        mode = stat.S_IMODE(os.stat(partial).st_mode)
         yield partial
+        with suppress(OSError):  # who writes files by name may have made another
+            os.chmod(partial, mode)
         if sync:
             with open(partial, "r+b") as file:
                 os.fsync(file.fileno())

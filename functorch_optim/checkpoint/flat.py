@@ -17,6 +17,9 @@ MARK = "__functorch_optim__"  # the text that says the format, and how the names
 _TEXTS = "__functorch_optim_texts__"  # where there is room for arrays only: the bytes of the texts
 
 
+_RESERVED = ("__functorch_optim", "__metadata__", "__dtype__")  # how no name may begin
+
+
 class Flat(NamedTuple):
     """Arrays by name, and everything else by name as JSON."""
 
@@ -95,7 +98,9 @@ def from_arrays(arrays: Mapping[str, Any], like: Any = None) -> Any:
         raise CheckpointError(f"there is no array {_TEXTS!r}: to_arrays did not make these")
     try:
         texts = json.loads(np.asarray(given.pop(_TEXTS)).tobytes())
-    except ValueError as error:
+        if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
+            raise ValueError("it has no texts by name")
+    except (RecursionError, ValueError) as error:
         raise CheckpointError(f"the array {_TEXTS!r} is damaged: {shown(error)}") from error
     return unflatten(Flat(given, texts), like)
 
@@ -115,7 +120,9 @@ class _Writer(NamedTuple):
                 if type(key) not in (str, int, float, bool):
                     raise CheckpointError(f"a key of {_where(path)} is {type(key).__name__!r}, no name or number")
             return {"dict": self._items(node.items(), path)}
-        if isinstance(node, np.ndarray | np.generic | jax.Array):
+        if isinstance(node, str):
+            node = str(node)  # NumPy's own strings
+        elif isinstance(node, np.ndarray | np.generic | jax.Array):
             return self._keep(self.arrays, path, _checked(node, path))
         if type(node) in (list, tuple):
             kind = type(node).__name__
@@ -134,8 +141,10 @@ class _Writer(NamedTuple):
 
     def _keep(self, where: dict[str, Any], path: tuple[Any, ...], value: Any) -> str:
         name = trees.path_name(path) or "value"
-        if name in self.arrays or name in self.texts or name in (MARK, _TEXTS):
-            raise CheckpointError(f"two leaves of the tree have the name {name!r}, or it is taken")
+        if name in self.arrays or name in self.texts:
+            raise CheckpointError(f"two leaves of the tree have the name {name!r}")
+        if name.startswith(_RESERVED):
+            raise CheckpointError(f"a leaf must not have the name {name!r}, which the format needs")
         where[name] = value
         return name
 
@@ -158,8 +167,12 @@ def _where(path: tuple[Any, ...]) -> str:
 def _checked(array: Any, path: tuple[Any, ...]) -> Any:
     if isinstance(array, jax.Array) and jnp.issubdtype(array.dtype, jax.dtypes.extended):
         raise CheckpointError(f"{_where(path)} is an array of random keys: write jax.random.key_data of it")
-    if array.dtype == object:
-        raise CheckpointError(f"{_where(path)} is an array of objects")
+    try:
+        known = np.dtype(array.dtype.name) == array.dtype.newbyteorder("=") and array.dtype != object
+    except TypeError:
+        known = False
+    if not known:
+        raise CheckpointError(f"{_where(path)} is an array of {array.dtype}, which is no number")
     return array
 
 
@@ -206,25 +219,31 @@ def _leaf(name: str, flat: Flat) -> Any:
 
 def _foreign(flat: Flat) -> Any:
     """What other programs wrote: arrays by name, and a state dict, if the names are of one."""
-    options = {name: json.loads(text) for name, text in flat.texts.items() if name.startswith("param_groups.")}
-    if not options:
+    plain = {
+        name: json.loads(text) for name, text in flat.texts.items() if name.startswith(("param_groups.", "state."))
+    }
+    if not plain:
         return dict(flat.arrays)
-    plain = {name: json.loads(text) for name, text in flat.texts.items() if name.startswith("state.")}
-    return unflatten_state_dict({**flat.arrays, **plain, **options})
+    everything = {**flat.arrays, **plain}  # in no order, as it comes of a file
+    return unflatten_state_dict({name: everything[name] for name in sorted(everything, key=_natural)})
+
+
+def _natural(name: str) -> list[tuple[int, int | str]]:
+    """What sorts ``layers.10`` behind ``layers.9``."""
+    return [(0, int(part)) if part.isdecimal() else (1, part) for part in name.split(".")]
 
 
 def _restored(flat: Flat, like: Any) -> Any:
     """The leaves that stand under the names of those of ``like``."""
     names, models, treedef = trees.named_leaves(like)
     names = [name or "value" for name in names]
-    told = [name for name, text in flat.texts.items() if name != MARK and not _is_nothing(json.loads(text))]
-    held = {**dict.fromkeys(told), **flat.arrays}
+    held = {**_told(flat.texts), **flat.arrays}
     problems = [f"{name} is missing" for name in names if name not in held]
     problems += [f"{name} is unexpected" for name in held if name not in set(names)]
     leaves = []
     for name, model in zip(names, models, strict=True):
         if name in held:
-            leaf = _leaf(name, flat)
+            leaf = held[name]
             found, expected = _kind(leaf), _kind(model)
             if found != expected:
                 problems.append(f"{name} is {found}, not {expected}")
@@ -234,9 +253,13 @@ def _restored(flat: Flat, like: Any) -> Any:
     return treedef.unflatten([_placed(leaf, model) for leaf, model in leaves])
 
 
-def _is_nothing(value: Any) -> bool:
-    """Whether a value has no leaves, as JAX sees it."""
-    return value is None or (isinstance(value, list) and all(map(_is_nothing, value)))
+def _told(texts: Mapping[str, str]) -> dict[str, Any]:
+    """The numbers and strings among the leaves, as JAX sees them: those in a list one by one, and no None."""
+    found: dict[str, Any] = {}
+    for name, text in texts.items():
+        value = None if name == MARK else json.loads(text)
+        found |= {f"{name}.{i}": one for i, one in enumerate(value)} if isinstance(value, list) else {name: value}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _kind(leaf: Any) -> str:

@@ -1,6 +1,6 @@
 """A leaf of a JAX tree, and the pieces of torch's parameters that it is made of."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +12,8 @@ class Piece(NamedTuple):
     name: str
     torch_shape: tuple[int, ...]  # of the whole parameter
     part: tuple[int, int] | None
-    axes: tuple[int, ...]  # torch's, in JAX's order
+    expanded: tuple[int, ...]  # the shape of the part in torch, with an axis that stands for several cut into them
+    axes: tuple[int, ...]  # the expanded ones, in JAX's order
     flipped: tuple[int, ...]  # of them, after that
     jax_shape: tuple[int, ...]
 
@@ -26,7 +27,7 @@ class Piece(NamedTuple):
     @property
     def moved_shape(self) -> tuple[int, ...]:
         """The shape of the part with its axes in JAX's order."""
-        return tuple(self.own_shape[axis] for axis in self.axes)
+        return tuple(self.expanded[axis] for axis in self.axes)
 
     def of(self, array: np.ndarray) -> np.ndarray:
         """The part of torch's array."""
@@ -36,11 +37,12 @@ class Piece(NamedTuple):
         return array[self.part[0] * size : (self.part[0] + 1) * size]
 
     def to_jax(self, array: np.ndarray) -> np.ndarray:
-        return np.flip(self.of(array).transpose(self.axes), self.flipped).reshape(self.jax_shape)
+        moved = self.of(array).reshape(self.expanded).transpose(self.axes)
+        return np.flip(moved, self.flipped).reshape(self.jax_shape)
 
     def to_torch(self, array: np.ndarray) -> np.ndarray:
         moved = np.flip(array.reshape(self.moved_shape), self.flipped)
-        return moved.transpose(tuple(np.argsort(self.axes))) if self.axes else moved
+        return moved.transpose(tuple(np.argsort(self.axes))).reshape(self.own_shape) if self.axes else moved
 
 
 class Leaf(NamedTuple):
@@ -53,7 +55,7 @@ class Leaf(NamedTuple):
     is_complex: bool
 
     def join(self, arrays: list[np.ndarray]) -> np.ndarray:
-        return np.stack(arrays) if self.stacked else np.ascontiguousarray(arrays[0]).reshape(arrays[0].shape)
+        return np.stack(arrays) if self.stacked else np.array(arrays[0], order="C")  # never torch's own memory
 
     def split(self, array: np.ndarray) -> list[np.ndarray]:
         return list(array) if self.stacked else [array]
@@ -66,28 +68,46 @@ def parts_of(name: str, leaves: Sequence[Leaf]) -> list[tuple[Leaf, int]]:
 
 
 def piece_of(
-    name: str, torch_shape: tuple[int, ...], layout: str, part: tuple[int, int] | None, jax_shape: tuple[int, ...]
+    name: str,
+    torch_shape: tuple[int, ...],
+    layout: str,
+    part: tuple[int, int] | None,
+    flattened: tuple[int, ...] | None,
+    jax_shape: tuple[int, ...],
 ) -> Piece | None:
     """The piece, if a parameter of this shape can be laid out and cut so."""
     count = len(torch_shape)
     if part is not None and (not count or torch_shape[0] % part[1]):
         return None
-    if layout == "same":
-        axes, flipped = tuple(range(count)), ()
-    elif layout not in ("kernel", "transposed_kernel"):
-        raise ValueError(f"a layout is 'same', 'kernel' or 'transposed_kernel', but it is {layout!r}")
-    elif count < 2:
+    own = torch_shape if part is None else (torch_shape[0] // part[1], *torch_shape[1:])
+    if flattened is not None:
+        if count != 2 or own[1] != np.prod(flattened) or layout != "kernel":
+            return None
+        expanded = (own[0], *flattened)
+        axes = (*range(2, len(expanded)), 1, 0)  # channels last, then the outputs
+        return Piece(name, torch_shape, part, expanded, axes, (), jax_shape)
+    if layout not in LAYOUTS:
+        raise ValueError(f"a layout is one of {', '.join(LAYOUTS)}, but it is {layout!r}")
+    if layout != "same" and count < 2:
         return None
-    elif layout == "kernel":
-        axes, flipped = (*range(2, count), 1, 0), ()
-    else:
-        axes, flipped = (*range(2, count), 0, 1), tuple(range(count - 2))
-    return Piece(name, torch_shape, part, axes, flipped, jax_shape)
+    axes, flipped = LAYOUTS[layout](count)
+    return Piece(name, torch_shape, part, own, tuple(axes), tuple(flipped), jax_shape)
+
+
+# For so many axes of torch's: their order in JAX, and those of them that run backwards there.
+LAYOUTS: dict[str, Callable[[int], tuple[Sequence[int], Sequence[int]]]] = {
+    "same": lambda n: (range(n), ()),
+    "kernel": lambda n: ((*range(2, n), 1, 0), ()),
+    "transposed_kernel": lambda n: ((*range(2, n), 0, 1), range(n - 2)),
+    "transposed_weight": lambda n: ((1, 0, *range(2, n)), range(2, n)),
+}
 
 
 def fits(piece: Piece) -> bool:
     """Whether the shapes agree: axes of a matrix or vector may be split (heads), and axes of one entry come and go."""
     moved, jax_shape = piece.moved_shape, piece.jax_shape
+    if len(piece.expanded) > len(piece.own_shape):  # an axis that stands for several is one in JAX too
+        return jax_shape == (piece.own_shape[1], piece.own_shape[0])
     if tuple(n for n in moved if n != 1) == tuple(n for n in jax_shape if n != 1):
         return len(moved) <= 2 or moved == jax_shape
     return len(moved) <= 2 and 0 not in moved and {*_borders(moved)} <= {*_borders(jax_shape)} and _same_size(piece)

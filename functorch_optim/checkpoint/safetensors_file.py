@@ -56,7 +56,12 @@ def save_safetensors(tree: Any, path: str | os.PathLike[str], sync: bool = True)
             array = np.frombuffer(array.tobytes(), np.uint8)
         arrays[name] = array if array.flags.c_contiguous else np.ascontiguousarray(array)
     with atomic_path(path, sync) as partial:
-        save_file(arrays, partial, texts)
+        try:
+            save_file(arrays, partial, texts)
+        except OSError:
+            raise
+        except Exception as error:  # the library has errors of its own, of several types
+            raise CheckpointError(f"safetensors does not take this tree: {shown(error)}") from error
 
 
 def load_safetensors(path: str | os.PathLike[str], like: Any = None) -> Any:
@@ -67,7 +72,7 @@ def load_safetensors(path: str | os.PathLike[str], like: Any = None) -> Any:
             name, or a state dict, if it has names like ``param_groups.<name>.lr`` in its metadata.
         like: a tree of the structure that was saved, of arrays or of :class:`jax.ShapeDtypeStruct`: the leaves of the
             result are placed as its are. A functional state needs it, ``like=tx.init(params)``; without it, it is a
-            dict.
+            dict. A ``state_dict`` of an optimizer needs none: ``load_state_dict`` places what it is given.
 
     Returns:
         The tree; arrays are NumPy's, where ``like`` has none of JAX.
@@ -103,6 +108,8 @@ def load_safetensors(path: str | os.PathLike[str], like: Any = None) -> Any:
         raise
     except CheckpointError as error:
         raise CheckpointError(f"{name}: {error}") from error
+    except AttributeError as error:  # of NumPy, asked for a dtype that it has not
+        raise CheckpointError(f"{name} has an array of a dtype that NumPy has not: {shown(error)}") from error
     except Exception as error:  # the library has errors of its own, of several types
         raise CheckpointError(f"{name} is no safetensors file, or damaged: {shown(error)}") from error
 

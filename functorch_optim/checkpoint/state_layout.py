@@ -7,14 +7,14 @@ import numpy as np
 
 from functorch_optim.checkpoint.errors import CheckpointError
 from functorch_optim.checkpoint.pieces import Leaf, Piece, parts_of
-from functorch_optim.checkpoint.state_names import is_state_dict
+from functorch_optim.checkpoint.state_names import has_form, strays
 from functorch_optim.torch_tensors import as_array
 
 Entry = Mapping[str, Any]
 
 _SCALARS = ("step", "mu_product", "eta", "mu")  # of one number each, also where a parameter is one number
-_BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 _FACTORED = {"row_var": "col_var", "col_var": "row_var"}  # what a statistic is of the transposed matrix
+_WHOLE = "variance"  # the statistic of a vector
 _FLAT = "func_evals"  # what the one entry of an optimizer has whose vectors are of all parameters together
 _ORIENTED = "ns_coefficients"  # the option of a group whose algorithm asks which axis has the outputs
 
@@ -45,12 +45,12 @@ def from_torch(layout: Any, state_dict: Mapping[str, Any], names: Sequence[str] 
     return {"state": state, "param_groups": saved}
 
 
-def to_torch(layout: Any, state_dict: Mapping[str, Any]) -> dict[str, Any]:
+def to_torch(layout: Any, state_dict: Mapping[str, Any], order: Sequence[str] | None) -> dict[str, Any]:
     """The state dict of this library as one of torch; see ``TorchLayout.state_to_torch``."""
-    groups = _groups(state_dict)
     leaf_of = {leaf.name: leaf for leaf in layout.leaves}
-    saved, state, start = [], {}, 0
-    for index, group in enumerate(groups):
+    place = {name: number for number, name in enumerate(layout.torch_shapes if order is None else order)}
+    parts: list[tuple[list[str], list[Entry], dict[str, Any]]] = []
+    for index, group in enumerate(_groups(state_dict)):
         if len(group.get("param_names", ())) != len(group["params"]):
             raise CheckpointError(f"group {index} of the state dict has no names: make the optimizer of a named tree")
         lost = [name for name in group["param_names"] if name not in leaf_of]
@@ -60,22 +60,31 @@ def to_torch(layout: Any, state_dict: Mapping[str, Any]) -> dict[str, Any]:
         pairs = zip(leaves, group["params"], strict=True)
         entry_of = {leaf.name: _entry(state_dict, number) for leaf, number in pairs}
         inside = {piece.name for leaf in leaves for piece in leaf.pieces}
-        names = [name for name in layout.torch_shapes if name in inside]
+        unknown = sorted(inside - place.keys())
+        if unknown:
+            raise CheckpointError(f"names= lacks {', '.join(map(repr, unknown))}, which the optimizer has")
+        names = sorted(inside, key=place.__getitem__)
         if any(_FLAT in entry for entry in entry_of.values()):
-            order = np.argsort(_flat_order(layout, leaves, names))
-            entries = _flat_entries(entry_of.values(), order, len(names))
+            back = np.argsort(_flat_order(layout, leaves, names))
+            entries = _flat_entries(entry_of.values(), back, len(names))
         else:
             entries = [_split(name, leaves, entry_of) for name in names]
+        parts.append((names, entries, {key: value for key, value in _options(group).items() if key != "reshape"}))
+    if order is not None:
+        parts.sort(key=lambda part: min(map(place.__getitem__, part[0]), default=len(place)))
+    saved, state, start = [], {}, 0
+    for names, entries, options in parts:
         state |= {start + i: dict(entry) for i, entry in enumerate(entries) if entry}
-        options = {key: value for key, value in _options(group).items() if key != "reshape"}
         saved.append({**options, "params": list(range(start, start + len(names))), "param_names": names})
         start += len(names)
     return {"state": state, "param_groups": saved}
 
 
 def _groups(state_dict: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-    if not is_state_dict(state_dict):
+    if not has_form(state_dict):
         raise CheckpointError("a state dict of an optimizer has the keys 'state' and 'param_groups', and nothing else")
+    if strays(state_dict):
+        raise CheckpointError(f"there are states of numbers that are in no group: {', '.join(strays(state_dict))}")
     return state_dict["param_groups"]
 
 
@@ -86,7 +95,7 @@ def _entry(state_dict: Mapping[str, Any], number: Any) -> Entry:
 
 
 def _options(group: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in group.items() if key not in ("params", "param_names")}
+    return {key: as_array(value) for key, value in group.items() if key not in ("params", "param_names")}
 
 
 def _torch_names(layout: Any, groups: Sequence[Mapping[str, Any]], names: Sequence[str] | None) -> list[dict[str, Any]]:
@@ -97,8 +106,7 @@ def _torch_names(layout: Any, groups: Sequence[Mapping[str, Any]], names: Sequen
         name_of = dict(zip(numbers, names, strict=True))
     else:
         if names is None:
-            names = [name for name in layout.torch_shapes if name.rpartition(".")[2] not in _BUFFERS]
-            names = [name for name in names if not layout.ignores(name) or layout.has(name)]
+            names = [name for name in layout.trained if not layout.ignores(name) or layout.has(name)]
             if len(groups) > 1:
                 raise CheckpointError(
                     "the state dict has several groups and no names: names= must list torch's names of the parameters "
@@ -110,6 +118,8 @@ def _torch_names(layout: Any, groups: Sequence[Mapping[str, Any]], names: Sequen
                 "torch's names of its parameters in the order of their numbers"
             )
         name_of = dict(zip(sorted(numbers), names, strict=True))
+    if len(set(names)) < len(names):
+        raise CheckpointError("names= has a name twice")
     unknown = [name for name in names if name not in layout.torch_shapes]
     if unknown:
         raise CheckpointError(f"the layout does not know {', '.join(map(repr, unknown))}, which the optimizer has")
@@ -186,7 +196,7 @@ def _split(name: str, leaves: Sequence[Leaf], entry_of: Mapping[str, Entry]) -> 
 
 
 def _contiguous(array: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(array).reshape(array.shape)
+    return np.array(array, order="C")
 
 
 def _same_keys(name: str, entries: Sequence[Entry]) -> list[str]:
@@ -204,13 +214,14 @@ def _is_slot(key: str, value: Any) -> bool:
 def _shared(key: str, values: Sequence[Any], name: str) -> Any:
     if any(not np.array_equal(np.asarray(value), np.asarray(values[0])) for value in values):
         raise CheckpointError(f"{key} of what {name!r} is made of differs: {', '.join(map(str, values))}")
-    return values[0]
+    return np.array(values[0]) if hasattr(values[0], "shape") else values[0]  # never torch's own memory
 
 
 def _like(key: str, value: Any, piece: Piece) -> np.ndarray:
     array = np.asarray(value)
     if array.shape != piece.torch_shape:
         raise CheckpointError(f"{key} of torch's {piece.name!r} has shape {array.shape}, not {piece.torch_shape}")
+    _check_whole(key, piece)
     return array
 
 
@@ -219,19 +230,34 @@ def _back(key: str, value: np.ndarray, piece: Piece) -> np.ndarray:
         raise CheckpointError(
             f"{key} of what torch calls {piece.name!r} has shape {value.shape}, not {piece.jax_shape}"
         )
+    _check_whole(key, piece)
     return piece.to_torch(value)
+
+
+def _check_whole(key: str, piece: Piece) -> None:
+    """Raise if Adafactor keeps a vector's statistics whole in torch, and by rows and columns here."""
+    if key == _WHOLE and len(piece.torch_shape) < 2 <= len(piece.jax_shape):
+        raise CheckpointError(
+            f"{key} of torch's {piece.name!r} {piece.torch_shape}: as {piece.jax_shape} it has row_var and col_var. "
+            "Take the entry out of the state dict, and it starts anew"
+        )
 
 
 def _factored(key: str, piece: Piece, value: Any, inverse: bool) -> tuple[str, np.ndarray]:
     """A statistic over the rows or columns of the last two axes, in the other layout, and its name there."""
     last = piece.axes[-2:]
     count = len(piece.axes)
-    if piece.part or piece.moved_shape != piece.jax_shape or {*last} != {count - 2, count - 1}:
+    if (
+        piece.part
+        or piece.expanded != piece.torch_shape
+        or piece.moved_shape != piece.jax_shape
+        or {*last} != {count - 2, count - 1}
+    ):
         raise CheckpointError(
             f"{key} of torch's {piece.name!r} {piece.torch_shape} cannot be laid out as {piece.jax_shape}: its rows "
             "and columns are other axes there. Take the entry out of the state dict, and it starts anew"
         )
-    axes = tuple(np.argsort(piece.axes)) if inverse else piece.axes
+    axes = tuple(np.argsort(piece.axes)) if inverse else piece.axes  # of a matrix that is neither cut nor expanded
     return (_FACTORED[key] if last[0] > last[1] else key), _contiguous(np.asarray(value).transpose(axes))
 
 
@@ -266,7 +292,7 @@ def _permuted(entry: Entry, order: np.ndarray) -> Entry:
         def move(value: Any) -> Any:
             if isinstance(value, list):
                 return [move(item) for item in value]
-            array = np.asarray(value) if hasattr(value, "shape") else value
+            array = np.array(value) if hasattr(value, "shape") else value
             for axis in range(np.ndim(array)):
                 if array.shape[axis] != len(order):
                     raise CheckpointError(f"{key} has {array.shape[axis]} entries, the parameters {len(order)}")
@@ -282,7 +308,14 @@ def _orientation(group: Mapping[str, Any], leaves: Sequence[Leaf]) -> dict[str, 
     """What says to Muon that the outputs are the last axis here, where they are the first in torch."""
     if _ORIENTED not in group:
         return {}
-    turned = {piece.axes[-2:] == (1, 0) for leaf in leaves for piece in leaf.pieces}
+    pieces = [piece for leaf in leaves for piece in leaf.pieces]
+    cut = [piece.name for piece in pieces if piece.part or piece.jax_shape[-1:] != piece.moved_shape[-1:]]
+    if cut:
+        raise CheckpointError(
+            f"Muon orthogonalises a matrix as a whole, and here {', '.join(dict.fromkeys(cut))} is cut in parts or "
+            "heads: its steps would not be torch's. Keep it a matrix in the twin, or out of this state dict"
+        )
+    turned = {piece.axes[-2:] == (1, 0) for piece in pieces}
     if turned == {True, False} and group.get("adjust_lr_fn") != "match_rms_adamw":
         raise CheckpointError(
             "some matrices of the group are transposed here and some are not, and the factor of Muon's learning rate "

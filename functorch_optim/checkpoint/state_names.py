@@ -1,17 +1,30 @@
 """State dicts by name, as torch's distributed checkpoints flatten them."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from functorch_optim.checkpoint.errors import CheckpointError
 
+_EMPTY = re.compile(r"\(group \d+\)")  # what stands for a group without parameters
 _OUTSIDE = ("params", "param_names")  # what a group has beside its options
 
 Group = tuple[list[Any], list[str] | None]  # the numbers of a group's parameters, and their names
 
 
 def is_state_dict(node: Any) -> bool:
-    """Whether a node is the state dict of an optimizer."""
+    """Whether a node is the state dict of an optimizer, with no state of a parameter that is in no group."""
+    return has_form(node) and not strays(node)
+
+
+def strays(state_dict: Mapping[str, Any]) -> list[str]:
+    """The numbers of the states whose parameters are in no group."""
+    known = {str(number) for group in state_dict["param_groups"] for number in group["params"]}
+    return [str(number) for number in state_dict["state"] if str(number) not in known]
+
+
+def has_form(node: Any) -> bool:
+    """Whether a node is built as the state dict of an optimizer is."""
     if not (isinstance(node, Mapping) and node.keys() == {"state", "param_groups"}):
         return False
     groups, state = node["param_groups"], node["state"]
@@ -58,8 +71,9 @@ def flatten_state_dict(state_dict: Mapping[str, Any]) -> dict[str, Any]:
         name_of.update(zip(group["params"], names, strict=True))
         for name in names or [_empty(index)]:
             flat |= {f"param_groups.{name}.{key}": value for key, value in group.items() if key not in _OUTSIDE}
+    by_text = {str(number): name for number, name in name_of.items()}  # a format may have made strings of the numbers
     for number, entry in state_dict["state"].items():
-        name = name_of.get(number, str(number))
+        name = by_text[str(number)]
         flat |= {f"state.{name}.{slot}": value for slot, value in entry.items()}
     return flat
 
@@ -83,20 +97,19 @@ def unflatten_state_dict(flat: Mapping[str, Any], groups: Sequence[Group] | None
     """
     kinds: dict[str, dict[str, Any]] = {"state": {}, "param_groups": {}}
     for key, value in flat.items():
-        kind, _, rest = key.partition(".")
+        kind, _, rest = str(key).partition(".")
         if kind not in kinds:
             raise CheckpointError(f"{key!r} is neither 'state.<name>.<slot>' nor 'param_groups.<name>.<option>'")
         kinds[kind][rest] = value
     if groups is None:
-        options = _divided("param_groups", kinds["param_groups"], None)
-        groups = _grouped(options)
+        groups, options_of = _grouped(_divided("param_groups", kinds["param_groups"], None))
     else:
         options = _divided("param_groups", kinds["param_groups"], _labels(groups))
+        options_of = [options.get(labels[0], {}) for labels in _labels(groups)]
     state = _divided("state", kinds["state"], _labels(groups))
     saved, number_of = [], {}
-    for labels, (numbers, names) in zip(_labels(groups), groups, strict=True):
-        group = dict(options.get(labels[0], {}))
-        saved.append({**group, "params": list(numbers), **({} if names is None else {"param_names": list(names)})})
+    for labels, (numbers, names), options in zip(_labels(groups), groups, options_of, strict=True):
+        saved.append({**options, "params": list(numbers), **({} if names is None else {"param_names": list(names)})})
         number_of.update(zip(labels, numbers, strict=False))
     return {"state": {number_of[name]: entry for name, entry in state.items()}, "param_groups": saved}
 
@@ -118,16 +131,16 @@ def _divided(kind: str, flat: Mapping[str, Any], labels: list[list[str]] | None)
     known = None if labels is None else {label for group in labels for label in group}
     found: dict[str, dict[str, Any]] = {}
     for rest, value in flat.items():
-        name = rest.rpartition(".")[0]
-        while known is not None and name and name not in known:
-            name = name.rpartition(".")[0]
-        if not name:
+        name, dot, _ = rest.rpartition(".")
+        while dot and known is not None and name not in known:
+            name, dot, _ = name.rpartition(".")
+        if not dot:
             raise CheckpointError(f"'{kind}.{rest}' belongs to no parameter whose options are known")
         found.setdefault(name, {})[rest[len(name) + 1 :]] = value
     return found
 
 
-def _grouped(options: dict[str, dict[str, Any]]) -> list[Group]:
+def _grouped(options: dict[str, dict[str, Any]]) -> tuple[list[Group], list[dict[str, Any]]]:
     """Parameters with the same options, numbered group after group; a list among the options becomes a tuple."""
     together: list[tuple[dict[str, Any], list[str]]] = []
     for name, own in options.items():
@@ -138,8 +151,11 @@ def _grouped(options: dict[str, dict[str, Any]]) -> list[Group]:
                 break
         else:
             together.append((own, [name]))
-    groups, start = [], 0
+    groups: list[Group] = []
+    start, numbered = 0, all(name.isdecimal() or _EMPTY.fullmatch(name) for name in options)
     for _, names in together:
-        groups.append((list(range(start, start + len(names))), names))
-        start += len(names)
-    return groups
+        own = [name for name in names if not _EMPTY.fullmatch(name)]
+        numbers = list(map(int, own)) if numbered else list(range(start, start + len(own)))
+        groups.append((numbers, None if numbered else own))
+        start += len(own)
+    return groups, [own for own, _ in together]

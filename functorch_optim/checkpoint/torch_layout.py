@@ -22,14 +22,19 @@ class LeafRule(NamedTuple):
         path: a regular expression that the leaf's whole dotted path matches.
         name: torch's name for it, with ``\\1`` for what the first parentheses matched.
         layout: ``"same"``; ``"kernel"``: a dense or convolution kernel, whose inputs and outputs stand last, (inputs,
-            outputs) for torch's (outputs, inputs); ``"transposed_kernel"``: that of flax's ``ConvTranspose``.
+            outputs) for torch's (outputs, inputs); ``"transposed_kernel"``: that of flax's ``ConvTranspose``;
+            ``"transposed_weight"``: that of equinox's. Where both channels are as many, the shapes do not tell a
+            transposed convolution from one that is not.
         part: (i, n) where the leaf is the i-th of n equal parts of torch's parameter, along its first axis.
+        flattened: (channels, height, width) of the image whose flattened entries are the inputs of this dense kernel:
+            flax runs over them in the order (height, width, channels).
     """
 
     path: str
     name: str
     layout: str = "same"
     part: tuple[int, int] | None = None
+    flattened: tuple[int, ...] | None = None
 
 
 _ATTENTION = [
@@ -54,6 +59,7 @@ TORCH_NAMES: tuple[LeafRule, ...] = (
 )
 """The rules of flax (linen and nnx) and equinox: dense layers, convolutions, embeddings, norms, attention."""
 
+_BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 _COLLECTIONS = re.compile(r"^(params|batch_stats)\.")  # linen's, which torch's names do not have
 _UNMAPPED = re.compile(r"(.*\.)?num_batches_tracked")  # torch counts, flax and equinox do not
 
@@ -74,6 +80,8 @@ class TorchLayout:
             modules, one after the other: ``[(r"^Dense_0\\.", "fc1.")]``.
         stacked: layers that the tree has stacked along the first axis of every leaf, for a scan, and torch one by
             one: ``{"layers": "encoder.layers"}`` says that ``layers.<rest>`` is of ``encoder.layers.0.<rest>``, ....
+            Here, too, the paths are those without linen's ``params.`` and ``batch_stats.``.
+        tied: torch's names of parameters that are others of torch: ``{"head.weight": "embed.weight"}``.
         ignore: regular expressions of torch's names that the tree does not need to have.
 
     Raises:
@@ -97,11 +105,22 @@ class TorchLayout:
         rules: Sequence[LeafRule] = TORCH_NAMES,
         rename: Iterable[tuple[str, str]] = (),
         stacked: Mapping[str, str] | None = None,
+        tied: Mapping[str, str] | None = None,
         ignore: Iterable[str] = (),
     ) -> None:
         self._tree = params
         self._ignore = [_UNMAPPED, *map(re.compile, ignore)]
-        self.torch_shapes = {name: tuple(value.shape) for name, value in torch_params.items()}
+        self._tied = dict(tied or {})
+        unknown = [name for pair in self._tied.items() for name in pair if name not in torch_params]
+        if unknown:
+            raise CheckpointError(f"tied= names what torch does not have: {', '.join(map(repr, unknown))}")
+        self.torch_shapes: dict[str, tuple[int, ...]] = {}
+        self.trained: list[str] = []  # what may be a parameter, in torch's order
+        for given, value in torch_params.items():
+            name = self._tied.get(given, given)
+            if name not in self.torch_shapes and _is_floating(value) and name.rpartition(".")[2] not in _BUFFERS:
+                self.trained.append(name)
+            self.torch_shapes[name] = tuple(torch_params[name].shape)
         search = _Search(self.torch_shapes, rules, list(rename), dict(stacked or {}))
         names, models, _ = trees.named_leaves(params)
         found = [search.leaf(name, model) for name, model in zip(names, models, strict=True)]
@@ -129,11 +148,12 @@ class TorchLayout:
     def __getitem__(self, key: str) -> "TorchLayout":
         """The layout of one part of the tree: ``layout["params"]`` of linen's variables, with the paths within it."""
         part = object.__new__(TorchLayout)
-        part._tree, part._ignore = self._tree[key], [re.compile(r".*", re.DOTALL)]
+        part._tree, part._ignore, part._tied = self._tree[key], [], {}
         inside = [leaf for leaf in self.leaves if leaf.name.startswith(f"{key}.")]
         part.leaves = [leaf._replace(name=leaf.name[len(key) + 1 :]) for leaf in inside]
         torch_names = {piece.name for leaf in part.leaves for piece in leaf.pieces}
         part.torch_shapes = {name: shape for name, shape in self.torch_shapes.items() if name in torch_names}
+        part.trained = [name for name in self.trained if name in torch_names]
         return part
 
     def ignores(self, name: str) -> bool:
@@ -163,7 +183,9 @@ class TorchLayout:
         return treedef.unflatten([_placed(made[n], model) if n in made else model for n, model in pairs])
 
     def params_to_torch(self, params: Any) -> dict[str, np.ndarray]:
-        """Torch's state dict of the values in a tree like the one that the layout was made with.
+        """Torch's state dict, of NumPy's arrays, of the values in a tree like the one that the layout was made with.
+
+        :func:`functorch_optim.checkpoint.save_torch` writes it for ``torch.load`` and ``model.load_state_dict``.
 
         Raises:
             CheckpointError: it has another structure or other shapes.
@@ -181,10 +203,8 @@ class TorchLayout:
                     )
             if pieces:
                 parts = [leaf.pieces[i].to_torch(leaf.split(np.asarray(held[leaf.name]))[i]) for leaf, i in pieces]
-                result[name] = (
-                    np.concatenate(parts) if len(parts) > 1 else np.ascontiguousarray(parts[0].reshape(shape))
-                )
-        return result
+                result[name] = np.concatenate(parts) if len(parts) > 1 else np.array(parts[0].reshape(shape), order="C")
+        return result | {name: result[of] for name, of in self._tied.items() if of in result}
 
     def state_from_torch(self, state_dict: Mapping[str, Any], names: Sequence[str] | None = None) -> dict[str, Any]:
         """The ``state_dict`` of a torch optimizer for the optimizer of this library over the tree.
@@ -204,14 +224,22 @@ class TorchLayout:
         """
         return state_layout.from_torch(self, state_dict, names)
 
-    def state_to_torch(self, state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    def state_to_torch(self, state_dict: Mapping[str, Any], names: Sequence[str] | None = None) -> dict[str, Any]:
         """The ``state_dict`` of an optimizer of this library over the tree, for the torch optimizer, with its names.
+
+        Torch goes by position: the groups are in their order here, and each has its parameters in the order of torch's
+        module.
+
+        Args:
+            state_dict: of the optimizer.
+            names: torch's names in the order in which the torch optimizer has its parameters, where that is another,
+                or its groups stand in another order than here.
 
         Raises:
             CheckpointError: it has no names, or they are not those of the tree; parts of one parameter differ in what
                 they share; a slot cannot be mapped.
         """
-        return state_layout.to_torch(self, state_dict)
+        return state_layout.to_torch(self, state_dict, names)
 
 
 class _Search(NamedTuple):
@@ -227,13 +255,14 @@ class _Search(NamedTuple):
         if not hasattr(model, "dtype") or not hasattr(model, "shape"):
             return None
         shape, dtype = tuple(model.shape), model.dtype
-        prefix = next((p for p in self.stacked if name.startswith(f"{p}.")), None)
+        inner = _COLLECTIONS.sub("", name)
+        prefix = next((p for p in self.stacked if inner.startswith(f"{p}.")), None)
         if prefix is None:
             paths, own_shape = [name], shape
         elif not shape:
             return f"the leaf {name!r} has no axis of layers"
         else:
-            rest, own_shape = name[len(prefix) :], shape[1:]
+            rest, own_shape = inner[len(prefix) :], shape[1:]
             paths = [f"{self.stacked[prefix]}.{index}{rest}" for index in range(shape[0])]
         pieces = [self._piece(path, own_shape) for path in paths]
         problems = [piece for piece in pieces if isinstance(piece, str)]
@@ -256,11 +285,17 @@ class _Search(NamedTuple):
             name = match.expand(rule.name)
             looked.append(name)
             if name in self.shapes:
-                piece = piece_of(name, self.shapes[name], rule.layout, rule.part, shape)
+                piece = piece_of(name, self.shapes[name], rule.layout, rule.part, rule.flattened, shape)
                 if piece is not None and fits(piece):
                     return piece
                 unfit = unfit or f"torch's {name!r} {self.shapes[name]} does not fit"
         return unfit or f"torch has none of {', '.join(dict.fromkeys(looked))}"
+
+
+def _is_floating(value: Any) -> bool:
+    """Whether torch trains such an array or tensor."""
+    kind = str(value.dtype)
+    return any(word in kind for word in ("float", "complex", "half", "double"))
 
 
 def _placed(array: np.ndarray, model: Any) -> Any:

@@ -47,15 +47,15 @@ def compiled_update(plan: Plan, in_place: bool) -> Callable[..., Any]:
     """``(params, states, grads, numbers) -> (params, states)``; it may overwrite the buffers of the first two."""
 
     def optimizer_step(params: Any, states: Any, grads: Any, numbers: jax.Array) -> Any:
-        scalars, start = [], 0
+        updates, start = [], 0
         for member in plan.members:
             stop = start + member.scalars.num_leaves
-            scalars.append(member.scalars.unflatten([numbers[index] for index in range(start, stop)]))
+            own = member.scalars.unflatten([numbers[index] for index in range(start, stop)])
+            updates.append(member.algorithm.leaf_update(own))
             start = stop
         new_params, new_rows = [], []
         for index, param, row, grad in zip(plan.member_of, params, states, grads, strict=True):
-            descent = conjugate_leaf(grad)
-            delta, new_row = plan.members[index].algorithm.update_leaf(descent, param, row, scalars[index])
+            delta, new_row = updates[index](conjugate_leaf(grad), param, row)
             new_params.append(base.add_update(param, delta))
             new_rows.append(new_row)
         return new_params, new_rows
