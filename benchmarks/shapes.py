@@ -42,9 +42,15 @@ def gpt2_small() -> Shapes:
     return shapes | {"ln_f.scale": (width,), "ln_f.bias": (width,)}
 
 
-def many_leaves() -> Shapes:
-    """1000 leaves: 500 of 32 x 32 and 500 of 32."""
-    return {f"{index}.{name}": shape for index in range(500) for name, shape in (("kernel", (32, 32)), ("bias", (32,)))}
+def many_leaves(count: int = 1000) -> Shapes:
+    """So many leaves, half of them 32 x 32 and half of them 32."""
+    pair = (("kernel", (32, 32)), ("bias", (32,)))
+    return {f"{index}.{name}": shape for index in range(count // 2) for name, shape in pair}
+
+
+def gpt2_matrices() -> Shapes:
+    """The matrices of GPT-2 small that Muon is for: those of its layers."""
+    return {name: shape for name, shape in gpt2_small().items() if len(shape) == 2 and name.startswith("h")}
 
 
 def torch_layout(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -52,4 +58,10 @@ def torch_layout(shape: tuple[int, ...]) -> tuple[int, ...]:
     return (shape[3], shape[2], *shape[:2]) if len(shape) == 4 else shape[::-1]
 
 
-ALL = {"ResNet-50": resnet50, "GPT-2 small": gpt2_small, "1000 leaves": many_leaves}
+ALL = {
+    "ResNet-50": resnet50,
+    "GPT-2 small": gpt2_small,
+    "1000 leaves": many_leaves,
+    "4000 leaves": lambda: many_leaves(4000),
+    "GPT-2 matrices": gpt2_matrices,
+}

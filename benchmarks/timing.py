@@ -29,8 +29,9 @@ def ratio(times: list[float], others: list[float]) -> float:
     return statistics.median(one / other for one, other in zip(times, others, strict=True))
 
 
-def jax_step(step: Callable[..., Any], params: Any, state: Any, grads: Any) -> tuple[Callable[[], None], float]:
-    """A function that makes ``params, state = step(params, state, grads)`` in place, and the seconds it compiled."""
+def jax_step(step: Callable[..., Any], params: Any, state: Any, grads: Any) -> tuple[Callable[[], None], float, Any]:
+    """A function that makes ``params, state = step(params, state, grads)`` in place, the seconds it took to trace and
+    compile, and the bytes of its buffers."""
     carry = [(jax.tree.map(jnp.copy, params), state)]
     start = time.perf_counter()
     compiled = jax.jit(step, donate_argnums=(0, 1)).lower(*carry[0], grads).compile()
@@ -40,7 +41,13 @@ def jax_step(step: Callable[..., Any], params: Any, state: Any, grads: Any) -> t
         carry[0] = compiled(*carry[0], grads)
         jax.block_until_ready(carry[0])
 
-    return run, seconds
+    sizes = compiled.memory_analysis()
+    memory = {
+        "arguments": sizes.argument_size_in_bytes,
+        "aliased": sizes.alias_size_in_bytes,
+        "temporaries": sizes.temp_size_in_bytes,
+    }
+    return run, seconds, memory
 
 
 def optimizer_step(tx: Any, apply: Callable[..., Any]) -> Callable[..., Any]:

@@ -36,6 +36,7 @@ from functorch_optim.combinators import (
 )
 from functorch_optim.fusion import enable_cpu_fusion
 from functorch_optim.hyperparams import Beta
+from functorch_optim.packing import ForeachState
 from functorch_optim.rule import Rule, lift
 from functorch_optim.sparse_grad import value_and_sparse_grad
 from functorch_optim.transforms.clipping import clip_by_global_norm, clip_by_value, global_norm
@@ -60,6 +61,7 @@ __all__ = [
     "Beta",
     "ChainState",
     "EmptyState",
+    "ForeachState",
     "GradientTransformation",
     "LBFGSState",
     "MaskedState",

@@ -7,7 +7,7 @@ in errors. A rule's file holds the state, the scalars of a step, and the equatio
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -127,9 +127,27 @@ def step_scalars(
 jax.tree_util.register_dataclass(StepScalars, ["rule", "coupled_decay", "decoupled_decay"], [])
 
 
-def lift(rule: Rule) -> GradientTransformation:
-    """The transformation that applies ``rule`` to every leaf of a pytree."""
+def lift(rule: Rule, foreach: bool = False) -> GradientTransformation:
+    """The transformation that applies ``rule`` to every leaf of a pytree.
+
+    With ``foreach`` the state of small leaves is packed in flat buffers, one for a slot and dtype, and they are updated
+    together: a step of a thousand small leaves then costs a third. The state is a
+    :class:`functorch_optim.ForeachState`, and ``update`` needs ``params``.
+    """
+    if foreach:
+        from functorch_optim.packing import Packed  # it is made of Lifted
+
+        return transformation(Packed(rule))
     return transformation(Lifted(rule))
+
+
+class Aligned(NamedTuple):
+    """The leaves of an update: gradients, parameters (None where they were not given) and rows of slots."""
+
+    treedef: Any
+    grads: list[Any]
+    params: list[Any]
+    slots: list[Any]
 
 
 class Lifted(Transform):
@@ -163,6 +181,18 @@ class Lifted(Transform):
 
     def update_with(self, scalars: StepScalars, grads: Any, state: Any, params: Any) -> tuple[Any, Any]:
         """The update with coefficients made elsewhere (on the host, say); ``state``'s own scalars stay as they are."""
+        aligned = self.aligned(scalars, grads, state, params)
+        update_leaf = self.leaf_update(scalars)
+        results = [
+            update_leaf(grad, param, row)
+            for grad, param, row in zip(aligned.grads, aligned.params, aligned.slots, strict=True)
+        ]
+        deltas = jax.tree.unflatten(aligned.treedef, [delta for delta, _ in results])
+        carried = {name: getattr(state, name) for name in self.rule.carried}
+        return deltas, self.state_of(aligned.treedef, [row for _, row in results], state.step, carried)
+
+    def aligned(self, scalars: StepScalars, grads: Any, state: Any, params: Any) -> "Aligned":
+        """What an update is given, leaf by leaf, checked."""
         if params is None and (scalars.needs_params or self.rule.needs_params):
             why = "" if self.rule.needs_params else " with weight decay"
             raise ValueError(f"{self.rule.title}{why} needs the parameters: update(grads, state, params)")
@@ -189,13 +219,7 @@ class Lifted(Transform):
             empty._replace(**{name: leaves[index] for name, leaves in slot_leaves.items()})
             for index in range(len(models))
         ]
-        update_leaf = self.leaf_update(scalars)
-        results = [
-            update_leaf(grad, param, row) for grad, param, row in zip(grad_leaves, param_leaves, held, strict=True)
-        ]
-        deltas = jax.tree.unflatten(treedef, [delta for delta, _ in results])
-        carried = {name: getattr(state, name) for name in self.rule.carried}
-        return deltas, self.state_of(treedef, [row for _, row in results], state.step, carried)
+        return Aligned(treedef, grad_leaves, param_leaves, held)
 
     @functools.cached_property
     def slot_names(self) -> list[str]:

@@ -55,6 +55,7 @@ def adadelta(
     eps: Hyperparameter = 1e-6,
     weight_decay: Hyperparameter = 0.0,
     maximize: bool = False,
+    foreach: bool = False,
 ) -> GradientTransformation:
     r"""Adadelta, as ``torch.optim.Adadelta``.
 
@@ -71,6 +72,7 @@ def adadelta(
         eps: added to both averages inside the roots, at least 0.
         weight_decay: coefficient of the L2 penalty, at least 0. Unless it is the number 0, ``update`` needs ``params``.
         maximize: whether to ascend.
+        foreach: whether to update small parameters together (:func:`functorch_optim.lift`).
 
     Returns:
         A transformation with the state :class:`AdadeltaState`.
@@ -87,4 +89,4 @@ def adadelta(
         >>> [round(x, 6) for x in updates.tolist()]
         [-0.003162]
     """
-    return lift(Adadelta(lr, rho, eps, weight_decay, maximize))
+    return lift(Adadelta(lr, rho, eps, weight_decay, maximize), foreach)

@@ -64,6 +64,7 @@ def adagrad(
     initial_accumulator_value: Hyperparameter = 0.0,
     eps: Hyperparameter = 1e-10,
     maximize: bool = False,
+    foreach: bool = False,
 ) -> GradientTransformation:
     r"""Adagrad, as ``torch.optim.Adagrad``.
 
@@ -81,6 +82,7 @@ def adagrad(
         maximize: whether to ascend.
 
     Gradients may be row-sparse, if there is no weight decay; then only the rows that they name are touched.
+        foreach: whether to update small parameters together (:func:`functorch_optim.lift`).
 
     Returns:
         A transformation with the state :class:`AdagradState`.
@@ -98,4 +100,4 @@ def adagrad(
         >>> updates.tolist(), state.sum.tolist()
         ([-0.5], [4.0])
     """
-    return lift(Adagrad(lr, lr_decay, weight_decay, initial_accumulator_value, eps, maximize))
+    return lift(Adagrad(lr, lr_decay, weight_decay, initial_accumulator_value, eps, maximize), foreach)

@@ -88,6 +88,7 @@ def adam(
     amsgrad: bool = False,
     maximize: bool = False,
     decoupled_weight_decay: bool = False,
+    foreach: bool = False,
 ) -> GradientTransformation:
     r"""Adam, as ``torch.optim.Adam``.
 
@@ -109,6 +110,7 @@ def adam(
         amsgrad: whether to divide by the largest second moment so far.
         maximize: whether to ascend.
         decoupled_weight_decay: whether the decay acts on the parameter instead of the gradient.
+        foreach: whether to update small parameters together (:func:`functorch_optim.lift`).
 
     Returns:
         A transformation with the state :class:`AdamState`. Updates are float32 or wider; slots have their
@@ -128,4 +130,4 @@ def adam(
         >>> [round(x, 6) for x in updates.tolist()]
         [-0.1, 0.1]
     """
-    return lift(Adam(lr, betas, eps, weight_decay, amsgrad, maximize, decoupled_weight_decay))
+    return lift(Adam(lr, betas, eps, weight_decay, amsgrad, maximize, decoupled_weight_decay), foreach)

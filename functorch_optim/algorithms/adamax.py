@@ -66,6 +66,7 @@ def adamax(
     eps: Hyperparameter = 1e-8,
     weight_decay: Hyperparameter = 0.0,
     maximize: bool = False,
+    foreach: bool = False,
 ) -> GradientTransformation:
     r"""Adamax, as ``torch.optim.Adamax``.
 
@@ -83,6 +84,7 @@ def adamax(
         eps: added to the gradient's magnitude, inside the maximum, at least 0.
         weight_decay: coefficient of the L2 penalty, at least 0. Unless it is the number 0, ``update`` needs ``params``.
         maximize: whether to ascend.
+        foreach: whether to update small parameters together (:func:`functorch_optim.lift`).
 
     Returns:
         A transformation with the state :class:`AdamaxState`.
@@ -98,4 +100,4 @@ def adamax(
         >>> [round(x, 6) for x in updates.tolist()]
         [-0.5]
     """
-    return lift(Adamax(lr, betas, eps, weight_decay, maximize))
+    return lift(Adamax(lr, betas, eps, weight_decay, maximize), foreach)

@@ -13,6 +13,7 @@ def adamw(
     weight_decay: Hyperparameter = 1e-2,
     amsgrad: bool = False,
     maximize: bool = False,
+    foreach: bool = False,
 ) -> GradientTransformation:
     r"""Adam with weight decay on the parameter instead of the gradient, as ``torch.optim.AdamW``.
 
@@ -26,6 +27,7 @@ def adamw(
         weight_decay: coefficient of the decay, at least 0. Unless it is the number 0, ``update`` needs ``params``.
         amsgrad: whether to divide by the largest second moment so far.
         maximize: whether to ascend; the decay still shrinks the parameter.
+        foreach: whether to update small parameters together (:func:`functorch_optim.lift`).
 
     Returns:
         A transformation with the state :class:`functorch_optim.AdamState`.
@@ -43,4 +45,4 @@ def adamw(
         >>> [round(x, 6) for x in updates.tolist()]
         [-0.1]
     """
-    return lift(Adam(lr, betas, eps, weight_decay, amsgrad, maximize, decoupled_weight_decay=True))
+    return lift(Adam(lr, betas, eps, weight_decay, amsgrad, maximize, decoupled_weight_decay=True), foreach)

@@ -78,6 +78,7 @@ def asgd(
     t0: Hyperparameter = 1e6,
     weight_decay: Hyperparameter = 0.0,
     maximize: bool = False,
+    foreach: bool = False,
 ) -> GradientTransformation:
     r"""Averaged stochastic gradient descent, as ``torch.optim.ASGD``.
 
@@ -98,6 +99,7 @@ def asgd(
         t0: the update at which averaging starts.
         weight_decay: coefficient of the L2 penalty, at least 0.
         maximize: whether to ascend.
+        foreach: whether to update small parameters together (:func:`functorch_optim.lift`).
 
     Returns:
         A transformation with the state :class:`ASGDState`; ``update`` needs ``params``.
@@ -115,4 +117,4 @@ def asgd(
         >>> updates.tolist(), state.ax.tolist()
         ([-0.5], [0.5])
     """
-    return lift(ASGD(lr, lambd, alpha, t0, weight_decay, maximize))
+    return lift(ASGD(lr, lambd, alpha, t0, weight_decay, maximize), foreach)

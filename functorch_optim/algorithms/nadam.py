@@ -96,6 +96,7 @@ def nadam(
     momentum_decay: Hyperparameter = 4e-3,
     decoupled_weight_decay: bool = False,
     maximize: bool = False,
+    foreach: bool = False,
 ) -> GradientTransformation:
     r"""Adam with Nesterov momentum, as ``torch.optim.NAdam``.
 
@@ -118,6 +119,7 @@ def nadam(
         momentum_decay: how slowly mu rises to beta1, at least 0.
         decoupled_weight_decay: whether the decay acts on the parameter instead of the gradient.
         maximize: whether to ascend.
+        foreach: whether to update small parameters together (:func:`functorch_optim.lift`).
 
     Returns:
         A transformation with the state :class:`NAdamState`.
@@ -134,4 +136,4 @@ def nadam(
         >>> [round(x, 6) for x in updates.tolist()]
         [-0.105645]
     """
-    return lift(NAdam(lr, betas, eps, weight_decay, momentum_decay, decoupled_weight_decay, maximize))
+    return lift(NAdam(lr, betas, eps, weight_decay, momentum_decay, decoupled_weight_decay, maximize), foreach)

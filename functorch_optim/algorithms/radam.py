@@ -137,6 +137,7 @@ def radam(
     weight_decay: Hyperparameter = 0.0,
     decoupled_weight_decay: bool = False,
     maximize: bool = False,
+    foreach: bool = False,
 ) -> GradientTransformation:
     r"""Rectified Adam, as ``torch.optim.RAdam``.
 
@@ -158,6 +159,7 @@ def radam(
         weight_decay: coefficient of the decay, at least 0. Unless it is the number 0, ``update`` needs ``params``.
         decoupled_weight_decay: whether the decay acts on the parameter instead of the gradient.
         maximize: whether to ascend.
+        foreach: whether to update small parameters together (:func:`functorch_optim.lift`).
 
     Returns:
         A transformation with the state :class:`RAdamState`.
@@ -173,4 +175,4 @@ def radam(
         >>> [round(x, 6) for x in updates.tolist()]
         [-0.2]
     """
-    return lift(RAdam(lr, betas, eps, weight_decay, decoupled_weight_decay, maximize))
+    return lift(RAdam(lr, betas, eps, weight_decay, decoupled_weight_decay, maximize), foreach)

@@ -87,6 +87,7 @@ def rmsprop(
     momentum: Hyperparameter = 0.0,
     centered: bool = False,
     maximize: bool = False,
+    foreach: bool = False,
 ) -> GradientTransformation:
     r"""RMSprop, as ``torch.optim.RMSprop``.
 
@@ -109,6 +110,7 @@ def rmsprop(
         momentum: factor of the buffer, at least 0; zero, and without a buffer, only as the Python number 0.
         centered: whether to divide by the standard deviation instead of the root mean square.
         maximize: whether to ascend.
+        foreach: whether to update small parameters together (:func:`functorch_optim.lift`).
 
     Returns:
         A transformation with the state :class:`RMSpropState`.
@@ -124,4 +126,4 @@ def rmsprop(
         >>> [round(x, 6) for x in updates.tolist()]
         [-1.0]
     """
-    return lift(RMSprop(lr, alpha, eps, weight_decay, momentum, centered, maximize))
+    return lift(RMSprop(lr, alpha, eps, weight_decay, momentum, centered, maximize), foreach)

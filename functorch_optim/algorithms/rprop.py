@@ -65,6 +65,7 @@ def rprop(
     etas: tuple[Hyperparameter, Hyperparameter] = (0.5, 1.2),
     step_sizes: tuple[Hyperparameter, Hyperparameter] = (1e-6, 50.0),
     maximize: bool = False,
+    foreach: bool = False,
 ) -> GradientTransformation:
     r"""Resilient backpropagation, as ``torch.optim.Rprop``.
 
@@ -81,6 +82,7 @@ def rprop(
         etas: (eta_minus, eta_plus), 0 < eta_minus < 1 < eta_plus.
         step_sizes: the smallest and the largest step size, which bind from the first update on.
         maximize: whether to ascend.
+        foreach: whether to update small parameters together (:func:`functorch_optim.lift`).
 
     Returns:
         A transformation with the state :class:`RpropState`.
@@ -99,4 +101,4 @@ def rprop(
         >>> [round(x, 6) for x in updates.tolist()]
         [-0.6]
     """
-    return lift(Rprop(lr, etas, step_sizes, maximize))
+    return lift(Rprop(lr, etas, step_sizes, maximize), foreach)

@@ -79,6 +79,7 @@ def sgd(
     weight_decay: Hyperparameter = 0.0,
     nesterov: bool = False,
     maximize: bool = False,
+    foreach: bool = False,
 ) -> GradientTransformation:
     r"""Stochastic gradient descent, as ``torch.optim.SGD``.
 
@@ -102,6 +103,7 @@ def sgd(
 
     Gradients may be row-sparse, if there is no weight decay. Without momentum only the rows they name are touched; with
     momentum all rows move, and the gradient is made dense.
+        foreach: whether to update small parameters together (:func:`functorch_optim.lift`).
 
     Returns:
         A transformation with the state :class:`SGDState`. Updates are float32 or wider; slots have their
@@ -121,4 +123,4 @@ def sgd(
         >>> state.momentum_buffer.tolist()
         [2.0]
     """
-    return lift(SGD(lr, momentum, dampening, weight_decay, nesterov, maximize))
+    return lift(SGD(lr, momentum, dampening, weight_decay, nesterov, maximize), foreach)

@@ -83,7 +83,7 @@ class Kind:
 
     def __init__(self, constructor: Callable[..., GradientTransformation], defaults: Mapping[str, Any]) -> None:
         self.constructor = constructor
-        self._parameters = tuple(inspect.signature(constructor).parameters)
+        self._parameters = tuple(name for name in inspect.signature(constructor).parameters if name != "foreach")
         self.rule_type = type(self.made(defaults).rule)
         self.data_names = data_options(self.rule_type).keys() & set(self._parameters)
 

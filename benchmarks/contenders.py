@@ -1,0 +1,96 @@
+"""What takes part in the speed table: a step of this library, of optax or of torch, by name.
+
+A name has up to three parts: who (``fo``: the functional face; ``optim``: the torch face; ``optax``; ``torch``), the
+algorithm as its library calls it, and options: ``"torch Adam fused"``, ``"fo sgd momentum"``, ``"optim Adam foreach"``.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import functorch_optim as fo
+from benchmarks import shapes
+from benchmarks.timing import jax_step, optimizer_step
+from functorch_optim import optim
+
+LR = 1e-3
+
+
+class Contender(NamedTuple):
+    """A function that makes one step, the seconds it took to trace and compile, and its memory analysis."""
+
+    run: Callable[[], None]
+    compile_seconds: float | None
+    memory: dict[str, int] | None = None
+
+
+def build(name: str, of: shapes.Shapes) -> Contender:
+    who, algorithm, *options = name.split(" ")
+    return {"fo": _functional, "optim": _face, "optax": _optax, "torch": _torch}[who](algorithm, options, of)
+
+
+def _arrays(of: shapes.Shapes, seed: int) -> dict[str, jax.Array]:
+    rng = np.random.default_rng(seed)
+    return {name: jnp.asarray(rng.standard_normal(shape, np.float32)) for name, shape in of.items()}
+
+
+def _keywords(options: list[str]) -> dict[str, Any]:
+    known = {
+        "momentum": {"momentum": 0.9},
+        "foreach": {"foreach": True},
+        "leaves": {"foreach": False},
+        "centered": {"centered": True},
+    }
+    return {key: value for option in options for key, value in known[option].items()}
+
+
+def _compiled(step: Callable[..., Any], params: Any, state: Any, grads: Any) -> Contender:
+    run, seconds, memory = jax_step(step, params, state, grads)
+    return Contender(run, seconds, memory)
+
+
+def _functional(algorithm: str, options: list[str], of: shapes.Shapes) -> Contender:
+    tx = getattr(fo, algorithm)(lr=LR, **_keywords(options))
+    params, grads = _arrays(of, 0), _arrays(of, 1)
+    return _compiled(optimizer_step(tx, fo.apply_updates), params, tx.init(params), grads)
+
+
+def _optax(algorithm: str, options: list[str], of: shapes.Shapes) -> Contender:
+    import optax
+
+    params, grads = _arrays(of, 0), _arrays(of, 1)
+    make = optax.contrib.muon if algorithm == "muon" else getattr(optax, algorithm)
+    tx = make(LR, **_keywords(options))
+    return _compiled(optimizer_step(tx, optax.apply_updates), params, tx.init(params), grads)
+
+
+def _face(algorithm: str, options: list[str], of: shapes.Shapes) -> Contender:
+    grads = _arrays(of, 1)
+    optimizer = getattr(optim, algorithm)(_arrays(of, 0), lr=LR, **_keywords(options))
+    start = time.perf_counter()
+    optimizer.step(grads)
+    seconds = time.perf_counter() - start
+
+    def run() -> None:
+        optimizer.step(grads)
+        jax.block_until_ready(optimizer.params)
+
+    return Contender(run, seconds)
+
+
+def _torch(algorithm: str, options: list[str], of: shapes.Shapes) -> Contender:
+    import torch
+
+    kinds = {"for-loop": {"foreach": False}, "foreach": {"foreach": True}, "fused": {"fused": True}, "default": {}}
+    kind = {key: value for option in options if option in kinds for key, value in kinds[option].items()}
+    rest = _keywords([option for option in options if option not in kinds])
+    torch.manual_seed(0)
+    params = [torch.randn(shapes.torch_layout(shape)).requires_grad_() for shape in of.values()]
+    for param in params:
+        param.grad = torch.randn_like(param)
+    optimizer = getattr(torch.optim, algorithm)(params, lr=LR, **kind, **rest)
+    return Contender(lambda: optimizer.step(), None)

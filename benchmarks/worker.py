@@ -1,0 +1,62 @@
+"""A process that builds contenders and runs them when asked, one JSON line for each request and each answer.
+
+XLA reads its flags once in a process, so contenders with the one-pass fusion and without it live in two, which take
+turns: only one of them runs at a time.
+"""
+
+import gc
+import json
+import subprocess
+import sys
+import time
+from typing import Any
+
+
+class Worker:
+    """The other end: starts the process and asks it."""
+
+    def __init__(self, fused: bool) -> None:
+        arguments = [sys.executable, "-W", "ignore", "-m", "benchmarks.worker", *(["--fused"] if fused else [])]
+        self._process = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def ask(self, **request: Any) -> Any:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        answer = self._process.stdout.readline()
+        if not answer:
+            raise RuntimeError(f"the worker died of {request}")
+        return json.loads(answer)
+
+    def stop(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def main() -> None:
+    import functorch_optim as fo
+
+    if "--fused" in sys.argv:
+        fo.enable_cpu_fusion()
+    from benchmarks import contenders, shapes
+
+    held: dict[str, contenders.Contender] = {}
+    for line in sys.stdin:
+        request = json.loads(line)
+        name, answer = request["name"], {}
+        if request["do"] == "build":
+            held[name] = contenders.build(name, shapes.ALL[request["shapes"]]())
+            answer = {"compile": held[name].compile_seconds, "memory": held[name].memory}
+        elif request["do"] == "run":
+            start = time.perf_counter()
+            held[name].run()
+            answer = {"seconds": time.perf_counter() - start}
+        elif request["do"] == "drop":
+            held.clear()
+            gc.collect()
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,216 @@
+"""Many small leaves as one: their state in flat buffers, updated together.
+
+Handing a buffer into and out of a compiled step costs more than the arithmetic of a leaf of a few thousand entries. So
+the slots of small leaves stand in one flat buffer a dtype; their gradients are joined and updated in one go, and what is
+to be added to the parameters is cut into leaves again.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from functorch_optim import rows, trees
+from functorch_optim.base import exportable
+from functorch_optim.rule import Lifted, StepScalars, next_step, step_scalars
+
+LARGEST = 8192  # entries of a leaf that is packed: beyond, joining and cutting cost more than the buffers do
+
+
+@exportable
+class ForeachState(NamedTuple):
+    """The state of a transformation made with ``foreach=True``.
+
+    ``leaves`` is the state that there would be without, with None in the place of what is packed; ``packed`` has the
+    same slots, each a dict of flat buffers by dtype, in the order of the leaves.
+    """
+
+    leaves: Any
+    packed: Any
+
+    def unpack(self, params: Any) -> Any:
+        """The state that the same transformation has without ``foreach``.
+
+        Args:
+            params: the parameters, or their shapes and dtypes.
+
+        Example:
+            >>> import functorch_optim as fo
+            >>> params = {"a": jnp.ones(2), "b": jnp.ones((2, 2))}
+            >>> state = fo.adam(foreach=True).init(params)
+            >>> state.packed.exp_avg["float32"].shape, state.unpack(params).exp_avg["b"].shape
+            ((6,), (2, 2))
+        """
+        _, models, treedef = trees.named_leaves(params)
+        unpacked = {}
+        for slot, flat in self.packed._asdict().items():
+            if flat is None:
+                continue
+            held = treedef.flatten_up_to(getattr(self.leaves, slot))
+            for key, indices in groups_of(models, [leaf is None for leaf in held]).items():
+                pieces = cut(flat[key], [models[i].shape for i in indices])
+                for index, piece in zip(indices, pieces, strict=True):
+                    held[index] = piece
+            unpacked[slot] = treedef.unflatten(held)
+        return self.leaves._replace(**unpacked)
+
+
+class Packed(Lifted):
+    """A rule over a pytree whose small leaves are packed."""
+
+    def __repr__(self) -> str:
+        return f"{repr(self.rule)[:-1]}, foreach=True)"
+
+    def init(self, params: Any) -> ForeachState:
+        state = super().init(params)
+        _, leaves, treedef = trees.named_leaves(params)
+        small = packable(leaves) if self.slot_names else [False] * len(leaves)
+        first = self.rule.at(jnp.zeros((), jnp.int32)) if self.rule.starts_from_options else self.rule.placeholder()
+        kept = {
+            slot: treedef.unflatten(
+                [None if gone else leaf for gone, leaf in zip(small, treedef.flatten_up_to(tree), strict=True)]
+            )
+            for slot in self.slot_names
+            if (tree := getattr(state, slot)) is not None
+        }
+        made = {
+            key: self.rule.init(_flat_like([leaves[i] for i in indices]), first)
+            for key, indices in groups_of(leaves, small).items()
+        }
+        packed = {slot: {key: getattr(row, slot) for key, row in made.items()} for slot in self.slot_names}
+        return ForeachState(state._replace(**kept), self.rule.empty()._replace(**packed))
+
+    def pack(self, state: Any, params: Any) -> ForeachState:
+        """The packed state of what the same transformation has without ``foreach``."""
+        _, leaves, treedef = trees.named_leaves(params)
+        small = packable(leaves) if self.slot_names else [False] * len(leaves)
+        packed, kept = {}, {}
+        for slot in self.slot_names:
+            held = trees.align(params, getattr(state, slot), f"slots {slot}")
+            packed[slot] = {
+                key: joined([held[i] for i in indices], held[indices[0]].dtype)
+                for key, indices in groups_of(leaves, small).items()
+            }
+            kept[slot] = treedef.unflatten([None if gone else leaf for gone, leaf in zip(small, held, strict=True)])
+        return ForeachState(state._replace(**kept), self.rule.empty()._replace(**packed))
+
+    def hyperparams(self, state: Any) -> dict[str, Any]:
+        return super().hyperparams(state.leaves)
+
+    def update(self, updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+        del extra
+        if params is None:
+            raise ValueError(f"{self.rule.title} with foreach=True needs the parameters: update(grads, state, params)")
+        step = next_step(state.leaves.step)
+        before = {name: getattr(state.leaves, name) for name in self.rule.carried}
+        scalars, carried = step_scalars(self.rule, step, self.rule.at(state.leaves.step), before)
+        leaves = state.leaves._replace(step=step, **carried)
+        given = self.aligned(scalars, updates, leaves, params)
+        update_leaf = self.leaf_update(scalars)
+        small = [bool(self.slot_names) and all(slot is None for slot in row) for row in given.slots]
+        groups = groups_of(given.params, small)
+        deltas, new_slots = [None] * len(small), list(given.slots)
+        for index, (grad, param, row) in enumerate(zip(given.grads, given.params, given.slots, strict=True)):
+            if not small[index]:
+                deltas[index], new_slots[index] = update_leaf(grad, param, row)
+        packed = {slot: {} for slot in self.slot_names}
+        for key, indices in groups.items():
+            row = self.rule.empty()._replace(**{slot: getattr(state.packed, slot)[key] for slot in self.slot_names})
+            own = [(given.grads[i], given.params[i]) for i in indices]
+            parts, row = self._update_group(own, row, scalars, step)
+            for index, part in zip(indices, parts, strict=True):
+                deltas[index] = part
+            for slot in self.slot_names:
+                packed[slot][key] = getattr(row, slot)
+        new = self.state_of(given.treedef, new_slots, step, carried)
+        return given.treedef.unflatten(deltas), ForeachState(new, self.rule.empty()._replace(**packed))
+
+    def _update_group(self, own: Any, row: Any, scalars: StepScalars, step: Any) -> tuple[list[Any], Any]:
+        """The updates of the leaves of one flat buffer, and its next slots."""
+        update_leaf, shapes = self.leaf_update(scalars), [param.shape for _, param in own]
+        dense = [grad if grad is not None and not rows.is_rows(grad) else None for grad, _ in own]
+        dtype = trees.compute_dtype(*dense, *[param for _, param in own])
+        flat = joined([jnp.zeros(s, dtype) if g is None else g for g, s in zip(dense, shapes, strict=True)], dtype)
+        needed = scalars.needs_params or self.rule.needs_params
+        whole = joined([param for _, param in own], own[0][1].dtype) if needed else None
+        delta, new = update_leaf(flat, whole, row)
+        parts = cut(delta, shapes, runtime_starts(shapes, step))
+        starts = np.cumsum([0, *[int(np.prod(shape)) for shape in shapes]])
+        for index, (grad, param) in enumerate(own):
+            if dense[index] is not None:
+                continue
+            begin, end = int(starts[index]), int(starts[index + 1])  # a leaf that is updated alone, or not at all
+            before = jax.tree.map(lambda slot, b=begin, e=end, s=param.shape: slot[b:e].reshape(s), row)
+            parts[index], after = update_leaf(grad, param, before)
+            new = jax.tree.map(
+                lambda slot, part, b=begin: jax.lax.dynamic_update_slice(slot, part.reshape(-1), (b,)), new, after
+            )
+        return parts, new
+
+
+def packable(leaves: Sequence[Any]) -> list[bool]:
+    """Which leaves are small, and whole on every device that has them, the same for all."""
+    found, placement = [], None
+    for leaf in leaves:
+        small = int(np.prod(leaf.shape)) <= LARGEST and leaf.size > 0
+        sharding = getattr(leaf, "sharding", None) if not isinstance(leaf, Tracer) else None
+        if small and sharding is not None:
+            whole = sharding.is_fully_replicated
+            devices = frozenset(sharding.device_set)
+            placement = placement or devices
+            small = whole and devices == placement
+        elif small and isinstance(leaf, Tracer):
+            small = not any(jax.typeof(leaf).sharding.spec)
+        found.append(small)
+    return found
+
+
+def groups_of(leaves: Sequence[Any], small: Sequence[bool]) -> dict[str, list[int]]:
+    """The numbers of the small leaves by dtype."""
+    groups: dict[str, list[int]] = {}
+    for index, (leaf, packed) in enumerate(zip(leaves, small, strict=True)):
+        if packed:
+            groups.setdefault(str(leaf.dtype), []).append(index)
+    return groups
+
+
+def _flat_like(leaves: list[Any]) -> Any:
+    """What a flat buffer of these leaves is like: its size, dtype and devices."""
+    sharding = None if isinstance(leaves[0], Tracer) else getattr(leaves[0], "sharding", None)
+    size = sum(int(np.prod(leaf.shape)) for leaf in leaves)
+    if isinstance(sharding, jax.sharding.NamedSharding):
+        sharding = sharding.update(spec=jax.sharding.PartitionSpec())
+    return jax.ShapeDtypeStruct((size,), leaves[0].dtype, sharding=sharding)
+
+
+def joined(leaves: Sequence[Any], dtype: Any) -> jax.Array:
+    """The leaves as one flat array of a dtype."""
+    return jnp.concatenate([jnp.asarray(leaf, dtype).reshape(-1) for leaf in leaves])
+
+
+def cut(flat: jax.Array, shapes: Sequence[tuple[int, ...]], starts: Sequence[Any] | None = None) -> list[Any]:
+    """The leaves that were joined."""
+    sizes = [int(np.prod(shape)) for shape in shapes]
+    if starts is None:
+        ends = np.cumsum([0, *sizes])
+        return [flat[ends[i] : ends[i + 1]].reshape(shape) for i, shape in enumerate(shapes)]
+    return [
+        jax.lax.dynamic_slice(flat, (start,), (size,)).reshape(shape)
+        for start, size, shape in zip(starts, sizes, shapes, strict=True)
+    ]
+
+
+def runtime_starts(shapes: Sequence[tuple[int, ...]], step: Any) -> Sequence[Any] | None:
+    """Where each leaf starts, as scalars that the compiler does not know.
+
+    Cuts at known places are so many different kernels, of 8 ms of compile time each; cuts that read their place are
+    one kernel for each shape. The branches of a conditional are not looked into.
+    """
+    if not isinstance(step, Tracer):
+        return None
+    starts = np.cumsum([0, *[int(np.prod(shape)) for shape in shapes]])[:-1]
+    known = tuple(np.int32(start) for start in starts)
+    return jax.lax.cond(step > 0, lambda: known, lambda: tuple(np.int32(0) for _ in known))
