@@ -1,8 +1,8 @@
 """Many small leaves as one: their state in flat buffers, updated together.
 
 Handing a buffer into and out of a compiled step costs more than the arithmetic of a leaf of a few thousand entries. So
-the slots of small leaves stand in one flat buffer a dtype; their gradients are joined and updated in one go, and what is
-to be added to the parameters is cut into leaves again.
+the slots of small leaves stand in one flat buffer a dtype; their gradients are joined and updated in one go, and what
+is to be added to the parameters is cut into leaves again.
 """
 
 from collections.abc import Sequence

@@ -297,11 +297,15 @@ class Lifted(Transform):
 
 
 def _in_one_pass(update: Callable[..., Any], grad: Any, param: Any, slots: Any) -> tuple[Any, Any]:
-    """The update twice: the slots of one and what the other adds to the parameter do not depend on each other, so that
-    the compiler writes all in one pass over memory. The barrier keeps it from seeing that they are the same."""
-    _, new = update(grad, param, slots)
-    delta, _ = update(*jax.lax.optimization_barrier((grad, param, slots)))
-    return delta, new
+    """The update once for every result, of which only that one is taken: so none depends on another, and the compiler
+    writes all of them in one pass over memory. The barriers, each behind the last, keep it from seeing that the updates
+    are the same."""
+    delta, _ = update(grad, param, slots)
+    given, new = (grad, param, slots), {}
+    for name in [name for name, slot in slots._asdict().items() if slot is not None]:
+        given = jax.lax.optimization_barrier(given)
+        new[name] = getattr(update(*given)[1], name)
+    return delta, slots._replace(**new)
 
 
 def coefficient(value: Any, dtype: Any) -> Any:

@@ -28,6 +28,8 @@ TABLE = {
     "rprop": fo.rprop(lr=0.1),
     "chain": fo.chain(fo.clip_by_global_norm(1.0), fo.adamw(lr=0.1), fo.scale(0.5)),
     "named_chain": fo.named_chain(("clip", fo.clip_by_value(1.0)), ("optimizer", fo.sgd(lr=0.1, momentum=0.9))),
+    "adam_foreach": fo.adam(lr=0.1, weight_decay=0.1, foreach=True),
+    "rmsprop_foreach": fo.rmsprop(lr=0.1, momentum=0.9, foreach=True),
     "partition": fo.partition(
         {"decay": fo.adamw(lr=0.1), "plain": fo.sgd(lr=0.1, momentum=0.9)},
         lambda path: "plain" if path.endswith("bias") else "decay",

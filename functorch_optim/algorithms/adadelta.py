@@ -44,8 +44,10 @@ class Adadelta(Rule):
         self, grad: jax.Array, param: Any, slots: AdadeltaState, scalars: AdadeltaScalars
     ) -> tuple[jax.Array, AdadeltaState]:
         square_avg = average_of_squares(slots.square_avg, grad, scalars.rho)
-        delta = sqrt(slots.acc_delta + scalars.eps) / sqrt(square_avg + scalars.eps) * grad
-        acc_delta = average_of_squares(slots.acc_delta, delta, scalars.rho)
+        above, below = slots.acc_delta + scalars.eps, square_avg + scalars.eps
+        delta = sqrt(above) / sqrt(below) * grad
+        # The square of delta without its roots: what two results share, the compiler would write to memory.
+        acc_delta = scalars.rho.complement * (above / below) * grad * grad + scalars.rho.value * slots.acc_delta
         return -scalars.lr * delta, AdadeltaState(None, square_avg, acc_delta)
 
 

@@ -25,6 +25,7 @@ from functorch_optim.optim.hooks import (
 )
 from functorch_optim.optim.losses import CompiledLosses, takes_parameters
 from functorch_optim.optim.ownership import exclusive, own
+from functorch_optim.optim.packs import Leaves
 from functorch_optim.optim.param_groups import GroupParams, GroupRules, Layout, extended, parse
 from functorch_optim.optim.rule_engine import RuleEngine
 from functorch_optim.optim.transform_engine import TransformEngine
@@ -81,7 +82,7 @@ class Optimizer(Hooked):
             self._engine.check(self.defaults)
         parsed = parse(params, group_rules, self._known_options())
         self._layout = parsed.layout
-        self._leaves: list[jax.Array] = [own(leaf) for leaf in parsed.leaves]
+        self._held = Leaves(own(leaf) for leaf in parsed.leaves)
         self._given = [_weak(leaf) for leaf in parsed.leaves]
         self._counts = [0] * len(parsed.options)
         self._grads: list[Any] | None = None
@@ -200,7 +201,7 @@ class Optimizer(Hooked):
         leaves = [*self._leaves, *map(own, added.leaves)]
         settings = [*self._settings(), self._numbers(group, 0, index)]
         self._engine.extend(added.layout, leaves, settings)
-        self._layout, self._leaves, self._checked = added.layout, leaves, None
+        self._layout, self._held, self._checked = added.layout, Leaves(leaves), None
         self._given = [*self._given, *[_weak(leaf) for leaf in added.leaves]]
         self._counts.append(0)
         if self._grads is not None:
@@ -230,6 +231,11 @@ class Optimizer(Hooked):
         return values
 
     @property
+    def _leaves(self) -> list[jax.Array]:
+        """The current parameters, one by one."""
+        return self._held.arrays()
+
+    @property
     def params(self) -> Any:
         """The current parameters in the structure they were given in.
 
@@ -246,7 +252,7 @@ class Optimizer(Hooked):
             if leaf is None or leaf.dtype != model.dtype:
                 found = None if leaf is None else leaf.dtype
                 raise TypeError(f"the parameter {trees.quote(name)} is {model.dtype}, the new value is {found}")
-        self._leaves = [own(leaf) for leaf in leaves]
+        self._held = Leaves(own(leaf) for leaf in leaves)
 
     @property
     def grads(self) -> Any:
@@ -260,7 +266,7 @@ class Optimizer(Hooked):
     @property
     def state(self) -> Mapping[Any, dict[str, Any]]:
         """The state of each parameter that has one, by name, or by number where there are no names."""
-        keys = self._layout.names or range(len(self._leaves))
+        keys = self._layout.names or range(len(self._held))
         entries = [] if self._engine is None else self._engine.entries(self._layout)
         return {key: entry for key, entry in zip(keys, entries, strict=True) if entry}
 
@@ -337,7 +343,7 @@ class Optimizer(Hooked):
         if updated:
             try:
                 in_place = not self.defaults.get("differentiable")  # what is differentiated through must live on
-                self._engine.step(self._layout, self._leaves, grads, self._settings(), in_place)
+                self._engine.step(self._layout, self._held, grads, self._settings(), in_place)
             except (RuntimeError, ValueError):
                 self._check_alive()
                 raise

@@ -20,6 +20,7 @@ from functorch_optim.combinators import NamedStates, partition
 from functorch_optim.hyperparams import Named, data_options, single
 from functorch_optim.optim.options import delayed, is_traced, is_zero
 from functorch_optim.optim.ownership import exclusive
+from functorch_optim.optim.packs import Leaves, Pack, cut_all, join_all, joined_grads, together
 from functorch_optim.optim.param_groups import Layout
 from functorch_optim.optim.state_dict import Loaded, Refused, count_of, kept
 from functorch_optim.rule import Lifted, step_scalars
@@ -36,7 +37,7 @@ class Member(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What one compiled update does: the members, and to which of them each parameter belongs."""
+    """What one compiled update does: the members, and to which of them each parameter, then each pack belongs."""
 
     members: tuple[Member, ...]
     member_of: tuple[int, ...]
@@ -44,7 +45,10 @@ class Plan(NamedTuple):
 
 @functools.lru_cache(maxsize=256)
 def compiled_update(plan: Plan, in_place: bool) -> Callable[..., Any]:
-    """``(params, states, grads, numbers) -> (params, states)``; it may overwrite the buffers of the first two."""
+    """``(params, states, grads, numbers) -> (params, states)``; it may overwrite the buffers of the first two.
+
+    The parameters and states of packs are flat, their gradients lists.
+    """
 
     def optimizer_step(params: Any, states: Any, grads: Any, numbers: jax.Array) -> Any:
         updates, start = [], 0
@@ -55,7 +59,8 @@ def compiled_update(plan: Plan, in_place: bool) -> Callable[..., Any]:
             start = stop
         new_params, new_rows = [], []
         for index, param, row, grad in zip(plan.member_of, params, states, grads, strict=True):
-            delta, new_row = updates[index](conjugate_leaf(grad), param, row)
+            flat = joined_grads(grad, param) if isinstance(grad, list) else grad
+            delta, new_row = updates[index](conjugate_leaf(flat), param, row)
             new_params.append(base.add_update(param, delta))
             new_rows.append(new_row)
         return new_params, new_rows
@@ -111,12 +116,75 @@ class RuleEngine:
     ) -> None:
         self.kinds = {name: Kind(constructor, defaults[name]) for name, constructor in constructors.items()}
         self.data_names = set().union(*(kind.data_names for kind in self.kinds.values()))
-        self.histories: list[History] = []
+        self._histories: list[Any] = []  # of each parameter its history, None while it is packed
+        self._packs: list[Pack] = []
+        self._packed: frozenset[int] = frozenset()
+        self._owner: Leaves | None = None  # what has the packed parameters
+        self._loose = True  # whether parameters may be packed that are not
+        self._apart: set[int] = set()  # parameters that were skipped while they were packed
         self._algorithms: dict[Any, Lifted] = {}
         self._decayed: set[int] = set()  # the groups whose weight decay was once not zero
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_algorithms": {}}
+
+    @property
+    def histories(self) -> list[History]:
+        """The history of every parameter; nothing is packed any more."""
+        self._unpack()
+        return self._histories
+
+    @histories.setter
+    def histories(self, histories: list[History]) -> None:
+        self._histories = list(histories)
+        self._packs, self._packed, self._owner, self._loose, self._apart = [], frozenset(), None, True, set()
+
+    def _unpack(self) -> None:
+        """Give every parameter its own arrays and history."""
+        if self._owner is not None:
+            self._owner.arrays()
+        for pack in self._packs:
+            history: Any = pack.history
+            for index, row in zip(pack.indices, cut_all(history.row, pack.shapes), strict=True):
+                self._histories[index] = replace(history, row=row, carried=dict(history.carried), idle={})
+        self._packs, self._packed, self._owner, self._loose = [], frozenset(), None, True
+
+    def _pack(
+        self, layout: Layout, held: Leaves, grads: list[Any], algorithms: list[Lifted], settings: list[Any]
+    ) -> None:
+        """Pack what may be, and nothing else."""
+        odd = {index for index, grad in enumerate(grads) if grad is None or rows.is_rows(grad)}
+        if self._packs:
+            same = all(pack.history.algorithm is algorithms[pack.group] for pack in self._packs)
+            if same and self._owner is held and odd.isdisjoint(self._packed):
+                return
+            self._apart |= odd & self._packed
+            self._unpack()
+        if not self._loose:
+            return
+        self._loose = False
+        wanted = [options.get("foreach") for options in settings]
+        if len(held) < 2 or all(want is False for want in wanted):
+            return
+        arrays = held.arrays()
+        histories: list[Any] = [
+            None
+            if i in odd or i in self._apart
+            else self._fitted(history, algorithms[group], arrays[i], settings[group])
+            for i, (history, group) in enumerate(zip(self.histories, layout.group_of, strict=True))
+        ]
+        for indices in together(arrays, histories, layout.group_of, wanted):
+            members = [histories[i] for i in indices]
+            own = [arrays[i] for i in indices]
+            whole = replace(members[0], row=join_all([history.row for history in members]))
+            pack = Pack(indices, [array.shape for array in own], layout.group_of[indices[0]], whole)
+            pack.param = join_all(own)
+            self._packs.append(pack)
+            for index in indices:
+                self._histories[index] = None
+        self._loose = False
+        self._packed = frozenset(index for pack in self._packs for index in pack.indices)
+        self._owner = held if self._packs else None
 
     def _kind(self, options: Mapping[str, Any]) -> Kind:
         """The algorithm of a group."""
@@ -134,7 +202,9 @@ class RuleEngine:
     def reads(self, options: Mapping[str, Any]) -> tuple[tuple[str, ...], set[str]]:
         """The names of the options of a group that a step reads, and those among them that are numbers."""
         kind = self._kind(options)
-        return (*kind.options_of(options), *(() if None in self.kinds else ("algorithm",))), kind.data_names
+        others = ("algorithm",) if None not in self.kinds else ()
+        packing = ("foreach",) if "foreach" in options else ()
+        return (*kind.options_of(options), *others, *packing), kind.data_names
 
     def check(self, options: Mapping[str, Any]) -> None:
         """Raise unless the algorithm takes these options."""
@@ -187,34 +257,46 @@ class RuleEngine:
             self._algorithms[key] = kind.made(held)
         return self._algorithms[key]
 
-    def step(
-        self, layout: Layout, params: list[Any], grads: list[Any], settings: list[Any], in_place: bool = True
-    ) -> None:
-        """Update ``params`` where there is a gradient; without ``in_place`` the arrays before live on."""
+    def step(self, layout: Layout, held: Leaves, grads: list[Any], settings: list[Any], in_place: bool = True) -> None:
+        """Update the parameters where there is a gradient; without ``in_place`` the arrays before live on."""
         algorithms = [self._algorithm(settings, group) for group in range(len(settings))]
-        active = [index for index, grad in enumerate(grads) if grad is not None]
+        if in_place:
+            self._pack(layout, held, grads, algorithms, settings)
+        packs, packed = self._packs, self._packed
+        active = [index for index, grad in enumerate(grads) if grad is not None and index not in packed]
         whole = len(active) == len(grads)
+        params = held.all_alone() if whole else held.some(active)
         groups = [layout.group_of[i] for i in active]
         histories = [
-            self._fitted(self.histories[i], algorithms[g], params[i], settings[g])
-            for i, g in zip(active, groups, strict=True)
+            self._fitted(self._histories[i], algorithms[g], param, settings[g])
+            for i, g, param in zip(active, groups, params, strict=True)
         ]
         if any(algorithm.rule.takes_rows for algorithm in algorithms):
             for i, group in zip(active, groups, strict=True):
                 if rows.is_rows(grads[i]) or algorithms[group].rule.needs_rows:
                     decayed = not is_zero(settings[group].get("weight_decay", 0.0))
                     algorithms[group].check_gradient(layout.labels[i], grads[i], decayed)
-        plan, numbers, carried = self._plan(groups, histories, algorithms, settings)
-        own_params, own_rows = params if whole else [params[i] for i in active], [history.row for history in histories]
+        everyone = [*histories, *[pack.history for pack in packs]]
+        plan, numbers, carried = self._plan([*groups, *[pack.group for pack in packs]], everyone, algorithms, settings)
+        own_rows = [history.row for history in histories]
         if in_place:
-            own_params, own_rows = exclusive(own_params, 1 if whole else 2), exclusive(own_rows)
+            params, own_rows = exclusive(params, 1 if whole else 2), exclusive(own_rows)
         new_params, new_rows = compiled_update(plan, in_place)(
-            own_params, own_rows, [grads[i] for i in active], numbers
+            [*params, *[pack.param for pack in packs]],
+            [*own_rows, *[pack.history.row for pack in packs]],
+            [*[grads[i] for i in active], *[[grads[i] for i in pack.indices] for pack in packs]],
+            numbers,
         )
-        for i, param, row, history, member in zip(active, new_params, new_rows, histories, plan.member_of, strict=True):
-            params[i], self.histories[i] = param, history
+        for row, history, member in zip(new_rows, everyone, plan.member_of, strict=True):
             history.row, history.carried = row, carried[member]
             history.step += 1
+        for index, history, param in zip(active, histories, new_params, strict=False):
+            self._histories[index] = history
+            held.put(index, param)
+        for pack, param in zip(packs, new_params[len(active) :], strict=True):
+            pack.param = param
+        if packs:
+            held.fall_behind(packs)
 
     def _plan(
         self, groups: list[int], histories: list[History], algorithms: list[Lifted], settings: list[Any]

@@ -14,6 +14,7 @@ from functorch_optim.base import GradientTransformation, Transform, transformati
 from functorch_optim.combinators import NamedStates, partition
 from functorch_optim.optim.options import delayed, is_number
 from functorch_optim.optim.ownership import exclusive, own
+from functorch_optim.optim.packs import Leaves
 from functorch_optim.optim.param_groups import Layout
 from functorch_optim.optim.state_dict import Loaded, Refused, kept
 from functorch_optim.transforms.conjugation import conjugate_leaf
@@ -160,18 +161,17 @@ class TransformEngine:
             template.append((name, value))
         return tuple(template), numbers
 
-    def step(
-        self, layout: Layout, params: list[Any], grads: list[Any], settings: list[Any], in_place: bool = True
-    ) -> None:
-        """Update ``params`` in place; where there is no gradient the transformation gets None."""
+    def step(self, layout: Layout, held: Leaves, grads: list[Any], settings: list[Any], in_place: bool = True) -> None:
+        """Update the parameters; where there is no gradient the transformation gets None."""
         del in_place  # nothing is traced here
+        params = held.arrays()
         split = [self._split(options) for options in settings]
         key = (tuple(template for template, _ in split), tuple(layout.group_of))
         if key not in self._compiled:
             self._compiled[key] = self._compile(layout, key[0])
         numbers = np.array([number for _, group in split for number in group], np.float64)
-        held = self._structure.unflatten(exclusive(self._leaves))
-        params[:], state = self._compiled[key](exclusive(params), held, grads, numbers)
+        before = self._structure.unflatten(exclusive(self._leaves))
+        params[:], state = self._compiled[key](exclusive(params), before, grads, numbers)
         self.commit(state)
 
     def _compile(self, layout: Layout, templates: Any) -> Callable[..., Any]:

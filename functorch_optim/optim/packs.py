@@ -1,0 +1,119 @@
+"""Small parameters of the torch face as one: parameters and slots in flat buffers while nobody looks at them alone."""
+
+import functools
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from functorch_optim import trees
+from functorch_optim.packing import cut, joined, packable, runtime_starts
+
+FEWEST = 256  # with foreach=None so many small parameters are packed; a hundred cost as much to cut as they save
+
+
+_CUT_LATER: Any = None
+
+
+class Pack:
+    """Parameters that share a history, in flat buffers: ``param``, and the row of slots in ``history``."""
+
+    def __init__(self, indices: Sequence[int], shapes: Sequence[tuple[int, ...]], group: int, history: Any) -> None:
+        self.indices = list(indices)
+        self.shapes = tuple(shapes)
+        self.group = group
+        self.history = history
+        self.param: Any = None
+
+
+class Leaves:
+    """The parameters of an optimizer. What is packed is cut into arrays when somebody asks for them."""
+
+    def __init__(self, arrays: Iterable[jax.Array]) -> None:
+        self._arrays = list(arrays)
+        self._behind: list[Pack] = []  # the packs that were updated since their parameters were cut
+
+    def __len__(self) -> int:
+        return len(self._arrays)
+
+    def arrays(self) -> list[jax.Array]:
+        """Every parameter as it is now."""
+        behind, self._behind = self._behind, []
+        for pack in behind:
+            for index, array in zip(pack.indices, cut_all(pack.param, pack.shapes), strict=True):
+                self._arrays[index] = array
+        return self._arrays
+
+    def some(self, indices: Iterable[int]) -> list[jax.Array]:
+        """Parameters that are not packed; the list is the only one that has them beside this."""
+        return [self._arrays[index] for index in indices]
+
+    def put(self, index: int, array: jax.Array) -> None:
+        """The new value of a parameter that is not packed."""
+        self._arrays[index] = array
+
+    def all_alone(self) -> list[jax.Array]:
+        """The list itself, where nothing is packed."""
+        return self._arrays
+
+    def fall_behind(self, packs: Sequence[Pack]) -> None:
+        """The packs have new values, and the arrays that were cut before are not needed."""
+        for pack in packs:
+            if pack not in self._behind:
+                for index in pack.indices:
+                    self._arrays[index] = _CUT_LATER
+        self._behind = list(packs)
+
+
+@functools.lru_cache(maxsize=64)
+def _cutter(shapes: tuple[tuple[int, ...], ...]) -> Any:
+    return jax.jit(lambda flat, one: [cut(x, shapes, runtime_starts(shapes, one)) for x in flat])
+
+
+def cut_all(flat: Any, shapes: tuple[tuple[int, ...], ...]) -> list[Any]:
+    """The arrays of which ``flat`` was joined, or trees of them."""
+    buffers, treedef = jax.tree.flatten(flat)
+    columns = _cutter(shapes)(buffers, np.int32(1))
+    return [treedef.unflatten(row) for row in zip(*columns, strict=True)]
+
+
+@jax.jit
+def _joined(columns: list[list[jax.Array]]) -> list[jax.Array]:
+    return [joined(column, column[0].dtype) for column in columns]
+
+
+def joined_grads(grads: Sequence[Any], param: Any) -> jax.Array:
+    """The gradients of a pack as one, in a dtype that holds them all."""
+    dtypes = {grad.dtype for grad in grads}
+    return joined(grads, dtypes.pop() if len(dtypes) == 1 else trees.compute_dtype(*grads, param))
+
+
+def join_all(nodes: Sequence[Any]) -> Any:
+    """Trees of arrays of one structure as one tree of flat buffers."""
+    columns = [list(column) for column in zip(*map(jax.tree.leaves, nodes), strict=True)]
+    return jax.tree.unflatten(jax.tree.structure(nodes[0]), _joined(columns))
+
+
+def together(
+    arrays: Sequence[Any], histories: Sequence[Any], groups: Sequence[int], wanted: Sequence[bool | None]
+) -> list[list[int]]:
+    """Which parameters form packs: those with equal histories, dtypes and devices.
+
+    ``wanted`` is the option ``foreach`` of each group; a parameter without a history stays alone.
+    """
+    parts: dict[Any, list[int]] = {}
+    candidates = [index for index, history in enumerate(histories) if history is not None]
+    for index, small in zip(candidates, packable([arrays[i] for i in candidates]), strict=True):
+        history, group = histories[index], groups[index]
+        rule = history.algorithm.rule
+        if not small or wanted[group] is False or history.idle or not rule.elementwise or rule.needs_rows:
+            continue
+        slots = jax.tree.leaves(history.row)
+        if not slots or any(slot.shape != arrays[index].shape for slot in slots):
+            continue
+        kinds = tuple(str(slot.dtype) for slot in slots)
+        carried = tuple(history.carried.items())
+        key = (group, id(history.algorithm), history.step, carried, str(arrays[index].dtype), kinds)
+        parts.setdefault(key, []).append(index)
+    return [part for (group, *_), part in parts.items() if len(part) >= (2 if wanted[group] else FEWEST)]

@@ -1,0 +1,229 @@
+"""Small leaves packed in flat buffers: the same numbers, and nothing that a user sees is packed."""
+
+import copy
+import pickle
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import functorch_optim as fo
+from functorch_optim import optim
+from functorch_optim.optim import packs
+
+ALGORITHMS = {
+    "adam": {"amsgrad": True},
+    "adamw": {},
+    "adadelta": {"weight_decay": 0.1},
+    "adagrad": {"initial_accumulator_value": 0.1},
+    "adamax": {},
+    "asgd": {},
+    "nadam": {},
+    "radam": {},
+    "rmsprop": {"centered": True, "momentum": 0.5},
+    "rprop": {},
+    "sgd": {"momentum": 0.9, "weight_decay": 0.1},
+}
+CLASSES = {name.lower(): getattr(optim, name) for name in optim.__all__ if name.lower() in ALGORITHMS}
+
+
+def params():
+    rng = np.random.default_rng(0)
+    dtypes = [jnp.float32, jnp.bfloat16, jnp.float32, jnp.float32]
+    small = {
+        f"{index}": {
+            "kernel": jnp.asarray(rng.normal(size=(3, 4)), dtype),
+            "bias": jnp.asarray(rng.normal(size=4), dtype),
+        }
+        for index, dtype in enumerate(dtypes)
+    }
+    return {**small, "large": jnp.asarray(rng.normal(size=(100, 100)), jnp.float32), "scalar": jnp.ones(())}
+
+
+def gradients(tree, step):
+    return jax.tree.map(lambda x: jnp.sin(x.astype(jnp.float32) * (step + 1)).astype(x.dtype), tree)
+
+
+def assert_equal(found, expected):
+    """To a unit or two in the last place: a scalar and a vector of it are calculated by other instructions."""
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert one.dtype == other.dtype and one.shape == other.shape
+        tolerance = 1e-2 if one.dtype == jnp.bfloat16 else 5e-7
+        one, other = np.asarray(one, np.float64), np.asarray(other, np.float64)
+        assert np.allclose(one, other, rtol=tolerance, atol=0)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_the_functional_face_has_the_same_numbers(name):
+    """Over steps, one with missing gradients; the packed state unpacks to the plain one, and that packs again."""
+    plain, packed = (getattr(fo, name)(lr=0.1, foreach=foreach, **ALGORITHMS[name]) for foreach in (False, True))
+    one = other = params()
+    state, small = plain.init(one), packed.init(one)
+    assert isinstance(small, fo.ForeachState)
+    assert_equal(small.unpack(one), state)
+    update, update_packed = jax.jit(plain.update), jax.jit(packed.update)
+    for step in range(4):
+        grads = gradients(one, step)
+        if step == 1:
+            grads["1"]["kernel"], grads["large"] = None, None
+        updates, state = update(grads, state, one)
+        again, small = update_packed(grads, small, other)
+        one, other = fo.apply_updates(one, updates), fo.apply_updates(other, again)
+        assert_equal(other, one)
+        assert_equal(small.unpack(one), state)
+    assert_equal(packed.update.of.pack(state, one), small)
+    assert len(jax.tree.leaves(small)) < len(jax.tree.leaves(state))
+
+
+def test_what_packing_needs_and_says():
+    tx = fo.adam(lr=0.1, foreach=True)
+    tree = params()
+    state = tx.init(tree)
+    assert set(state.packed.exp_avg) == {"float32", "bfloat16"}
+    assert state.leaves.exp_avg["large"].shape == (100, 100) and state.leaves.exp_avg["scalar"] is None
+    assert "foreach=True" in repr(tx) and tx == fo.adam(lr=0.1, foreach=True) != fo.adam(lr=0.1)
+    with pytest.raises(ValueError, match=r"Adam with foreach=True needs the parameters"):
+        tx.update(tree, state)
+    with pytest.raises(ValueError, match=r"gradient of the parameter '0.bias' has shape"):
+        tx.update({**tree, "0": {**tree["0"], "bias": jnp.ones(3)}}, state, tree)
+    assert fo.current_hyperparams(fo.adam(lr=fo.schedules.constant(0.5), foreach=True), state)["lr"] == 0.5
+    assert isinstance(fo.sgd(lr=0.1, foreach=True).init(tree), fo.ForeachState)  # nothing to pack without momentum
+
+
+def test_it_composes():
+    """In a chain with clipping and an average, in a partition, in a scan; unpacked out of the chain."""
+    tree = params()
+    for make in (
+        lambda foreach: fo.chain(fo.clip_by_global_norm(1.0), fo.adamw(lr=0.1, foreach=foreach), fo.ema(0.9)),
+        lambda foreach: fo.partition(
+            {"a": fo.adam(lr=0.1, foreach=foreach), "b": fo.sgd(lr=0.1, momentum=0.9, foreach=foreach)},
+            lambda path: "b" if path.endswith("bias") else "a",
+        ),
+        lambda foreach: fo.accumulate(fo.radam(lr=0.1, foreach=foreach), every=2),
+    ):
+        results = []
+        for foreach in (False, True):
+            tx = make(foreach)
+
+            def body(carry, step, tx=tx):
+                now, state = carry
+                updates, state = tx.update(jax.tree.map(jnp.sin, now), state, now)
+                return (fo.apply_updates(now, updates), state), step
+
+            run = jax.jit(lambda tx=tx, body=body: jax.lax.scan(body, (tree, tx.init(tree)), jnp.arange(5)))
+            results.append(run()[0])
+        for one, other in zip(jax.tree.leaves(results[1][0]), jax.tree.leaves(results[0][0]), strict=True):
+            assert np.allclose(np.asarray(one, np.float32), np.asarray(other, np.float32), rtol=1e-5, atol=1e-6)
+
+
+def test_row_sparse_gradients_of_packed_leaves():
+    tree = {"table": jnp.ones((5, 2)), "bias": jnp.ones(3), "other": jnp.ones(2)}
+    ids = jnp.array([1, 3, 1])
+    grads = {"table": fo.value_and_sparse_grad(lambda p: jnp.sum(p["table"][ids]), "table")(tree)[1]["table"]}
+    grads |= {"bias": jnp.ones(3), "other": None}
+    for make in (fo.sgd, fo.adagrad):
+        kwargs = {"momentum": 0.9} if make is fo.sgd else {}
+        plain, packed = make(lr=0.1, **kwargs), make(lr=0.1, foreach=True, **kwargs)
+        expected, state = plain.update(grads, plain.init(tree), tree)
+        found, small = packed.update(grads, packed.init(tree), tree)
+        assert_equal(fo.apply_updates(tree, found), fo.apply_updates(tree, expected))
+        assert_equal(small.unpack(tree), state)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_the_torch_face_has_the_same_numbers(name, tmp_path):
+    """With missing gradients, a group that is added, options that change, copies, and states that are loaded."""
+    options, make = ALGORITHMS[name], CLASSES[name]
+    late = {"late": jnp.ones(3), "later": jnp.ones(2)}
+    one, other = (make(params(), lr=0.1, foreach=foreach, **options) for foreach in (False, True))
+    for step in range(9):
+        if step == 4:
+            for optimizer in (one, other):
+                optimizer.add_param_group({"params": late, "foreach": optimizer is other})
+        grads = gradients(one.params, step)
+        if step in (2, 3):
+            grads["1"]["kernel"] = grads["0"]["bias"] = None
+        if step == 5:
+            one.param_groups[0]["lr"] = other.param_groups[0]["lr"] = 0.05
+        if step == 6:
+            other = copy.deepcopy(other)
+        if step == 7:
+            other = pickle.loads(pickle.dumps(other))
+        if step == 8:
+            fresh = make([{"params": params()}, {"params": late}], foreach=True, **options)
+            fresh.load_state_dict(other.state_dict(), match="position")
+            fresh.params = other.params
+            other = fresh
+        one.step(grads)
+        other.step(grads)
+        assert other._engine._packs and not one._engine._packs
+        if step % 3 == 2:
+            assert_equal(other.params, one.params)
+    assert_equal(other.state_dict()["state"], one.state_dict()["state"])
+    assert_equal(other.params, one.params)
+    _, _, state = other.functional()
+    assert "ForeachState" not in str(jax.tree.structure(state))
+
+
+def test_arrays_that_were_read_stay_as_they_are():
+    optimizer = optim.Adam(params(), lr=0.1, foreach=True)
+    held = []
+    for step in range(4):
+        held.append((optimizer.params, jax.tree.map(np.array, optimizer.params)))
+        optimizer.step(gradients(optimizer.params, step))
+        state = optimizer.state
+        held.append((state, jax.tree.map(np.array, state)))
+    for live, before in held:
+        assert_equal(jax.tree.map(np.asarray, live), before)
+    with pytest.raises(ValueError, match="has shape"):
+        optimizer.step({**optimizer.params, "scalar": jnp.ones(2)})
+    assert_equal(optimizer.state, held[-1][0])
+
+
+def test_the_rule_of_foreach(monkeypatch, compilations):
+    many = {str(index): jnp.ones(2) for index in range(packs.FEWEST)}
+    few = {str(index): jnp.ones(2) for index in range(packs.FEWEST - 1)}
+    for tree, foreach, expected in ((many, None, True), (few, None, False), (few, True, True), (many, False, False)):
+        optimizer = optim.SGD(tree, lr=0.1, momentum=0.9, foreach=foreach)
+        optimizer.step(tree)
+        assert bool(optimizer._engine._packs) is expected
+    optimizer = optim.Adam(few, lr=0.1, foreach=True)
+    for _ in range(2):
+        optimizer.step(few)
+        jax.block_until_ready(optimizer.params)
+    before = len(compilations)
+    optimizer.param_groups[0]["lr"] = 0.2
+    for _ in range(2):
+        optimizer.step(few)
+        jax.block_until_ready(optimizer.params)
+    assert len(compilations) == before
+
+
+def test_sharded_leaves_stay_alone():
+    mesh = jax.make_mesh((2,), ("data",), devices=jax.devices()[:2])
+    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    tree = {"a": jax.device_put(jnp.ones((4, 2)), rows), "b": jax.device_put(jnp.ones(3), whole)}
+    tree |= {"c": jax.device_put(jnp.ones(2), whole)}
+    tx = fo.adam(lr=0.1, foreach=True)
+    state = tx.init(tree)
+    assert state.leaves.exp_avg["a"].sharding == rows and state.packed.exp_avg["float32"].sharding.is_fully_replicated
+    updates, state = jax.jit(tx.update)(tree, state, tree)
+    plain = fo.adam(lr=0.1)
+    expected, _ = jax.jit(plain.update)(tree, plain.init(tree), tree)
+    assert_equal(updates, expected)
+    optimizer = optim.Adam(tree, lr=0.1, foreach=True)
+    optimizer.step(tree)
+    assert [pack.indices for pack in optimizer._engine._packs] == [[1, 2]]
+    assert optimizer.params["a"].sharding.is_equivalent_to(rows, 2)
+
+
+def test_trace_and_compile_do_not_grow_with_the_leaves():
+    """The leaf function is traced once a shape; the cuts of a packed update are one kernel a shape."""
+    tree = {str(index): jnp.ones((2, 3) if index % 2 else 4) for index in range(60)}
+    for foreach in (False, True):
+        tx = fo.adam(lr=0.1, foreach=foreach)
+        text = jax.jit(tx.update).lower(tree, tx.init(tree), tree).as_text()
+        assert text.count("stablehlo.sqrt") <= 4  # of two shapes, or one buffer, and those of the step's coefficients

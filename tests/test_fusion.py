@@ -1,0 +1,150 @@
+"""The one-pass form of an update: the same numbers, one kernel, and no hidden copy in any form."""
+
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import functorch_optim as fo
+from functorch_optim import fusion, optim, rule
+from tests.table import TABLE
+
+FLAG = "--xla_backend_extra_options=xla_cpu_use_multi_output_fusion"
+ELEMENTWISE = {
+    name: tx
+    for name, tx in TABLE.items()
+    if isinstance(getattr(tx.update, "of", None), rule.Lifted) and tx.update.of.rule.elementwise
+}
+
+
+def tree(shape=(64, 33)):
+    rng = np.random.default_rng(0)
+    return {name: jnp.asarray(rng.normal(size=shape), jnp.float32) for name in ("kernel", "other")}
+
+
+def run_python(code, **environment):
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "XLA_FLAGS": "", **environment}
+    )
+
+
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_both_forms_have_the_same_numbers(name, monkeypatch):
+    tx, results = ELEMENTWISE[name], []
+    for form in (False, True):
+        monkeypatch.setattr(rule, "one_pass", lambda form=form: form)
+        params = tree()
+        state = tx.init(params)
+
+        def step(grads, state, params):
+            updates, state = tx.update(grads, state, params)
+            return fo.apply_updates(params, updates), state
+
+        step = jax.jit(step)
+        text = step.lower(params, state, params).as_text()
+        assert ("optimization_barrier" in text) is (form and name != "sgd")  # which has no slots
+        for number in range(3):
+            params, state = step(jax.tree.map(lambda x, n=number: jnp.sin(x * (n + 1)), params), state, params)
+        results.append((params, state))
+    for one, other in zip(*map(jax.tree.leaves, results), strict=True):
+        assert np.max(np.abs(one - other)) <= 5e-7 * np.max(np.abs(other))
+
+
+def test_the_one_pass_form_is_differentiable_and_maps(monkeypatch):
+    params = tree((3, 2))
+
+    def loss(scale, tx):
+        updates, _ = tx.update(jax.tree.map(lambda x: x * scale, params), tx.init(params), params)
+        return sum(jnp.sum(update**3) for update in jax.tree.leaves(updates))
+
+    tx, values = fo.adam(lr=0.1, eps=1.0), []
+    for form in (False, True):
+        monkeypatch.setattr(rule, "one_pass", lambda form=form: form)
+        mapped = jax.vmap(lambda s: loss(s, tx))(jnp.arange(1.0, 4.0))
+        values.append((jax.jit(jax.grad(loss), static_argnums=1)(2.0, tx), mapped))
+    assert np.allclose(values[0][0], values[1][0], rtol=1e-5) and np.allclose(values[0][1], values[1][1], rtol=1e-5)
+
+
+SCRIPT = """
+import json
+import jax, jax.numpy as jnp
+import functorch_optim as fo
+fo.enable_cpu_fusion()
+from tests.test_fusion import ELEMENTWISE, tree
+found = {}
+for name, tx in ELEMENTWISE.items():
+    params = {"kernel": tree()["kernel"]}
+    def step(params, state, grads):
+        updates, state = tx.update(grads, state, params)
+        return fo.apply_updates(params, updates), state
+    state = tx.init(params)
+    compiled = jax.jit(step, donate_argnums=(0, 1)).lower(params, state, params).compile()
+    entry = compiled.as_text().split("ENTRY")[1].splitlines()
+    kernels = sum("fusion(" in line and "[64,33]" in line for line in entry)
+    temporaries = compiled.memory_analysis().temp_size_in_bytes
+    new, _ = compiled(params, state, {"kernel": tree()["kernel"]})
+    found[name] = [kernels, temporaries, float(jnp.sum(new["kernel"]))]
+print(json.dumps(found))
+"""
+PACKED = {"adam_foreach", "rmsprop_foreach"}  # they join and cut besides
+
+
+def test_a_step_is_one_kernel_where_fusion_is_on():
+    on, off = run_python(SCRIPT), run_python(SCRIPT.replace("fo.enable_cpu_fusion()", ""))
+    assert on.returncode == off.returncode == 0, on.stderr + off.stderr
+    fused, plain = json.loads(on.stdout), json.loads(off.stdout)
+    assert {name for name, (kernels, _, _) in fused.items() if kernels != 1} <= PACKED
+    assert {name for name, (kernels, _, _) in plain.items() if kernels == 1} <= {"sgd", *PACKED}
+    assert all(temporaries < 2048 for name, (_, temporaries, _) in fused.items() if name not in PACKED)
+    assert np.allclose([total for *_, total in fused.values()], [total for *_, total in plain.values()], rtol=1e-5)
+
+
+def test_it_must_come_before_the_first_computation():
+    late = run_python("import jax, functorch_optim as fo; jax.numpy.ones(2) + 1; fo.enable_cpu_fusion()")
+    assert "RuntimeError: enable_cpu_fusion() came after the first computation" in late.stderr
+    code = "import os, functorch_optim as fo; before = os.environ['XLA_FLAGS']; fo.enable_cpu_fusion(); "
+    code += "fo.enable_cpu_fusion(); print([before, os.environ['XLA_FLAGS'], fo.fusion.one_pass()])"
+    other = "--xla_force_host_platform_device_count=2 --xla_backend_extra_options=xla_cpu_disable_new_fusion_emitter"
+    kept = run_python(code, XLA_FLAGS="--xla_force_host_platform_device_count=2")
+    assert kept.stdout.strip() == str([
+        "--xla_force_host_platform_device_count=2", f"--xla_force_host_platform_device_count=2 {FLAG}", True
+    ])  # fmt: skip
+    joined = run_python(code.replace(", fo.fusion.one_pass()", ""), XLA_FLAGS=other)
+    assert joined.stdout.strip() == str([other, f"{other},xla_cpu_use_multi_output_fusion"])
+    asked = run_python("import functorch_optim as fo; print(fo.fusion.one_pass())", XLA_FLAGS=FLAG)
+    assert asked.stdout.strip() == "True"  # whoever asks for it by hand gets it
+    assert not fusion.one_pass() or "multi_output" in os.environ["XLA_FLAGS"]
+
+
+@pytest.mark.parametrize("name", [*ELEMENTWISE, "adafactor"])
+def test_a_step_copies_nothing(name):
+    """All of parameters and state is updated in place, and but for three algorithms nothing else is needed."""
+    tx, params = TABLE[name], tree((256, 256))
+    state = tx.init(params)
+
+    def step(params, state, grads):
+        updates, state = tx.update(grads, state, params)
+        return fo.apply_updates(params, updates), state
+
+    memory = jax.jit(step, donate_argnums=(0, 1)).lower(params, state, params).compile().memory_analysis()
+    owned = sum(leaf.nbytes for leaf in jax.tree.leaves((params, state)))
+    gradients = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+    assert memory.alias_size_in_bytes == owned
+    assert abs(memory.argument_size_in_bytes - owned - gradients) <= 64
+    # Adafactor scales its update by a norm of it, so it must be there whole. Rprop and Adadelta have results that read
+    # what others overwrite, and XLA copies that first; in the one-pass form it does not (the test above).
+    arrays = {"adafactor": 1, "rprop": 2, "adadelta": 1.5}.get(name, 0)
+    assert memory.temp_size_in_bytes <= arrays * gradients + 0.02 * owned
+
+
+def test_the_torch_face_donates_what_it_has():
+    optimizer = optim.Adam(tree((256, 256)), lr=0.1)
+    optimizer.step(tree((256, 256)))
+    before = [leaf.unsafe_buffer_pointer() for leaf in optimizer._leaves]
+    optimizer.step(tree((256, 256)))
+    assert [leaf.unsafe_buffer_pointer() for leaf in optimizer._leaves] == before
