@@ -42,6 +42,13 @@ from functorch_optim.sparse_grad import value_and_sparse_grad
 from functorch_optim.transforms.clipping import clip_by_global_norm, clip_by_value, global_norm
 from functorch_optim.transforms.conditional import AccumulateState, SkipNonfiniteState, accumulate, skip_nonfinite
 from functorch_optim.transforms.conjugation import conjugate
+from functorch_optim.transforms.precision import (
+    MasterWeightsState,
+    StochasticRoundingState,
+    master_weights,
+    state_dtype,
+    stochastic_rounding,
+)
 from functorch_optim.transforms.scaling import StepState, scale, scale_by_schedule
 from functorch_optim.transforms.weight_decay import add_decayed_weights
 
@@ -65,6 +72,7 @@ __all__ = [
     "GradientTransformation",
     "LBFGSState",
     "MaskedState",
+    "MasterWeightsState",
     "MuonState",
     "NAdamState",
     "NamedStates",
@@ -76,6 +84,7 @@ __all__ = [
     "SkipNonfiniteState",
     "SparseAdamState",
     "StepState",
+    "StochasticRoundingState",
     "accumulate",
     "adadelta",
     "adafactor",
@@ -106,6 +115,7 @@ __all__ = [
     "lbfgs",
     "lift",
     "masked",
+    "master_weights",
     "muon",
     "muon_adamw",
     "nadam",
@@ -120,6 +130,8 @@ __all__ = [
     "sgd",
     "skip_nonfinite",
     "sparse_adam",
+    "state_dtype",
+    "stochastic_rounding",
     "swa",
     "swap_params",
     "update_average",

@@ -35,6 +35,9 @@ TABLE = {
         lambda path: "plain" if path.endswith("bias") else "decay",
     ),
     "masked": fo.masked(fo.adam(lr=0.1), lambda path: path.endswith("kernel")),
+    "state_dtype": fo.state_dtype(fo.adam(lr=0.1), {"exp_avg": "bfloat16"}),
+    "stochastic_rounding": fo.stochastic_rounding(fo.adamw(lr=0.1), 0),
+    "master_weights": fo.master_weights(fo.adamw(lr=0.1)),
     "accumulate": fo.accumulate(fo.adam(lr=0.1), every=2),
     "skip_nonfinite": fo.skip_nonfinite(fo.adam(lr=0.1), max_consecutive=2),
 }

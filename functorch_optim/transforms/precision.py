@@ -1,0 +1,227 @@
+"""Fewer bytes: slots in a narrower dtype, stochastic rounding of bfloat16 parameters, float32 master weights."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from functorch_optim import trees
+from functorch_optim.base import GradientTransformation, Transform, add_update, exportable, transformation
+from functorch_optim.combinators import current_hyperparams
+
+
+class _Wrapper(Transform):
+    """A transformation around another, whose state is all there is."""
+
+    inner: GradientTransformation
+
+    def hyperparams(self, state: Any) -> dict[str, Any]:
+        return current_hyperparams(self.inner, getattr(state, "inner", state))
+
+
+class StateDtype(_Wrapper):
+    dtypes: tuple[tuple[str, str], ...]
+
+    @classmethod
+    def _call_name(cls) -> str:
+        return "state_dtype"
+
+    def init(self, params: Any) -> Any:
+        dtypes, found = dict(self.dtypes), set()
+
+        def cast(path: Any, leaf: Any) -> Any:
+            names = [key.name for key in path if isinstance(key, jax.tree_util.GetAttrKey) and key.name in dtypes]
+            found.update(names)
+            if not names or not jnp.issubdtype(leaf.dtype, jnp.floating):
+                return leaf
+            return leaf.astype(dtypes[names[-1]])
+
+        state = jax.tree_util.tree_map_with_path(cast, self.inner.init(params))
+        missing = [name for name in dtypes if name not in found]
+        if missing and jax.tree.leaves(params):
+            fields = [key.name for path, _ in jax.tree_util.tree_leaves_with_path(state) for key in path[-9:]
+                      if isinstance(key, jax.tree_util.GetAttrKey)]  # fmt: skip
+            raise ValueError(
+                f"state_dtype: the state has no slot {', '.join(missing)}; it has {', '.join(dict.fromkeys(fields))}"
+            )
+        return state
+
+    def update(self, updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+        return self.inner.update(updates, state, params, **extra)
+
+
+def state_dtype(inner: GradientTransformation, dtypes: Mapping[str, Any]) -> GradientTransformation:
+    """Keep slots of ``inner`` in another floating dtype; the arithmetic stays in float32.
+
+    Args:
+        inner: a transformation whose slots keep the dtype that they have, as those of this library do.
+        dtypes: slot -> dtype: ``{"exp_avg": "bfloat16"}``.
+
+    Raises:
+        TypeError: a dtype is not floating. ValueError, from ``init``: the state has no such slot.
+
+    Example:
+        >>> import functorch_optim as fo
+        >>> tx = state_dtype(fo.adam(lr=0.1), {"exp_avg": "bfloat16"})
+        >>> state = tx.init(jnp.ones(2))
+        >>> state.exp_avg.dtype.name, state.exp_avg_sq.dtype.name
+        ('bfloat16', 'float32')
+    """
+    names = {name: jnp.dtype(dtype) for name, dtype in dtypes.items()}
+    for name, dtype in names.items():
+        if not jnp.issubdtype(dtype, jnp.floating):
+            raise TypeError(f"state_dtype: the dtype of {name} must be a floating one, but it is {dtype}")
+    return transformation(StateDtype(inner, tuple((name, str(dtype)) for name, dtype in names.items())))
+
+
+@exportable
+class StochasticRoundingState(NamedTuple):
+    """``key`` is the data of the next random key."""
+
+    key: Any
+    inner: Any
+
+
+class StochasticRounding(_Wrapper):
+    key: tuple[int, ...]
+
+    @classmethod
+    def _call_name(cls) -> str:
+        return "stochastic_rounding"
+
+    def init(self, params: Any) -> StochasticRoundingState:
+        return StochasticRoundingState(jnp.asarray(self.key, jnp.uint32), self.inner.init(params))
+
+    def update(self, updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+        if params is None:
+            raise ValueError("stochastic_rounding needs the parameters: update(grads, state, params)")
+        updates, inner = self.inner.update(updates, state.inner, params, **extra)
+        now, later = jax.random.split(jax.random.wrap_key_data(state.key))
+        leaves, own, treedef = trees.pair(params, updates, "stochastic_rounding", what="update")
+        rounded = [
+            update if update is None or param.dtype != jnp.bfloat16 else _rounded(param, update, now, index)
+            for index, (param, update) in enumerate(zip(leaves, own, strict=True))
+        ]
+        return treedef.unflatten(rounded), StochasticRoundingState(jax.random.key_data(later), inner)
+
+
+def _rounded(param: Any, update: Any, key: Any, index: int) -> jax.Array:
+    """What leads from the parameter to one of the two bfloat16 numbers around the sum, the nearer the more often."""
+    wide = jnp.asarray(param, jnp.float32)
+    whole = wide + jnp.asarray(update, jnp.float32)
+    noise = jax.random.bits(jax.random.fold_in(key, index), whole.shape, jnp.uint16).astype(jnp.uint32)
+    bits = jax.lax.bitcast_convert_type(whole, jnp.uint32) + noise
+    chosen = jax.lax.bitcast_convert_type(bits & jnp.uint32(0xFFFF0000), jnp.float32)
+    return jnp.where(jnp.isfinite(whole), chosen, whole) - wide
+
+
+def stochastic_rounding(inner: GradientTransformation, key: Any) -> GradientTransformation:
+    """Round bfloat16 parameters up or down at random, so that on average nothing of an update is lost.
+
+    A sum ``p + u`` between two neighbouring bfloat16 numbers becomes the upper one with the probability of its distance
+    from the lower over theirs. Rounding to nearest loses every update below half a unit in the last place, 1/512 of
+    the parameter. Parameters of other dtypes are left alone.
+
+    Args:
+        inner: the transformation, usually the whole chain; ``stochastic_rounding`` stands outermost.
+        key: a concrete key of :mod:`jax.random`, or an int to make one of. Two runs with one key are equal.
+
+    Returns:
+        A transformation with the state :class:`StochasticRoundingState`; ``update`` needs ``params``.
+
+    Source: Zamirai et al., "Revisiting BFloat16 Training", 2020.
+
+    Example:
+        >>> import functorch_optim as fo
+        >>> params = jnp.ones(1000, jnp.bfloat16)
+        >>> tx = stochastic_rounding(fo.sgd(lr=1.0), 0)
+        >>> updates, _ = tx.update(jnp.full(1000, -0.001), tx.init(params), params)
+        >>> abs(fo.apply_updates(params, updates).astype("float32").mean().item() - 1.001) < 3e-4
+        True
+    """
+    made = jax.random.key(key) if isinstance(key, int) else key
+    data = jax.random.key_data(made) if jnp.issubdtype(made.dtype, jax.dtypes.prng_key) else made
+    return transformation(StochasticRounding(inner, tuple(map(int, data))))
+
+
+@exportable
+class MasterWeightsState(NamedTuple):
+    """``master`` has the parameters in float32, None where they are float32 or wider themselves."""
+
+    master: Any
+    inner: Any
+
+
+class MasterWeights(_Wrapper):
+    @classmethod
+    def _call_name(cls) -> str:
+        return "master_weights"
+
+    def init(self, params: Any) -> MasterWeightsState:
+        master = jax.tree.map(lambda p: _widened(p) if _is_narrow(p) else None, params)
+        return MasterWeightsState(master, self.inner.init(_whole(params, master)))
+
+    def update(self, updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+        if params is None:
+            raise ValueError("master_weights needs the parameters: update(grads, state, params)")
+        whole = _whole(params, state.master)
+        updates, inner = self.inner.update(updates, state.inner, whole, **extra)
+        leaves, own, treedef = trees.pair(params, updates, "master_weights", what="update")
+        masters = treedef.flatten_up_to(state.master)
+        new = [m if m is None else add_update(m, u) for m, u in zip(masters, own, strict=True)]
+        deltas = [
+            u if m is None or u is None else _as(m, p.dtype) - p.astype(m.dtype)
+            for p, u, m in zip(leaves, own, new, strict=True)
+        ]
+        return treedef.unflatten(deltas), MasterWeightsState(treedef.unflatten(new), inner)
+
+
+def _is_narrow(param: Any) -> bool:
+    return jnp.issubdtype(param.dtype, jnp.floating) and jnp.finfo(param.dtype).bits < 32
+
+
+def _as(array: jax.Array, dtype: Any) -> jax.Array:
+    """The numbers rounded to those of a narrower dtype; XLA may drop a conversion there and back."""
+    kind = jnp.finfo(dtype)
+    return jax.lax.reduce_precision(array, exponent_bits=kind.nexp, mantissa_bits=kind.nmant)
+
+
+def _widened(param: Any) -> jax.Array:
+    if isinstance(param, jax.ShapeDtypeStruct):
+        return jnp.zeros_like(param, dtype=jnp.float32)
+    return param.astype(jnp.float32)
+
+
+def _whole(params: Any, master: Any) -> Any:
+    """The parameters, each from the masters where it has one."""
+    leaves, treedef = jax.tree.flatten(params)
+    pairs = zip(treedef.flatten_up_to(master), leaves, strict=True)
+    return treedef.unflatten([param if own is None else own for own, param in pairs])
+
+
+def master_weights(inner: GradientTransformation) -> GradientTransformation:
+    """Keep bfloat16 and float16 parameters in float32 as well, and update those; the parameters are their rounding.
+
+    The slots of ``inner`` are float32 then. ``apply_updates`` gives exactly the rounded master.
+
+    Args:
+        inner: the transformation, usually the whole chain; ``master_weights`` stands outermost.
+
+    Returns:
+        A transformation with the state :class:`MasterWeightsState`; ``update`` needs ``params``.
+
+    Source: Micikevicius et al., "Mixed Precision Training", 2018.
+
+    Example:
+        >>> import functorch_optim as fo
+        >>> params = jnp.ones(1, jnp.bfloat16)
+        >>> tx = master_weights(fo.sgd(lr=1.0))
+        >>> state = tx.init(params)
+        >>> for _ in range(4):
+        ...     updates, state = tx.update(jnp.full(1, -0.001, jnp.bfloat16), state, params)
+        ...     params = fo.apply_updates(params, updates)
+        >>> round(state.master.item(), 4), params.item()
+        (1.004, 1.0078125)
+    """
+    return transformation(MasterWeights(inner))
