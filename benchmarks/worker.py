@@ -48,6 +48,8 @@ def main() -> None:
         if request["do"] == "build":
             held[name] = contenders.build(name, shapes.ALL[request["shapes"]]())
             answer = {"compile": held[name].compile_seconds, "memory": held[name].memory}
+        elif request["do"] == "bandwidth":
+            answer = {"bytes_per_second": contenders.copy_bandwidth()}
         elif request["do"] == "run":
             start = time.perf_counter()
             held[name].run()

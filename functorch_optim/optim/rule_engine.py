@@ -89,12 +89,13 @@ class Kind:
     def __init__(self, constructor: Callable[..., GradientTransformation], defaults: Mapping[str, Any]) -> None:
         self.constructor = constructor
         self._parameters = tuple(name for name in inspect.signature(constructor).parameters if name != "foreach")
+        self._required = {name for name in self._parameters if name in defaults}
         self.rule_type = type(self.made(defaults).rule)
         self.data_names = data_options(self.rule_type).keys() & set(self._parameters)
 
     def options_of(self, group: Mapping[str, Any]) -> list[str]:
-        """The options that a group has; of those that torch lacks it may have none."""
-        return [name for name in self._parameters if name in group]
+        """The options of a group: those that it must have, and of those that torch lacks the ones it has."""
+        return [name for name in self._parameters if name in self._required or name in group]
 
     def made(self, options: Mapping[str, Any]) -> Lifted:
         return lifted(self.constructor(**{name: options[name] for name in self.options_of(options)}))

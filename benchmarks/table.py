@@ -1,0 +1,290 @@
+"""The speed table: every case in one run, to ``benchmarks/results/`` as JSON and a plot, and into the README.
+
+``make bench`` runs it. In every round each contender of a case makes one step, in an order that rotates; a ratio is
+our time over theirs in the same round, and the number in the table the median of these over all rounds and processes.
+Contenders with the one-pass fusion and without it live in two processes that take turns (XLA reads its flags once);
+everything is repeated in fresh processes.
+"""
+
+import argparse
+import datetime
+import json
+import pathlib
+import platform
+import statistics
+import sys
+from typing import Any, NamedTuple
+
+from benchmarks.worker import Worker
+
+RESULTS = pathlib.Path(__file__).parent / "results"
+README = pathlib.Path(__file__).parent.parent / "README.md"
+BEGIN, END = "<!-- speed -->", "<!-- /speed -->"
+FUSED = "+"  # before a contender's name: in the process with the one-pass fusion
+
+
+class Case(NamedTuple):
+    """Ours and theirs on some shapes, and for each pair the ratio that is the goal, if there is one."""
+
+    shapes: str
+    contenders: list[str]
+    goals: dict[tuple[str, str], float]
+    rounds: int = 9
+    warm_up: int = 2
+
+
+def _dense(algorithm: str, name: str, shapes: str, against_optax: float, against_fused: float) -> Case:
+    ours, fused, face = f"fo {algorithm}", f"{FUSED}fo {algorithm}", f"optim {name}"
+    optax, torch = f"optax {algorithm}", f"torch {name}"
+    return Case(
+        shapes,
+        [ours, fused, face, FUSED + face, optax, f"{torch} fused", f"{torch} foreach", f"{torch} for-loop"],
+        {
+            (ours, optax): 1.0,
+            (fused, optax): against_optax,
+            (fused, f"{torch} fused"): against_fused,
+            (face, ours): 1.05,
+            (FUSED + face, fused): 1.05,
+        },
+    )
+
+
+def _other(algorithm: str, name: str, *torch_kinds: str) -> Case:
+    ours, fused = f"fo {algorithm}", f"{FUSED}fo {algorithm}"
+    goals = {(fused, f"torch {name} {kind}"): 0.30 for kind in ("foreach", "for-loop")}
+    goals |= {(fused, f"torch {name} {kind}"): 1.35 for kind in torch_kinds}
+    kinds = ["foreach", "for-loop", *torch_kinds]
+    return Case("GPT-2 small", [ours, fused, *[f"torch {name} {kind}" for kind in kinds]], goals, 5)
+
+
+CASES = [
+    _dense("adam", "Adam", "GPT-2 small", 0.75, 1.05),
+    _dense("adam", "Adam", "ResNet-50", 0.80, 1.20),
+    _dense("adamw", "AdamW", "GPT-2 small", 0.75, 1.05),
+    _dense("adamw", "AdamW", "ResNet-50", 0.80, 1.20),
+    *[
+        Case(
+            shapes,
+            ["fo sgd momentum", "+fo sgd momentum", "optax sgd momentum", "torch SGD momentum fused"],
+            {("fo sgd momentum", "optax sgd momentum"): 1.0},
+        )
+        for shapes in ("GPT-2 small", "ResNet-50")
+    ],
+    _other("adadelta", "Adadelta"),
+    _other("adagrad", "Adagrad", "fused"),
+    _other("adamax", "Adamax"),
+    _other("asgd", "ASGD"),
+    _other("nadam", "NAdam"),
+    _other("radam", "RAdam"),
+    _other("rmsprop", "RMSprop"),
+    _other("rprop", "Rprop"),
+    Case(
+        "1000 leaves",
+        [
+            *("fo adam foreach", "fo adam", "optim Adam", "optim Adam unread", "optim Adam leaves"),
+            *("optax adam", "torch Adam fused", "torch Adam foreach", "torch Adam for-loop"),
+        ],
+        {
+            ("fo adam foreach", "optax adam"): 0.45,
+            ("optim Adam unread", "torch Adam fused"): 0.8,
+            ("optim Adam unread", "torch Adam foreach"): 0.3,
+            ("optim Adam", "torch Adam fused"): 0.8,
+            ("optim Adam", "torch Adam foreach"): 0.3,
+        },
+        25,
+    ),
+    Case("4000 leaves", ["fo adam foreach", "optax adam", "torch Adam fused"], {}, 15),
+    Case(
+        "GPT-2 matrices",
+        ["fo muon", "optax muon", "torch Muon default"],
+        {("fo muon", "optax muon"): 1.0, ("fo muon", "torch Muon default"): 1.0},
+        1,
+        1,
+    ),
+    Case(
+        "GPT-2 small",
+        ["fo adafactor", "+fo adafactor", "optax adafactor", "torch Adafactor default"],
+        {("fo adafactor", "optax adafactor"): 1.0, ("fo adafactor", "torch Adafactor default"): 1.0},
+        5,
+    ),
+]
+
+
+def measure(case: Case, rounds: int) -> dict[str, Any]:
+    """The seconds of each contender in every round, and what it took to compile."""
+    workers = {fused: Worker(fused) for fused in (False, True)}
+    try:
+        built = {
+            name: workers[name.startswith(FUSED)].ask(do="build", name=name.removeprefix(FUSED), shapes=case.shapes)
+            for name in case.contenders
+        }
+        bandwidth = workers[False].ask(do="bandwidth", name="")["bytes_per_second"]
+        seconds: dict[str, list[float]] = {name: [] for name in case.contenders}
+        for index in range(rounds + case.warm_up):
+            turn = index % len(case.contenders)
+            for name in case.contenders[turn:] + case.contenders[:turn]:
+                answer = workers[name.startswith(FUSED)].ask(do="run", name=name.removeprefix(FUSED))
+                if index >= case.warm_up:
+                    seconds[name].append(answer["seconds"])
+        return {"seconds": seconds, "built": built, "bandwidth": bandwidth}
+    finally:
+        for worker in workers.values():
+            worker.stop()
+
+
+def ratio(runs: list[dict[str, Any]], ours: str, theirs: str) -> float:
+    pairs = [pair for run in runs for pair in zip(run["seconds"][ours], run["seconds"][theirs], strict=True)]
+    return statistics.median(one / other for one, other in pairs)
+
+
+def summary(case: Case, runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the table says of a case."""
+    own = [name for name in case.contenders if name.removeprefix(FUSED).startswith(("fo ", "optim "))]
+    return {
+        "shapes": case.shapes,
+        "milliseconds": {
+            name: 1e3 * statistics.median(second for run in runs for second in run["seconds"][name])
+            for name in case.contenders
+        },
+        "ratios": {one: {name: ratio(runs, one, name) for name in case.contenders if name != one} for one in own},
+        "goals": [[*pair, goal] for pair, goal in case.goals.items()],
+        "compile_seconds": {
+            name: statistics.median(run["built"][name]["compile"] for run in runs)
+            for name in case.contenders
+            if runs[0]["built"][name]["compile"] is not None
+        },
+        "memory": {name: runs[0]["built"][name]["memory"] for name in own if runs[0]["built"][name]["memory"]},
+        "copy_bytes_per_second": statistics.median(run["bandwidth"] for run in runs),
+        "bytes": runs[0]["built"][case.contenders[0]]["memory"],
+    }
+
+
+def machine() -> dict[str, Any]:
+    import importlib.metadata as metadata
+    import os
+
+    facts = pathlib.Path("/proc/cpuinfo")
+    lines = facts.read_text().splitlines() if facts.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    model = names[0] if names else platform.processor()
+    versions = {name: metadata.version(name) for name in ("jax", "jaxlib", "optax", "torch", "numpy")}
+    return {"processor": model, "cores": os.cpu_count(), "python": platform.python_version(), "versions": versions}
+
+
+def table(results: dict[str, Any]) -> str:
+    """The Markdown of the results."""
+    about = results["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    lines = [
+        f"{results['date']}; {about['processor']}, {about['cores']} cores; Python {about['python']}, {versions}; "
+        f"{results['processes']} processes.",
+        "",
+        "| shapes | ours | theirs | ours / theirs | goal | our ms | their ms |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for case in results["cases"]:
+        milliseconds = case["milliseconds"]
+        goals = {(one, other): goal for one, other, goal in case["goals"]}
+        for one, others in case["ratios"].items():
+            for other, value in others.items():
+                ours = other.removeprefix(FUSED).startswith(("fo ", "optim "))
+                if ours and (one, other) not in goals:
+                    continue
+                goal = goals.get((one, other))
+                lines.append(
+                    f"| {case['shapes']} | {_label(one)} | {_label(other)} | {value:.2f} | "
+                    f"{'' if goal is None else f'{goal:.2f}'} | {milliseconds[one]:.1f} | {milliseconds[other]:.1f} |"
+                )
+    lines += ["", *_facts(results)]
+    return "\n".join(lines)
+
+
+def _label(name: str) -> str:
+    return f"{name.removeprefix(FUSED)}, one pass" if name.startswith(FUSED) else name
+
+
+def _facts(results: dict[str, Any]) -> list[str]:
+    """What is no ratio of two steps."""
+    cases = {(case["shapes"], next(iter(case["milliseconds"]))): case for case in results["cases"]}
+    lines = []
+    dense = cases.get(("GPT-2 small", "fo adam"))
+    if dense:
+        moved = dense["bytes"]["arguments"] + dense["bytes"]["aliased"]  # all is read, what is updated is written
+        reached = moved / dense["milliseconds"]["+fo adam"] * 1e3
+        lines.append(
+            f"- Adam in one pass on GPT-2 small moves {reached / 1e9:.1f} GB/s, "
+            f"{reached / dense['copy_bytes_per_second']:.2f} of an XLA copy into a donated buffer (goal 0.85)."
+        )
+    thousand, more = cases.get(("1000 leaves", "fo adam foreach")), cases.get(("4000 leaves", "fo adam foreach"))
+    if thousand:
+        seconds = thousand["compile_seconds"]
+        lines.append(
+            f"- To trace and compile 1000 leaves: {seconds['fo adam'] / seconds['optax adam']:.2f} of optax's time by "
+            f"leaf (goal 0.75), {seconds['fo adam foreach'] / seconds['optax adam']:.2f} packed (goal 2.0)."
+        )
+    if thousand and more:
+        rate = more["milliseconds"]["fo adam foreach"] / thousand["milliseconds"]["fo adam foreach"] / 4
+        lines.append(f"- A leaf of 4000 costs {rate:.2f} of a leaf of 1000 (goal 1.15).")
+    return lines
+
+
+def plot(results: dict[str, Any], path: pathlib.Path) -> None:
+    """The ratios, one bar a pair."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    bars = []
+    for case in results["cases"]:
+        for one, others in case["ratios"].items():
+            for other, value in others.items():
+                if other.startswith(("optax", "torch")):
+                    bars.append((f"{case['shapes']}: {_label(one)} / {other}", value))
+    figure, axis = pyplot.subplots(figsize=(10, 0.22 * len(bars) + 1))
+    axis.barh([label for label, _ in bars], [value for _, value in bars])
+    axis.axvline(1.0, color="black", linewidth=0.8)
+    axis.set(xlabel="our time / theirs", xscale="log")
+    axis.invert_yaxis()
+    axis.tick_params(axis="y", labelsize=6)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+
+
+def write(results: dict[str, Any]) -> None:
+    """The results as JSON, as a plot and in the README."""
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "speed.json").write_text(json.dumps(results, indent=1) + "\n")
+    plot(results, RESULTS / "speed.png")
+    text = README.read_text()
+    before, rest = text.split(BEGIN)
+    after = rest.split(END)[1]
+    README.write_text(f"{before}{BEGIN}\n{table(results)}\n{END}{after}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--processes", type=int, default=3)
+    parser.add_argument("--only", help="the cases in whose shapes or contenders this is found")
+    parser.add_argument("--scale", type=float, default=1.0, help="times the rounds of every case")
+    parser.add_argument("--write", action="store_true", help="into benchmarks/results/ and the README")
+    options = parser.parse_args()
+    chosen = [c for c in CASES if not options.only or options.only in " ".join([c.shapes, *c.contenders])]
+    runs: dict[int, list[dict[str, Any]]] = {index: [] for index in range(len(chosen))}
+    for process in range(options.processes):
+        for index, case in enumerate(chosen):
+            print(f"process {process + 1}: {case.shapes}, {case.contenders[0]}", file=sys.stderr, flush=True)
+            runs[index].append(measure(case, max(1, round(case.rounds * options.scale))))
+    results = {
+        "date": datetime.date.today().isoformat(),
+        "processes": options.processes,
+        "machine": machine(),
+        "cases": [summary(case, runs[index]) for index, case in enumerate(chosen)],
+    }
+    print(table(results))
+    if options.write:
+        write(results)
+
+
+if __name__ == "__main__":
+    main()
