@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 WORKERS ?= 2
 
-.PHONY: demo test test-torch notebooks lint bench bench-sparse bench-lbfgs bench-averaging bench-checkpoint parity reference
+.PHONY: demo test test-torch notebooks lint bench bench-sparse bench-lbfgs bench-averaging bench-checkpoint bench-precision parity reference
 .DELETE_ON_ERROR:
 
 $(VENV)/.made:
@@ -46,8 +46,8 @@ lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-bench: $(VENV)/.torch    ## the speed table
-	$(BIN)/python -m benchmarks.step $(ARGS)
+bench: $(VENV)/.torch    ## the speed table, in three processes: an hour
+	$(BIN)/python -m benchmarks.table --write $(ARGS)
 
 bench-sparse: $(VENV)/.torch  ## row-sparse steps on large tables
 	$(BIN)/python -m benchmarks.sparse $(ARGS)
@@ -57,6 +57,9 @@ bench-lbfgs: $(VENV)/.test ## L-BFGS against SciPy's
 
 bench-averaging: $(VENV)/.test ## what an average of the parameters costs
 	$(BIN)/python -m benchmarks.averaging $(ARGS)
+
+bench-precision: $(VENV)/.test ## slots and parameters in fewer bytes
+	$(BIN)/python -m benchmarks.precision $(ARGS)
 
 bench-checkpoint: $(VENV)/.torch ## saving and loading, against torch
 	$(BIN)/python -m benchmarks.checkpoint $(ARGS)

@@ -17,7 +17,8 @@ class Adam(Optimizer):
         params: the parameters, in any form that :class:`functorch_optim.optim.Optimizer` takes.
         lr, betas, eps, weight_decay, amsgrad, maximize, decoupled_weight_decay: as for :func:`functorch_optim.adam`; a
             number may change in ``param_groups`` from step to step.
-        foreach, capturable, fused: stored in the groups and otherwise without effect.
+        foreach: whether small parameters are updated together; None decides by their number.
+        capturable, fused: stored in the groups and otherwise without effect.
         differentiable: whether a step may be traced, as for :class:`functorch_optim.optim.Optimizer`.
         group_rules: ``(regular expression, options)`` pairs, as for :class:`functorch_optim.optim.Optimizer`.
 
@@ -75,7 +76,8 @@ class AdamW(Adam):
         params: the parameters, in any form that :class:`functorch_optim.optim.Optimizer` takes.
         lr, betas, eps, weight_decay, amsgrad, maximize: as for :func:`functorch_optim.adamw`; a number may change in
             ``param_groups`` from step to step. The decay is decoupled also after an Adam's state was loaded.
-        foreach, capturable, fused: stored in the groups and otherwise without effect.
+        foreach: whether small parameters are updated together; None decides by their number.
+        capturable, fused: stored in the groups and otherwise without effect.
         differentiable: whether a step may be traced, as for :class:`functorch_optim.optim.Optimizer`.
         group_rules: ``(regular expression, options)`` pairs, as for :class:`functorch_optim.optim.Optimizer`.
 

@@ -14,7 +14,8 @@ class NAdam(Optimizer):
         params: the parameters, in any form that :class:`functorch_optim.optim.Optimizer` takes.
         lr, betas, eps, weight_decay, momentum_decay, decoupled_weight_decay, maximize: as for
             :func:`functorch_optim.nadam`; a number may change in ``param_groups`` from step to step.
-        foreach, capturable: stored in the groups and otherwise without effect.
+        foreach: whether small parameters are updated together; None decides by their number.
+        capturable: stored in the groups and otherwise without effect.
         differentiable: whether a step may be traced, as for :class:`functorch_optim.optim.Optimizer`.
         group_rules: ``(regular expression, options)`` pairs, as for :class:`functorch_optim.optim.Optimizer`.
 

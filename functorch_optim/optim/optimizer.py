@@ -49,8 +49,9 @@ class Optimizer(Hooked):
     defines ``transformation(self, **options)`` and returns a functional transformation.
 
     ``differentiable=True``, where an algorithm has it, lets parameters, gradients and options be traced: an optimizer
-    that is made inside a function steps there, and :func:`jax.grad` goes through. ``foreach``, ``fused`` and
-    ``capturable`` change nothing: every step is one compiled call.
+    that is made inside a function steps there, and :func:`jax.grad` goes through. Every step is one
+    compiled call, in which ``foreach`` packs small parameters (None: 256 and more of them); ``fused`` and
+    ``capturable`` change nothing.
 
     The arrays that went in are copied once. An array that came out (``params``, ``state``, ``state_dict()``) stays as
     it is for as long as somebody holds it: the step copies it first. What nobody holds is overwritten in place.

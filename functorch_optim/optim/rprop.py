@@ -15,7 +15,8 @@ class Rprop(Optimizer):
         params: the parameters, in any form that :class:`functorch_optim.optim.Optimizer` takes.
         lr, etas, step_sizes, maximize: as for :func:`functorch_optim.rprop`; a number may change in
             ``param_groups`` from step to step.
-        capturable, foreach: stored in the groups and otherwise without effect.
+        foreach: whether small parameters are updated together; None decides by their number.
+        capturable: stored in the groups and otherwise without effect.
         differentiable: whether a step may be traced, as for :class:`functorch_optim.optim.Optimizer`.
         group_rules: ``(regular expression, options)`` pairs, as for :class:`functorch_optim.optim.Optimizer`.
 

@@ -1,0 +1,51 @@
+"""What the options that cut bytes save and cost: AdamW on GPT-2 small's shapes. ``make bench-precision``"""
+
+import argparse
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import functorch_optim as fo
+from benchmarks import shapes
+from benchmarks.timing import jax_step, optimizer_step, ratio, take_turns
+
+WIDE, NARROW = jnp.float32, jnp.bfloat16
+TXS: dict[str, tuple[Any, Callable[[], Any]]] = {
+    "float32": (WIDE, lambda: fo.adamw(lr=1e-3)),
+    "float32, `exp_avg` in bfloat16": (WIDE, lambda: fo.state_dtype(fo.adamw(lr=1e-3), {"exp_avg": NARROW})),
+    "bfloat16": (NARROW, lambda: fo.adamw(lr=1e-3)),
+    "bfloat16, `stochastic_rounding`": (NARROW, lambda: fo.stochastic_rounding(fo.adamw(lr=1e-3), 0)),
+    "bfloat16, `master_weights`": (NARROW, lambda: fo.master_weights(fo.adamw(lr=1e-3))),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--fused", action="store_true", help="with fo.enable_cpu_fusion()")
+    options = parser.parse_args()
+    if options.fused:
+        fo.enable_cpu_fusion()
+    rng = np.random.default_rng(0)
+    sizes = shapes.gpt2_small()
+    contenders, held = {}, {}
+    for name, (dtype, make) in TXS.items():
+        tx = make()
+        params = {key: jnp.asarray(rng.standard_normal(shape, np.float32), dtype) for key, shape in sizes.items()}
+        state = tx.init(params)
+        held[name] = sum(leaf.nbytes for leaf in jax.tree.leaves((params, state)))
+        contenders[name], _, _ = jax_step(optimizer_step(tx, fo.apply_updates), params, state, params)
+    times = take_turns(contenders, options.rounds)
+    first = next(iter(times))
+    print("| AdamW on GPT-2 small | parameters and state, MB | step, ms | over float32 |\n|---|---|---|---|")
+    for name, values in times.items():
+        milliseconds = 1e3 * statistics.median(values)
+        print(f"| {name} | {held[name] / 1e6:.0f} | {milliseconds:.0f} | {ratio(values, times[first]):.2f} |")
+
+
+if __name__ == "__main__":
+    main()
