@@ -177,6 +177,10 @@ def test_arrays_that_were_read_stay_as_they_are():
         held.append((state, jax.tree.map(np.array, state)))
     for live, before in held:
         assert_equal(jax.tree.map(np.asarray, live), before)
+    optimizer.step(optimizer.params)
+    traced = jax.jit(lambda x: optimizer.params["scalar"] + optimizer.state["scalar"]["exp_avg"] + x)(1.0)
+    assert float(traced) == float(optimizer.params["scalar"] + optimizer.state["scalar"]["exp_avg"]) + 1.0
+    held[-1] = (optimizer.state, jax.tree.map(np.array, optimizer.state))
     with pytest.raises(ValueError, match="has shape"):
         optimizer.step({**optimizer.params, "scalar": jnp.ones(2)})
     assert_equal(optimizer.state, held[-1][0])

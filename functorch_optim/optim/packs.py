@@ -74,7 +74,8 @@ def _cutter(shapes: tuple[tuple[int, ...], ...]) -> Any:
 def cut_all(flat: Any, shapes: tuple[tuple[int, ...], ...]) -> list[Any]:
     """The arrays of which ``flat`` was joined, or trees of them."""
     buffers, treedef = jax.tree.flatten(flat)
-    columns = _cutter(shapes)(buffers, np.int32(1))
+    with jax.ensure_compile_time_eval():  # what is read inside a traced function is kept outside of it
+        columns = _cutter(shapes)(buffers, np.int32(1))
     return [treedef.unflatten(row) for row in zip(*columns, strict=True)]
 
 
