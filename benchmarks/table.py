@@ -177,7 +177,7 @@ def table(results: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     lines = [
         f"{results['date']}; {about['processor']}, {about['cores']} cores; Python {about['python']}, {versions}; "
-        f"{results['processes']} processes.",
+        f"processes: {results['processes']}.",
         "",
         "| shapes | ours | theirs | ours / theirs | goal | our ms | their ms |",
         "|---|---|---|---|---|---|---|",

@@ -88,6 +88,8 @@ def test_what_packing_needs_and_says():
         tx.update(tree, state)
     with pytest.raises(ValueError, match=r"gradient of the parameter '0.bias' has shape"):
         tx.update({**tree, "0": {**tree["0"], "bias": jnp.ones(3)}}, state, tree)
+    with pytest.raises(ValueError, match="foreach=True joins parameters, and Adafactor does not"):
+        fo.lift(fo.adafactor().update.of.rule, foreach=True)
     assert fo.current_hyperparams(fo.adam(lr=fo.schedules.constant(0.5), foreach=True), state)["lr"] == 0.5
     assert isinstance(fo.sgd(lr=0.1, foreach=True).init(tree), fo.ForeachState)  # nothing to pack without momentum
 

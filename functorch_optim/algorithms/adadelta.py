@@ -27,6 +27,7 @@ class AdadeltaScalars(NamedTuple):
 class Adadelta(Rule):
     title = "Adadelta"
     state = AdadeltaState
+    elementwise = True
 
     lr: LearningRate
     rho: Rho

@@ -42,7 +42,6 @@ class AdafactorScalars(NamedTuple):
 class Adafactor(Rule):
     title = "Adafactor"
     state = AdafactorState
-    elementwise = False
     complex_hint = "Adafactor does not support complex parameters"
     needs_params = True
     decoupled_weight_decay = True

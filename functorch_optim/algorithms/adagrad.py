@@ -33,6 +33,7 @@ class AdagradScalars(NamedTuple):
 class Adagrad(Rule):
     title = "Adagrad"
     state = AdagradState
+    elementwise = True
     takes_rows = True
     starts_from_options = True
     starts_whole = True

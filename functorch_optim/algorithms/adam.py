@@ -41,6 +41,7 @@ class AdamScalars(NamedTuple):
 class Adam(Rule):
     title = "Adam"
     state = AdamState
+    elementwise = True
     sparse_hint = ", please consider SparseAdam instead"
 
     lr: LearningRate

@@ -38,6 +38,7 @@ class AdamaxScalars(NamedTuple):
 class Adamax(Rule):
     title = "Adamax"
     state = AdamaxState
+    elementwise = True
 
     lr: LearningRate
     betas: Betas

@@ -37,6 +37,7 @@ class ASGDScalars(NamedTuple):
 class ASGD(Rule):
     title = "ASGD"
     state = ASGDState
+    elementwise = True
     carried = ("eta", "mu")
     needs_params = True
     starts_from_options = True

@@ -41,7 +41,6 @@ class MuonScalars(NamedTuple):
 class Muon(Rule):
     title = "Muon"
     state = MuonState
-    elementwise = False
     complex_hint = "Muon does not support complex parameters"
     counts_steps = False
     decoupled_weight_decay = True

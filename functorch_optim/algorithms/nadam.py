@@ -44,6 +44,7 @@ class NAdamScalars(NamedTuple):
 class NAdam(Rule):
     title = "NAdam"
     state = NAdamState
+    elementwise = True
     carried = ("mu_product",)
 
     lr: LearningRate

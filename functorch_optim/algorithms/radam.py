@@ -45,6 +45,7 @@ class RAdamScalars(NamedTuple):
 class RAdam(Rule):
     title = "RAdam"
     state = RAdamState
+    elementwise = True
 
     lr: LearningRate
     betas: Betas

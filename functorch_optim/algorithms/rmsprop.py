@@ -40,6 +40,7 @@ class RMSpropScalars(NamedTuple):
 class RMSprop(Rule):
     title = "RMSprop"
     state = RMSpropState
+    elementwise = True
     static_zeros = ("momentum",)
 
     lr: LearningRate

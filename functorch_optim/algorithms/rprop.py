@@ -29,6 +29,7 @@ class RpropScalars(NamedTuple):
 class Rprop(Rule):
     title = "Rprop"
     state = RpropState
+    elementwise = True
     starts_from_options = True
 
     lr: LearningRate

@@ -27,6 +27,7 @@ class SGDScalars(NamedTuple):
 class SGD(Rule):
     title = "SGD"
     state = SGDState
+    elementwise = True
     takes_rows = True
     counts_steps = False
     static_zeros = ("momentum",)
