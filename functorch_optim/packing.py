@@ -112,6 +112,12 @@ class Packed(Lifted):
         update_leaf = self.leaf_update(scalars)
         small = [bool(self.slot_names) and all(slot is None for slot in row) for row in given.slots]
         groups = groups_of(given.params, small)
+        packed_dtypes = {key for slot in self.slot_names for key in getattr(state.packed, slot)}
+        if groups.keys() != packed_dtypes:
+            raise ValueError(
+                f"the packed state is of parameters of {', '.join(sorted(packed_dtypes))}, but these are of "
+                f"{', '.join(sorted(groups))}: unpack it, cast it, and pack it anew"
+            )
         deltas, new_slots = [None] * len(small), list(given.slots)
         for index, (grad, param, row) in enumerate(zip(given.grads, given.params, given.slots, strict=True)):
             if not small[index]:
@@ -173,7 +179,7 @@ def groups_of(leaves: Sequence[Any], small: Sequence[bool]) -> dict[str, list[in
     groups: dict[str, list[int]] = {}
     for index, (leaf, packed) in enumerate(zip(leaves, small, strict=True)):
         if packed:
-            groups.setdefault(str(leaf.dtype), []).append(index)
+            groups.setdefault(str(jax.dtypes.canonicalize_dtype(leaf.dtype)), []).append(index)
     return groups
 
 

@@ -90,6 +90,11 @@ def test_what_packing_needs_and_says():
         tx.update({**tree, "0": {**tree["0"], "bias": jnp.ones(3)}}, state, tree)
     with pytest.raises(ValueError, match="foreach=True joins parameters, and Adafactor does not"):
         fo.lift(fo.adafactor().update.of.rule, foreach=True)
+    wide = jax.tree.map(lambda x: x.astype(jnp.float32), tree)
+    with pytest.raises(ValueError, match="the packed state is of parameters of bfloat16, float32, but these are of"):
+        tx.update(wide, state, wide)
+    with pytest.raises(ValueError, match="has no place in a state_dict: leave foreach out here"):
+        optim.Optimizer.from_transform(lambda lr: fo.adam(lr=lr, foreach=True), tree, {"lr": 0.1})
     assert fo.current_hyperparams(fo.adam(lr=fo.schedules.constant(0.5), foreach=True), state)["lr"] == 0.5
     assert isinstance(fo.sgd(lr=0.1, foreach=True).init(tree), fo.ForeachState)  # nothing to pack without momentum
 

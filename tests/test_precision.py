@@ -89,6 +89,14 @@ def test_stochastic_rounding_of_what_is_exact_or_no_number():
     assert not np.any(np.isfinite(np.asarray(fo.apply_updates(values, updates), np.float32)[4:7]))
     updates, _ = tx.update(jnp.full(8, 1e-30, jnp.bfloat16), state, values)
     assert np.asarray(fo.apply_updates(values, updates), np.float32)[2] in (1.0, np.float32(1 - 2**-8))
+    still, _ = tx.update(jnp.zeros(8, jnp.bfloat16), state, values)
+    assert np.isposinf(np.asarray(fo.apply_updates(values, still), np.float32)[4])
+    nested = fo.state_dtype(fo.accumulate(fo.adam(lr=0.1), 2), {"exp_avg": "bfloat16"})
+    assert fo.current_hyperparams(nested, nested.init(values))["lr"] == 0.1
+    made = optim.Optimizer.from_transform(
+        lambda lr: fo.stochastic_rounding(fo.sgd(lr=lr), 0), [values[:2]], {"lr": 0.1}
+    )
+    made.step([values[:2]])
     with pytest.raises(ValueError, match="stochastic_rounding needs the parameters"):
         tx.update(values, state)
 
@@ -111,6 +119,14 @@ def test_master_weights_are_a_float32_run(dtype):
             assert np.allclose(master, own, rtol=1e-6, atol=1e-9)
             assert np.array_equal(np.asarray(master.astype(dtype)), np.asarray(param))
     assert {leaf.dtype.name for leaf in jax.tree.leaves(state.inner)} == {"float32", "int32"}
+
+
+def test_master_weights_keep_small_numbers():
+    params = jnp.full(3, 3e-5, jnp.float16)
+    tx = fo.master_weights(fo.sgd(lr=1.0))
+    updates, state = jax.jit(tx.update)(jnp.full(3, -1e-6, jnp.float32), tx.init(params), params)
+    assert np.array_equal(fo.apply_updates(params, updates), state.master.astype(jnp.float16))
+    assert np.all(np.asarray(fo.apply_updates(params, updates), np.float32) > 3e-5)
 
 
 def test_master_weights_of_mixed_trees():

@@ -17,10 +17,15 @@ from functorch_optim.optim.ownership import exclusive, own
 from functorch_optim.optim.packs import Leaves
 from functorch_optim.optim.param_groups import Layout
 from functorch_optim.optim.state_dict import Loaded, Refused, kept
+from functorch_optim.packing import ForeachState
 from functorch_optim.transforms.conjugation import conjugate_leaf
 
 Entry = dict[str, Any]
 Make = Callable[..., GradientTransformation]
+
+
+def _is_packed(node: Any) -> bool:
+    return isinstance(node, ForeachState)
 
 
 def matched(state: Any, given: Any) -> Any:
@@ -129,7 +134,13 @@ class TransformEngine:
     def start(self, layout: Layout, params: list[Any], settings: list[Any]) -> None:
         """The state before the first update."""
         self._several = len(settings) > 1  # then the state is that of a partition
-        self.commit(self._whole(layout, settings).init(layout.structure.unflatten(params)))
+        state = self._whole(layout, settings).init(layout.structure.unflatten(params))
+        if any(isinstance(node, ForeachState) for node in jax.tree.leaves(state, is_leaf=_is_packed)):
+            raise ValueError(
+                "a transformation with foreach=True keeps the state of many parameters in one array, which has no "
+                "place in a state_dict: leave foreach out here"
+            )
+        self.commit(state)
 
     def extend(self, layout: Layout, params: list[Any], settings: list[Any]) -> None:
         """Take up further parameters: a group of their own, with a state of its own."""

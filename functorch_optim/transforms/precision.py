@@ -17,7 +17,7 @@ class _Wrapper(Transform):
     inner: GradientTransformation
 
     def hyperparams(self, state: Any) -> dict[str, Any]:
-        return current_hyperparams(self.inner, getattr(state, "inner", state))
+        return current_hyperparams(self.inner, state.inner)
 
 
 class StateDtype(_Wrapper):
@@ -49,6 +49,9 @@ class StateDtype(_Wrapper):
 
     def update(self, updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
         return self.inner.update(updates, state, params, **extra)
+
+    def hyperparams(self, state: Any) -> dict[str, Any]:
+        return current_hyperparams(self.inner, state)
 
 
 def state_dtype(inner: GradientTransformation, dtypes: Mapping[str, Any]) -> GradientTransformation:
@@ -115,7 +118,8 @@ def _rounded(param: Any, update: Any, key: Any, index: int) -> jax.Array:
     noise = _mixed(_mixed(places + first) ^ second) >> 16
     bits = jax.lax.bitcast_convert_type(whole, jnp.uint32) + noise
     chosen = jax.lax.bitcast_convert_type(bits & jnp.uint32(0xFFFF0000), jnp.float32)
-    return jnp.where(jnp.isfinite(whole), chosen, whole) - wide
+    # From an infinity or NaN nothing leads away by a difference: the sum says what it becomes.
+    return jnp.where(jnp.isfinite(whole), chosen - wide, jnp.asarray(update, jnp.float32))
 
 
 def _mixed(x: jax.Array) -> jax.Array:
@@ -150,9 +154,14 @@ def stochastic_rounding(inner: GradientTransformation, key: Any) -> GradientTran
         >>> abs(fo.apply_updates(params, updates).astype("float32").mean().item() - 1.001) < 3e-4
         True
     """
-    made = jax.random.key(key) if isinstance(key, int) else key
-    data = jax.random.key_data(made) if jnp.issubdtype(made.dtype, jax.dtypes.prng_key) else made
-    return transformation(StochasticRounding(inner, tuple(map(int, data))))
+    with jax.ensure_compile_time_eval():  # also where the transformation is made inside a traced function
+        made = key if hasattr(key, "shape") and key.shape else jax.random.key(key) if not _is_key(key) else key
+        data = tuple(map(int, jax.random.key_data(made) if _is_key(made) else made))
+    return transformation(StochasticRounding(inner, data))
+
+
+def _is_key(key: Any) -> bool:
+    return hasattr(key, "dtype") and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
 
 
 @exportable
@@ -192,9 +201,8 @@ def _is_narrow(param: Any) -> bool:
 
 
 def _as(array: jax.Array, dtype: Any) -> jax.Array:
-    """The numbers rounded to those of a narrower dtype; XLA may drop a conversion there and back."""
-    kind = jnp.finfo(dtype)
-    return jax.lax.reduce_precision(array, exponent_bits=kind.nexp, mantissa_bits=kind.nmant)
+    """The numbers rounded to those of a narrower dtype; the barrier keeps XLA from dropping the way there and back."""
+    return jax.lax.optimization_barrier(array.astype(dtype)).astype(array.dtype)
 
 
 def _widened(param: Any) -> jax.Array:
