@@ -65,23 +65,7 @@ class Packed(Lifted):
         return f"{repr(self.rule)[:-1]}, foreach=True)"
 
     def init(self, params: Any) -> ForeachState:
-        state = super().init(params)
-        _, leaves, treedef = trees.named_leaves(params)
-        small = packable(leaves) if self.slot_names else [False] * len(leaves)
-        first = self.rule.at(jnp.zeros((), jnp.int32)) if self.rule.starts_from_options else self.rule.placeholder()
-        kept = {
-            slot: treedef.unflatten(
-                [None if gone else leaf for gone, leaf in zip(small, treedef.flatten_up_to(tree), strict=True)]
-            )
-            for slot in self.slot_names
-            if (tree := getattr(state, slot)) is not None
-        }
-        made = {
-            key: self.rule.init(_flat_like([leaves[i] for i in indices]), first)
-            for key, indices in groups_of(leaves, small).items()
-        }
-        packed = {slot: {key: getattr(row, slot) for key, row in made.items()} for slot in self.slot_names}
-        return ForeachState(state._replace(**kept), self.rule.empty()._replace(**packed))
+        return self.pack(super().init(params), params)
 
     def pack(self, state: Any, params: Any) -> ForeachState:
         """The packed state of what the same transformation has without ``foreach``."""
@@ -181,15 +165,6 @@ def groups_of(leaves: Sequence[Any], small: Sequence[bool]) -> dict[str, list[in
         if packed:
             groups.setdefault(str(jax.dtypes.canonicalize_dtype(leaf.dtype)), []).append(index)
     return groups
-
-
-def _flat_like(leaves: list[Any]) -> Any:
-    """What a flat buffer of these leaves is like: its size, dtype and devices."""
-    sharding = None if isinstance(leaves[0], Tracer) else getattr(leaves[0], "sharding", None)
-    size = sum(int(np.prod(leaf.shape)) for leaf in leaves)
-    if isinstance(sharding, jax.sharding.NamedSharding):
-        sharding = sharding.update(spec=jax.sharding.PartitionSpec())
-    return jax.ShapeDtypeStruct((size,), leaves[0].dtype, sharding=sharding)
 
 
 def joined(leaves: Sequence[Any], dtype: Any) -> jax.Array:
