@@ -304,14 +304,22 @@ class Lifted(Transform):
 
 def _in_one_pass(update: Callable[..., Any], grad: Any, param: Any, slots: Any) -> tuple[Any, Any]:
     """The update once for every result, of which only that one is taken: so none depends on another, and the compiler
-    writes all of them in one pass over memory. The barriers, each behind the last, keep it from seeing that the updates
-    are the same."""
+    writes all of them in one pass over memory. Each begins with a product by a one that the compiler does not know,
+    which keeps it from seeing that the updates are the same."""
     delta, _ = update(grad, param, slots)
-    given, new = (grad, param, slots), {}
+    one, new = jnp.ones((), jnp.float32), {}
     for name in [name for name, slot in slots._asdict().items() if slot is not None]:
-        given = jax.lax.optimization_barrier(given)
+        one = jax.lax.optimization_barrier(one)
+        given = jax.tree.map(lambda x, one=one: _times(one, x), (grad, param, slots))
         new[name] = getattr(update(*given)[1], name)
     return delta, slots._replace(**new)
+
+
+def _times(real: jax.Array, x: jax.Array) -> jax.Array:
+    """The product with a real number, part by part where ``x`` is complex: infinity stays what it is."""
+    if jnp.issubdtype(x.dtype, jnp.complexfloating):
+        return jax.lax.complex(_times(real, jnp.real(x)), _times(real, jnp.imag(x)))
+    return x * real.astype(x.dtype)
 
 
 def coefficient(value: Any, dtype: Any) -> Any:

@@ -46,13 +46,14 @@ def gradients(tree, step):
 
 
 def assert_equal(found, expected):
-    """To a unit or two in the last place: a scalar and a vector of it are calculated by other instructions."""
+    """To a few units in the last place of the array's largest value: scalars, arrays and buffers of many are calculated
+    by other instructions, and the gradients of these tests depend on the parameters."""
     assert jax.tree.structure(found) == jax.tree.structure(expected)
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         assert one.dtype == other.dtype and one.shape == other.shape
         tolerance = 1e-2 if one.dtype == jnp.bfloat16 else 5e-7
         one, other = np.asarray(one, np.float64), np.asarray(other, np.float64)
-        assert np.allclose(one, other, rtol=tolerance, atol=0)
+        assert np.max(np.abs(one - other), initial=0) <= tolerance * np.max(np.abs(other), initial=0)
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
