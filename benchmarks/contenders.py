@@ -93,7 +93,7 @@ def _face(algorithm: str, options: list[str], of: shapes.Shapes) -> Contender:
     def run() -> None:
         optimizer.step(grads)
         if "unread" in options:  # the step alone: packed parameters are cut when somebody reads them
-            jax.block_until_ready([pack.param for pack in optimizer._engine._packs])
+            jax.block_until_ready([pack.param for pack in optimizer._engine._known.packs])
         else:
             jax.block_until_ready(optimizer.params)
 

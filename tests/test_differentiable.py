@@ -121,6 +121,40 @@ def test_an_optimizer_from_outside_keeps_no_tracers():
         optimizer.step(optimizer.params)
 
 
+@pytest.mark.parametrize("differentiable", [False, True])
+def test_concrete_arrays_change_nothing_inside_a_traced_function(differentiable):
+    optimizer = optim.Adam([jnp.ones(2)], lr=0.1, differentiable=differentiable)
+    saved = optimizer.state_dict()
+    optimizer.backward(lambda p: jnp.sum(p[0] ** 2))
+    _, params, state = optimizer.functional()
+    for change in (
+        lambda: optimizer.step([jnp.ones(2)]),
+        lambda: optimizer.step(),
+        lambda: optimizer.clip_grad_norm(0.1),
+        lambda: optimizer.clip_grad_value(0.1),
+        lambda: optimizer.zero_grad(set_to_none=False),
+        lambda: setattr(optimizer, "params", [np.zeros(2, np.float32)]),
+        lambda: optimizer.load_state_dict(saved),
+        lambda: optimizer.add_param_group({"params": [np.zeros(2)]}),
+        lambda: optimizer.restore(params, state),
+    ):
+        with pytest.raises(RuntimeError, match="the optimizer keeps its parameters outside of a traced function"):
+            jax.jit(lambda x, change=change: (change(), x)[1])(1.0)
+        assert optimizer.params[0].tolist() == [1.0, 1.0] and optimizer.grads[0].tolist() == [2.0, 2.0]
+        assert not optimizer.state and len(optimizer.param_groups) == 1
+
+    def at_once(x):
+        with jax.ensure_compile_time_eval():
+            optimizer.step()
+        return x
+
+    if not differentiable:  # what executes at once may change it, and so may what executes under vmap
+        jax.jit(at_once)(1.0)
+        assert optimizer.params[0].tolist() == pytest.approx([0.9, 0.9])
+        jax.vmap(lambda x: (optimizer.step(), x)[1])(jnp.ones(2))
+        assert optimizer.state[0]["step"] == 2 and optimizer.params[0].tolist() == pytest.approx([0.8, 0.8])
+
+
 def test_state_dicts_and_functional_loops_inside_a_traced_function():
     def after(lr):
         first = optim.ASGD(START, lr=lr, differentiable=True)

@@ -10,7 +10,7 @@ import pytest
 
 import functorch_optim as fo
 from functorch_optim import optim
-from functorch_optim.optim import packs
+from functorch_optim.optim import histories
 
 ALGORITHMS = {
     "adam": {"amsgrad": True},
@@ -166,7 +166,7 @@ def test_the_torch_face_has_the_same_numbers(name, tmp_path):
             other = fresh
         one.step(grads)
         other.step(grads)
-        assert other._engine._packs and not one._engine._packs
+        assert other._engine._known.packs and not one._engine._known.packs
         if step % 3 == 2:
             assert_equal(other.params, one.params)
     assert_equal(other.state_dict()["state"], one.state_dict()["state"])
@@ -195,12 +195,12 @@ def test_arrays_that_were_read_stay_as_they_are():
 
 
 def test_the_rule_of_foreach(monkeypatch, compilations):
-    many = {str(index): jnp.ones(2) for index in range(packs.FEWEST)}
-    few = {str(index): jnp.ones(2) for index in range(packs.FEWEST - 1)}
+    many = {str(index): jnp.ones(2) for index in range(histories.FEWEST)}
+    few = {str(index): jnp.ones(2) for index in range(histories.FEWEST - 1)}
     for tree, foreach, expected in ((many, None, True), (few, None, False), (few, True, True), (many, False, False)):
         optimizer = optim.SGD(tree, lr=0.1, momentum=0.9, foreach=foreach)
         optimizer.step(tree)
-        assert bool(optimizer._engine._packs) is expected
+        assert bool(optimizer._engine._known.packs) is expected
     optimizer = optim.Adam(few, lr=0.1, foreach=True)
     for _ in range(2):
         optimizer.step(few)
@@ -228,7 +228,7 @@ def test_sharded_leaves_stay_alone():
     assert_equal(updates, expected)
     optimizer = optim.Adam(tree, lr=0.1, foreach=True)
     optimizer.step(tree)
-    assert [pack.indices for pack in optimizer._engine._packs] == [[1, 2]]
+    assert [pack.indices for pack in optimizer._engine._known.packs] == [[1, 2]]
     assert optimizer.params["a"].sharding.is_equivalent_to(rows, 2)
 
 

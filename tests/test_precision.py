@@ -62,6 +62,12 @@ def test_state_dtype_says_what_is_wrong():
         fo.state_dtype(fo.adam(), {"exp_avg": jnp.int32})
     with pytest.raises(ValueError, match=r"the state has no slot momentum; it has .*exp_avg"):
         fo.state_dtype(fo.adam(), {"momentum": jnp.bfloat16}).init(tree())
+    with pytest.raises(ValueError, match="the state has no slot mu_product; it has exp_avg, exp_avg_sq"):
+        fo.state_dtype(fo.nadam(), {"mu_product": jnp.bfloat16}).init(tree())  # a number, which may not be rounded
+    state = fo.state_dtype(fo.nadam(), {"exp_avg": jnp.bfloat16}).init(jnp.ones(()))
+    assert state.exp_avg.dtype == jnp.bfloat16 and state.mu_product.dtype == jnp.float32
+    frozen = fo.masked(fo.adam(), jax.tree.map(lambda _: False, tree()))
+    assert not jax.tree.leaves(fo.state_dtype(frozen, {"exp_avg": "bfloat16"}).init(tree())[0].exp_avg)
 
 
 def test_stochastic_rounding_loses_nothing_on_average():
@@ -79,6 +85,20 @@ def test_stochastic_rounding_loses_nothing_on_average():
     nearest = fo.apply_updates(params, jax.jit(fo.sgd(lr=1.0).update)(grads, fo.sgd(lr=1.0).init(params), params)[0])
     assert np.all(np.asarray(nearest["w"], np.float32) == 1.0)  # what is lost otherwise
     assert fo.stochastic_rounding(fo.sgd(), jax.random.key(0)) == fo.stochastic_rounding(fo.sgd(), 0)
+
+
+def test_keys_of_stochastic_rounding():
+    params, made = jnp.ones(64, jnp.bfloat16), fo.stochastic_rounding(fo.sgd(lr=1.0), 7)
+    for key in (np.int64(7), np.array(7), jnp.array(7), jax.random.key(7), jax.random.PRNGKey(7)):
+        assert fo.stochastic_rounding(fo.sgd(lr=1.0), key) == made
+    other = fo.stochastic_rounding(fo.sgd(lr=1.0), jax.random.key(7, impl="rbg"))
+    updates, state = jax.jit(other.update)(jnp.full(64, 1e-3), other.init(params), params)
+    assert len(np.unique(np.asarray(updates))) == 2 and state.key.shape == (4,)
+    for key in (0.5, jax.random.split(jax.random.key(0)), np.ones(2), "seed", None):
+        with pytest.raises(TypeError, match="stochastic_rounding: the key must be a key of"):
+            fo.stochastic_rounding(fo.sgd(), key)
+    with pytest.raises(TypeError, match="stochastic_rounding: the key is traced"):
+        jax.jit(lambda key: fo.stochastic_rounding(fo.sgd(), key).init(params))(jax.random.key(0))
 
 
 def test_stochastic_rounding_of_what_is_exact_or_no_number():
@@ -127,6 +147,17 @@ def test_master_weights_keep_small_numbers():
     updates, state = jax.jit(tx.update)(jnp.full(3, -1e-6, jnp.float32), tx.init(params), params)
     assert np.array_equal(fo.apply_updates(params, updates), state.master.astype(jnp.float16))
     assert np.all(np.asarray(fo.apply_updates(params, updates), np.float32) > 3e-5)
+
+
+def test_master_weights_beyond_the_range_come_back():
+    params, tx = jnp.full(2, 6e4, jnp.float16), fo.master_weights(fo.sgd(lr=1.0))
+    state, seen = tx.init(params), []
+    for grad in (-2e4, 3e4, jnp.inf):
+        updates, state = jax.jit(tx.update)(jnp.array([grad, 0.0], jnp.float32), state, params)
+        params = fo.apply_updates(params, updates)
+        seen.append((float(state.master[0]), float(params[0])))
+    assert seen == [(8e4, 65504.0), (5e4, float(np.float16(5e4))), (-np.inf, -np.inf)]
+    assert params[1] == np.float16(6e4)
 
 
 def test_master_weights_of_mixed_trees():

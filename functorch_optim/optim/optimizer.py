@@ -187,6 +187,7 @@ class Optimizer(Hooked):
             [['head'], ['backbone']]
         """
         self._need_engine()
+        self._refuse_tracing()
         index = len(self.param_groups)
         added = extended(self._layout, index, param_group, self._known_options())
         held = {id(leaf): name for name, leaf in zip(self._layout.labels, self._leaves, strict=True)}
@@ -246,6 +247,7 @@ class Optimizer(Hooked):
 
     @params.setter
     def params(self, params: Any) -> None:
+        self._refuse_tracing()
         leaves = trees.align(self.params, params, "new values")
         self._refuse_traced(leaves)
         for name, leaf, model in zip(self._layout.labels, leaves, self._leaves, strict=True):
@@ -270,6 +272,14 @@ class Optimizer(Hooked):
         keys = self._layout.names or range(len(self._held))
         entries = [] if self._engine is None else self._engine.entries(self._layout)
         return {key: entry for key, entry in zip(keys, entries, strict=True) if entry}
+
+    def _refuse_tracing(self) -> None:
+        """Raise where an operation would make tracers, of concrete arrays too: here they would be kept."""
+        here = _trace_state()
+        if here == _OUTSIDE or (self.defaults.get("differentiable") and here == self._made_under):
+            return
+        if isinstance(jnp.zeros(()), Tracer):  # no transformation that executes, and no compile-time evaluation
+            raise RuntimeError(_TRACED)
 
     def _refuse_traced(self, leaves: list[Any]) -> None:
         if not self.defaults.get("differentiable") or _trace_state() != self._made_under:
@@ -342,6 +352,7 @@ class Optimizer(Hooked):
         self._need_engine()
         updated = {group for group, grad in zip(self._layout.group_of, grads, strict=False) if grad is not None}
         if updated:
+            self._refuse_tracing()
             try:
                 in_place = not self.defaults.get("differentiable")  # what is differentiated through must live on
                 self._engine.step(self._layout, self._held, grads, self._settings(), in_place)
@@ -418,15 +429,18 @@ class Optimizer(Hooked):
             if set_to_none:
                 self._grads = None
             elif self._grads is not None:
+                self._refuse_tracing()
                 self._grads = [leaf if leaf is None else rows.zeros_like(leaf) for leaf in self._grads]
 
     def clip_grad_norm(self, max_norm: Any, norm_type: float = 2.0, error_if_nonfinite: bool = False) -> jax.Array:
         """:func:`functorch_optim.optim.utils.clip_grad_norm` on :attr:`grads`; returns the total norm."""
+        self._refuse_tracing()
         self._grads, norm = utils.clip_grad_norm(self._grads, max_norm, norm_type, error_if_nonfinite)
         return norm
 
     def clip_grad_value(self, clip_value: Any) -> None:
         """:func:`functorch_optim.optim.utils.clip_grad_value` on :attr:`grads`."""
+        self._refuse_tracing()
         self._grads = utils.clip_grad_value(self._grads, clip_value)
 
     def state_dict(self) -> dict[str, Any]:
@@ -489,6 +503,7 @@ class Optimizer(Hooked):
         self, state_dict: Mapping[str, Any], match: str | None, strict: bool = True, dtype: Any = None
     ) -> torch_layout.NotLoaded:
         """:meth:`load_state_dict` without its hooks."""
+        self._refuse_tracing()
         dtype = None if dtype is None else jnp.dtype(dtype)
         if dtype is not None and not jnp.issubdtype(dtype, jnp.floating):
             raise TypeError(f"dtype must be a floating one, but it is {dtype}")
@@ -547,6 +562,7 @@ class Optimizer(Hooked):
             ValueError, TypeError: they do not have the structure, shapes and dtypes of the optimizer's.
         """
         self._need_engine()
+        self._refuse_tracing()
         self._refuse_traced(jax.tree.leaves((params, state)))
         settings = self._settings()
         engine_state, counts = self._engine.restored(self._layout, self._leaves, state, settings, self._counts)
@@ -597,6 +613,9 @@ _TRACED = (
 def _trace_state() -> Any:
     """Equal only within one and the same trace."""
     return get_opaque_trace_state(convention="functorch_optim")
+
+
+_OUTSIDE = _trace_state()
 
 
 def refuse_traced(leaves: list[Any]) -> None:

@@ -8,10 +8,7 @@ import jax
 import numpy as np
 
 from functorch_optim import trees
-from functorch_optim.packing import cut, joined, packable, runtime_starts
-
-FEWEST = 256  # with foreach=None so many small parameters are packed; a hundred cost as much to cut as they save
-
+from functorch_optim.packing import cut, joined, runtime_starts
 
 _CUT_LATER: Any = None
 
@@ -19,12 +16,12 @@ _CUT_LATER: Any = None
 class Pack:
     """Parameters that share a history, in flat buffers: ``param``, and the row of slots in ``history``."""
 
-    def __init__(self, indices: Sequence[int], shapes: Sequence[tuple[int, ...]], group: int, history: Any) -> None:
+    def __init__(self, indices: Sequence[int], arrays: Sequence[jax.Array], group: int, history: Any) -> None:
         self.indices = list(indices)
-        self.shapes = tuple(shapes)
+        self.shapes = tuple([array.shape for array in arrays])
         self.group = group
         self.history = history
-        self.param: Any = None
+        self.param = join_all(arrays)
 
 
 class Leaves:
@@ -94,27 +91,3 @@ def join_all(nodes: Sequence[Any]) -> Any:
     """Trees of arrays of one structure as one tree of flat buffers."""
     columns = [list(column) for column in zip(*map(jax.tree.leaves, nodes), strict=True)]
     return jax.tree.unflatten(jax.tree.structure(nodes[0]), _joined(columns))
-
-
-def together(
-    arrays: Sequence[Any], histories: Sequence[Any], groups: Sequence[int], wanted: Sequence[bool | None]
-) -> list[list[int]]:
-    """Which parameters form packs: those with equal histories, dtypes and devices.
-
-    ``wanted`` is the option ``foreach`` of each group; a parameter without a history stays alone.
-    """
-    parts: dict[Any, list[int]] = {}
-    candidates = [index for index, history in enumerate(histories) if history is not None]
-    for index, small in zip(candidates, packable([arrays[i] for i in candidates]), strict=True):
-        history, group = histories[index], groups[index]
-        rule = history.algorithm.rule
-        if not small or wanted[group] is False or history.idle or not rule.elementwise or rule.needs_rows:
-            continue
-        slots = jax.tree.leaves(history.row)
-        if not slots or any(slot.shape != arrays[index].shape for slot in slots):
-            continue
-        kinds = tuple(str(slot.dtype) for slot in slots)
-        carried = tuple(history.carried.items())
-        key = (group, id(history.algorithm), history.step, carried, str(arrays[index].dtype), kinds)
-        parts.setdefault(key, []).append(index)
-    return [part for (group, *_), part in parts.items() if len(part) >= (2 if wanted[group] else FEWEST)]

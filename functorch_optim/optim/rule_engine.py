@@ -7,7 +7,7 @@ of a group with the same number of updates share their scalars; a parameter with
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -18,9 +18,10 @@ from functorch_optim import base, rows, trees
 from functorch_optim.base import GradientTransformation, Update
 from functorch_optim.combinators import NamedStates, partition
 from functorch_optim.hyperparams import Named, data_options, single
+from functorch_optim.optim.histories import Histories, History
 from functorch_optim.optim.options import delayed, is_traced, is_zero
 from functorch_optim.optim.ownership import exclusive
-from functorch_optim.optim.packs import Leaves, Pack, cut_all, join_all, joined_grads, together
+from functorch_optim.optim.packs import Leaves, joined_grads
 from functorch_optim.optim.param_groups import Layout
 from functorch_optim.optim.state_dict import Loaded, Refused, count_of, kept
 from functorch_optim.rule import Lifted, step_scalars
@@ -68,21 +69,6 @@ def compiled_update(plan: Plan, in_place: bool) -> Callable[..., Any]:
     return jax.jit(optimizer_step, donate_argnums=(0, 1) if in_place else ())
 
 
-@dataclass(slots=True)
-class History:
-    """What is known of one parameter: its slots (None before the first update) and how often it was updated.
-
-    ``carried`` has the scalars that go from step to step, as numbers that float32 holds; ``idle`` the slots that the
-    present options do not use, which torch keeps too; ``row`` was made for ``algorithm``.
-    """
-
-    row: Any = None
-    step: int = 0
-    carried: dict[str, float] = field(default_factory=dict)
-    idle: Entry = field(default_factory=dict)
-    algorithm: Lifted | None = None
-
-
 class Kind:
     """An algorithm that groups may have: what makes its lifted rule, and of which options."""
 
@@ -117,12 +103,7 @@ class RuleEngine:
     ) -> None:
         self.kinds = {name: Kind(constructor, defaults[name]) for name, constructor in constructors.items()}
         self.data_names = set().union(*(kind.data_names for kind in self.kinds.values()))
-        self._histories: list[Any] = []  # of each parameter its history, None while it is packed
-        self._packs: list[Pack] = []
-        self._packed: frozenset[int] = frozenset()
-        self._owner: Leaves | None = None  # what has the packed parameters
-        self._loose = True  # whether parameters may be packed that are not
-        self._apart: set[int] = set()  # parameters that were skipped while they were packed
+        self._known = Histories()
         self._algorithms: dict[Any, Lifted] = {}
         self._decayed: set[int] = set()  # the groups whose weight decay was once not zero
 
@@ -132,60 +113,11 @@ class RuleEngine:
     @property
     def histories(self) -> list[History]:
         """The history of every parameter; nothing is packed any more."""
-        self._unpack()
-        return self._histories
+        return self._known.each()
 
     @histories.setter
     def histories(self, histories: list[History]) -> None:
-        self._histories = list(histories)
-        self._packs, self._packed, self._owner, self._loose, self._apart = [], frozenset(), None, True, set()
-
-    def _unpack(self) -> None:
-        """Give every parameter its own arrays and history."""
-        if self._owner is not None:
-            self._owner.arrays()
-        for pack in self._packs:
-            history: Any = pack.history
-            for index, row in zip(pack.indices, cut_all(history.row, pack.shapes), strict=True):
-                self._histories[index] = replace(history, row=row, carried=dict(history.carried), idle={})
-        self._packs, self._packed, self._owner, self._loose = [], frozenset(), None, True
-
-    def _pack(
-        self, layout: Layout, held: Leaves, grads: list[Any], algorithms: list[Lifted], settings: list[Any]
-    ) -> None:
-        """Pack what may be, and nothing else."""
-        odd = {index for index, grad in enumerate(grads) if grad is None or rows.is_rows(grad)}
-        if self._packs:
-            same = all(pack.history.algorithm is algorithms[pack.group] for pack in self._packs)
-            if same and self._owner is held and odd.isdisjoint(self._packed):
-                return
-            self._apart |= odd & self._packed
-            self._unpack()
-        if not self._loose:
-            return
-        self._loose = False
-        wanted = [options.get("foreach") for options in settings]
-        if len(held) < 2 or all(want is False for want in wanted):
-            return
-        arrays = held.arrays()
-        histories: list[Any] = [
-            None
-            if i in odd or i in self._apart
-            else self._fitted(history, algorithms[group], arrays[i], settings[group])
-            for i, (history, group) in enumerate(zip(self.histories, layout.group_of, strict=True))
-        ]
-        for indices in together(arrays, histories, layout.group_of, wanted):
-            members = [histories[i] for i in indices]
-            own = [arrays[i] for i in indices]
-            whole = replace(members[0], row=join_all([history.row for history in members]))
-            pack = Pack(indices, [array.shape for array in own], layout.group_of[indices[0]], whole)
-            pack.param = join_all(own)
-            self._packs.append(pack)
-            for index in indices:
-                self._histories[index] = None
-        self._loose = False
-        self._packed = frozenset(index for pack in self._packs for index in pack.indices)
-        self._owner = held if self._packs else None
+        self._known = Histories(histories)
 
     def _kind(self, options: Mapping[str, Any]) -> Kind:
         """The algorithm of a group."""
@@ -261,15 +193,16 @@ class RuleEngine:
     def step(self, layout: Layout, held: Leaves, grads: list[Any], settings: list[Any], in_place: bool = True) -> None:
         """Update the parameters where there is a gradient; without ``in_place`` the arrays before live on."""
         algorithms = [self._algorithm(settings, group) for group in range(len(settings))]
+        known, made = self._known, {}
         if in_place:
-            self._pack(layout, held, grads, algorithms, settings)
-        packs, packed = self._packs, self._packed
+            made = self._pack(layout, held, grads, algorithms, settings)
+        packs, packed = known.packs, known.packed
         active = [index for index, grad in enumerate(grads) if grad is not None and index not in packed]
         whole = len(active) == len(grads)
         params = held.all_alone() if whole else held.some(active)
         groups = [layout.group_of[i] for i in active]
         histories = [
-            self._fitted(self._histories[i], algorithms[g], param, settings[g])
+            made.pop(i, None) or self._fitted(known[i], algorithms[g], param, settings[g])
             for i, g, param in zip(active, groups, params, strict=True)
         ]
         if any(algorithm.rule.takes_rows for algorithm in algorithms):
@@ -292,12 +225,24 @@ class RuleEngine:
             history.row, history.carried = row, carried[member]
             history.step += 1
         for index, history, param in zip(active, histories, new_params, strict=False):
-            self._histories[index] = history
+            known[index] = history
             held.put(index, param)
         for pack, param in zip(packs, new_params[len(active) :], strict=True):
             pack.param = param
         if packs:
             held.fall_behind(packs)
+
+    def _pack(
+        self, layout: Layout, held: Leaves, grads: list[Any], algorithms: list[Lifted], settings: list[Any]
+    ) -> dict[int, History]:
+        """Pack what may be packed; returns the other histories, fitted, where they had to be looked at."""
+        groups, known = layout.group_of, self._known
+        odd = {index for index, grad in enumerate(grads) if grad is None or rows.is_rows(grad)}
+        wanted = [options.get("foreach") for options in settings]
+        return known.pack(
+            held, odd, groups, algorithms, wanted,
+            lambda i, param: self._fitted(known[i], algorithms[groups[i]], param, settings[groups[i]]),
+        )  # fmt: skip
 
     def _plan(
         self, groups: list[int], histories: list[History], algorithms: list[Lifted], settings: list[Any]
@@ -305,7 +250,7 @@ class RuleEngine:
         """How the parameters share scalars, the scalars, and what each member carries to its next step."""
         keys: dict[Any, int] = {}
         member_of = tuple(
-            [keys.setdefault((group, *_age(h)), len(keys)) for group, h in zip(groups, histories, strict=True)]
+            [keys.setdefault((group, *h.age()), len(keys)) for group, h in zip(groups, histories, strict=True)]
         )
         members, numbers, carried = [], [], []
         for (group, step, _), member in keys.items():
@@ -421,7 +366,7 @@ class RuleEngine:
         ]
         members: dict[tuple[int, Any], list[int]] = {}
         for index, (group, history) in enumerate(zip(layout.group_of, histories, strict=True)):
-            members.setdefault((group, _age(history)), []).append(index)
+            members.setdefault((group, history.age()), []).append(index)
         parts: dict[int, list[Any]] = {}
         for group, part in members:
             parts.setdefault(group, []).append(part)
@@ -511,13 +456,6 @@ def _slot_dtype(array: Any, param: Any, dtype: Any) -> Any:
     if jnp.issubdtype(param.dtype, jnp.complexfloating):
         real = jnp.dtype(jnp.complex128 if real == jnp.float64 else jnp.complex64)
     return jax.dtypes.canonicalize_dtype(real)
-
-
-def _age(history: History) -> tuple[int, tuple[float, ...]]:
-    """What a history has to do with a step's scalars: parameters of which it is equal share them."""
-    assert history.algorithm is not None
-    step = history.step if history.algorithm.rule.counts_steps else min(history.step, 1)
-    return step, tuple([id(value) if is_traced(value) else value for value in history.carried.values()])
 
 
 def _slots(row: Any) -> Entry:

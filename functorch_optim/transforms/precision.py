@@ -1,10 +1,12 @@
 """Fewer bytes: slots in a narrower dtype, stochastic rounding of bfloat16 parameters, float32 master weights."""
 
+import numbers
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from functorch_optim import trees
 from functorch_optim.base import GradientTransformation, Transform, add_update, exportable, transformation
@@ -28,24 +30,23 @@ class StateDtype(_Wrapper):
         return "state_dtype"
 
     def init(self, params: Any) -> Any:
-        dtypes, found = dict(self.dtypes), set()
-
-        def cast(path: Any, leaf: Any) -> Any:
-            names = [key.name for key in path if isinstance(key, jax.tree_util.GetAttrKey) and key.name in dtypes]
-            found.update(names)
-            if not names or not jnp.issubdtype(leaf.dtype, jnp.floating):
-                return leaf
-            return leaf.astype(dtypes[names[-1]])
-
-        state = jax.tree_util.tree_map_with_path(cast, self.inner.init(params))
-        missing = [name for name in dtypes if name not in found]
+        dtypes, bare = dict(self.dtypes), jax.tree_util.all_leaves([params])
+        leaves, treedef = jax.tree_util.tree_flatten_with_path(self.inner.init(params), is_leaf=lambda x: x is None)
+        slots: dict[str, None] = {}
+        cast = []
+        for path, leaf in leaves:
+            fields = [key.name for key in path if isinstance(key, jax.tree_util.GetAttrKey)]
+            # A number of the whole tree, the count of steps say, stands in its field by itself.
+            number = fields and path[-1] == jax.tree_util.GetAttrKey(fields[-1]) and getattr(leaf, "shape", None) == ()
+            own = [] if number and not bare else fields
+            slots |= dict.fromkeys(own)
+            wanted = [dtypes[name] for name in own if name in dtypes]
+            kept = not wanted or leaf is None or not jnp.issubdtype(leaf.dtype, jnp.floating)
+            cast.append(leaf if kept else leaf.astype(wanted[-1]))
+        missing = [name for name in dtypes if name not in slots]
         if missing and jax.tree.leaves(params):
-            fields = [key.name for path, _ in jax.tree_util.tree_leaves_with_path(state) for key in path[-9:]
-                      if isinstance(key, jax.tree_util.GetAttrKey)]  # fmt: skip
-            raise ValueError(
-                f"state_dtype: the state has no slot {', '.join(missing)}; it has {', '.join(dict.fromkeys(fields))}"
-            )
-        return state
+            raise ValueError(f"state_dtype: the state has no slot {', '.join(missing)}; it has {', '.join(slots)}")
+        return treedef.unflatten(cast)
 
     def update(self, updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
         return self.inner.update(updates, state, params, **extra)
@@ -88,6 +89,7 @@ class StochasticRoundingState(NamedTuple):
 
 class StochasticRounding(_Wrapper):
     key: tuple[int, ...]
+    impl: str
 
     @classmethod
     def _call_name(cls) -> str:
@@ -100,7 +102,7 @@ class StochasticRounding(_Wrapper):
         if params is None:
             raise ValueError("stochastic_rounding needs the parameters: update(grads, state, params)")
         updates, inner = self.inner.update(updates, state.inner, params, **extra)
-        now, later = jax.random.split(jax.random.wrap_key_data(state.key))
+        now, later = jax.random.split(jax.random.wrap_key_data(state.key, impl=self.impl))
         leaves, own, treedef = trees.pair(params, updates, "stochastic_rounding", what="update")
         rounded = [
             update if update is None or param.dtype != jnp.bfloat16 else _rounded(param, update, now, index)
@@ -139,10 +141,14 @@ def stochastic_rounding(inner: GradientTransformation, key: Any) -> GradientTran
 
     Args:
         inner: the transformation, usually the whole chain; ``stochastic_rounding`` stands outermost.
-        key: a concrete key of :mod:`jax.random`, or an int to make one of. Two runs with one key are equal.
+        key: a concrete key of :mod:`jax.random`, or an integer to make one of. Two runs with one key are equal.
 
     Returns:
-        A transformation with the state :class:`StochasticRoundingState`; ``update`` needs ``params``.
+        A transformation with the state :class:`StochasticRoundingState`; ``update`` needs ``params``, and updates that
+        are dense.
+
+    Raises:
+        TypeError: the key is neither, or it is traced.
 
     Source: Zamirai et al., "Revisiting BFloat16 Training", 2020.
 
@@ -155,13 +161,24 @@ def stochastic_rounding(inner: GradientTransformation, key: Any) -> GradientTran
         True
     """
     with jax.ensure_compile_time_eval():  # also where the transformation is made inside a traced function
-        made = key if hasattr(key, "shape") and key.shape else jax.random.key(key) if not _is_key(key) else key
-        data = tuple(map(int, jax.random.key_data(made) if _is_key(made) else made))
-    return transformation(StochasticRounding(inner, data))
+        made = _key(key)
+        return transformation(
+            StochasticRounding(inner, tuple(jax.random.key_data(made).tolist()), str(jax.random.key_impl(made)))
+        )
 
 
-def _is_key(key: Any) -> bool:
-    return hasattr(key, "dtype") and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+def _key(given: Any) -> jax.Array:
+    """A typed key of an integer, a typed key, or an array of the older form."""
+    if isinstance(given, Tracer):
+        raise TypeError("stochastic_rounding: the key is traced, but a transformation is made of concrete values")
+    shape, dtype = getattr(given, "shape", None), getattr(given, "dtype", type(None))
+    if isinstance(given, numbers.Integral) or (shape == () and jnp.issubdtype(dtype, jnp.integer)):
+        return jax.random.key(int(given))
+    if shape == () and jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        return given
+    if shape is not None and len(shape) == 1 and dtype == jnp.uint32:
+        return jax.random.wrap_key_data(jnp.asarray(given))
+    raise TypeError(f"stochastic_rounding: the key must be a key of jax.random or an integer, but it is {given!r}")
 
 
 @exportable
@@ -201,8 +218,13 @@ def _is_narrow(param: Any) -> bool:
 
 
 def _as(array: jax.Array, dtype: Any) -> jax.Array:
-    """The numbers rounded to those of a narrower dtype; the barrier keeps XLA from dropping the way there and back."""
-    return jax.lax.optimization_barrier(array.astype(dtype)).astype(array.dtype)
+    """The numbers rounded to those of a narrower dtype, the finite ones to finite ones: a parameter that were infinite
+    could not be led back. XLA may drop a mere way there and back."""
+    narrow, wide = jnp.finfo(dtype), jnp.finfo(array.dtype)
+    whole = jnp.where(jnp.isfinite(array), jnp.clip(array, float(narrow.min), float(narrow.max)), array)
+    if narrow.nexp == wide.nexp:
+        return jax.lax.reduce_precision(whole, narrow.nexp, narrow.nmant)
+    return jax.lax.optimization_barrier(whole.astype(dtype)).astype(array.dtype)  # keeps subnormal numbers
 
 
 def _widened(param: Any) -> jax.Array:
@@ -221,13 +243,16 @@ def _whole(params: Any, master: Any) -> Any:
 def master_weights(inner: GradientTransformation) -> GradientTransformation:
     """Keep bfloat16 and float16 parameters in float32 as well, and update those; the parameters are their rounding.
 
-    The slots of ``inner`` are float32 then. ``apply_updates`` gives exactly the rounded master.
+    The slots of ``inner`` are float32 then. ``apply_updates`` gives exactly the rounded master; where a finite master
+    is beyond the range of the dtype, its largest number. The masters lead: parameters that are changed otherwise take
+    no effect, so make the state anew for other parameters.
 
     Args:
         inner: the transformation, usually the whole chain; ``master_weights`` stands outermost.
 
     Returns:
-        A transformation with the state :class:`MasterWeightsState`; ``update`` needs ``params``.
+        A transformation with the state :class:`MasterWeightsState`; ``update`` needs ``params``, and updates that are
+        dense.
 
     Source: Micikevicius et al., "Mixed Precision Training", 2018.
 

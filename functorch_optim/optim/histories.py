@@ -1,0 +1,124 @@
+"""What is known of every parameter: one history each, as torch keeps it, and one for all of a pack."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import jax
+
+from functorch_optim.optim.options import is_traced
+from functorch_optim.optim.packs import Leaves, Pack, cut_all, join_all
+from functorch_optim.packing import packable
+from functorch_optim.rule import Lifted
+
+FEWEST = 256  # with foreach=None so many small parameters are packed; a hundred cost as much to cut as they save
+
+
+@dataclass(slots=True)
+class History:
+    """What is known of one parameter: its slots (None before the first update) and how often it was updated.
+
+    ``carried`` has the scalars that go from step to step, as numbers that float32 holds; ``idle`` the slots that the
+    present options do not use, which torch keeps too; ``row`` was made for ``algorithm``.
+    """
+
+    row: Any = None
+    step: int = 0
+    carried: dict[str, float] = field(default_factory=dict)
+    idle: dict[str, Any] = field(default_factory=dict)
+    algorithm: Lifted | None = None
+
+    def age(self) -> tuple[int, tuple[float, ...]]:
+        """What it has to do with a step's scalars: parameters of which it is equal share them."""
+        assert self.algorithm is not None
+        step = self.step if self.algorithm.rule.counts_steps else min(self.step, 1)
+        return step, tuple([id(value) if is_traced(value) else value for value in self.carried.values()])
+
+
+class Histories:
+    """The histories of an optimizer's parameters. Those of a pack share one, until they are asked for one by one."""
+
+    def __init__(self, histories: Iterable[History] = ()) -> None:
+        self._alone: list[Any] = list(histories)  # None in the place of what is packed
+        self.packs: list[Pack] = []
+        self.packed: frozenset[int] = frozenset()
+        self._owner: Leaves | None = None  # what has the packed parameters
+        self._loose = True  # whether parameters may be packed that are not
+        self._apart: set[int] = set()  # parameters that were skipped while they were packed
+
+    def __getitem__(self, index: int) -> History:
+        """The history of a parameter that is not packed."""
+        return self._alone[index]
+
+    def __setitem__(self, index: int, history: History) -> None:
+        self._alone[index] = history
+
+    def each(self) -> list[History]:
+        """The history of every parameter, with its own arrays; nothing is packed any more."""
+        if self._owner is not None:
+            self._owner.arrays()
+        for pack in self.packs:
+            shared = pack.history
+            for index, row in zip(pack.indices, cut_all(shared.row, pack.shapes), strict=True):
+                self._alone[index] = replace(shared, row=row, carried=dict(shared.carried), idle={})
+        self.packs, self.packed, self._owner, self._loose = [], frozenset(), None, True
+        return self._alone
+
+    def pack(
+        self,
+        held: Leaves,
+        odd: set[int],
+        groups: Sequence[int],
+        algorithms: Sequence[Lifted],
+        wanted: Sequence[bool | None],
+        fitted: Callable[[int, jax.Array], History],
+    ) -> dict[int, History]:
+        """Pack what may be, and nothing else; ``odd`` are the parameters that a pack cannot have now.
+
+        ``groups`` has the group of each parameter, ``algorithms`` and ``wanted`` the algorithm and the option
+        ``foreach`` of each group. Returns what ``fitted`` made of histories that stay alone.
+        """
+        if self.packs:
+            same = all(pack.history.algorithm is algorithms[pack.group] for pack in self.packs)
+            if same and self._owner is held and odd.isdisjoint(self.packed):
+                return {}
+            self._apart |= odd & self.packed
+            self.each()
+        if not self._loose:
+            return {}
+        self._loose = False
+        if len(held) < 2 or all(want is False for want in wanted):
+            return {}
+        arrays, apart = held.arrays(), odd | self._apart
+        found = {i: fitted(i, array) for i, array in enumerate(arrays) if i not in apart}
+        for indices in together(arrays, found, groups, wanted):
+            members = [found.pop(i) for i in indices]
+            own = [arrays[i] for i in indices]
+            shared = replace(members[0], row=join_all([history.row for history in members]))
+            self.packs.append(Pack(indices, own, groups[indices[0]], shared))
+            for index in indices:
+                self._alone[index] = None
+        self.packed = frozenset(index for pack in self.packs for index in pack.indices)
+        self._owner = held if self.packs else None
+        return found
+
+
+def together(
+    arrays: Sequence[jax.Array], histories: dict[int, History], groups: Sequence[int], wanted: Sequence[bool | None]
+) -> list[list[int]]:
+    """Which of the parameters with a history form packs: those with equal histories, dtypes and devices."""
+    parts: dict[Any, list[int]] = {}
+    small = packable([arrays[index] for index in histories])
+    for (index, history), fits in zip(histories.items(), small, strict=True):
+        assert history.algorithm is not None
+        group, rule = groups[index], history.algorithm.rule
+        if not fits or wanted[group] is False or history.idle or not rule.elementwise or rule.needs_rows:
+            continue
+        slots = jax.tree.leaves(history.row)
+        if not slots or any(slot.shape != arrays[index].shape for slot in slots):
+            continue
+        kinds = tuple(str(slot.dtype) for slot in slots)
+        carried = tuple(history.carried.items())
+        key = (group, id(history.algorithm), history.step, carried, str(arrays[index].dtype), kinds)
+        parts.setdefault(key, []).append(index)
+    return [part for (group, *_), part in parts.items() if len(part) >= (2 if wanted[group] else FEWEST)]
