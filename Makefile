@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 WORKERS ?= 2
 
-.PHONY: demo test test-torch notebooks lint bench bench-sparse bench-lbfgs bench-averaging bench-checkpoint bench-precision parity reference
+.PHONY: demo test test-torch notebooks lint bench bench-overhead bench-sparse bench-lbfgs bench-averaging bench-checkpoint bench-precision parity reference
 .DELETE_ON_ERROR:
 
 $(VENV)/.made:
@@ -48,6 +48,9 @@ lint: $(VENV)/.test
 
 bench: $(VENV)/.torch    ## the speed table, in three processes: an hour
 	$(BIN)/python -m benchmarks.table --write $(ARGS)
+
+bench-overhead: $(VENV)/.torch  ## what the torch face does beside the compiled step
+	$(BIN)/python -m benchmarks.overhead
 
 bench-sparse: $(VENV)/.torch  ## row-sparse steps on large tables
 	$(BIN)/python -m benchmarks.sparse $(ARGS)

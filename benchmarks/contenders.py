@@ -71,16 +71,16 @@ def _optax(algorithm: str, options: list[str], of: shapes.Shapes) -> Contender:
     return _compiled(optimizer_step(tx, optax.apply_updates), params, tx.init(params), grads)
 
 
-def copy_bandwidth() -> float:
-    """Bytes per second, read and written, of an XLA pass over 64 M floats into a donated buffer."""
-    array = jnp.zeros(2**26)
+def copy_bandwidth(moved: int) -> float:
+    """Bytes per second of an XLA pass that reads and writes ``moved`` bytes in all (at most 512 MiB) in place."""
+    array = jnp.zeros(min(moved // 8, 2**26))
     compiled = jax.jit(lambda x: x + 1, donate_argnums=0).lower(array).compile()
     times = []
-    for _ in range(9):
+    for _ in range(25):
         start = time.perf_counter()
         array = jax.block_until_ready(compiled(array))
         times.append(time.perf_counter() - start)
-    return 2 * 4 * 2**26 / statistics.median(times)
+    return 2 * array.nbytes / statistics.median(times)
 
 
 def _face(algorithm: str, options: list[str], of: shapes.Shapes) -> Contender:

@@ -49,7 +49,7 @@ def main() -> None:
             held[name] = contenders.build(name, shapes.ALL[request["shapes"]]())
             answer = {"compile": held[name].compile_seconds, "memory": held[name].memory}
         elif request["do"] == "bandwidth":
-            answer = {"bytes_per_second": contenders.copy_bandwidth()}
+            answer = {"bytes_per_second": contenders.copy_bandwidth(request["moved"])}
         elif request["do"] == "run":
             start = time.perf_counter()
             held[name].run()

@@ -15,7 +15,7 @@ from jax.core import Tracer
 
 from functorch_optim import rows, trees
 from functorch_optim.base import exportable
-from functorch_optim.rule import Lifted, StepScalars, next_step, step_scalars
+from functorch_optim.rule import Lifted, StepScalars
 
 LARGEST = 8192  # entries of a leaf that is packed: beyond, joining and cutting cost more than the buffers do
 
@@ -88,20 +88,12 @@ class Packed(Lifted):
         del extra
         if params is None:
             raise ValueError(f"{self.rule.title} with foreach=True needs the parameters: update(grads, state, params)")
-        step = next_step(state.leaves.step)
-        before = {name: getattr(state.leaves, name) for name in self.rule.carried}
-        scalars, carried = step_scalars(self.rule, step, self.rule.at(state.leaves.step), before)
-        leaves = state.leaves._replace(step=step, **carried)
+        scalars, leaves = self.advanced(state.leaves)
         given = self.aligned(scalars, updates, leaves, params)
         update_leaf = self.leaf_update(scalars)
         small = [bool(self.slot_names) and all(slot is None for slot in row) for row in given.slots]
         groups = groups_of(given.params, small)
-        packed_dtypes = {key for slot in self.slot_names for key in getattr(state.packed, slot)}
-        if groups.keys() != packed_dtypes:
-            raise ValueError(
-                f"the packed state is of parameters of {', '.join(sorted(packed_dtypes))}, but these are of "
-                f"{', '.join(sorted(groups))}: unpack it, cast it, and pack it anew"
-            )
+        self._check_dtypes(groups, state.packed)
         deltas, new_slots = [None] * len(small), list(given.slots)
         for index, (grad, param, row) in enumerate(zip(given.grads, given.params, given.slots, strict=True)):
             if not small[index]:
@@ -110,13 +102,23 @@ class Packed(Lifted):
         for key, indices in groups.items():
             row = self.rule.empty()._replace(**{slot: getattr(state.packed, slot)[key] for slot in self.slot_names})
             own = [(given.grads[i], given.params[i]) for i in indices]
-            parts, row = self._update_group(own, row, scalars, step)
+            parts, row = self._update_group(own, row, scalars, leaves.step)
             for index, part in zip(indices, parts, strict=True):
                 deltas[index] = part
             for slot in self.slot_names:
                 packed[slot][key] = getattr(row, slot)
-        new = self.state_of(given.treedef, new_slots, step, carried)
+        carried = {name: getattr(leaves, name) for name in self.rule.carried}
+        new = self.state_of(given.treedef, new_slots, leaves.step, carried)
         return given.treedef.unflatten(deltas), ForeachState(new, self.rule.empty()._replace(**packed))
+
+    def _check_dtypes(self, groups: dict[str, list[int]], packed: Any) -> None:
+        """Raise unless the buffers are those of parameters of these dtypes."""
+        held = {key for slot in self.slot_names for key in getattr(packed, slot)}
+        if groups.keys() != held:
+            raise ValueError(
+                f"the packed state is of parameters of {', '.join(sorted(held))}, but these are of "
+                f"{', '.join(sorted(groups))}: unpack it, cast it, and pack it anew"
+            )
 
     def _update_group(self, own: Any, row: Any, scalars: StepScalars, step: Any) -> tuple[list[Any], Any]:
         """The updates of the leaves of one flat buffer, and its next slots."""
@@ -128,11 +130,11 @@ class Packed(Lifted):
         whole = joined([param for _, param in own], own[0][1].dtype) if needed else None
         delta, new = update_leaf(flat, whole, row)
         parts = cut(delta, shapes, runtime_starts(shapes, step))
-        starts = np.cumsum([0, *[int(np.prod(shape)) for shape in shapes]])
+        bounds = bounds_of(shapes)
         for index, (grad, param) in enumerate(own):
             if dense[index] is not None:
                 continue
-            begin, end = int(starts[index]), int(starts[index + 1])  # a leaf that is updated alone, or not at all
+            begin, end = bounds[index], bounds[index + 1]  # a leaf that is updated alone, or not at all
             before = jax.tree.map(lambda slot, b=begin, e=end, s=param.shape: slot[b:e].reshape(s), row)
             parts[index], after = update_leaf(grad, param, before)
             new = jax.tree.map(
@@ -174,14 +176,18 @@ def joined(leaves: Sequence[Any], dtype: Any) -> jax.Array:
 
 def cut(flat: jax.Array, shapes: Sequence[tuple[int, ...]], starts: Sequence[Any] | None = None) -> list[Any]:
     """The leaves that were joined."""
-    sizes = [int(np.prod(shape)) for shape in shapes]
+    bounds = bounds_of(shapes)
     if starts is None:
-        ends = np.cumsum([0, *sizes])
-        return [flat[ends[i] : ends[i + 1]].reshape(shape) for i, shape in enumerate(shapes)]
+        return [flat[bounds[i] : bounds[i + 1]].reshape(shape) for i, shape in enumerate(shapes)]
     return [
-        jax.lax.dynamic_slice(flat, (start,), (size,)).reshape(shape)
-        for start, size, shape in zip(starts, sizes, shapes, strict=True)
+        jax.lax.dynamic_slice(flat, (start,), (int(np.prod(shape)),)).reshape(shape)
+        for start, shape in zip(starts, shapes, strict=True)
     ]
+
+
+def bounds_of(shapes: Sequence[tuple[int, ...]]) -> list[int]:
+    """Where each leaf starts in a flat buffer, and where the last ends."""
+    return np.cumsum([0, *[int(np.prod(shape)) for shape in shapes]]).tolist()
 
 
 def runtime_starts(shapes: Sequence[tuple[int, ...]], step: Any) -> Sequence[Any] | None:
@@ -192,6 +198,5 @@ def runtime_starts(shapes: Sequence[tuple[int, ...]], step: Any) -> Sequence[Any
     """
     if not isinstance(step, Tracer):
         return None
-    starts = np.cumsum([0, *[int(np.prod(shape)) for shape in shapes]])[:-1]
-    known = tuple(np.int32(start) for start in starts)
+    known = tuple(np.int32(start) for start in bounds_of(shapes)[:-1])
     return jax.lax.cond(step > 0, lambda: known, lambda: tuple(np.int32(0) for _ in known))

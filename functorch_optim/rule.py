@@ -177,10 +177,15 @@ class Lifted(Transform):
 
     def update(self, updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
         del extra
+        scalars, state = self.advanced(state)
+        return self.update_with(scalars, updates, state, params)
+
+    def advanced(self, state: Any) -> tuple[StepScalars, Any]:
+        """The coefficients of the next step, and the state with that step's count and scalars."""
         step = next_step(state.step)
         before = {name: getattr(state, name) for name in self.rule.carried}
         scalars, carried = step_scalars(self.rule, step, self.rule.at(state.step), before)
-        return self.update_with(scalars, updates, state._replace(step=step, **carried), params)
+        return scalars, state._replace(step=step, **carried)
 
     def hyperparams(self, state: Any) -> dict[str, Any]:
         return self.rule.hyperparams_at(state.step)

@@ -29,6 +29,7 @@ from functorch_optim.checkpoint import (
 from functorch_optim.checkpoint.flat import FORMAT, MARK
 from tests import test_torch_layout as twin
 from tests import torch_twins as twins
+from tests.equality import same
 from tests.table import TABLE
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -127,18 +128,6 @@ def plain(tree):
     if isinstance(tree, list | tuple):
         return type(tree)(map(plain, tree))
     return np.asarray(tree) if isinstance(tree, jax.Array) else tree
-
-
-def same(one, other):
-    if isinstance(other, dict):
-        assert one.keys() == other.keys(), (list(one), list(other))
-        return all(same(one[key], other[key]) for key in other)
-    if isinstance(other, list | tuple):
-        return type(one) is type(other) and len(one) == len(other) and all(map(same, one, other))
-    if hasattr(other, "dtype"):
-        one, other = np.asarray(one), np.asarray(other)
-        return one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
-    return type(one) is type(other) and one == other
 
 
 def test_state_dicts_come_back_as_they_were(optimizers, tmp_path):

@@ -21,6 +21,7 @@ from functorch_optim.checkpoint import (
     save_torch,
 )
 from tests import torch_twins as twins
+from tests.equality import same
 
 pytestmark = pytest.mark.usefixtures("standard_promotion", "x64")
 
@@ -139,19 +140,6 @@ def test_a_transformer_goes_on_where_torch_stopped(load, dtype, forward, trained
         optimizer.backward(loss, tokens[step], labels[step])
         optimizer.step()
     assert worst(layout.params_to_torch(optimizer.params), saved["after"], dtype) <= trained
-
-
-def same(one, other):
-    """Equal to the bit."""
-    if isinstance(other, dict):
-        assert one.keys() == other.keys(), (one.keys(), other.keys())
-        return all(same(one[key], other[key]) for key in other)
-    if isinstance(other, list | tuple):
-        return len(one) == len(other) and all(map(same, one, other))
-    if hasattr(other, "shape"):
-        one, other = np.asarray(one), np.asarray(other)
-        return one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
-    return one == other
 
 
 @pytest.mark.parametrize("case", [case for case in twins.CASES if case != "zoo"])

@@ -250,7 +250,7 @@ def _restored(flat: Flat, like: Any) -> Any:
             leaves.append((leaf, model))
     if problems:
         raise CheckpointError(f"what was saved does not fit: {'; '.join(problems)}")
-    return treedef.unflatten([_placed(leaf, model) for leaf, model in leaves])
+    return treedef.unflatten([placed(leaf, model) for leaf, model in leaves])
 
 
 def _told(texts: Mapping[str, str]) -> dict[str, Any]:
@@ -268,8 +268,8 @@ def _kind(leaf: Any) -> str:
     return type(leaf).__name__
 
 
-def _placed(leaf: Any, model: Any) -> Any:
-    """A leaf as ``model`` is: NumPy's, or JAX's with its sharding; anything else as it is."""
+def placed(leaf: Any, model: Any) -> Any:
+    """A leaf as ``model`` is: JAX's with its sharding; else as it is, NumPy's."""
     if isinstance(model, jax.Array | jax.ShapeDtypeStruct):
         return jax.device_put(leaf, model.sharding)
     return leaf

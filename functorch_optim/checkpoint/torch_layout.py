@@ -4,13 +4,13 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from functorch_optim import trees
 from functorch_optim.checkpoint import state_layout
 from functorch_optim.checkpoint.errors import CheckpointError
+from functorch_optim.checkpoint.flat import placed
 from functorch_optim.checkpoint.pieces import Leaf, Piece, fits, parts_of, piece_of
 from functorch_optim.torch_tensors import as_array
 
@@ -180,7 +180,7 @@ class TorchLayout:
         }
         names, models, treedef = trees.named_leaves(self._tree)
         pairs = zip(names, models, strict=True)
-        return treedef.unflatten([_placed(made[n], model) if n in made else model for n, model in pairs])
+        return treedef.unflatten([placed(made[n], model) if n in made else model for n, model in pairs])
 
     def params_to_torch(self, params: Any) -> dict[str, np.ndarray]:
         """Torch's state dict, of NumPy's arrays, of the values in a tree like the one that the layout was made with.
@@ -296,10 +296,3 @@ def _is_floating(value: Any) -> bool:
     """Whether torch trains such an array or tensor."""
     kind = str(value.dtype)
     return any(word in kind for word in ("float", "complex", "half", "double"))
-
-
-def _placed(array: np.ndarray, model: Any) -> Any:
-    """An array beside ``model``: NumPy's, or JAX's with its sharding."""
-    if isinstance(model, jax.Array | jax.ShapeDtypeStruct):
-        return jax.device_put(array, model.sharding)
-    return array

@@ -42,7 +42,7 @@ class StateDtype(_Wrapper):
             slots |= dict.fromkeys(own)
             wanted = [dtypes[name] for name in own if name in dtypes]
             kept = not wanted or leaf is None or not jnp.issubdtype(leaf.dtype, jnp.floating)
-            cast.append(leaf if kept else leaf.astype(wanted[-1]))
+            cast.append(leaf if kept else jnp.asarray(leaf, wanted[-1]))
         missing = [name for name in dtypes if name not in slots]
         if missing and jax.tree.leaves(params):
             raise ValueError(f"state_dtype: the state has no slot {', '.join(missing)}; it has {', '.join(slots)}")
