@@ -34,8 +34,6 @@ def contenders() -> dict[str, tuple[Callable[[], object], Callable[[], object]]]
     for group in theirs.param_groups:
         for param in group["params"]:
             param.grad = torch.ones(1)
-    ours.step(grads)  # schedulers warn of a step before the optimizer's first
-    theirs.step()
     found: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
         '`group["lr"] = ...`': (write(ours), write(theirs))
     }
@@ -49,6 +47,8 @@ def contenders() -> dict[str, tuple[Callable[[], object], Callable[[], object]]]
             for library, optimizer in ((optim, ours), (torch.optim, theirs))
         ]
         found[f"`{name}.step()`"] = (pair[0].step, pair[1].step)
+    ours.step(grads)  # schedulers warn of a step before the optimizer's first
+    theirs.step()
     found[f"`AdamW.step`, {LEAVES} parameters of one entry"] = (lambda: ours.step(grads), theirs.step)
     return found
 

@@ -1,17 +1,15 @@
 """Trains a small convolutional network on scikit-learn's handwritten digits: ``python -m functorch_optim.demo``.
 
 The loop is functional: a jitted step of loss, gradients and update. After every epoch the parameters and the
-optimizer's state are written to a checkpoint, and ``--resume`` continues from it to the same bits as a run that was
-never stopped. The same training then runs once more, from the same start, as a torch user would write it, and the
-largest difference between the two is printed.
+optimizer's state are written to a checkpoint, which ``torch.load`` reads too, and ``--resume`` continues from it to the
+same bits as a run that was never stopped. The same training then runs once more, from the same start, as a torch user
+would write it, and the largest difference between the two is printed.
 """
 
 import argparse
 import pathlib
 import sys
 import time
-import zipfile
-import zlib
 from typing import Any, NamedTuple, NoReturn
 
 import jax
@@ -27,7 +25,7 @@ DEFAULT_LR = {"sgd": 0.1, "adam": 2e-3, "adamw": 2e-3}
 OPTIONS = {"sgd": {"momentum": 0.9, "nesterov": True}, "adam": {}, "adamw": {}}
 CLASSES = {"sgd": optim.SGD, "adam": optim.Adam, "adamw": optim.AdamW}
 MAX_NORM = 1.0
-FORMAT = 1
+RUN = {"optimizer": str, "lr": float, "epoch": int, "history": np.ndarray}  # what stands in a checkpoint
 
 
 class Digits(NamedTuple):
@@ -109,43 +107,30 @@ class DemoError(Exception):
     """What the user can mend; printed as one line."""
 
 
-def save(path: pathlib.Path, tree: Any, **facts: Any) -> None:
+def save(path: pathlib.Path, tree: Any, run: dict[str, Any]) -> None:
     """Write atomically: the old file or the new one is there, whole, whenever the process dies."""
-    arrays = {f"leaf{index}": np.asarray(leaf) for index, leaf in enumerate(jax.tree.leaves(tree))}
     path.parent.mkdir(parents=True, exist_ok=True)
-    with fo.checkpoint.atomic_write(path) as file:
-        np.savez(file, allow_pickle=False, **{key: np.asarray(value) for key, value in facts.items()}, **arrays)
+    fo.checkpoint.save_torch({"run": run, "arrays": fo.checkpoint.to_arrays(tree)}, path)
 
 
 def load(path: pathlib.Path, like: Any, optimizer: str, lr: float) -> tuple[Any, dict[str, Any]]:
     """The tree that :func:`save` wrote, with the structure, shapes and dtypes of ``like``, and what stood beside it."""
     try:
-        with path.open("rb") as file:
-            archive = np.load(file, allow_pickle=False)
-            stored = {name: archive[name] for name in archive.files} if hasattr(archive, "files") else {}
+        saved = fo.checkpoint.load_torch(path)
+        run = saved["run"]
+        if any(not isinstance(run[name], kind) for name, kind in RUN.items()):
+            raise TypeError("the facts of the run have other types")
+        if (run["optimizer"], run["lr"]) != (optimizer, lr):
+            raise DemoError(
+                f"{path} was written with --optimizer {run['optimizer']} --lr {run['lr']}, "
+                f"not --optimizer {optimizer} --lr {lr}"
+            )
+        return fo.checkpoint.from_arrays(saved["arrays"], like), run
     except FileNotFoundError:
         raise DemoError(f"there is no checkpoint {path} to resume from") from None
-    except (OSError, ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
-        raise DemoError(f"the checkpoint {path} is damaged: {error}") from None
-    leaves, treedef = jax.tree.flatten(like)
-    names = [f"leaf{index}" for index in range(len(leaves))]
-    kinds = {"format": ("i", 0), "optimizer": ("U", 0), "lr": ("f", 0), "epoch": ("i", 0), "history": ("f", 2)}
-    if not {*kinds, *names} <= set(stored) or any(
-        (stored[name].dtype.kind, stored[name].ndim) != kind for name, kind in kinds.items()
-    ):
-        raise DemoError(f"{path} is not a checkpoint of this demo")
-    if int(stored["format"]) != FORMAT:
-        raise DemoError(f"{path} has format {int(stored['format'])}, but this demo reads format {FORMAT}")
-    if str(stored["optimizer"]) != optimizer or float(stored["lr"]) != lr:
-        raise DemoError(
-            f"{path} was written with --optimizer {stored['optimizer']} --lr {float(stored['lr'])}, "
-            f"not --optimizer {optimizer} --lr {lr}"
-        )
-    if any(
-        stored[n].shape != leaf.shape or stored[n].dtype != leaf.dtype for n, leaf in zip(names, leaves, strict=True)
-    ):
-        raise DemoError(f"the arrays in {path} are not those of this network")
-    return treedef.unflatten([jnp.array(stored[name]) for name in names]), stored
+    except (fo.checkpoint.CheckpointError, OSError, IndexError, KeyError, TypeError) as error:
+        message = " ".join(str(error).split())
+        raise DemoError(f"{path} is damaged, or not a checkpoint of this demo: {message}") from None
 
 
 def plot(path: pathlib.Path, history: np.ndarray) -> None:
@@ -204,7 +189,7 @@ def largest_difference(some: Any, others: Any) -> float:
 
 
 def train(optimizer: str, lr: float, epochs: int, resume: bool, out: pathlib.Path) -> Result:
-    """Train, leaving ``curves.png`` and ``checkpoint.npz`` in ``out``."""
+    """Train, leaving ``curves.png`` and ``checkpoint.pt`` in ``out``."""
     from tqdm import tqdm
 
     digits = load_digits()
@@ -212,10 +197,10 @@ def train(optimizer: str, lr: float, epochs: int, resume: bool, out: pathlib.Pat
     tx = make_optimizer(optimizer, lr, steps_per_epoch)
     params = init_params(seed=0)
     state, first, history = tx.init(params), 0, np.zeros((0, 4))
-    checkpoint = out / "checkpoint.npz"
+    checkpoint = out / "checkpoint.pt"
     if resume:
-        (params, state), stored = load(checkpoint, (params, state), optimizer, lr)
-        first, history = int(stored["epoch"]), stored["history"]
+        (params, state), run = load(checkpoint, (params, state), optimizer, lr)
+        first, history = run["epoch"], run["history"]
     stateful = CLASSES[optimizer](params, lr=make_schedule(lr, steps_per_epoch), **OPTIONS[optimizer])
     stateful.restore(params, fo.find_state(state, fo.SGDState if optimizer == "sgd" else fo.AdamState))
     step, after_first = make_step(tx), jax.device_get(params)
@@ -234,7 +219,8 @@ def train(optimizer: str, lr: float, epochs: int, resume: bool, out: pathlib.Pat
         after_first = jax.device_get(params) if epoch == first else after_first
         row = [(epoch + 1) * steps_per_epoch, mean, rate, score]
         history = np.concatenate([history, np.array([row])])
-        save(checkpoint, (params, state), format=FORMAT, optimizer=optimizer, lr=lr, epoch=epoch + 1, history=history)
+        run = {"optimizer": optimizer, "lr": lr, "epoch": epoch + 1, "history": history}
+        save(checkpoint, (params, state), run)
     plot(out / "curves.png", history)
     again = train_as_in_torch(stateful, digits, first, epochs)
     both = (largest_difference(after_first, again[min(1, len(again) - 1)]), largest_difference(params, again[-1]))
@@ -278,7 +264,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: the demo needs {error.name}: pip install 'functorch-optim[demo]'", file=sys.stderr)
         return 2
     seconds = time.perf_counter() - start
-    print(f"test accuracy {result.accuracy:.2%} after {seconds:.0f} s; wrote {options.out}/curves.png, checkpoint.npz")
+    print(f"test accuracy {result.accuracy:.2%} after {seconds:.0f} s; wrote {options.out}/curves.png, checkpoint.pt")
     early, late = result.differences
     print(f"largest difference of a parameter from the torch face: {early:.1e} after one epoch, {late:.1e} at the end")
     return 0

@@ -272,16 +272,18 @@ class Lifted(Transform):
 
         return update
 
-    def _update_leaf(self, grad: Any, param: Any, slots: Any, scalars: StepScalars) -> tuple[Any, Any]:
-        """The update of one parameter by a dense gradient."""
+    def _update_leaf(self, grad: Any, param: Any, slots: Any, scalars: StepScalars, one: Any = None) -> tuple[Any, Any]:
+        """The update of one parameter by a dense gradient; all that goes in is multiplied by ``one``."""
         if jnp.issubdtype(grad.dtype, jnp.complexfloating):
             real, imag = (
-                self._update_leaf(part(grad), jax.tree.map(part, param), jax.tree.map(part, slots), scalars)
+                self._update_leaf(part(grad), jax.tree.map(part, param), jax.tree.map(part, slots), scalars, one)
                 for part in (jnp.real, jnp.imag)
             )
             return jax.tree.map(jax.lax.complex, real, imag)
         dtype = trees.compute_dtype(grad, param, *jax.tree.leaves(slots))
         g, p, wide = jax.tree.map(lambda x: jnp.asarray(x, dtype), (grad, param, slots))
+        if one is not None:
+            g, p, wide = jax.tree.map(lambda x: x * one.astype(dtype), (g, p, wide))
         own = self.rule.at_dtype(scalars.rule, dtype if param is None else param.dtype)
         s = jax.tree.map(lambda x: coefficient(x, dtype), replace(scalars, rule=own))
         if getattr(self.rule, "maximize", False):
@@ -310,21 +312,13 @@ class Lifted(Transform):
 def _in_one_pass(update: Callable[..., Any], grad: Any, param: Any, slots: Any) -> tuple[Any, Any]:
     """The update once for every result, of which only that one is taken: so none depends on another, and the compiler
     writes all of them in one pass over memory. Each begins with a product by a one that the compiler does not know,
-    which keeps it from seeing that the updates are the same."""
+    which keeps it from seeing that the updates are the same. (A barrier around the arrays would keep passes apart.)"""
     delta, _ = update(grad, param, slots)
     one, new = jnp.ones((), jnp.float32), {}
     for name in [name for name, slot in slots._asdict().items() if slot is not None]:
         one = jax.lax.optimization_barrier(one)
-        given = jax.tree.map(lambda x, one=one: _times(one, x), (grad, param, slots))
-        new[name] = getattr(update(*given)[1], name)
+        new[name] = getattr(update(grad, param, slots, one=one)[1], name)
     return delta, slots._replace(**new)
-
-
-def _times(real: jax.Array, x: jax.Array) -> jax.Array:
-    """The product with a real number, part by part where ``x`` is complex: infinity stays what it is."""
-    if jnp.issubdtype(x.dtype, jnp.complexfloating):
-        return jax.lax.complex(_times(real, jnp.real(x)), _times(real, jnp.imag(x)))
-    return x * real.astype(x.dtype)
 
 
 def coefficient(value: Any, dtype: Any) -> Any:

@@ -329,6 +329,24 @@ def test_a_sequence_resumed_by_last_epoch():
         np.testing.assert_allclose(run_without_gradients(again, resumed, 5), values[epoch : epoch + 6], rtol=1e-12)
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda o, e: optim.lr_scheduler.CyclicLR(o, 0.1, 0.5, last_epoch=e),
+        lambda o, e: optim.lr_scheduler.OneCycleLR(o, 0.5, total_steps=9, last_epoch=e),
+        lambda o, e: optim.swa_utils.SWALR(o, 0.5, last_epoch=e),
+        lambda o, e: optim.lr_scheduler.StepLR(o, 5, last_epoch=e),
+    ],
+)
+def test_what_is_refused_writes_nothing(make):
+    for lr, epoch, error in ((schedules.constant(0.1), -1, ValueError), (0.1, 4, KeyError)):
+        optimizer = optim.SGD([jnp.zeros(1)], lr=lr, momentum=0.7)
+        before = dict(optimizer.param_groups[0])
+        with pytest.raises(error, match=r"is a schedule|param 'initial_lr' is not specified"):
+            make(optimizer, epoch)
+        assert optimizer.param_groups[0] == before
+
+
 def test_a_schedule_in_a_group_is_not_overwritten():
     optimizer, _ = ours("StepLR", {})
     optimizer.param_groups[0]["lr"] = schedules.linear(1.0)

@@ -47,15 +47,7 @@ class LRScheduler:
     """
 
     def __init__(self, optimizer: Optimizer, last_epoch: int = -1) -> None:
-        if not isinstance(optimizer, Optimizer):
-            raise TypeError(f"{type(optimizer).__name__} is not an Optimizer")
-        refuse_schedules(optimizer)
-        for index, group in enumerate(optimizer.param_groups):
-            if last_epoch != -1 and "initial_lr" not in group:
-                raise KeyError(
-                    f"param 'initial_lr' is not specified in param_groups[{index}] when resuming scheduler with "
-                    "last_epoch >= 0: load the optimizer's state_dict first, or begin with last_epoch=-1"
-                )
+        check_optimizer(optimizer, last_epoch)
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", number(group["lr"], 0))
         self.optimizer = optimizer
@@ -138,9 +130,21 @@ def reset_rates(optimizer: Optimizer) -> None:
         group["lr"] = group.get("initial_lr", group["lr"])
 
 
-def refuse_schedules(optimizer: Optimizer) -> None:
-    """Raise if the learning rate of a group is a schedule itself."""
+def check_optimizer(optimizer: Any, last_epoch: int = -1) -> None:
+    """Raise unless a scheduler may begin, or continue after ``last_epoch``; before it writes anything.
+
+    Raises:
+        TypeError: it is no optimizer; ValueError: a group's learning rate is a schedule itself; KeyError: a group has
+            no ``initial_lr`` to continue with.
+    """
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(f"{type(optimizer).__name__} is not an Optimizer")
     for index, group in enumerate(optimizer.param_groups):
+        if last_epoch != -1 and "initial_lr" not in group:
+            raise KeyError(
+                f"param 'initial_lr' is not specified in param_groups[{index}] when resuming scheduler with "
+                "last_epoch >= 0: load the optimizer's state_dict first, or begin with last_epoch=-1"
+            )
         if is_schedule(group["lr"]):
             raise ValueError(
                 f"the lr of parameter group {index} is a schedule, {group['lr']!r}, which a scheduler would overwrite: "

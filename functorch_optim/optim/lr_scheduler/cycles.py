@@ -6,7 +6,13 @@ from typing import Any
 import numpy as np
 
 from functorch_optim import schedules
-from functorch_optim.optim.lr_scheduler.base import LRScheduler, per_group, saved_function, write_momentum
+from functorch_optim.optim.lr_scheduler.base import (
+    LRScheduler,
+    check_optimizer,
+    per_group,
+    saved_function,
+    write_momentum,
+)
 from functorch_optim.optim.optimizer import Optimizer
 from functorch_optim.schedules.one_cycle import phase_ends, through_phases
 
@@ -69,8 +75,7 @@ class CyclicLR(LRScheduler):
         max_momentum: float | list[float] = 0.9,
         last_epoch: int = -1,
     ) -> None:
-        if not isinstance(optimizer, Optimizer):
-            raise TypeError(f"{type(optimizer).__name__} is not an Optimizer")
+        check_optimizer(optimizer, last_epoch)
         low, self.max_lrs = per_group("base_lr", optimizer, base_lr), per_group("max_lr", optimizer, max_lr)
         schedules.cyclic(0.0, 1.0, step_size_up, step_size_down, mode, gamma, scale_fn, scale_mode)  # checks
         up = float(step_size_up)
@@ -174,8 +179,7 @@ class OneCycleLR(LRScheduler):
         three_phase: bool = False,
         last_epoch: int = -1,
     ) -> None:
-        if not isinstance(optimizer, Optimizer):
-            raise TypeError(f"{type(optimizer).__name__} is not an Optimizer")
+        check_optimizer(optimizer, last_epoch)
         self.total_steps = _total_steps(total_steps, epochs, steps_per_epoch)
         schedules.one_cycle(1.0, self.total_steps, pct_start, anneal_strategy)  # checks
         for name, divisor in (("div_factor", div_factor), ("final_div_factor", final_div_factor)):

@@ -7,7 +7,7 @@ from typing import Any, SupportsFloat
 
 import numpy as np
 
-from functorch_optim.optim.lr_scheduler.base import EPOCH_WARNING, LRScheduler, refuse_schedules, reset_rates
+from functorch_optim.optim.lr_scheduler.base import EPOCH_WARNING, LRScheduler, check_optimizer, reset_rates
 from functorch_optim.optim.optimizer import Optimizer
 from functorch_optim.schedules.plateau import check_mode, is_better
 
@@ -55,10 +55,8 @@ class ReduceLROnPlateau(LRScheduler):
     ) -> None:
         if factor >= 1.0:
             raise ValueError("Factor should be < 1.0.")
-        if not isinstance(optimizer, Optimizer):
-            raise TypeError(f"{type(optimizer).__name__} is not an Optimizer")
+        check_optimizer(optimizer)
         check_mode(mode, threshold_mode)
-        refuse_schedules(optimizer)
         count, several = len(optimizer.param_groups), isinstance(min_lr, list | tuple)
         if isinstance(min_lr, list | tuple) and len(min_lr) != count:
             raise ValueError(f"expected {count} min_lrs, got {len(min_lr)}")

@@ -1,7 +1,7 @@
 """The learning rate of stochastic weight averaging."""
 
 from functorch_optim import schedules
-from functorch_optim.optim.lr_scheduler.base import LRScheduler, per_group
+from functorch_optim.optim.lr_scheduler.base import LRScheduler, check_optimizer, per_group
 from functorch_optim.optim.optimizer import Optimizer
 
 
@@ -43,8 +43,7 @@ class SWALR(LRScheduler):
         anneal_strategy: str = "cos",
         last_epoch: int = -1,
     ) -> None:
-        if not isinstance(optimizer, Optimizer):
-            raise TypeError(f"{type(optimizer).__name__} is not an Optimizer")
+        check_optimizer(optimizer, last_epoch)
         schedules.swa_annealing(1.0, 1.0, anneal_epochs, anneal_strategy)  # checks
         for group, value in zip(optimizer.param_groups, per_group("swa_lr", optimizer, swa_lr), strict=True):
             group["swa_lr"] = value
