@@ -120,6 +120,8 @@ def load(path: pathlib.Path, like: Any, optimizer: str, lr: float) -> tuple[Any,
         run = saved["run"]
         if any(not isinstance(run[name], kind) for name, kind in RUN.items()):
             raise TypeError("the facts of the run have other types")
+        if run["epoch"] < 0 or run["history"].dtype != np.float64 or run["history"].shape[1:] != (4,):
+            raise TypeError("the history of the run is none")
         if (run["optimizer"], run["lr"]) != (optimizer, lr):
             raise DemoError(
                 f"{path} was written with --optimizer {run['optimizer']} --lr {run['lr']}, "

@@ -15,4 +15,4 @@ def same(one, other, ordered=False):
     if hasattr(other, "dtype"):
         one, other = np.asarray(one), np.asarray(other)
         return one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
-    return type(one) is type(other) and (one == other or one != one)
+    return type(one) is type(other) and (one == other or (one != one and other != other))

@@ -95,6 +95,11 @@ def _other_types(path):
     save_torch({**saved, "run": {**saved["run"], "epoch": "1"}}, path)
 
 
+def _other_history(path):
+    saved = load_torch(path)
+    save_torch({**saved, "run": {**saved["run"], "history": np.zeros(3)}}, path)
+
+
 def _other_optimizer(path):
     saved = load_torch(path)
     save_torch({**saved, "run": {**saved["run"], "optimizer": "sgd"}}, path)
@@ -108,7 +113,7 @@ def _other_network(path):
 
 @pytest.mark.parametrize(
     "damage",
-    [_truncate, _flip, _empty, _text, _foreign, _list, _other_types, _other_optimizer, _other_network],
+    [_truncate, _flip, _empty, _text, _foreign, _list, _other_types, _other_history, _other_optimizer, _other_network],
 )
 def test_a_bad_checkpoint_is_one_line(damage, tmp_path, capsys):
     params = demo.init_params(0)

@@ -155,6 +155,44 @@ def test_concrete_arrays_change_nothing_inside_a_traced_function(differentiable)
         assert optimizer.state[0]["step"] == 2 and optimizer.params[0].tolist() == pytest.approx([0.8, 0.8])
 
 
+@pytest.mark.parametrize("transform", [jax.vmap, *(lambda f, t=t: t(lambda x: f(x[0])) for t in (jax.grad, jax.jit))])
+def test_traced_values_do_not_stay(transform):
+    optimizer = optim.Adam([jnp.ones(2)], lr=0.1)
+    optimizer.step([jnp.ones(2)])
+    optimizer.backward(lambda p: jnp.sum(p[0] ** 2))
+    saved, before = optimizer.state_dict(), optimizer.params[0].tolist()
+    for change in (
+        lambda x: optimizer.clip_grad_norm(x),
+        lambda x: optimizer.clip_grad_value(x),
+        lambda x: optimizer.add_param_group({"params": [x * jnp.ones(3)]}),
+        lambda x: optimizer.load_state_dict(
+            {**saved, "state": {0: {**saved["state"][0], "exp_avg": x * saved["state"][0]["exp_avg"]}}}
+        ),
+    ):
+        with pytest.raises(RuntimeError, match="the optimizer keeps its parameters outside of a traced function"):
+            transform(lambda x, change=change: (change(x), x)[1])(jnp.ones(2))
+        assert optimizer.params[0].tolist() == before and len(optimizer.param_groups) == 1
+        assert not any(
+            isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((optimizer.grads, optimizer.state))
+        )
+    optimizer.step()
+
+
+def test_lbfgs_keeps_no_tracers():
+    optimizer = optim.LBFGS([jnp.ones(2)], history_size=4)
+
+    def loss(params):
+        return jnp.sum(params[0] ** 4)
+
+    optimizer.step(loss)
+    optimizer.param_groups[0]["history_size"] = 2
+    with pytest.raises(RuntimeError, match="the optimizer keeps its parameters outside of a traced function"):
+        jax.jit(lambda x: (optimizer.step(loss), x)[1])(1.0)
+    jax.jit(lambda x: (optimizer.functional(), x)[1])(1.0)
+    optimizer.step(loss)
+    assert loss(optimizer.params) < 2.0
+
+
 def test_state_dicts_and_functional_loops_inside_a_traced_function():
     def after(lr):
         first = optim.ASGD(START, lr=lr, differentiable=True)

@@ -1,5 +1,7 @@
 """Slots in narrower dtypes, stochastic rounding, master weights."""
 
+import collections
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -66,6 +68,13 @@ def test_state_dtype_says_what_is_wrong():
         fo.state_dtype(fo.nadam(), {"mu_product": jnp.bfloat16}).init(tree())  # a number, which may not be rounded
     state = fo.state_dtype(fo.nadam(), {"exp_avg": jnp.bfloat16}).init(jnp.ones(()))
     assert state.exp_avg.dtype == jnp.bfloat16 and state.mu_product.dtype == jnp.float32
+    with pytest.raises(ValueError, match=r"has no slot max_exp_avg_sq; it has exp_avg, exp_avg_sq$"):
+        fo.state_dtype(fo.adam(), {"max_exp_avg_sq": "bfloat16"}).init(tree())
+    with pytest.raises(ValueError, match="has no slot mu_product"):
+        fo.state_dtype(fo.nadam(), {"mu_product": jnp.bfloat16}).init(jnp.ones(3))
+    model = collections.namedtuple("Model", "weight scale")(jnp.ones(3), jnp.ones(()))
+    state = fo.state_dtype(fo.adam(), {"exp_avg": jnp.bfloat16}).init(model)
+    assert [leaf.dtype.name for leaf in state.exp_avg] == ["bfloat16", "bfloat16"]
     frozen = fo.masked(fo.adam(), jax.tree.map(lambda _: False, tree()))
     assert not jax.tree.leaves(fo.state_dtype(frozen, {"exp_avg": "bfloat16"}).init(tree())[0].exp_avg)
 

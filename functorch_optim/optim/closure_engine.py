@@ -71,7 +71,7 @@ class ClosureEngine:
     ) -> Any:
         """Update ``params`` in place; the loss before."""
         options = settings[0]
-        self.state = self.resized(self.state, options)
+        state = self.resized(self.state, options)
         algorithm = self.algorithm(options)  # its counts are Python ints, whatever stands in the group
         static = tuple((name, getattr(algorithm, name)) for name in self.option_names if name not in self.data_names)
         numbers = {name: np.float64(options[name]) for name in self.data_names}
@@ -90,7 +90,7 @@ class ClosureEngine:
             return optimizer_step
 
         compiled = losses.compiled(closure, (type(self), static), make, donated=(0, 1))
-        leaves, held = jax.tree.flatten(self.state)
+        leaves, held = jax.tree.flatten(state)
         state = held.unflatten(exclusive(leaves, 2))
         value, leaves, state = compiled(exclusive(params), state, numbers, args)
         refuse_traced([value, *leaves])
@@ -162,15 +162,15 @@ class ClosureEngine:
     ) -> Any:
         """``(transformation, state)`` that continue from here."""
         del layout, params
-        self.state = self.resized(self.state, settings[0])
-        late = counts[0] - int(self.state.step)
+        state = self.resized(self.state, settings[0])
+        late = counts[0] - int(state.step)
         live = {
             name: delayed(value, late) if name in self.data_names else value
             for name, value in options[0].items()
             if name in self.option_names
         }
-        self._exported = int(self.state.step)  # the state may be donated before it is restored
-        return self.made(live), self.state
+        self._exported = int(state.step)  # the state may be donated before it is restored
+        return self.made(live), state
 
     def restored(
         self, layout: Layout, params: list[Any], state: Any, settings: list[Any], counts: list[int]
@@ -248,6 +248,7 @@ class ClosureOptimizer(Optimizer):
             TypeError: there is no closure, or one that takes no parameters.
         """
         name = type(self).__name__
+        self._refuse_tracing()
         if closure is None:
             raise TypeError(f"{name}.step() missing 1 required positional argument: 'closure'")
         if not self._is_closure(closure):

@@ -190,6 +190,7 @@ class Optimizer(Hooked):
         self._refuse_tracing()
         index = len(self.param_groups)
         added = extended(self._layout, index, param_group, self._known_options())
+        self._refuse_traced(added.leaves)
         held = {id(leaf): name for name, leaf in zip(self._layout.labels, self._leaves, strict=True)}
         given = zip(self._layout.labels, self._given, strict=False)  # a copy has none
         held |= {id(leaf): name for name, reference in given if (leaf := reference()) is not None}
@@ -435,13 +436,17 @@ class Optimizer(Hooked):
     def clip_grad_norm(self, max_norm: Any, norm_type: float = 2.0, error_if_nonfinite: bool = False) -> jax.Array:
         """:func:`functorch_optim.optim.utils.clip_grad_norm` on :attr:`grads`; returns the total norm."""
         self._refuse_tracing()
-        self._grads, norm = utils.clip_grad_norm(self._grads, max_norm, norm_type, error_if_nonfinite)
+        grads, norm = utils.clip_grad_norm(self._grads, max_norm, norm_type, error_if_nonfinite)
+        self._refuse_traced(jax.tree.leaves(grads))
+        self._grads = grads
         return norm
 
     def clip_grad_value(self, clip_value: Any) -> None:
         """:func:`functorch_optim.optim.utils.clip_grad_value` on :attr:`grads`."""
         self._refuse_tracing()
-        self._grads = utils.clip_grad_value(self._grads, clip_value)
+        grads = utils.clip_grad_value(self._grads, clip_value)
+        self._refuse_traced(jax.tree.leaves(grads))
+        self._grads = grads
 
     def state_dict(self) -> dict[str, Any]:
         """The state as torch lays it out: ``{"state": {number: slots}, "param_groups": [...]}``.
@@ -511,6 +516,7 @@ class Optimizer(Hooked):
             raise TypeError(f"dtype is {dtype}, but 64-bit numbers are disabled (jax_enable_x64)")
         numbers = self._engine.data_names
         loaded = torch_layout.read(self._layout, self.param_groups, self._counts, numbers, state_dict, match, strict)
+        self._refuse_traced(jax.tree.leaves(loaded.entries))
         groups = []
         for live, group in zip(self.param_groups, loaded.groups, strict=True):
             options = self._defaults_of({**live, **group}).items()

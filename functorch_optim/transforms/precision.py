@@ -30,15 +30,15 @@ class StateDtype(_Wrapper):
         return "state_dtype"
 
     def init(self, params: Any) -> Any:
-        dtypes, bare = dict(self.dtypes), jax.tree_util.all_leaves([params])
+        dtypes = dict(self.dtypes)
         leaves, treedef = jax.tree_util.tree_flatten_with_path(self.inner.init(params), is_leaf=lambda x: x is None)
         slots: dict[str, None] = {}
         cast = []
         for path, leaf in leaves:
-            fields = [key.name for key in path if isinstance(key, jax.tree_util.GetAttrKey)]
-            # A number of the whole tree, the count of steps say, stands in its field by itself.
-            number = fields and path[-1] == jax.tree_util.GetAttrKey(fields[-1]) and getattr(leaf, "shape", None) == ()
-            own = [] if number and not bare else fields
+            # A slot has a tree like the parameters': what stands in a field by itself is a number, the count of steps
+            # say, or a slot that these options do not have; or the slot of parameters that are a single array.
+            beneath = path if _is_slot_of_one(leaf, params) else path[:-1]
+            own = [key.name for key in beneath if isinstance(key, jax.tree_util.GetAttrKey)]
             slots |= dict.fromkeys(own)
             wanted = [dtypes[name] for name in own if name in dtypes]
             kept = not wanted or leaf is None or not jnp.issubdtype(leaf.dtype, jnp.floating)
@@ -53,6 +53,13 @@ class StateDtype(_Wrapper):
 
     def hyperparams(self, state: Any) -> dict[str, Any]:
         return current_hyperparams(self.inner, state)
+
+
+def _is_slot_of_one(leaf: Any, params: Any) -> bool:
+    """Whether a leaf may be a slot of parameters that are a single array."""
+    if leaf is None or not jax.tree_util.all_leaves([params]):
+        return False
+    return leaf.shape != () or jnp.shape(params) == ()
 
 
 def state_dtype(inner: GradientTransformation, dtypes: Mapping[str, Any]) -> GradientTransformation:
