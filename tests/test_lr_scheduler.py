@@ -347,6 +347,24 @@ def test_what_is_refused_writes_nothing(make):
         assert optimizer.param_groups[0] == before
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda o: optim.lr_scheduler.CyclicLR(o, "a", 0.5),
+        lambda o: optim.lr_scheduler.CyclicLR(o, 0.1, 0.5, max_momentum=[None]),
+        lambda o: optim.lr_scheduler.OneCycleLR(o, "a", total_steps=9),
+        lambda o: optim.lr_scheduler.OneCycleLR(o, 0.5, total_steps=9, div_factor="a"),
+        lambda o: optim.swa_utils.SWALR(o, "a"),
+    ],
+)
+def test_what_is_no_number_writes_nothing(make):
+    optimizer = optim.SGD([jnp.zeros(1)], lr=0.1, momentum=0.7)
+    before = dict(optimizer.param_groups[0])
+    with pytest.raises(TypeError, match=r"must be a number"):
+        make(optimizer)
+    assert optimizer.param_groups[0] == before
+
+
 def test_a_schedule_in_a_group_is_not_overwritten():
     optimizer, _ = ours("StepLR", {})
     optimizer.param_groups[0]["lr"] = schedules.linear(1.0)

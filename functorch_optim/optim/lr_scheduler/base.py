@@ -171,9 +171,12 @@ def per_group(name: str, optimizer: Optimizer, value: Any) -> list[float]:
     """An argument for every group: one for all, or a list of as many as there are groups.
 
     Raises:
-        ValueError: the list has another length.
+        ValueError: the list has another length; TypeError: something is no number.
     """
     count = len(optimizer.param_groups)
+    for each in value if isinstance(value, list | tuple) else [value]:
+        if not hasattr(each, "__float__"):
+            raise TypeError(f"{name} must be a number, or a list with one for every group, but it is {value!r}")
     if not isinstance(value, list | tuple):
         return [value] * count
     if len(value) != count:

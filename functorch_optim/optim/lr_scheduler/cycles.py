@@ -183,6 +183,8 @@ class OneCycleLR(LRScheduler):
         self.total_steps = _total_steps(total_steps, epochs, steps_per_epoch)
         schedules.one_cycle(1.0, self.total_steps, pct_start, anneal_strategy)  # checks
         for name, divisor in (("div_factor", div_factor), ("final_div_factor", final_div_factor)):
+            if not hasattr(divisor, "__float__"):
+                raise TypeError(f"{name} must be a number, but it is {divisor!r}")
             if not divisor:
                 raise ValueError(f"{name} divides a learning rate, but it is {divisor}")
         self._schedule_phases = _phases(phase_ends(self.total_steps, pct_start, three_phase))
