@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 WORKERS ?= 2
-# Most of the time of the tests is XLA's: what it compiled is kept, and the next run takes a third of the time.
+# Most of the time of the tests is XLA's: what it compiled is kept, and the next run takes half of the time or less.
 CACHE := JAX_COMPILATION_CACHE_DIR=$(abspath $(VENV))/compiled JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 \
   JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1
 PYTEST := $(CACHE) $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal

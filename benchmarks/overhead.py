@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 import torch
@@ -12,9 +13,9 @@ from functorch_optim import optim
 LEAVES, REPEATS, ROUNDS = 148, 300, 9
 
 
-def write(optimizer: object) -> Callable[[], None]:
+def write(optimizer: Any) -> Callable[[], None]:
     """A number into a group."""
-    group = optimizer.param_groups[0]  # type: ignore[attr-defined]
+    group = optimizer.param_groups[0]
     return lambda: group.__setitem__("lr", 1e-3)
 
 

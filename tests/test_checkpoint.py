@@ -526,4 +526,4 @@ def test_a_checkpoint_of_a_run(tmp_path):
         step(first)
         step(second)
     for one, other in zip(*[[run[0].params, run[2].params] for run in (first, second)], strict=True):
-        assert same(jax.tree.map(np.asarray, one), jax.tree.map(np.asarray, other))
+        assert same(jax.tree.map(np.asarray, one), jax.tree.map(np.asarray, other), ordered=True)

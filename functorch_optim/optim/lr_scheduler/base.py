@@ -174,14 +174,12 @@ def per_group(name: str, optimizer: Optimizer, value: Any) -> list[float]:
         ValueError: the list has another length; TypeError: something is no number.
     """
     count = len(optimizer.param_groups)
-    for each in value if isinstance(value, list | tuple) else [value]:
-        if not hasattr(each, "__float__"):
-            raise TypeError(f"{name} must be a number, or a list with one for every group, but it is {value!r}")
-    if not isinstance(value, list | tuple):
-        return [value] * count
-    if len(value) != count:
+    values = list(value) if isinstance(value, list | tuple) else [value] * count
+    if not all(hasattr(each, "__float__") for each in values):
+        raise TypeError(f"{name} must be a number, or a list with one for every group, but it is {value!r}")
+    if len(values) != count:
         raise ValueError(
-            f"{name} must have the same length as optimizer.param_groups. {name} has {len(value)} values, param_groups "
-            f"has {count}."
+            f"{name} must have the same length as optimizer.param_groups. {name} has {len(values)} values, "
+            f"param_groups has {count}."
         )
-    return list(value)
+    return values
