@@ -15,6 +15,7 @@ from functorch_optim.optim.losses import CompiledLosses, takes_parameters
 from functorch_optim.optim.optimizer import Optimizer, refuse_traced
 from functorch_optim.optim.options import delayed
 from functorch_optim.optim.ownership import exclusive, own
+from functorch_optim.optim.packs import Leaves
 from functorch_optim.optim.param_groups import Layout
 from functorch_optim.optim.state_dict import Loaded, Refused, kept
 from functorch_optim.optim.transform_engine import matched
@@ -27,6 +28,7 @@ class ClosureEngine:
     """One state for all parameters. A subclass says how torch's state_dict has it, on the first parameter."""
 
     strict = True  # every option of ``data_names`` must be a number
+    one_by_one = False  # whether a parameter's state can be read without the others'
     scalars: tuple[str, ...] = ("t", "prev_loss")  # of torch's state
 
     def __init__(
@@ -37,7 +39,7 @@ class ClosureEngine:
         self.data_names: set[str] = set()
         self.data_names = data_options(type(self.algorithm(defaults))).keys() & set(names)
         self.state: Any = None
-        self._exported = 0
+        self._exported: int | None = None
 
     def made(self, options: Mapping[str, Any]) -> GradientTransformation:
         return self.constructor(**{name: options[name] for name in self.option_names})
@@ -67,9 +69,16 @@ class ClosureEngine:
         self.state = self.made(settings[0]).init(layout.structure.unflatten(params))
 
     def step(
-        self, layout: Layout, params: list[Any], losses: CompiledLosses, closure: Any, args: Any, settings: Any
+        self,
+        layout: Layout,
+        held: Leaves,
+        losses: CompiledLosses,
+        closure: Any,
+        args: Any,
+        settings: Any,
+        run: Callable[..., Any],
     ) -> Any:
-        """Update ``params`` in place; the loss before."""
+        """Update the parameters; the loss before."""
         options = settings[0]
         state = self.resized(self.state, options)
         algorithm = self.algorithm(options)  # its counts are Python ints, whatever stands in the group
@@ -90,12 +99,18 @@ class ClosureEngine:
             return optimizer_step
 
         compiled = losses.compiled(closure, (type(self), static), make, donated=(0, 1))
-        leaves, held = jax.tree.flatten(state)
-        state = held.unflatten(exclusive(leaves, 2))
-        value, leaves, state = compiled(exclusive(params), state, numbers, args)
-        refuse_traced([value, *leaves])
-        params[:], self.state = leaves, state
-        return value
+
+        def arguments() -> tuple[Any, ...]:
+            leaves, structure = jax.tree.flatten(state)
+            return exclusive(held.arrays()), structure.unflatten(exclusive(leaves, 2)), numbers, args
+
+        def commit(result: Any) -> None:
+            value, leaves, after = result
+            refuse_traced([value, *leaves])  # tracers overwrite nothing, so that the state before is whole
+            held.put_all(leaves)
+            self.state, self._exported = after, None
+
+        return run(compiled, arguments, commit)[0]
 
     def resized(self, state: Any, options: Mapping[str, Any]) -> Any:
         """The state as these options need it."""
@@ -155,7 +170,7 @@ class ClosureEngine:
 
     def commit(self, state: Any) -> None:
         """Go on from ``state``."""
-        self.state = state
+        self.state, self._exported = state, None
 
     def functional(
         self, layout: Layout, params: list[Any], options: list[Any], settings: list[Any], counts: list[int]
@@ -179,8 +194,7 @@ class ClosureEngine:
         del layout, params
         before = self.resized(self.state, settings[0])
         after = matched(before, state)
-        done = int(after.step) - self._exported
-        self._exported = int(after.step)
+        done = int(after.step) - (int(before.step) if self._exported is None else self._exported)
         return after, [counts[0] + done]
 
 
@@ -257,14 +271,10 @@ class ClosureOptimizer(Optimizer):
             raise TypeError(
                 f"{name}.step() evaluates the loss at parameters of its own: it needs closure(params), which takes them"
             )
-        try:
-            value = self._engine.step(self._layout, self._leaves, self._losses, closure, args, self._settings())
-        except (RuntimeError, ValueError):
-            self._check_alive()
-            raise
-        self._counts[0] += 1
-        self._opt_called = True
-        return value
+        return self._change(
+            lambda run: self._engine.step(self._layout, self._held, self._losses, closure, args, self._settings(), run),
+            {0},
+        )
 
 
 def defaults(

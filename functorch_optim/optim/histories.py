@@ -57,12 +57,14 @@ class Histories:
         """The history of every parameter, with its own arrays; nothing is packed any more."""
         if self._owner is not None:
             self._owner.arrays()
+        alone = list(self._alone)
         for pack in self.packs:
             shared = pack.history
             for index, row in zip(pack.indices, cut_all(shared.row, pack.shapes), strict=True):
-                self._alone[index] = replace(shared, row=row, carried=dict(shared.carried), idle={})
-        self.packs, self.packed, self._owner, self._loose = [], frozenset(), None, True
-        return self._alone
+                alone[index] = replace(shared, row=row, carried=dict(shared.carried), idle={})
+        # One line: an exception comes before all of it or after.
+        self._alone, self.packs, self.packed, self._owner, self._loose = alone, [], frozenset(), None, True
+        return alone
 
     def pack(
         self,
@@ -86,20 +88,22 @@ class Histories:
             self.each()
         if not self._loose:
             return {}
-        self._loose = False
         if len(held) < 2 or all(want is False for want in wanted):
+            self._loose = False
             return {}
         arrays, apart = held.arrays(), odd | self._apart
         found = {i: fitted(i, array) for i, array in enumerate(arrays) if i not in apart}
+        alone, packs = list(self._alone), []
         for indices in together(arrays, found, groups, wanted):
             members = [found.pop(i) for i in indices]
             own = [arrays[i] for i in indices]
             shared = replace(members[0], row=join_all([history.row for history in members]))
-            self.packs.append(Pack(indices, own, groups[indices[0]], shared))
+            packs.append(Pack(indices, own, groups[indices[0]], shared))
             for index in indices:
-                self._alone[index] = None
-        self.packed = frozenset(index for pack in self.packs for index in pack.indices)
-        self._owner = held if self.packs else None
+                alone[index] = None
+        packed, owner = frozenset(index for pack in packs for index in pack.indices), held if packs else None
+        # One line: an exception comes before all of it or after.
+        self._alone, self.packs, self.packed, self._owner, self._loose = alone, packs, packed, owner, False
         return found
 
 

@@ -100,7 +100,7 @@ def register_optimizer_step_post_hook(hook: Hook) -> RemovableHandle:
 
 @dataclass
 class Occasions:
-    """The functions of one optimizer for every occasion, and whether it is in a step."""
+    """The functions of one optimizer for every occasion."""
 
     step_pre: Hooks = field(default_factory=Hooks)
     step_post: Hooks = field(default_factory=Hooks)
@@ -108,7 +108,6 @@ class Occasions:
     state_dict_post: Hooks = field(default_factory=Hooks)
     load_pre: Hooks = field(default_factory=Hooks)
     load_post: Hooks = field(default_factory=Hooks)
-    stepping: bool = False
 
 
 class Hooked:
@@ -161,20 +160,16 @@ def with_hooks(step: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(step)
     def wrapped(self: Hooked, *args: Any, **kwargs: Any) -> Any:
-        if self._hooks.stepping:  # a subclass's step that calls its base's
+        if getattr(type(self), "step", None) is not wrapped:  # a subclass's step that calls its base's
             return step(self, *args, **kwargs)
-        self._hooks.stepping = True
-        try:
-            with TraceAnnotation(f"Optimizer.step#{type(self).__name__}.step"):
-                args, kwargs = (self, *args), dict(kwargs)
-                for hook in [*_every_step_pre.values(), *self._hooks.step_pre.values()]:
-                    args, kwargs = _replaced(hook, hook(self, args, kwargs), args, kwargs)
-                result = step(*args, **kwargs)
-                self._hooks.step_post.call(self, args, kwargs)
-                _every_step_post.call(self, args, kwargs)
-                return result
-        finally:
-            self._hooks.stepping = False
+        with TraceAnnotation(f"Optimizer.step#{type(self).__name__}.step"):
+            args, kwargs = (self, *args), dict(kwargs)
+            for hook in [*_every_step_pre.values(), *self._hooks.step_pre.values()]:
+                args, kwargs = _replaced(hook, hook(self, args, kwargs), args, kwargs)
+            result = step(*args, **kwargs)
+            self._hooks.step_post.call(self, args, kwargs)
+            _every_step_post.call(self, args, kwargs)
+            return result
 
     return wrapped
 

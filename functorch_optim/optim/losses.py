@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from functorch_optim.optim.transaction import Compiled
 from functorch_optim.sparse_grad import Sparse, value_and_sparse_grad
 
 
 class _Entry(NamedTuple):
-    function: Callable[..., Any]
+    function: Compiled
     captured: tuple[Any, ...]
 
 
@@ -46,7 +47,7 @@ class CompiledLosses:
         kind: Any,
         make: Callable[[Any], Callable[..., Any]],
         donated: tuple[int, ...] = (),
-    ) -> Callable[..., Any]:
+    ) -> Compiled:
         """``make(loss)``, compiled; the same function as before for the same loss and an equal ``kind``."""
         captured = _captured(loss)
         kinds = self._entries.setdefault(self._reference(loss), {})
@@ -114,18 +115,18 @@ def differentiated(loss: Callable[..., Any], has_aux: bool, sparse: Sparse) -> C
     return jax.value_and_grad(loss, has_aux=has_aux)
 
 
-def _compile(loss: Any, make: Callable[[Any], Callable[..., Any]], donated: tuple[int, ...]) -> Callable[..., Any]:
+def _compile(loss: Any, make: Callable[[Any], Callable[..., Any]], donated: tuple[int, ...]) -> Compiled:
     """The compiled function; it refers to the loss weakly, or the cache would keep every loss alive."""
     try:
         reference = weakref.WeakMethod(loss) if inspect.ismethod(loss) else weakref.ref(loss)
     except TypeError:
-        return jax.jit(make(loss), donate_argnums=donated)
+        return Compiled(make(loss), donated)
 
     def of_loss(*args: Any) -> Any:
         alive: Any = reference()  # the caller holds the loss while it is traced
         return make(alive)(*args)
 
-    return jax.jit(of_loss, donate_argnums=donated)
+    return Compiled(of_loss, donated)
 
 
 def _captured(loss: Any) -> tuple[Any, ...]:

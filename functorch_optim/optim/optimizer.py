@@ -1,9 +1,8 @@
 """The stateful face of torch.optim over the functional core."""
 
-import functools
 import warnings
 import weakref
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -17,6 +16,7 @@ from functorch_optim.base import GradientTransformation
 from functorch_optim.optim import options as group_options
 from functorch_optim.optim import state_dict as torch_layout
 from functorch_optim.optim import utils
+from functorch_optim.optim.edits import Edited
 from functorch_optim.optim.hooks import (
     Hooked,
     Occasions,
@@ -28,13 +28,15 @@ from functorch_optim.optim.ownership import exclusive, own
 from functorch_optim.optim.packs import Leaves
 from functorch_optim.optim.param_groups import GroupParams, GroupRules, Layout, extended, parse
 from functorch_optim.optim.rule_engine import RuleEngine
+from functorch_optim.optim.transaction import Compiled, Transaction
 from functorch_optim.optim.transform_engine import TransformEngine
+from functorch_optim.optim.views import REFUSED, Handed, ParamGroups, added
 from functorch_optim.sparse_grad import Sparse, named
 
 __all__ = ["Optimizer", "register_optimizer_step_post_hook", "register_optimizer_step_pre_hook"]
 
 
-class Optimizer(Hooked):
+class Optimizer(Edited, Hooked):
     """Base of the optimizers: parameters in groups, their state, and a step that updates them in place.
 
     Args:
@@ -87,13 +89,16 @@ class Optimizer(Hooked):
         self._given = [_weak(leaf) for leaf in parsed.leaves]
         self._counts = [0] * len(parsed.options)
         self._grads: list[Any] | None = None
+        self._handed: Handed | None = None  # a tree of the parameters that may be written into
+        self._handed_grads: Handed | None = None
         self._checked: Any = None
         self._losses = CompiledLosses()
+        self._transaction = Transaction()
         self._opt_called = False
+        self._lent = False  # whether functional() gave the arrays away, until restore()
         self._made_under = _trace_state()
-        self.param_groups: list[dict[str, Any]] = []
-        for index, given in enumerate(parsed.options):
-            self.param_groups.append(self._new_group(self._layout, index, given))
+        groups = [self._new_group(self._layout, index, given) for index, given in enumerate(parsed.options)]
+        self.param_groups: list[dict[str, Any]] = ParamGroups(groups)
         if self._engine is not None:
             self._engine.start(self._layout, self._leaves, self._settings())
 
@@ -186,30 +191,39 @@ class Optimizer(Hooked):
             >>> [sorted(tree) for tree in optimizer.params]
             [['head'], ['backbone']]
         """
-        self._need_engine()
-        self._refuse_tracing()
-        index = len(self.param_groups)
-        added = extended(self._layout, index, param_group, self._known_options())
-        self._refuse_traced(added.leaves)
+        with self._transaction.changing:
+            self._need_engine()
+            self._refuse_tracing()
+            index = len(self.param_groups)
+            whole = extended(self._layout, index, param_group, self._known_options())
+            self._refuse_traced(whole.leaves)
+            self._check_new(index, whole.leaves)
+            group = self._new_group(whole.layout, index, whole.options[0])
+            leaves = [*self._leaves, *map(own, whole.leaves)]
+            state = self._engine.extended(whole.layout, leaves, [*self._settings(), self._numbers(group, 0, index)])
+            held, given = Leaves(leaves), [*self._given, *map(_weak, whole.leaves)]
+            grads = None if self._gradients is None else [*self._gradients, *[None] * len(whole.leaves)]
+
+            def commit() -> None:
+                self._engine.commit(state)
+                self._layout, self._held, self._given, self._grads = whole.layout, held, given, grads
+                self._checked = self._handed = self._handed_grads = None
+                self._counts.append(0)
+                added(self.param_groups, group)
+
+            self._transaction.commit(commit)
+
+    def _check_new(self, index: int, leaves: Sequence[Any]) -> None:
+        """Raise if an array of group ``index`` is one that the optimizer has."""
         held = {id(leaf): name for name, leaf in zip(self._layout.labels, self._leaves, strict=True)}
         given = zip(self._layout.labels, self._given, strict=False)  # a copy has none
         held |= {id(leaf): name for name, reference in given if (leaf := reference()) is not None}
-        for leaf in added.leaves:
+        for leaf in leaves:
             if id(leaf) in held:
                 raise ValueError(
                     "some parameters appear in more than one parameter group: group "
                     f"{index} has the parameter {trees.quote(held[id(leaf)])} of another"
                 )
-        group = self._new_group(added.layout, index, added.options[0])
-        leaves = [*self._leaves, *map(own, added.leaves)]
-        settings = [*self._settings(), self._numbers(group, 0, index)]
-        self._engine.extend(added.layout, leaves, settings)
-        self._layout, self._held, self._checked = added.layout, Leaves(leaves), None
-        self._given = [*self._given, *[_weak(leaf) for leaf in added.leaves]]
-        self._counts.append(0)
-        if self._grads is not None:
-            self._grads = [*self._grads, *[None] * len(added.leaves)]
-        self.param_groups.append(group)
 
     def _known_options(self) -> Collection[str]:
         """The names of all options that a group may have."""
@@ -222,8 +236,17 @@ class Optimizer(Hooked):
 
     def _settings(self) -> list[dict[str, Any]]:
         """The options of every group as they stand now."""
+        self._check_groups()
         pairs = zip(self.param_groups, self._counts, strict=True)
         return [self._numbers(group, count, index) for index, (group, count) in enumerate(pairs)]
+
+    def _check_groups(self) -> None:
+        """Raise if the groups are not those that the optimizer made."""
+        if type(self.param_groups) is not ParamGroups:
+            raise TypeError(f"param_groups was replaced by {type(self.param_groups).__name__}: {REFUSED}")
+        for index, group in enumerate(self.param_groups):
+            if not (isinstance(params := group.get("params"), GroupParams) and params.is_of(self, index)):
+                raise TypeError(f"'params' of parameter group {index} was written to: {REFUSED}")
 
     def _numbers(self, group: Mapping[str, Any], count: int, index: int) -> dict[str, Any]:
         """The options of one group that the engine reads."""
@@ -236,43 +259,85 @@ class Optimizer(Hooked):
     @property
     def _leaves(self) -> list[jax.Array]:
         """The current parameters, one by one."""
+        self._settle()
         return self._held.arrays()
+
+    @property
+    def _gradients(self) -> list[Any] | None:
+        """The accumulated gradients, one by one."""
+        self._settle()
+        return self._grads
+
+    def _settle(self) -> None:
+        """Take over what was written into the trees that were handed out, and let go of them."""
+        if self._handed is not None:
+            handed, self._handed = self._handed, None
+            written = handed.rewritten(self._layout.structure, "the written parameters")
+            if written is not None:
+                self._held = self._taken(handed.tree)
+        if self._handed_grads is not None:
+            handed, self._handed_grads = self._handed_grads, None
+            written = handed.rewritten(self._layout.structure, "the written gradients")
+            if written is not None:
+                self._grads = self._aligned(handed.tree)
 
     @property
     def params(self) -> Any:
         """The current parameters in the structure they were given in.
 
-        An iterable is given back as a list; with group dicts it is the list of the groups' trees.
+        An iterable is given back as a list; with group dicts it is the list of the groups' trees. What is written into
+        the tree (``optimizer.params["w"] = x``) is taken over, with the checks of an assignment, at the next use of the
+        optimizer; after a step the tree is one of the past, so take it anew.
         """
-        return self._layout.structure.unflatten(self._leaves)
+        with self._transaction.handing:
+            leaves = self._leaves
+            self._handed = Handed(self._layout.structure.unflatten(leaves), list(leaves))
+            return self._handed.tree
+
+    def _tree(self) -> Any:
+        """The current parameters in their structure, not watched."""
+        with self._transaction.handing:
+            return self._layout.structure.unflatten(self._leaves)
 
     @params.setter
     def params(self, params: Any) -> None:
+        with self._transaction.changing:
+            self._settle()
+            held = self._taken(params)
+            with self._transaction.handing:
+                self._held = held
+
+    def _taken(self, params: Any) -> Leaves:
+        """New values of the parameters, checked and copied."""
         self._refuse_tracing()
-        leaves = trees.align(self.params, params, "new values")
+        models = self._held.arrays()
+        leaves = trees.align(self._layout.structure.unflatten(models), params, "new values")
         self._refuse_traced(leaves)
-        for name, leaf, model in zip(self._layout.labels, leaves, self._leaves, strict=True):
+        for name, leaf, model in zip(self._layout.labels, leaves, models, strict=True):
             trees.check_update(name, leaf, model, type(self).__name__, what="new value")
             if leaf is None or leaf.dtype != model.dtype:
                 found = None if leaf is None else leaf.dtype
                 raise TypeError(f"the parameter {trees.quote(name)} is {model.dtype}, the new value is {found}")
-        self._held = Leaves(own(leaf) for leaf in leaves)
+        return Leaves(leaf if leaf is model else own(leaf) for leaf, model in zip(leaves, models, strict=True))
 
     @property
     def grads(self) -> Any:
-        """The accumulated gradients as :func:`jax.grad` gives them, in the parameters' structure; None without any."""
-        return None if self._grads is None else self._layout.structure.unflatten(self._grads)
+        """The accumulated gradients as :func:`jax.grad` gives them, in the parameters' structure; None without any.
+
+        What is written into the tree (``optimizer.grads["w"] = None`` leaves ``w`` alone) is taken over, with the
+        checks of an assignment, at the next use of the optimizer.
+        """
+        with self._transaction.handing:
+            leaves = self._gradients
+            if leaves is None:
+                return None
+            self._handed_grads = Handed(self._layout.structure.unflatten(leaves), list(leaves))
+            return self._handed_grads.tree
 
     @grads.setter
     def grads(self, grads: Any) -> None:
+        self._settle()
         self._grads = None if grads is None else self._aligned(grads)
-
-    @property
-    def state(self) -> Mapping[Any, dict[str, Any]]:
-        """The state of each parameter that has one, by name, or by number where there are no names."""
-        keys = self._layout.names or range(len(self._held))
-        entries = [] if self._engine is None else self._engine.entries(self._layout)
-        return {key: entry for key, entry in zip(keys, entries, strict=True) if entry}
 
     def _refuse_tracing(self) -> None:
         """Raise where an operation would make tracers, of concrete arrays too: here they would be kept."""
@@ -291,14 +356,15 @@ class Optimizer(Hooked):
         try:
             leaves = self._layout.structure.treedef.flatten_up_to(grads)
         except ValueError:
-            leaves = trees.align(self.params, grads, "gradients")
+            leaves = trees.align(self._layout.structure.unflatten(self._held.arrays()), grads, "gradients")
         self._refuse_traced(leaves)
         # What has passed the checks is known by the types of its arrays; an object() is what never passed.
         signature = [_signature(leaf) for leaf in leaves]
         if signature != self._checked:
             who = type(self).__name__
             rows_taken = [self._engine is None or self._engine.takes_rows(group) for group in self.param_groups]
-            pairs = zip(self._layout.labels, leaves, self._leaves, self._layout.group_of, strict=True)
+            params = self._held.arrays()
+            pairs = zip(self._layout.labels, leaves, params, self._layout.group_of, strict=True)
             for name, leaf, param, group in pairs:
                 trees.check_update(name, leaf, param, who, rows=rows_taken[group])
             self._checked = signature
@@ -325,10 +391,10 @@ class Optimizer(Hooked):
         """
         loss = None
         if closure is None:
-            grads = self._grads
+            grads = self._gradients
         elif self._is_closure(closure):
             if not args and not takes_parameters(closure):
-                loss, grads = closure(), self._grads
+                loss, grads = closure(), self._gradients
             else:
                 loss, tree = self._evaluate(self._losses.value_and_grad(closure, False, True), args)
                 grads = self._aligned(tree)
@@ -339,7 +405,7 @@ class Optimizer(Hooked):
 
     def _is_closure(self, given: Any) -> bool:
         """Whether this is a function and not gradients; a module of functions is a tree, and may be either."""
-        if not callable(given) or type(given) is type(self.params):
+        if not callable(given) or type(given) is type(self._tree()):
             return False
         if jax.tree_util.all_leaves([given]):
             return True
@@ -354,30 +420,57 @@ class Optimizer(Hooked):
         updated = {group for group, grad in zip(self._layout.group_of, grads, strict=False) if grad is not None}
         if updated:
             self._refuse_tracing()
+        in_place = not self.defaults.get("differentiable")  # what is differentiated through must live on
+
+        def step(run: Callable[..., Any]) -> None:
+            if updated:
+                self._engine.step(self._layout, self._held, grads, self._settings(), run, in_place)
+
+        self._change(step, updated)
+        self._opt_called = True
+
+    def _change(self, step: Callable[..., Any], updated: Collection[int]) -> Any:
+        """``step(run)`` as one change of the optimizer, in which the groups ``updated`` count an update."""
+
+        def run(compiled: Compiled, arguments: Callable[[], tuple[Any, ...]], commit: Callable[[Any], None]) -> Any:
+            def commit_and_count(result: Any) -> None:
+                commit(result)
+                for group in updated:
+                    self._counts[group] += 1
+                self._opt_called = True
+
+            return self._transaction.run(compiled, arguments, commit_and_count)
+
+        with self._transaction.changing:
+            self._settle()
             try:
-                in_place = not self.defaults.get("differentiable")  # what is differentiated through must live on
-                self._engine.step(self._layout, self._held, grads, self._settings(), in_place)
+                return step(run)
             except (RuntimeError, ValueError):
                 self._check_alive()
                 raise
-        for group in updated:
-            self._counts[group] += 1
-        self._opt_called = True
 
     def _evaluate(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         try:
-            return function(self.params, *args)
+            return function(self._tree(), *args)
         except (RuntimeError, ValueError):
             self._check_alive()
             raise
 
     def _check_alive(self) -> None:
+        """Say so where arrays are gone, in the place of what jax says of them."""
         for name, leaf in zip(self._layout.labels, self._leaves, strict=True):
-            if not isinstance(leaf, Tracer) and leaf.is_deleted():
+            if isinstance(leaf, Tracer) or not leaf.is_deleted():
+                continue
+            if self._lent:
                 raise RuntimeError(
                     f"the parameter {trees.quote(name)} was donated to another function after functional(): "
                     "give the optimizer what came of it with restore(params, state)"
                 )
+            raise RuntimeError(
+                f"the optimizer is lost: the device failed in the middle of a step, and the array of "
+                f"{trees.quote(name)} is gone. Make a new optimizer of saved parameters, and give it the saved state "
+                "by load_state_dict()"
+            )
 
     def backward(
         self,
@@ -403,23 +496,34 @@ class Optimizer(Hooked):
         Returns:
             What ``loss_fn`` returned.
         """
-        tables = named(self._paths(sparse), self.params)
+        tables = named(self._paths(sparse), self._tree())
         value, tree = self._evaluate(self._losses.value_and_grad(loss_fn, has_aux, jit, tables), args)
         grads = self._aligned(tree)
         del tree
+        with self._transaction.changing:
+            self._accumulate(grads)
+        return value
+
+    def _accumulate(self, grads: list[Any]) -> None:
+        self._settle()
         if self._grads is None:
             self._grads = grads
-        else:
-            grown = any(map(rows.is_rows, [*grads, *self._grads]))  # a sum of row-sparse gradients has another shape
-            plain = grown or self.defaults.get("differentiable")
-            self._grads = (_add if plain else _add_dense)(exclusive(self._grads), grads)
-        return value
+            return
+        grown = any(map(rows.is_rows, [*grads, *self._grads]))  # a sum of row-sparse gradients has another shape
+        if grown or self.defaults.get("differentiable"):
+            self._grads = _add(self._grads, grads)
+            return
+
+        def commit(total: list[Any]) -> None:
+            self._grads = total
+
+        self._transaction.run(_add_dense, lambda: (exclusive(self._grads), grads), commit)
 
     def _paths(self, sparse: Sparse) -> Sparse:
         """Names of parameters as the paths in :attr:`params` that they stand for."""
         if self._layout.names is None or callable(sparse):
             return sparse
-        paths = dict(zip(self._layout.names, trees.named_leaves(self.params)[0], strict=True))
+        paths = dict(zip(self._layout.names, trees.named_leaves(self._tree())[0], strict=True))
         if isinstance(sparse, str):
             return paths.get(sparse, sparse)
         return tuple(paths.get(name, name) for name in sparse)
@@ -428,15 +532,15 @@ class Optimizer(Hooked):
         """Drop the accumulated gradients; with ``set_to_none=False`` set those that are there to zero."""
         with TraceAnnotation(f"Optimizer.zero_grad#{type(self).__name__}.zero_grad"):
             if set_to_none:
-                self._grads = None
-            elif self._grads is not None:
+                self._grads = self._handed_grads = None
+            elif (grads := self._gradients) is not None:
                 self._refuse_tracing()
-                self._grads = [leaf if leaf is None else rows.zeros_like(leaf) for leaf in self._grads]
+                self._grads = [leaf if leaf is None else rows.zeros_like(leaf) for leaf in grads]
 
     def clip_grad_norm(self, max_norm: Any, norm_type: float = 2.0, error_if_nonfinite: bool = False) -> jax.Array:
         """:func:`functorch_optim.optim.utils.clip_grad_norm` on :attr:`grads`; returns the total norm."""
         self._refuse_tracing()
-        grads, norm = utils.clip_grad_norm(self._grads, max_norm, norm_type, error_if_nonfinite)
+        grads, norm = utils.clip_grad_norm(self._gradients, max_norm, norm_type, error_if_nonfinite)
         self._refuse_traced(jax.tree.leaves(grads))
         self._grads = grads
         return norm
@@ -444,7 +548,7 @@ class Optimizer(Hooked):
     def clip_grad_value(self, clip_value: Any) -> None:
         """:func:`functorch_optim.optim.utils.clip_grad_value` on :attr:`grads`."""
         self._refuse_tracing()
-        grads = utils.clip_grad_value(self._grads, clip_value)
+        grads = utils.clip_grad_value(self._gradients, clip_value)
         self._refuse_traced(jax.tree.leaves(grads))
         self._grads = grads
 
@@ -456,9 +560,12 @@ class Optimizer(Hooked):
         stored as its value, and the group's count of updates beside it as ``schedule_step``.
         """
         self._hooks.state_dict_pre.call(self)
-        entries = [] if self._engine is None else self._engine.entries(self._layout)
-        numbers = set() if self._engine is None else self._engine.data_names
-        state = torch_layout.write(self._layout, self.param_groups, numbers, self._counts, entries)
+        with self._transaction.changing, self._transaction.handing:
+            self._settle()
+            self._check_groups()
+            entries = [] if self._engine is None else self._engine.entries(self._layout)
+            numbers = set() if self._engine is None else self._engine.data_names
+            state = torch_layout.write(self._layout, self.param_groups, numbers, self._counts, entries)
         return self._hooks.state_dict_post.replace(self, state)
 
     def load_state_dict(
@@ -500,7 +607,8 @@ class Optimizer(Hooked):
         self._need_engine()
         if isinstance(state_dict, Mapping):
             state_dict = self._hooks.load_pre.replace(self, dict(state_dict))
-        not_loaded = self._load(state_dict, match, strict, dtype)
+        with self._transaction.changing:
+            not_loaded = self._load(state_dict, match, strict, dtype)
         self._hooks.load_post.call(self)
         return not_loaded
 
@@ -530,11 +638,16 @@ class Optimizer(Hooked):
             torch_layout.check_strict(loaded.missing, loaded.unexpected, refused)
         if loaded.warning:
             warnings.warn(loaded.warning, UserWarning, stacklevel=3)  # the caller of load_state_dict
-        self._engine.commit(state)
-        self._counts = loaded.counts
-        for index, (live, group) in enumerate(zip(self.param_groups, groups, strict=True)):
-            live.clear()
-            live.update({"params": GroupParams(self, index), **group})
+        loaded_groups = [{"params": GroupParams(self, index), **group} for index, group in enumerate(groups)]
+
+        def commit() -> None:
+            self._engine.commit(state)
+            self._counts = loaded.counts
+            for live, group in zip(self.param_groups, loaded_groups, strict=True):
+                live.clear()
+                live.update(group)
+
+        self._transaction.commit(commit)
         reasons = {name: torch_layout.reason(error) for name, error in refused.items()}
         return torch_layout.NotLoaded(loaded.missing, loaded.unexpected, reasons)
 
@@ -556,10 +669,12 @@ class Optimizer(Hooked):
             >>> optimizer.state[0]["step"].item()
             1.0
         """
-        self._need_engine()
-        settings = self._settings()
-        tx, state = self._engine.functional(self._layout, self._leaves, self.param_groups, settings, self._counts)
-        return tx, self.params, state
+        with self._transaction.changing, self._transaction.handing:
+            self._need_engine()
+            self._lent = True
+            settings = self._settings()
+            tx, state = self._engine.functional(self._layout, self._leaves, self.param_groups, settings, self._counts)
+            return tx, self._tree(), state
 
     def restore(self, params: Any, state: Any) -> None:
         """Take parameters and state from a functional loop that :meth:`functional` began.
@@ -567,25 +682,33 @@ class Optimizer(Hooked):
         Raises:
             ValueError, TypeError: they do not have the structure, shapes and dtypes of the optimizer's.
         """
-        self._need_engine()
-        self._refuse_tracing()
-        self._refuse_traced(jax.tree.leaves((params, state)))
-        settings = self._settings()
-        engine_state, counts = self._engine.restored(self._layout, self._leaves, state, settings, self._counts)
-        self.params = params
-        self._engine.commit(engine_state)
-        self._counts = counts
+        with self._transaction.changing:
+            self._need_engine()
+            self._refuse_tracing()
+            self._refuse_traced(jax.tree.leaves((params, state)))
+            settings = self._settings()
+            engine_state, counts = self._engine.restored(self._layout, self._leaves, state, settings, self._counts)
+            held = self._taken(params)
+
+            def commit() -> None:
+                self._engine.commit(engine_state)
+                self._held, self._counts, self._lent = held, counts, False
+
+            self._transaction.commit(commit)
 
     def __getstate__(self) -> dict[str, Any]:
+        self._settle()
         groups = [{key: value for key, value in group.items() if key != "params"} for group in self.param_groups]
         state = {**vars(self), "param_groups": groups, "_checked": None}
-        del state["_losses"], state["_hooks"], state["_given"], state["_made_under"]
+        for name in ("_losses", "_hooks", "_transaction", "_given", "_made_under"):
+            del state[name]
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, _losses=CompiledLosses(), _hooks=Occasions(), _given=[], _made_under=_trace_state())
+        vars(self).update(state, _losses=CompiledLosses(), _hooks=Occasions(), _transaction=Transaction())
+        vars(self).update(_given=[], _made_under=_trace_state())
         groups = enumerate(state["param_groups"])
-        self.param_groups = [{"params": GroupParams(self, index), **group} for index, group in groups]
+        self.param_groups = ParamGroups({"params": GroupParams(self, index), **group} for index, group in groups)
 
     def __repr__(self) -> str:
         lines = [f"{type(self).__name__} ("]
@@ -636,7 +759,7 @@ def _add(held: list[Any], grads: list[Any]) -> list[Any]:
     return [new if old is None else old if new is None else rows.add(old, new) for old, new in pairs]
 
 
-_add_dense = functools.partial(jax.jit, donate_argnums=0)(_add)
+_add_dense = Compiled(_add, (0,))
 
 
 class _Composed(Optimizer):

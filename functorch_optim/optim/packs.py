@@ -36,15 +36,21 @@ class Leaves:
 
     def arrays(self) -> list[jax.Array]:
         """Every parameter as it is now."""
-        behind, self._behind = self._behind, []
-        for pack in behind:
-            for index, array in zip(pack.indices, cut_all(pack.param, pack.shapes), strict=True):
-                self._arrays[index] = array
+        if self._behind:
+            arrays = list(self._arrays)
+            for pack in self._behind:
+                for index, array in zip(pack.indices, cut_all(pack.param, pack.shapes), strict=True):
+                    arrays[index] = array
+            self._arrays, self._behind = arrays, []
         return self._arrays
 
     def some(self, indices: Iterable[int]) -> list[jax.Array]:
         """Parameters that are not packed; the list is the only one that has them beside this."""
         return [self._arrays[index] for index in indices]
+
+    def put_all(self, arrays: list[jax.Array]) -> None:
+        """The new values of all parameters."""
+        self._arrays, self._behind = arrays, []
 
     def put(self, index: int, array: jax.Array) -> None:
         """The new value of a parameter that is not packed."""

@@ -1,6 +1,7 @@
 """What an optimizer is built from: a tree, a list, named pairs, groups or rules become leaves, names and groups."""
 
 import difflib
+import operator
 import re
 import weakref
 from collections import Counter
@@ -11,6 +12,7 @@ import jax
 import numpy as np
 
 from functorch_optim import trees
+from functorch_optim.optim.views import refuse_edits
 
 
 class Layout(NamedTuple):
@@ -272,7 +274,7 @@ def check_options(options: Mapping[str, Any], known: Collection[str], where: str
 
 
 class GroupParams(Sequence[jax.Array]):
-    """The current parameters of one group, in order: ``group['params']``."""
+    """The current parameters of one group, in order: ``group['params']``. A single one may be written."""
 
     def __init__(self, optimizer: Any, index: int) -> None:
         self._owner = weakref.ref(optimizer)  # no cycle: the arrays go when the optimizer does
@@ -285,12 +287,25 @@ class GroupParams(Sequence[jax.Array]):
             raise ReferenceError("the optimizer of this group is gone")
         return optimizer
 
+    def is_of(self, optimizer: Any, index: int) -> bool:
+        """Whether these are the parameters of this group."""
+        return self._owner() is optimizer and self._index == index
+
     def __deepcopy__(self, memo: Any) -> list[jax.Array]:
         return list(self)
 
+    def _members(self) -> list[int]:
+        return [leaf for leaf, group in enumerate(self._optimizer._layout.group_of) if group == self._index]
+
     def _leaves(self) -> list[jax.Array]:
-        group_of = self._optimizer._layout.group_of
-        return [leaf for leaf, group in zip(self._optimizer._leaves, group_of, strict=True) if group == self._index]
+        optimizer = self._optimizer
+        with optimizer._transaction.handing:
+            leaves = optimizer._leaves
+            return [leaves[member] for member in self._members()]
+
+    def __setitem__(self, index: Any, array: Any) -> None:
+        member = self._members()[operator.index(index)]
+        self._optimizer.replace(self._optimizer._keys[member], array)
 
     def __len__(self) -> int:
         return self._optimizer._layout.group_of.count(self._index)
@@ -303,3 +318,6 @@ class GroupParams(Sequence[jax.Array]):
 
     def __repr__(self) -> str:
         return f"<{len(self)} parameters>"
+
+
+refuse_edits(GroupParams)

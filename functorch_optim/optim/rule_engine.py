@@ -24,6 +24,7 @@ from functorch_optim.optim.ownership import exclusive
 from functorch_optim.optim.packs import Leaves, joined_grads
 from functorch_optim.optim.param_groups import Layout
 from functorch_optim.optim.state_dict import Loaded, Refused, count_of, kept
+from functorch_optim.optim.transaction import Compiled
 from functorch_optim.rule import Lifted, step_scalars
 from functorch_optim.transforms.conjugation import conjugate_leaf
 
@@ -45,7 +46,7 @@ class Plan(NamedTuple):
 
 
 @functools.lru_cache(maxsize=256)
-def compiled_update(plan: Plan, in_place: bool) -> Callable[..., Any]:
+def compiled_update(plan: Plan, in_place: bool) -> Compiled:
     """``(params, states, grads, numbers) -> (params, states)``; it may overwrite the buffers of the first two.
 
     The parameters and states of packs are flat, their gradients lists.
@@ -66,7 +67,7 @@ def compiled_update(plan: Plan, in_place: bool) -> Callable[..., Any]:
             new_rows.append(new_row)
         return new_params, new_rows
 
-    return jax.jit(optimizer_step, donate_argnums=(0, 1) if in_place else ())
+    return Compiled(optimizer_step, (0, 1) if in_place else ())
 
 
 class Kind:
@@ -95,6 +96,7 @@ class RuleEngine:
     """
 
     strict = True  # every option of ``data_names`` must be a number
+    one_by_one = True  # whether a parameter's state can be read without the others'
 
     def __init__(
         self,
@@ -146,10 +148,10 @@ class RuleEngine:
     def start(self, layout: Layout, params: list[Any], settings: list[Any]) -> None:
         """Take up parameters that have no history."""
         self.histories = []
-        self.extend(layout, params, settings)
+        self.commit(self.extended(layout, params, settings))
 
-    def extend(self, layout: Layout, params: list[Any], settings: list[Any]) -> None:
-        """Take up further parameters, those that ``layout`` has after the ones that are known."""
+    def extended(self, layout: Layout, params: list[Any], settings: list[Any]) -> list[History]:
+        """The state for :meth:`commit` with the further parameters that ``layout`` has after the known ones."""
         histories = list(self.histories)
         everything = list(zip(params, layout.labels, layout.group_of, strict=True))
         for param, name, group in everything[len(histories) :]:
@@ -157,7 +159,7 @@ class RuleEngine:
             algorithm.rule.check_parameter(name, param)
             whole = algorithm.rule.starts_whole
             histories.append(self._fitted(history, algorithm, param, settings[group]) if whole else history)
-        self.histories = histories
+        return histories
 
     def _algorithm(self, settings: Sequence[Mapping[str, Any]], group: int) -> Lifted:
         """The algorithm without its numbers: one object for all options that differ in numbers only.
@@ -190,8 +192,19 @@ class RuleEngine:
             self._algorithms[key] = kind.made(held)
         return self._algorithms[key]
 
-    def step(self, layout: Layout, held: Leaves, grads: list[Any], settings: list[Any], in_place: bool = True) -> None:
-        """Update the parameters where there is a gradient; without ``in_place`` the arrays before live on."""
+    def step(
+        self,
+        layout: Layout,
+        held: Leaves,
+        grads: list[Any],
+        settings: list[Any],
+        run: Callable[..., Any],
+        in_place: bool = True,
+    ) -> None:
+        """Update the parameters where there is a gradient; without ``in_place`` the arrays before live on.
+
+        ``run(compiled, arguments, commit)`` makes the update one piece: see :mod:`functorch_optim.optim.transaction`.
+        """
         algorithms = [self._algorithm(settings, group) for group in range(len(settings))]
         known, made = self._known, {}
         if in_place:
@@ -199,11 +212,10 @@ class RuleEngine:
         packs, packed = known.packs, known.packed
         active = [index for index, grad in enumerate(grads) if grad is not None and index not in packed]
         whole = len(active) == len(grads)
-        params = held.all_alone() if whole else held.some(active)
         groups = [layout.group_of[i] for i in active]
         histories = [
             made.pop(i, None) or self._fitted(known[i], algorithms[g], param, settings[g])
-            for i, g, param in zip(active, groups, params, strict=True)
+            for i, g, param in zip(active, groups, held.all_alone() if whole else held.some(active), strict=True)
         ]
         if any(algorithm.rule.takes_rows for algorithm in algorithms):
             for i, group in zip(active, groups, strict=True):
@@ -212,25 +224,36 @@ class RuleEngine:
                     algorithms[group].check_gradient(layout.labels[i], grads[i], decayed)
         everyone = [*histories, *[pack.history for pack in packs]]
         plan, numbers, carried = self._plan([*groups, *[pack.group for pack in packs]], everyone, algorithms, settings)
-        own_rows = [history.row for history in histories]
-        if in_place:
-            params, own_rows = exclusive(params, 1 if whole else 2), exclusive(own_rows)
-        new_params, new_rows = compiled_update(plan, in_place)(
-            [*params, *[pack.param for pack in packs]],
-            [*own_rows, *[pack.history.row for pack in packs]],
-            [*[grads[i] for i in active], *[[grads[i] for i in pack.indices] for pack in packs]],
-            numbers,
-        )
-        for row, history, member in zip(new_rows, everyone, plan.member_of, strict=True):
-            history.row, history.carried = row, carried[member]
-            history.step += 1
-        for index, history, param in zip(active, histories, new_params, strict=False):
-            known[index] = history
-            held.put(index, param)
-        for pack, param in zip(packs, new_params[len(active) :], strict=True):
-            pack.param = param
-        if packs:
-            held.fall_behind(packs)
+
+        def arguments() -> tuple[Any, ...]:
+            params = held.all_alone() if whole else held.some(active)
+            rows_of = [history.row for history in histories]
+            if in_place:
+                # A history that was fitted anew shares the arrays with the one that it replaces.
+                again = [history is not known[i] for i, history in zip(active, histories, strict=True)]
+                params = exclusive(params, 1 if whole else 2)
+                rows_of = exclusive(rows_of, 2) if all(again) else _exclusive(rows_of, again)
+            return (
+                [*params, *[pack.param for pack in packs]],
+                [*rows_of, *[pack.history.row for pack in packs]],
+                [*[grads[i] for i in active], *[[grads[i] for i in pack.indices] for pack in packs]],
+                numbers,
+            )
+
+        def commit(result: Any) -> None:
+            new_params, new_rows = result
+            for row, history, member in zip(new_rows, everyone, plan.member_of, strict=True):
+                history.row, history.carried = row, carried[member]
+                history.step += 1
+            for index, history, param in zip(active, histories, new_params, strict=False):
+                known[index] = history
+                held.put(index, param)
+            for pack, param in zip(packs, new_params[len(active) :], strict=True):
+                pack.param = param
+            if packs:
+                held.fall_behind(packs)
+
+        run(compiled_update(plan, in_place), arguments, commit)
 
     def _pack(
         self, layout: Layout, held: Leaves, grads: list[Any], algorithms: list[Lifted], settings: list[Any]
@@ -312,8 +335,11 @@ class RuleEngine:
         everything = zip(loaded.entries, layout.group_of, params, layout.labels, strict=True)
         for index, (entry, group, param, name) in enumerate(everything):
             if entry is not None:
+                algorithm = self._algorithm(settings, group)
                 try:
-                    histories[index] = self._read(entry, self._algorithm(settings, group).rule, param, name, dtype)
+                    history = self._read(entry, algorithm.rule, param, name, dtype)
+                    begins = history.row is None and algorithm.rule.starts_whole
+                    histories[index] = self._fitted(history, algorithm, param, settings[group]) if begins else history
                 except (KeyError, TypeError, ValueError) as error:
                     refused[name] = error
         return histories
@@ -443,6 +469,13 @@ def lifted(tx: GradientTransformation) -> Lifted:
     """The lifted rule inside a transformation that one of the algorithms' constructors made."""
     assert isinstance(tx.update, Update) and isinstance(tx.update.of, Lifted)
     return tx.update.of
+
+
+def _exclusive(rows_of: list[Any], again: list[bool]) -> list[Any]:
+    """:func:`exclusive`, where the arrays of the rows marked in ``again`` are held twice."""
+    once, twice = ([row for row, two in zip(rows_of, again, strict=True) if two is kind] for kind in (False, True))
+    alone, shared = iter(exclusive(once)), iter(exclusive(twice, 2))
+    return [next(shared) if two else next(alone) for two in again]
 
 
 @functools.lru_cache(maxsize=1024)

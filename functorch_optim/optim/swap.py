@@ -6,6 +6,7 @@ from typing import Any
 
 from functorch_optim import trees
 from functorch_optim.optim.optimizer import Optimizer
+from functorch_optim.optim.views import replaced
 
 _WHO = "swap_in_optimizer_params_and_state"
 
@@ -58,7 +59,7 @@ def swap_in_optimizer_params_and_state(
         yield
     finally:
         vars(optimizer).update(kept)
-        optimizer.param_groups[:] = [group for group, _ in groups]
+        replaced(optimizer.param_groups, [group for group, _ in groups])
         for group, own_options in groups:
             group.clear()
             group.update(own_options)

@@ -17,6 +17,7 @@ from functorch_optim.optim.ownership import exclusive, own
 from functorch_optim.optim.packs import Leaves
 from functorch_optim.optim.param_groups import Layout
 from functorch_optim.optim.state_dict import Loaded, Refused, kept
+from functorch_optim.optim.transaction import Compiled
 from functorch_optim.packing import ForeachState
 from functorch_optim.transforms.conjugation import conjugate_leaf
 
@@ -43,6 +44,12 @@ class View(NamedTuple):
 
     members: list[int]
     key: str
+
+
+class Grown(NamedTuple):
+    """The first state that is a partition's: a group has come beside the only one."""
+
+    state: NamedStates
 
 
 class Within(Transform):
@@ -89,6 +96,7 @@ class TransformEngine:
     """One state for all parameters; several groups are a partition. ``make`` is called with a group's options."""
 
     strict = False  # an option may be anything; the numbers are data
+    one_by_one = False  # whether a parameter's state can be read without the others'
 
     def __init__(self, make: Make, names: Sequence[str], static: Collection[str]) -> None:
         unknown = [name for name in static if name not in names]
@@ -101,7 +109,8 @@ class TransformEngine:
         self._leaves: list[Any] = []
         self._structure = trees.Structure.of(())
         self._several = False
-        self._compiled: dict[Any, Callable[..., Any]] = {}
+        self._exported: list[int] | None = None
+        self._compiled: dict[Any, Compiled] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_compiled": {}}
@@ -113,9 +122,12 @@ class TransformEngine:
 
     def commit(self, state: Any) -> None:
         """Go on from ``state``."""
-        self._leaves, treedef = jax.tree.flatten(state)
-        self._structure = trees.Structure(treedef)
-        self._exported: list[int] | None = None
+        several = self._several
+        if isinstance(state, Grown):
+            several, state = True, state.state
+        leaves, treedef = jax.tree.flatten(state)
+        self._leaves, self._structure, self._several = leaves, trees.Structure(treedef), several
+        self._exported = None
 
     def takes_rows(self, options: Mapping[str, Any]) -> bool:
         """Whether gradients may be row-sparse: the transformation raises where they may not."""
@@ -142,14 +154,13 @@ class TransformEngine:
             )
         self.commit(state)
 
-    def extend(self, layout: Layout, params: list[Any], settings: list[Any]) -> None:
-        """Take up further parameters: a group of their own, with a state of its own."""
+    def extended(self, layout: Layout, params: list[Any], settings: list[Any]) -> "Grown":
+        """The state for :meth:`commit` with further parameters: a group of their own, with a state of its own."""
         state = self.state
         fresh = self._whole(layout, settings).init(layout.structure.unflatten(params))
         assert isinstance(fresh, NamedStates)
         known = state.states if self._several else {"group0": state}  # each in its own tree, which stays what it was
-        self._several = True
-        self.commit(NamedStates({**fresh.states, **known}))
+        return Grown(NamedStates({**fresh.states, **known}))
 
     def _whole(self, layout: Layout, options: Sequence[Mapping[str, Any]]) -> GradientTransformation:
         """The transformation of the whole tree; the options of each group as given."""
@@ -172,20 +183,35 @@ class TransformEngine:
             template.append((name, value))
         return tuple(template), numbers
 
-    def step(self, layout: Layout, held: Leaves, grads: list[Any], settings: list[Any], in_place: bool = True) -> None:
+    def step(
+        self,
+        layout: Layout,
+        held: Leaves,
+        grads: list[Any],
+        settings: list[Any],
+        run: Callable[..., Any],
+        in_place: bool = True,
+    ) -> None:
         """Update the parameters; where there is no gradient the transformation gets None."""
         del in_place  # nothing is traced here
-        params = held.arrays()
         split = [self._split(options) for options in settings]
         key = (tuple(template for template, _ in split), tuple(layout.group_of))
         if key not in self._compiled:
             self._compiled[key] = self._compile(layout, key[0])
         numbers = np.array([number for _, group in split for number in group], np.float64)
-        before = self._structure.unflatten(exclusive(self._leaves))
-        params[:], state = self._compiled[key](exclusive(params), before, grads, numbers)
-        self.commit(state)
 
-    def _compile(self, layout: Layout, templates: Any) -> Callable[..., Any]:
+        def arguments() -> tuple[Any, ...]:
+            before = self._structure.unflatten(exclusive(self._leaves))
+            return exclusive(held.arrays()), before, grads, numbers
+
+        def commit(result: Any) -> None:
+            params, self._leaves = result
+            self._exported = None
+            held.put_all(params)
+
+        run(self._compiled[key], arguments, commit)
+
+    def _compile(self, layout: Layout, templates: Any) -> Compiled:
         def optimizer_step(leaves: Any, state: Any, grads: Any, numbers: jax.Array) -> Any:
             position = iter(range(len(numbers)))
             options = [
@@ -203,9 +229,9 @@ class TransformEngine:
             before, new = jax.tree.structure(state), jax.tree.structure(after)
             if before != new:  # found while tracing: nothing has changed
                 raise TypeError(f"the transformation changed its state's structure, from {before} to {new}")
-            return jax.tree.leaves(base.apply_updates(params, updates)), after
+            return jax.tree.leaves(base.apply_updates(params, updates)), jax.tree.leaves(after)
 
-        return jax.jit(optimizer_step, donate_argnums=(0, 1))
+        return Compiled(optimizer_step, (0, 1))
 
     def _views(self, layout: Layout, state: Any) -> tuple[list[View], list[Any], Any]:
         """To which parameters each leaf of the state belongs and under which key; the leaves; the structure.

@@ -1,0 +1,203 @@
+"""Work on the state of single parameters: read it, write it, begin anew, exchange a parameter."""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from functorch_optim import trees
+from functorch_optim.optim import state_dict as torch_layout
+from functorch_optim.optim.ownership import own
+from functorch_optim.optim.packs import Leaves
+from functorch_optim.optim.param_groups import Layout
+from functorch_optim.optim.transaction import Transaction
+from functorch_optim.optim.views import Entry, State
+from functorch_optim.torch_tensors import as_array
+
+
+class Edited:
+    """The part of an optimizer that edits the state of single parameters."""
+
+    _engine: Any
+    _layout: Layout
+    _held: Leaves
+    _grads: list[Any] | None
+    _checked: Any
+    _transaction: Transaction
+    _leaves: Any
+    _gradients: Any
+    _need_engine: Callable[[], None]
+    _refuse_tracing: Callable[[], None]
+    _refuse_traced: Callable[[list[Any]], None]
+    _settings: Callable[[], list[dict[str, Any]]]
+    _settle: Callable[[], None]
+
+    @property
+    def state(self) -> State:
+        """The state of each parameter that has one, by name, or by number where there are no names.
+
+        Writing works as in torch: ``state["w"]["exp_avg"] = array`` or ``*= 0`` sets a slot, ``state["w"] = slots``
+        all of them, ``del state["w"]``, ``pop`` and ``clear`` begin anew. What does not fit raises at once.
+        """
+        with self._transaction.handing:
+            self._settle()
+            entries = self._entries()
+        pairs = zip(self._keys, entries, strict=True)
+        found = {key: Entry(entry, functools.partial(self._change_entry, key)) for key, entry in pairs if entry}
+        return State(found, self._change_state)
+
+    def _entries(self) -> list[dict[str, Any]]:
+        """The state of every parameter, empty where there is none."""
+        return [{} for _ in self._layout.group_of] if self._engine is None else self._engine.entries(self._layout)
+
+    @property
+    def _keys(self) -> Sequence[Any]:
+        """What a parameter is called in :attr:`state`."""
+        return self._layout.names if self._layout.names is not None else range(len(self._layout.group_of))
+
+    def _index_of(self, key: Any) -> int:
+        if key not in self._keys:
+            known = ", ".join(map(repr, self._keys[:10]))
+            raise KeyError(f"the optimizer has no parameter {key!r}; it has {known}{', ...' * (len(self._keys) > 10)}")
+        return self._keys.index(key)
+
+    def _change_entry(self, key: Any, change: Callable[[dict[str, Any]], Mapping[str, Any]]) -> Mapping[str, Any]:
+        index = self._index_of(key)
+        with self._transaction.changing:
+            before = self._entries()[index]
+            self._rewrite({index: _like_before(before, change(dict(before)))})
+            return self._entries()[index]
+
+    def _change_state(self, change: Callable[[dict[Any, Any]], Mapping[Any, Any]]) -> Mapping[Any, Any]:
+        with self._transaction.changing:
+            before = dict(self.state)
+            after = change(dict(before))
+            for key, entry in after.items():
+                if not isinstance(entry, Mapping):
+                    raise TypeError(f"the state of {key!r} must be a dict of slots, but it is {type(entry).__name__}")
+            changed = {key: entry for key, entry in after.items() if entry is not before.get(key)}
+            changed |= {key: {} for key in before if key not in after}
+            self._rewrite({self._index_of(key): _like_before(before.get(key, {}), e) for key, e in changed.items()})
+            return dict(self.state)
+
+    def _rewrite(self, changes: Mapping[int, Mapping[str, Any]], leaves: list[Any] | None = None) -> None:
+        """Put other entries in the place of those of some parameters; with ``leaves`` these are the parameters."""
+        self._need_engine()
+        self._refuse_tracing()
+        self._refuse_traced(jax.tree.leaves(list(changes.values())))
+        present: list[Any] = self._entries()
+        if self._engine.one_by_one:
+            present = [None] * len(present)
+        entries = [changes.get(index, entry) for index, entry in enumerate(present)]
+        loaded = torch_layout.Loaded(
+            [entry if entry is None else {key: as_array(value) for key, value in entry.items()} for entry in entries],
+            list(range(len(entries))), [], [], [], [], None,
+        )  # fmt: skip
+        refused: torch_layout.Refused = {}
+        current = self._leaves
+        state = self._engine.read(
+            self._layout, current if leaves is None else leaves, loaded, self._settings(), None, refused
+        )
+        torch_layout.check_strict([], [], refused)
+
+        def commit() -> None:
+            self._engine.commit(state)
+            if leaves is not None:
+                self._held, self._checked = Leaves(leaves), None
+
+        self._transaction.commit(commit)
+
+    def reset_state(self, names: Any = None) -> None:
+        """Begin anew with the state of some parameters, moments and count of steps, or of all.
+
+        Args:
+            names: a name, or several; numbers where the parameters have no names. None: all.
+
+        Raises:
+            KeyError: there is no such parameter.
+
+        Example:
+            >>> import jax.numpy as jnp
+            >>> from functorch_optim import optim
+            >>> optimizer = optim.Adam({"a": jnp.ones(1), "b": jnp.ones(1)})
+            >>> optimizer.step({"a": jnp.ones(1), "b": jnp.ones(1)})
+            >>> optimizer.reset_state("a")
+            >>> list(optimizer.state)
+            ['b']
+        """
+        if names is None:
+            indices = list(range(len(self._layout.group_of)))
+        else:
+            indices = [self._index_of(n) for n in ([names] if isinstance(names, str | int) else names)]
+        with self._transaction.changing:
+            self._rewrite({index: {} for index in indices})
+
+    def replace(self, name: Any, array: Any, state: Any = None) -> None:
+        """Put another array, of another shape if need be, in the place of a parameter: to prune, to grow an embedding.
+
+        Args:
+            name: the parameter's name; its number where there are no names.
+            array: of the parameter's dtype.
+            state: what becomes of its state. None keeps it, for an array of the same shape. A function is called with
+                every slot that has the parameter's shape, and returns it as it should be. A dict has slots, which take
+                the place of those that are there; an empty one begins anew.
+
+        An accumulated gradient of the parameter is dropped where the shape changes.
+
+        Raises:
+            KeyError: there is no such parameter. ValueError, TypeError: array or slots do not fit. Nothing has changed
+                then.
+
+        Example:
+            >>> import jax.numpy as jnp
+            >>> from functorch_optim import optim
+            >>> optimizer = optim.Adam({"points": jnp.array([1.0, 2.0, 3.0])}, lr=0.5)
+            >>> optimizer.step({"points": jnp.array([1.0, 1.0, 1.0])})
+            >>> keep = jnp.array([0, 2])
+            >>> optimizer.replace("points", optimizer.params["points"][keep], state=lambda slot: slot[keep])
+            >>> optimizer.state["points"]["exp_avg"].shape
+            (2,)
+        """
+        with self._transaction.changing:
+            index = self._index_of(name)
+            before, label = self._leaves[index], self._layout.labels[index]
+            trees.check_parameter(label, array)
+            if array.dtype != before.dtype:
+                raise TypeError(f"the parameter {trees.quote(label)} is {before.dtype}, the new value is {array.dtype}")
+            leaves = list(self._leaves)
+            leaves[index] = own(array)
+            entry = self._entries()[index]
+            grads = self._gradients
+            if array.shape != before.shape and grads is not None:
+                grads = [None if number == index else grad for number, grad in enumerate(grads)]
+            self._rewrite({index: _carried(entry, before, array, state, label)} if entry else {}, leaves)
+            self._grads = grads
+
+
+def _like_before(before: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, Any]:
+    """The entry, its new arrays in the dtype of those in whose place they come."""
+    result = {}
+    for key, value in entry.items():
+        held, value = before.get(key), as_array(value)
+        if value is not held and getattr(held, "ndim", 0) and jnp.shape(value) == jnp.shape(held):
+            value = jnp.asarray(value).astype(held.dtype)
+        result[key] = value
+    return result
+
+
+def _carried(entry: Mapping[str, Any], before: Any, array: Any, state: Any, label: str) -> dict[str, Any]:
+    """The entry of a parameter that is exchanged."""
+    if state is None:
+        if array.shape != before.shape:
+            raise ValueError(
+                f"the parameter {trees.quote(label)} has shape {before.shape}, the new array {array.shape}: say what "
+                "becomes of its state, state=function of a slot, state=dict of slots, or state={} to begin anew"
+            )
+        return dict(entry)
+    if callable(state):
+        return {key: state(v) if getattr(v, "shape", None) == before.shape else v for key, v in entry.items()}
+    if not isinstance(state, Mapping):
+        raise TypeError(f"state must be None, a function or a dict of slots, but it is {type(state).__name__}")
+    return {**entry, **state} if state else {}

@@ -1,0 +1,195 @@
+"""A change of an optimizer as one: whatever is raised, at whatever moment, all of it has happened or nothing.
+
+A compiled step overwrites its arguments: between its begin and the moment when the results stand in the optimizer,
+nothing else has the numbers. In that time signal handlers wait, and readers in other threads do.
+"""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from jax.extend.core import jaxpr_as_fun
+
+# The C functions below the public ones: a step asks for the handlers of all signals, in 2 microseconds and not in 60.
+_signal: Any = getattr(signal, "_signal", signal)
+_SIGNALS = sorted(map(int, signal.valid_signals()))
+
+
+class CallsBackError(Exception):
+    """A function that was to overwrite its arguments calls back to the host, where anything may be raised."""
+
+
+class Compiled:
+    """A compiled function that overwrites the arguments at ``positions``.
+
+    A function that calls back to the host, or has other effects, may fail half way: it keeps its arguments, and its
+    results are waited for, so that what it raises is raised here. The debugging modes that look for NaN in the results
+    raise then, too.
+    """
+
+    def __init__(self, function: Callable[..., Any], positions: tuple[int, ...] = ()) -> None:
+        self.positions = positions
+        self.calls_back = False
+        self._quiet = jax.jit(_without_callbacks(function), donate_argnums=positions)
+        self._careful = jax.jit(function)
+
+    def overwrites(self) -> bool:
+        """Whether a call overwrites arguments, as far as is known."""
+        if not self.positions or self.calls_back:
+            return False
+        return not (jax.config.jax_debug_nans or jax.config.jax_debug_infs)  # pyright: ignore[reportAttributeAccessIssue] jax declares its flags at run time
+
+    def in_place(self, *args: Any) -> Any:
+        """The results; arguments may be gone.
+
+        Raises:
+            CallsBackError: found while tracing, so that all arguments are whole.
+        """
+        try:
+            return self._quiet(*args)
+        except CallsBackError:
+            self.calls_back = True
+            raise
+
+    def lower(self, *args: Any) -> Any:
+        """As :func:`jax.jit`'s, of the form that overwrites."""
+        return self._quiet.lower(*args)
+
+    def __call__(self, *args: Any) -> Any:
+        """The results; all arguments stay."""
+        if not self.positions and not self.calls_back:
+            with contextlib.suppress(CallsBackError):
+                return self.in_place(*args)
+        result = self._careful(*args)
+        return jax.block_until_ready(result) if self.calls_back else result
+
+
+def _without_callbacks(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``function``, which raises :class:`CallsBackError` while it is traced if it has effects beside its results."""
+
+    def checked(*args: Any) -> Any:
+        closed, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
+        if _has_effects(closed.jaxpr):
+            raise CallsBackError
+        leaves = jaxpr_as_fun(closed)(*jax.tree.leaves(args))
+        return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
+
+    return checked
+
+
+def _has_effects(jaxpr: Any) -> bool:
+    """Whether a traced function calls back to the host, itself or in a function that it calls."""
+    if jaxpr.effects:
+        return True
+    for equation in jaxpr.eqns:
+        if "callback" in equation.primitive.name:
+            return True
+        inner = jax.tree.leaves(list(equation.params.values()), is_leaf=_is_jaxpr)
+        if any(_has_effects(getattr(each, "jaxpr", each)) for each in inner if _is_jaxpr(each)):
+            return True
+    return False
+
+
+def _is_jaxpr(value: Any) -> bool:
+    return hasattr(value, "eqns")
+
+
+class Uninterrupted:
+    """A block in whose course signal handlers wait; they are called at its end.
+
+    Until something of ``arguments`` is deleted, or :attr:`committing` is set, a handler is called at once: what it
+    raises finds everything as it was, and a long compilation can be interrupted. Handlers run in the main thread only,
+    so elsewhere there is nothing to do.
+    """
+
+    def __init__(self, arguments: Sequence[Any] = (), committing: bool = True) -> None:
+        self.committing = committing
+        self._arguments = arguments
+        self._handlers: dict[int, Any] = {}
+        self._waiting: list[tuple[int, Any]] = []
+        self._over = False
+
+    def __enter__(self) -> "Uninterrupted":
+        if threading.get_ident() != threading.main_thread().ident:
+            return self
+        try:
+            for number in _SIGNALS:
+                handler = _signal.getsignal(number)
+                if callable(handler):
+                    self._handlers[number] = handler
+                    _signal.signal(number, self._receive)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        try:
+            self._restore()
+        finally:
+            self._deliver()
+
+    def _receive(self, number: int, frame: Any) -> None:
+        if not self._over and (self.committing or _any_deleted(self._arguments)):
+            self._waiting.append((number, frame))
+        else:
+            self._handlers[number](number, frame)
+
+    def _restore(self) -> None:
+        self._over = True
+        for number, handler in self._handlers.items():
+            if _signal.getsignal(number) == self._receive:
+                _signal.signal(number, handler)
+
+    def _deliver(self) -> None:
+        """Call the handlers that waited, all of them, whatever they raise."""
+        if self._waiting:
+            number, frame = self._waiting.pop(0)
+            try:
+                self._handlers[number](number, frame)
+            finally:
+                self._deliver()
+
+
+def _any_deleted(arguments: Sequence[Any]) -> bool:
+    return any(leaf.is_deleted() for leaf in jax.tree.leaves(arguments) if isinstance(leaf, jax.Array))
+
+
+class Transaction:
+    """The changes of one optimizer. Those of several threads come one after the other.
+
+    ``changing`` is held through a change, ``handing`` while buffers are on their way through a compiled call and while
+    somebody takes references to them. The first is taken before the second.
+    """
+
+    def __init__(self) -> None:
+        self.changing = threading.RLock()
+        self.handing = threading.RLock()
+
+    def commit(self, change: Callable[[], None]) -> None:
+        """``change()``, which raises nothing, in one piece."""
+        with self.handing, Uninterrupted():
+            change()
+
+    def run(self, compiled: Compiled, arguments: Callable[[], tuple[Any, ...]], commit: Callable[[Any], None]) -> Any:
+        """``commit(compiled(*arguments()))`` in one piece; returns the results.
+
+        ``arguments`` gives arrays that nobody else holds where ``compiled`` overwrites them; ``commit``, which raises
+        nothing, puts the results in their places.
+        """
+        if compiled.overwrites():
+            with self.handing, contextlib.suppress(CallsBackError):
+                args = arguments()
+                overwritten = [args[position] for position in compiled.positions]
+                with Uninterrupted(overwritten, committing=False) as section:
+                    result = compiled.in_place(*args)
+                    section.committing = True
+                    commit(result)
+                return result
+        # Not under the lock: what the function calls back may read the optimizer from another thread.
+        result = compiled(*arguments())
+        self.commit(lambda: commit(result))
+        return result

@@ -1,0 +1,146 @@
+"""What an optimizer hands out, and how writes into it reach the optimizer."""
+
+import operator
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple, NoReturn
+
+import jax
+
+from functorch_optim import trees
+
+
+class Handed(NamedTuple):
+    """A tree of current arrays that was handed out, and its leaves then."""
+
+    tree: Any
+    leaves: list[Any]
+
+    def rewritten(self, structure: trees.Structure, what: str) -> list[Any] | None:
+        """The leaves of the tree, if somebody wrote others into it.
+
+        Raises:
+            ValueError: it has another structure now.
+        """
+        try:
+            leaves = structure.treedef.flatten_up_to(self.tree)
+        except ValueError:
+            leaves = trees.align(structure.unflatten(self.leaves), self.tree, what)
+        same = len(leaves) == len(self.leaves) and all(map(operator.is_, leaves, self.leaves))
+        return None if same else leaves
+
+
+class _Written(dict[Any, Any]):
+    """A dict whose changes are made in the optimizer first: what it refuses does not come in here either.
+
+    ``change(f)`` replaces the optimizer's own dict ``d`` by ``f(d)`` and returns what stands there then. Without it,
+    in a copy, this is a dict like any other.
+    """
+
+    def __init__(self, items: Mapping[Any, Any], change: Callable[[Any], Mapping[Any, Any]] | None = None) -> None:
+        super().__init__(items)
+        self._change = change
+
+    def _become(self, new: Callable[[dict[Any, Any]], dict[Any, Any]]) -> None:
+        held = new(dict(self)) if self._change is None else self._change(new)
+        super().clear()
+        super().update(held)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self._become(lambda held: {**held, key: value})
+
+    def __delitem__(self, key: Any) -> None:
+        if key not in self:
+            raise KeyError(key)
+        self._become(lambda held: {name: value for name, value in held.items() if name != key})
+
+    def pop(self, key: Any, *default: Any) -> Any:
+        if key not in self and default:
+            return default[0]
+        value = self[key]
+        del self[key]
+        return value
+
+    def popitem(self) -> tuple[Any, Any]:
+        key = next(reversed(self))
+        return key, self.pop(key)
+
+    def setdefault(self, key: Any, default: Any = None) -> Any:
+        if key not in self:
+            self[key] = default
+        return self[key]
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        added = dict(*args, **kwargs)
+        self._become(lambda held: {**held, **added})
+
+    def __ior__(self, other: Any) -> Any:
+        self.update(other)
+        return self
+
+    def clear(self) -> None:
+        self._become(lambda held: {})
+
+    def __reduce__(self) -> Any:
+        return dict, (dict(self),)
+
+    def __copy__(self) -> dict[Any, Any]:
+        return dict(self)
+
+
+class Entry(_Written):
+    """The slots of one parameter."""
+
+
+class State(_Written):
+    """The entries of the parameters that have one."""
+
+
+def _flat(node: _Written) -> tuple[list[tuple[Any, Any]], tuple[Any, ...]]:
+    keys = tuple(sorted(node))
+    return [(jax.tree_util.DictKey(key), node[key]) for key in keys], keys
+
+
+for _kind in (Entry, State):
+    jax.tree_util.register_pytree_with_keys(
+        _kind, _flat, lambda keys, values, kind=_kind: kind(dict(zip(keys, values, strict=True)))
+    )
+
+
+REFUSED = (
+    "the list of the groups, and that of a group's parameters, is not edited: add_param_group() takes parameters in, "
+    "replace() exchanges one, a gradient of None leaves one alone; for other groups make a new optimizer, and give it "
+    "the state by load_state_dict(..., match='name')"
+)
+
+
+def _refuse(self: Any, *args: Any, **kwargs: Any) -> NoReturn:
+    """Raise: groups and their parameters come and go in other ways."""
+    raise TypeError(REFUSED)
+
+
+class ParamGroups(list[dict[str, Any]]):
+    """The groups. Their dicts are written into; the list changes by ``add_param_group`` alone."""
+
+    def __reduce__(self) -> Any:
+        return list, (list(self),)
+
+
+def refuse_edits(kind: type) -> None:
+    """Let all methods that edit a list raise."""
+    methods = ("append", "extend", "insert", "pop", "remove", "clear", "reverse", "sort", "__iadd__", "__imul__")
+    for name in (*methods, "__delitem__", "__setitem__"):
+        if name not in vars(kind):
+            setattr(kind, name, _refuse)
+
+
+refuse_edits(ParamGroups)
+
+
+def added(groups: list[Any], group: Any) -> None:
+    """Append to a :class:`ParamGroups`."""
+    list.append(groups, group)
+
+
+def replaced(groups: list[Any], new: Iterable[Any]) -> None:
+    """Put others in the place of all groups of a :class:`ParamGroups`."""
+    list.__setitem__(groups, slice(None), new)

@@ -1,0 +1,314 @@
+"""A step is a transaction: signals, exceptions at any line, failing closures, threads."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import functorch_optim as fo
+from functorch_optim import optim
+from functorch_optim.optim import transaction
+
+PACKAGE = str(Path(fo.__file__).parent)
+
+
+def loss(params):
+    return sum(jnp.sum((leaf - 1.0) ** 2) for leaf in jax.tree.leaves(params))
+
+
+def many(count=6, size=3):
+    return {f"p{index}": jnp.arange(size, dtype=jnp.float32) + index for index in range(count)}
+
+
+def composed(params):
+    make = lambda lr: fo.chain(fo.clip_by_global_norm(1.0), fo.adam(lr=lr))  # noqa: E731
+    return optim.Optimizer.from_transform(make, params, {"lr": 0.1})
+
+
+MAKERS = {
+    "adam": lambda: optim.Adam(many(), lr=0.1, foreach=False),
+    "adam-packed": lambda: optim.Adam(many(), lr=0.1, foreach=True),
+    "sgd-momentum": lambda: optim.SGD(many(), lr=0.1, momentum=0.9, foreach=False),
+    "composition": lambda: composed(many()),
+    "lbfgs": lambda: optim.LBFGS(many(), max_iter=2, history_size=3),
+    "bfgs": lambda: optim.BFGS(many(2), max_iter=2),
+}
+each_engine = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+
+
+def moved(optimizer):
+    """One step, of a kind that every engine has."""
+    optimizer.step(loss)
+    return optimizer
+
+
+def snapshot(optimizer):
+    return jax.tree.map(np.array, (optimizer.params, optimizer.state_dict()["state"], optimizer.grads))
+
+
+def same(one, other):
+    if jax.tree.structure(one) != jax.tree.structure(other):
+        return False
+    return all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True))
+
+
+class Injected(BaseException):
+    pass
+
+
+def in_commit(frame):
+    """Whether a line belongs to the part that raises nothing and in which signals wait."""
+    while frame is not None:
+        if frame.f_code.co_name == "arguments":
+            return False
+        code = frame.f_code
+        if code.co_filename == transaction.__file__:
+            return True
+        if code.co_filename.startswith(PACKAGE) and code.co_name.startswith("commit"):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def lines_until_injected(number, action):
+    """Run ``action``, raise before its line ``number`` in the library; how many lines came, and whether it raised."""
+    seen = 0
+
+    def trace(frame, event, arg):
+        nonlocal seen
+        if event == "call" and (not frame.f_code.co_filename.startswith(PACKAGE) or in_commit(frame)):
+            return None
+        if event == "line":
+            seen += 1
+            if seen == number:
+                raise Injected
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        action()
+    except Injected:
+        return seen, True
+    finally:
+        sys.settrace(before)
+    return seen, False
+
+
+def actions(optimizer):
+    fresh = {f"p{index}": leaf + 1 for index, leaf in enumerate(jax.tree.leaves(optimizer.params))}
+    saved = optimizer.state_dict()
+    return {
+        "step": lambda: optimizer.step(loss),
+        "load": lambda: optimizer.load_state_dict(saved),
+        "backward": lambda: optimizer.backward(loss),
+        "add": lambda: optimizer.add_param_group({"params": {"late": jnp.ones(2)}}),
+        "params": lambda: setattr(optimizer, "params", fresh),
+    }
+
+
+WITHOUT_CLOSURES = [name for name in MAKERS if "bfgs" not in name]
+CHANGES = [(name, action) for name in MAKERS for action in ("step", "load", "params")]
+CHANGES += [(name, action) for name in WITHOUT_CLOSURES for action in ("backward", "add")]
+LINES = int(os.environ.get("INJECTED_LINES", "8"))  # of each change; the others when there is time for them
+
+
+@pytest.mark.parametrize(("engine", "action"), CHANGES)
+def test_an_exception_at_any_line_leaves_the_optimizer_before_or_after(engine, action):
+    def prepared():
+        optimizer = moved(MAKERS[engine]())
+        if action == "backward":
+            optimizer.backward(loss)
+        return optimizer
+
+    actions(prepared())[action]()  # compiled by now
+    optimizer = prepared()
+    before = snapshot(optimizer)
+    total, _ = lines_until_injected(None, actions(optimizer)[action])
+    after = snapshot(optimizer)
+    assert total > 10
+    for number in sorted({round(part) for part in np.linspace(1, total, min(LINES, total))}):
+        optimizer = prepared()
+        lines_until_injected(number, actions(optimizer)[action])
+        found = snapshot(optimizer)
+        assert same(found, before) or same(found, after), number
+    optimizer.step(loss if "bfgs" in engine else None)  # and it goes on
+
+
+@each_engine
+def test_signals_at_random_moments_kill_nothing(make):
+    optimizer = moved(moved(make()))
+    random = np.random.default_rng(0)
+    came, fired = 0, False
+
+    def stop(*_):
+        nonlocal fired
+        fired = True  # what is raised in the garbage collector is dropped
+        raise KeyboardInterrupt
+
+    held = signal.signal(signal.SIGALRM, stop)
+    try:
+        for _ in range(15):
+            fired = False
+            try:
+                signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-3, 6e-3))
+                while not fired:
+                    optimizer.step(loss)
+            except KeyboardInterrupt:
+                came += 1
+            steps = {float(entry["step"]) for entry in optimizer.state.values() if "step" in entry}
+            assert len(steps) <= 1
+            whole = (optimizer.params, optimizer.state_dict()["state"])
+            assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(whole))
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, held)
+    assert came > 5 and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_handlers_wait_for_the_end_of_a_commit_and_all_are_called():
+    calls = []
+
+    def first(*_):
+        calls.append("first")
+        raise KeyboardInterrupt
+
+    held = [signal.signal(signal.SIGUSR1, first), signal.signal(signal.SIGUSR2, lambda *_: calls.append("second"))]
+    try:
+        with pytest.raises(KeyboardInterrupt):  # noqa: PT012, SIM117 signals come inside
+            with transaction.Uninterrupted():
+                signal.raise_signal(signal.SIGUSR1)
+                signal.raise_signal(signal.SIGUSR2)
+                calls.append("committed")
+        assert calls == ["committed", "first", "second"]
+        with pytest.raises(KeyboardInterrupt):  # noqa: PT012, SIM117
+            with transaction.Uninterrupted([jnp.ones(1)], committing=False):
+                signal.raise_signal(signal.SIGUSR1)
+                calls.append("nothing is gone, so that the handler ran at once")
+        assert calls[3:] == ["first"]
+    finally:
+        signal.signal(signal.SIGUSR1, held[0])
+        signal.signal(signal.SIGUSR2, held[1])
+
+
+def test_a_commit_off_the_main_thread_needs_no_signals():
+    optimizer = optim.Adam(many(), lr=0.1)
+    thread = threading.Thread(target=optimizer.step, args=(loss,))
+    thread.start()
+    thread.join()
+    assert optimizer.state["p0"]["step"] == 1
+
+
+@each_engine
+def test_an_error_in_a_closure_leaves_the_optimizer_as_it_was(make):
+    failing = [False]
+
+    def read(x):
+        if failing[0]:
+            raise OSError("disk")
+        return np.float32(0)
+
+    def calling_back(params):
+        shape = jax.ShapeDtypeStruct((), jnp.float32)
+        return loss(params) + jax.lax.stop_gradient(jax.pure_callback(read, shape, jnp.float32(0)))
+
+    optimizer = make()
+    for _ in range(2):
+        optimizer.step(calling_back)
+    before = snapshot(optimizer)
+    failing[0] = True
+    with pytest.raises((RuntimeError, ValueError), match="disk"):
+        optimizer.step(calling_back)
+    assert same(snapshot(optimizer), before)
+    failing[0] = False
+    optimizer.step(calling_back)
+    reference = make()
+    for _ in range(3):
+        reference.step(loss)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), optimizer.params, reference.params)
+
+
+def test_a_transformation_that_calls_back_may_fail():
+    failing = [False]
+
+    def read(x):
+        if failing[0]:
+            raise OSError("disk")
+        return np.asarray(x)
+
+    def update(updates, state, params=None, **extra):
+        return jax.tree.map(lambda g: -jax.pure_callback(read, g, g), updates), state
+
+    tx = fo.GradientTransformation(lambda params: (), update)
+    optimizer = optim.Optimizer.from_transform(lambda lr: fo.chain(tx, fo.scale(lr)), many(2), {"lr": 0.1})
+    optimizer.step(loss)
+    before = snapshot(optimizer)
+    failing[0] = True
+    with pytest.raises((RuntimeError, ValueError), match="disk"):
+        optimizer.step(loss)
+    assert same(snapshot(optimizer), before)
+
+
+@each_engine
+def test_the_debugging_mode_for_nan_leaves_the_optimizer_as_it_was(make):
+    optimizer = moved(make())
+    before = snapshot(optimizer)
+    with jax.debug_nans(True), pytest.raises(FloatingPointError):
+        optimizer.step(lambda params: jnp.log(-1.0 - loss(params)))
+    assert same(snapshot(optimizer), before)
+
+
+def test_a_lost_optimizer_says_so():
+    optimizer = moved(optim.Adam(many(), lr=0.1))
+    for leaf in jax.tree.leaves(optimizer._held.arrays()):
+        leaf.delete()  # as after an error of the device in the middle of a step
+    with pytest.raises(RuntimeError, match=r"the optimizer is lost: .* of 'p0' .* load_state_dict"):
+        optimizer.step(loss)
+
+
+@pytest.mark.parametrize("foreach", [False, True])
+def test_steps_of_two_threads_come_one_after_the_other(foreach):
+    optimizer = optim.SGD({"a": jnp.zeros(3), "b": jnp.zeros(2)}, lr=1.0, foreach=foreach)
+    grads, errors = {"a": -jnp.ones(3), "b": -jnp.ones(2)}, []
+
+    def work():
+        try:
+            for _ in range(100):
+                optimizer.step(grads)
+                assert float(optimizer.params["a"][0]) > 0  # readers see whole arrays
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors and optimizer.params["a"].tolist() == [300.0] * 3
+    assert optimizer.params["b"].tolist() == [300.0] * 2
+
+
+def test_a_closure_that_calls_back_may_read_the_optimizer():
+    optimizer = optim.LBFGS(many(2), max_iter=2)
+    seen = []
+
+    def note(value):
+        reader = threading.Thread(target=lambda: seen.append(len(optimizer.params)))
+        reader.start()
+        reader.join(5.0)
+
+    def closure(params):
+        value = loss(params)
+        jax.debug.callback(note, value)
+        return value
+
+    start = time.monotonic()
+    optimizer.step(closure)
+    assert set(seen) == {2} and time.monotonic() - start < 60.0
