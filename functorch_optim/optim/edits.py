@@ -180,8 +180,9 @@ def _like_before(before: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[st
     """The entry, its new arrays in the dtype of those in whose place they come."""
     result = {}
     for key, value in entry.items():
-        held, value = before.get(key), as_array(value)
-        if value is not held and getattr(held, "ndim", 0) and jnp.shape(value) == jnp.shape(held):
+        held: Any = before.get(key)
+        value = as_array(value)
+        if value is not held and getattr(held, "ndim", 0) and jnp.shape(value) == held.shape:
             value = jnp.asarray(value).astype(held.dtype)
         result[key] = value
     return result

@@ -45,6 +45,7 @@ def swap_in_optimizer_params_and_state(
     if not optimizer.state:
         raise RuntimeError(f"{_WHO} requires initialized optimizer state.")
     _check_groups(optimizer, swapin_optim_state)
+    optimizer._settle()
     kept = dict(vars(optimizer))
     groups = [(group, dict(group)) for group in optimizer.param_groups]
     try:
@@ -58,11 +59,16 @@ def swap_in_optimizer_params_and_state(
             raise RuntimeError(f"{_WHO}: {error}") from error
         yield
     finally:
-        vars(optimizer).update(kept)
-        replaced(optimizer.param_groups, [group for group, _ in groups])
-        for group, own_options in groups:
-            group.clear()
-            group.update(own_options)
+        optimizer._transaction.commit(lambda: _put_back(optimizer, kept, groups))
+
+
+def _put_back(optimizer: Optimizer, kept: dict[str, Any], groups: list[tuple[dict[str, Any], dict[str, Any]]]) -> None:
+    """What the optimizer had, and its groups' options."""
+    vars(optimizer).update(kept)
+    replaced(optimizer.param_groups, [group for group, _ in groups])
+    for group, own_options in groups:
+        group.clear()
+        group.update(own_options)
 
 
 def _check_groups(optimizer: Optimizer, state_dict: Any) -> None:
