@@ -633,24 +633,29 @@ def test_an_error_while_writing_leaves_the_old_file(tmp_path):
 SERVER = """
     import os, sys
     import numpy as np
-    from functorch_optim.checkpoint.torch_writer import save_torch
+    from functorch_optim.checkpoint import save_safetensors, save_torch
+    save = {"pt": save_torch, "safetensors": save_safetensors}[sys.argv[1].rpartition(".")[2]]
     for line in sys.stdin:  # at every line a process that saves for ever, until it is killed
         child = os.fork()
         if child == 0:
             number = 0
             while True:
                 number += 1
-                save_torch({"number": number, "w": np.full(200_000, number, np.float32)}, sys.argv[1])
+                save({"number": number, "w": np.full(200_000, number, np.float32)}, sys.argv[1])
         print(child, flush=True)
         os.waitpid(child, 0)
         print("gone", flush=True)
 """
 
 
-def test_a_process_killed_while_saving_leaves_the_old_file_or_the_new_one(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "save", "load"),
+    [("a.pt", save_torch, load_torch), ("a.safetensors", checkpoint.save_safetensors, checkpoint.load_safetensors)],
+)
+def test_a_process_killed_while_saving_leaves_the_old_file_or_the_new_one(name, save, load, tmp_path):
     """50 times, at random points."""
-    path, rng = tmp_path / "a.pt", random.Random(0)
-    save_torch({"number": 0, "w": np.zeros(200_000, np.float32)}, path)
+    path, rng = tmp_path / name, random.Random(0)
+    save({"number": 0, "w": np.zeros(200_000, np.float32)}, path)
     arguments = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(SERVER), str(path)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     seen = set()
@@ -661,7 +666,7 @@ def test_a_process_killed_while_saving_leaves_the_old_file_or_the_new_one(tmp_pa
             time.sleep(0.005 + rng.random() * 0.03)
             os.kill(child, signal.SIGKILL)
             assert server.stdout.readline() == "gone\n"
-            read = load_torch(path)
+            read = load(path)
             assert np.unique(read["w"]).tolist() == [float(read["number"])]
             seen.add(read["number"])
         server.stdin.close()

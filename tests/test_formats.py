@@ -4,6 +4,7 @@ import json
 import random
 import resource
 import struct
+import time
 from pathlib import Path
 
 import jax
@@ -420,6 +421,38 @@ def test_headers_that_lie_are_refused(tmp_path):
         (tmp_path / "x").write_bytes(struct.pack("<Q", len(text)) + text)
         with pytest.raises(CheckpointError, match="is no safetensors file, or damaged"):
             load_safetensors(tmp_path / "x")
+
+
+def outlined(tree, texts=()):
+    """What :func:`to_arrays` would give of this outline."""
+    told = {MARK: json.dumps({"format": 1, "tree": tree}), **dict(texts)}
+    return {"__functorch_optim_texts__": np.frombuffer(json.dumps(told).encode(), np.uint8)}
+
+
+def test_an_outline_cannot_outgrow_what_was_written():
+    with pytest.raises(CheckpointError, match="'a' is missing, or in two places"):
+        from_arrays(outlined({"list": [{"list": "a"}, {"list": "a"}]}, {"a": "[1, 2]"}))
+    numbers = [number << 12 for number in range(80_000)]
+    for tree in (
+        {"dict": [[number, {"list": []}] for number in numbers]},
+        {"state_dict": [[numbers, None]], "entries": []},
+    ):
+        with pytest.raises(CheckpointError, match="more than a file of this size may have"):
+            from_arrays(outlined(tree))
+    in_order = {"dict": [[number, {"list": []}] for number in range(80_000)]}
+    assert from_arrays(outlined(in_order)) == {number: [] for number in range(80_000)}
+
+
+def test_names_take_time_in_proportion():
+    names = [f"layer{number}" for number in range(20_000)]
+    begin = time.process_time()
+    saved = unflatten_state_dict({f"param_groups.{name}.lr": number for number, name in enumerate(names)})
+    assert len(saved["param_groups"]) == 20_000
+    arrays = to_arrays(dict.fromkeys(names, np.ones(1)))
+    assert len(from_arrays(arrays, like=dict.fromkeys(names, np.ones(1)))) == 20_000
+    with pytest.raises(CheckpointError, match="belongs to no parameter"):
+        unflatten_state_dict({f"state.{'.' * 2_000_000}": 1}, [([0], ["w"])])
+    assert time.process_time() - begin < 10  # each of them was minutes
 
 
 @pytest.mark.parametrize("save", [save_safetensors, save_torch])
