@@ -1,7 +1,10 @@
 """Torch's files without torch: what is read, what is refused, and that no file is ever half written."""
 
+import argparse
+import datetime
 import io
 import os
+import pathlib
 import pickle
 import random
 import signal
@@ -12,7 +15,7 @@ import textwrap
 import time
 import tracemalloc
 import zipfile
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, defaultdict, deque, namedtuple
 
 import jax
 import jax.numpy as jnp
@@ -257,6 +260,171 @@ def test_nothing_is_executed(pickled, message, tmp_path):
     assert not os.path.exists("/tmp/pwned")
 
 
+Point = namedtuple("Point", "x y")
+
+
+class Settings:
+    """What no reader knows."""
+
+    def __init__(self):
+        self.lr = 0.1
+
+
+def foreign():
+    """A tree as scripts save it, and what is read of it."""
+    swapped = np.arange(3, dtype=">i4")
+    return {
+        "scalar": (np.float64(1.5), 1.5),
+        "narrow": (np.float32(0.1), float(np.float32(0.1))),
+        "flag": (np.bool_(True), True),
+        "word": (np.str_("ü"), "ü"),
+        "array": (np.arange(6.0).reshape(2, 3), np.arange(6.0).reshape(2, 3)),
+        "turned": (np.asfortranarray(np.arange(6.0).reshape(2, 3)), np.arange(6.0).reshape(2, 3)),
+        "swapped": (swapped, np.arange(3, dtype=np.int32)),
+        "half": (np.ones(2, ml_dtypes.bfloat16), np.ones(2, ml_dtypes.bfloat16)),
+        "names": (np.array(["a", "bc"]), np.array(["a", "bc"])),
+        "empty": (np.zeros((0, 3)), np.zeros((0, 3))),
+        "default": (defaultdict(list, a=[1]), {"a": [1]}),
+        "own default": (defaultdict(Settings, a=[1]), {"a": [1]}),
+        "queue": (deque([1, 2], maxlen=5), [1, 2]),
+        "ordered": (OrderedDict(a=1), OrderedDict(a=1)),
+        "point": (Point(1, np.float64(2.0)), (1, 2.0)),
+        "path": (pathlib.PurePosixPath("a/b"), "a/b"),
+        "windows": (pathlib.PureWindowsPath("c:/b"), "c:\\b"),
+        "inside": ([(Point(1, [Point(2, 3)]),)], [((1, [(2, 3)]),)]),
+    }
+
+
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+def test_what_scripts_save_beside_tensors_is_read_as_plain_data(protocol, tmp_path):
+    tree = {key: given for key, (given, _) in foreign().items()}
+    read = load_torch(archive(tmp_path / "a.pt", pickle.dumps(tree, protocol)))
+    for key, (_, right) in foreign().items():
+        assert type(read[key]) is type(right), key
+        if isinstance(right, np.ndarray):
+            assert read[key].dtype == right.dtype and read[key].tolist() == right.tolist(), key
+        else:
+            assert read[key] == right, key
+
+
+def test_a_refused_entry_is_named_with_its_place(tmp_path):
+    tree = {"args": {"lr": 0.1, "all": [Settings(), 3]}, "day": datetime.date(2020, 1, 1), 7: Settings}
+    path = archive(tmp_path / "a.pt", pickle.dumps(tree))
+    with pytest.raises(CheckpointError, match="3 entries are refused; skip= leaves them out") as error:
+        load_torch(path)
+    for line in (
+        "['args']['all'][0]: refused: the file uses tests.test_checkpoint.Settings",
+        "['day']: refused: the file uses datetime.date, and it is not known here",
+        "[7]: refused: the file uses tests.test_checkpoint.Settings",
+    ):
+        assert line in str(error.value)
+    assert load_torch(path, skip=lambda place: True) == {"args": {"lr": 0.1, "all": [3]}}
+    assert load_torch(path, skip=["['args']", "['day']", "[7]"]) == {"args": {"lr": 0.1, "all": [3]}}
+    with pytest.raises(CheckpointError, match=r"^\['day'\]: refused: .*\. skip= leaves out what is refused$"):
+        load_torch(path, skip=["['args']", "[7]"])
+
+
+def test_what_is_refused_in_a_key_refuses_what_has_it(tmp_path):
+    for held in ({datetime.date(2020, 1, 1): 1}, {datetime.date(2020, 1, 1)}, frozenset([datetime.date(2020, 1, 1)])):
+        path = archive(tmp_path / "a.pt", pickle.dumps({"days": held, "epoch": 3}))
+        with pytest.raises(CheckpointError, match=r"^\['days'\]: refused: the file uses datetime.date"):
+            load_torch(path)
+        assert load_torch(path, skip="['days']") == {"epoch": 3}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        np.array([None, 1]),
+        np.datetime64("2020-01-01"),
+        np.zeros(2, [("a", "f4")]),
+        np.longdouble(1) if np.longdouble(0).itemsize > 8 else np.array([None]),
+        range(3),
+        type("Kept", (), {"__reduce__": lambda self: (Settings, (), {"a": 1})})(),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_is_no_plain_data_is_refused_and_can_be_skipped(value, tmp_path):
+    path = archive(tmp_path / "a.pt", pickle.dumps({"epoch": 3, "it": [value, (value,)]}))
+    with pytest.raises(CheckpointError, match=r"2 entries are refused.*\n.*\['it'\]"):
+        load_torch(path)
+    assert load_torch(path, skip=lambda place: place.startswith("['it']")) == {"epoch": 3, "it": [()]}
+    with pytest.raises(CheckpointError, match="everything in the file is refused"):
+        load_torch(archive(tmp_path / "a.pt", pickle.dumps(value)), skip=lambda place: True)
+
+
+@with_torch
+def test_torch_saves_what_is_read_beside_its_tensors(tmp_path):
+    torch = pytest.importorskip("torch", reason="writes the file")
+    saved = {"model": {"w": torch.ones(2)}, "best": np.float64(0.5), "args": argparse.Namespace(lr=0.1)}
+    torch.save(saved, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match=r"^\['args'\]: refused: the file uses argparse.Namespace"):
+        load_torch(tmp_path / "a.pt")
+    read = load_torch(tmp_path / "a.pt", skip=["['args']"])
+    assert read["best"] == 0.5 and read["model"]["w"].tolist() == [1.0, 1.0] and "args" not in read
+
+
+def binary(number):
+    return b"J" + struct.pack("<i", number)
+
+
+def meeting(count):
+    """Tuples of -1 and -2, whose hashes are one."""
+    for number in range(count):
+        yield b"(" + b"".join(binary(-1 - (number >> bit & 1)) for bit in range(16)) + b"t"
+
+
+GREEDY = {
+    "keys that meet": lambda: b"}(" + b"".join(key + b"N" for key in meeting(8_000)) + b"u",
+    "keys that meet in a set": lambda: b"c__builtin__\nset\n](" + b"".join(meeting(8_000)) + b"e\x85R",
+    "keys that meet in an OrderedDict": lambda: (
+        b"ccollections\nOrderedDict\n](" + b"".join(key + b"N\x86" for key in meeting(8_000)) + b"e\x85R"
+    ),
+    "numbers as keys in no order": lambda: (
+        b"}(" + b"".join(binary(number * 2**12) + b"N" for number in range(80_000)) + b"u"
+    ),
+    "places of the memo in no order": lambda: (
+        b"N" + b"".join(b"r" + struct.pack("<I", number * 2**12) for number in range(80_000))
+    ),
+    "a long tuple for many calls": lambda: (
+        b"](" + b"X\x01\x00\x00\x00a" * 20_000 + b"tq\x00" + b"0cpathlib\nPurePosixPath\nh\x00R" * 2_000
+    ),
+    "the same bytes for many arrays": lambda: (
+        b"]X" + struct.pack("<I", 800_000) + b"a" * 800_000 + b"q\x00a"
+        b"c_codecs\nencode\nh\x00X\x06\x00\x00\x00latin1\x86Rq\x010cnumpy\ndtype\nX\x02\x00\x00\x00f8\x85Rq\x020"
+        + b"cnumpy._core.numeric\n_frombuffer\n(h\x01h\x02J\xa0\x86\x01\x00\x85tRa"
+        * 2_000
+    ),
+}
+
+
+@pytest.mark.parametrize("make", GREEDY.values(), ids=GREEDY)
+def test_a_file_cannot_ask_for_work_that_outgrows_it(make, tmp_path):
+    path = archive(tmp_path / "a.pt", b"\x80\x02" + make() + b".")
+    begin = time.process_time()
+    with pytest.raises(CheckpointError, match=r"refused: .* more than a file of this size may have|again and again"):
+        load_torch(path)
+    assert time.process_time() - begin < 10  # it was minutes
+
+
+def test_keys_that_count_up_are_as_many_as_one_likes(tmp_path):
+    tree = {"tokens": dict.fromkeys(range(100_000)), "texts": dict.fromkeys(map(str, range(100_000)))}
+    assert load_torch(archive(tmp_path / "a.pt", pickle.dumps(tree))) == tree
+
+
+def test_a_storage_with_many_names_is_checked_once(tmp_path):
+    one = tensor("(K\x01t", "(K\x01t", count="J\x00\x00\x10\x00", kind="torch\nBoolStorage")[2:-1]
+    path = archive(tmp_path / "a.pt", b"\x80\x02](" + one * 20_000 + b"e.", [bytes(2**20)])
+    begin = time.process_time()
+    assert len(load_torch(path)) == 20_000
+    assert time.process_time() - begin < 10  # it was 3 times as long for each megabyte of the storage
+
+
+def test_a_list_that_stands_in_many_places_is_looked_at_once(tmp_path):
+    path = archive(tmp_path / "a.pt", b"\x80\x02](](" + b"N" * 20_000 + b"eq\x00" + b"h\x00" * 400 + b"e.")
+    assert len(load_torch(path)) == 401
+
+
 def test_a_large_view_of_a_small_storage_takes_no_memory(tmp_path):
     many = "J\x00\x00\x00\x40"  # 2**30
     path = archive(tmp_path / "a.pt", tensor(f"({many}{many}t", "(K\x00K\x00t"), [struct.pack("<2f", 1.0, 2.0)])
@@ -465,24 +633,29 @@ def test_an_error_while_writing_leaves_the_old_file(tmp_path):
 SERVER = """
     import os, sys
     import numpy as np
-    from functorch_optim.checkpoint.torch_writer import save_torch
+    from functorch_optim.checkpoint import save_safetensors, save_torch
+    save = {"pt": save_torch, "safetensors": save_safetensors}[sys.argv[1].rpartition(".")[2]]
     for line in sys.stdin:  # at every line a process that saves for ever, until it is killed
         child = os.fork()
         if child == 0:
             number = 0
             while True:
                 number += 1
-                save_torch({"number": number, "w": np.full(200_000, number, np.float32)}, sys.argv[1])
+                save({"number": number, "w": np.full(200_000, number, np.float32)}, sys.argv[1])
         print(child, flush=True)
         os.waitpid(child, 0)
         print("gone", flush=True)
 """
 
 
-def test_a_process_killed_while_saving_leaves_the_old_file_or_the_new_one(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "save", "load"),
+    [("a.pt", save_torch, load_torch), ("a.safetensors", checkpoint.save_safetensors, checkpoint.load_safetensors)],
+)
+def test_a_process_killed_while_saving_leaves_the_old_file_or_the_new_one(name, save, load, tmp_path):
     """50 times, at random points."""
-    path, rng = tmp_path / "a.pt", random.Random(0)
-    save_torch({"number": 0, "w": np.zeros(200_000, np.float32)}, path)
+    path, rng = tmp_path / name, random.Random(0)
+    save({"number": 0, "w": np.zeros(200_000, np.float32)}, path)
     arguments = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(SERVER), str(path)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     seen = set()
@@ -493,7 +666,7 @@ def test_a_process_killed_while_saving_leaves_the_old_file_or_the_new_one(tmp_pa
             time.sleep(0.005 + rng.random() * 0.03)
             os.kill(child, signal.SIGKILL)
             assert server.stdout.readline() == "gone\n"
-            read = load_torch(path)
+            read = load(path)
             assert np.unique(read["w"]).tolist() == [float(read["number"])]
             seen.add(read["number"])
         server.stdin.close()

@@ -1,7 +1,10 @@
 """Every state in every format: safetensors, orbax, msgpack, jax.export; and what is said of damaged files."""
 
 import json
+import random
+import resource
 import struct
+import time
 from pathlib import Path
 
 import jax
@@ -12,7 +15,7 @@ import numpy as np
 import orbax.checkpoint as orbax
 import pytest
 from flax import nnx, serialization
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 import functorch_optim as fo
 from functorch_optim import optim
@@ -22,7 +25,9 @@ from functorch_optim.checkpoint import (
     flatten_state_dict,
     from_arrays,
     load_safetensors,
+    load_torch,
     save_safetensors,
+    save_torch,
     to_arrays,
     unflatten_state_dict,
 )
@@ -328,6 +333,152 @@ def test_names_and_groups_that_are_odd(tmp_path):
 def test_models_of_others_are_dicts_of_arrays(tmp_path):
     save_file({"encoder.weight": np.ones((2, 2), np.float32)}, tmp_path / "x", {"format": "pt"})
     assert load_safetensors(tmp_path / "x")["encoder.weight"].shape == (2, 2)
+
+
+def run_in_a_file(path):
+    """A small optimizer's state with every kind of leaf, in a file: its bytes, and what is read."""
+    optimizer = optim.SGD({"w": jnp.arange(3.0), "h": jnp.ones(2, jnp.bfloat16)}, lr=0.1, momentum=0.9)
+    optimizer.step(optimizer.params)
+    tree = {"optimizer": optimizer.state_dict(), "flags": np.array([True, False]), "wide": np.ones(2, np.complex128)}
+    save_safetensors(tree, path)
+    return path.read_bytes(), load_safetensors(path)
+
+
+def test_no_flipped_bit_of_a_safetensors_file_is_read(tmp_path):
+    """Every bit of the names of the format and of the checksum, and 400 of all: an error, never another value."""
+    data, _ = run_in_a_file(tmp_path / "x")
+    rng = random.Random(0)
+    places = [rng.randrange(8 * len(data)) for _ in range(400)]
+    for mark in (b"__metadata__", b"__functorch_optim_checksum__", b'__functorch_optim__":"{\\"format\\":'):
+        places += range(8 * (data.index(mark) - 1), 8 * (data.index(mark) + len(mark) + 14))
+    for place in places:
+        changed = bytearray(data)
+        changed[place // 8] ^= 1 << place % 8
+        (tmp_path / "x").write_bytes(changed)
+        with pytest.raises(CheckpointError):
+            load_safetensors(tmp_path / "x")
+
+
+def test_a_checksum_is_required_where_ours_is_written(tmp_path):
+    data, right = run_in_a_file(tmp_path / "x")
+    arrays, header = load_file(tmp_path / "x"), read_header(tmp_path / "x")
+    texts = dict(header["__metadata__"])
+    changed = bytearray(data)
+    changed[-1] ^= 1
+    (tmp_path / "x").write_bytes(changed)
+    with pytest.raises(CheckpointError, match=r"its checksum is wrong\. verify=False reads it nevertheless"):
+        load_safetensors(tmp_path / "x")
+    assert not same_tree(load_safetensors(tmp_path / "x", verify=False), right)
+    save_file(arrays, tmp_path / "x", texts)  # another program, which has them in another order
+    with pytest.raises(CheckpointError, match="or another program has written it anew"):
+        load_safetensors(tmp_path / "x")
+    del texts["__functorch_optim_checksum__"]
+    save_file(arrays, tmp_path / "x", texts)
+    with pytest.raises(CheckpointError, match="its checksum is missing"):
+        load_safetensors(tmp_path / "x")
+    assert same_tree(load_safetensors(tmp_path / "x", verify=False), right)
+    texts[MARK] = texts[MARK].replace(f'"format": {FORMAT}', '"format": 1')  # which had none
+    save_file(arrays, tmp_path / "x", texts)
+    assert same_tree(load_safetensors(tmp_path / "x"), right)
+
+
+def same_tree(one, other):
+    return repr(one) == repr(other)
+
+
+def test_the_package_safetensors_reads_what_is_written_and_writes_what_is_read(tmp_path):
+    kinds = ["bool", "int8", "uint16", "int64", "float16", "float32", "float64", "complex64", ml_dtypes.bfloat16]
+    arrays = {f"{number}.ü": np.arange(number).astype(kind) for number, kind in enumerate(kinds)}
+    arrays |= {"scalar": np.full((), 2.0), "empty": np.zeros((0, 3)), "turned": np.arange(6.0).reshape(2, 3).T}
+    save_safetensors(arrays, tmp_path / "ours")
+    assert same(load_file(tmp_path / "ours"), arrays)
+    save_file({name: np.array(array, order="C") for name, array in arrays.items()}, tmp_path / "theirs")
+    assert same(load_safetensors(tmp_path / "theirs"), arrays)
+
+
+def test_headers_that_lie_are_refused(tmp_path):
+    one = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+    for header, data in (
+        ({"a": one}, bytes(7)),
+        ({"a": one}, bytes(9)),
+        ({"a": {**one, "shape": [3]}}, bytes(8)),
+        ({"a": {**one, "shape": [-2]}}, bytes(8)),
+        ({"a": {**one, "shape": [2.0]}}, bytes(8)),
+        ({"a": {**one, "shape": [2**40, 0], "data_offsets": [0, 0]}}, bytes(8)),
+        ({"a": {**one, "shape": [10**4000] * 9}}, bytes(8)),
+        ({"a": one, "b": one}, bytes(8)),
+        ({"a": one, "b": {**one, "data_offsets": [16, 24]}}, bytes(24)),
+        ({"a": {**one, "dtype": "BOOL", "shape": [8]}}, b"\2" * 8),
+        ({"a": {**one, "dtype": ["F32"]}}, bytes(8)),
+        ({"a": one, "__metadata__": {"x": 1}}, bytes(8)),
+        ([], b""),
+    ):
+        text = json.dumps(header).encode()
+        (tmp_path / "x").write_bytes(struct.pack("<Q", len(text)) + text + data)
+        with pytest.raises(CheckpointError, match="is no safetensors file, or damaged"):
+            load_safetensors(tmp_path / "x")
+    for text in (b'{"a":1,"a":2}', b"[" * 100_000, b"\xff"):
+        (tmp_path / "x").write_bytes(struct.pack("<Q", len(text)) + text)
+        with pytest.raises(CheckpointError, match="is no safetensors file, or damaged"):
+            load_safetensors(tmp_path / "x")
+
+
+def outlined(tree, texts=()):
+    """What :func:`to_arrays` would give of this outline."""
+    told = {MARK: json.dumps({"format": 1, "tree": tree}), **dict(texts)}
+    return {"__functorch_optim_texts__": np.frombuffer(json.dumps(told).encode(), np.uint8)}
+
+
+def test_an_outline_cannot_outgrow_what_was_written():
+    with pytest.raises(CheckpointError, match="'a' is missing, or in two places"):
+        from_arrays(outlined({"list": [{"list": "a"}, {"list": "a"}]}, {"a": "[1, 2]"}))
+    numbers = [number << 12 for number in range(80_000)]
+    for tree in (
+        {"dict": [[number, {"list": []}] for number in numbers]},
+        {"state_dict": [[numbers, None]], "entries": []},
+    ):
+        with pytest.raises(CheckpointError, match="more than a file of this size may have"):
+            from_arrays(outlined(tree))
+    in_order = {"dict": [[number, {"list": []}] for number in range(80_000)]}
+    assert from_arrays(outlined(in_order)) == {number: [] for number in range(80_000)}
+
+
+def test_names_take_time_in_proportion():
+    names = [f"layer{number}" for number in range(20_000)]
+    begin = time.process_time()
+    saved = unflatten_state_dict({f"param_groups.{name}.lr": number for number, name in enumerate(names)})
+    assert len(saved["param_groups"]) == 20_000
+    arrays = to_arrays(dict.fromkeys(names, np.ones(1)))
+    assert len(from_arrays(arrays, like=dict.fromkeys(names, np.ones(1)))) == 20_000
+    with pytest.raises(CheckpointError, match="belongs to no parameter"):
+        unflatten_state_dict({f"state.{'.' * 2_000_000}": 1}, [([0], ["w"])])
+    assert time.process_time() - begin < 10  # each of them was minutes
+
+
+@pytest.mark.parametrize("save", [save_safetensors, save_torch])
+@pytest.mark.parametrize("size", [10, 1_000_000])
+def test_what_the_system_refuses_to_write_is_its_own_error_and_leaves_the_old_file(save, size, tmp_path):
+    path = tmp_path / "run"
+    save({"w": np.zeros(3)}, path)
+    before = path.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))  # as on a full disk: a write that the system refuses
+    try:
+        with pytest.raises(OSError, match="File too large") as error:
+            save({"w": np.ones(size)}, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not isinstance(error.value, CheckpointError)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["run"]
+
+
+@pytest.mark.parametrize("load", [load_safetensors, load_torch])
+def test_what_the_system_refuses_to_read_is_its_own_error(load, tmp_path):
+    with pytest.raises(IsADirectoryError):
+        load(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        load(tmp_path / "nothing")
 
 
 def test_the_first_format_is_still_read():

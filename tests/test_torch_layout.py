@@ -506,6 +506,73 @@ def test_a_flattened_image_is_the_input_of_a_dense_kernel():
         layout.state_from_torch(factored)
 
 
+def network(*shapes, channels_last=True):
+    """Torch's parameters of these shapes, ``0.weight``, ``1.weight``, ..., and the tree of the twin."""
+    weights = {f"{number}.weight": np.zeros(shape) for number, shape in enumerate(shapes)}
+    tree = {}
+    for number, shape in enumerate(shapes):
+        turned = (*shape[2:], shape[1], shape[0]) if len(shape) > 1 and channels_last else shape
+        tree[str(number)] = {"kernel" if len(shape) > 1 and channels_last else "weight": jnp.zeros(turned)}
+    return tree, weights
+
+
+def test_a_dense_kernel_that_may_be_behind_a_flattened_image_is_asked_about():
+    tree, weights = network((8, 3, 3, 3), (8,), (10, 8 * 4 * 5), (2, 10))
+    with pytest.raises(CheckpointError) as error:
+        TorchLayout(tree, weights)
+    for part in (
+        "the leaf '2.kernel' (160, 10): are its 160 inputs the flattened image of 8 channels behind '0.weight'?",
+        "flattened=(8, height, width))] with height * width = 20; if not, the same without flattened=",
+    ):
+        assert part in str(error.value)
+    assert "3.kernel" not in str(error.value)
+    plain = TorchLayout(tree, weights, rules=[LeafRule(r"2\.kernel", "2.weight", "kernel")])
+    image = TorchLayout(tree, weights, rules=[LeafRule(r"2\.kernel", "2.weight", "kernel", flattened=(8, 4, 5))])
+    given = {**weights, "2.weight": np.arange(1600.0).reshape(10, 160)}
+    assert plain.params_from_torch(given)["2"]["kernel"][:3, 0].tolist() == [0.0, 1.0, 2.0]
+    assert image.params_from_torch(given)["2"]["kernel"][:3, 0].tolist() == [0.0, 20.0, 40.0]
+    with pytest.raises(CheckpointError, match=r"are its 160 inputs"):
+        TorchLayout(tree, weights, rules=TORCH_NAMES)  # which answer nothing
+    heads = network((8, 3, 3, 3), (4, 32), (5, 32))
+    with pytest.raises(CheckpointError, match=r"(?s)'1\.kernel'.*'2\.kernel'"):
+        TorchLayout(*heads)
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        [(8, 3, 3, 3), (8,), (10, 8), (20, 10)],  # the mean over the image
+        [(8, 3, 3, 3), (16,), (10, 16)],  # a norm of all that convolutions before have given
+        [(8, 3, 3, 3), (32, 8), (8, 32), (24, 8), (8, 24)],  # layers behind an embedding of patches
+        [(8, 3, 3, 3), (10, 12)],  # no multiple
+        [(10, 16), (4, 10)],  # no convolution
+        [(10, 16), (8, 3, 3, 3)],  # none before
+    ],
+)
+def test_a_dense_kernel_that_is_behind_no_image_is_not_asked_about(shapes):
+    TorchLayout(*network(*shapes))
+    TorchLayout(*network((8, 3, 3, 3), (10, 32), channels_last=False))  # as torch has them: the order is the same
+    tree, weights = network((8, 3, 3, 3))
+    TorchLayout({**tree, "table": {"embedding": jnp.zeros((5, 32))}}, {**weights, "table.weight": np.zeros((5, 32))})
+
+
+def test_rules_that_are_given_are_tried_before_the_known_ones():
+    weights = {"up.weight": np.zeros((2, 3)), "fc.weight": np.zeros((3, 3)), "fc.bias": np.zeros(3)}
+    tree = {"down": {"kernel": jnp.zeros((3, 2))}, "fc": {"kernel": jnp.zeros((3, 3)), "bias": jnp.zeros(3)}}
+    layout = TorchLayout(tree, weights, rules=[LeafRule(r"down\.kernel", "up.weight", "kernel")])
+    assert {leaf.name: leaf.pieces[0].name for leaf in layout.leaves} == {
+        "down.kernel": "up.weight",
+        "fc.kernel": "fc.weight",
+        "fc.bias": "fc.bias",
+    }
+    same_here = TorchLayout(
+        tree, weights, rules=[LeafRule("down.kernel", "up.weight", "kernel"), LeafRule("fc.kernel", "fc.weight")]
+    )
+    assert same_here.leaves[2].pieces[0].axes == (0, 1)
+    with pytest.raises(CheckpointError, match=r"rename= turns paths .* rules=\[LeafRule\(path, name, layout\)\]"):
+        TorchLayout(tree, weights)
+
+
 def test_what_cuts_a_matrix_is_refused_where_it_must_be_whole():
     group = {"ns_coefficients": (1.0, 1.0, 1.0), "params": [0], "param_names": ["query.weight"]}
     saved = {"state": {0: {"momentum_buffer": np.zeros((8, 8))}}, "param_groups": [group]}

@@ -1,5 +1,6 @@
 """The zip container of torch's files: its records as views of the file, nothing unpacked and nothing copied."""
 
+import errno
 import mmap
 import os
 import struct
@@ -37,7 +38,9 @@ class Archive:
             try:
                 large = mapped and size >= _LARGE
                 self.bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if large else file.read()
-            except (OSError, ValueError, MemoryError, OverflowError) as error:
+            except (ValueError, MemoryError, OverflowError, OSError) as error:
+                if isinstance(error, OSError) and error.errno != errno.ENOMEM:
+                    raise
                 raise CheckpointError(f"{path} with its {size} bytes does not fit into memory: {error}") from error
             if not size:
                 raise CheckpointError(f"{path} is empty")
@@ -46,6 +49,8 @@ class Archive:
                 with zipfile.ZipFile(file) as archive:
                     entries = archive.infolist()
             except Exception as error:  # whatever a damaged directory makes of the reader
+                if isinstance(error, OSError) and error.errno != errno.EINVAL:  # which is a place before the file
+                    raise
                 raise CheckpointError(f"{path} is no whole zip archive, as torch writes it: {shown(error)}") from error
         self.records = self._read(entries)
 

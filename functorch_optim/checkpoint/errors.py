@@ -7,5 +7,5 @@ class CheckpointError(ValueError):
 
 def shown(text: object) -> str:
     """What a file says, fit for a message: in ASCII, and not long."""
-    line = ascii(str(text))[1:-1]
+    line = ascii(str(text)[:200])[1:-1]
     return line if len(line) <= 100 else f"{line[:97]}..."

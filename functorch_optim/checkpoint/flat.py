@@ -11,8 +11,9 @@ import numpy as np
 from functorch_optim import trees
 from functorch_optim.checkpoint.errors import CheckpointError, shown
 from functorch_optim.checkpoint.state_names import flatten_state_dict, is_state_dict, unflatten_state_dict
+from functorch_optim.checkpoint.work import Work
 
-FORMAT = 1  # raise it when what is written changes, and keep the reader of every number before
+FORMAT = 2  # raise it when what is written changes, and keep the reader of every number before; 2 has a checksum
 MARK = "__functorch_optim__"  # the text that says the format, and how the names form the tree
 _TEXTS = "__functorch_optim_texts__"  # where there is room for arrays only: the bytes of the texts
 
@@ -50,12 +51,10 @@ def unflatten(flat: Flat, like: Any = None) -> Any:
         CheckpointError: it was written by a newer version, is damaged, or does not fit ``like``.
     """
     try:
-        outline = _outline(flat.texts) if MARK in flat.texts else None
+        version = format_of(flat.texts) if MARK in flat.texts else None
         if like is not None:
             return _restored(flat, like)
-        if outline is None:
-            return _foreign(flat)
-        return _read(outline, flat)
+        return _foreign(flat) if version is None else _Reader(flat).tree()
     except CheckpointError:
         raise
     except (AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError) as error:
@@ -176,45 +175,55 @@ def _checked(array: Any, path: tuple[Any, ...]) -> Any:
     return array
 
 
-def _outline(texts: Mapping[str, str]) -> Any:
-    """How the names form the tree.
+def format_of(texts: Mapping[str, str]) -> int:
+    """The format in which something was written.
 
     Raises:
-        CheckpointError: a newer version wrote it.
+        CheckpointError: a newer version wrote it. ValueError: it says none.
     """
-    header = json.loads(texts[MARK])
-    version = header["format"]
+    version = json.loads(texts[MARK])["format"]
     if type(version) is not int or version < 1:
-        raise ValueError(f"its format is {version!r}")
+        raise ValueError(f"its format is {shown(version)!r}")
     if version > FORMAT:
         raise CheckpointError(
-            f"it was written in format {version} by a newer functorch_optim; this one reads formats up to {FORMAT}: "
-            "upgrade functorch_optim"
+            f"it was written in format {shown(version)} by a newer functorch_optim; this one reads formats up to "
+            f"{FORMAT}: upgrade functorch_optim"
         )
-    return header["tree"]
+    return version
 
 
-def _read(outline: Any, flat: Flat) -> Any:
-    """The node of an outline."""
-    if isinstance(outline, str):
-        return _leaf(outline, flat)
-    if "state_dict" in outline:
-        entries = {key: _read(node, flat) for key, node in outline["entries"]}
-        return unflatten_state_dict(entries, [tuple(group) for group in outline["state_dict"]])
-    if "dict" in outline:
-        return {key: _read(node, flat) for key, node in outline["dict"]}
-    kind = "list" if "list" in outline else "tuple"
-    given = outline[kind]
-    items = json.loads(flat.texts[given]) if isinstance(given, str) else [_read(node, flat) for node in given]
-    return items if kind == "list" else tuple(items)
+class _Reader:
+    """Puts a tree together; each name stands for one leaf, so that the tree cannot outgrow what was written."""
 
+    def __init__(self, flat: Flat) -> None:
+        self._outline = json.loads(flat.texts[MARK])["tree"]
+        self._left = {**flat.texts, **flat.arrays}
+        self._work = Work(sum(map(len, flat.texts.values())))
 
-def _leaf(name: str, flat: Flat) -> Any:
-    if name in flat.arrays:
-        return flat.arrays[name]
-    if name in flat.texts:
-        return json.loads(flat.texts[name])
-    raise CheckpointError(f"what was saved is damaged: {name!r} is missing")
+    def tree(self) -> Any:
+        return self._read(self._outline)
+
+    def _read(self, outline: Any) -> Any:
+        """The node of an outline."""
+        if isinstance(outline, str):
+            leaf = self._take(outline)
+            return json.loads(leaf) if isinstance(leaf, str) else leaf
+        if "state_dict" in outline:
+            groups = [tuple(group) for group in outline["state_dict"]]
+            self._work.keyed((number, None) for numbers, _ in groups for number in numbers)
+            entries = {key: self._read(node) for key, node in outline["entries"]}
+            return unflatten_state_dict(entries, groups)
+        if "dict" in outline:
+            return self._work.keyed((key, self._read(node)) for key, node in outline["dict"])
+        kind = "list" if "list" in outline else "tuple"
+        given = outline[kind]
+        items = json.loads(self._take(given)) if isinstance(given, str) else list(map(self._read, given))
+        return items if kind == "list" else tuple(items)
+
+    def _take(self, name: str) -> Any:
+        if name not in self._left:
+            raise CheckpointError(f"what was saved is damaged: {shown(name)!r} is missing, or in two places")
+        return self._left.pop(name)
 
 
 def _foreign(flat: Flat) -> Any:
@@ -237,9 +246,10 @@ def _restored(flat: Flat, like: Any) -> Any:
     """The leaves that stand under the names of those of ``like``."""
     names, models, treedef = trees.named_leaves(like)
     names = [name or "value" for name in names]
+    known = set(names)
     held = {**_told(flat.texts), **flat.arrays}
     problems = [f"{name} is missing" for name in names if name not in held]
-    problems += [f"{name} is unexpected" for name in held if name not in set(names)]
+    problems += [f"{name} is unexpected" for name in held if name not in known]
     leaves = []
     for name, model in zip(names, models, strict=True):
         if name in held:

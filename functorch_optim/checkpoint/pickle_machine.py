@@ -5,9 +5,9 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from functorch_optim.checkpoint.errors import CheckpointError, shown
+from functorch_optim.checkpoint.plain_tree import Refused, Skip, Unfinished, finished, plain
+from functorch_optim.checkpoint.work import Work
 
 _SCALARS = (str, int, float, bool, bytes, complex, type(None))
 _CONSTANTS = {
@@ -16,52 +16,67 @@ _CONSTANTS = {
 }
 _VALUES = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _EMPTY = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple, "EMPTY_SET": set}
-_CONTAINERS = (dict, OrderedDict, Counter, list, tuple, set, frozenset)
+_SIZED = (dict, OrderedDict, Counter, list, tuple, set, frozenset)
 _IGNORED = {"PROTO", "FRAME"}
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
 class Known:
-    """A name that a pickle may use, and what calling it does here."""
+    """A name that a pickle may use, and what calling it does here; with ``lenient`` also with what is refused."""
 
-    def __init__(self, name: str, call: Callable[..., Any]) -> None:
+    def __init__(self, name: str, call: Callable[..., Any], lenient: bool = False) -> None:
         self.name = name
         self.call = call
+        self.lenient = lenient
+
+
+class _Made(Unfinished):
+    """What an unknown class makes of several values and nothing else: a namedtuple, or as good as one."""
+
+    def __init__(self, kind: Refused, values: tuple[Any, ...]) -> None:
+        self.kind, self.values = kind, values
+
+    def build(self, state: Any) -> None:
+        del state  # it has more than its values
+        self.refusal = self.kind
+
+    def finish(self) -> Any:
+        return self.values
 
 
 class PickleMachine:
     """Runs one pickle.
 
     Args:
-        find: ``find(module, name)`` is what a global name stands for; it raises where it stands for nothing.
+        find: ``find(module, name)`` is what a global name stands for, :class:`Refused` where that is nothing here.
         load: ``load(persistent_id)`` is an object kept outside of the pickle.
+        work: what the file may still ask for.
 
     Raises:
         CheckpointError: from :meth:`run`, whatever is wrong.
     """
 
-    def __init__(self, find: Callable[[str, str], Any], load: Callable[[Any], Any]) -> None:
+    def __init__(self, find: Callable[[str, str], Any], load: Callable[[Any], Any], work: Work) -> None:
         self.find = find
         self.load = load
+        self.work = work
         self.stack: list[Any] = []
         self.marks: list[int] = []  # where in the stack they are
         self.memo: dict[int, Any] = {}
-        self.budget = 0  # what calls may still be given: a small pickle must not make them copy for ever
 
-    def run(self, pickle: bytes) -> Any:
-        self.budget = 8 * len(pickle) + 10_000
+    def run(self, pickle: bytes, skip: Skip = ()) -> Any:
+        """What the pickle describes, without the entries that are refused where ``skip`` says so."""
         try:
             for opcode, argument, _ in pickletools.genops(pickle):
                 if opcode.name == "STOP":
                     break
                 self._step(opcode.name, argument)
             (result,) = self.stack
+            return plain(result, skip, self.work)
         except CheckpointError:
             raise
         except Exception as error:  # whatever a wrong pickle makes of the steps
             raise CheckpointError(f"the pickle in the file is damaged: {shown(error)}") from error
-        _check(result)
-        return result
 
     def _step(self, name: str, argument: Any) -> None:
         if name in _CONSTANTS:
@@ -91,38 +106,63 @@ class PickleMachine:
         return items
 
     def _put(self, place: int) -> None:
-        self.memo[place] = self.stack[-1]
+        self.memo[self.work.key(self.memo, place)] = self.stack[-1]
 
     def _append(self, items: list[Any]) -> None:
-        _expect(self.stack[-1], list).extend(items)
+        if not isinstance(self.stack[-1], Refused):
+            _expect(self.stack[-1], list).extend(items)
 
     def _set_items(self, items: list[Any]) -> None:
-        target = _expect(self.stack[-1], dict)
-        for key, value in zip(items[::2], items[1::2], strict=True):
-            target[hashable(key)] = value
+        if not isinstance(self.stack[-1], Refused):
+            target = _expect(self.stack[-1], dict)
+            for key, value in zip(items[::2], items[1::2], strict=True):
+                target[as_key(self.work, target, key)] = value
 
     def _add_items(self) -> None:
         items = self._until_mark()
-        _expect(self.stack[-1], set).update(map(hashable, items))
+        if not isinstance(self.stack[-1], Refused):
+            add_all(self.work, _expect(self.stack[-1], set), items)
 
     def _global(self, module: Any, name: Any) -> None:
         self.stack.append(self.find(_expect(module, str), _expect(name, str)))
 
     def _reduce(self) -> None:
         arguments, function = self._pop(), self._pop()
-        if not isinstance(function, Known):
+        repeated = "a pickle that makes its calls copy the same things again and again"
+        self.work.spend(100 * len(_expect(arguments, tuple)), repeated)
+        given = tuple(map(finished, arguments))
+        self.work.spend(100 * sum(len(one) for one in given if isinstance(one, (str, bytes, *_SIZED))), repeated)
+        refused = refusal((function,) if isinstance(function, Known) and function.lenient else (function, *given))
+        if refused is None and not isinstance(function, Known):
             raise CheckpointError(f"refused: the pickle calls {type(function).__name__!r}, which is no function")
-        given = _expect(arguments, tuple)
-        self.budget -= sum(len(one) for one in given if isinstance(one, (str, bytes, *_CONTAINERS)))
-        if self.budget < 0:
-            raise CheckpointError("refused: a pickle that makes its calls copy the same things again and again")
-        self.stack.append(function.call(*given))
+        self.stack.append(function.call(*given) if refused is None else refused)
+
+    def _new(self, name: str, arguments: Any, kind: Any) -> None:
+        """An object of a class."""
+        if not isinstance(kind, Refused):
+            raise CheckpointError(f"refused: the pickle uses {name}")
+        several = type(arguments) is tuple and len(arguments) > 1
+        self.stack.append(_Made(kind, arguments) if several else kind)
+
+    def _new_with_names(self) -> None:
+        self._pop()
+        self._new("NEWOBJ_EX", (), [self._pop(), self._pop()][1])
 
     def _build(self) -> None:
         """What an OrderedDict has beside its items, a module's ``_metadata`` say, is left out."""
-        state = self._pop()
-        _expect(self.stack[-1], OrderedDict)
-        _expect(state, dict)
+        state, target = self._pop(), self.stack[-1]
+        if isinstance(target, Unfinished):
+            given = tuple(map(finished, state)) if type(state) is tuple and len(state) < 100 else state
+            target.refusal = refusal(given) if type(given) is tuple else None
+            if target.refusal is None:
+                target.build(given)
+        elif not isinstance(target, Refused):
+            _expect(target, OrderedDict)
+            _expect(state, dict)
+
+    def _load(self, identity: Any) -> None:
+        refused = refusal(identity) if type(identity) is tuple and len(identity) < 100 else None
+        self.stack.append(self.load(identity) if refused is None else refused)
 
 
 _ACTIONS: dict[str, Callable[[PickleMachine, Any], Any]] = {
@@ -130,7 +170,7 @@ _ACTIONS: dict[str, Callable[[PickleMachine, Any], Any]] = {
     "POP": lambda self, _: self._pop(),
     "POP_MARK": lambda self, _: self._until_mark(),
     "TUPLE": lambda self, _: self.stack.append(tuple(self._until_mark())),
-    "FROZENSET": lambda self, _: self.stack.append(frozenset(map(hashable, self._until_mark()))),
+    "FROZENSET": lambda self, _: self.stack.append(frozenset(add_all(self.work, set(), self._until_mark()))),
     "APPEND": lambda self, _: self._append([self._pop()]),
     "APPENDS": lambda self, _: self._append(self._until_mark()),
     "SETITEM": lambda self, _: self._set_items([self._pop(), self._pop()][::-1]),
@@ -145,7 +185,9 @@ _ACTIONS: dict[str, Callable[[PickleMachine, Any], Any]] = {
     "STACK_GLOBAL": lambda self, _: self._global(*[self._pop(), self._pop()][::-1]),
     "REDUCE": lambda self, _: self._reduce(),
     "BUILD": lambda self, _: self._build(),
-    "BINPERSID": lambda self, _: self.stack.append(self.load(self._pop())),
+    "NEWOBJ": lambda self, _: self._new("NEWOBJ", self._pop(), self._pop()),
+    "NEWOBJ_EX": lambda self, _: self._new_with_names(),
+    "BINPERSID": lambda self, _: self._load(self._pop()),
 }
 
 
@@ -155,40 +197,24 @@ def _expect(value: Any, kind: type) -> Any:
     return value
 
 
-def hashable(key: Any) -> Any:
-    """A key that is cheap to hash: nested tuples that share their parts take for ever."""
+def refusal(values: tuple[Any, ...]) -> Refused | None:
+    """The first of these that is refused."""
+    return next((value for value in values if isinstance(value, Refused)), None)
+
+
+def as_key(work: Work, held: dict[Any, Any] | set[Any], given: Any) -> Any:
+    """A key that is cheap to hash, or why there is none: nested tuples that share their parts take for ever."""
+    key = finished(given)
+    if isinstance(key, Refused):
+        return key
     items = key if type(key) is tuple and len(key) <= 16 else (key,)
     if all(type(item) in _SCALARS and not (type(item) is int and item.bit_length() > 64) for item in items):
-        return key
-    raise CheckpointError(f"refused: a key of the type {type(key).__name__!r}")
+        return work.key(held, key)
+    return Refused(f"refused: a key of the type {type(key).__name__!r}")
 
 
-def _check(tree: Any) -> None:
-    """Raise unless there are plain containers, numbers, strings, arrays and dtypes, in a tree that can be walked.
-
-    None is inside of itself, none deeper than 500, and they are not more than ten million, a shared one counted
-    wherever it stands.
-    """
-    sizes: dict[int, int] = {}
-    path: set[int] = set()
-    pending: list[tuple[Any, bool]] = [(tree, False)]
-    while pending:
-        node, leaving = pending.pop()
-        if type(node) not in _CONTAINERS:
-            if type(node) not in (*_SCALARS, bytearray, np.ndarray) and not isinstance(node, np.dtype):
-                raise CheckpointError(f"refused: {type(node).__name__!r} as a value")
-            continue
-        children = list(node.values() if isinstance(node, dict) else node)
-        if leaving:
-            path.remove(id(node))
-            sizes[id(node)] = 1 + sum(sizes.get(id(child), 1) for child in children)
-            if sizes[id(node)] > 10_000_000:
-                raise CheckpointError("refused: containers that hold each other more than ten million times")
-        elif id(node) in path:
-            raise CheckpointError("refused: a container that is inside of itself")
-        elif id(node) not in sizes:
-            path.add(id(node))
-            if len(path) > 500:
-                raise CheckpointError("refused: containers nested more than 500 deep")
-            pending.append((node, True))
-            pending += [(child, False) for child in children]
+def add_all(work: Work, held: set[Any], items: Any) -> set[Any]:
+    """A set with these items, which are as keys are."""
+    for item in items:
+        held.add(as_key(work, held, item))
+    return held

@@ -1,6 +1,6 @@
 """A leaf of a JAX tree, and the pieces of torch's parameters that it is made of."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -92,6 +92,34 @@ def piece_of(
         return None
     axes, flipped = LAYOUTS[layout](count)
     return Piece(name, torch_shape, part, own, tuple(axes), tuple(flipped), jax_shape)
+
+
+def behind_images(shapes: Mapping[str, tuple[int, ...]], leaves: Sequence[Leaf]) -> dict[str, tuple[str, int]]:
+    """The dense kernels whose inputs can be the entries of an image, with the convolution before it and its channels.
+
+    That is the last convolution before them in torch's order, where JAX has channels last. The channels are those of
+    the norm behind it, if there is one. A kernel that takes what the one before it gives is behind no image, nor is
+    one with an input for each channel.
+    """
+    turned = {piece.name for leaf in leaves for piece in leaf.pieces if _is_turned(piece)}
+    found, convolution, channels, before = {}, "", 0, 0
+    for name, shape in shapes.items():
+        if len(shape) > 2:
+            convolution, channels = (name, shape[0]) if name in turned else ("", 0)
+            before = channels
+        elif len(shape) == 2 and name in turned:
+            if convolution and shape[1] not in (before, channels) and shape[1] % channels == 0:
+                found[name] = (convolution, channels)
+            before = shape[0]
+        elif len(shape) == 1 and before == channels and shape[0] > 1:
+            before = channels = shape[0]
+    return found
+
+
+def _is_turned(piece: Piece) -> bool:
+    """Whether the channels, or inputs and outputs, stand last in JAX and not in torch."""
+    kernels = ((1, 0),) if len(piece.torch_shape) == 2 else ((1, 0), (0, 1))
+    return len(piece.expanded) == len(piece.torch_shape) > 1 and piece.axes[-2:] in kernels
 
 
 # For so many axes of torch's: their order in JAX, and those of them that run backwards there.

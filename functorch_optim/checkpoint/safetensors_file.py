@@ -5,15 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from functorch_optim.checkpoint.atomic import atomic_path
+from functorch_optim.checkpoint import safetensors_format
+from functorch_optim.checkpoint.atomic import atomic_write
 from functorch_optim.checkpoint.errors import CheckpointError, shown
-from functorch_optim.checkpoint.flat import Flat, flatten, unflatten
+from functorch_optim.checkpoint.flat import MARK, Flat, flatten, format_of, unflatten
 
 _DTYPE = "__dtype__."  # before the name of an array that is kept as bytes, its dtype and shape
-_KEPT = (
-    *("bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"),
-    *("float16", "float32", "float64", "bfloat16", "complex64"),
-)
+_CHECKED = 2  # the first format that has a checksum
 
 
 def save_safetensors(tree: Any, path: str | os.PathLike[str], sync: bool = True) -> None:
@@ -21,7 +19,8 @@ def save_safetensors(tree: Any, path: str | os.PathLike[str], sync: bool = True)
 
     The arrays have dotted names. A ``state_dict`` of an optimizer has those of torch's distributed checkpoints,
     ``state.<name>.exp_avg`` and ``param_groups.<name>.lr``. What is no array is JSON in the file's metadata under its
-    name. The file is there whole or not at all (:func:`functorch_optim.checkpoint.atomic_write`).
+    name, and so is a checksum of the whole file. The file is there whole or not at all
+    (:func:`functorch_optim.checkpoint.atomic_write`). The package safetensors is not needed.
 
     Args:
         tree: dicts, lists, tuples and pytree nodes (a state of :func:`functorch_optim.adam`, a module), nested, of
@@ -31,7 +30,7 @@ def save_safetensors(tree: Any, path: str | os.PathLike[str], sync: bool = True)
 
     Raises:
         CheckpointError: there is something else in the tree; the message says where.
-        ImportError: the package safetensors is not installed.
+        OSError: the file cannot be written: the disk is full, say. What was there before is still there.
 
     Example:
         >>> import tempfile
@@ -46,26 +45,23 @@ def save_safetensors(tree: Any, path: str | os.PathLike[str], sync: bool = True)
         >>> loaded["optimizer"]["state"][0]["momentum_buffer"].tolist()
         [1.0, 1.0]
     """
-    save_file, _ = _library()
     flat = flatten(tree)
     arrays, texts = {}, dict(flat.texts)
     for name, given in flat.arrays.items():
-        array = np.asarray(given)
-        if array.dtype.name not in _KEPT:
-            texts[_DTYPE + name] = f"{array.dtype.name} {' '.join(map(str, array.shape))}"
-            array = np.frombuffer(array.tobytes(), np.uint8)
-        arrays[name] = array if array.flags.c_contiguous else np.ascontiguousarray(array)
-    with atomic_path(path, sync) as partial:
-        try:
-            save_file(arrays, partial, texts)
-        except OSError:
-            raise
-        except Exception as error:  # the library has errors of its own, of several types
-            raise CheckpointError(f"safetensors does not take this tree: {shown(error)}") from error
+        if safetensors_format.is_kept(given.dtype):
+            arrays[name] = given
+        else:
+            texts[_DTYPE + name] = f"{given.dtype.name} {' '.join(map(str, given.shape))}"
+            arrays[name] = np.frombuffer(np.asarray(given).tobytes(), np.uint8)
+    with atomic_write(path, sync) as file:
+        safetensors_format.write(file, arrays, texts)
 
 
-def load_safetensors(path: str | os.PathLike[str], like: Any = None) -> Any:
+def load_safetensors(path: str | os.PathLike[str], like: Any = None, verify: bool = True) -> Any:
     """Read a safetensors file.
+
+    The checksum that :func:`save_safetensors` writes is compared before a value is given. Files of other programs have
+    none.
 
     Args:
         path: the file. One that :func:`save_safetensors` did not write (a model of a hub, say) is a dict of arrays by
@@ -73,13 +69,15 @@ def load_safetensors(path: str | os.PathLike[str], like: Any = None) -> Any:
         like: a tree of the structure that was saved, of arrays or of :class:`jax.ShapeDtypeStruct`: the leaves of the
             result are placed as its are. A functional state needs it, ``like=tx.init(params)``; without it, it is a
             dict. A ``state_dict`` of an optimizer needs none: ``load_state_dict`` places what it is given.
+        verify: whether to compare the checksum. Without it a file is read that is damaged, or that another program
+            has written anew with our texts.
 
     Returns:
         The tree; arrays are NumPy's, where ``like`` has none of JAX.
 
     Raises:
         CheckpointError: it is no safetensors file, damaged, of a newer version, or does not fit ``like``.
-        OSError: there is no such file. ImportError: the package safetensors is not installed.
+        OSError: there is no such file, or it cannot be read.
 
     Example:
         >>> import tempfile
@@ -91,33 +89,33 @@ def load_safetensors(path: str | os.PathLike[str], like: Any = None) -> Any:
         >>> load_safetensors(path, like=state).exp_avg["w"].tolist()
         [0.0, 0.0]
     """
-    _, safe_open = _library()
     name = os.fsdecode(path)
     try:
-        with open(name, "rb"), safe_open(name, "numpy") as file:
-            texts = dict(file.metadata() or {})
-            arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 the file is no mapping
+        content = safetensors_format.read(name)
+        if verify:
+            _check(content)
+        arrays, texts = dict(content.arrays), dict(content.texts)
         for key in [text for text in texts if text.startswith(_DTYPE)]:
             dtype, *shape = texts.pop(key).split(" ")
             plain = key.removeprefix(_DTYPE)
-            arrays[plain] = np.frombuffer(arrays[plain].tobytes(), np.dtype(dtype)).reshape(
-                [int(n) for n in shape if n]
-            )
+            arrays[plain] = arrays[plain].view(np.dtype(dtype)).reshape([int(n) for n in shape if n])
         return unflatten(Flat(arrays, texts), like)
-    except OSError:
-        raise
     except CheckpointError as error:
         raise CheckpointError(f"{name}: {error}") from error
-    except AttributeError as error:  # of NumPy, asked for a dtype that it has not
-        raise CheckpointError(f"{name} has an array of a dtype that NumPy has not: {shown(error)}") from error
-    except Exception as error:  # the library has errors of its own, of several types
+    except (AttributeError, KeyError, MemoryError, RecursionError, TypeError, ValueError) as error:
         raise CheckpointError(f"{name} is no safetensors file, or damaged: {shown(error)}") from error
 
 
-def _library() -> tuple[Any, Any]:
-    try:
-        from safetensors import safe_open
-        from safetensors.numpy import save_file
-    except ImportError as error:
-        raise ImportError("safetensors files need the package safetensors: pip install safetensors") from error
-    return save_file, safe_open
+def _check(content: safetensors_format.Content) -> None:
+    """Raise unless the file is what was written.
+
+    A file of ours says so under two names, that of the format and that of the checksum: damage to one leaves the other.
+    """
+    version = format_of(content.texts) if MARK in content.texts else 0
+    if content.whole is None and version >= _CHECKED:
+        raise CheckpointError("it is damaged: its checksum is missing. verify=False reads it nevertheless")
+    if content.whole is False:
+        raise CheckpointError(
+            "it is damaged, or another program has written it anew: its checksum is wrong. verify=False reads it "
+            "nevertheless"
+        )

@@ -128,13 +128,15 @@ def _labels(groups: Sequence[Group]) -> list[list[str]]:
 
 def _divided(kind: str, flat: Mapping[str, Any], labels: list[list[str]] | None) -> dict[str, dict[str, Any]]:
     """``<name>.<key>`` by name and key: the longest of the names that are known, or what stands before the last dot."""
-    known = None if labels is None else {label for group in labels for label in group}
+    known = {label for group in labels or () for label in group}
+    lengths = sorted({len(label) for label in known}, reverse=True)
     found: dict[str, dict[str, Any]] = {}
     for rest, value in flat.items():
-        name, dot, _ = rest.rpartition(".")
-        while dot and known is not None and name not in known:
-            name, dot, _ = name.rpartition(".")
-        if not dot:
+        if labels is None:
+            name = rest.rpartition(".")[0] if "." in rest else None
+        else:
+            name = next((rest[:n] for n in lengths if rest[n : n + 1] == "." and rest[:n] in known), None)
+        if name is None:
             raise CheckpointError(f"'{kind}.{rest}' belongs to no parameter whose options are known")
         found.setdefault(name, {})[rest[len(name) + 1 :]] = value
     return found
@@ -142,20 +144,15 @@ def _divided(kind: str, flat: Mapping[str, Any], labels: list[list[str]] | None)
 
 def _grouped(options: dict[str, dict[str, Any]]) -> tuple[list[Group], list[dict[str, Any]]]:
     """Parameters with the same options, numbered group after group; a list among the options becomes a tuple."""
-    together: list[tuple[dict[str, Any], list[str]]] = []
+    together: dict[str, tuple[dict[str, Any], list[str]]] = {}
     for name, own in options.items():
         own |= {key: tuple(value) for key, value in own.items() if isinstance(value, list)}
-        for other, names in together:
-            if repr(other) == repr(own):
-                names.append(name)
-                break
-        else:
-            together.append((own, [name]))
+        together.setdefault(repr(own), (own, []))[1].append(name)
     groups: list[Group] = []
     start, numbered = 0, all(name.isdecimal() or _EMPTY.fullmatch(name) for name in options)
-    for _, names in together:
+    for _, names in together.values():
         own = [name for name in names if not _EMPTY.fullmatch(name)]
         numbers = list(map(int, own)) if numbered else list(range(start, start + len(own)))
         groups.append((numbers, None if numbered else own))
         start += len(own)
-    return groups, [own for own, _ in together]
+    return groups, [own for own, _ in together.values()]

@@ -11,7 +11,7 @@ from functorch_optim import trees
 from functorch_optim.checkpoint import state_layout
 from functorch_optim.checkpoint.errors import CheckpointError
 from functorch_optim.checkpoint.flat import placed
-from functorch_optim.checkpoint.pieces import Leaf, Piece, fits, parts_of, piece_of
+from functorch_optim.checkpoint.pieces import Leaf, Piece, behind_images, fits, parts_of, piece_of
 from functorch_optim.torch_tensors import as_array
 
 
@@ -27,7 +27,7 @@ class LeafRule(NamedTuple):
             transposed convolution from one that is not.
         part: (i, n) where the leaf is the i-th of n equal parts of torch's parameter, along its first axis.
         flattened: (channels, height, width) of the image whose flattened entries are the inputs of this dense kernel:
-            flax runs over them in the order (height, width, channels).
+            flax runs over them in the order (height, width, channels). None: they are no such entries.
     """
 
     path: str
@@ -74,8 +74,8 @@ class TorchLayout:
             arrays or of :class:`jax.ShapeDtypeStruct`. Leaves that are no floating arrays (activation functions,
             random keys) and that torch does not have are left as they are.
         torch_params: torch's ``module.state_dict()``: arrays or tensors by name, in torch's order.
-        rules: how leaves are called and laid out; the first that leads to one of torch's names with a shape that fits
-            decides. Put rules of your own before :data:`TORCH_NAMES`.
+        rules: how leaves are called and laid out, where that is not as :data:`TORCH_NAMES` has it: these are tried
+            first, those afterwards. The first that leads to one of torch's names with a shape that fits decides.
         rename: ``(regular expression, replacement)`` pairs, which turn the paths of the tree into those of torch's
             modules, one after the other: ``[(r"^Dense_0\\.", "fc1.")]``.
         stacked: layers that the tree has stacked along the first axis of every leaf, for a scan, and torch one by
@@ -86,7 +86,9 @@ class TorchLayout:
 
     Raises:
         CheckpointError: something does not map: a leaf that torch does not have, a parameter or buffer of torch that
-            the tree has not (``num_batches_tracked`` aside), a shape that does not fit. One error lists all.
+            the tree has not (``num_batches_tracked`` aside), a shape that does not fit. A dense kernel behind a
+            convolution, of a size that the flattened image can have, when no rule of ``rules`` says whether it is one.
+            One error lists all.
 
     Example:
         >>> import numpy as np
@@ -102,13 +104,14 @@ class TorchLayout:
         params: Any,
         torch_params: Mapping[str, Any],
         *,
-        rules: Sequence[LeafRule] = TORCH_NAMES,
+        rules: Sequence[LeafRule] = (),
         rename: Iterable[tuple[str, str]] = (),
         stacked: Mapping[str, str] | None = None,
         tied: Mapping[str, str] | None = None,
         ignore: Iterable[str] = (),
     ) -> None:
         self._tree = params
+        own_rules = [rule for rule in rules if rule not in TORCH_NAMES]
         self._ignore = [_UNMAPPED, *map(re.compile, ignore)]
         self._tied = dict(tied or {})
         unknown = [name for pair in self._tied.items() for name in pair if name not in torch_params]
@@ -121,14 +124,18 @@ class TorchLayout:
             if name not in self.torch_shapes and _is_floating(value) and name.rpartition(".")[2] not in _BUFFERS:
                 self.trained.append(name)
             self.torch_shapes[name] = tuple(torch_params[name].shape)
-        search = _Search(self.torch_shapes, rules, list(rename), dict(stacked or {}))
+        search = _Search(self.torch_shapes, own_rules, list(rename), dict(stacked or {}))
         names, models, _ = trees.named_leaves(params)
         found = [search.leaf(name, model) for name, model in zip(names, models, strict=True)]
         self.leaves = [leaf for leaf in found if isinstance(leaf, Leaf)]
         problems = [problem for problem in found if isinstance(problem, str)]
-        problems += self._incomplete()
+        problems += self._incomplete() + search.questions(self.leaves)
         if problems:
-            raise CheckpointError("the parameters of torch and of the tree do not map:\n  " + "\n  ".join(problems))
+            raise CheckpointError(
+                "the parameters of torch and of the tree do not map:\n  " + "\n  ".join(problems) + "\n"
+                "rename= turns paths of the tree into torch's, rules=[LeafRule(path, name, layout)] says it of single "
+                "leaves, ignore= lists what of torch's may be left out"
+            )
 
     def _incomplete(self) -> list[str]:
         """What the tree does not have of torch's parameters, or has twice."""
@@ -274,11 +281,9 @@ class _Search(NamedTuple):
         return Leaf(name, shape, found, prefix is not None, jnp.issubdtype(dtype, jnp.complexfloating))
 
     def _piece(self, path: str, shape: tuple[int, ...]) -> Piece | str:
-        path = _COLLECTIONS.sub("", path)
-        for pattern, replacement in self.rename:
-            path = re.sub(pattern, replacement, path)
+        path = self._renamed(path)
         looked, unfit = [], ""
-        for rule in self.rules:
+        for rule in (*self.rules, *TORCH_NAMES):
             match = re.fullmatch(rule.path, path)
             if match is None:
                 continue
@@ -290,6 +295,30 @@ class _Search(NamedTuple):
                     return piece
                 unfit = unfit or f"torch's {name!r} {self.shapes[name]} does not fit"
         return unfit or f"torch has none of {', '.join(dict.fromkeys(looked))}"
+
+    def _renamed(self, path: str) -> str:
+        """A leaf's path as rules see it."""
+        path = _COLLECTIONS.sub("", path)
+        for pattern, replacement in self.rename:
+            path = re.sub(pattern, replacement, path)
+        return path
+
+    def questions(self, leaves: Sequence[Leaf]) -> list[str]:
+        """The dense kernels that may be behind a flattened image, of which no rule that was given speaks."""
+        found = []
+        for name, (convolution, channels) in behind_images(self.shapes, leaves).items():
+            for leaf, _ in parts_of(name, leaves):
+                path = self._renamed(leaf.name)
+                if not any(re.fullmatch(rule.path, path) for rule in self.rules):
+                    inputs = self.shapes[name][1]
+                    found.append(
+                        f"the leaf {leaf.name!r} {leaf.shape}: are its {inputs} inputs the flattened image of "
+                        f"{channels} channels behind {convolution!r}? The twin has their entries in another order. If "
+                        f"so, say rules=[LeafRule({re.escape(path)!r}, {name!r}, 'kernel', flattened=({channels}, "
+                        f"height, width))] with height * width = {inputs // channels}; if not, the same without "
+                        "flattened="
+                    )
+        return found
 
 
 def _is_floating(value: Any) -> bool:

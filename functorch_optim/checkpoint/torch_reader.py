@@ -1,17 +1,19 @@
 """Files of ``torch.save``, read without torch and without executing anything that is in them."""
 
 import os
-from collections import Counter, OrderedDict
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 
+from functorch_optim.checkpoint import numpy_pickles, plain_pickles
 from functorch_optim.checkpoint.archive import Archive
 from functorch_optim.checkpoint.dtypes import DTYPES, STORAGES
 from functorch_optim.checkpoint.errors import CheckpointError, shown
-from functorch_optim.checkpoint.pickle_machine import Known, PickleMachine, hashable
+from functorch_optim.checkpoint.pickle_machine import Known, PickleMachine
+from functorch_optim.checkpoint.plain_tree import Refused, Skip
+from functorch_optim.checkpoint.work import Work
 
 
 @dataclass(frozen=True)
@@ -26,13 +28,15 @@ class _Class:
     """A class of tensors, as which a tensor may be kept."""
 
 
-def load_torch(path: str | os.PathLike[str], verify: bool = True, mapped: bool = True) -> Any:
+def load_torch(path: str | os.PathLike[str], verify: bool = True, mapped: bool = True, *, skip: Skip = ()) -> Any:
     """What ``torch.save`` wrote, with NumPy's arrays in the place of tensors.
 
     Nothing of the file is executed: of the names in it only those that tensors and containers need mean something, and
     each of them only what it does here. The arrays are views of the file, which cannot be written to. Parameters become
     arrays, a ``torch.Size`` a tuple, a dtype NumPy's, a device its name. bfloat16 and float8 are the dtypes of
-    ``ml_dtypes``, which JAX takes.
+    ``ml_dtypes``, which JAX takes. NumPy's arrays stay arrays, and its scalars become numbers. A defaultdict becomes a
+    dict, a deque a list, a path a text, and a namedtuple of two values or more a tuple. Whatever else is there is
+    refused, and the message says where. It takes time and memory in proportion to the file.
 
     Args:
         path: a file in the format of torch 1.6 and newer, of a little-endian machine.
@@ -40,10 +44,12 @@ def load_torch(path: str | os.PathLike[str], verify: bool = True, mapped: bool =
         mapped: whether a file of 16 MB and more is mapped, not read into memory. A mapped file must not be written to
             in place, as ``torch.save`` does, while its arrays are in use; to replace it by another, as
             :func:`functorch_optim.checkpoint.save_torch` does, is safe.
+        skip: which of the refused entries are left out: their places as the message has them, with all that is inside
+            (``["['args']"]``), or a function of the place (``lambda place: True``). An entry that is not refused stays.
 
     Raises:
         CheckpointError: the file is none of these, is damaged, or has in it what is not known here; the message names
-            it. OSError: there is no such file.
+            it, and says where it is. OSError: there is no such file.
 
     Example:
         >>> import tempfile
@@ -58,8 +64,10 @@ def load_torch(path: str | os.PathLike[str], verify: bool = True, mapped: bool =
     if order != b"little":
         kind = shown(order.decode("ascii", "replace"))
         raise CheckpointError(f"the arrays in {path} are {kind}-endian: only little is read")
-    machine = PickleMachine(_find, partial(_storage, archive, {}, _Copies(len(archive.bytes))))
-    return machine.run(bytes(archive.read("data.pkl")))
+    work = Work(len(archive.bytes))
+    names = {**_NAMES, **plain_pickles.names(work), **numpy_pickles.names(work)}
+    machine = PickleMachine(partial(_find, names), _Storages(archive), work)
+    return machine.run(bytes(archive.read("data.pkl")), skip)
 
 
 @dataclass
@@ -76,21 +84,32 @@ class _Storage:
     copies: _Copies
 
 
-def _storage(archive: Archive, storages: dict[str, np.ndarray], copies: _Copies, identity: Any) -> _Storage:
-    """The storage that a persistent id names: its bytes, and the dtype of its elements."""
-    if type(identity) is not tuple or [type(part) for part in identity] != [str, _Kind, str, str, int]:
-        raise CheckpointError("refused: a storage that is not named as torch names it")
-    _, kind, key, _, count = identity
-    if key not in storages:
-        storages[key] = np.frombuffer(archive.read(f"data/{key}"), np.uint8)
-    data = storages[key]
-    if count < 0 or count * kind.dtype.itemsize != data.nbytes:
-        raise CheckpointError(
-            f"the storage '{shown(key)}' should have {shown(count)} elements of {kind.name}, it has {data.nbytes} bytes"
-        )
-    if archive.verify and kind.dtype == np.bool_ and data.size and data.max() > 1:
-        raise CheckpointError(f"the storage '{shown(key)}' of booleans has bytes other than 0 and 1")
-    return _Storage(data, kind.dtype, copies)
+class _Storages:
+    """The storages that persistent ids name, each read and checked once."""
+
+    def __init__(self, archive: Archive) -> None:
+        self._archive = archive
+        self._read: dict[str, np.ndarray] = {}
+        self._booleans: set[str] = set()  # those that are known to be of 0 and 1
+        self._copies = _Copies(len(archive.bytes))
+
+    def __call__(self, identity: Any) -> _Storage:
+        if type(identity) is not tuple or [type(part) for part in identity[:6]] != [str, _Kind, str, str, int]:
+            raise CheckpointError("refused: a storage that is not named as torch names it")
+        _, kind, key, _, count = identity
+        if key not in self._read:
+            self._read[key] = np.frombuffer(self._archive.read(f"data/{key}"), np.uint8)
+        data = self._read[key]
+        if count < 0 or count * kind.dtype.itemsize != data.nbytes:
+            raise CheckpointError(
+                f"the storage '{shown(key)}' should have {shown(count)} elements of {kind.name}, it has {data.nbytes} "
+                "bytes"
+            )
+        if self._archive.verify and kind.dtype == np.bool_ and key not in self._booleans:
+            if data.max(initial=0) > 1:
+                raise CheckpointError(f"the storage '{shown(key)}' of booleans has bytes other than 0 and 1")
+            self._booleans.add(key)
+        return _Storage(data, kind.dtype, self._copies)
 
 
 def _tensor(
@@ -180,71 +199,13 @@ def _with_attributes(function: Any, kind: Any, arguments: Any, state: Any) -> np
     return function.call(*arguments)
 
 
-def _ordered(items: Any = ()) -> OrderedDict[Any, Any]:
-    if type(items) not in (list, tuple) or not all(type(item) in (list, tuple) and len(item) == 2 for item in items):
-        raise CheckpointError("refused: an OrderedDict of what is no list of pairs")
-    return OrderedDict((hashable(key), value) for key, value in items)
-
-
-def _counter(counts: Any = None) -> Counter[Any]:
-    if counts is not None and type(counts) is not dict:
-        raise CheckpointError("refused: a Counter of what are no counts")
-    return Counter(counts)
-
-
-def _bytes(text: Any = "", encoding: Any = "latin1") -> bytes:
-    if type(text) is not str or type(encoding) is not str or encoding != "latin1":
-        raise CheckpointError("refused: an encoding other than latin1")
-    return text.encode("latin1")
-
-
-def _bytearray(data: Any = b"", encoding: Any = "latin1") -> bytearray:
-    return bytearray(data if type(data) is bytes else _bytes(data, encoding))
-
-
-def _set(items: Any = ()) -> set[Any]:
-    if type(items) not in (list, tuple):
-        raise CheckpointError("refused: a set of what is no list")
-    return set(map(hashable, items))
-
-
-def _frozenset(items: Any = ()) -> frozenset[Any]:
-    return frozenset(_set(items))
-
-
-def _complex(real: Any, imag: Any) -> complex:
-    if type(real) is not float or type(imag) is not float:
-        raise CheckpointError("refused: a complex number of what are no numbers")
-    return complex(real, imag)
-
-
-def _device(kind: Any, index: Any = None) -> str:
-    if type(kind) is not str or not (index is None or type(index) is int):
-        raise CheckpointError("refused: a device that is no name and number")
-    return kind if index is None else f"{kind}:{index}"
-
-
 _FUNCTIONS = {
     ("torch._utils", "_rebuild_tensor_v2"): _tensor,
     ("torch._utils", "_rebuild_tensor_v3"): _tensor_of_dtype,
     ("torch._utils", "_rebuild_parameter"): _parameter,
     ("torch._utils", "_rebuild_parameter_with_state"): _parameter,
     ("torch", "Size"): _numbers,
-    ("torch", "device"): _device,
-    ("collections", "OrderedDict"): _ordered,
-    ("collections", "Counter"): _counter,
-    ("_codecs", "encode"): _bytes,
     ("torch._tensor", "_rebuild_from_type_v2"): _with_attributes,
-    **{
-        (module, name): function
-        for module in ("builtins", "__builtin__")
-        for name, function in (
-            ("set", _set),
-            ("frozenset", _frozenset),
-            ("complex", _complex),
-            ("bytearray", _bytearray),
-        )
-    },
 }
 _NAMES: dict[tuple[str, str], Any] = {
     **{key: Known(".".join(key), function) for key, function in _FUNCTIONS.items()},
@@ -257,11 +218,11 @@ _NAMES: dict[tuple[str, str], Any] = {
 }
 
 
-def _find(module: str, name: str) -> Any:
-    if (module, name) in _NAMES:
-        return _NAMES[module, name]
+def _find(names: dict[tuple[str, str], Any], module: str, name: str) -> Any:
+    if (module, name) in names:
+        return names[module, name]
     if module in ("torch", "torch._utils"):
         hint = "this kind of tensor or dtype cannot be read; in torch, make it dense, or cast it, and save it again"
     else:
         hint = "it is not known here. Save a state_dict, not whole modules or other objects"
-    raise CheckpointError(f"refused: the file uses {shown(f'{module}.{name}')}, and {hint}")
+    return Refused(f"refused: the file uses {shown(f'{module[:100]}.{name[:100]}')}, and {hint}")

@@ -1,0 +1,114 @@
+"""NumPy's scalars, arrays and dtypes as pickles have them, built without NumPy's own functions for it."""
+
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from functorch_optim.checkpoint.errors import CheckpointError, shown
+from functorch_optim.checkpoint.pickle_machine import Known
+from functorch_optim.checkpoint.plain_tree import Refused, Unfinished
+from functorch_optim.checkpoint.work import Work
+
+_PLAIN = re.compile(r"[?biufcSU]\d{0,9}|b1")  # numbers, booleans and texts: no objects, records, dates
+_ORDERS = ("<", ">", "|", "=")
+_LARGEST = {"b": (np.uint8, 1), "U": (np.uint32, 0x10FFFF)}  # what an entry of such an array may be
+
+
+class _Dtype(Unfinished):
+    """A dtype, whose byte order a pickle says afterwards."""
+
+    def __init__(self, dtype: np.dtype[Any]) -> None:
+        self.dtype = dtype
+
+    def build(self, state: Any) -> None:
+        if type(state) is not tuple or len(state) < 2 or state[1] not in _ORDERS:
+            raise CheckpointError("refused: a dtype of NumPy's with a state that is none")
+        self.dtype = self.dtype.newbyteorder(state[1])
+
+    def finish(self) -> Any:
+        return self.dtype
+
+
+class _Array(Unfinished):
+    """An array, whose contents a pickle says afterwards."""
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+        self.array: np.ndarray | None = None
+
+    def build(self, state: Any) -> None:
+        if type(state) is not tuple or len(state) != 5:
+            raise CheckpointError("refused: an array of NumPy's with a state that is none")
+        _, shape, dtype, is_fortran, data = state
+        self.array = _array(self.work, data, dtype, shape, "F" if is_fortran is True else "C")
+
+    def finish(self) -> Any:
+        if self.array is None:
+            raise CheckpointError("refused: an array of NumPy's without contents")
+        return self.array
+
+
+def _dtype(name: Any, align: Any = False, copy: Any = False) -> _Dtype | Refused:
+    del align, copy
+    if isinstance(name, np.dtype):
+        return _Dtype(name)
+    if type(name) is not str or not _PLAIN.fullmatch(name):
+        return Refused(f"refused: NumPy's dtype {shown(name)!r}, which is neither of numbers nor of texts")
+    return _Dtype(np.dtype(name))
+
+
+def _array(work: Work, data: Any, dtype: Any, shape: Any, order: Any = "C") -> np.ndarray:
+    """An array of bytes, in the byte order of this machine."""
+    if type(data) not in (bytes, bytearray) or not isinstance(dtype, np.dtype) or order not in ("C", "F"):
+        raise CheckpointError("refused: an array of NumPy's that is not made of bytes")
+    if type(shape) is not tuple or len(shape) > 32 or not all(type(n) is int and 0 <= n < 2**48 for n in shape):
+        raise CheckpointError("refused: an array of NumPy's without a shape")
+    if math.prod(shape) * dtype.itemsize != len(data):
+        raise CheckpointError(f"an array of size {shape} and {dtype} has {len(data)} bytes")
+    work.spend(len(data), "arrays of NumPy's that are made of the same bytes again and again")
+    native = dtype.newbyteorder("=")
+    array = np.frombuffer(data, dtype).astype(native, copy=False) if data else np.empty(0, native)
+    if dtype.kind in _LARGEST:
+        whole, largest = _LARGEST[dtype.kind]
+        if array.view(whole).max(initial=0) > largest:
+            raise CheckpointError(f"an array of {dtype} has entries that are none")
+    array = array.reshape(shape, order=order)
+    array.flags.writeable = False
+    return array
+
+
+def _scalar(work: Work, dtype: Any, data: Any) -> Any:
+    """A scalar as Python's number or text."""
+    return _array(work, data, dtype, ()).item()
+
+
+def names(work: Work) -> dict[tuple[str, str], Any]:
+    """What the names of NumPy in a pickle mean."""
+
+    def known(name: str, call: Callable[..., Any]) -> dict[tuple[str, str], Any]:
+        module, _, function = name.rpartition(".")
+        spelt = (module, module.replace("_core", "core"))  # as it was called before NumPy 2
+        return {(each, function): Known(name, call) for each in spelt}
+
+    return {
+        **known("numpy.dtype", _dtype),
+        **known("numpy._core.multiarray.scalar", lambda dtype, data: _scalar(work, dtype, data)),
+        **known("numpy._core.multiarray._reconstruct", lambda kind, shape, letter: _Array(work)),
+        **known(
+            "numpy._core.numeric._frombuffer",
+            lambda data, dtype, shape, order="C": _array(work, data, dtype, shape, order),
+        ),
+        ("numpy", "ndarray"): Known("numpy.ndarray", _no_class),
+        **{
+            ("ml_dtypes", name): np.dtype(getattr(ml_dtypes, name))
+            for name in ("bfloat16", "float8_e4m3fn", "float8_e5m2")
+        },
+    }
+
+
+def _no_class(*_: Any) -> Any:
+    raise CheckpointError("refused: an array of NumPy's that is made by its class")

@@ -1,0 +1,105 @@
+"""Python's own types as pickles have them: plain containers, texts and numbers, which is all that is made of them."""
+
+from collections import Counter, OrderedDict
+from functools import partial
+from pathlib import PurePosixPath, PureWindowsPath
+from typing import Any
+
+from functorch_optim.checkpoint.errors import CheckpointError
+from functorch_optim.checkpoint.pickle_machine import Known, add_all, as_key
+from functorch_optim.checkpoint.work import Work
+
+
+def _ordered(work: Work, items: Any = ()) -> OrderedDict[Any, Any]:
+    if type(items) not in (list, tuple) or not all(type(item) in (list, tuple) and len(item) == 2 for item in items):
+        raise CheckpointError("refused: an OrderedDict of what is no list of pairs")
+    held: OrderedDict[Any, Any] = OrderedDict()
+    for key, value in items:
+        held[as_key(work, held, key)] = value
+    return held
+
+
+def _counter(work: Work, counts: Any = None) -> Counter[Any]:
+    if counts is not None and type(counts) is not dict:
+        raise CheckpointError("refused: a Counter of what are no counts")
+    held: Counter[Any] = Counter()
+    for key, count in (counts or {}).items():
+        held[as_key(work, held, key)] = count
+    return held
+
+
+def _set(work: Work, items: Any = ()) -> set[Any]:
+    if type(items) not in (list, tuple):
+        raise CheckpointError("refused: a set of what is no list")
+    return add_all(work, set(), items)
+
+
+def _frozenset(work: Work, items: Any = ()) -> frozenset[Any]:
+    return frozenset(_set(work, items))
+
+
+def _default_dict(factory: Any = None) -> dict[Any, Any]:
+    del factory  # only what is there is read
+    return {}
+
+
+def _deque(items: Any = (), maxlen: Any = None) -> list[Any]:
+    del maxlen
+    if type(items) not in (list, tuple):
+        raise CheckpointError("refused: a deque of what is no list")
+    return list(items)
+
+
+def _path(kind: Any, *parts: Any) -> str:
+    if not all(type(part) is str for part in parts):
+        raise CheckpointError("refused: a path of what are no texts")
+    return str(kind(*parts))
+
+
+def _bytes(text: Any = "", encoding: Any = "latin1") -> bytes:
+    if type(text) is not str or type(encoding) is not str or encoding != "latin1":
+        raise CheckpointError("refused: an encoding other than latin1")
+    return text.encode("latin1")
+
+
+def _bytearray(data: Any = b"", encoding: Any = "latin1") -> bytearray:
+    return bytearray(data if type(data) is bytes else _bytes(data, encoding))
+
+
+def _complex(real: Any, imag: Any) -> complex:
+    if type(real) is not float or type(imag) is not float:
+        raise CheckpointError("refused: a complex number of what are no numbers")
+    return complex(real, imag)
+
+
+def _device(kind: Any, index: Any = None) -> str:
+    if type(kind) is not str or not (index is None or type(index) is int):
+        raise CheckpointError("refused: a device that is no name and number")
+    return kind if index is None else f"{kind}:{index}"
+
+
+def names(work: Work) -> dict[tuple[str, str], Known]:
+    """What these names in a pickle mean."""
+    builtins = {
+        "set": partial(_set, work),
+        "frozenset": partial(_frozenset, work),
+        "complex": _complex,
+        "bytes": _bytes,
+        "bytearray": _bytearray,
+    }
+    paths = {
+        f"{pure}{kind}": partial(_path, PureWindowsPath if kind == "WindowsPath" else PurePosixPath)
+        for pure in ("", "Pure")
+        for kind in ("PosixPath", "WindowsPath")
+    }
+    calls = {
+        ("torch", "device"): _device,
+        ("collections", "OrderedDict"): partial(_ordered, work),
+        ("collections", "Counter"): partial(_counter, work),
+        ("collections", "deque"): _deque,
+        ("_codecs", "encode"): _bytes,
+        **{(module, name): call for module in ("builtins", "__builtin__") for name, call in builtins.items()},
+        **{(module, name): call for module in ("pathlib", "pathlib._local") for name, call in paths.items()},
+    }
+    known = {key: Known(".".join(key), call) for key, call in calls.items()}
+    return {**known, ("collections", "defaultdict"): Known("collections.defaultdict", _default_dict, lenient=True)}
