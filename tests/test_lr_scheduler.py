@@ -454,7 +454,7 @@ BAD = [
     ("MultiplicativeLR", {"lr_lambda": 0.5}, TypeError, "lr_lambda should be a function, but got float"),
     ("ConstantLR", {"factor": 1.5}, ValueError, "Constant multiplicative factor expected to be between 0 and 1."),
     ("ConstantLR", {"factor": -0.5}, ValueError, "Constant multiplicative factor expected to be between 0 and 1."),
-    ("LinearLR", {"start_factor": 0.0}, ValueError, "Starting multiplicative factor expected to be greater than 0"),
+    ("LinearLR", {"start_factor": -0.1}, ValueError, "Starting multiplicative factor expected to be greater than 0"),
     ("LinearLR", {"end_factor": 1.5}, ValueError, "Ending multiplicative factor expected to be between 0 and 1."),
     ("CosineAnnealingWarmRestarts", {"T_0": 0}, ValueError, "Expected positive integer T_0, but got 0"),
     ("CosineAnnealingWarmRestarts", {"T_0": 2, "T_mult": 0}, ValueError, "Expected integer T_mult >= 1, but got 0"),

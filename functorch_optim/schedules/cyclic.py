@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from functorch_optim.hyperparams import AnyNumber
-from functorch_optim.schedules.schedule import Schedule, as_float, check_choice, check_positive, number, power
+from functorch_optim.schedules.schedule import Schedule, between, check_choice, check_positive, number, power, wrapped
 
 MODES = ("triangular", "triangular2", "exp_range")
 
@@ -51,15 +51,16 @@ class cyclic(Schedule):
 
     def evaluate(self, step: Any, xp: Any) -> Any:
         low, high = number(self.base_lr), number(self.max_lr)
-        return low + (high - low) * self.height(step, xp)
+        height = self.height(step, xp)
+        return low * (1 - height) + high * height
 
     def height(self, step: Any, xp: Any) -> Any:
         """How far up the scaled triangle is, from 0 to 1."""
         up = self.step_size_up
         down = up if self.step_size_down is None else self.step_size_down
-        cycle = xp.floor(as_float(step, xp) / (up + down))
-        place = as_float(step, xp) - cycle * (up + down)
-        height = xp.where(place <= up, place / up, (up + down - place) / down)
+        cycle, place = wrapped(step, up + down, xp)
+        rise, fall = between(0.0, 1.0, place, up, xp), between(1.0, 0.0, place - up, down, xp)
+        height = xp.where(place <= up, rise, fall)
         return height * self._scale(cycle + 1, step, xp)
 
     def _scale(self, cycle: Any, step: Any, xp: Any) -> Any:
@@ -105,4 +106,5 @@ class cyclic_momentum(Schedule):
 
     def evaluate(self, step: Any, xp: Any) -> Any:
         low, high = number(self.base_momentum), number(self.max_momentum)
-        return high - (high - low) * self._cycle().height(step, xp)
+        height = self._cycle().height(step, xp)
+        return high * (1 - height) + low * height
