@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from functorch_optim.hyperparams import AnyNumber, NonNegative
-from functorch_optim.schedules.schedule import Schedule, as_float, between, check_count, number, power
+from functorch_optim.schedules.schedule import Schedule, as_float, between, check_count, check_milestones, number, power
 
 
 class step_decay(Schedule):
@@ -65,8 +65,7 @@ class multi_step_decay(Schedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for milestone in self.milestones:
-            check_count("a milestone", milestone, 0)
+        check_milestones(self.milestones)
         object.__setattr__(self, "milestones", tuple(sorted(int(m) for m in self.milestones)))
 
     def evaluate(self, step: Any, xp: Any) -> Any:

@@ -62,6 +62,7 @@ class reduce_on_plateau(Frozen):
 
     def __post_init__(self) -> None:
         check_plateau(self)
+        check_number("min_lr", self.min_lr)
 
     def init(self) -> PlateauState:
         """The state before the first metric."""

@@ -5,6 +5,7 @@ a float; given an array, in JAX's default float dtype.
 """
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -92,7 +93,7 @@ def wrapped(step: Any, period: float, xp: Any) -> tuple[Any, Any]:
         cycles = jnp.floor(step / period)
         return cycles, step - cycles * period
     turns, place = as_float(step // whole, xp), step % whole
-    if parts == 1:
+    if isinstance(period, int):
         return turns, place
     place = as_float(place, xp)
     cycles = jnp.floor(place / period)
@@ -104,6 +105,14 @@ def check_count(name: str, value: Any, least: int) -> None:
     kind = TypeError if isinstance(value, bool) or not isinstance(value, int | np.integer) else ValueError
     if kind is TypeError or value < least:
         raise kind(f"{name} must be an integer of at least {least}, but it is {value!r}")
+
+
+def check_milestones(milestones: Any) -> None:
+    """Raise unless it is a sequence (TypeError) of integers of at least 0."""
+    if isinstance(milestones, str) or not isinstance(milestones, Iterable):
+        raise TypeError(f"milestones must be a list of epochs, but it is {milestones!r}")
+    for milestone in milestones:
+        check_count("a milestone", milestone, 0)
 
 
 def check_positive(name: str, value: Any) -> None:

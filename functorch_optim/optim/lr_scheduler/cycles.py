@@ -36,6 +36,12 @@ def _set_momenta(optimizer: Optimizer, largest: list[float], smallest: list[floa
         group["max_momentum"], group["base_momentum"] = high, low
 
 
+def _set_ends(optimizer: Optimizer, highs: list[float], div_factor: float, final_div_factor: float) -> None:
+    for group, high in zip(optimizer.param_groups, highs, strict=True):
+        first = high / div_factor
+        group.update(initial_lr=first, max_lr=high, min_lr=first / final_div_factor)
+
+
 class CyclicLR(LRScheduler):
     """Moves the learning rate of every group up and down between two values, and the momentum down and up.
 
@@ -210,16 +216,16 @@ class OneCycleLR(LRScheduler):
         self._anneal_func_type = anneal_strategy
         highs = per_group("max_lr", optimizer, max_lr)
         self.cycle_momentum = cycle_momentum
+        momenta: list[list[float]] = []
         if cycle_momentum:
             self.use_beta1 = _check_momentum(optimizer)
-            largest = per_group("max_momentum", optimizer, max_momentum)
-            smallest = per_group("base_momentum", optimizer, base_momentum)
+            given = {"max_momentum": max_momentum, "base_momentum": base_momentum}
+            momenta = [per_group(name, optimizer, value) for name, value in given.items()]
         with all_or_nothing(optimizer):
-            if cycle_momentum and last_epoch == -1:
-                _set_momenta(optimizer, largest, smallest)
-            for group, high in zip(optimizer.param_groups, highs if last_epoch == -1 else [], strict=last_epoch == -1):
-                first = high / div_factor
-                group.update(initial_lr=first, max_lr=high, min_lr=first / final_div_factor)
+            if last_epoch == -1:
+                _set_ends(optimizer, highs, div_factor, final_div_factor)
+                if momenta:
+                    _set_momenta(optimizer, *momenta)
             super().__init__(optimizer, last_epoch)
 
     def _take(self, state_dict: Mapping[str, Any], keep: frozenset[str]) -> set[str]:

@@ -2,13 +2,13 @@
 
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from functorch_optim import schedules
 from functorch_optim.optim.lr_scheduler.base import LRScheduler
 from functorch_optim.optim.optimizer import Optimizer
-from functorch_optim.schedules.schedule import check_number
+from functorch_optim.schedules.schedule import check_milestones, check_number
 
 
 class ScheduledLR(LRScheduler):
@@ -116,8 +116,7 @@ class MultiStepLR(ScheduledLR):
         super().__init__(optimizer, last_epoch)
 
     def _check_options(self) -> None:
-        if isinstance(self.milestones, str) or not isinstance(self.milestones, Iterable):
-            raise TypeError(f"milestones must be a list of epochs, but it is {self.milestones!r}")
+        check_milestones(self.milestones)
         self.milestones = Counter(self.milestones)
         super()._check_options()
 
