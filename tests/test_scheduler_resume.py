@@ -216,13 +216,24 @@ def test_the_state_of_another_class_is_refused(name, arguments, other, others, m
 
 
 @pytest.mark.parametrize("key", [key for key in MAKERS if key not in FOR_TWO])
-def test_the_state_of_another_number_of_groups_is_refused(key):
-    for here, there in ((1, 2), (2, 1)):
-        source, target = optimizer_of(there), optimizer_of(here)
-        scheduler = MAKERS[key](source)
-        advance(source, [scheduler], 2)
-        message = f"the state is of {there} parameter groups, but the optimizer has {here}"
-        refused(target, MAKERS[key](target), scheduler.state_dict(), ValueError, message)
+def test_the_state_of_more_groups_is_refused(key):
+    source, target = optimizer_of(2), optimizer_of(1)
+    scheduler = MAKERS[key](source)
+    advance(source, [scheduler], 2)
+    message = "the state is of 2 parameter groups, but the optimizer has 1"
+    refused(target, MAKERS[key](target), scheduler.state_dict(), ValueError, message)
+
+
+@pytest.mark.parametrize("order", ["made, loaded", "loaded, made"])
+def test_parameters_in_more_groups_than_before_go_on_together(order):
+    make = functools.partial(s.LinearLR, start_factor=0.1, total_iters=9)
+    source = optim.SGD([("a", jnp.ones(1)), ("b", jnp.ones(1))], lr=0.5, momentum=0.9)
+    scheduler = make(source)
+    advance(source, [scheduler], 4)
+    target = optim.SGD([{"params": [("a", jnp.ones(1))]}, {"params": [("b", jnp.ones(1))]}], lr=9.0, momentum=0.9)
+    (again,) = resumed(target, [make], saved_of(source, scheduler), order)
+    expected = [row[:1] * 2 for row in advance(source, [scheduler], 9)]
+    assert [row[:2] for row in advance(target, [again], 9)] == expected
 
 
 def test_another_composition_is_refused():

@@ -175,12 +175,13 @@ class LRScheduler:
         group by hand before this call is overwritten.
 
         Args:
-            state_dict: the state of a scheduler of the same class, for as many groups.
+            state_dict: the state of a scheduler of the same class, for as many groups; of fewer, where the parameters
+                are in more groups now. Those that it does not know go on from the rates that they have.
             keep: names of options that stay as they were given to this scheduler, to train longer say. The rates then
                 are those of this epoch in a run that had these options from the beginning.
 
         Raises:
-            ValueError, TypeError: the state is of another class or of another number of groups, or holds what is no
+            ValueError, TypeError: the state is of another class or of more groups, or holds what is no
                 option; the scheduler has no option of a name in ``keep``. Nothing has changed then.
 
         Example:
@@ -225,7 +226,7 @@ class LRScheduler:
         vars(self).update(values)
 
     def _check_state(self, state_dict: Any, own: Collection[str]) -> None:
-        """Raise unless a state is one of this class, and of this optimizer's number of groups."""
+        """Raise unless a state is one of this class, and of no more groups than the optimizer has."""
         name, count = type(self).__name__, len(self.optimizer.param_groups)
         if not isinstance(state_dict, Mapping):
             raise TypeError(f"a {name} is loaded from a mapping, but this is a {type(state_dict).__name__}")
@@ -239,7 +240,7 @@ class LRScheduler:
             rates = state_dict[key]
             for rate in rates:
                 check_number(f"a rate of {key} in the state", rate)
-            if len(rates) > count or (len(rates) < count and key == "base_lrs"):
+            if len(rates) > count:
                 raise ValueError(f"the state is of {len(rates)} parameter groups, but the optimizer has {count}")
 
     def _check_options(self) -> None:
@@ -251,7 +252,14 @@ class LRScheduler:
         if loaded is not None:
             for group, saved in zip(groups, loaded, strict=False):
                 group.update({key: saved[key] for key in self._written if key in saved})
-            return
+        else:
+            self._put_back_own(groups)
+        bases = getattr(self, "base_lrs", None)
+        if bases is not None and len(bases) < len(groups):  # the parameters are in more groups than when it was saved
+            self.base_lrs = [*bases, *[group.get("initial_lr", group["lr"]) for group in groups[len(bases) :]]]
+            self._last_lr = self._lrs()
+
+    def _put_back_own(self, groups: list[dict[str, Any]]) -> None:
         for group, momentum in zip(groups, self.get_momentum() or [], strict=False):
             write_momentum(group, momentum)
         for group, lr in zip(groups, self._last_lr, strict=False):  # one that was added after the last step has none

@@ -152,7 +152,7 @@ class ReduceLROnPlateau(LRScheduler):
     def _check_state(self, state_dict: Any, own: Collection[str]) -> None:
         super()._check_state(state_dict, own)
         found, count = len(state_dict["_last_lr"]), len(self.optimizer.param_groups)
-        if found != count:
+        if found > count:
             raise ValueError(f"the state is of {found} parameter groups, but the optimizer has {count}")
 
     def _closed(self, rates: list[float]) -> list[float]:
