@@ -454,7 +454,7 @@ BAD = [
     ("MultiplicativeLR", {"lr_lambda": 0.5}, TypeError, "lr_lambda should be a function, but got float"),
     ("ConstantLR", {"factor": 1.5}, ValueError, "Constant multiplicative factor expected to be between 0 and 1."),
     ("ConstantLR", {"factor": -0.5}, ValueError, "Constant multiplicative factor expected to be between 0 and 1."),
-    ("LinearLR", {"start_factor": 0.0}, ValueError, "Starting multiplicative factor expected to be greater than 0"),
+    ("LinearLR", {"start_factor": -0.1}, ValueError, "Starting multiplicative factor expected to be greater than 0"),
     ("LinearLR", {"end_factor": 1.5}, ValueError, "Ending multiplicative factor expected to be between 0 and 1."),
     ("CosineAnnealingWarmRestarts", {"T_0": 0}, ValueError, "Expected positive integer T_0, but got 0"),
     ("CosineAnnealingWarmRestarts", {"T_0": 2, "T_mult": 0}, ValueError, "Expected integer T_mult >= 1, but got 0"),
@@ -500,6 +500,63 @@ BAD = [
     ("ReduceLROnPlateau", {"threshold_mode": "x"}, ValueError, "threshold mode x is unknown!"),
     ("ReduceLROnPlateau", {"min_lr": [0.1]}, ValueError, "expected 2 min_lrs, got 1"),
 ]
+CYCLE, ONE_CYCLE = {"base_lr": 0.1, "max_lr": 1.0}, {"max_lr": 1.0, "total_steps": 9}
+BAD += [  # what torch accepts, or refuses at a later step only
+    ("StepLR", {"step_size": -2}, ValueError, "step_size must be an integer of at least 1"),
+    ("StepLR", {"step_size": 2.5}, TypeError, "step_size must be an integer of at least 1"),
+    ("StepLR", {"step_size": "2"}, TypeError, "step_size must be an integer of at least 1"),
+    ("StepLR", {"step_size": True}, TypeError, "step_size must be an integer of at least 1"),
+    ("StepLR", {"step_size": 2, "gamma": -0.1}, ValueError, "must not be negative: -0.1 .option 'gamma'"),
+    ("StepLR", {"step_size": 2, "gamma": "a"}, TypeError, "gamma must be a number"),
+    ("StepLR", {"step_size": 2, "gamma": float("nan")}, ValueError, "must not be negative: nan .option 'gamma'"),
+    ("StepLR", {"step_size": 2, "last_epoch": -2}, ValueError, "last_epoch must be at least -1, but it is -2"),
+    ("StepLR", {"step_size": 2, "last_epoch": "a"}, TypeError, "last_epoch must be an integer, but it is 'a'"),
+    ("MultiStepLR", {"milestones": 3}, TypeError, "milestones must be a list of epochs, but it is 3"),
+    ("MultiStepLR", {"milestones": "30"}, TypeError, "milestones must be a list of epochs, but it is '30'"),
+    ("MultiStepLR", {"milestones": [3, -1]}, ValueError, "a milestone must be an integer of at least 0"),
+    ("MultiStepLR", {"milestones": [3.5]}, TypeError, "a milestone must be an integer of at least 0"),
+    ("MultiStepLR", {"milestones": [3], "gamma": -1.0}, ValueError, "must not be negative: -1.0 .option 'gamma'"),
+    ("ConstantLR", {"factor": "a"}, TypeError, "factor must be a number, but it is 'a'"),
+    ("ConstantLR", {"factor": float("nan")}, ValueError, "factor must be a finite number, but it is nan"),
+    ("ConstantLR", {"total_iters": -1}, ValueError, "total_iters must be an integer of at least 0"),
+    ("ConstantLR", {"total_iters": 2.5}, TypeError, "total_iters must be an integer of at least 0"),
+    ("LinearLR", {"start_factor": None}, TypeError, "start_factor must be a number, but it is None"),
+    ("LinearLR", {"end_factor": -0.1}, ValueError, "Ending multiplicative factor expected to be between 0 and 1."),
+    ("LinearLR", {"total_iters": -1}, ValueError, "total_iters must be an integer of at least 0"),
+    ("ExponentialLR", {"gamma": -0.5}, ValueError, "must not be negative: -0.5 .option 'gamma'"),
+    ("ExponentialLR", {"gamma": None}, TypeError, "gamma must be a number"),
+    ("PolynomialLR", {"total_iters": 0}, ValueError, "total_iters must be an integer of at least 1"),
+    ("PolynomialLR", {"power": -1.0}, ValueError, "must not be negative: -1.0 .option 'power'"),
+    ("CosineAnnealingLR", {"T_max": 0}, ValueError, "T_max must be a number above 0"),
+    ("CosineAnnealingLR", {"T_max": -3}, ValueError, "T_max must be a number above 0"),
+    ("CosineAnnealingLR", {"T_max": "3"}, TypeError, "T_max must be a number"),
+    ("CosineAnnealingLR", {"T_max": 3, "eta_min": -0.1}, ValueError, "eta_min must be a finite number of at least 0"),
+    ("CosineAnnealingLR", {"T_max": 3, "eta_min": "0"}, TypeError, "eta_min must be a number"),
+    ("CosineAnnealingWarmRestarts", {"T_0": 2.5}, ValueError, "Expected positive integer T_0, but got 2.5"),
+    ("CosineAnnealingWarmRestarts", {"T_0": 2, "eta_min": -1.0}, ValueError, "eta_min must be a finite number"),
+    ("CyclicLR", {**CYCLE, "base_lr": -0.1}, ValueError, "base_lr must be a finite number of at least 0"),
+    ("CyclicLR", {**CYCLE, "max_momentum": -0.1}, ValueError, "max_momentum must be a finite number of at least 0"),
+    ("CyclicLR", {**CYCLE, "step_size_down": -1}, ValueError, "step_size_down must be a number above 0"),
+    ("CyclicLR", {**CYCLE, "step_size_up": "9"}, TypeError, "step_size_up must be a number"),
+    ("CyclicLR", {**CYCLE, "scale_fn": 3}, TypeError, "scale_fn must be a function"),
+    ("CyclicLR", {**CYCLE, "mode": "exp_range", "gamma": -1.0}, ValueError, "must not be negative: -1.0"),
+    ("OneCycleLR", {**ONE_CYCLE, "max_lr": -1.0}, ValueError, "max_lr must be a finite number of at least 0"),
+    ("OneCycleLR", {**ONE_CYCLE, "total_steps": True}, ValueError, "Expected positive integer total_steps, but got"),
+    ("OneCycleLR", {**ONE_CYCLE, "div_factor": -25.0}, ValueError, "div_factor divides a learning rate"),
+    ("OneCycleLR", {**ONE_CYCLE, "final_div_factor": 0}, ValueError, "final_div_factor divides a learning rate"),
+    ("OneCycleLR", {**ONE_CYCLE, "base_momentum": float("nan")}, ValueError, "base_momentum must be a finite number"),
+    ("SWALR", {"swa_lr": -0.1}, ValueError, "swa_lr must be a finite number of at least 0"),
+    ("ReduceLROnPlateau", {"factor": 0.0}, ValueError, "Factor should be > 0.0, but it is 0.0"),
+    ("ReduceLROnPlateau", {"factor": -0.5}, ValueError, "Factor should be > 0.0, but it is -0.5"),
+    ("ReduceLROnPlateau", {"factor": "a"}, TypeError, "factor must be a number"),
+    ("ReduceLROnPlateau", {"patience": -1}, ValueError, "patience must be an integer of at least 0"),
+    ("ReduceLROnPlateau", {"patience": 2.5}, TypeError, "patience must be an integer of at least 0"),
+    ("ReduceLROnPlateau", {"cooldown": -1}, ValueError, "cooldown must be an integer of at least 0"),
+    ("ReduceLROnPlateau", {"threshold": -1.0}, ValueError, "threshold must be a finite number of at least 0"),
+    ("ReduceLROnPlateau", {"min_lr": -1.0}, ValueError, "min_lr must be a finite number of at least 0"),
+    ("ReduceLROnPlateau", {"min_lr": "a"}, TypeError, "min_lr must be a number"),
+    ("ReduceLROnPlateau", {"eps": -1.0}, ValueError, "eps must be a finite number of at least 0"),
+]
 
 
 @pytest.mark.parametrize(("name", "arguments", "error", "message"), BAD)
@@ -521,6 +578,10 @@ def test_errors_of_compositions():
         (ValueError, "expects number of schedulers provided", lambda: s.SequentialLR(optimizer, [one], [3])),
         (TypeError, "at index 0 should have `optimizer`", lambda: s.SequentialLR(optimizer, [3], [])),
         (ValueError, "belong to the same optimizer", lambda: s.SequentialLR(optimizer, [one, foreign], [3])),
+        (ValueError, "milestones must ascend", lambda: s.SequentialLR(optimizer, [one] * 3, [5, 3])),
+        (ValueError, "a milestone must be at least 0", lambda: s.SequentialLR(optimizer, [one] * 2, [-1])),
+        (TypeError, "a milestone must be an integer", lambda: s.SequentialLR(optimizer, [one] * 2, [2.5])),
+        (ValueError, "last_epoch must be at least -1", lambda: s.SequentialLR(optimizer, [one], [], last_epoch=-3)),
         (ValueError, "expects at least one scheduler to be chained", lambda: s.ChainedScheduler([])),
         (ValueError, "belong to the same optimizer", lambda: s.ChainedScheduler([one, foreign])),
     ):
@@ -617,3 +678,130 @@ def test_swalr_in_a_sequence_anneals_from_where_the_rates_stand():
         scheduler.step()
         seen.append(optimizer.param_groups[0]["lr"])
     np.testing.assert_allclose(seen, [0.25, 0.25, 0.125, 0.0, 0.0])
+
+
+def raising(epoch):
+    if epoch > 2:
+        raise OSError("no table")
+    return 0.5
+
+
+EPOCHS = [(-3, ValueError), (float("nan"), ValueError), (float("inf"), ValueError), ("3", TypeError), ([3], TypeError)]
+
+
+@pytest.mark.parametrize(("epoch", "error"), EPOCHS)
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_an_epoch_that_is_none_is_refused_and_changes_nothing(name, epoch, error):
+    optimizer, make = ours(name, SCHEDULERS[name][0])
+    scheduler = make(optimizer)
+    optimizer.step()
+    before = (repr(optimizer), scheduler.state_dict())
+    with pytest.raises(error, match="Expected non-negative epoch, but got"):
+        scheduler.step(epoch)
+    assert (repr(optimizer), scheduler.state_dict()) == before
+
+
+def test_a_plateau_refuses_a_bad_epoch_and_metric():
+    optimizer, make = ours("ReduceLROnPlateau", {})
+    scheduler = make(optimizer)
+    before = scheduler.state_dict()
+    for arguments, error in (((1.0, -3), ValueError), (("loss",), ValueError), ((None,), TypeError)):
+        with pytest.raises(error):
+            scheduler.step(*arguments)
+    assert scheduler.state_dict() == before
+
+
+@pytest.mark.parametrize(
+    ("make", "error"),
+    [
+        (lambda o: optim.lr_scheduler.LambdaLR(o, raising), OSError),
+        (lambda o: optim.lr_scheduler.LambdaLR(o, [half, lambda epoch: None if epoch > 2 else 1.0]), TypeError),
+        (lambda o: optim.lr_scheduler.MultiplicativeLR(o, raising), OSError),
+        (lambda o: optim.lr_scheduler.CyclicLR(o, 0.1, 1.0, 4, scale_mode="iterations", scale_fn=raising), OSError),
+        (lambda o: optim.lr_scheduler.OneCycleLR(o, 1.0, 2), ValueError),
+        (
+            lambda o: optim.lr_scheduler.ChainedScheduler(
+                [optim.lr_scheduler.ExponentialLR(o, 0.5), optim.lr_scheduler.LambdaLR(o, raising)]
+            ),
+            OSError,
+        ),
+        (
+            lambda o: optim.lr_scheduler.SequentialLR(
+                o, [optim.lr_scheduler.LambdaLR(o, raising), optim.lr_scheduler.ExponentialLR(o, 0.5)], [5]
+            ),
+            OSError,
+        ),
+    ],
+)
+def test_a_step_that_raises_changes_nothing(make, error):
+    optimizer, _ = ours("StepLR", {})
+    scheduler = make(optimizer)
+    optimizer.step()
+    for _ in range(2):
+        scheduler.step()
+    before = [repr(optimizer), scheduler.state_dict()]
+    for _ in range(2):
+        with pytest.raises(error):
+            scheduler.step()
+        assert [repr(optimizer), scheduler.state_dict()] == before
+
+
+def test_a_scheduler_that_cannot_be_made_changes_nothing():
+    optimizer, _ = ours("StepLR", {})
+    before = repr(optimizer)
+    for make in (
+        lambda: optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: raising(3)),
+        lambda: optim.lr_scheduler.CyclicLR(optimizer, 0.1, 1.0, scale_fn=lambda cycle: raising(3)),
+    ):
+        with pytest.raises(OSError, match="no table"):
+            make()
+        assert repr(optimizer) == before
+
+
+def test_a_scheduler_of_ones_own_must_give_a_rate_for_every_group():
+    class Short(optim.lr_scheduler.LRScheduler):
+        def get_lr(self):
+            return self.base_lrs[: 2 - self.last_epoch]
+
+    optimizer, _ = ours("StepLR", {})
+    scheduler = Short(optimizer)
+    optimizer.step()
+    with pytest.raises(ValueError, match="Short gives 1 learning rates, but the optimizer has 2 groups"):
+        scheduler.step()
+    assert scheduler.last_epoch == 0
+
+
+ZEROS = [
+    ("ConstantLR", {"factor": 0.0, "total_iters": 3}, schedules.constant_factor(1.0, 0.0, 3)),
+    ("LinearLR", {"start_factor": 0, "total_iters": 4}, schedules.linear(1.0, 0.0, 1.0, 4)),
+    ("LinearLR", {"start_factor": 0.0, "end_factor": 0.0}, schedules.constant(0.0)),
+    ("LinearLR", {"start_factor": 0.0, "end_factor": 0.5, "total_iters": 1}, schedules.linear(1.0, 0.0, 0.5, 1)),
+    ("LinearLR", {"start_factor": 1.0, "end_factor": 0.0, "total_iters": 7}, schedules.linear(1.0, 1.0, 0.0, 7)),
+    ("StepLR", {"step_size": 2, "gamma": 0.0}, schedules.step_decay(1.0, 2, 0.0)),
+    ("ExponentialLR", {"gamma": 0.0}, schedules.exponential_decay(1.0, 0.0)),
+    ("MultiplicativeLR", {"lr_lambda": lambda epoch: 0.0}, schedules.exponential_decay(1.0, 0.0)),
+    ("CosineAnnealingLR", {"T_max": 3}, schedules.cosine_annealing(1.0, 3)),
+    ("CosineAnnealingLR", {"T_max": 3, "eta_min": 0.5}, None),
+]
+
+
+@pytest.mark.parametrize(("name", "arguments", "closed"), ZEROS)
+def test_rates_come_back_from_zero_from_the_base(name, arguments, closed):
+    """torch divides by zero for the first, and refuses the second."""
+    optimizer, make = ours(name, arguments)
+    closed = closed or schedules.cosine_annealing(1.0, 3)
+    low = arguments.get("eta_min", 0.0)
+    values = run_without_gradients(optimizer, make(optimizer), 12)
+    expected = [[low + (base - low) * closed(epoch) for base in (0.5, 2.0)] for epoch in range(13)]
+    np.testing.assert_allclose(values, expected, rtol=1e-12, atol=1e-15)
+
+
+def test_rates_come_back_from_zero_in_compositions():
+    s = optim.lr_scheduler
+    optimizer, _ = ours("StepLR", {})
+    parts = [s.ConstantLR(optimizer, 0.0, 3), s.ExponentialLR(optimizer, 0.9), s.LinearLR(optimizer, 0.0, 1.0, 5)]
+    values = run_without_gradients(optimizer, s.ChainedScheduler([*parts, s.ConstantLR(optimizer, 0.5, 8)]), 12)
+    f = schedules
+    factors = [f.constant_factor(1.0, 0.0, 3), f.exponential_decay(1.0, 0.9), f.linear(1.0, 0.0, 1.0, 5)]
+    closed = f.chained(1.0, [*factors, f.constant_factor(1.0, 0.5, 8)])
+    np.testing.assert_allclose(values, [[lr * closed(k) for lr in (0.5, 2.0)] for k in range(13)], rtol=1e-12)

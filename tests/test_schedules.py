@@ -294,3 +294,141 @@ def test_traced_options():
 def test_counts_are_checked(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+LENGTH = 100_003  # no power of two: compilers multiply by the reciprocal, whose product with it is not 1
+ENDS = [  # schedule, the step where it ends, its first and last value
+    (schedules.warmup_stable_decay(0.3, 0, 0, LENGTH), LENGTH, 0.3, 0.0),
+    (schedules.warmup_stable_decay(0.3, 0, 2, 7, end=0.07), 9, 0.3, 0.07),
+    (schedules.warmup_stable_decay(0.3, 0, 0, 0, end=0.07), 0, 0.07, 0.07),
+    (schedules.linear(0.3, 1.0, 0.0, 7), 7, 0.3, 0.0),
+    (schedules.linear(0.3, 0.1, 0.0, LENGTH), LENGTH, 0.3 * 0.1, 0.0),
+    (schedules.linear(0.3, 0.0, 1.0, LENGTH), LENGTH, 0.0, 0.3),
+    (schedules.linear(0.3, 0.25, 0.7, LENGTH), LENGTH, 0.3 * 0.25, 0.3 * 0.7),
+    (schedules.polynomial_decay(0.3, LENGTH), LENGTH, 0.3, 0.0),
+    (schedules.polynomial_decay(0.3, 7, 2.5), 7, 0.3, 0.0),
+    (schedules.constant_factor(0.3, 0.0, 7), 7, 0.0, 0.3),
+    (schedules.warmup_cosine(0.3, 0, LENGTH), LENGTH, 0.3, 0.0),
+    (schedules.warmup_cosine(0.3, 0, 7, end=0.07), 7, 0.3, 0.07),
+    (schedules.one_cycle(0.3, LENGTH), LENGTH - 1, 0.3 / 25, 0.3 / 25 / 1e4),
+    (schedules.one_cycle(0.3, LENGTH, anneal_strategy="linear"), LENGTH - 1, 0.3 / 25, 0.3 / 25 / 1e4),
+    (schedules.one_cycle(0.3, LENGTH, three_phase=True), LENGTH - 1, 0.3 / 25, 0.3 / 25 / 1e4),
+    (schedules.one_cycle_momentum(LENGTH), LENGTH - 1, 0.95, 0.95),
+    (schedules.swa_annealing(0.3, 0.07, LENGTH), LENGTH, 0.3, 0.07),
+    (schedules.swa_annealing(0.3, 0.0, 7, "linear"), 7, 0.3, 0.0),
+    (schedules.swa_annealing(0.3, 0.07, 0), 0, 0.07, 0.07),
+    (schedules.warmup(0.3, LENGTH), LENGTH, 0.0, 0.3),
+]
+
+
+@pytest.mark.parametrize(("schedule", "end", "first", "last"), ENDS)
+def test_the_first_and_the_last_value_are_exact_in_float32_too(schedule, end, first, last):
+    steps = [end, end + 1, end + 12_345, 2**31 - 1]
+    traced = jax.jit(schedule)(jnp.asarray([*([0] if end else []), *steps], jnp.int32))
+    assert traced.tolist() == [*([float(np.float32(first))] if end else []), *[float(np.float32(last))] * 4]
+    assert [schedule(step) for step in steps] == [last] * 4
+    assert schedule(0) == first
+
+
+@pytest.mark.parametrize(("schedule", "end", "first", "last"), ENDS)
+def test_nothing_is_beyond_the_largest_and_smallest_value(schedule, end, first, last):
+    """A rate that falls to zero is never below it."""
+    values = np.asarray(jax.jit(schedule)(jnp.arange(max(0, end - 2000), end + 10, dtype=jnp.int32)))
+    low, high = (0.85, 0.95) if isinstance(schedule, schedules.one_cycle_momentum) else (min(first, last), 0.3)
+    assert values.min() >= np.float32(low)
+    assert values.max() <= np.float32(high)
+
+
+@pytest.mark.parametrize("eta_min", [0.0, 0.07])
+def test_cosines_turn_exactly_at_their_ends(eta_min):
+    low, high = float(np.float32(eta_min)), float(np.float32(0.3))
+    cosine = jax.jit(schedules.cosine_annealing(0.3, LENGTH, eta_min))
+    assert [float(cosine(jnp.int32(k * LENGTH))) for k in (0, 1, 2, 3, 20_000, 20_001)] == [high, low] * 3
+    for factor, restarts in ((1, [0, 7, 7 * 10**8]), (2, [0, 7, 21, 7 * (2**27 - 1)])):
+        schedule = schedules.cosine_annealing_warm_restarts(0.3, 7, factor, eta_min)
+        assert jax.jit(schedule)(jnp.asarray(restarts, jnp.int32)).tolist() == [high] * len(restarts)
+        assert [schedule(step) for step in restarts] == [0.3] * len(restarts)
+    assert schedules.cosine_annealing_warm_restarts(0.3, 7, 2)(7 * (2**40 - 1)) == 0.3  # more than an int32 counts
+
+
+LARGE = [10**8 + 3, 123_456_789, 2_000_000_011, 2**31 - 1]
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        schedules.cyclic(0.1, 0.5, 2000),
+        schedules.cyclic(0.1, 0.5, 13, 29),
+        schedules.cyclic(0.1, 0.5, 50, mode="triangular2"),
+        schedules.cyclic(0.1, 0.5, 12.5, 30.25),
+        schedules.cyclic(0.1, 0.5, 97, mode="exp_range", gamma=1 - 1e-9),
+        schedules.cyclic(0.1, 0.5, 97, scale_fn=lambda cycle: 1 / (1 + 1e-6 * cycle)),
+        schedules.cyclic_momentum(0.8, 0.9, 2000),
+        schedules.cosine_annealing(0.3, 1000, 0.1),
+        schedules.cosine_annealing(0.3, 12.5, 0.1),
+        schedules.cosine_annealing_warm_restarts(0.3, 1000, 1, 0.1),
+        schedules.cosine_annealing_warm_restarts(0.3, 1000, 2, 0.1),
+        schedules.step_decay(0.3, 10**7, 0.9),
+        schedules.multi_step_decay(0.3, (10**8 + 3, 10**8 + 4), 0.5),
+        schedules.exponential_decay(0.3, 1 - 1e-9),
+        schedules.inverse_sqrt(0.3, 1000),
+        schedules.linear(0.3, 0.1, 1.0, 2**31 - 1),
+        schedules.one_cycle(0.3, 2**31 - 1),
+        schedules.sequential([0.1, schedules.cyclic(0.1, 0.5, 2000)], [77]),
+    ],
+    ids=repr,
+)
+def test_large_steps_keep_their_digits_in_float32(schedule):
+    expected = [schedule(step) for step in LARGE]
+    np.testing.assert_allclose(jax.jit(schedule)(jnp.asarray(LARGE, jnp.int32)), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "adamax", "nadam", "radam", "adagrad", "adadelta", "adafactor"])
+def test_algorithms_are_finite_at_the_largest_counts(name):
+    tx = getattr(fo, name)(lr=0.1)
+    params = {"w": jnp.ones((2, 3))}
+    update, state = jax.jit(tx.update), tx.init(params)
+    for count in (2**31 - 3, 2**31 - 2, 2**31 - 1):
+        at = jax.tree.map(lambda x, count=count: jnp.full_like(x, count) if x.dtype == jnp.int32 else x, state)
+        updates, new = update(params, at, params)
+        assert np.isfinite(updates["w"]).all()
+        assert max(int(x) for x in jax.tree.leaves(new) if x.dtype == jnp.int32) == min(count + 1, 2**31 - 1)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: schedules.step_decay(1.0, 2, -0.1), ValueError, "must not be negative: -0.1"),
+        (lambda: schedules.step_decay(1.0, 2.5), TypeError, "step_size must be an integer of at least 1"),
+        (lambda: schedules.step_decay("1", 2), TypeError, "lr must be a number"),
+        (lambda: schedules.multi_step_decay(1.0, 3), TypeError, "milestones must be a list of epochs, but it is 3"),
+        (lambda: schedules.multi_step_decay(1.0, (2.5,)), TypeError, "a milestone must be an integer"),
+        (lambda: schedules.exponential_decay(1.0, -0.5), ValueError, "must not be negative: -0.5"),
+        (lambda: schedules.polynomial_decay(1.0, 3, -1.0), ValueError, "must not be negative: -1.0"),
+        (lambda: schedules.linear(1.0, total_iters=2.5), TypeError, "total_iters must be an integer of at least 0"),
+        (lambda: schedules.linear(1.0, None), TypeError, "start_factor must be a number"),
+        (lambda: schedules.cosine_annealing(1.0, "a"), TypeError, "T_max must be a number"),
+        (lambda: schedules.cosine_annealing(1.0, float("inf")), ValueError, "T_max must be a finite number"),
+        (lambda: schedules.cyclic(0.1, 0.2, gamma=-1.0), ValueError, "must not be negative: -1.0"),
+        (lambda: schedules.cyclic_momentum(0.1, 0.2, gamma=-1.0), ValueError, "must not be negative: -1.0"),
+        (lambda: schedules.cyclic(0.1, 0.2, scale_fn=3), TypeError, "scale_fn must be a function, but it is 3"),
+        (lambda: schedules.one_cycle(1.0, 9, div_factor=0.0), ValueError, "div_factor divides a learning rate"),
+        (lambda: schedules.one_cycle(1.0, 9, final_div_factor=-1.0), ValueError, "final_div_factor divides"),
+        (lambda: schedules.sequential(1.0, []), TypeError, "schedules must be a list of schedules"),
+        (lambda: schedules.sequential([1.0, 2.0], 3), TypeError, "milestones must be a list of epochs, but it is 3"),
+        (lambda: schedules.chained(1.0, 0.5), TypeError, "schedules must be a list of schedules"),
+        (lambda: schedules.warmup_stable_decay(1.0, 2, 2, -1), ValueError, "decay_steps must be an integer"),
+        (lambda: schedules.inverse_sqrt(1.0, "a"), TypeError, "warmup_steps must be an integer"),
+        (lambda: schedules.reduce_on_plateau(1.0, factor=0.0), ValueError, "Factor should be > 0.0, but it is 0.0"),
+        (
+            lambda: schedules.reduce_on_plateau(1.0, patience=-1),
+            ValueError,
+            "patience must be an integer of at least 0",
+        ),
+        (lambda: schedules.reduce_on_plateau(1.0, patience="a"), TypeError, "patience must be an integer"),
+        (lambda: schedules.reduce_on_plateau(1.0, min_lr="a"), TypeError, "min_lr must be a number"),
+    ],
+)
+def test_what_is_no_option_is_refused(make, error, message):
+    with pytest.raises(error, match=message):
+        make()

@@ -64,8 +64,8 @@ class NAdam(Rule):
     def carry(self, step: Any, hyperparams: Any, carried: dict[str, Any]) -> tuple[NAdamScalars, dict[str, Any]]:
         beta1, beta2 = hyperparams.betas
         mu, mu_next = (
-            beta1.value * (1.0 - 0.5 * power(0.96, as_float(count) * hyperparams.momentum_decay))
-            for count in (step, step + 1)
+            beta1.value * (1.0 - 0.5 * power(0.96, count * hyperparams.momentum_decay))
+            for count in (as_float(step), as_float(step) + 1.0)  # an integer would wrap around after the largest
         )
         product = single(carried["mu_product"] * single(mu))  # a product in float32, as torch forms it
         so_far = as_float(product)

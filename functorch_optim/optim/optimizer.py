@@ -96,6 +96,7 @@ class Optimizer(Edited, Hooked):
         self._transaction = Transaction()
         self._opt_called = False
         self._lent = False  # whether functional() gave the arrays away, until restore()
+        self._loaded_groups: list[dict[str, Any]] | None = None  # as they were loaded, for a scheduler that is next
         self._made_under = _trace_state()
         groups = [self._new_group(self._layout, index, given) for index, given in enumerate(parsed.options)]
         self.param_groups: list[dict[str, Any]] = ParamGroups(groups)
@@ -569,7 +570,12 @@ class Optimizer(Edited, Hooked):
         return self._hooks.state_dict_post.replace(self, state)
 
     def load_state_dict(
-        self, state_dict: Mapping[str, Any], match: str | None = None, strict: bool = True, dtype: Any = None
+        self,
+        state_dict: Mapping[str, Any],
+        match: str | None = None,
+        strict: bool = True,
+        dtype: Any = None,
+        keep: Collection[str] = (),
     ) -> torch_layout.NotLoaded:
         """Take over the state and the groups' options of a ``state_dict``, of torch's or of this library's.
 
@@ -580,6 +586,7 @@ class Optimizer(Edited, Hooked):
             strict: whether all parameters, and no others, must be there and fit. Otherwise what fits is loaded, and
                 the other parameters keep the state they have.
             dtype: what floating slots are cast to. By default they keep the precision they were saved in.
+            keep: names of options whose present values stay in every group, ``["lr"]`` say.
 
         A group takes the options of the saved group that its parameters were in; where they were in several that
         differ in an option, it keeps its own, with a warning. A schedule that stands in a group stays, and continues
@@ -591,7 +598,7 @@ class Optimizer(Edited, Hooked):
 
         Raises:
             ValueError, KeyError, TypeError: the state does not fit, all of what does not in one message; precision
-                would be lost. The optimizer is left as it was.
+                would be lost; no group has an option of a name in ``keep``. The optimizer is left as it was.
 
         Example:
             >>> import jax.numpy as jnp
@@ -603,20 +610,31 @@ class Optimizer(Edited, Hooked):
             NotLoaded(missing=['head'], unexpected=['old_head'], refused={})
             >>> target.param_groups[0]["lr"], list(target.state)
             (0.5, ['body'])
+            >>> target.param_groups[0]["lr"] = 0.01
+            >>> target.load_state_dict(source.state_dict(), strict=False, keep=["lr"]).missing
+            ['head']
+            >>> target.param_groups[0]["lr"]
+            0.01
         """
         self._need_engine()
         if isinstance(state_dict, Mapping):
             state_dict = self._hooks.load_pre.replace(self, dict(state_dict))
         with self._transaction.changing:
-            not_loaded = self._load(state_dict, match, strict, dtype)
+            not_loaded = self._load(state_dict, match, strict, dtype, keep)
         self._hooks.load_post.call(self)
         return not_loaded
 
     def _load(
-        self, state_dict: Mapping[str, Any], match: str | None, strict: bool = True, dtype: Any = None
+        self,
+        state_dict: Mapping[str, Any],
+        match: str | None,
+        strict: bool = True,
+        dtype: Any = None,
+        keep: Collection[str] = (),
     ) -> torch_layout.NotLoaded:
         """:meth:`load_state_dict` without its hooks."""
         self._refuse_tracing()
+        self._check_kept(keep)
         dtype = None if dtype is None else jnp.dtype(dtype)
         if dtype is not None and not jnp.issubdtype(dtype, jnp.floating):
             raise TypeError(f"dtype must be a floating one, but it is {dtype}")
@@ -629,6 +647,7 @@ class Optimizer(Edited, Hooked):
         for live, group in zip(self.param_groups, loaded.groups, strict=True):
             options = self._defaults_of({**live, **group}).items()
             kept = {key: live.get(key, value) for key, value in options if key not in group}
+            kept |= {key: live[key] for key in keep if key in live}
             groups.append({**group, **kept, **self.forced})
         pairs = zip(groups, loaded.counts, strict=True)
         settings = [self._numbers(group, count, index) for index, (group, count) in enumerate(pairs)]
@@ -642,7 +661,7 @@ class Optimizer(Edited, Hooked):
 
         def commit() -> None:
             self._engine.commit(state)
-            self._counts = loaded.counts
+            self._counts, self._loaded_groups = loaded.counts, groups
             for live, group in zip(self.param_groups, loaded_groups, strict=True):
                 live.clear()
                 live.update(group)
@@ -650,6 +669,15 @@ class Optimizer(Edited, Hooked):
         self._transaction.commit(commit)
         reasons = {name: torch_layout.reason(error) for name, error in refused.items()}
         return torch_layout.NotLoaded(loaded.missing, loaded.unexpected, reasons)
+
+    def _check_kept(self, keep: Collection[str]) -> None:
+        """Raise unless the groups have options of all these names."""
+        if isinstance(keep, str):
+            raise TypeError(f"keep must be a collection of names, but it is the string {keep!r}")
+        known = {key for group in self.param_groups for key in group} - {"params", "param_names"}
+        unknown = sorted(set(keep) - known)
+        if unknown:
+            raise ValueError(f"keep names {unknown}, which no parameter group has: the options are {sorted(known)}")
 
     def functional(self) -> tuple[GradientTransformation, Any, Any]:
         """``(tx, params, state)`` to go on with in a compiled loop; :meth:`restore` takes back what comes of it.

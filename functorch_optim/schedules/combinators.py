@@ -9,7 +9,7 @@ import numpy as np
 
 from functorch_optim.hyperparams import AnyNumber, Scalar
 from functorch_optim.schedules.decay import reached
-from functorch_optim.schedules.schedule import Schedule, check_count, number
+from functorch_optim.schedules.schedule import Schedule, check_milestones, number
 
 SubSchedule = Callable[[Any], Any] | float
 
@@ -31,6 +31,12 @@ def as_part(name: str, part: Any) -> Any:
     if isinstance(part, bool) or not isinstance(part, int | float | np.number):
         raise TypeError(f"{name} must hold schedules, functions of the step or numbers, but it holds {part!r}")
     return float(part)
+
+
+def _parts(schedules: Any) -> tuple[SubSchedule, ...]:
+    if not isinstance(schedules, list | tuple):
+        raise TypeError(f"schedules must be a list of schedules, but it is {schedules!r}")
+    return tuple(as_part("schedules", part) for part in schedules)
 
 
 class Composite(Schedule):
@@ -67,7 +73,8 @@ class sequential(Composite):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "schedules", tuple(as_part("schedules", part) for part in self.schedules))
+        check_milestones(self.milestones)
+        object.__setattr__(self, "schedules", _parts(self.schedules))
         object.__setattr__(self, "milestones", tuple(self.milestones))
         if len(self.schedules) != len(self.milestones) + 1:
             raise ValueError(
@@ -75,8 +82,6 @@ class sequential(Composite):
                 f"milestone points, but got number of schedulers {len(self.schedules)} and the number of milestones to "
                 f"be equal to {len(self.milestones)}"
             )
-        for milestone in self.milestones:
-            check_count("a milestone", milestone, 0)
         if list(self.milestones) != sorted(self.milestones):
             raise ValueError(f"milestones must ascend, but they are {list(self.milestones)}")
 
@@ -115,7 +120,7 @@ class chained(Composite):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "schedules", tuple(as_part("schedules", part) for part in self.schedules))
+        object.__setattr__(self, "schedules", _parts(self.schedules))
         if not self.schedules:
             raise ValueError("chained expects at least one schedule")
 

@@ -3,16 +3,20 @@
 import math
 from typing import Any
 
+import jax.numpy as jnp
+import numpy as np
+
 from functorch_optim.hyperparams import AnyNumber
 from functorch_optim.schedules.decay import reached
 from functorch_optim.schedules.schedule import (
     Schedule,
     as_float,
+    between,
     check_count,
     check_positive,
-    falling,
     fraction,
     number,
+    wrapped,
 )
 
 
@@ -48,10 +52,9 @@ class cosine_annealing(Schedule):
 
     def evaluate(self, step: Any, xp: Any) -> Any:
         period = 2 * self.T_max
-        phase = (step if isinstance(self.T_max, int) else as_float(step, xp)) % period
-        low = number(self.eta_min)
-        share = fraction(xp.minimum(phase, period - phase), self.T_max, xp)
-        return low + (number(self.lr) - low) * falling(share, xp)
+        _, phase = wrapped(step, period, xp)
+        done = xp.minimum(phase, period - phase)
+        return between(number(self.lr), number(self.eta_min), done, self.T_max, xp, "cos")
 
     def next(self, lr: Any, step: int) -> Any:
         """The value at ``step``, at least 1, from that before it, in doubles."""
@@ -100,24 +103,24 @@ class cosine_annealing_warm_restarts(Schedule):
 
     def evaluate(self, step: Any, xp: Any) -> Any:
         if self.T_mult == 1:
-            share = fraction(step % self.T_0, self.T_0, xp)
+            done, length = step % self.T_0, self.T_0
+        elif xp is np:
+            start = self.starts(step)[-1]
+            done, length = step - start, self.T_0 + start * (self.T_mult - 1)
         else:
-            starts = self.starts()
+            whole = jnp.issubdtype(step.dtype, jnp.integer)
+            starts = self.starts(jnp.iinfo(step.dtype if whole else jnp.int32).max)
             index = reached(starts, step, xp) - 1
-            lengths = [float(self.T_0 * self.T_mult**k) for k in range(len(starts))]
+            lengths = [float(self.T_0 + start * (self.T_mult - 1)) for start in starts]
             start, length = (xp.asarray(table)[index] for table in (starts, lengths))
-            share = fraction(step - start.astype(xp.asarray(step).dtype), length, xp)
-        low = number(self.eta_min)
-        return low + (number(self.lr) - low) * falling(share, xp)
+            done = as_float(step - start.astype(step.dtype), xp)
+        return between(number(self.lr), number(self.eta_min), done, length, xp, "cos")
 
-    def starts(self) -> tuple[int, ...]:
-        """The first steps of the periods, as far as an int32 counts."""
-        starts, length = [0], self.T_0
-        while starts[-1] + length < 2**31 - 1:
-            starts.append(starts[-1] + length)
-            length *= self.T_mult
-            if length >= 2**31 - 1:
-                break
+    def starts(self, last: float) -> tuple[int, ...]:
+        """The first steps of the periods, as far as the step ``last``; their lengths are geometric."""
+        starts = [0]
+        while self.T_0 + starts[-1] * self.T_mult <= last:
+            starts.append(self.T_0 + starts[-1] * self.T_mult)
         return tuple(starts)
 
 
@@ -156,5 +159,5 @@ class warmup_cosine(Schedule):
         peak, end = number(self.peak), number(self.end)
         rise = peak * fraction(step, max(self.warmup_steps, 1), xp)
         length = self.total_steps - self.warmup_steps
-        share = fraction(xp.clip(step - self.warmup_steps, 0, length), length, xp)
-        return xp.where(step < self.warmup_steps, rise, end + (peak - end) * falling(share, xp))
+        fall = between(peak, end, step - self.warmup_steps, length, xp, "cos")
+        return xp.where(step < self.warmup_steps, rise, fall)

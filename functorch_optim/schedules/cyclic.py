@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-from functorch_optim.hyperparams import AnyNumber
-from functorch_optim.schedules.schedule import Schedule, as_float, check_choice, check_positive, number, power
+from functorch_optim.hyperparams import AnyNumber, NonNegative
+from functorch_optim.schedules.schedule import Schedule, between, check_choice, check_positive, number, power, wrapped
 
 MODES = ("triangular", "triangular2", "exp_range")
 
@@ -20,7 +20,7 @@ class cyclic(Schedule):
         base_lr, max_lr: the two values.
         step_size_up, step_size_down: numbers of steps above 0; down is as long as up by default.
         mode: see above.
-        gamma: for ``"exp_range"``.
+        gamma: for ``"exp_range"``, at least 0.
         scale_fn: in the place of a mode; inside a compiled function it must be traceable.
         scale_mode: what ``scale_fn`` is given, ``"cycle"`` or ``"iterations"``.
 
@@ -36,7 +36,7 @@ class cyclic(Schedule):
     step_size_up: float = 2000
     step_size_down: float | None = None
     mode: str = "triangular"
-    gamma: AnyNumber = 1.0
+    gamma: NonNegative = 1.0
     scale_fn: Callable[[Any], Any] | None = None
     scale_mode: str = "cycle"
 
@@ -47,19 +47,22 @@ class cyclic(Schedule):
             check_positive("step_size_down", self.step_size_down)
         if self.scale_fn is None and self.mode not in MODES:
             raise ValueError(f"mode is invalid and scale_fn is None: mode must be one of {', '.join(MODES)}")
+        if self.scale_fn is not None and not callable(self.scale_fn):
+            raise TypeError(f"scale_fn must be a function, but it is {self.scale_fn!r}")
         check_choice("scale_mode", self.scale_mode, ("cycle", "iterations"))
 
     def evaluate(self, step: Any, xp: Any) -> Any:
         low, high = number(self.base_lr), number(self.max_lr)
-        return low + (high - low) * self.height(step, xp)
+        height = self.height(step, xp)
+        return low * (1 - height) + high * height
 
     def height(self, step: Any, xp: Any) -> Any:
         """How far up the scaled triangle is, from 0 to 1."""
         up = self.step_size_up
         down = up if self.step_size_down is None else self.step_size_down
-        cycle = xp.floor(as_float(step, xp) / (up + down))
-        place = as_float(step, xp) - cycle * (up + down)
-        height = xp.where(place <= up, place / up, (up + down - place) / down)
+        cycle, place = wrapped(step, up + down, xp)
+        rise, fall = between(0.0, 1.0, place, up, xp), between(1.0, 0.0, place - up, down, xp)
+        height = xp.where(place <= up, rise, fall)
         return height * self._scale(cycle + 1, step, xp)
 
     def _scale(self, cycle: Any, step: Any, xp: Any) -> Any:
@@ -90,7 +93,7 @@ class cyclic_momentum(Schedule):
     step_size_up: float = 2000
     step_size_down: float | None = None
     mode: str = "triangular"
-    gamma: AnyNumber = 1.0
+    gamma: NonNegative = 1.0
     scale_fn: Callable[[Any], Any] | None = None
     scale_mode: str = "cycle"
 
@@ -105,4 +108,5 @@ class cyclic_momentum(Schedule):
 
     def evaluate(self, step: Any, xp: Any) -> Any:
         low, high = number(self.base_momentum), number(self.max_momentum)
-        return high - (high - low) * self._cycle().height(step, xp)
+        height = self._cycle().height(step, xp)
+        return high * (1 - height) + low * height

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from functorch_optim.hyperparams import AnyNumber
-from functorch_optim.schedules.schedule import Schedule, as_float, check_count, fraction, number, power
+from functorch_optim.hyperparams import AnyNumber, NonNegative
+from functorch_optim.schedules.schedule import Schedule, as_float, between, check_count, check_milestones, number, power
 
 
 class step_decay(Schedule):
@@ -19,7 +19,7 @@ class step_decay(Schedule):
     Args:
         lr: value at step 0.
         step_size: number of steps between two changes, at least 1.
-        gamma: the factor.
+        gamma: the factor, at least 0.
 
     Source: torch's ``StepLR``.
 
@@ -30,7 +30,7 @@ class step_decay(Schedule):
 
     lr: AnyNumber
     step_size: int
-    gamma: AnyNumber = 0.1
+    gamma: NonNegative = 0.1
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -50,7 +50,7 @@ class multi_step_decay(Schedule):
     Args:
         lr: value before the first milestone.
         milestones: steps, integers in any order.
-        gamma: the factor.
+        gamma: the factor, at least 0.
 
     Source: torch's ``MultiStepLR``.
 
@@ -61,12 +61,11 @@ class multi_step_decay(Schedule):
 
     lr: AnyNumber
     milestones: tuple[int, ...]
-    gamma: AnyNumber = 0.1
+    gamma: NonNegative = 0.1
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for milestone in self.milestones:
-            check_count("a milestone", milestone, 0)
+        check_milestones(self.milestones)
         object.__setattr__(self, "milestones", tuple(sorted(int(m) for m in self.milestones)))
 
     def evaluate(self, step: Any, xp: Any) -> Any:
@@ -115,7 +114,10 @@ class constant_factor(Schedule):
 
     def next(self, lr: Any, step: int) -> Any:
         """The value at ``step``, at least 1, from that before it."""
-        return lr * (1.0 / number(self.factor)) if step == self.total_iters else lr
+        if step != self.total_iters:
+            return lr
+        factor = number(self.factor)
+        return lr * (1.0 / factor) if factor else number(self.lr)
 
 
 class linear(Schedule):
@@ -145,16 +147,16 @@ class linear(Schedule):
         check_count("total_iters", self.total_iters, 0)
 
     def evaluate(self, step: Any, xp: Any) -> Any:
-        start, end = number(self.start_factor), number(self.end_factor)
-        share = fraction(xp.minimum(step, self.total_iters), self.total_iters, xp) if self.total_iters else 1.0
-        return number(self.lr) * (start + (end - start) * share)
+        lr, start, end = number(self.lr), number(self.start_factor), number(self.end_factor)
+        return between(lr * start, lr * end, step, self.total_iters, xp)
 
     def next(self, lr: Any, step: int) -> Any:
         """The value at ``step``, at least 1, from that before it."""
         start, end = number(self.start_factor), number(self.end_factor)
         if step > self.total_iters:
             return lr
-        return lr * (1.0 + (end - start) / (self.total_iters * start + (step - 1) * (end - start)))
+        before = self.total_iters * start + (step - 1) * (end - start)
+        return lr * (1.0 + (end - start) / before) if before else self(step)
 
 
 class exponential_decay(Schedule):
@@ -162,7 +164,7 @@ class exponential_decay(Schedule):
 
     Args:
         lr: value at step 0.
-        gamma: the factor from step to step.
+        gamma: the factor from step to step, at least 0.
 
     Source: torch's ``ExponentialLR``.
 
@@ -172,7 +174,7 @@ class exponential_decay(Schedule):
     """
 
     lr: AnyNumber
-    gamma: AnyNumber
+    gamma: NonNegative
 
     def evaluate(self, step: Any, xp: Any) -> Any:
         return number(self.lr) * power(number(self.gamma), step, xp)
@@ -189,7 +191,7 @@ class polynomial_decay(Schedule):
     Args:
         lr: value at step 0.
         total_iters: number of steps, at least 1.
-        power: the exponent, 1 for a straight line.
+        power: the exponent, at least 0; 1 for a straight line.
 
     Source: torch's ``PolynomialLR``.
 
@@ -200,15 +202,14 @@ class polynomial_decay(Schedule):
 
     lr: AnyNumber
     total_iters: int = 5
-    power: AnyNumber = 1.0
+    power: NonNegative = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_count("total_iters", self.total_iters, 1)
 
     def evaluate(self, step: Any, xp: Any) -> Any:
-        left = self.total_iters - xp.minimum(step, self.total_iters)
-        return number(self.lr) * fraction(left, self.total_iters, xp) ** number(self.power)
+        return number(self.lr) * between(1.0, 0.0, step, self.total_iters, xp) ** number(self.power)
 
     def next(self, lr: Any, step: int) -> Any:
         """The value at ``step``, at least 1, from that before it."""

@@ -2,23 +2,19 @@
 
 from typing import Any
 
-from functorch_optim.hyperparams import AnyNumber
-from functorch_optim.schedules.schedule import Schedule, as_float, check_count, falling, number
+import numpy as np
+
+from functorch_optim.hyperparams import AnyNumber, known
+from functorch_optim.schedules.schedule import Schedule, as_float, between, number
 
 
 def _check(total_steps: Any, pct_start: Any, anneal_strategy: Any) -> None:
-    check_count("Expected positive integer total_steps: total_steps", total_steps, 1)
+    if isinstance(total_steps, bool) or not isinstance(total_steps, int | np.integer) or total_steps < 1:
+        raise ValueError(f"Expected positive integer total_steps, but got {total_steps}")
     if not isinstance(pct_start, float) or not 0 <= pct_start <= 1:
         raise ValueError(f"Expected float between 0 and 1 pct_start, but got {pct_start}")
     if anneal_strategy not in ("cos", "linear"):
         raise ValueError(f"anneal_strategy must be one of 'cos' or 'linear', instead got {anneal_strategy}")
-
-
-def anneal(start: Any, end: Any, share: Any, strategy: str, xp: Any) -> Any:
-    """From ``start`` to ``end`` as ``share`` goes from 0 to 1, along half a cosine or a straight line."""
-    if strategy == "cos":
-        return start * falling(share, xp) + end * falling(1 - share, xp)
-    return start + (end - start) * share
 
 
 def phase_ends(total_steps: int, pct_start: float, three_phase: bool) -> tuple[float, ...]:
@@ -35,9 +31,7 @@ def through_phases(values: tuple[Any, ...], ends: tuple[float, ...], step: Any, 
     result, start = values[-1], 0.0
     pieces = []
     for first, last, end in zip(values[:-1], values[1:], ends, strict=True):
-        length = end - start
-        share = xp.clip((step - start) / length, 0.0, 1.0) if length else 1.0
-        pieces.append((end, anneal(first, last, share, strategy, xp)))
+        pieces.append((end, between(first, last, step - start, end - start, xp, strategy)))
         start = end
     for end, piece in reversed(pieces):
         result = xp.where(step <= end, piece, result)
@@ -56,7 +50,7 @@ class one_cycle(Schedule):
         total_steps: number of steps.
         pct_start: the share of the steps in which it rises, a float from 0 to 1.
         anneal_strategy: ``"cos"`` or ``"linear"``.
-        div_factor, final_div_factor: see above.
+        div_factor, final_div_factor: see above; above 0.
         three_phase: see above.
 
     Raises:
@@ -81,6 +75,10 @@ class one_cycle(Schedule):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check(self.total_steps, self.pct_start, self.anneal_strategy)
+        for name in ("div_factor", "final_div_factor"):
+            divisor = known(getattr(self, name))
+            if divisor is not None and not divisor > 0:
+                raise ValueError(f"{name} divides a learning rate, so it must be above 0, but it is {divisor}")
 
     def evaluate(self, step: Any, xp: Any) -> Any:
         high = number(self.max_lr)
@@ -160,5 +158,4 @@ class swa_annealing(Schedule):
             raise ValueError(f"anneal_epochs must be equal or greater than 0, got {self.anneal_epochs}")
 
     def evaluate(self, step: Any, xp: Any) -> Any:
-        share = xp.clip(as_float(step, xp) / self.anneal_epochs, 0.0, 1.0) if self.anneal_epochs else 1.0
-        return anneal(number(self.lr), number(self.swa_lr), share, self.anneal_strategy, xp)
+        return between(number(self.lr), number(self.swa_lr), step, self.anneal_epochs, xp, self.anneal_strategy)

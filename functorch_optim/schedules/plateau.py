@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from functorch_optim.base import Frozen, exportable
-from functorch_optim.schedules.schedule import check_count
+from functorch_optim.schedules.schedule import check_count, check_number
 
 
 @exportable
@@ -29,7 +29,7 @@ class reduce_on_plateau(Frozen):
     Args:
         lr: the first value.
         mode: ``"min"`` or ``"max"``.
-        factor: below 1.
+        factor: above 0 and below 1.
         patience: how many updates that are not better are borne.
         threshold, threshold_mode: see above.
         cooldown: see above.
@@ -37,7 +37,7 @@ class reduce_on_plateau(Frozen):
         eps: smaller reductions are not made.
 
     Raises:
-        ValueError: an option outside its range, with torch's message.
+        ValueError, TypeError: an option outside its range, with torch's message where torch refuses it.
 
     Source: torch's ``ReduceLROnPlateau``, which takes a negative metric that stands still for one that gets better.
 
@@ -61,11 +61,8 @@ class reduce_on_plateau(Frozen):
     eps: float = 1e-8
 
     def __post_init__(self) -> None:
-        if not self.factor < 1.0:
-            raise ValueError(f"Factor should be < 1.0., but it is {self.factor}")
-        check_mode(self.mode, self.threshold_mode)
-        check_count("patience", self.patience, 0)
-        check_count("cooldown", self.cooldown, 0)
+        check_plateau(self)
+        check_number("min_lr", self.min_lr)
 
     def init(self) -> PlateauState:
         """The state before the first metric."""
@@ -91,12 +88,21 @@ class reduce_on_plateau(Frozen):
         )
 
 
-def check_mode(mode: str, threshold_mode: str) -> None:
-    """Raise unless both are known."""
-    if mode not in ("min", "max"):
-        raise ValueError(f"mode {mode} is unknown!")
-    if threshold_mode not in ("rel", "abs"):
-        raise ValueError(f"threshold mode {threshold_mode} is unknown!")
+def check_plateau(options: Any) -> None:
+    """Raise unless the attributes named as the options of :class:`reduce_on_plateau` are in their ranges."""
+    check_number("factor", options.factor)
+    if not options.factor < 1.0:
+        raise ValueError("Factor should be < 1.0.")
+    if not options.factor > 0.0:
+        raise ValueError(f"Factor should be > 0.0, but it is {options.factor}")
+    if options.mode not in ("min", "max"):
+        raise ValueError(f"mode {options.mode} is unknown!")
+    if options.threshold_mode not in ("rel", "abs"):
+        raise ValueError(f"threshold mode {options.threshold_mode} is unknown!")
+    check_count("patience", options.patience, 0)
+    check_count("cooldown", options.cooldown, 0)
+    check_number("threshold", options.threshold, 0)
+    check_number("eps", options.eps, 0)
 
 
 def is_better(metric: Any, best: Any, mode: str, threshold: float, threshold_mode: str, xp: Any) -> Any:

@@ -5,6 +5,7 @@ a float; given an array, in JAX's default float dtype.
 """
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -66,21 +67,68 @@ def power(base: Any, exponent: Any, xp: Any) -> Any:
     return jnp.exp(exponent * high) * jnp.exp(exponent * (log - high))
 
 
-def falling(share: Any, xp: Any) -> Any:
-    """``(1 + cos(pi * share)) / 2`` for shares from 0 to 1, with all its digits near the end too."""
-    return xp.sin((1 - share) * (math.pi / 2)) ** 2
+def between(start: Any, end: Any, done: Any, length: Any, xp: Any, strategy: str = "linear") -> Any:
+    """From ``start`` to ``end`` while ``done`` goes from 0 to ``length``, along a straight line or half a cosine.
+
+    Exactly the one before, and the other after; in between never beyond them, which one product and one sum in float32
+    do not give: a compiler may multiply by the reciprocal of the length, and join the product to the sum.
+    """
+    if isinstance(length, int | float) and length <= 0:
+        return xp.where(done < 0, start, end)
+    share, left = (fraction(each, length, xp) for each in (done, length - done))
+    if strategy == "cos":
+        share, left = (xp.sin(each * (math.pi / 2)) ** 2 for each in (share, left))
+    inside = xp.clip(start * left + end * share, xp.minimum(start, end), xp.maximum(start, end))
+    return xp.where(done >= length, end, xp.where(done <= 0, start, inside))
+
+
+def wrapped(step: Any, period: float, xp: Any) -> tuple[Any, Any]:
+    """How many whole periods ``step`` has behind it, as a float, and the steps since: with integers where it can be."""
+    whole, parts = float(period).as_integer_ratio()  # so many steps are so many periods
+    if xp is np:
+        cycles, place = divmod(step, period)
+        return float(cycles), place
+    if not jnp.issubdtype(step.dtype, jnp.integer) or whole > jnp.iinfo(step.dtype).max:
+        step = as_float(step, xp)
+        cycles = jnp.floor(step / period)
+        return cycles, step - cycles * period
+    turns, place = as_float(step // whole, xp), step % whole
+    if isinstance(period, int):
+        return turns, place
+    place = as_float(place, xp)
+    cycles = jnp.floor(place / period)
+    return turns * parts + cycles, place - cycles * period
 
 
 def check_count(name: str, value: Any, least: int) -> None:
-    """Raise unless an option is an integer of at least ``least``."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise ValueError(f"{name} must be an integer of at least {least}, but it is {value!r}")
+    """Raise unless an option is an integer (TypeError) of at least ``least`` (ValueError)."""
+    kind = TypeError if isinstance(value, bool) or not isinstance(value, int | np.integer) else ValueError
+    if kind is TypeError or value < least:
+        raise kind(f"{name} must be an integer of at least {least}, but it is {value!r}")
+
+
+def check_milestones(milestones: Any) -> None:
+    """Raise unless it is a sequence (TypeError) of integers of at least 0."""
+    if isinstance(milestones, str) or not isinstance(milestones, Iterable):
+        raise TypeError(f"milestones must be a list of epochs, but it is {milestones!r}")
+    for milestone in milestones:
+        check_count("a milestone", milestone, 0)
 
 
 def check_positive(name: str, value: Any) -> None:
-    """Raise unless an option is a number above 0."""
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not value > 0:
+    """Raise unless an option is a number (TypeError), finite and above 0 (ValueError)."""
+    check_number(name, value)
+    if not value > 0:
         raise ValueError(f"{name} must be a number above 0, but it is {value!r}")
+
+
+def check_number(name: str, value: Any, least: float = -math.inf) -> None:
+    """Raise unless a value is a number (TypeError), finite and at least ``least`` (ValueError)."""
+    if isinstance(value, bool | str | complex) or not hasattr(value, "__float__"):
+        raise TypeError(f"{name} must be a number, but it is {value!r}")
+    if not (math.isfinite(float(value)) and float(value) >= least):
+        at_least = "" if least == -math.inf else f" of at least {least:g}"
+        raise ValueError(f"{name} must be a finite number{at_least}, but it is {value!r}")
 
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:

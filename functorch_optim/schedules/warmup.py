@@ -4,7 +4,7 @@ from typing import Any
 
 from functorch_optim.hyperparams import AnyNumber
 from functorch_optim.schedules.combinators import Composite, SubSchedule, as_part, at
-from functorch_optim.schedules.schedule import Schedule, as_float, check_count, fraction, number
+from functorch_optim.schedules.schedule import Schedule, as_float, between, check_count, fraction, number
 
 
 class warmup(Composite):
@@ -35,10 +35,9 @@ class warmup(Composite):
         check_count("steps", self.steps, 0)
 
     def evaluate(self, step: Any, xp: Any) -> Any:
-        start = number(self.start_factor)
-        share = fraction(xp.minimum(step, self.steps), max(self.steps, 1), xp) if self.steps else 1.0
+        factor = between(number(self.start_factor), 1.0, step, self.steps, xp)
         value = at(self.schedule, xp.maximum(step - self.steps, 0), xp)
-        return xp.where(step < self.steps, value * (start + (1 - start) * share), value)
+        return xp.where(step < self.steps, value * factor, value)
 
 
 class warmup_stable_decay(Schedule):
@@ -75,10 +74,7 @@ class warmup_stable_decay(Schedule):
     def evaluate(self, step: Any, xp: Any) -> Any:
         peak, end = number(self.peak), number(self.end)
         rise = peak * fraction(step, max(self.warmup_steps, 1), xp)
-        past = xp.clip(step - self.warmup_steps - self.stable_steps, 0, self.decay_steps)
-        fall = peak + (end - peak) * fraction(past, max(self.decay_steps, 1), xp)
-        if not self.decay_steps:
-            fall = xp.where(step < self.warmup_steps + self.stable_steps, peak, end)
+        fall = between(peak, end, step - self.warmup_steps - self.stable_steps, self.decay_steps, xp)
         return xp.where(step < self.warmup_steps, rise, fall)
 
 

@@ -1,13 +1,17 @@
 """What every scheduler does: count epochs, ask for the learning rates, write them into the groups."""
 
 import copy
+import math
 import types
 import warnings
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, ClassVar
 
+from functorch_optim.hyperparams import as_count
 from functorch_optim.optim.optimizer import Optimizer
 from functorch_optim.optim.options import is_schedule, number
+from functorch_optim.schedules.schedule import check_number
 
 _ORDER = (
     "Detected call of `lr_scheduler.step()` before `optimizer.step()`. "
@@ -19,6 +23,11 @@ EPOCH_WARNING = (
     "The epoch parameter in `scheduler.step()` was not necessary and is being deprecated where possible. "
     "Please use `scheduler.step()` to step the scheduler."
 )
+
+
+# What every scheduler counts and remembers, and what not every version of torch saves.
+_PROGRESS = frozenset({"base_lrs", "last_epoch", "_step_count", "_last_lr"})
+_OF_VERSIONS = frozenset({"_is_initial", "_get_lr_called_within_step", "verbose"})
 
 
 class LRScheduler:
@@ -46,20 +55,27 @@ class LRScheduler:
         [0.5]
     """
 
+    _is_initial: bool = False
+    _goes_on: ClassVar[bool] = False  # whether it begins from the rates that it finds, not from the initial ones
+    _written: ClassVar[tuple[str, ...]] = ("lr",)  # the entries of a group that the scheduler writes
+    _progress: ClassVar[frozenset[str]] = _PROGRESS  # what cannot be kept when a state is loaded
+    _of_versions: ClassVar[frozenset[str]] = _OF_VERSIONS  # what a state may have, or lack
+
     def __init__(self, optimizer: Optimizer, last_epoch: int = -1) -> None:
         check_optimizer(optimizer, last_epoch)
-        for group in optimizer.param_groups:
-            group.setdefault("initial_lr", number(group["lr"], 0))
-        self.optimizer = optimizer
-        if "base_lrs" not in vars(self):  # CyclicLR brings its own
-            self.base_lrs: list[float] = [group["initial_lr"] for group in optimizer.param_groups]
-        self.last_epoch = last_epoch
-        self._step_count = 0
-        self._is_initial = True
-        self._get_lr_called_within_step = False  # kept so that a state_dict has torch's keys
-        self._last_lr: list[float] = []
-        self.step()
-        self._is_initial = False
+        with all_or_nothing(optimizer):
+            for group in optimizer.param_groups:
+                group.setdefault("initial_lr", number(group["lr"], 0))
+            self.optimizer = optimizer
+            if "base_lrs" not in vars(self):  # CyclicLR brings its own
+                self.base_lrs: list[float] = [group["initial_lr"] for group in optimizer.param_groups]
+            self.last_epoch = last_epoch
+            self._step_count = 0
+            self._is_initial = True
+            self._get_lr_called_within_step = False  # kept so that a state_dict has torch's keys
+            self._last_lr: list[float] = []
+            self.step()
+            self._is_initial = False
 
     def get_lr(self) -> list[float]:
         """The learning rates of the groups for the epoch ``last_epoch``, from what the groups hold now."""
@@ -74,32 +90,57 @@ class LRScheduler:
         return list(self._last_lr)
 
     def step(self, epoch: int | None = None) -> None:
-        """Go to the next epoch, or to ``epoch``, and write the learning rates; call it after ``optimizer.step``."""
+        """Go to the next epoch, or to ``epoch``, and write the learning rates; call it after ``optimizer.step``.
+
+        Raises:
+            ValueError, TypeError: ``epoch`` is negative or no number; a rate is no number. Nothing has changed then.
+        """
+        check_epoch(epoch)
         if self._step_count == 1 and not self.optimizer._opt_called:
             warnings.warn(_ORDER, UserWarning, stacklevel=2)
-        self._step_count += 1
-        if epoch is None:
-            self.last_epoch += 1
-            self._write(self.get_lr)
-        else:
+        if epoch is not None:
             warnings.warn(EPOCH_WARNING, UserWarning, stacklevel=2)
-            self.last_epoch = epoch
-            self._write(getattr(self, "_get_closed_form_lr", self.get_lr))
+        with self._stepping():
+            self._step_count += 1
+            self.last_epoch = self.last_epoch + 1 if epoch is None else epoch
+            self._write(self.get_lr if epoch is None else getattr(self, "_get_closed_form_lr", self.get_lr))
+
+    def _members(self) -> list[Any]:
+        """The objects that a step or a loading changes: the scheduler and what it holds."""
+        return [self]
+
+    @contextmanager
+    def _stepping(self) -> Iterator[None]:
+        """Around a step: an error inside undoes it, and what was loaded before it is not due any more."""
+        with all_or_nothing(self.optimizer, *self._members()):
+            yield
+        if not self._is_initial:
+            self.optimizer._loaded_groups = None
 
     def _write(self, values_of: Callable[[], list[float]]) -> None:
         """Write the learning rates, and the momenta where they are cycled, into the groups."""
-        for group in self.optimizer.param_groups[len(self.base_lrs) :]:  # added since
-            self.base_lrs.append(group.setdefault("initial_lr", number(group["lr"], 0)))
+        groups = self.optimizer.param_groups
+        added = [group.setdefault("initial_lr", number(group["lr"], 0)) for group in groups[len(self.base_lrs) :]]
+        self.base_lrs = [*self.base_lrs, *added]
         self._get_lr_called_within_step = True
         try:
-            values, momenta = values_of(), self.get_momentum()
+            values, momenta = list(values_of()), self.get_momentum()
         finally:
             self._get_lr_called_within_step = False
-        for group, value in zip(self.optimizer.param_groups, values, strict=True):
+        self._check_rates(values)
+        for group, value in zip(groups, values, strict=True):
             group["lr"] = value
-        for group, momentum in zip(self.optimizer.param_groups, momenta or [], strict=momenta is not None):
+        for group, momentum in zip(groups, momenta or [], strict=momenta is not None):
             write_momentum(group, momentum)
-        self._last_lr = list(values)
+        self._last_lr = values
+
+    def _check_rates(self, values: list[Any]) -> None:
+        name, count = type(self).__name__, len(self.optimizer.param_groups)
+        if len(values) != count:
+            raise ValueError(f"{name} gives {len(values)} learning rates, but the optimizer has {count} groups")
+        for index, value in enumerate(values):
+            if isinstance(value, str) or not hasattr(value, "__float__"):
+                raise TypeError(f"{name} gives {value!r} as the learning rate of parameter group {index}: no number")
 
     def _begin(self, reset: bool = True) -> None:
         """Begin anew at epoch 0, with ``reset`` from the initial learning rates, else from those in the groups."""
@@ -113,15 +154,140 @@ class LRScheduler:
         """The learning rates that the groups hold now, as numbers."""
         return [number(group["lr"], 0) for group in self.optimizer.param_groups]
 
+    def _closed(self, rates: list[float]) -> list[float]:
+        """The rates at ``last_epoch`` of groups whose base is ``rates``, whatever the groups hold now."""
+        values = list(getattr(self, "_get_closed_form_lr", self.get_lr)())
+        return values + rates[len(values) :]  # groups that were added since the last step
+
     def state_dict(self) -> dict[str, Any]:
         """What the scheduler remembers, with torch's keys; nothing in it is the live object."""
-        state = {key: value for key, value in vars(self).items() if key != "optimizer"}
-        return {key: copy.deepcopy(value) if isinstance(value, list | dict) else value for key, value in state.items()}
+        state = {key: copied(value) for key, value in vars(self).items() if key != "optimizer"}
+        if "base_lrs" in state:  # of the groups too that were added since the last step
+            added = self.optimizer.param_groups[len(self.base_lrs) :]
+            state["base_lrs"] += [group.get("initial_lr", number(group["lr"], 0)) for group in added]
+        return state
 
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Continue where ``state_dict`` was taken. The optimizer's learning rates come with its own state_dict."""
-        own = {key: copy.deepcopy(v) if isinstance(v, list | dict) else v for key, v in state_dict.items()}
-        vars(self).update(own)
+    def load_state_dict(self, state_dict: Mapping[str, Any], keep: Collection[str] = ()) -> None:
+        """Continue where ``state_dict``, of this library or of torch, was taken, with the learning rates of then.
+
+        The optimizer may be loaded before or after, and the scheduler may be made before or after that. The rates come
+        from the state that the optimizer was loaded with, and without one from the scheduler's: a rate written into a
+        group by hand before this call is overwritten.
+
+        Args:
+            state_dict: the state of a scheduler of the same class, for as many groups; of fewer, where the parameters
+                are in more groups now. Those that it does not know go on from the rates that they have.
+            keep: names of options that stay as they were given to this scheduler, to train longer say. The rates then
+                are those of this epoch in a run that had these options from the beginning.
+
+        Raises:
+            ValueError, TypeError: the state is of another class or of more groups, or holds what is no
+                option; the scheduler has no option of a name in ``keep``. Nothing has changed then.
+
+        Example:
+            >>> import jax.numpy as jnp
+            >>> from functorch_optim import optim
+            >>> def begin(T_max):
+            ...     optimizer = optim.SGD([jnp.zeros(1)], lr=1.0)
+            ...     return optimizer, optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max)
+            >>> optimizer, scheduler = begin(T_max=2)
+            >>> for _ in range(2):
+            ...     optimizer.step([jnp.ones(1)])
+            ...     scheduler.step()
+            >>> saved = scheduler.state_dict()
+            >>> optimizer, scheduler = begin(T_max=4)
+            >>> scheduler.load_state_dict(saved, keep=["T_max"])  # at the second of four epochs now
+            >>> round(optimizer.param_groups[0]["lr"], 6)
+            0.5
+        """
+        if isinstance(keep, str):
+            raise TypeError(f"keep must be a collection of names, but it is the string {keep!r}")
+        with all_or_nothing(self.optimizer, *self._members()):
+            unknown = set(keep) - self._take(state_dict, frozenset(keep))
+            if unknown:
+                raise ValueError(f"keep names {sorted(unknown)}, no options that a {type(self).__name__} can keep")
+            if keep:
+                self._recalculate()
+            else:
+                self._put_back()
+
+    def _take(self, state_dict: Mapping[str, Any], keep: frozenset[str]) -> set[str]:
+        """Take a state over, but for the options in ``keep``, of which those that the scheduler has are returned."""
+        own = self.state_dict().keys()
+        self._check_state(state_dict, own)
+        named = {key.lstrip("_"): key for key in own - self._progress - self._of_versions}
+        kept = {named[name] for name in keep & named.keys()}
+        self._update({key: copied(value) for key, value in state_dict.items() if key not in kept})
+        self._check_options()
+        return set(keep & named.keys())
+
+    def _update(self, values: dict[str, Any]) -> None:
+        """Set the attributes that a state has."""
+        vars(self).update(values)
+
+    def _check_state(self, state_dict: Any, own: Collection[str]) -> None:
+        """Raise unless a state is one of this class, and of no more groups than the optimizer has."""
+        name, count = type(self).__name__, len(self.optimizer.param_groups)
+        if not isinstance(state_dict, Mapping):
+            raise TypeError(f"a {name} is loaded from a mapping, but this is a {type(state_dict).__name__}")
+        missing = sorted(set(own) - state_dict.keys() - self._of_versions)
+        unknown = sorted(state_dict.keys() - set(own) - self._of_versions)
+        if missing or unknown:
+            raise ValueError(f"this is not the state of a {name}: it lacks {missing}, and {name} has no {unknown}")
+        for key in ("last_epoch", "_step_count"):
+            check_number(f"{key} in the state", state_dict.get(key, 0), -1)
+        for key in {"base_lrs", "_last_lr"} & state_dict.keys():
+            rates = state_dict[key]
+            for rate in rates:
+                check_number(f"a rate of {key} in the state", rate)
+            if len(rates) > count:
+                raise ValueError(f"the state is of {len(rates)} parameter groups, but the optimizer has {count}")
+
+    def _check_options(self) -> None:
+        """Raise where an option of the scheduler is none; classes with options define it."""
+
+    def _put_back(self) -> None:
+        """Write into the groups what is due there: what was loaded with the optimizer, else the last rates."""
+        groups, loaded = self.optimizer.param_groups, self.optimizer._loaded_groups
+        if loaded is not None:
+            for group, saved in zip(groups, loaded, strict=False):
+                group.update({key: saved[key] for key in self._written if key in saved})
+        else:
+            self._put_back_own(groups)
+        bases = getattr(self, "base_lrs", None)
+        if bases is not None and len(bases) < len(groups):  # the parameters are in more groups than when it was saved
+            self.base_lrs = [*bases, *[group.get("initial_lr", group["lr"]) for group in groups[len(bases) :]]]
+            self._last_lr = self._lrs()
+
+    def _put_back_own(self, groups: list[dict[str, Any]]) -> None:
+        for group, momentum in zip(groups, self.get_momentum() or [], strict=False):
+            write_momentum(group, momentum)
+        for group, lr in zip(groups, self._last_lr, strict=False):  # one that was added after the last step has none
+            group["lr"] = number(lr, 0)
+
+    def _recalculate(self) -> None:
+        """Write the rates that follow from the options alone."""
+        self._write(lambda: self._closed(self.base_lrs))
+
+
+@contextmanager
+def all_or_nothing(optimizer: Optimizer, *objects: Any) -> Iterator[None]:
+    """Leave the groups, and the attributes of the objects, as they were when something is raised inside."""
+    lives = [*optimizer.param_groups, *map(vars, objects)]
+    before = [dict(live) for live in lives]
+    try:
+        yield
+    except BaseException:
+        for live, old in zip(lives, before, strict=True):
+            for key in live.keys() - old.keys():
+                del live[key]
+            live.update({key: value for key, value in old.items() if live.get(key) is not value})
+        raise
+
+
+def copied(value: Any) -> Any:
+    """A value for a state_dict, or out of one: containers are copied."""
+    return copy.deepcopy(value) if isinstance(value, list | dict) else value
 
 
 def reset_rates(optimizer: Optimizer) -> None:
@@ -130,15 +296,26 @@ def reset_rates(optimizer: Optimizer) -> None:
         group["lr"] = group.get("initial_lr", group["lr"])
 
 
+def check_epoch(epoch: Any) -> None:
+    """Raise unless it is None, or a number that is not negative, with torch's message."""
+    if epoch is None:
+        return
+    if isinstance(epoch, bool | str) or not hasattr(epoch, "__float__"):
+        raise TypeError(f"Expected non-negative epoch, but got {epoch!r}, which is no number")
+    if not 0 <= float(epoch) < math.inf:
+        raise ValueError(f"Expected non-negative epoch, but got {epoch}")
+
+
 def check_optimizer(optimizer: Any, last_epoch: int = -1) -> None:
     """Raise unless a scheduler may begin, or continue after ``last_epoch``; before it writes anything.
 
     Raises:
-        TypeError: it is no optimizer; ValueError: a group's learning rate is a schedule itself; KeyError: a group has
-            no ``initial_lr`` to continue with.
+        TypeError: it is no optimizer, or ``last_epoch`` no integer; ValueError: a group's learning rate is a schedule
+            itself, or ``last_epoch`` below -1; KeyError: a group has no ``initial_lr`` to continue with.
     """
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"{type(optimizer).__name__} is not an Optimizer")
+    as_count("last_epoch", last_epoch, -1)
     for index, group in enumerate(optimizer.param_groups):
         if last_epoch != -1 and "initial_lr" not in group:
             raise KeyError(
@@ -171,12 +348,13 @@ def per_group(name: str, optimizer: Optimizer, value: Any) -> list[float]:
     """An argument for every group: one for all, or a list of as many as there are groups.
 
     Raises:
-        ValueError: the list has another length; TypeError: something is no number.
+        ValueError: the list has another length, or a number is negative or not finite; TypeError: something is no
+            number.
     """
     count = len(optimizer.param_groups)
     values = list(value) if isinstance(value, list | tuple) else [value] * count
-    if not all(hasattr(each, "__float__") for each in values):
-        raise TypeError(f"{name} must be a number, or a list with one for every group, but it is {value!r}")
+    for each in values:
+        check_number(name, each, 0)
     if len(values) != count:
         raise ValueError(
             f"{name} must have the same length as optimizer.param_groups. {name} has {len(values)} values, "

@@ -3,9 +3,11 @@
 import warnings
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from typing import Any
+from itertools import chain
+from typing import Any, ClassVar
 
-from functorch_optim.optim.lr_scheduler.base import LRScheduler, reset_rates
+from functorch_optim.hyperparams import as_count
+from functorch_optim.optim.lr_scheduler.base import LRScheduler, all_or_nothing, reset_rates
 from functorch_optim.optim.lr_scheduler.plateau import ReduceLROnPlateau
 from functorch_optim.optim.optimizer import Optimizer
 
@@ -14,6 +16,7 @@ class _Composed(LRScheduler):
     """What both have in common: the schedulers they hold, of one optimizer."""
 
     _schedulers: list[LRScheduler]
+    _progress: ClassVar[frozenset[str]] = LRScheduler._progress | {"_schedulers"}
 
     def _hold(self, schedulers: Sequence[LRScheduler], optimizer: Any) -> None:
         name = type(self).__name__
@@ -43,12 +46,40 @@ class _Composed(LRScheduler):
         state = super().state_dict()
         return {**state, "_schedulers": [scheduler.state_dict() for scheduler in self._schedulers]}
 
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Continue where ``state_dict`` was taken."""
-        held = state_dict["_schedulers"]
-        super().load_state_dict({key: value for key, value in state_dict.items() if key != "_schedulers"})
-        for scheduler, state in zip(self._schedulers, held, strict=True):
-            scheduler.load_state_dict(state)
+    def _members(self) -> list[Any]:
+        return [self, *chain.from_iterable(scheduler._members() for scheduler in self._schedulers)]
+
+    def _take(self, state_dict: Mapping[str, Any], keep: frozenset[str]) -> set[str]:
+        found, states = super()._take(state_dict, keep), state_dict["_schedulers"]
+        if len(states) != len(self._schedulers):
+            raise ValueError(f"the state is of {len(states)} schedulers, but here are {len(self._schedulers)}")
+        for scheduler, state in zip(self._schedulers, states, strict=True):
+            found |= scheduler._take(state, keep)
+        return found
+
+    def _update(self, values: dict[str, Any]) -> None:
+        super()._update({key: value for key, value in values.items() if key != "_schedulers"})
+
+    def _put_back(self) -> None:
+        for scheduler in self._in_turn():
+            scheduler._put_back()
+        super()._put_back()
+
+    def _in_turn(self) -> Sequence[LRScheduler]:
+        """The schedulers that are held, that which wrote last the last."""
+        return self._schedulers
+
+    def _recalculate(self) -> None:
+        if any(isinstance(member, ReduceLROnPlateau) for member in self._members()):
+            raise ValueError("keep needs rates that follow from the options, but a ReduceLROnPlateau is held here")
+        for scheduler in self._in_turn():
+            scheduler._recalculate()
+        for group, lr in zip(self.optimizer.param_groups, self._closed(self._initial()), strict=True):
+            group["lr"] = lr
+        self._last_lr = self._lrs()
+
+    def _initial(self) -> list[float]:
+        return [group.get("initial_lr", lr) for group, lr in zip(self.optimizer.param_groups, self._lrs(), strict=True)]
 
 
 class SequentialLR(_Composed):
@@ -61,7 +92,7 @@ class SequentialLR(_Composed):
     Args:
         optimizer: the optimizer.
         schedulers: the schedulers, made for this optimizer.
-        milestones: epochs in ascending order, one fewer than there are schedulers.
+        milestones: epochs in ascending order from 0 on, one fewer than there are schedulers.
         last_epoch: -1 to begin; else the epoch to continue after, to which all steps are taken again.
 
     Raises:
@@ -94,14 +125,25 @@ class SequentialLR(_Composed):
                 f"milestone points, but got number of schedulers {len(schedulers)} and the number of milestones to be "
                 f"equal to {len(milestones)}"
             )
+        as_count("last_epoch", last_epoch, -1)
         self._milestones = list(milestones)
+        self._check_options()
         self.last_epoch = 0
         self._last_lr: list[float] = []
-        self._begin()
-        with warnings.catch_warnings():
+        with all_or_nothing(optimizer, *self._members()), warnings.catch_warnings():
+            self._begin()
             warnings.simplefilter("ignore")  # about the order of calls: these steps were taken before
             for _ in range(last_epoch + 1):
                 self.step()
+
+    def _check_options(self) -> None:
+        for milestone in self._milestones:
+            as_count("a milestone", milestone, 0)
+        if len(self._milestones) != len(self._schedulers) - 1 or self._milestones != sorted(self._milestones):
+            raise ValueError(
+                f"milestones must ascend, one fewer than the {len(self._schedulers)} schedulers, but they are "
+                f"{self._milestones}"
+            )
 
     def _active(self) -> int:
         return bisect_right(self._milestones, self.last_epoch)
@@ -116,13 +158,24 @@ class SequentialLR(_Composed):
 
     def step(self, metrics: Any = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride] as torch
         """Go to the next epoch; ``metrics`` is for a :class:`ReduceLROnPlateau` whose turn it is."""
-        self.last_epoch += 1
-        index = self._active()
-        if index > 0 and self._milestones[index - 1] == self.last_epoch:
-            self._schedulers[index]._begin()
-        else:
-            self._step_one(self._schedulers[index], metrics)
-        self._last_lr = self._lrs()
+        with self._stepping():
+            self.last_epoch += 1
+            index = self._active()
+            if index > 0 and self._milestones[index - 1] == self.last_epoch:
+                self._schedulers[index]._begin()
+            else:
+                self._step_one(self._schedulers[index], metrics)
+            self._last_lr = self._lrs()
+
+    def _in_turn(self) -> Sequence[LRScheduler]:
+        active = self._active()
+        return [*self._schedulers[:active], *self._schedulers[active + 1 :], self._schedulers[active]]
+
+    def _closed(self, rates: list[float]) -> list[float]:
+        active = self._schedulers[self._active()]
+        if active._goes_on and self._active():  # from where the one before it ended
+            rates = self._schedulers[self._active() - 1]._closed(rates)
+        return active._closed(rates)
 
 
 class ChainedScheduler(_Composed):
@@ -158,9 +211,28 @@ class ChainedScheduler(_Composed):
 
     def step(self, metrics: Any = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride] as torch
         """Step every scheduler; ``metrics`` is for a :class:`ReduceLROnPlateau` among them."""
+        with self._stepping():
+            lost = self._zeros()
+            for scheduler in self._schedulers:
+                self._step_one(scheduler, metrics)
+            if lost:
+                due = self._closed(self._initial())
+                for index in lost:
+                    self.optimizer.param_groups[index]["lr"] = due[index]
+            self._last_lr = self._lrs()
+
+    def _zeros(self) -> list[int]:
+        """The groups whose rate the schedulers made zero: what the next factors multiply is not known from it."""
+        rates = self._lrs()
+        if 0.0 not in rates:
+            return []
+        pairs = zip(rates, self._closed(self._initial()), strict=True)
+        return [index for index, (rate, due) in enumerate(pairs) if rate == due == 0.0]
+
+    def _closed(self, rates: list[float]) -> list[float]:
         for scheduler in self._schedulers:
-            self._step_one(scheduler, metrics)
-        self._last_lr = self._lrs()
+            rates = scheduler._closed(rates)
+        return rates
 
     def _begin(self, reset: bool = True) -> None:
         if reset:

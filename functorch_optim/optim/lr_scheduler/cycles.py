@@ -1,13 +1,14 @@
 """Schedulers that cycle the learning rate and, the other way round, the momentum."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from functorch_optim import schedules
 from functorch_optim.optim.lr_scheduler.base import (
     LRScheduler,
+    all_or_nothing,
     check_optimizer,
     per_group,
     saved_function,
@@ -15,6 +16,7 @@ from functorch_optim.optim.lr_scheduler.base import (
 )
 from functorch_optim.optim.optimizer import Optimizer
 from functorch_optim.schedules.one_cycle import phase_ends, through_phases
+from functorch_optim.schedules.schedule import check_number
 
 
 def _check_momentum(optimizer: Optimizer) -> bool:
@@ -34,6 +36,12 @@ def _set_momenta(optimizer: Optimizer, largest: list[float], smallest: list[floa
         group["max_momentum"], group["base_momentum"] = high, low
 
 
+def _set_ends(optimizer: Optimizer, highs: list[float], div_factor: float, final_div_factor: float) -> None:
+    for group, high in zip(optimizer.param_groups, highs, strict=True):
+        first = high / div_factor
+        group.update(initial_lr=first, max_lr=high, min_lr=first / final_div_factor)
+
+
 class CyclicLR(LRScheduler):
     """Moves the learning rate of every group up and down between two values, and the momentum down and up.
 
@@ -49,7 +57,7 @@ class CyclicLR(LRScheduler):
         last_epoch: -1 to begin.
 
     Raises:
-        ValueError: an unknown mode; a list of another length; no momentum to cycle.
+        ValueError, TypeError: an option outside its range; a list of another length; no momentum to cycle.
 
     Example:
         >>> import jax.numpy as jnp
@@ -58,6 +66,13 @@ class CyclicLR(LRScheduler):
         >>> CyclicLR(optimizer, base_lr=0.1, max_lr=0.5).get_last_lr()
         [0.1]
     """
+
+    _written: ClassVar[tuple[str, ...]] = ("lr", "momentum", "betas", "max_momentum", "base_momentum")
+    _of_versions: ClassVar[frozenset[str]] = LRScheduler._of_versions | {
+        "use_beta1",
+        "base_momentums",
+        "max_momentums",
+    }
 
     def __init__(
         self,
@@ -76,7 +91,8 @@ class CyclicLR(LRScheduler):
         last_epoch: int = -1,
     ) -> None:
         check_optimizer(optimizer, last_epoch)
-        low, self.max_lrs = per_group("base_lr", optimizer, base_lr), per_group("max_lr", optimizer, max_lr)
+        self.base_lrs = per_group("base_lr", optimizer, base_lr)
+        self.max_lrs = per_group("max_lr", optimizer, max_lr)
         schedules.cyclic(0.0, 1.0, step_size_up, step_size_down, mode, gamma, scale_fn, scale_mode)  # checks
         up = float(step_size_up)
         down = up if step_size_down is None else float(step_size_down)
@@ -91,13 +107,21 @@ class CyclicLR(LRScheduler):
             self.use_beta1 = _check_momentum(optimizer)
             self.base_momentums = per_group("base_momentum", optimizer, base_momentum)
             self.max_momentums = per_group("max_momentum", optimizer, max_momentum)
+        with all_or_nothing(optimizer):
             if last_epoch == -1:
-                _set_momenta(optimizer, self.max_momentums, self.base_momentums)
-        if last_epoch == -1:
-            for group, value in zip(optimizer.param_groups, low, strict=True):
-                group["lr"] = value
-        self.base_lrs = low
-        super().__init__(optimizer, last_epoch)
+                self._write_options(optimizer)
+            super().__init__(optimizer, last_epoch)
+
+    def _write_options(self, optimizer: Optimizer) -> None:
+        if self.cycle_momentum:
+            _set_momenta(optimizer, self.max_momentums, self.base_momentums)
+        for group, value in zip(optimizer.param_groups, self.base_lrs, strict=True):
+            group["lr"] = value
+
+    def _check_options(self) -> None:
+        check_number("total_size", self.total_size)
+        check_number("step_ratio", self.step_ratio)
+        schedules.cyclic(0.0, 1.0, *self._shape())
 
     def _shape(self) -> tuple[Any, ...]:
         up = self.total_size * self.step_ratio
@@ -123,12 +147,15 @@ class CyclicLR(LRScheduler):
         kept = saved_function(state.pop("_scale_fn_custom"))
         return {**state, "_scale_fn_custom": kept}
 
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Continue where ``state_dict`` was taken, with the ``scale_fn`` that is here."""
-        super().load_state_dict({key: value for key, value in state_dict.items() if key != "_scale_fn_custom"})
-        attributes = state_dict["_scale_fn_custom"]
+    def _members(self) -> list[Any]:
+        return [self, *([self._scale_fn_custom] if hasattr(self._scale_fn_custom, "__dict__") else [])]
+
+    def _update(self, values: dict[str, Any]) -> None:
+        """The ``scale_fn`` that is here stays; an object takes the attributes over."""
+        attributes = values.pop("_scale_fn_custom", None)
         if attributes is not None:
             vars(self._scale_fn_custom).update(attributes)
+        super()._update(values)
 
 
 class OneCycleLR(LRScheduler):
@@ -162,6 +189,9 @@ class OneCycleLR(LRScheduler):
         ([0.02], (0.95, 0.999))
     """
 
+    _written: ClassVar[tuple[str, ...]] = (*CyclicLR._written, "initial_lr", "max_lr", "min_lr")
+    _of_versions: ClassVar[frozenset[str]] = LRScheduler._of_versions | {"use_beta1"}
+
     def __init__(
         self,
         optimizer: Optimizer,
@@ -181,27 +211,36 @@ class OneCycleLR(LRScheduler):
     ) -> None:
         check_optimizer(optimizer, last_epoch)
         self.total_steps = _total_steps(total_steps, epochs, steps_per_epoch)
-        schedules.one_cycle(1.0, self.total_steps, pct_start, anneal_strategy)  # checks
-        for name, divisor in (("div_factor", div_factor), ("final_div_factor", final_div_factor)):
-            if not hasattr(divisor, "__float__"):
-                raise TypeError(f"{name} must be a number, but it is {divisor!r}")
-            if not divisor:
-                raise ValueError(f"{name} divides a learning rate, but it is {divisor}")
+        schedules.one_cycle(1.0, self.total_steps, pct_start, anneal_strategy, div_factor, final_div_factor)  # checks
         self._schedule_phases = _phases(phase_ends(self.total_steps, pct_start, three_phase))
         self._anneal_func_type = anneal_strategy
         highs = per_group("max_lr", optimizer, max_lr)
         self.cycle_momentum = cycle_momentum
+        momenta: list[list[float]] = []
         if cycle_momentum:
             self.use_beta1 = _check_momentum(optimizer)
-            largest = per_group("max_momentum", optimizer, max_momentum)
-            smallest = per_group("base_momentum", optimizer, base_momentum)
+            given = {"max_momentum": max_momentum, "base_momentum": base_momentum}
+            momenta = [per_group(name, optimizer, value) for name, value in given.items()]
+        with all_or_nothing(optimizer):
             if last_epoch == -1:
-                _set_momenta(optimizer, largest, smallest)
-        if last_epoch == -1:
-            for group, high in zip(optimizer.param_groups, highs, strict=True):
-                first = high / div_factor
-                group.update(initial_lr=first, max_lr=high, min_lr=first / final_div_factor)
-        super().__init__(optimizer, last_epoch)
+                _set_ends(optimizer, highs, div_factor, final_div_factor)
+                if momenta:
+                    _set_momenta(optimizer, *momenta)
+            super().__init__(optimizer, last_epoch)
+
+    def _take(self, state_dict: Mapping[str, Any], keep: frozenset[str]) -> set[str]:
+        """The ends of the phases follow from the number of steps, so they are kept together."""
+        phases = {"schedule_phases"} if "total_steps" in keep else set[str]()
+        return super()._take(state_dict, keep | phases) - (phases - keep)
+
+    def _check_options(self) -> None:
+        _total_steps(self.total_steps, None, None)
+        schedules.one_cycle(1.0, self.total_steps, anneal_strategy=self._anneal_func_type)
+        names = [list(phase) for phase in _phases((0.0,) * len(self._schedule_phases))]
+        if [list(phase) for phase in self._schedule_phases] != names:
+            raise ValueError(f"_schedule_phases must hold phases with {names[0]}, but it is {self._schedule_phases}")
+        for phase in self._schedule_phases:
+            check_number("end_step", phase["end_step"])
 
     def _values(self, names: tuple[str, str]) -> list[float]:
         """The values of the groups at ``last_epoch``; ``names`` are the keys of a phase's ends."""
@@ -227,7 +266,7 @@ class OneCycleLR(LRScheduler):
 
 def _total_steps(total_steps: Any, epochs: Any, steps_per_epoch: Any) -> int:
     def positive(name: str, value: Any) -> int:
-        if not isinstance(value, int) or value <= 0:
+        if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
             raise ValueError(f"Expected positive integer {name}, but got {value}")
         return value
 

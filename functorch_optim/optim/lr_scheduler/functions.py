@@ -1,8 +1,9 @@
 """Schedulers by functions of the epoch."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
+from functorch_optim import schedules
 from functorch_optim.optim.lr_scheduler.base import LRScheduler, saved_function
 from functorch_optim.optim.optimizer import Optimizer
 
@@ -21,9 +22,9 @@ class _ByFunctions(LRScheduler):
         self.lr_lambdas: list[Callable[[int], float]] = given
         super().__init__(optimizer, last_epoch)
 
-    def _functions(self) -> list[Callable[[int], float]]:
-        """A function a group; groups added later have the last one."""
-        missing = len(self.optimizer.param_groups) - len(self.lr_lambdas)
+    def _functions(self, count: int) -> list[Callable[[int], float]]:
+        """A function for each of ``count`` groups; groups added later have the last one."""
+        missing = count - len(self.lr_lambdas)
         return self.lr_lambdas + self.lr_lambdas[-1:] * missing
 
     def state_dict(self) -> dict[str, Any]:
@@ -32,12 +33,15 @@ class _ByFunctions(LRScheduler):
         del state["lr_lambdas"]
         return {**state, "lr_lambdas": [saved_function(function) for function in self.lr_lambdas]}
 
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Continue where ``state_dict`` was taken, with the functions that are here."""
-        super().load_state_dict({key: value for key, value in state_dict.items() if key != "lr_lambdas"})
-        for function, attributes in zip(self.lr_lambdas, state_dict["lr_lambdas"], strict=True):
+    def _members(self) -> list[Any]:
+        return [self, *[function for function in self.lr_lambdas if hasattr(function, "__dict__")]]
+
+    def _update(self, values: dict[str, Any]) -> None:
+        """The functions that are here stay; callable objects take the attributes over."""
+        for function, attributes in zip(self.lr_lambdas, values.pop("lr_lambdas", []), strict=False):
             if attributes is not None:
                 vars(function).update(attributes)
+        super()._update(values)
 
 
 class LambdaLR(_ByFunctions):
@@ -61,7 +65,7 @@ class LambdaLR(_ByFunctions):
     """
 
     def get_lr(self) -> list[float]:
-        pairs = zip(self.base_lrs, self._functions(), strict=True)
+        pairs = zip(self.base_lrs, self._functions(len(self.base_lrs)), strict=True)
         return [base * function(self.last_epoch) for base, function in pairs]
 
 
@@ -86,4 +90,9 @@ class MultiplicativeLR(_ByFunctions):
     def get_lr(self) -> list[float]:
         if self._is_initial:
             return self._lrs()
-        return [lr * f(self.last_epoch) for lr, f in zip(self._lrs(), self._functions(), strict=True)]
+        rates = self._lrs()
+        return [lr * f(self.last_epoch) for lr, f in zip(rates, self._functions(len(rates)), strict=True)]
+
+    def _closed(self, rates: list[float]) -> list[float]:
+        pairs = zip(rates, self._functions(len(rates)), strict=True)
+        return [schedules.multiplicative(rate, function)(self.last_epoch) for rate, function in pairs]

@@ -2,14 +2,21 @@
 
 import math
 import warnings
-from collections.abc import Mapping
-from typing import Any, SupportsFloat
+from collections.abc import Collection
+from typing import Any, ClassVar, SupportsFloat
 
 import numpy as np
 
-from functorch_optim.optim.lr_scheduler.base import EPOCH_WARNING, LRScheduler, check_optimizer, reset_rates
+from functorch_optim.optim.lr_scheduler.base import (
+    EPOCH_WARNING,
+    LRScheduler,
+    check_epoch,
+    check_optimizer,
+    reset_rates,
+)
 from functorch_optim.optim.optimizer import Optimizer
-from functorch_optim.schedules.plateau import check_mode, is_better
+from functorch_optim.schedules.plateau import check_plateau, is_better
+from functorch_optim.schedules.schedule import check_number
 
 
 class ReduceLROnPlateau(LRScheduler):
@@ -21,7 +28,7 @@ class ReduceLROnPlateau(LRScheduler):
     Args:
         optimizer: the optimizer.
         mode: ``"min"`` or ``"max"``.
-        factor: below 1.
+        factor: above 0 and below 1.
         patience: how many steps without a better metric are borne.
         threshold, threshold_mode: by how much a metric must be better: ``"rel"`` to the best, or ``"abs"``.
         cooldown: for how many steps after a reduction none counts as bad.
@@ -29,7 +36,7 @@ class ReduceLROnPlateau(LRScheduler):
         eps: smaller reductions are not made.
 
     Raises:
-        ValueError: an option outside its range, with torch's message.
+        ValueError, TypeError: an option outside its range, with torch's message where torch refuses it.
 
     Example:
         >>> import jax.numpy as jnp
@@ -40,6 +47,9 @@ class ReduceLROnPlateau(LRScheduler):
         >>> scheduler.get_last_lr()
         [0.5]
     """
+
+    _of_versions: ClassVar[frozenset[str]] = LRScheduler._of_versions | {"default_min_lr"}
+    _progress: ClassVar[frozenset[str]] = LRScheduler._progress | {"best", "num_bad_epochs", "cooldown_counter"}
 
     def __init__(
         self,
@@ -53,10 +63,7 @@ class ReduceLROnPlateau(LRScheduler):
         min_lr: float | list[float] = 0,
         eps: float = 1e-8,
     ) -> None:
-        if factor >= 1.0:
-            raise ValueError("Factor should be < 1.0.")
         check_optimizer(optimizer)
-        check_mode(mode, threshold_mode)
         count, several = len(optimizer.param_groups), isinstance(min_lr, list | tuple)
         if isinstance(min_lr, list | tuple) and len(min_lr) != count:
             raise ValueError(f"expected {count} min_lrs, got {len(min_lr)}")
@@ -74,6 +81,12 @@ class ReduceLROnPlateau(LRScheduler):
         self.threshold = threshold
         self.threshold_mode = threshold_mode
         self._reset()
+        self._check_options()
+
+    def _check_options(self) -> None:
+        check_plateau(self)
+        for lowest in self.min_lrs:
+            check_number("min_lr", lowest, 0)
 
     def _reset(self) -> None:
         self.best = self.mode_worse
@@ -88,8 +101,13 @@ class ReduceLROnPlateau(LRScheduler):
     def step(self, metrics: SupportsFloat, epoch: int | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride] as torch
         """Take a metric into account; call it after every epoch."""
         current = float(metrics)
+        check_epoch(epoch)
         if epoch is not None:
             warnings.warn(EPOCH_WARNING, UserWarning, stacklevel=2)
+        with self._stepping():
+            self._count(current, epoch)
+
+    def _count(self, current: float, epoch: int | None) -> None:
         self.last_epoch = self.last_epoch + 1 if epoch is None else epoch
         if bool(is_better(current, self.best, self.mode, self.threshold, self.threshold_mode, np)):
             self.best, self.num_bad_epochs = current, 0
@@ -126,7 +144,21 @@ class ReduceLROnPlateau(LRScheduler):
         self._reset()
         self._last_lr = self._lrs()
 
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Continue where ``state_dict`` was taken."""
-        check_mode(state_dict.get("mode", self.mode), state_dict.get("threshold_mode", self.threshold_mode))
-        super().load_state_dict(state_dict)
+    def state_dict(self) -> dict[str, Any]:
+        """What the scheduler remembers, with torch's keys; nothing in it is the live object."""
+        state = super().state_dict()
+        return {**state, "_last_lr": self._last_lr + self._lrs()[len(self._last_lr) :]}  # groups that were added
+
+    def _check_state(self, state_dict: Any, own: Collection[str]) -> None:
+        super()._check_state(state_dict, own)
+        found, count = len(state_dict["_last_lr"]), len(self.optimizer.param_groups)
+        if found > count:
+            raise ValueError(f"the state is of {found} parameter groups, but the optimizer has {count}")
+
+    def _closed(self, rates: list[float]) -> list[float]:
+        """The rates as they are: how often they were reduced is not known, and of zeros nothing is reduced."""
+        return rates
+
+    def _recalculate(self) -> None:
+        """Nothing follows from the options alone."""
+        self._put_back()

@@ -1,10 +1,12 @@
 """Half a cosine down, again and again."""
 
 import math
+from typing import ClassVar
 
 from functorch_optim import schedules
-from functorch_optim.optim.lr_scheduler.base import LRScheduler
+from functorch_optim.optim.lr_scheduler.base import LRScheduler, check_epoch
 from functorch_optim.optim.optimizer import Optimizer
+from functorch_optim.schedules.schedule import check_number
 
 
 class CosineAnnealingWarmRestarts(LRScheduler):
@@ -21,7 +23,8 @@ class CosineAnnealingWarmRestarts(LRScheduler):
         last_epoch: -1 to begin.
 
     Raises:
-        ValueError: an option outside its range, with torch's message; from ``step``, a negative epoch.
+        ValueError: an option outside its range, with torch's message where torch refuses it; from ``step``, a negative
+            epoch.
 
     Example:
         >>> import jax.numpy as jnp
@@ -32,46 +35,62 @@ class CosineAnnealingWarmRestarts(LRScheduler):
         0.853553
     """
 
+    _progress: ClassVar[frozenset[str]] = LRScheduler._progress | {"T_cur", "T_i"}
+
     def __init__(
         self, optimizer: Optimizer, T_0: int, T_mult: int = 1, eta_min: float = 0.0, last_epoch: int = -1
     ) -> None:
-        if not isinstance(eta_min, float | int):
-            raise ValueError(f"Expected float or int eta_min, but got {eta_min} of type {type(eta_min)}")
-        schedules.cosine_annealing_warm_restarts(1.0, T_0, T_mult)  # checks
         self.T_0 = T_0
         self.T_i = T_0
         self.T_mult = T_mult
         self.eta_min = eta_min
         self.T_cur: float = last_epoch
+        self._check_options()
         super().__init__(optimizer, last_epoch)
 
+    def _check_options(self) -> None:
+        if not isinstance(self.eta_min, float | int):
+            raise ValueError(f"Expected float or int eta_min, but got {self.eta_min} of type {type(self.eta_min)}")
+        check_number("eta_min", self.eta_min, 0)
+        check_number("T_cur", self.T_cur)
+        schedules.cosine_annealing_warm_restarts(1.0, self.T_0, self.T_mult)
+        schedules.cosine_annealing_warm_restarts(1.0, self.T_i, self.T_mult)
+
     def get_lr(self) -> list[float]:
-        share = (1 + math.cos(math.pi * self.T_cur / self.T_i)) / 2
-        return [self.eta_min + (base - self.eta_min) * share for base in self.base_lrs]
+        return [self.eta_min + (base - self.eta_min) * self._share() for base in self.base_lrs]
+
+    def _share(self) -> float:
+        return (1 + math.cos(math.pi * self.T_cur / self.T_i)) / 2
 
     def step(self, epoch: float | None = None) -> None:
         """Go to the next epoch, or to ``epoch``, which may be a fraction, and write the learning rates."""
-        if epoch is None and self.last_epoch >= 0:
-            self.T_cur += 1
-            self.last_epoch += 1
-            if self.T_cur >= self.T_i:
-                self.T_cur = self.T_cur % self.T_i
-                self.T_i = self.T_i * self.T_mult
-        else:
-            epoch = max(self.last_epoch + 1, 0) if epoch is None else epoch
-            if epoch < 0:
-                raise ValueError(f"Expected non-negative epoch, but got {epoch}")
-            self._go_to(epoch)
-        self._write(self.get_lr)
+        check_epoch(epoch)
+        with self._stepping():
+            if epoch is None and self.last_epoch >= 0:
+                self._go_on()
+            else:
+                self._go_to(max(self.last_epoch + 1, 0) if epoch is None else epoch)
+            self._write(self.get_lr)
+
+    def _go_on(self) -> None:
+        self.T_cur += 1
+        self.last_epoch += 1
+        if self.T_cur >= self.T_i:
+            self.T_cur = self.T_cur % self.T_i
+            self.T_i = self.T_i * self.T_mult
 
     def _go_to(self, epoch: float) -> None:
         schedule = schedules.cosine_annealing_warm_restarts(1.0, self.T_0, self.T_mult)
         if self.T_mult == 1:
             self.T_cur, self.T_i = epoch % self.T_0, self.T_0
         else:
-            start = max(first for first in schedule.starts() if first <= epoch)
+            start = schedule.starts(epoch)[-1]
             self.T_cur, self.T_i = epoch - start, self.T_0 + start * (self.T_mult - 1)
         self.last_epoch = math.floor(epoch)
+
+    def _closed(self, rates: list[float]) -> list[float]:
+        self._go_to(self.last_epoch + self.T_cur % 1)
+        return [self.eta_min + (rate - self.eta_min) * self._share() for rate in rates]
 
     def _begin(self, reset: bool = True) -> None:
         self.T_cur, self.T_i = 0, self.T_0

@@ -8,6 +8,7 @@ from typing import Any
 from functorch_optim import schedules
 from functorch_optim.optim.lr_scheduler.base import LRScheduler
 from functorch_optim.optim.optimizer import Optimizer
+from functorch_optim.schedules.schedule import check_milestones, check_number
 
 
 class ScheduledLR(LRScheduler):
@@ -15,8 +16,11 @@ class ScheduledLR(LRScheduler):
     schedulers on one optimizer compound, and a learning rate set by hand is carried on."""
 
     def __init__(self, optimizer: Optimizer, last_epoch: int = -1) -> None:
-        self.schedule(1.0)  # raises where an option is not one, before anything is written
+        self._check_options()  # before anything is written
         super().__init__(optimizer, last_epoch)
+
+    def _check_options(self) -> None:
+        self.schedule(1.0)  # raises where an option is not one
 
     def schedule(self, base: float) -> Any:
         """The schedule with this learning rate at its base."""
@@ -35,7 +39,19 @@ class ScheduledLR(LRScheduler):
         return [self.schedule(base).next(lr, self.last_epoch) for lr, base in pairs]
 
     def _get_closed_form_lr(self) -> list[float]:
-        return [self.schedule(base)(self.last_epoch) for base in self.base_lrs]
+        return self._closed(self.base_lrs)
+
+    def _closed(self, rates: list[float]) -> list[float]:
+        return [self.schedule(rate)(self.last_epoch) for rate in rates]
+
+
+class _FactorLR(ScheduledLR):
+    """Base of the schedulers that lead to a share of the base learning rate. A group that joins under way is at that of
+    its first epoch then; from the rate that it was given, torch's recursion would lead elsewhere."""
+
+    def get_lr(self) -> list[float]:
+        values, known = super().get_lr(), len(self._last_lr)
+        return values if self._is_initial else values[:known] + self._closed(self._lrs()[known:])
 
 
 class StepLR(ScheduledLR):
@@ -95,18 +111,24 @@ class MultiStepLR(ScheduledLR):
     def __init__(
         self, optimizer: Optimizer, milestones: Sequence[int], gamma: float = 0.1, last_epoch: int = -1
     ) -> None:
-        self.milestones = Counter(milestones)
+        self.milestones: Counter[int] = milestones  # pyright: ignore[reportAttributeAccessIssue] counted by the check
         self.gamma = gamma
         super().__init__(optimizer, last_epoch)
+
+    def _check_options(self) -> None:
+        check_milestones(self.milestones)
+        self.milestones = Counter(self.milestones)
+        super()._check_options()
 
     def schedule(self, base: float) -> schedules.multi_step_decay:
         return schedules.multi_step_decay(base, tuple(self.milestones.elements()), self.gamma)
 
 
-class ConstantLR(ScheduledLR):
+class ConstantLR(_FactorLR):
     """Multiplies the learning rate of every group by ``factor`` until epoch ``total_iters``.
 
-    The schedule is :class:`functorch_optim.schedules.constant_factor`.
+    The schedule is :class:`functorch_optim.schedules.constant_factor`. After a factor of 0 the rates come back from the
+    initial ones (torch divides by zero); beside other schedulers hold it in a :class:`ChainedScheduler` then.
 
     Args:
         optimizer: the optimizer.
@@ -127,24 +149,33 @@ class ConstantLR(ScheduledLR):
     def __init__(
         self, optimizer: Optimizer, factor: float = 1.0 / 3, total_iters: int = 5, last_epoch: int = -1
     ) -> None:
-        if factor > 1.0 or factor < 0:
-            raise ValueError("Constant multiplicative factor expected to be between 0 and 1.")
         self.factor = factor
         self.total_iters = total_iters
         super().__init__(optimizer, last_epoch)
+
+    def _check_options(self) -> None:
+        _check_factor("factor", self.factor, "Constant multiplicative factor expected to be between 0 and 1.")
+        super()._check_options()
 
     def schedule(self, base: float) -> schedules.constant_factor:
         return schedules.constant_factor(base, self.factor, self.total_iters)
 
 
-class LinearLR(ScheduledLR):
+def _check_factor(name: str, factor: float, message: str) -> None:
+    check_number(name, factor)
+    if factor > 1.0 or factor < 0:
+        raise ValueError(message)
+
+
+class LinearLR(_FactorLR):
     """Multiplies the learning rate of every group by a factor that changes linearly in ``total_iters`` epochs.
 
-    The schedule is :class:`functorch_optim.schedules.linear`.
+    The schedule is :class:`functorch_optim.schedules.linear`. After a start of 0, which torch refuses, the rates come
+    from the initial ones; beside other schedulers hold it in a :class:`ChainedScheduler` then.
 
     Args:
         optimizer: the optimizer.
-        start_factor: the factor at epoch 0, above 0 and at most 1.
+        start_factor: the factor at epoch 0, from 0 to 1.
         end_factor: the factor from ``total_iters`` on, from 0 to 1.
         total_iters: number of epochs.
         last_epoch: -1 to begin.
@@ -167,14 +198,16 @@ class LinearLR(ScheduledLR):
         total_iters: int = 5,
         last_epoch: int = -1,
     ) -> None:
-        if start_factor > 1.0 or start_factor <= 0:
-            raise ValueError("Starting multiplicative factor expected to be greater than 0 and less or equal to 1.")
-        if end_factor > 1.0 or end_factor < 0:
-            raise ValueError("Ending multiplicative factor expected to be between 0 and 1.")
         self.start_factor = start_factor
         self.end_factor = end_factor
         self.total_iters = total_iters
         super().__init__(optimizer, last_epoch)
+
+    def _check_options(self) -> None:
+        start = "Starting multiplicative factor expected to be greater than 0 and less or equal to 1, or 0."
+        _check_factor("start_factor", self.start_factor, start)
+        _check_factor("end_factor", self.end_factor, "Ending multiplicative factor expected to be between 0 and 1.")
+        super()._check_options()
 
     def schedule(self, base: float) -> schedules.linear:
         return schedules.linear(base, self.start_factor, self.end_factor, self.total_iters)
@@ -258,6 +291,10 @@ class CosineAnnealingLR(ScheduledLR):
         self.T_max = T_max
         self.eta_min = eta_min
         super().__init__(optimizer, last_epoch)
+
+    def _check_options(self) -> None:
+        check_number("eta_min", self.eta_min, 0)
+        super()._check_options()
 
     def schedule(self, base: float) -> schedules.cosine_annealing:
         return schedules.cosine_annealing(base, self.T_max, self.eta_min)

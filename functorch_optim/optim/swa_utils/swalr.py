@@ -1,7 +1,9 @@
 """The learning rate of stochastic weight averaging."""
 
+from typing import ClassVar
+
 from functorch_optim import schedules
-from functorch_optim.optim.lr_scheduler.base import LRScheduler, check_optimizer, per_group
+from functorch_optim.optim.lr_scheduler.base import LRScheduler, all_or_nothing, check_optimizer, per_group
 from functorch_optim.optim.optimizer import Optimizer
 
 
@@ -19,7 +21,7 @@ class SWALR(LRScheduler):
         last_epoch: -1 to begin.
 
     Raises:
-        ValueError: an option outside its range; a list of another length.
+        ValueError, TypeError: an option outside its range; a list of another length.
 
     Example:
         >>> import jax.numpy as jnp
@@ -35,6 +37,11 @@ class SWALR(LRScheduler):
         [0.75, 0.5, 0.5, 0.5]
     """
 
+    _goes_on: ClassVar[bool] = True
+    _written: ClassVar[tuple[str, ...]] = ("lr", "swa_lr")
+    # The rates it began from are known by its options alone, so none of these can be kept.
+    _progress: ClassVar[frozenset[str]] = LRScheduler._progress | {"anneal_epochs", "_anneal_strategy"}
+
     def __init__(
         self,
         optimizer: Optimizer,
@@ -44,13 +51,18 @@ class SWALR(LRScheduler):
         last_epoch: int = -1,
     ) -> None:
         check_optimizer(optimizer, last_epoch)
-        schedules.swa_annealing(1.0, 1.0, anneal_epochs, anneal_strategy)  # checks
-        for group, value in zip(optimizer.param_groups, per_group("swa_lr", optimizer, swa_lr), strict=True):
-            group["swa_lr"] = value
         self._anneal_strategy = anneal_strategy
         self.anneal_epochs = anneal_epochs
-        super().__init__(optimizer, last_epoch)
+        self._check_options()
+        values = per_group("swa_lr", optimizer, swa_lr)
+        with all_or_nothing(optimizer):
+            for group, value in zip(optimizer.param_groups, values, strict=True):
+                group["swa_lr"] = value
+            super().__init__(optimizer, last_epoch)
         self._step_count = self.last_epoch + 1  # resumed by last_epoch too: torch anneals anew then
+
+    def _check_options(self) -> None:
+        schedules.swa_annealing(1.0, 1.0, self.anneal_epochs, self._anneal_strategy)
 
     def _share(self, step: int) -> float:
         """How much of ``swa_lr`` there is in the learning rate after so many steps."""
@@ -61,11 +73,21 @@ class SWALR(LRScheduler):
         step, model = self._step_count - 1, self.optimizer.param_groups[0]  # a group added later takes the first's
         before, share = self._share(step - 1), self._share(step)
         rates = []
-        for lr, group in zip(self._lrs(), self.optimizer.param_groups, strict=True):
+        for index, (lr, group) in enumerate(zip(self._lrs(), self.optimizer.param_groups, strict=True)):
             last = group.setdefault("swa_lr", model["swa_lr"])
-            first = last if before == 1 else (lr - before * last) / (1 - before)
-            rates.append(last * share + first * (1 - share))
+            if self._is_initial or index < len(self._last_lr):
+                lr = last if before == 1 else (lr - before * last) / (1 - before)
+            rates.append(last * share + lr * (1 - share))
         return rates
+
+    def _closed(self, rates: list[float]) -> list[float]:
+        share = self._share(self._step_count - 1)
+        pairs = zip(self.optimizer.param_groups, rates, strict=True)
+        return [group["swa_lr"] * share + rate * (1 - share) for group, rate in pairs]
+
+    def _recalculate(self) -> None:
+        """Nothing follows from the options alone."""
+        self._put_back()
 
     def _begin(self, reset: bool = True) -> None:
         """Begin anew from the learning rates in the groups: there is nothing to anneal from the initial ones."""
