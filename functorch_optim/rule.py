@@ -292,7 +292,7 @@ class Lifted(Transform):
             g = g + s.coupled_decay * p
         delta, new = self.rule.update(g, p, wide, s.rule)
         if s.decoupled_decay is not None:
-            delta = delta - s.decoupled_decay * p
+            delta = delta - decayed(s.decoupled_decay, p)
         return delta, jax.tree.map(lambda x, old: x.astype(old.dtype), new, slots)
 
     def _update_rows(self, grad: Any, param: Any, slots: Any, scalars: StepScalars) -> tuple[Any, Any]:
@@ -345,6 +345,11 @@ def full_like(param: Any, value: Any) -> jax.Array | None:
         part = jnp.full_like(param, value, dtype=jnp.finfo(param.dtype).dtype)
         return jax.lax.complex(part, part)
     return jnp.full_like(param, value, dtype=param.dtype)
+
+
+def decayed(decay: jax.Array, param: jax.Array) -> jax.Array:
+    """``decay * param``, which is to be subtracted. An infinite entry stays: ``inf - inf`` would make it NaN."""
+    return decay * jnp.where(jnp.isfinite(param), param, 0)
 
 
 def lerp(start: jax.Array, end: jax.Array, beta: Beta) -> jax.Array:
