@@ -333,8 +333,11 @@ def next_step(step: jax.Array) -> jax.Array:
 
 
 def zeros_like(param: Any) -> jax.Array | None:
-    """A slot: zeros in a buffer of its own, with the parameter's shape, dtype and sharding, never weakly typed."""
-    return None if param is None else jnp.zeros_like(param, dtype=param.dtype)
+    """A slot: zeros in a buffer of its own, with the parameter's shape and sharding, never weakly typed.
+
+    Its dtype is that of :func:`functorch_optim.trees.slot_dtype`: the parameter's, but for float16 float32.
+    """
+    return None if param is None else jnp.zeros_like(param, dtype=trees.slot_dtype(param))
 
 
 def full_like(param: Any, value: Any) -> jax.Array | None:
@@ -344,7 +347,7 @@ def full_like(param: Any, value: Any) -> jax.Array | None:
     if jnp.issubdtype(param.dtype, jnp.complexfloating):
         part = jnp.full_like(param, value, dtype=jnp.finfo(param.dtype).dtype)
         return jax.lax.complex(part, part)
-    return jnp.full_like(param, value, dtype=param.dtype)
+    return jnp.full_like(param, value, dtype=trees.slot_dtype(param))
 
 
 def decayed(decay: jax.Array, param: jax.Array) -> jax.Array:

@@ -95,7 +95,8 @@ def test_low_precision_parameters_keep_their_dtype(name, dtype):
         params = fo.apply_updates(params, updates)
     assert optimizer.params["w"].dtype == dtype
     np.testing.assert_allclose(optimizer.params["w"].astype(jnp.float32), params["w"].astype(jnp.float32), rtol=1e-2)
-    assert all(value.dtype == dtype for key, value in optimizer.state["w"].items() if key != "step")
+    kept = jnp.float32 if dtype == jnp.float16 else dtype
+    assert all(value.dtype == kept for key, value in optimizer.state["w"].items() if key != "step")
 
 
 def test_a_slot_switched_off_and_on_again_is_kept():

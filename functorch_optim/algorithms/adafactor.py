@@ -56,8 +56,8 @@ class Adafactor(Rule):
     def init(self, param: Any, hyperparams: Any) -> AdafactorState:
         if param.ndim < 2:
             return AdafactorState(None, None, None, zeros_like(param))
-        zeros = jnp.zeros_like(param, dtype=param.dtype)  # its sums have the sharding that is left of the parameter's
-        row, col = (jnp.sum(zeros, axis, keepdims=True, dtype=param.dtype) for axis in (-1, -2))
+        zeros: Any = zeros_like(param)  # its sums have the sharding that is left of the parameter's
+        row, col = (jnp.sum(zeros, axis, keepdims=True, dtype=zeros.dtype) for axis in (-1, -2))
         return AdafactorState(None, row, col, None)
 
     def scalars(self, step: Any, hyperparams: Any) -> AdafactorScalars:
