@@ -190,26 +190,42 @@ def data_options(cls: type) -> dict[str, Option]:
     return {name: mark.__metadata__[0] for name, mark in marks.items()}
 
 
+def checked(name: str, option: Option, value: Any) -> Any:
+    """An option as it is stored.
+
+    Raises:
+        ValueError, TypeError: it is no number or outside its range; the message names it.
+    """
+    if not option.length:
+        value = normalise(name, value)
+        option.check(name, value)
+        return value
+    items = tuple(
+        None if item is None and option.optional else normalise(f"{name}[{index}]", item)
+        for index, item in enumerate(_several(name, value, option.length))
+    )
+    for index, item in enumerate(items):
+        option.check(name, item, index)
+    return items
+
+
+def _several(name: str, value: Any, length: int) -> tuple[Any, ...]:
+    """An option that holds several values, betas say, as a tuple of as many."""
+    try:
+        values = tuple(value)
+    except TypeError as error:
+        raise TypeError(f"{name} must hold {length} values, but it is {value!r}") from error
+    if len(values) != length:
+        raise ValueError(f"{name} must hold {length} values, but it holds {len(values)}")
+    return values
+
+
 class Options(Frozen):
     """A frozen dataclass whose :class:`Option` fields are normalised and checked at construction."""
 
     def __post_init__(self) -> None:
         for name, option in data_options(type(self)).items():
-            value = getattr(self, name)
-            if option.length:
-                value = tuple(value)
-                if len(value) != option.length:
-                    raise ValueError(f"{name} must hold {option.length} values, but it holds {len(value)}")
-                value = tuple(
-                    None if item is None and option.optional else normalise(f"{name}[{index}]", item)
-                    for index, item in enumerate(value)
-                )
-                for index, item in enumerate(value):
-                    option.check(name, item, index)
-            else:
-                value = normalise(name, value)
-                option.check(name, value)
-            object.__setattr__(self, name, value)
+            object.__setattr__(self, name, checked(name, option, getattr(self, name)))
 
     def at(self, step: Any) -> Any:
         """A namespace of the data options with their values at ``step`` (updates so far), betas as :class:`Beta`.

@@ -292,7 +292,7 @@ class Lifted(Transform):
             g = g + s.coupled_decay * p
         delta, new = self.rule.update(g, p, wide, s.rule)
         if s.decoupled_decay is not None:
-            delta = delta - s.decoupled_decay * p
+            delta = delta - decayed(s.decoupled_decay, p)
         return delta, jax.tree.map(lambda x, old: x.astype(old.dtype), new, slots)
 
     def _update_rows(self, grad: Any, param: Any, slots: Any, scalars: StepScalars) -> tuple[Any, Any]:
@@ -333,8 +333,11 @@ def next_step(step: jax.Array) -> jax.Array:
 
 
 def zeros_like(param: Any) -> jax.Array | None:
-    """A slot: zeros in a buffer of its own, with the parameter's shape, dtype and sharding, never weakly typed."""
-    return None if param is None else jnp.zeros_like(param, dtype=param.dtype)
+    """A slot: zeros in a buffer of its own, with the parameter's shape and sharding, never weakly typed.
+
+    Its dtype is that of :func:`functorch_optim.trees.slot_dtype`: the parameter's, but for float16 float32.
+    """
+    return None if param is None else jnp.zeros_like(param, dtype=trees.slot_dtype(param))
 
 
 def full_like(param: Any, value: Any) -> jax.Array | None:
@@ -344,7 +347,12 @@ def full_like(param: Any, value: Any) -> jax.Array | None:
     if jnp.issubdtype(param.dtype, jnp.complexfloating):
         part = jnp.full_like(param, value, dtype=jnp.finfo(param.dtype).dtype)
         return jax.lax.complex(part, part)
-    return jnp.full_like(param, value, dtype=param.dtype)
+    return jnp.full_like(param, value, dtype=trees.slot_dtype(param))
+
+
+def decayed(decay: jax.Array, param: jax.Array) -> jax.Array:
+    """``decay * param``, which is to be subtracted. An infinite entry stays: ``inf - inf`` would make it NaN."""
+    return decay * jnp.where(jnp.isfinite(param), param, 0)
 
 
 def lerp(start: jax.Array, end: jax.Array, beta: Beta) -> jax.Array:

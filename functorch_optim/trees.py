@@ -173,6 +173,12 @@ def map_dense(function: Callable[..., Any], who: str, updates: Any, *rest: Any) 
     return jax.tree_util.tree_map_with_path(at, updates, *rest, is_leaf=is_leaf)
 
 
+# How narrow a number may be, one rule for all. The arithmetic, and what sums or averages over many steps beside an
+# algorithm, has :func:`compute_dtype`. A slot of an algorithm has :func:`slot_dtype`, which is torch's wherever that
+# has float32's range. What is loaded is never narrower than what would be made here: :func:`wider_dtype`. Only
+# ``state_dtype`` and an option ``dtype=`` say otherwise.
+
+
 def compute_dtype(*arrays: Any) -> Any:
     """The dtype to calculate in: wide enough for all the arrays, and at least float32. None counts for nothing."""
     dtypes = [array.dtype for array in arrays if array is not None]
@@ -180,3 +186,29 @@ def compute_dtype(*arrays: Any) -> Any:
     if any(jnp.issubdtype(dtype, jnp.complexfloating) for dtype in dtypes):
         return jnp.dtype(jnp.complex128 if double else jnp.complex64)
     return jnp.dtype(jnp.float64 if double else jnp.float32)
+
+
+def slot_dtype(param: Any) -> Any:
+    """The dtype of a parameter's slots: its own, as in torch; float32 for one of a smaller range, such as float16.
+
+    There the squares of ordinary gradients are zero or infinite, and an epsilon of 1e-8 is zero.
+    """
+    small = jnp.finfo(param.dtype).maxexp < jnp.finfo(jnp.bfloat16).maxexp
+    return jnp.dtype(jnp.float32) if small else jnp.dtype(param.dtype)
+
+
+def holds(dtype: Any, other: Any) -> bool:
+    """Whether every number of the floating dtype ``other`` is one of ``dtype``."""
+    wide, narrow = jnp.finfo(dtype), jnp.finfo(other)
+    return wide.nmant >= narrow.nmant and wide.maxexp >= narrow.maxexp and wide.minexp <= narrow.minexp
+
+
+def wider_dtype(dtype: Any, other: Any) -> Any:
+    """The real floating dtype that holds the numbers of both; float32 where neither holds the other's.
+
+    Example:
+        >>> str(wider_dtype(jnp.bfloat16, jnp.float32)), str(wider_dtype(jnp.float16, jnp.bfloat16))
+        ('float32', 'float32')
+    """
+    one, two = jnp.finfo(dtype).dtype, jnp.finfo(other).dtype
+    return one if holds(one, two) else two if holds(two, one) else jnp.dtype(jnp.float32)

@@ -196,6 +196,14 @@ def test_low_precision_parameters_have_a_float32_average():
     assert fo.ema(dtype=jnp.float32).init(jnp.zeros(2, jnp.complex64)).average.dtype == jnp.complex64
 
 
+def test_the_count_of_an_average_does_not_wrap_around():
+    average, largest = fo.swa(), np.iinfo(np.int32).max
+    state = average.init(jnp.ones(1))._replace(step=jnp.int32(largest), n_averaged=jnp.int32(largest))
+    state = fo.update_average(average, state._replace(average=jnp.ones(1)), jnp.full(1, 2.0))
+    assert state.n_averaged == largest
+    assert fo.averaged_params(state).tolist() == [1.0]
+
+
 @every
 def test_swapping_loses_nothing(average):
     tx = fo.chain(fo.sgd(lr=0.1), average)

@@ -515,6 +515,54 @@ def test_counts_and_forms_that_are_none():
     assert optimizer.load_state_dict(entry(saved, step=-1), strict=False).refused.keys() == {"a"}
 
 
+BAD_OPTIONS = {
+    "lr": [([1], TypeError), (-1.0, ValueError), (float("nan"), ValueError), ("a", TypeError), (None, TypeError)],
+    "eps": [([1], TypeError), (-1e-8, ValueError)],
+    "betas": [((0.9, 2.0), ValueError), ((0.9,), ValueError), (0.9, TypeError), ((0.9, "a"), TypeError)],
+    "weight_decay": [(float("nan"), ValueError), ((0.1, 0.1), TypeError)],
+}
+
+
+@pytest.mark.parametrize(("option", "value", "kind"), [(o, v, k) for o, each in BAD_OPTIONS.items() for v, k in each])
+def test_an_option_that_no_constructor_takes_is_not_loaded(option, value, kind):
+    optimizer = stepped(optim.Adam([{"params": {"a": jnp.ones(2)}}, {"params": {"b": jnp.ones(2)}}]))
+    saved = optimizer.state_dict()
+    saved["param_groups"][1][option] = value
+    before = jax.tree.map(np.asarray, (optimizer.state_dict(), optimizer.params))
+    for strict in (True, False):
+        with pytest.raises(kind, match=rf"(?s){option}.*parameter group 1"):
+            optimizer.load_state_dict(saved, strict=strict)
+    chex.assert_trees_all_equal(jax.tree.map(np.asarray, (optimizer.state_dict(), optimizer.params)), before)
+    stepped(optimizer)
+
+
+def test_every_engine_checks_the_options_that_it_loads():
+    made = optim.Optimizer.from_transform(lambda lr: fo.adam(lr=lr), {"a": jnp.ones(2)}, {"lr": 0.1})
+    both = optim.MuonAdamW({"a": jnp.ones((2, 2)), "b": jnp.ones(2)})
+    for optimizer in (optim.LBFGS({"a": jnp.ones(2)}), optim.BFGS({"a": jnp.ones(2)}), made, both):
+        saved = optimizer.state_dict()
+        saved["param_groups"][0]["lr"] = -1.0
+        with pytest.raises(ValueError, match=r"-1\.0.*parameter group 0"):
+            optimizer.load_state_dict(saved)
+    saved = optim.LBFGS({"a": jnp.ones(2)}).state_dict()
+    saved["param_groups"][0]["history_size"] = 0
+    with pytest.raises(ValueError, match=r"history_size must be at least 1.*parameter group 0"):
+        optim.LBFGS({"a": jnp.ones(2)}).load_state_dict(saved)
+
+
+def test_options_that_a_running_group_may_have_are_loaded():
+    """Edits of a running group are taken as they are, as in torch: their combinations can be resumed."""
+    for name, value in (("momentum", 0.0), ("dampening", 0.5)):
+        optimizer = stepped(optim.SGD({"a": jnp.ones(2)}, lr=0.1, momentum=0.9, nesterov=True))
+        optimizer.param_groups[0][name] = value
+        stepped(optimizer)
+        other = optim.SGD({"a": jnp.ones(2)}, lr=0.1, momentum=0.9, nesterov=True)
+        other.load_state_dict(optimizer.state_dict())
+        assert other.param_groups[0][name] == value
+    scheduled = optim.Adam({"a": jnp.ones(2)}, lr=fo.schedules.cosine_annealing(0.1, T_max=4))
+    stepped(scheduled).load_state_dict(scheduled.state_dict())
+
+
 def test_lists_of_numbers_have_no_precision():
     saved = stepped(adam(["a"])).state_dict()
     optimizer = adam(["a"])

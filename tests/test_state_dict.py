@@ -277,7 +277,7 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(build, error, message)
         optimizer.load_state_dict(optimizer.state_dict(), match="path")
 
 
-def test_slots_keep_the_precision_they_were_saved_in():
+def test_slots_keep_the_wider_precision_they_were_saved_in():
     """torch casts them to the parameter's dtype; float32 moments of bfloat16 parameters stay float32 here."""
     optimizer = optim.Adam({"w": jnp.ones(3, jnp.bfloat16)}, lr=0.1)
     wide = {"step": np.float32(2), "exp_avg": np.full(3, 1e-3, np.float32), "exp_avg_sq": np.ones(3, np.float32)}

@@ -172,6 +172,91 @@ def test_low_precision_and_complex_parameters():
         np.testing.assert_allclose(averaged.params["c"], first["c"] * (1 + 2 * share), rtol=1e-6)
 
 
+NARROW = [jnp.bfloat16, jnp.float16]
+
+
+@pytest.mark.parametrize("dtype", NARROW)
+@pytest.mark.parametrize("kind", ["ema", "ema multi", "swa", "swa multi"])
+def test_averages_of_narrow_parameters_move(kind, dtype):
+    """A share of 1e-3 is below half the last place of bfloat16; torch's average stands still."""
+    functions = {
+        "ema": {"avg_fn": swa_utils.get_ema_avg_fn(0.999)},
+        "ema multi": {"multi_avg_fn": swa_utils.get_ema_multi_avg_fn(0.999)},
+        "swa": {"avg_fn": swa_utils.get_swa_avg_fn()},
+        "swa multi": {"multi_avg_fn": swa_utils.get_swa_multi_avg_fn()},
+    }
+    averaged = swa_utils.AveragedModel({"w": jnp.ones(2, dtype)}, use_buffers=True, **functions[kind])
+    averaged.update_parameters({"w": jnp.ones(2, dtype)})
+    for _ in range(1000):
+        averaged.update_parameters({"w": jnp.full(2, 2, dtype)})
+    expected = 2 - 0.999**1000 if "ema" in kind else 2 - 1 / 1001
+    np.testing.assert_allclose(averaged.state_dict()["module.w"], expected, rtol=1e-5)
+    assert averaged.params["w"].dtype == averaged.module["w"].dtype == dtype
+    assert averaged.params["w"][0] == jnp.asarray(expected, dtype)
+
+
+@pytest.mark.parametrize("dtype", NARROW)
+def test_averages_of_a_narrow_module_run_in_its_dtype(dtype):
+    def module(value):
+        linear = nnx.Linear(2, 1, dtype=dtype, param_dtype=dtype, rngs=nnx.Rngs(0))
+        linear.kernel[...] = jnp.full((2, 1), value, dtype)
+        return linear
+
+    averaged = swa_utils.AveragedModel(module(1), multi_avg_fn=swa_utils.get_ema_multi_avg_fn(0.999))
+    for value in (1, *[2] * 100):
+        averaged.update_parameters(module(value))
+    expected = 2 - 0.999**100
+    np.testing.assert_allclose(averaged.state_dict()["module.kernel"], expected, rtol=1e-5)
+    assert averaged.module.kernel[...].dtype == averaged(jnp.ones((1, 2), dtype)).dtype == dtype
+    copied = copy.deepcopy(averaged)
+    for one in (averaged, copied):
+        one.update_parameters(module(2))
+        np.testing.assert_allclose(one.state_dict()["module.kernel"], 2 - 0.999**101, rtol=1e-5)
+    averaged.module.kernel[...] = jnp.full((2, 1), 5, dtype)  # what somebody writes there is the average
+    assert averaged.state_dict()["module.kernel"].tolist() == [[5.0], [5.0]]
+
+
+def test_a_narrow_average_is_saved_and_continued_in_float32():
+    function = swa_utils.get_ema_multi_avg_fn(0.999)
+    source = swa_utils.AveragedModel({"w": jnp.zeros(1, jnp.bfloat16)}, multi_avg_fn=function)
+    target = swa_utils.AveragedModel({"w": jnp.zeros(1, jnp.bfloat16)}, multi_avg_fn=function)
+    for value in (1, *[2] * 50):
+        source.update_parameters({"w": jnp.full(1, value, jnp.bfloat16)})
+    assert source.state_dict()["module.w"].dtype == jnp.float32
+    target.load_state_dict(source.state_dict())
+    for averaged in (source, target):
+        for _ in range(50):
+            averaged.update_parameters({"w": jnp.full(1, 2, jnp.bfloat16)})
+    assert source.state_dict()["module.w"].tolist() == target.state_dict()["module.w"].tolist()
+    target.load_state_dict({"n_averaged": 3, "module.w": np.full(1, 0.5, np.float16)})
+    assert target.state_dict()["module.w"].dtype == jnp.float32 and target.params["w"].dtype == jnp.bfloat16
+
+
+@with_torch
+def test_torch_takes_a_narrow_average():
+    torch = pytest.importorskip("torch", reason="compares with a live torch")
+    averaged = swa_utils.AveragedModel({"weight": jnp.ones((1, 2), jnp.bfloat16)})
+    for value in (1, 2):
+        averaged.update_parameters({"weight": jnp.full((1, 2), value, jnp.bfloat16)})
+    theirs = torch.optim.swa_utils.AveragedModel(torch.nn.Linear(2, 1, bias=False, dtype=torch.bfloat16))
+    theirs.load_state_dict({key: torch.tensor(np.asarray(value)) for key, value in averaged.state_dict().items()})
+    assert theirs.module.weight.tolist() == [[1.5, 1.5]] and theirs.module.weight.dtype == torch.bfloat16
+    averaged.load_state_dict(theirs.state_dict())
+    assert averaged.state_dict()["module.weight"].dtype == jnp.float32
+
+
+def test_narrow_buffers_are_averaged_in_float32_or_copied_as_they_are():
+    for use_buffers, dtype, value in ((True, jnp.float32, 1 + 1 / 301), (False, jnp.bfloat16, 2.0)):
+        averaged = swa_utils.AveragedModel(
+            {"w": jnp.ones(1)}, use_buffers=use_buffers, buffers={"mean": jnp.ones(1, jnp.bfloat16)}
+        )
+        for number in (*[1] * 300, 2):
+            averaged.update_parameters({"w": jnp.ones(1)}, {"mean": jnp.full(1, number, jnp.bfloat16)})
+        assert averaged.state_dict()["module.mean"].dtype == dtype
+        np.testing.assert_allclose(averaged.state_dict()["module.mean"].astype(jnp.float32), value, rtol=1e-6)
+        assert averaged.buffers["mean"].dtype == jnp.bfloat16
+
+
 @pytest.mark.parametrize("use_buffers", [False, True])
 def test_integers_are_copied_not_averaged(use_buffers):
     """torch raises for the mean of integers and truncates their moving average, so that a count stands still."""
@@ -196,7 +281,7 @@ def test_functions_of_ones_own():
     averaged = swa_utils.AveragedModel(params, multi_avg_fn=multi)
     for _ in range(3):
         averaged.update_parameters(params)
-    assert seen == [(2, jnp.float32, 1), (1, jnp.float16, 1), (2, jnp.float32, 2), (1, jnp.float16, 2)]
+    assert seen == [(3, jnp.float32, 1), (3, jnp.float32, 2)]  # averages of float16 are float32
     assert averaged.params["b"].tolist() == [2.0, 2.0, 2.0]
     jitted = swa_utils.AveragedModel(params, avg_fn=jax.jit(lambda a, p, n: a + n))
     for _ in range(3):

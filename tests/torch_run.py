@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tests import cases, quasi_newton_cases, schedule_cases, sparse_cases
+from tests import cases, long_cases, nonfinite_cases, quasi_newton_cases, schedule_cases, sparse_cases
 
 Trajectory = dict[str, np.ndarray]
 
@@ -72,6 +72,44 @@ def run_with_gaps(case: cases.Case, steps: tuple[int, ...], gaps: bool) -> Traje
         for scalar in cases.CARRIED.get(name, ()):
             values = [float(state.get(scalar, torch.nan)) for state in filled]
             rows.setdefault(scalar, []).append(np.array(values, np.float32))
+    return {key: np.stack(value) for key, value in rows.items()}
+
+
+def run_nonfinite(case: cases.Case) -> Trajectory:
+    """Parameters and slots at the recorded steps of a run in which something is not finite."""
+    name, options = case
+    class_name, slots, _ = cases.ALGORITHMS[name]
+    params = {key: torch.tensor(value, requires_grad=True) for key, value in nonfinite_cases.parameters(name).items()}
+    optimizer = getattr(torch.optim, class_name)(list(params.values()), **options)
+    rows: dict[str, list[np.ndarray]] = {}
+    for step in range(nonfinite_cases.STEPS):
+        for key, grad in nonfinite_cases.gradients(name, step).items():
+            params[key].grad = torch.tensor(grad)
+        optimizer.step()
+        if step + 1 in nonfinite_cases.RECORDED_AT:
+            rows.setdefault("param", []).append(nonfinite_cases.flatten(p.detach() for p in params.values()))
+            for slot in slots:
+                held = [optimizer.state[param].get(slot) for param in params.values()]
+                if any(value is not None for value in held):
+                    rows.setdefault(slot, []).append(nonfinite_cases.flatten(held))
+    return {key: np.stack(value) for key, value in rows.items()}
+
+
+def run_long(case: cases.Case, dtype: str) -> Trajectory:
+    """Parameters, slots and carried scalars at the recorded steps of a long run."""
+    name, options = case
+    class_name, slots, _ = cases.ALGORITHMS[name]
+    param = torch.tensor(long_cases.parameter(name, dtype), requires_grad=True)
+    optimizer = getattr(torch.optim, class_name)([param], **options)
+    rows: dict[str, list[np.ndarray]] = {}
+    for step, grad in enumerate(long_cases.gradients(name, dtype), 1):
+        param.grad = torch.tensor(grad)
+        optimizer.step()
+        if step in long_cases.RECORDED_AT:
+            state = optimizer.state[param]
+            held = {slot: state[slot] for slot in (*slots, *cases.CARRIED.get(name, ())) if state.get(slot) is not None}
+            for key, value in {"param": param.detach(), **held}.items():
+                rows.setdefault(key, []).append(value.numpy().copy())
     return {key: np.stack(value) for key, value in rows.items()}
 
 

@@ -56,8 +56,8 @@ class Adafactor(Rule):
     def init(self, param: Any, hyperparams: Any) -> AdafactorState:
         if param.ndim < 2:
             return AdafactorState(None, None, None, zeros_like(param))
-        zeros = jnp.zeros_like(param, dtype=param.dtype)  # its sums have the sharding that is left of the parameter's
-        row, col = (jnp.sum(zeros, axis, keepdims=True, dtype=param.dtype) for axis in (-1, -2))
+        zeros: Any = zeros_like(param)  # its sums have the sharding that is left of the parameter's
+        row, col = (jnp.sum(zeros, axis, keepdims=True, dtype=zeros.dtype) for axis in (-1, -2))
         return AdafactorState(None, row, col, None)
 
     def scalars(self, step: Any, hyperparams: Any) -> AdafactorScalars:
@@ -78,7 +78,7 @@ class Adafactor(Rule):
     ) -> tuple[jax.Array, AdafactorState]:
         if grad.size == 0:
             return grad, slots
-        step_size = jnp.maximum(scalars.eps2, _root_mean_square(param)) * scalars.relative_size
+        step_size = _at_least(scalars.eps2, _root_mean_square(param)) * scalars.relative_size
         squares = grad * grad
         if grad.ndim < 2:
             estimate = _mix(slots.variance, squares, scalars.weight)
@@ -89,12 +89,17 @@ class Adafactor(Rule):
             estimate = row * col / jnp.maximum(jnp.mean(row, -2, keepdims=True), scalars.eps1)
             slots = slots._replace(row_var=row, col_var=col)
         update = grad * jax.lax.rsqrt(jnp.maximum(estimate, scalars.eps1 * scalars.eps1))
-        clipped = jnp.maximum(1, _root_mean_square(update) / scalars.threshold)
+        clipped = _at_least(1, _root_mean_square(update) / scalars.threshold)
         return -(step_size / clipped) * update, slots
 
 
 def _root_mean_square(x: jax.Array) -> jax.Array:
     return sqrt(jnp.sum(x * x)) / np.sqrt(x.size).astype(x.dtype)
+
+
+def _at_least(floor: Any, value: jax.Array) -> jax.Array:
+    """The larger of two scalars, of NaN the floor, as Python's ``max`` has it in torch: so NaN stays in its entries."""
+    return jnp.where(value > floor, value, floor)
 
 
 def _mix(old: jax.Array, new: jax.Array, weight: Any) -> jax.Array:

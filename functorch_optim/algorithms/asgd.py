@@ -15,7 +15,7 @@ from functorch_optim.hyperparams import (
     maximum,
     single,
 )
-from functorch_optim.rule import Rule, lift, zeros_like
+from functorch_optim.rule import Rule, decayed, lift, zeros_like
 
 
 @exportable
@@ -66,7 +66,7 @@ class ASGD(Rule):
     def update(
         self, grad: jax.Array, param: Any, slots: ASGDState, scalars: ASGDScalars
     ) -> tuple[jax.Array, ASGDState]:
-        delta = -scalars.decay * param - scalars.eta * grad
+        delta = -decayed(scalars.decay, param) - scalars.eta * grad
         after = param + delta
         ax = jnp.where(scalars.mu == 1, after, slots.ax + scalars.mu * (after - slots.ax))
         return delta, slots._replace(ax=ax)

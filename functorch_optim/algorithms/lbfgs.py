@@ -9,6 +9,7 @@ from functorch_optim.algorithms.quasi_newton import QuasiNewton
 from functorch_optim.base import GradientTransformation, exportable, transformation
 from functorch_optim.hyperparams import Hyperparameter, as_count
 from functorch_optim.line_search.points import Vector, axpy, dot
+from functorch_optim.rule import zeros_like
 
 
 @exportable
@@ -59,7 +60,7 @@ class LBFGS(QuasiNewton):
         dtype = self.dtype_of(self.checked_leaves(params))
 
         def zeros() -> Any:
-            return jax.tree.map(lambda p: jnp.zeros_like(p, dtype=p.dtype), params)
+            return jax.tree.map(zeros_like, params)
 
         def history() -> Any:
             return jax.tree.map(lambda z: jax.lax.broadcast(z, (self.history_size,)), zeros())

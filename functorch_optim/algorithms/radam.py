@@ -119,16 +119,28 @@ def _rho(beta2: Beta, step: jax.Array) -> jax.Array:
     else:
         rate = -jnp.log1p(-beta2.complement)
         offset = jnp.where(rate > 0.1, 2 / beta2.complement - 1 - 2 / rate, _offset(rate))
-    x = step * rate
-    series = x * (0.5 - x * (1 / 12 - x * x / 720))
-    h = jnp.where(x < 0.5, series, 1 - x / jnp.expm1(jnp.maximum(x, 0.5)))
-    return offset + 2 / rate * h
+    return offset + 2 / rate * _bernoulli(step * rate)
+
+
+# -B(2k) / (2k)! with the Bernoulli numbers B: below x = 1 the next term is under the last digit of a double.
+_SERIES = (
+    *(-1 / 12, 1 / 720, -1 / 30240, 1 / 1209600, -1 / 47900160, 691 / 1307674368000),
+    *(-1 / 74724249600, 3617 / 10670622842880000, -43867 / 5109094217170944000),
+)
+
+
+def _bernoulli(x: jax.Array) -> jax.Array:
+    """``1 - x / expm1(x)``; where that cancels, by its series x/2 - y/12 + y**2/720 - ... with y = x * x."""
+    y, tail = x * x, jnp.zeros_like(x)
+    for factor in reversed(_SERIES):
+        tail = factor + y * tail
+    return jnp.where(x < 1, x / 2 + y * tail, 1 - x / jnp.expm1(jnp.maximum(x, 1)))
 
 
 def _offset(rate: Any) -> Any:
     """``2 / (1 - exp(-L)) - 1 - 2 / L`` = coth(L / 2) - 2 / L for small L."""
     square = rate * rate
-    return rate / 6 * (1 - square / 60 * (1 - square / 42))
+    return rate / 6 * (1 - square / 60 * (1 - square / 42 * (1 - square / 40)))
 
 
 def radam(

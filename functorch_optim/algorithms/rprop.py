@@ -54,11 +54,10 @@ class Rprop(Rule):
     ) -> tuple[jax.Array, RpropState]:
         agreement = grad * slots.prev
         factor = jnp.where(agreement > 0, scalars.grow, jnp.where(agreement < 0, scalars.shrink, 1))
-        # A NaN is neither above nor below zero: torch multiplies by it.
-        factor = jnp.where(jnp.isnan(agreement), agreement, factor)
         step_size = jnp.clip(slots.step_size * factor, scalars.smallest, scalars.largest)
         grad = jnp.where(agreement < 0, 0, grad)
-        return -jnp.sign(grad) * step_size, RpropState(None, grad, step_size)
+        move = jnp.where(grad > 0, -step_size, jnp.where(grad < 0, step_size, 0))  # torch's sign of NaN is 0
+        return move, RpropState(None, grad, step_size)
 
 
 def rprop(
@@ -77,6 +76,8 @@ def rprop(
         s <- clip(s, smallest, largest)                          otherwise
         p <- p - sign(g) * s
         g_last <- g
+
+    A gradient that is NaN has no sign: its entry stays where it is, as in torch.
 
     Args:
         lr: the first step size, at least 0; later changes have no effect, as in torch.

@@ -84,7 +84,7 @@ class Average(Options, Transform):
             weight = _mixed(weight, jnp.ones_like(weight), keep, enter, first, self.from_zero)
         return updates, AverageState(
             next_step(state.step),
-            state.n_averaged + enter.astype(jnp.int32),
+            jnp.where(enter, next_step(state.n_averaged), state.n_averaged),
             treedef.unflatten(averages),
             weight,
         )

@@ -11,7 +11,7 @@ from functorch_optim.hyperparams import Beta
 
 class Swa(Average):
     def keep(self, n_averaged: Any) -> Beta:
-        share = 1 / (n_averaged + 1).astype(jnp.result_type(float))
+        share = 1 / (n_averaged.astype(jnp.result_type(float)) + 1)
         return Beta(1 - share, share)
 
 

@@ -60,8 +60,9 @@ class ClosureEngine:
         del options
         return False
 
-    def check(self, options: Mapping[str, Any]) -> None:
+    def check(self, options: Mapping[str, Any], live: bool = False) -> None:
         """Raise unless the algorithm takes these options."""
+        del live
         self.made(options)
 
     def start(self, layout: Layout, params: list[Any], settings: list[Any]) -> None:
@@ -224,9 +225,15 @@ def _mapped(function: Callable[[Any], Any], value: Any) -> Any:
     return function(value) if getattr(value, "ndim", 0) else value
 
 
+def _common_dtype(leaves: list[Any]) -> Any:
+    """The real dtype of one vector that has all the leaves."""
+    several = len({leaf.dtype for leaf in leaves}) > 1
+    return jnp.finfo(trees.compute_dtype(*leaves) if several else leaves[0].dtype).dtype
+
+
 def _vector_dtype(state: Any) -> Any:
-    """The dtype of a state's vectors."""
-    return jnp.finfo(jax.tree.leaves(state.d)[0].dtype).dtype
+    """The dtype of a state's vectors, as they are laid out in one."""
+    return _common_dtype(jax.tree.leaves(state.d))
 
 
 class ClosureOptimizer(Optimizer):
@@ -295,8 +302,7 @@ def defaults(
 def flat(tree: Any) -> jax.Array:
     """The leaves of a tree as torch lays them out: one vector, complex entries as pairs."""
     leaves = jax.tree.leaves(tree)
-    several = len({leaf.dtype for leaf in leaves}) > 1
-    return flattened(leaves, jnp.finfo(trees.compute_dtype(*leaves) if several else leaves[0].dtype).dtype)
+    return flattened(leaves, _common_dtype(leaves))
 
 
 def unflat(vector: Any, like: Any, where: str) -> Any:

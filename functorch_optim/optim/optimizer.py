@@ -162,12 +162,16 @@ class Optimizer(Edited, Hooked):
             group["param_names"] = [name for name, own_group in names if own_group == index]
         group = {**group, **{key: value for key, value in self._defaults_of(given).items() if key not in group}}
         if self._engine is not None:
-            try:
-                self._engine.check(group)
-            except (TypeError, ValueError) as error:
-                kind = ValueError if isinstance(error, ValueError) else TypeError
-                raise kind(f"{error}, in parameter group {index}") from error
+            self._check_options(group, index)
         return group
+
+    def _check_options(self, group: Mapping[str, Any], index: int, live: bool = False) -> None:
+        """Raise unless the engine takes the options of a group, which is named; ``live`` ones each by itself."""
+        try:
+            self._engine.check(group, live)
+        except (TypeError, ValueError) as error:
+            kind = ValueError if isinstance(error, ValueError) else TypeError
+            raise kind(f"{error}, in parameter group {index}") from error
 
     def add_param_group(self, param_group: Mapping[str, Any]) -> None:
         """Take more parameters in, as a group of their own.
@@ -585,7 +589,8 @@ class Optimizer(Edited, Hooked):
                 its number in the groups, as torch does. By default by name where both sides have names.
             strict: whether all parameters, and no others, must be there and fit. Otherwise what fits is loaded, and
                 the other parameters keep the state they have.
-            dtype: what floating slots are cast to. By default they keep the precision they were saved in.
+            dtype: what floating slots are cast to. By default they have the wider dtype of the saved ones and of those
+                that the optimizer makes itself, so that no precision is lost and none is missing later.
             keep: names of options whose present values stay in every group, ``["lr"]`` say.
 
         A group takes the options of the saved group that its parameters were in; where they were in several that
@@ -598,7 +603,8 @@ class Optimizer(Edited, Hooked):
 
         Raises:
             ValueError, KeyError, TypeError: the state does not fit, all of what does not in one message; precision
-                would be lost; no group has an option of a name in ``keep``. The optimizer is left as it was.
+                would be lost; the constructor refuses an option; no group has an option of a name in ``keep``. The
+                optimizer is left as it was.
 
         Example:
             >>> import jax.numpy as jnp
@@ -651,6 +657,8 @@ class Optimizer(Edited, Hooked):
             groups.append({**group, **kept, **self.forced})
         pairs = zip(groups, loaded.counts, strict=True)
         settings = [self._numbers(group, count, index) for index, (group, count) in enumerate(pairs)]
+        for index, group in enumerate(groups):
+            self._check_options(group, index, live=True)
         refused: torch_layout.Refused = {}
         state = self._engine.read(self._layout, self._leaves, loaded, settings, dtype, refused)
         if strict:

@@ -17,7 +17,7 @@ import numpy as np
 from functorch_optim import base, rows, trees
 from functorch_optim.base import GradientTransformation, Update
 from functorch_optim.combinators import NamedStates, partition
-from functorch_optim.hyperparams import Named, data_options, single
+from functorch_optim.hyperparams import Named, checked, data_options, single
 from functorch_optim.optim.histories import Histories, History
 from functorch_optim.optim.options import delayed, is_traced, is_zero
 from functorch_optim.optim.ownership import exclusive
@@ -84,6 +84,16 @@ class Kind:
         """The options of a group: those that it must have, and of those that torch lacks the ones it has."""
         return [name for name in self._parameters if name in self._required or name in group]
 
+    def checked(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The options with stand-ins for their numbers, each of which was checked by itself."""
+        stand_ins = {}
+        for name in self.data_names & set(self.options_of(options)):
+            option = data_options(self.rule_type)[name]
+            value = checked(name, option, options[name])
+            named = [Named(name, index) for index in range(option.length)]
+            stand_ins[name] = tuple(None if value[n.index] is None else n for n in named) if named else Named(name)
+        return {**options, **stand_ins}
+
     def made(self, options: Mapping[str, Any]) -> Lifted:
         return lifted(self.constructor(**{name: options[name] for name in self.options_of(options)}))
 
@@ -141,9 +151,10 @@ class RuleEngine:
         packing = ("foreach",) if "foreach" in options else ()
         return (*kind.options_of(options), *others, *packing), kind.data_names
 
-    def check(self, options: Mapping[str, Any]) -> None:
-        """Raise unless the algorithm takes these options."""
-        self._kind(options).made(options)
+    def check(self, options: Mapping[str, Any], live: bool = False) -> None:
+        """Raise unless the algorithm takes these options; of ``live`` ones it takes more combinations."""
+        kind = self._kind(options)
+        kind.made(kind.checked(options) if live else options)
 
     def start(self, layout: Layout, params: list[Any], settings: list[Any]) -> None:
         """Take up parameters that have no history."""
@@ -347,7 +358,8 @@ class RuleEngine:
     def commit(self, histories: Any) -> None:
         self.histories = histories
 
-    def _read(self, entry: Entry, rule: Any, param: Any, name: str, dtype: Any = None) -> History:
+    def _read(self, entry: Entry, rule: Any, param: Any, name: str, dtype: Any = None, live: Any = None) -> History:
+        """The history that an entry tells. Its slots are not narrower than those in ``live``, else than new ones."""
         given = {key: value for key, value in entry.items() if value is not None}
         if not given:
             return History()
@@ -369,13 +381,14 @@ class RuleEngine:
         placed = {}
         for slot, value in given.items():
             where = f"{slot} of the parameter {quoted}"
-            array = value if hasattr(value, "dtype") else np.asarray(value).astype(param.dtype)
-            shape = param.shape if getattr(expected, slot) is None else getattr(expected, slot).shape
+            model = (live or {}).get(slot, getattr(expected, slot))
+            shape, own = (param.shape, trees.slot_dtype(param)) if model is None else (model.shape, model.dtype)
+            array = value if hasattr(value, "dtype") else np.asarray(value).astype(own)
             if array.shape != shape:
                 raise ValueError(f"{where} has shape {array.shape}, but it should have {shape}")
             if not jnp.issubdtype(array.dtype, jnp.inexact):
                 raise TypeError(f"{where} is not floating")
-            slot_array = kept(array, _slot_dtype(array, param, dtype), dtype, where)
+            slot_array = kept(array, _slot_dtype(array.dtype, own, dtype), dtype, where)
             same = shape == param.shape and not is_traced(param)
             placed[slot] = jax.device_put(slot_array, param.sharding) if same else slot_array
         return History(rule.empty()._replace(**placed), step, carried)
@@ -457,7 +470,8 @@ class RuleEngine:
             for i in indices:
                 rule = self._algorithm(settings, layout.group_of[i]).rule
                 entry = {"step": step, **carried, **{name: leaves[i] for name, leaves in slots.items()}}
-                restored = self._read(entry, rule, params[i], layout.labels[i])
+                live = {**_slots(before_export[i].row), **before_export[i].idle}
+                restored = self._read(entry, rule, params[i], layout.labels[i], live=live)
                 new = step or rule.starts_whole
                 histories[i] = replace(restored, step=step, idle=before_export[i].idle) if new else History()
             group, before = layout.group_of[indices[0]], max(before_export[i].step for i in indices)
@@ -483,10 +497,10 @@ def _shapes(rule: Any, shape: tuple[int, ...], dtype: Any) -> Any:
     return rule.shapes(jax.ShapeDtypeStruct(shape, dtype))
 
 
-def _slot_dtype(array: Any, param: Any, dtype: Any) -> Any:
-    """The dtype of a slot after loading: its own, or ``dtype``; complex where the parameter is."""
-    real = jnp.finfo(array.dtype if dtype is None else dtype).dtype
-    if jnp.issubdtype(param.dtype, jnp.complexfloating):
+def _slot_dtype(saved: Any, own: Any, dtype: Any) -> Any:
+    """The dtype of a slot after loading: the wider of ``own`` and the saved one, or ``dtype``; complex where it is."""
+    real = trees.wider_dtype(own, saved) if dtype is None else jnp.finfo(dtype).dtype
+    if jnp.issubdtype(own, jnp.complexfloating):
         real = jnp.dtype(jnp.complex128 if real == jnp.float64 else jnp.complex64)
     return jax.dtypes.canonicalize_dtype(real)
 

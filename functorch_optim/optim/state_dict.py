@@ -272,12 +272,6 @@ def check_strict(missing: Sequence[str], unexpected: Sequence[str], refused: Ref
         raise ValueError("\n".join(parts))
 
 
-def _holds(target: Any, dtype: Any) -> bool:
-    """Whether every number of one floating dtype is one of the other."""
-    wide, narrow = jnp.finfo(target), jnp.finfo(dtype)
-    return wide.nmant >= narrow.nmant and wide.maxexp >= narrow.maxexp and wide.minexp <= narrow.minexp
-
-
 def kept(value: Any, target: Any, dtype: Any, where: str) -> jax.Array:
     """A saved array as an array of dtype ``target``, which is its own, or a wider one, unless ``dtype`` was asked for.
 
@@ -292,7 +286,7 @@ def kept(value: Any, target: Any, dtype: Any, where: str) -> jax.Array:
         raise TypeError(f"{where} is {array.dtype}, but it should be {target}")
     if floating and dtype is not None and jnp.finfo(target).dtype != dtype:
         raise TypeError(f"{where} is kept in {target} here, and cannot be cast to {dtype}")
-    if dtype is None and floating and not _holds(target, array.dtype):
+    if dtype is None and floating and not trees.holds(target, array.dtype):
         raise TypeError(
             f"{where} is {array.dtype}, but here it is kept in {target}: load_state_dict(..., dtype={str(target)!r}) "
             "casts what was saved"

@@ -139,8 +139,9 @@ class TransformEngine:
         del options
         return self.option_names, self.data_names
 
-    def check(self, options: Mapping[str, Any]) -> None:
+    def check(self, options: Mapping[str, Any], live: bool = False) -> None:
         """Raise unless the transformation can be made with these options."""
+        del live
         self.make(**{name: options[name] for name in self.option_names})
 
     def start(self, layout: Layout, params: list[Any], settings: list[Any]) -> None:

@@ -214,7 +214,7 @@ class MasterWeights(_Wrapper):
         masters = treedef.flatten_up_to(state.master)
         new = [m if m is None else add_update(m, u) for m, u in zip(masters, own, strict=True)]
         deltas = [
-            u if m is None or u is None else _as(m, p.dtype) - p.astype(m.dtype)
+            u if m is None or u is None else narrowed(m, p.dtype) - p.astype(m.dtype)
             for p, u, m in zip(leaves, own, new, strict=True)
         ]
         return treedef.unflatten(deltas), MasterWeightsState(treedef.unflatten(new), inner)
@@ -224,7 +224,7 @@ def _is_narrow(param: Any) -> bool:
     return jnp.issubdtype(param.dtype, jnp.floating) and jnp.finfo(param.dtype).bits < 32
 
 
-def _as(array: jax.Array, dtype: Any) -> jax.Array:
+def narrowed(array: jax.Array, dtype: Any) -> jax.Array:
     """The numbers rounded to those of a narrower dtype, the finite ones to finite ones: a parameter that were infinite
     could not be led back. XLA may drop a mere way there and back."""
     narrow, wide = jnp.finfo(dtype), jnp.finfo(array.dtype)

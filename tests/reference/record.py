@@ -5,7 +5,8 @@ One file an algorithm. For every combination of flags: float64 at all of 50 step
 step; float32, bfloat16 and complex128 at 12 steps (the rows are the synchronised states the tests start from); for the
 stateful face, float64 at some of 50 steps in which gradients are missing ("gaps"), and at some of 200 steps ("long").
 "sparse" has the runs with row-sparse gradients, "lbfgs" those of L-BFGS,
-"schedules" what torch's schedulers write.
+"schedules" what torch's schedulers write. "nonfinite" has runs with one entry that is NaN or infinite, "long" some of
+the 1200 steps of one small parameter, in float64 and float32.
 """
 
 import pathlib
@@ -14,7 +15,7 @@ import sys
 import numpy as np
 import torch
 
-from tests import cases, quasi_newton_cases, schedule_cases, sparse_cases, torch_run
+from tests import cases, long_cases, nonfinite_cases, quasi_newton_cases, schedule_cases, sparse_cases, torch_run
 
 FOLDER = pathlib.Path(__file__).parent
 RUNS = {"float64": cases.STEPS, "float32": 12, "complex128": 12, "bfloat16": 12}
@@ -45,7 +46,29 @@ def record_schedules() -> None:
     np.savez_compressed(FOLDER / "schedules.npz", torch_version=np.array(torch.__version__), **arrays)
 
 
-OTHERS = {"sparse": record_sparse, "lbfgs": record_lbfgs, "schedules": record_schedules}
+def record_nonfinite() -> None:
+    arrays = {}
+    for case in nonfinite_cases.CASES:
+        arrays |= {f"{cases.label(case)}/{slot}": rows for slot, rows in torch_run.run_nonfinite(case).items()}
+    np.savez_compressed(FOLDER / "nonfinite.npz", torch_version=np.array(torch.__version__), **arrays)
+
+
+def record_long() -> None:
+    arrays = {}
+    for case in long_cases.CASES:
+        for dtype in ("float64", "float32"):
+            prefix = f"{cases.label(case)}/{dtype}/"
+            arrays |= {f"{prefix}{slot}": rows for slot, rows in torch_run.run_long(case, dtype).items()}
+    np.savez_compressed(FOLDER / "long.npz", torch_version=np.array(torch.__version__), **arrays)
+
+
+OTHERS = {
+    "sparse": record_sparse,
+    "lbfgs": record_lbfgs,
+    "schedules": record_schedules,
+    "nonfinite": record_nonfinite,
+    "long": record_long,
+}
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ from functorch_optim import trees
 from functorch_optim.optim.ownership import exclusive
 from functorch_optim.optim.swa_utils.averaging_functions import Averaging, AvgFn, MultiAvgFn, get_swa_avg_fn
 from functorch_optim.optim.swa_utils.models import Module, Parts, Tree, is_array, owned, placed, wrapped
+from functorch_optim.optim.swa_utils.wide_averages import is_narrow, recalled, roundings
 from functorch_optim.torch_tensors import as_array
 
 
@@ -32,10 +33,15 @@ class AveragedModel:
             ``apply_fn(params, buffers, *inputs)``.
 
     ``num_averaged`` and :attr:`n_averaged` are Python ints. A function of one's own is called as it is, once an array
-    or a list; to compile it, give ``jax.jit(function)``. Averages have the parameters' dtypes, as in torch: for
-    bfloat16 parameters prefer :func:`functorch_optim.ema`, which averages in float32. What has an integer dtype, a
-    count say, is no average of anything and is copied from the model (torch raises or truncates). Random keys and
-    intermediate values of a module are neither averaged nor saved.
+    or a list; to compile it, give ``jax.jit(function)``.
+
+    Averages are at least float32: in bfloat16 a share of 0.001 of the next parameters would be rounded away (torch's
+    averages of bfloat16 parameters stand still). Functions see float32, and :meth:`state_dict` has it; :attr:`module`,
+    :attr:`params` and a call have the average rounded to the parameters' own dtypes, ready to run. A number that
+    somebody writes into an nnx :attr:`module` becomes the average there.
+
+    What has an integer dtype, a count say, is no average of anything and is copied from the model (torch raises or
+    truncates). Random keys and intermediate values of a module are neither averaged nor saved.
 
     Raises:
         AssertionError: both functions are given; TypeError: there is nothing to average.
@@ -74,7 +80,28 @@ class AveragedModel:
         repeated = sorted({name for name in parts.names if parts.names.count(name) > 1})
         if repeated:
             raise ValueError(f"parameters and buffers share the names {', '.join(map(trees.quote, repeated))}")
+        self._wide: dict[int, jax.Array] = {}  # float32 averages, by the place of the narrow leaf in the model
         self._model.write([owned(placed(leaf, device)) for leaf in parts.leaves])
+
+    def _averages(self, parts: Parts) -> list[Any]:
+        """The model's leaves; in the place of float16 and bfloat16 ones, where they are averaged, their averages."""
+        leaves, count = list(parts.leaves), len(parts.leaves) if self.use_buffers else parts.count
+        places = [i for i in range(count) if is_narrow(leaves[i])]
+        wide = recalled([self._wide.get(i) for i in places], [leaves[i] for i in places]) if places else []
+        for i, average in zip(places, wide, strict=True):
+            leaves[i] = average
+        return leaves
+
+    def _write(self, parts: Parts, averages: list[Any]) -> None:
+        """Keep new averages, and let the model hold them in its dtypes."""
+        pairs = enumerate(zip(averages, parts.leaves, strict=True))
+        wide = {i: average for i, (average, held) in pairs if is_narrow(held) and average.dtype != held.dtype}
+        if wide:
+            dtypes = tuple(parts.leaves[i].dtype for i in wide)
+            rounded = dict(zip(wide, roundings(list(wide.values()), dtypes), strict=True))
+            averages = [rounded.get(i, average) for i, average in enumerate(averages)]
+        self._model.write(averages)
+        self._wide = wide
 
     @property
     def module(self) -> Any:
@@ -123,16 +150,15 @@ class AveragedModel:
         _check_shapes(parts, current)
         last = 0 if self.n_averaged == 0 else len(current) if self.use_buffers else parts.count
         mixed = [i for i in range(last) if current[i] is not None and _is_inexact(parts.leaves[i])]
-        averaged = set(mixed)
-        leaves = [
-            average if leaf is None or i in averaged else owned(_beside(leaf, average))
-            for i, (average, leaf) in enumerate(zip(parts.leaves, current, strict=True))
-        ]
+        leaves, copied = self._averages(parts), set(range(len(current))) - set(mixed)
+        for i in copied:
+            if current[i] is not None:
+                leaves[i] = owned(_beside(current[i], leaves[i]))
         names, taken = [parts.names[i] for i in mixed], [_beside(current[i], leaves[i]) for i in mixed]
         averages = self._averaged(names, [leaves[i] for i in mixed], taken) if mixed else []
         for i, average in zip(mixed, averages, strict=True):
             leaves[i] = average
-        self._model.write(leaves)
+        self._write(parts, leaves)
         self.n_averaged += 1
 
     def _averaged(self, names: list[str], averages: list[Any], current: list[Any]) -> list[Any]:
@@ -163,17 +189,19 @@ class AveragedModel:
 
     def _replace_buffers(self, buffers: Any) -> None:
         parts = self._model.read()
-        new = [*parts.leaves[: parts.count], *parts.aligned(self.params, buffers)[parts.count :]]
-        self._model.write([_beside(leaf, held) for leaf, held in zip(new, parts.leaves, strict=True)])
+        averages = self._averages(parts)
+        new = [*averages[: parts.count], *parts.aligned(self.params, buffers)[parts.count :]]
+        self._write(parts, [_beside(leaf, average) for leaf, average in zip(new, averages, strict=True)])
 
     def state_dict(self) -> dict[str, Any]:
-        """``n_averaged``, and every array as ``module.<its dotted path>``, as torch names them."""
+        """``n_averaged``, and every array as ``module.<its dotted path>``, as torch names them; averages in float32."""
         parts = self._model.read()
-        arrays = {_key(name): leaf for name, leaf in zip(parts.names, parts.leaves, strict=True) if is_array(leaf)}
+        pairs = zip(parts.names, self._averages(parts), strict=True)
+        arrays = {_key(name): leaf for name, leaf in pairs if is_array(leaf)}
         return {"n_averaged": np.asarray(self.n_averaged, np.int64), **arrays}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> None:
-        """Take over the arrays of a ``state_dict``, this library's or torch's; they get the dtypes that are here.
+        """Take over the arrays of a ``state_dict``, this library's or torch's; averages become float32 at least.
 
         With ``strict=False`` keys may be missing, and unexpected ones are left out.
 
@@ -203,11 +231,11 @@ class AveragedModel:
             problems.append("n_averaged must be one integer.")
         if problems:
             raise RuntimeError("\n\t".join([f"Error(s) in loading state_dict for {type(self).__name__}:", *problems]))
-        leaves = list(parts.leaves)
+        leaves = self._averages(parts)
         for key in own_keys.keys() & found.keys():
             i = own_keys[key]
             leaves[i] = owned(_beside(found[key], leaves[i]))
-        self._model.write(leaves)
+        self._write(parts, leaves)
         self.n_averaged = int(count)
 
 

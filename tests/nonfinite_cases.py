@@ -1,0 +1,44 @@
+"""One entry of a gradient is NaN, infinite, or so large that its square is; or one of a parameter is infinite."""
+
+from typing import Any
+
+import numpy as np
+
+from tests import cases
+
+BAD = {"nan": np.nan, "inf": np.inf, "minus_inf": -np.inf, "huge": 1e200}  # the second entry of a gradient
+INFINITE = "infinite"  # these have ordinary gradients, but the parameter's second entry is minus infinity
+STEPS, BAD_STEP = 6, 2
+RECORDED_AT = (3, 6)  # after the bad gradient, and after three good ones more
+
+CASES = [case for case in cases.CASES if not case[1].get("maximize")]
+
+
+def shapes(name: str) -> dict[str, tuple[int, ...]]:
+    """A vector and a matrix of each kind."""
+    own = {"matrix": (2, 3)} if name == "muon" else {"vector": (3,), "matrix": (2, 3)}
+    return {f"{bad}_{key}": shape for bad in (*BAD, INFINITE) for key, shape in own.items()}
+
+
+def parameters(name: str) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(7)
+    result = {key: rng.standard_normal(shape) for key, shape in shapes(name).items()}
+    for key, param in result.items():
+        if key.startswith(INFINITE):
+            param.reshape(-1)[1] = -np.inf
+    return result
+
+
+def gradients(name: str, step: int) -> dict[str, np.ndarray]:
+    """Ordinary gradients, but for one step."""
+    rng = np.random.default_rng(100 + step)
+    result = {key: rng.standard_normal(shape) for key, shape in shapes(name).items()}
+    if step == BAD_STEP:
+        for key, grad in result.items():
+            grad.reshape(-1)[1] = BAD.get(key.rsplit("_", 1)[0], grad.reshape(-1)[1])
+    return result
+
+
+def flatten(arrays: Any) -> np.ndarray:
+    """The arrays that are there one after the other."""
+    return np.concatenate([np.asarray(array).reshape(-1) for array in arrays if array is not None])
