@@ -392,9 +392,10 @@ class Optimizer(Hooked):
         Args:
             loss_fn: returns a real scalar, or with ``has_aux`` a pair of it and anything.
             *args: what changes from call to call. What ``loss_fn`` reads from around it is a constant of the compiled
-                function. When a variable that it reads itself, or an array in a dictionary it reads, is another
-                object than before, the function is compiled anew; attributes of objects (``self.batch``), arrays
-                changed in place and what is read through other functions are NOT seen: pass them here.
+                function. Its variables and attributes (``self.batch``), also those that its own methods and functions
+                read, are watched: when one is another than before, the function is compiled anew, which costs far
+                more than a step. Arrays of NumPy changed in place are NOT seen, nor what is read where nothing can be
+                watched (an iterator, a file; a captured array of such an origin gives a warning): pass them here.
             has_aux: whether ``loss_fn`` returns something beside the loss.
             sparse: the names of the tables whose gradients are to be row-sparse, as for
                 :func:`functorch_optim.value_and_sparse_grad`.
