@@ -13,6 +13,7 @@ import pytest
 from flax import nnx
 from jax.experimental.sparse import BCOO
 
+import functorch_optim as fo
 from functorch_optim import optim
 from tests import cases
 
@@ -83,6 +84,97 @@ def test_modules_train():
         optimizer = optim.SGD(params, lr=0.1)
         values = [float(optimizer.step(loss)) for _ in range(30)]
         assert values[-1] < 0.01 * values[0]
+
+
+class Net(nnx.Module):
+    """Variables of every kind: parameters, statistics, and the random state of a dropout."""
+
+    def __init__(self):
+        rngs = nnx.Rngs(0)
+        self.linear, self.norm = nnx.Linear(3, 2, rngs=rngs), nnx.BatchNorm(2, rngs=rngs)
+        self.dropout = nnx.Dropout(0.5, rngs=rngs)
+
+    def __call__(self, x):
+        return self.norm(self.linear(self.dropout(x)))
+
+
+NAMES = ["linear.bias", "linear.kernel", "norm.bias", "norm.scale"]
+
+
+@pytest.mark.usefixtures("standard_promotion")
+@pytest.mark.parametrize("kind", ["one", "group dict", "in a tree", "added"])
+def test_a_module_of_nnx_means_its_parameters(kind):
+    net, prefix = Net(), "net." if kind == "in a tree" else ""
+    if kind == "added":
+        optimizer = optim.AdamW({"first": jnp.ones(1)}, lr=0.1)
+        optimizer.add_param_group({"params": net})
+    else:
+        optimizer = optim.AdamW({"one": net, "group dict": [{"params": net}], "in a tree": {"net": net}}[kind], lr=0.1)
+    assert optimizer.param_groups[-1]["param_names"] == [prefix + name for name in NAMES]
+    state = {"one": lambda p: p, "in a tree": lambda p: p["net"]}.get(kind, lambda p: p[-1])(optimizer.params)
+    assert type(state) is nnx.State
+    assert jax.tree.structure(state) == jax.tree.structure(nnx.state(net, nnx.Param))
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_a_module_with_statistics_and_dropout_trains():
+    x, y, net = jnp.linspace(0.0, 1.0, 12).reshape(4, 3), jnp.array([[0.0, 1.0]] * 2 + [[1.0, 0.0]] * 2), Net()
+    graph, _, rest = nnx.split(net, nnx.Param, ...)
+
+    def loss(params, rest):
+        module = nnx.merge(graph, params, rest, copy=True)
+        return jnp.mean((module(x) - y) ** 2), nnx.state(module, nnx.Not(nnx.Param))
+
+    optimizer, values = optim.AdamW(net, lr=0.05), []
+    for _ in range(100):
+        optimizer.zero_grad()
+        value, rest = optimizer.backward(loss, rest, has_aux=True)
+        optimizer.step()
+        values.append(float(value))
+    assert np.mean(values[-10:]) < 0.7 * np.mean(values[:10])
+    nnx.update(net, optimizer.params, rest)
+    assert net.norm.mean[...].tolist() != [0.0, 0.0]
+    assert int(net.dropout.rngs.count[...]) == 100
+
+
+def linen_variables():
+    return flax.linen.BatchNorm(use_running_average=False).init(jax.random.key(0), jnp.ones((2, 3)))
+
+
+OTHER_KINDS = {
+    "statistics": (lambda: nnx.state(nnx.BatchNorm(2, rngs=nnx.Rngs(0))), r"\(BatchStat\) in it: 'mean'.*nnx.Param\)"),
+    "random keys": (lambda: nnx.state(Net()), r"\(BatchStat, RngCount, RngKey\) in it: '.*nnx.state\(model, nnx.Param\)"),
+    "linen": (linen_variables, r"'batch_stats' in them.*variables\[\"params\"\]"),
+    "equinox": (
+        lambda: equinox.nn.MLP(3, 2, 4, 1, key=jax.random.key(0)),
+        r"optimizer can only optimize Tensors.*eqx.filter\(model, eqx.is_inexact_array\)",
+    ),
+}
+
+
+@pytest.mark.usefixtures("standard_promotion")
+@pytest.mark.parametrize(("build", "message"), OTHER_KINDS.values(), ids=OTHER_KINDS)
+def test_variables_that_are_no_parameters_are_refused(build, message):
+    given, optimizer = build(), optim.SGD({"first": jnp.ones(1)}, lr=0.1)
+    for make in (
+        lambda: optim.AdamW(given),
+        lambda: optim.AdamW([{"params": given}]),
+        lambda: optim.LBFGS(given),
+        lambda: optimizer.add_param_group({"params": given}),
+        lambda: fo.adamw().init(given),
+        lambda: fo.chain(fo.clip_by_global_norm(1.0), fo.adam(foreach=True)).init(given),
+        lambda: fo.lbfgs().init(given),
+    ):
+        with pytest.raises(TypeError, match=message):
+            make()
+    assert len(optimizer.param_groups) == 1
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_statistics_that_a_mask_leaves_out_are_no_harm():
+    state = nnx.state(nnx.BatchNorm(2, rngs=nnx.Rngs(0)))
+    tx = fo.masked(fo.adam(), lambda path: path in ("scale", "bias"))
+    assert len(jax.tree.leaves(tx.init(state))) == 5  # two moments of two parameters, and a step
 
 
 def test_flat_lists_and_iterables_have_no_names():

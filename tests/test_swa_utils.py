@@ -686,9 +686,9 @@ def test_what_there_is_nothing_to_average_in_is_refused(net):
     broken.update_parameters({"w": jnp.ones(1)})
     with pytest.raises(TypeError, match="the averaging function must return the new average of 'w', but it returned N"):
         broken.update_parameters({"w": jnp.ones(1)})
-    whole = swa_utils.AveragedModel(linen_variables(net))
-    with pytest.raises(TypeError, match="the average is one of all variables"):
-        swa_utils.update_bn(batches(), whole, train_mode)
+    for whole in (linen_variables(net), nnx.state(net)):
+        with pytest.raises(TypeError, match="the average is one of all variables"):
+            swa_utils.AveragedModel(whole)
     with pytest.raises(TypeError, match="a module is called itself"):
         swa_utils.update_bn(batches(), net, train_mode)
 

@@ -109,6 +109,7 @@ class Occasions:
     load_pre: Hooks = field(default_factory=Hooks)
     load_post: Hooks = field(default_factory=Hooks)
     stepping: bool = False
+    scheduled: Any = None  # what stood in the place of ``step`` when a scheduler began
 
 
 class Hooked:

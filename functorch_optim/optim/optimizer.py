@@ -39,7 +39,8 @@ class Optimizer(Hooked):
 
     Args:
         params: the parameters: a pytree of arrays; an iterable of arrays; an iterable of ``(name, array)`` pairs; or a
-            list of group dicts, each with ``params`` in one of these forms and options of its own.
+            list of group dicts, each with ``params`` in one of these forms and options of its own. A module of flax
+            nnx means the state of its ``nnx.Param`` variables, which :attr:`params` and gradients then are.
         defaults: the options of a group that says nothing else.
         group_rules: ``(regular expression, options)`` pairs, which make groups out of one tree by the parameters'
             dotted paths: the first that is found in a path decides, what none matches forms the last group. In the

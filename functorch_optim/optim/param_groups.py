@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from functorch_optim import trees
+from functorch_optim import trees, variables
 
 
 class Layout(NamedTuple):
@@ -104,7 +104,8 @@ def _is_pair(value: Any) -> bool:
 
 
 def _body(params: Any) -> _Body:
-    """One group's parameters: named pairs, a flat list of arrays (no names), or a tree."""
+    """One group's parameters: named pairs, a flat list of arrays (no names), or a tree; of a module its parameters."""
+    params = variables.parameters(params)
     if type(params) in (list, tuple):
         pairs = [_is_pair(element) for element in params]
         if any(pairs):
@@ -119,6 +120,7 @@ def _body(params: Any) -> _Body:
             _check_leaves([str(index) for index in range(len(params))], params)
             _check_distinct(params)
             return _Body(params, list(params), None)
+    variables.check_parameters(params)
     names, leaves, _ = trees.named_leaves(params)
     _check_leaves(names, leaves)
     _check_unique(names)

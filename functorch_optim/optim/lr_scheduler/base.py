@@ -15,6 +15,10 @@ _ORDER = (
     "`optimizer.step()` before `lr_scheduler.step()`. Failure to do this skips the first value of the learning rate "
     "schedule."
 )
+_OVERRIDDEN = (
+    "Seems like `optimizer.step()` has been overridden after learning rate scheduler initialization. Please, make sure "
+    "to call `optimizer.step()` before `lr_scheduler.step()`."
+)
 EPOCH_WARNING = (
     "The epoch parameter in `scheduler.step()` was not necessary and is being deprecated where possible. "
     "Please use `scheduler.step()` to step the scheduler."
@@ -58,6 +62,7 @@ class LRScheduler:
         self._is_initial = True
         self._get_lr_called_within_step = False  # kept so that a state_dict has torch's keys
         self._last_lr: list[float] = []
+        optimizer._hooks.scheduled = vars(optimizer).get("step")
         self.step()
         self._is_initial = False
 
@@ -75,7 +80,9 @@ class LRScheduler:
 
     def step(self, epoch: int | None = None) -> None:
         """Go to the next epoch, or to ``epoch``, and write the learning rates; call it after ``optimizer.step``."""
-        if self._step_count == 1 and not self.optimizer._opt_called:
+        if self._step_count == 1 and vars(self.optimizer).get("step") is not self.optimizer._hooks.scheduled:
+            warnings.warn(_OVERRIDDEN, UserWarning, stacklevel=2)
+        elif self._step_count == 1 and not self.optimizer._opt_called:
             warnings.warn(_ORDER, UserWarning, stacklevel=2)
         self._step_count += 1
         if epoch is None:

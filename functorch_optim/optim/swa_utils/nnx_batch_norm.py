@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from functorch_optim import trees
 from functorch_optim.averaging.batch_norm import bessel, cumulative, elements
-from functorch_optim.optim.swa_utils.models import nnx
+from functorch_optim.variables import nnx
 
 _MODES = ("deterministic", "use_running_average")
 

@@ -7,7 +7,8 @@ import jax
 
 from functorch_optim.optim.swa_utils import linen_batch_norm, nnx_batch_norm
 from functorch_optim.optim.swa_utils.averaged_model import AveragedModel
-from functorch_optim.optim.swa_utils.models import is_nnx, placed
+from functorch_optim.optim.swa_utils.models import placed
+from functorch_optim.variables import is_nnx
 
 _jitted = jax.jit(lambda: None)
 
@@ -55,11 +56,6 @@ def update_bn(loader: Iterable[Any], model: Any, apply_fn: Callable[..., Any] | 
             raise TypeError("a module is called itself: update_bn(loader, module) has no apply_fn")
         return nnx_batch_norm.refresh(batches, subject)
     if isinstance(model, AveragedModel):
-        if isinstance(subject, Mapping) and "batch_stats" in subject:
-            raise TypeError(
-                'the average is one of all variables: AveragedModel(variables["params"], '
-                'buffers=variables["batch_stats"]) keeps the statistics apart'
-            )
         if not model.buffers:
             return None if isinstance(subject, Mapping | list | tuple) else _refreshed(batches, subject, apply_fn)
         variables = {"params": subject, "batch_stats": model.buffers}
