@@ -143,7 +143,10 @@ def linen_variables():
 
 OTHER_KINDS = {
     "statistics": (lambda: nnx.state(nnx.BatchNorm(2, rngs=nnx.Rngs(0))), r"\(BatchStat\) in it: 'mean'.*nnx.Param\)"),
-    "random keys": (lambda: nnx.state(Net()), r"\(BatchStat, RngCount, RngKey\) in it: '.*nnx.state\(model, nnx.Param\)"),
+    "random keys": (
+        lambda: nnx.state(Net()),
+        r"\(BatchStat, RngCount, RngKey\) in it: '.*nnx.state\(model, nnx.Param\)",
+    ),
     "linen": (linen_variables, r"'batch_stats' in them.*variables\[\"params\"\]"),
     "equinox": (
         lambda: equinox.nn.MLP(3, 2, 4, 1, key=jax.random.key(0)),
@@ -319,6 +322,62 @@ def test_torchs_constructor_checks(cls, options, message):
 def test_an_array_of_several_betas():
     with pytest.raises(ValueError, match=r"Tensor betas\[0\] must be 1-element"):
         optim.Adam([jnp.ones(1)], betas=(jnp.full(2, 0.9), jnp.full(2, 0.9)))
+
+
+NUMBERS = {"lr": 0.1, "eps": 1e-8, "weight_decay": 0.1, "betas": (0.9, 0.99)}
+SCALARS = {
+    "NumPy": np.float32,
+    "an array of NumPy": lambda v: np.asarray(v, np.float32),
+    "an array of JAX": lambda v: jnp.asarray(v, jnp.float32),
+    "one element": lambda v: jnp.full(1, v, jnp.float32),
+}
+
+
+@pytest.mark.parametrize("cls", [optim.Adam, optim.AdamW, optim.NAdam, optim.Adamax, optim.SparseAdam, optim.RMSprop])
+@pytest.mark.parametrize("scalar", SCALARS.values(), ids=SCALARS)
+def test_options_may_be_scalars_of_any_kind(cls, scalar):
+    assert_takes(cls, scalar)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("cls", [optim.Adam, optim.AdamW, optim.NAdam, optim.Adamax, optim.SparseAdam, optim.RMSprop])
+def test_options_may_be_tensors_of_torch(cls):
+    torch = pytest.importorskip("torch", reason="tensors of torch as options")
+    assert_takes(cls, torch.tensor)
+    assert_takes(cls, lambda value: torch.tensor([value]))
+    with pytest.raises(ValueError, match=r"Tensor lr must be 1-element, but it has shape \(2,\)"):
+        cls([jnp.ones(1)], lr=torch.ones(2))
+    optimizer = cls([jnp.ones(1)])
+    optimizer.param_groups[0]["lr"] = torch.tensor(0.25)
+    assert optimizer.state_dict()["param_groups"][0]["lr"] == 0.25
+
+
+def assert_takes(cls, scalar):
+    known = cls([jnp.ones(1)]).defaults.keys()
+    for name, value in NUMBERS.items():
+        if name in known:
+            given = tuple(map(scalar, value)) if isinstance(value, tuple) else scalar(value)
+            saved = cls([jnp.ones(1)], **{name: given}).state_dict()["param_groups"][0][name]
+            np.testing.assert_allclose(saved, value, rtol=1e-6)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("cls", ["Adam", "AdamW"])
+def test_tensors_as_betas_have_torchs_rules(cls):
+    torch = pytest.importorskip("torch", reason="compares with a live torch")
+    one = torch.tensor(0.9)
+    for options, message in (
+        ({"betas": (one, 0.999)}, "betas must be either both floats or both Tensors"),
+        ({"betas": (0.9, one)}, "betas must be either both floats or both Tensors"),
+        ({"betas": (one, one), "foreach": True}, r"betas\[0\] as a Tensor is not supported for capturable=False and"),
+        ({"lr": one, "foreach": True}, "lr as a Tensor is not supported for capturable=False and foreach=True"),
+        ({"lr": -one}, "Invalid learning rate: -0.8999"),
+    ):
+        for make, params in ((getattr(torch.optim, cls), torch.nn.Parameter(torch.ones(1))), (None, jnp.ones(1))):
+            with pytest.raises(ValueError, match=message):
+                (make or getattr(optim, cls))([params], **options)
+    both = getattr(optim, cls)([jnp.ones(1)], betas=torch.tensor([0.5, 0.75]))
+    assert both.state_dict()["param_groups"][0]["betas"] == (0.5, 0.75)
 
 
 def pair_of_names():

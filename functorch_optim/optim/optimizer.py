@@ -26,7 +26,7 @@ from functorch_optim.optim.hooks import (
 from functorch_optim.optim.losses import CompiledLosses, takes_parameters
 from functorch_optim.optim.ownership import exclusive, own
 from functorch_optim.optim.packs import Leaves
-from functorch_optim.optim.param_groups import GroupParams, GroupRules, Layout, extended, parse
+from functorch_optim.optim.param_groups import GroupParams, GroupRules, Layout, check_dense, extended, parse
 from functorch_optim.optim.rule_engine import RuleEngine
 from functorch_optim.optim.transform_engine import TransformEngine
 from functorch_optim.sparse_grad import Sparse, named
@@ -83,6 +83,7 @@ class Optimizer(Hooked):
         if self._engine is not None:
             self._engine.check(self.defaults)
         parsed = parse(params, group_rules, self._known_options())
+        check_dense(parsed, type(self).__name__)
         self._layout = parsed.layout
         self._held = Leaves(own(leaf) for leaf in parsed.leaves)
         self._given = [_weak(leaf) for leaf in parsed.leaves]
@@ -191,6 +192,7 @@ class Optimizer(Hooked):
         self._refuse_tracing()
         index = len(self.param_groups)
         added = extended(self._layout, index, param_group, self._known_options())
+        check_dense(added, type(self).__name__)
         self._refuse_traced(added.leaves)
         held = {id(leaf): name for name, leaf in zip(self._layout.labels, self._leaves, strict=True)}
         given = zip(self._layout.labels, self._given, strict=False)  # a copy has none

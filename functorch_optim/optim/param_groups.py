@@ -129,7 +129,32 @@ def _body(params: Any) -> _Body:
 
 def _check_leaves(names: Iterable[str], leaves: Iterable[Any]) -> None:
     for name, leaf in zip(names, leaves, strict=True):
-        trees.check_parameter(name, leaf)
+        if not trees.is_sparse(leaf):  # of which check_dense tells by torch's numbers
+            trees.check_parameter(name, leaf)
+
+
+def check_dense(parsed: Parsed, who: str) -> None:
+    """Raise, with torch's message, where a parameter itself is sparse; torch gives its group and its number there.
+
+    Raises:
+        ValueError: the parameters and their names.
+    """
+    indices: list[list[int]] = []
+    names: list[str] = []
+    count: Counter[int] = Counter()
+    fresh = len(parsed.layout.group_of) - len(parsed.leaves)
+    for name, leaf, group in zip(
+        parsed.layout.labels[fresh:], parsed.leaves, parsed.layout.group_of[fresh:], strict=True
+    ):
+        if trees.is_sparse(leaf):
+            indices.append([group, count[group]])
+            names.append(trees.quote(name))
+        count[group] += 1
+    if indices:
+        raise ValueError(
+            f"Sparse params at indices {indices}: {who} requires dense parameter tensors; only gradients may be "
+            f"row-sparse: {', '.join(names)}"
+        )
 
 
 def _check_unique(names: Sequence[str]) -> None:
