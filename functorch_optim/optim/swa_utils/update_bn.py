@@ -24,9 +24,9 @@ def update_bn(loader: Iterable[Any], model: Any, apply_fn: Callable[..., Any] | 
         loader: gives batches: arrays, or lists or tuples that begin with one; with a module and ``apply_fn`` anything.
         model: a flax nnx module; the ``variables`` of a flax linen module; or an
             :class:`functorch_optim.optim.swa_utils.AveragedModel` of one of the two.
-        apply_fn: for nnx, ``apply_fn(module, batch)`` calls the module with what it needs of a batch as the loader gives
-            it: ``lambda module, batch: module(batch["image"], batch["mask"])``. Without it the module is called with
-            the batch, or with the first part of it. For linen, ``apply_fn(variables, inputs)`` in training mode, not
+        apply_fn: for nnx, ``apply_fn(module, batch)`` calls the module with what it needs of a batch of the loader's:
+            ``lambda module, batch: module(batch["image"], batch["mask"])``. Without it the module is called with the
+            batch, or with the first part of it. For linen, ``apply_fn(variables, inputs)`` in training mode, not
             compiled, which returns a pair whose second part has the new ``batch_stats``:
             ``lambda v, x: module.apply(v, x, train=True, mutable=["batch_stats"])``.
         device: a device, its platform's name, or a sharding where the batches are put.
