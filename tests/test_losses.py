@@ -500,6 +500,26 @@ def test_constants_of_the_code_are_not_complained_of(recwarn):
     assert not recwarn
 
 
+def test_objects_that_refer_to_each_other_are_gone_through_once():
+    class Node:
+        def value(self):
+            return self.scale * (1.0 if self.other.last else self.other.value())
+
+    first, second, one = Node(), Node(), optimizer()
+    first.other, second.other, first.last, second.last = second, first, False, False
+    first.scale, second.scale, first.everything, first.last = 2.0, 3.0, [first, second], True
+    second.everything = {"all": first.everything}
+
+    def loss_fn(params):
+        return second.value() * jnp.sum(params["w"]) + 0.0 * first.other.other.scale * len(second.everything["all"])
+
+    assert float(one.backward(loss_fn)) == 9.0
+    second.scale = 4.0
+    assert float(one.backward(loss_fn)) == 12.0
+    (entry,) = (entry for kinds in one._losses._entries.values() for entry in kinds.values())
+    assert len(entry.watch.checks) < 100
+
+
 def test_what_was_read_is_not_kept_alive():
     trainer, one = Trainer(), optim.SGD({"w": jnp.zeros(1)}, lr=0.0)
     trainer.method = trainer.square  # a method, a cycle

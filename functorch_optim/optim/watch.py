@@ -13,7 +13,7 @@ import operator
 import sys
 import types
 import weakref
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -30,6 +30,7 @@ _CLOSED = frozenset({"jax", "jaxlib", "numpy", "functorch_optim", *sys.stdlib_mo
 _INSTALLED = ("site-packages", "dist-packages")
 _MANY = 1000  # items of a container that the code reads
 _FAR = 20_000  # objects that are looked at
+_WAYS = 3  # places of one object from which it is gone on; objects may refer to each other in circles
 _NOTHING = object()
 
 
@@ -168,6 +169,7 @@ class _Walk(_Places):
         self._loose: set[str] = set()  # attributes that are read of values of which the code does not tell the origin
         self._written: set[str] = set()
         self._used: dict[Any, _Node] = {}
+        self._ways: Counter[Any] = Counter()
         self._todo: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
 
     def follow_code(self) -> None:
@@ -175,7 +177,7 @@ class _Walk(_Places):
         names = -1
         while names < len(self._loose):
             names = len(self._loose)
-            self._used = {}
+            self._used, self._ways = {}, Counter()
             self._value(self._root)
             while self._todo and len(self._used) < _FAR:
                 function, arguments = self._todo.popleft()
@@ -183,6 +185,11 @@ class _Walk(_Places):
 
     def _later(self, function: Callable[..., None], *arguments: Any) -> None:
         self._todo.append((function, arguments))
+
+    def _is_known(self, *key: int) -> bool:
+        """Whether an object, or a function with its owner, was gone on from already at several places."""
+        self._ways[key] += 1
+        return self._ways[key] > _WAYS
 
     def _value(self, node: _Node) -> None:
         """A value that the code uses as a whole."""
@@ -192,11 +199,12 @@ class _Walk(_Places):
         self._used[node.place, id(value)] = node
         self.iterators |= isinstance(value, Iterator)
         if isinstance(value, dict | list | tuple):
-            self._items(node)
+            if not self._is_known(id(value)):
+                self._items(node)
             return
         if node.place and not isinstance(value, types.MethodType) and not _is_installed(value):
             self.watch(node)
-        if isinstance(value, _PLAIN | _ARRAY):
+        if isinstance(value, _PLAIN | _ARRAY) or self._is_known(id(value)):
             return
         self._calls(node)
         if node.place and not isinstance(value, _FUNCTION):
@@ -232,11 +240,10 @@ class _Walk(_Places):
 
     def _function(self, node: _Node, owner: _Node | None) -> None:
         """What a function reads; ``owner`` is its first argument, where that is known."""
-        function, key = node.value, (node.place, id(owner and owner.value), "called")
+        function = node.value
         home, installed = (function.__module__ or "").partition(".")[0], _is_installed(function)
-        if home in _CLOSED or (installed and owner is None) or key in self._used:
+        if home in _CLOSED or (installed and owner is None) or self._is_known(id(function), id(owner and owner.value)):
             return
-        self._used[key] = node
         reads: Reads = reads_of(function.__code__)
         self._written |= reads.written
         self._loose |= frozenset() if installed else reads.loose
