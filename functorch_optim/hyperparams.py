@@ -177,8 +177,9 @@ def normalise(name: str, value: Any) -> Any:
         return Scalar(value.reshape(()))
     if isinstance(value, bool | str | bytes) or not hasattr(value, "__float__"):
         raise TypeError(f"{name} must be a number, an array of one element or a schedule, but it is {value!r}")
-    if getattr(value, "size", 1) != 1:
-        raise ValueError(f"Tensor {name} must be 1-element, but it has shape {value.shape}")
+    shape = tuple(getattr(value, "shape", ()))  # of a tensor of torch too, whose size is a method
+    if math.prod(shape) != 1:
+        raise ValueError(f"Tensor {name} must be 1-element, but it has shape {shape}")
     return float(value.item() if hasattr(value, "item") else value)
 
 

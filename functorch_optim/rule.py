@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from functorch_optim import rows, trees
+from functorch_optim import rows, trees, variables
 from functorch_optim.base import Frozen, GradientTransformation, Transform, transformation
 from functorch_optim.fusion import one_pass
 from functorch_optim.hyperparams import Beta, Options, is_zero
@@ -165,6 +165,7 @@ class Lifted(Transform):
         return repr(self.rule)
 
     def init(self, params: Any) -> Any:
+        variables.check_parameters(params)
         names, leaves, treedef = trees.named_leaves(params)
         for name, leaf in zip(names, leaves, strict=True):
             trees.check_parameter(name, leaf)

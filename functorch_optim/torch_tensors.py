@@ -2,14 +2,24 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+
+
+def is_tensor(value: Any) -> bool:
+    """Whether an option is what torch calls a Tensor: an array of JAX here, or one of torch's own."""
+    return isinstance(value, jax.Array) or _is_torchs(value)
+
+
+def _is_torchs(value: Any) -> bool:
+    return type(value).__module__.partition(".")[0] == "torch"
 
 
 def as_array(value: Any) -> Any:
     """A leaf as NumPy's or JAX's array, or the number it is; torch's tensors are read through their own methods."""
     if isinstance(value, list):
         return [as_array(item) for item in value]
-    if type(value).__module__.partition(".")[0] != "torch":
+    if not _is_torchs(value):
         return value
     tensor = value.detach().cpu().resolve_conj().resolve_neg()
     if str(tensor.dtype) == "torch.bfloat16":  # NumPy has none; float32 holds every bfloat16

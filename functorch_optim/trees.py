@@ -92,9 +92,10 @@ def check_parameter(name: str, param: Any) -> None:
             "row-sparse"
         )
     if not (hasattr(param, "shape") and hasattr(param, "dtype")):
+        hint = "; of an equinox module give eqx.filter(model, eqx.is_inexact_array)" if callable(param) else ""
         raise TypeError(
             f"optimizer can only optimize Tensors (here: arrays), but one of the params is {type(param).__name__}: "
-            f"the parameter {quote(name)}"
+            f"the parameter {quote(name)}{hint}"
         )
     if not jnp.issubdtype(param.dtype, jnp.inexact):
         raise TypeError(

@@ -3,12 +3,16 @@
 import dataclasses
 import functools
 import gc
+import types
 import warnings
+import weakref
 
+import equinox
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from functorch_optim import optim
 
@@ -307,3 +311,244 @@ def test_methods_of_objects_without_a_hash_are_compiled_once():
     del trainer
     gc.collect()
     assert not one._losses._entries
+
+
+class Layer:
+    def __init__(self):
+        self.on, self.factor = True, np.float32(1.0)
+
+    def __call__(self, x):
+        return x * self.factor if self.on else x
+
+
+class Trainer:
+    """What a loss may read, each in one way; ``seen`` of the loss is the square of what was put there."""
+
+    root: jax.Array
+
+    def __init__(self):
+        self.data, self.layers, self.counter = {"x": jnp.zeros(4), "all": [jnp.zeros(4)]}, [Layer(), Layer()], 0
+        self.box = dataclasses.make_dataclass("Box", ["x"])(jnp.zeros(4))
+
+    def square(self, params, x):
+        return jnp.mean((x - params["w"]) ** 2)
+
+    def array(self, params):
+        return self.square(params, self.root)
+
+    def with_aux(self, params):
+        return self.array(params), self.counter
+
+    def number(self, params):
+        return self.square(params, jnp.full(4, self.root))
+
+    def through_a_property(self, params):
+        return self.square(params, self.given)
+
+    @property
+    def given(self):
+        return self.root
+
+    def through_a_function(self, params):
+        return self.square(params, root_of(self))
+
+    def by_name(self, params):
+        return self.square(params, vars(self)["root"])
+
+    def nested(self, params):
+        box = self.box
+        return self.square(params, box.x)
+
+    def in_a_dict(self, params):
+        return self.square(params, self.data["x"])
+
+    def in_a_list(self, params):
+        return self.square(params, jnp.stack(self.data["all"])[-1])
+
+    def in_an_object(self, params):
+        x = jnp.ones(4)
+        for layer in self.layers:
+            x = layer(x)
+        return self.square(params, x)
+
+    def __call__(self, params):
+        return self.array(params)
+
+
+class Derived(Trainer):
+    def array(self, params):
+        return super().array(params)
+
+
+def root_of(trainer):
+    return trainer.root
+
+
+def put(name, value):
+    return lambda trainer, b: setattr(trainer, name, value(b))
+
+
+def full(b):
+    return jnp.full(4, b)
+
+
+READS = {
+    "an attribute": (lambda t: t.array, put("root", full)),
+    "an array of NumPy": (lambda t: t.array, put("root", lambda b: np.full(4, b, np.float32))),
+    "an array of NumPy that is converted": (lambda t: t.array, put("root", lambda b: np.full(4, b))),
+    "a view": (lambda t: t.array, put("root", lambda b: DATA[int(b)])),
+    "a number": (lambda t: t.number, put("root", float)),
+    "a property": (lambda t: t.through_a_property, put("root", full)),
+    "another function": (lambda t: t.through_a_function, put("root", full)),
+    "a name": (lambda t: t.by_name, put("root", full)),
+    "an attribute of an attribute": (lambda t: t.nested, lambda t, b: setattr(t.box, "x", full(b))),
+    "an item": (lambda t: t.in_a_dict, lambda t, b: t.data.update(x=full(b))),
+    "a list that grows": (lambda t: t.in_a_list, lambda t, b: t.data["all"].append(full(b))),
+    "an object in a list": (lambda t: t.in_an_object, lambda t, b: setattr(t.layers[1], "factor", np.float32(b))),
+    "a base class": (lambda t: Derived.array.__get__(t), put("root", full)),
+    "a callable object": (lambda t: t, put("root", full)),
+    "a partial": (lambda t: functools.partial(Trainer.array, t), put("root", full)),
+    "a variable's attribute": (lambda t: lambda params: t.array(params), put("root", full)),
+}
+DATA = np.arange(4, dtype=np.float32)[:, None]
+
+
+@pytest.mark.parametrize(("loss_of", "give"), READS.values(), ids=READS)
+def test_what_a_loss_reads_may_change(loss_of, give):
+    """1 4 9, as torch gives, whatever the way to what is read; and nothing is compiled for what stays."""
+    trainer, one = Derived(), optim.SGD({"w": jnp.zeros(1)}, lr=0.0)
+    loss_fn, values = loss_of(trainer), []
+    for b in (1.0, 2.0):
+        give(trainer, b)
+        values.append(float(one.backward(loss_fn)))
+    (entry,) = one._losses._entries.values()
+    before = dict(entry)
+    trainer.counter, trainer.other = 1, full(9.0)
+    values.append(float(one.backward(loss_fn)))
+    assert values == [1.0, 4.0, 4.0]
+    assert entry == before
+    give(trainer, 3.0)
+    with pytest.warns(
+        UserWarning, match="because it reads variables that change.* pass what changes as arguments"
+    ) as w:
+        assert float(one.backward(loss_fn)) == 9.0
+    assert w[0].filename == __file__
+
+
+@pytest.mark.parametrize("how", ["step", "has_aux", "without jit", "LBFGS"])
+def test_every_way_to_evaluate_a_loss_sees_attributes(how):
+    trainer, cls = Trainer(), optim.LBFGS if how == "LBFGS" else optim.SGD
+    one, values = cls({"w": jnp.zeros(1)}, lr=1e-20), []
+    calls = {
+        "has_aux": lambda: one.backward(trainer.with_aux, has_aux=True)[0],
+        "without jit": lambda: one.backward(trainer.array, jit=False),
+    }
+    for b in (1.0, 2.0):
+        trainer.root = full(b)
+        values.append(float(calls.get(how, lambda: one.step(trainer.array))()))
+    assert values == [1.0, 4.0]
+
+
+def test_a_key_in_an_attribute_gives_new_numbers():
+    class Dropout:
+        def loss(self, params):
+            return jnp.sum(jax.random.uniform(self.key, 2) * params["w"])
+
+    one, dropout, values = optimizer(), Dropout(), []
+    for seed in (0, 1):
+        dropout.key = jax.random.key(seed)
+        values.append(float(one.backward(dropout.loss)))
+    assert values[0] != values[1]
+
+
+def test_what_cannot_be_watched_is_said_once():
+    class Splitting:
+        key = jax.random.key(0)
+
+        def loss(self, params):
+            self.key, key = jax.random.split(self.key)
+            return jnp.sum(jax.random.uniform(key) * params["w"])
+
+    batches = iter([1.0, 2.0])
+
+    def reading(params):
+        return jnp.sum(next(batches) * params["w"])
+
+    one, splitting = optimizer(), Splitting()
+    for loss_fn, message in (
+        (
+            splitting.loss,
+            r"Splitting.loss was compiled, and 1 of the arrays that it reads stand where no change",
+        ),
+        (reading, r"reading was compiled, and it takes what an iterator gives.* pass what changes as arguments"),
+    ):
+        with pytest.warns(UserWarning, match=message) as caught:
+            one.backward(loss_fn)
+        assert [w.filename for w in caught] == [__file__]
+        one.backward(loss_fn)
+
+
+def test_constants_of_the_code_are_not_complained_of(recwarn):
+    table = jnp.arange(2.0)
+    inner = jax.jit(lambda w: w * table)
+
+    def loss_fn(params):
+        return jnp.sum(inner(params["w"]) * np.array([1.0, 2.0], np.float32) * jnp.array([1.0, 2.0]))
+
+    one = optimizer()
+    assert float(one.backward(loss_fn)) == 8.0
+    assert not recwarn
+
+
+def test_objects_that_refer_to_each_other_are_gone_through_once():
+    class Node:
+        def value(self):
+            return self.scale * (1.0 if self.other.last else self.other.value())
+
+    first, second, one = Node(), Node(), optimizer()
+    first.other, second.other, first.last, second.last = second, first, False, False
+    first.scale, second.scale, first.everything, first.last = 2.0, 3.0, [first, second], True
+    second.everything = {"all": first.everything}
+
+    def loss_fn(params):
+        return second.value() * jnp.sum(params["w"]) + 0.0 * first.other.other.scale * len(second.everything["all"])
+
+    assert float(one.backward(loss_fn)) == 9.0
+    second.scale = 4.0
+    assert float(one.backward(loss_fn)) == 12.0
+    (entry,) = (entry for kinds in one._losses._entries.values() for entry in kinds.values())
+    assert len(entry.watch.checks) < 100
+
+
+def test_what_was_read_is_not_kept_alive():
+    trainer, one = Trainer(), optim.SGD({"w": jnp.zeros(1)}, lr=0.0)
+    trainer.method = trainer.square  # a method, a cycle
+    trainer.root = full(1.0)
+    one.backward(trainer.array)
+    (entries,) = one._losses._entries.values()
+    first = weakref.ref(next(iter(entries.values())))
+    trainer.root = full(2.0)
+    one.backward(trainer.array)
+    gc.collect()
+    assert first() is None
+    del trainer, entries
+    gc.collect()
+    assert not one._losses._entries
+
+
+def test_modules_that_a_loss_captures_may_change(standard_promotion):
+    module = nnx.Linear(1, 1, use_bias=False, rngs=nnx.Rngs(0))
+    frozen = types.SimpleNamespace(module=module, keep=equinox.nn.Linear(1, 1, use_bias=False, key=jax.random.key(0)))
+
+    def loss_fn(params):
+        return jnp.sum(frozen.module(params["w"][:, None]) + jax.vmap(frozen.keep)(params["w"][:, None]))
+
+    one = optim.SGD({"w": jnp.ones(1)}, lr=0.0)
+    module.kernel[...], values = jnp.ones((1, 1)), []
+    for b in (1.0, 2.0):
+        frozen.keep = equinox.tree_at(lambda m: m.weight, frozen.keep, jnp.full((1, 1), b))
+        values.append(float(one.backward(loss_fn)))
+    assert values == [2.0, 3.0]
+    module.kernel[...] = jnp.full((1, 1), 4.0)
+    with pytest.warns(UserWarning, match="compiled for the third time"):
+        assert float(one.backward(loss_fn)) == 6.0

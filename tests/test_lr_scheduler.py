@@ -426,6 +426,21 @@ def test_resumed_by_last_epoch_at_every_epoch(name):
             np.testing.assert_allclose(run(again, resumed, 4), values[epoch : epoch + 5], rtol=1e-12)
 
 
+def test_a_step_that_was_overridden_is_told_from_a_wrong_order():
+    optimizer, _ = ours("StepLR", {})
+    optimizer.step = functools.partial(type(optimizer).step, optimizer)  # before: the scheduler sees no other
+    scheduler = optim.lr_scheduler.StepLR(optimizer, 2)
+    with pytest.warns(UserWarning, match=r"Detected call of `lr_scheduler.step\(\)` before `optimizer.step\(\)`"):
+        scheduler.step()
+    scheduler = optim.lr_scheduler.StepLR(optimizer, 2)
+    optimizer.step = lambda *args: None
+    optimizer.step()
+    with pytest.warns(
+        UserWarning, match=r"Seems like `optimizer.step\(\)` has been overridden after learning rate sch"
+    ):
+        scheduler.step()
+
+
 def test_errors_and_warnings():
     optimizer, _ = ours("StepLR", {})
     with pytest.raises(TypeError, match="int is not an Optimizer"):

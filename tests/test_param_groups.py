@@ -13,6 +13,7 @@ import pytest
 from flax import nnx
 from jax.experimental.sparse import BCOO
 
+import functorch_optim as fo
 from functorch_optim import optim
 from tests import cases
 
@@ -83,6 +84,100 @@ def test_modules_train():
         optimizer = optim.SGD(params, lr=0.1)
         values = [float(optimizer.step(loss)) for _ in range(30)]
         assert values[-1] < 0.01 * values[0]
+
+
+class Net(nnx.Module):
+    """Variables of every kind: parameters, statistics, and the random state of a dropout."""
+
+    def __init__(self):
+        rngs = nnx.Rngs(0)
+        self.linear, self.norm = nnx.Linear(3, 2, rngs=rngs), nnx.BatchNorm(2, rngs=rngs)
+        self.dropout = nnx.Dropout(0.5, rngs=rngs)
+
+    def __call__(self, x):
+        return self.norm(self.linear(self.dropout(x)))
+
+
+NAMES = ["linear.bias", "linear.kernel", "norm.bias", "norm.scale"]
+
+
+@pytest.mark.usefixtures("standard_promotion")
+@pytest.mark.parametrize("kind", ["one", "group dict", "in a tree", "added"])
+def test_a_module_of_nnx_means_its_parameters(kind):
+    net, prefix = Net(), "net." if kind == "in a tree" else ""
+    if kind == "added":
+        optimizer = optim.AdamW({"first": jnp.ones(1)}, lr=0.1)
+        optimizer.add_param_group({"params": net})
+    else:
+        optimizer = optim.AdamW({"one": net, "group dict": [{"params": net}], "in a tree": {"net": net}}[kind], lr=0.1)
+    assert optimizer.param_groups[-1]["param_names"] == [prefix + name for name in NAMES]
+    state = {"one": lambda p: p, "in a tree": lambda p: p["net"]}.get(kind, lambda p: p[-1])(optimizer.params)
+    assert type(state) is nnx.State
+    assert jax.tree.structure(state) == jax.tree.structure(nnx.state(net, nnx.Param))
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_a_module_with_statistics_and_dropout_trains():
+    x, y, net = jnp.linspace(0.0, 1.0, 12).reshape(4, 3), jnp.array([[0.0, 1.0]] * 2 + [[1.0, 0.0]] * 2), Net()
+    graph, _, rest = nnx.split(net, nnx.Param, ...)
+
+    def loss(params, rest):
+        module = nnx.merge(graph, params, rest, copy=True)
+        return jnp.mean((module(x) - y) ** 2), nnx.state(module, nnx.Not(nnx.Param))
+
+    optimizer, values = optim.AdamW(net, lr=0.05), []
+    for _ in range(100):
+        optimizer.zero_grad()
+        value, rest = optimizer.backward(loss, rest, has_aux=True)
+        optimizer.step()
+        values.append(float(value))
+    assert np.mean(values[-10:]) < 0.7 * np.mean(values[:10])
+    nnx.update(net, optimizer.params, rest)
+    assert net.norm.mean[...].tolist() != [0.0, 0.0]
+    assert int(net.dropout.rngs.count[...]) == 100
+
+
+def linen_variables():
+    return flax.linen.BatchNorm(use_running_average=False).init(jax.random.key(0), jnp.ones((2, 3)))
+
+
+OTHER_KINDS = {
+    "statistics": (lambda: nnx.state(nnx.BatchNorm(2, rngs=nnx.Rngs(0))), r"\(BatchStat\) in it: 'mean'.*nnx.Param\)"),
+    "random keys": (
+        lambda: nnx.state(Net()),
+        r"\(BatchStat, RngCount, RngKey\) in it: '.*nnx.state\(model, nnx.Param\)",
+    ),
+    "linen": (linen_variables, r"'batch_stats' in them.*variables\[\"params\"\]"),
+    "equinox": (
+        lambda: equinox.nn.MLP(3, 2, 4, 1, key=jax.random.key(0)),
+        r"optimizer can only optimize Tensors.*eqx.filter\(model, eqx.is_inexact_array\)",
+    ),
+}
+
+
+@pytest.mark.usefixtures("standard_promotion")
+@pytest.mark.parametrize(("build", "message"), OTHER_KINDS.values(), ids=OTHER_KINDS)
+def test_variables_that_are_no_parameters_are_refused(build, message):
+    given, optimizer = build(), optim.SGD({"first": jnp.ones(1)}, lr=0.1)
+    for make in (
+        lambda: optim.AdamW(given),
+        lambda: optim.AdamW([{"params": given}]),
+        lambda: optim.LBFGS(given),
+        lambda: optimizer.add_param_group({"params": given}),
+        lambda: fo.adamw().init(given),
+        lambda: fo.chain(fo.clip_by_global_norm(1.0), fo.adam(foreach=True)).init(given),
+        lambda: fo.lbfgs().init(given),
+    ):
+        with pytest.raises(TypeError, match=message):
+            make()
+    assert len(optimizer.param_groups) == 1
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_statistics_that_a_mask_leaves_out_are_no_harm():
+    state = nnx.state(nnx.BatchNorm(2, rngs=nnx.Rngs(0)))
+    tx = fo.masked(fo.adam(), lambda path: path in ("scale", "bias"))
+    assert len(jax.tree.leaves(tx.init(state))) == 5  # two moments of two parameters, and a step
 
 
 def test_flat_lists_and_iterables_have_no_names():
@@ -227,6 +322,62 @@ def test_torchs_constructor_checks(cls, options, message):
 def test_an_array_of_several_betas():
     with pytest.raises(ValueError, match=r"Tensor betas\[0\] must be 1-element"):
         optim.Adam([jnp.ones(1)], betas=(jnp.full(2, 0.9), jnp.full(2, 0.9)))
+
+
+NUMBERS = {"lr": 0.1, "eps": 1e-8, "weight_decay": 0.1, "betas": (0.9, 0.99)}
+SCALARS = {
+    "NumPy": np.float32,
+    "an array of NumPy": lambda v: np.asarray(v, np.float32),
+    "an array of JAX": lambda v: jnp.asarray(v, jnp.float32),
+    "one element": lambda v: jnp.full(1, v, jnp.float32),
+}
+
+
+@pytest.mark.parametrize("cls", [optim.Adam, optim.AdamW, optim.NAdam, optim.Adamax, optim.SparseAdam, optim.RMSprop])
+@pytest.mark.parametrize("scalar", SCALARS.values(), ids=SCALARS)
+def test_options_may_be_scalars_of_any_kind(cls, scalar):
+    assert_takes(cls, scalar)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("cls", [optim.Adam, optim.AdamW, optim.NAdam, optim.Adamax, optim.SparseAdam, optim.RMSprop])
+def test_options_may_be_tensors_of_torch(cls):
+    torch = pytest.importorskip("torch", reason="tensors of torch as options")
+    assert_takes(cls, torch.tensor)
+    assert_takes(cls, lambda value: torch.tensor([value]))
+    with pytest.raises(ValueError, match=r"Tensor lr must be 1-element, but it has shape \(2,\)"):
+        cls([jnp.ones(1)], lr=torch.ones(2))
+    optimizer = cls([jnp.ones(1)])
+    optimizer.param_groups[0]["lr"] = torch.tensor(0.25)
+    assert optimizer.state_dict()["param_groups"][0]["lr"] == 0.25
+
+
+def assert_takes(cls, scalar):
+    known = cls([jnp.ones(1)]).defaults.keys()
+    for name, value in NUMBERS.items():
+        if name in known:
+            given = tuple(map(scalar, value)) if isinstance(value, tuple) else scalar(value)
+            saved = cls([jnp.ones(1)], **{name: given}).state_dict()["param_groups"][0][name]
+            np.testing.assert_allclose(saved, value, rtol=1e-6)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("cls", ["Adam", "AdamW"])
+def test_tensors_as_betas_have_torchs_rules(cls):
+    torch = pytest.importorskip("torch", reason="compares with a live torch")
+    one = torch.tensor(0.9)
+    for options, message in (
+        ({"betas": (one, 0.999)}, "betas must be either both floats or both Tensors"),
+        ({"betas": (0.9, one)}, "betas must be either both floats or both Tensors"),
+        ({"betas": (one, one), "foreach": True}, r"betas\[0\] as a Tensor is not supported for capturable=False and"),
+        ({"lr": one, "foreach": True}, "lr as a Tensor is not supported for capturable=False and foreach=True"),
+        ({"lr": -one}, "Invalid learning rate: -0.8999"),
+    ):
+        for make, params in ((getattr(torch.optim, cls), torch.nn.Parameter(torch.ones(1))), (None, jnp.ones(1))):
+            with pytest.raises(ValueError, match=message):
+                (make or getattr(optim, cls))([params], **options)
+    both = getattr(optim, cls)([jnp.ones(1)], betas=torch.tensor([0.5, 0.75]))
+    assert both.state_dict()["param_groups"][0]["betas"] == (0.5, 0.75)
 
 
 def pair_of_names():

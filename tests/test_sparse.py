@@ -244,8 +244,20 @@ def test_errors_of_the_torch_face_leave_everything_as_it_was():
         with pytest.raises(RuntimeError, match=message):
             optimizer.step(given)
         np.testing.assert_array_equal(optimizer.params["table"], table["table"])
-    with pytest.raises(ValueError, match=r"Sparse params at indices"):
-        optim.SparseAdam(grads)
+    sparse = grads["table"]
+    for params, where in (
+        (grads, r"\[\[0, 0\]\]: .* row-sparse: 'table'"),
+        ([table["table"], sparse], r"\[\[0, 1\]\]: .*"),
+        ([{"params": table}, {"params": [("a", jnp.ones(1)), ("b", sparse)]}], r"\[\[1, 1\]\]: .* row-sparse: 'b'"),
+    ):
+        for make in (optim.SparseAdam, optim.Adam):
+            with pytest.raises(ValueError, match=rf"Sparse params at indices {where}") as caught:
+                make(params)
+            assert f"]]: {make.__name__} requires dense parameter tensors" in str(caught.value)
+    with pytest.raises(
+        ValueError, match=r"Sparse params at indices \[\[1, 0\]\]: SGD requires dense parameter tensors"
+    ):
+        optim.SGD(table).add_param_group({"params": {"more": sparse}})
     optimizer = optim.SGD(table, lr=0.1)
     optimizer.step(grads)
     optimizer.step(table)  # dense ones are checked anew

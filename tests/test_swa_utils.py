@@ -392,6 +392,37 @@ def test_update_bn_is_torchs(kind, net):
             assert np.max(np.abs(ours_array - theirs)) <= 1e-6 * np.max(np.abs(theirs))
 
 
+@pytest.mark.parametrize("averaged", [False, True])
+def test_update_bn_calls_a_module_as_apply_fn_says(averaged, net):
+    """With dicts, and with several inputs; the same numbers as where the one input comes first."""
+    expected = nnx.clone(net)
+    swa_utils.update_bn(batches(), expected)
+    for loader, apply_fn in (
+        ([{"image": x - 1, "shift": np.float32(1)} for x in batches()], lambda m, b: m(b["image"] + b["shift"])),
+        ([(np.float32(1), x - 1) for x in batches()], lambda m, b: {"output": m(b[1] + b[0])}),
+    ):
+        model = swa_utils.AveragedModel(net) if averaged else nnx.clone(net)
+        assert swa_utils.update_bn(loader, model, apply_fn=apply_fn) is None
+        module = model.module if averaged else model
+        chex.assert_trees_all_close(
+            nnx.to_pure_dict(nnx.state(module, nnx.BatchStat)),
+            nnx.to_pure_dict(nnx.state(expected, nnx.BatchStat)),
+            rtol=1e-5,
+        )
+        assert type(module.bn1) is nnx.BatchNorm
+
+
+def test_an_apply_fn_that_does_not_call_the_module_changes_nothing(net):
+    before = nnx.state(net)
+    for apply_fn, message in (
+        (lambda module, batch: None, "'bn1' was not called on the batches, or not in training mode"),
+        (lambda module, batch: module(batch["images"]), "images"),
+    ):
+        with pytest.raises((ValueError, KeyError), match=message):
+            swa_utils.update_bn([{"image": x} for x in batches()], net, apply_fn)
+        chex.assert_trees_all_equal(nnx.state(net), before)
+
+
 def test_update_bn_is_the_pure_reduction(net):
     inputs = [net.conv(x) for x in batches()]
     mean, var = fo.batch_statistics(inputs)
@@ -771,11 +802,9 @@ def test_what_there_is_nothing_to_average_in_is_refused(net):
     broken.update_parameters({"w": jnp.ones(1)})
     with pytest.raises(TypeError, match="the averaging function must return the new average of 'w', but it returned N"):
         broken.update_parameters({"w": jnp.ones(1)})
-    whole = swa_utils.AveragedModel(linen_variables(net))
-    with pytest.raises(TypeError, match="the average is one of all variables"):
-        swa_utils.update_bn(batches(), whole, train_mode)
-    with pytest.raises(TypeError, match="a module is called itself"):
-        swa_utils.update_bn(batches(), net, train_mode)
+    for whole in (linen_variables(net), nnx.state(net)):
+        with pytest.raises(TypeError, match="the average is one of all variables"):
+            swa_utils.AveragedModel(whole)
 
 
 def test_a_state_dict_is_taken_whole_or_not_at_all():

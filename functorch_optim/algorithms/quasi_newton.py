@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from functorch_optim import trees
+from functorch_optim import trees, variables
 from functorch_optim.base import Transform
 from functorch_optim.hyperparams import AnyNumber, LearningRate, Options, as_count
 from functorch_optim.line_search.points import Line, Objective, Point, Search, Vector, along, axpy, dot, largest, select
@@ -116,6 +116,7 @@ class QuasiNewton(Options, Transform):
 
     def checked_leaves(self, params: Any) -> list[Any]:
         """The leaves of the parameters."""
+        variables.check_parameters(params)
         names, leaves, _ = trees.named_leaves(params)
         for name, leaf in zip(names, leaves, strict=True):
             trees.check_parameter(name, leaf)

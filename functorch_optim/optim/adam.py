@@ -2,12 +2,11 @@
 
 from typing import Any
 
-import jax
-
 from functorch_optim.algorithms.adam import adam
 from functorch_optim.algorithms.adamw import adamw
 from functorch_optim.optim.optimizer import Optimizer
 from functorch_optim.optim.param_groups import GroupRules
+from functorch_optim.torch_tensors import is_tensor
 
 
 class Adam(Optimizer):
@@ -55,7 +54,7 @@ class Adam(Optimizer):
         _check_tensors(lr, betas, foreach, capturable)
         defaults = {
             "lr": lr,
-            "betas": betas,
+            "betas": tuple(betas) if is_tensor(betas) else betas,
             "eps": eps,
             "weight_decay": weight_decay,
             "amsgrad": amsgrad,
@@ -131,8 +130,8 @@ class AdamW(Adam):
 
 def _check_tensors(lr: Any, betas: Any, foreach: Any, capturable: Any) -> None:
     """torch's rules for arrays as options."""
-    arrays = [isinstance(beta, jax.Array) for beta in betas]
-    if isinstance(lr, jax.Array) and foreach and not capturable:
+    arrays = [is_tensor(beta) for beta in betas]
+    if is_tensor(lr) and foreach and not capturable:
         raise ValueError("lr as a Tensor is not supported for capturable=False and foreach=True")
     if any(arrays) and not all(arrays):
         raise ValueError("betas must be either both floats or both Tensors")

@@ -108,6 +108,7 @@ class Occasions:
     state_dict_post: Hooks = field(default_factory=Hooks)
     load_pre: Hooks = field(default_factory=Hooks)
     load_post: Hooks = field(default_factory=Hooks)
+    scheduled: Any = None  # what stood in the place of ``step`` when a scheduler began
 
 
 class Hooked:

@@ -1,35 +1,32 @@
 """Losses and closures: compiled value-and-gradient functions, kept for as long as the loss itself lives."""
 
-import dis
 import functools
 import inspect
-import types
+import sys
 import warnings
 import weakref
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import numpy as np
 
 from functorch_optim.optim.transaction import Compiled
+from functorch_optim.optim.watch import Closed, Watch, captured_arrays, watch
 from functorch_optim.sparse_grad import Sparse, value_and_sparse_grad
 
-
-class _Entry(NamedTuple):
-    function: Compiled
-    captured: tuple[Any, ...]
+_PACKAGE = __name__.partition(".")[0] + "."
+_INSTEAD = "pass what changes as arguments, step(closure, *args) or backward(loss, *args)"
 
 
-class CompiledLosses:
+class CompiledLosses(Closed):
     """``value_and_grad`` of losses, compiled once a loss: looked up by equality, so that bound methods are found again.
 
-    Inside a compiled function what it reads from the scopes around it is constant; so a function is compiled anew when
-    a variable that it reads there itself (not through other functions) holds another object than before.
+    Inside a compiled function what it reads from around it is constant; so a function is compiled anew when a variable
+    that it reads, or an attribute, is another than before.
     """
 
     def __init__(self) -> None:
-        self._entries: dict[Any, dict[Any, _Entry]] = {}
+        self._entries: dict[Any, dict[Any, _OfLoss]] = {}
         self._compiles: dict[Any, int] = {}
 
     def value_and_grad(
@@ -49,14 +46,12 @@ class CompiledLosses:
         donated: tuple[int, ...] = (),
     ) -> Compiled:
         """``make(loss)``, compiled; the same function as before for the same loss and an equal ``kind``."""
-        captured = _captured(loss)
         kinds = self._entries.setdefault(self._reference(loss), {})
         entry = kinds.get(kind)
-        unchanged = entry is not None and len(captured) == len(entry.captured)
-        if entry is None or not unchanged or not all(map(_same, captured, entry.captured)):
+        if entry is None or not entry.holds(loss):
             self._count(loss, kind, changed=entry is not None)
-            entry = kinds[kind] = _Entry(_compile(loss, make, donated), captured)
-        return entry.function
+            entry = kinds[kind] = _OfLoss(loss, make, donated)
+        return entry
 
     def _reference(self, loss: Any) -> Any:
         """A key that does not keep the loss alive, and takes its entries along when it goes."""
@@ -83,17 +78,15 @@ class CompiledLosses:
         return key
 
     def _count(self, loss: Any, kind: Any, changed: bool) -> None:
-        code = getattr(inspect.unwrap(loss), "__code__", None)
+        code = _code(loss)
         if code is None:
             return
         self._compiles[code, kind] = self._compiles.get((code, kind), 0) + 1
         if self._compiles[code, kind] == 3:
             reason = "reads variables that change" if changed else "is defined anew for every step"
-            warnings.warn(
+            _warn(
                 f"{code.co_qualname} was compiled for the third time because it {reason}: define it once, outside the "
-                "loop, and pass what changes as arguments, step(closure, *args) or backward(loss, *args)",
-                UserWarning,
-                stacklevel=4,
+                f"loop, and {_INSTEAD}"
             )
 
 
@@ -115,44 +108,70 @@ def differentiated(loss: Callable[..., Any], has_aux: bool, sparse: Sparse) -> C
     return jax.value_and_grad(loss, has_aux=has_aux)
 
 
-def _compile(loss: Any, make: Callable[[Any], Callable[..., Any]], donated: tuple[int, ...]) -> Compiled:
-    """The compiled function; it refers to the loss weakly, or the cache would keep every loss alive."""
-    try:
-        reference = weakref.WeakMethod(loss) if inspect.ismethod(loss) else weakref.ref(loss)
-    except TypeError:
-        return Compiled(make(loss), donated)
+class _OfLoss(Compiled):
+    """A compiled function of a loss, and what it read from around it when it was traced.
 
-    def of_loss(*args: Any) -> Any:
-        alive: Any = reference()  # the caller holds the loss while it is traced
-        return make(alive)(*args)
+    It refers to the loss weakly, or the cache would keep every loss alive; the caller holds it while it is called.
+    """
 
-    return Compiled(of_loss, donated)
-
-
-def _captured(loss: Any) -> tuple[Any, ...]:
-    """What a function reads from the scopes around it, functions, classes and modules left out (as None)."""
-    function = inspect.unwrap(loss.__func__ if inspect.ismethod(loss) else loss)
-    if not isinstance(function, types.FunctionType):
-        return ()
-    outer = [function.__globals__.get(name) for name in _global_names(function.__code__)]
-    for cell in function.__closure__ or ():
+    def __init__(self, loss: Any, make: Callable[[Any], Callable[..., Any]], donated: tuple[int, ...]) -> None:
+        self.watch = Watch([], "")
+        self._traced = False
+        self._captured: list[Any] = []
         try:
-            outer.append(cell.cell_contents)
-        except ValueError:  # not assigned yet
-            outer.append(None)
-    outer += [v for d in outer if isinstance(d, dict) for v in d.values() if isinstance(v, jax.Array | np.ndarray)]
-    fixed = types.FunctionType | types.BuiltinFunctionType | types.MethodType | types.ModuleType | type
-    return tuple(None if isinstance(value, fixed) else value for value in outer)
+            self._loss: Any = weakref.WeakMethod(loss) if inspect.ismethod(loss) else weakref.ref(loss)
+        except TypeError:
+            self._loss = lambda: loss
+        self._make = make
+        super().__init__(self._run, donated)
+
+    def _run(self, *args: Any) -> Any:
+        self._traced = True
+        return self._make(self._loss())(*args)
+
+    def _called(self, function: Any, args: tuple[Any, ...]) -> Any:
+        try:
+            return function(*args)
+        except BaseException:
+            self._traced = False  # what failed while it was traced is traced again
+            raise
+
+    def finish(self, args: tuple[Any, ...]) -> None:
+        """Look around where the function was traced, now or for arguments of another shape."""
+        if self._traced:
+            self._look_around(args)
+            self._traced = False
+
+    def holds(self, loss: Any) -> bool:
+        """Whether the function is still that of the loss; not when it was interrupted before it could look around."""
+        return not self._traced and self.watch.holds(loss)
+
+    def _look_around(self, args: Any) -> None:
+        loss, unseen = self._loss(), self.watch.unseen
+        self._captured += captured_arrays(self.traced(*args).jaxpr)  # which is not traced again
+        self.watch = watch(loss, self._captured)
+        code = _code(loss)
+        if self.watch.unseen and not unseen and code is not None:
+            _warn(
+                f"{code.co_qualname} was compiled, and {self.watch.unseen}: they are constants of the compiled "
+                f"function; {_INSTEAD}"
+            )
 
 
-@functools.lru_cache(maxsize=1024)
-def _global_names(code: types.CodeType) -> tuple[str, ...]:
-    names = (i.argval for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME"))
-    return tuple(dict.fromkeys(names))
+def _code(loss: Any) -> Any:
+    """The code of a function, of a method, and of what calls one."""
+    while isinstance(loss, functools.partial):
+        loss = loss.func
+    loss = inspect.unwrap(loss)
+    return getattr(loss, "__code__", None) or getattr(type(loss).__call__, "__code__", None)
 
 
-def _same(new: Any, old: Any) -> bool:
-    return new is old or (type(new) is type(old) and isinstance(new, bool | int | float | str) and new == old)
+def _warn(message: str) -> None:
+    """Warn at the line outside of this package that is to be changed."""
+    level, frame = 2, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(_PACKAGE):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, UserWarning, stacklevel=level)
 
 
 def takes_parameters(closure: Callable[..., Any]) -> bool:

@@ -26,7 +26,7 @@ from functorch_optim.optim.hooks import (
 from functorch_optim.optim.losses import CompiledLosses, takes_parameters
 from functorch_optim.optim.ownership import exclusive, own
 from functorch_optim.optim.packs import Leaves
-from functorch_optim.optim.param_groups import GroupParams, GroupRules, Layout, extended, parse
+from functorch_optim.optim.param_groups import GroupParams, GroupRules, Layout, check_dense, extended, parse
 from functorch_optim.optim.rule_engine import RuleEngine
 from functorch_optim.optim.transaction import Compiled, Transaction
 from functorch_optim.optim.transform_engine import TransformEngine
@@ -41,7 +41,8 @@ class Optimizer(Edited, Hooked):
 
     Args:
         params: the parameters: a pytree of arrays; an iterable of arrays; an iterable of ``(name, array)`` pairs; or a
-            list of group dicts, each with ``params`` in one of these forms and options of its own.
+            list of group dicts, each with ``params`` in one of these forms and options of its own. A module of flax
+            nnx means the state of its ``nnx.Param`` variables, which :attr:`params` and gradients then are.
         defaults: the options of a group that says nothing else.
         group_rules: ``(regular expression, options)`` pairs, which make groups out of one tree by the parameters'
             dotted paths: the first that is found in a path decides, what none matches forms the last group. In the
@@ -84,6 +85,7 @@ class Optimizer(Edited, Hooked):
         if self._engine is not None:
             self._engine.check(self.defaults)
         parsed = parse(params, group_rules, self._known_options())
+        check_dense(parsed, type(self).__name__)
         self._layout = parsed.layout
         self._held = Leaves(own(leaf) for leaf in parsed.leaves)
         self._given = [_weak(leaf) for leaf in parsed.leaves]
@@ -201,6 +203,7 @@ class Optimizer(Edited, Hooked):
             self._refuse_tracing()
             index = len(self.param_groups)
             whole = extended(self._layout, index, param_group, self._known_options())
+            check_dense(whole, type(self).__name__)
             self._refuse_traced(whole.leaves)
             self._check_new(index, whole.leaves)
             group = self._new_group(whole.layout, index, whole.options[0])
@@ -490,9 +493,10 @@ class Optimizer(Edited, Hooked):
         Args:
             loss_fn: returns a real scalar, or with ``has_aux`` a pair of it and anything.
             *args: what changes from call to call. What ``loss_fn`` reads from around it is a constant of the compiled
-                function. When a variable that it reads itself, or an array in a dictionary it reads, is another
-                object than before, the function is compiled anew; attributes of objects (``self.batch``), arrays
-                changed in place and what is read through other functions are NOT seen: pass them here.
+                function. Its variables and attributes (``self.batch``), also those that its own methods and functions
+                read, are watched: when one is another than before, the function is compiled anew, which costs far
+                more than a step. Arrays of NumPy changed in place are NOT seen, nor what is read where nothing can be
+                watched (an iterator, a file; a captured array of such an origin gives a warning): pass them here.
             has_aux: whether ``loss_fn`` returns something beside the loss.
             sparse: the names of the tables whose gradients are to be row-sparse, as for
                 :func:`functorch_optim.value_and_sparse_grad`.

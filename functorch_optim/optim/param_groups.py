@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from functorch_optim import trees
+from functorch_optim import trees, variables
 from functorch_optim.optim.views import refuse_edits
 
 
@@ -106,7 +106,8 @@ def _is_pair(value: Any) -> bool:
 
 
 def _body(params: Any) -> _Body:
-    """One group's parameters: named pairs, a flat list of arrays (no names), or a tree."""
+    """One group's parameters: named pairs, a flat list of arrays (no names), or a tree; of a module its parameters."""
+    params = variables.parameters(params)
     if type(params) in (list, tuple):
         pairs = [_is_pair(element) for element in params]
         if any(pairs):
@@ -121,6 +122,7 @@ def _body(params: Any) -> _Body:
             _check_leaves([str(index) for index in range(len(params))], params)
             _check_distinct(params)
             return _Body(params, list(params), None)
+    variables.check_parameters(params)
     names, leaves, _ = trees.named_leaves(params)
     _check_leaves(names, leaves)
     _check_unique(names)
@@ -129,7 +131,32 @@ def _body(params: Any) -> _Body:
 
 def _check_leaves(names: Iterable[str], leaves: Iterable[Any]) -> None:
     for name, leaf in zip(names, leaves, strict=True):
-        trees.check_parameter(name, leaf)
+        if not trees.is_sparse(leaf):  # of which check_dense tells by torch's numbers
+            trees.check_parameter(name, leaf)
+
+
+def check_dense(parsed: Parsed, who: str) -> None:
+    """Raise, with torch's message, where a parameter itself is sparse; torch gives its group and its number there.
+
+    Raises:
+        ValueError: the parameters and their names.
+    """
+    indices: list[list[int]] = []
+    names: list[str] = []
+    count: Counter[int] = Counter()
+    fresh = len(parsed.layout.group_of) - len(parsed.leaves)
+    for name, leaf, group in zip(
+        parsed.layout.labels[fresh:], parsed.leaves, parsed.layout.group_of[fresh:], strict=True
+    ):
+        if trees.is_sparse(leaf):
+            indices.append([group, count[group]])
+            names.append(trees.quote(name))
+        count[group] += 1
+    if indices:
+        raise ValueError(
+            f"Sparse params at indices {indices}: {who} requires dense parameter tensors; only gradients may be "
+            f"row-sparse: {', '.join(names)}"
+        )
 
 
 def _check_unique(names: Sequence[str]) -> None:

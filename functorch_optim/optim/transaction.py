@@ -49,7 +49,7 @@ class Compiled:
             CallsBackError: found while tracing, so that all arguments are whole.
         """
         try:
-            return self._quiet(*args)
+            return self._called(self._quiet, args)
         except CallsBackError:
             self.calls_back = True
             raise
@@ -58,13 +58,26 @@ class Compiled:
         """As :func:`jax.jit`'s, of the form that overwrites."""
         return self._quiet.lower(*args)
 
+    def traced(self, *args: Any) -> Any:
+        """As :func:`jax.jit`'s ``trace``, of the form that is called."""
+        return (self._careful if self.calls_back else self._quiet).trace(*args)
+
     def __call__(self, *args: Any) -> Any:
         """The results; all arguments stay."""
         if not self.positions and not self.calls_back:
             with contextlib.suppress(CallsBackError):
-                return self.in_place(*args)
-        result = self._careful(*args)
+                result = self.in_place(*args)
+                self.finish(args)
+                return result
+        result = self._called(self._careful, args)
+        self.finish(args)
         return jax.block_until_ready(result) if self.calls_back else result
+
+    def _called(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        return function(*args)
+
+    def finish(self, args: tuple[Any, ...]) -> None:
+        """What is left to do after a call with ``args``; with :meth:`in_place` when its results are in their places."""
 
 
 def _without_callbacks(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -188,6 +201,7 @@ class Transaction:
                     result = compiled.in_place(*args)
                     section.committing = True
                     commit(result)
+                compiled.finish(args)
                 return result
         # Not under the lock: what the function calls back may read the optimizer from another thread.
         result = compiled(*arguments())

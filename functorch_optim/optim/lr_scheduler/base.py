@@ -19,6 +19,10 @@ _ORDER = (
     "`optimizer.step()` before `lr_scheduler.step()`. Failure to do this skips the first value of the learning rate "
     "schedule."
 )
+_OVERRIDDEN = (
+    "Seems like `optimizer.step()` has been overridden after learning rate scheduler initialization. Please, make sure "
+    "to call `optimizer.step()` before `lr_scheduler.step()`."
+)
 EPOCH_WARNING = (
     "The epoch parameter in `scheduler.step()` was not necessary and is being deprecated where possible. "
     "Please use `scheduler.step()` to step the scheduler."
@@ -74,6 +78,7 @@ class LRScheduler:
             self._is_initial = True
             self._get_lr_called_within_step = False  # kept so that a state_dict has torch's keys
             self._last_lr: list[float] = []
+            optimizer._hooks.scheduled = vars(optimizer).get("step")
             self.step()
             self._is_initial = False
 
@@ -96,7 +101,9 @@ class LRScheduler:
             ValueError, TypeError: ``epoch`` is negative or no number; a rate is no number. Nothing has changed then.
         """
         check_epoch(epoch)
-        if self._step_count == 1 and not self.optimizer._opt_called:
+        if self._step_count == 1 and vars(self.optimizer).get("step") is not self.optimizer._hooks.scheduled:
+            warnings.warn(_OVERRIDDEN, UserWarning, stacklevel=2)
+        elif self._step_count == 1 and not self.optimizer._opt_called:
             warnings.warn(_ORDER, UserWarning, stacklevel=2)
         if epoch is not None:
             warnings.warn(EPOCH_WARNING, UserWarning, stacklevel=2)

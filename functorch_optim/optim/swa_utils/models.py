@@ -1,7 +1,6 @@
 """The models that can be averaged: trees of arrays, with a tree of buffers beside them, and modules of flax nnx."""
 
 import copy
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -10,15 +9,7 @@ import jax.numpy as jnp
 
 from functorch_optim import trees
 from functorch_optim.optim.ownership import own
-
-
-def nnx() -> Any:
-    """``flax.nnx`` where it was imported, else None: without it there is no module of it either."""
-    return sys.modules.get("flax.nnx")
-
-
-def is_nnx(model: Any) -> bool:
-    return nnx() is not None and isinstance(model, nnx().Module)
+from functorch_optim.variables import is_nnx, nnx, other_variables
 
 
 class Parts:
@@ -48,6 +39,12 @@ class Tree:
     """Parameters and buffers as trees, and the function that applies them."""
 
     def __init__(self, params: Any, buffers: Any, apply_fn: Callable[..., Any] | None) -> None:
+        others = other_variables(params)
+        if others:
+            raise TypeError(
+                f"the average is one of all variables, it has {others}: AveragedModel(module) of nnx, or AveragedModel("
+                'variables["params"], buffers=variables["batch_stats"]) of linen, keeps the statistics apart'
+            )
         self.apply_fn = apply_fn
         self.has_buffers = buffers is not None
         if not callable(params):  # in a callable tree a number is an option, elsewhere a parameter

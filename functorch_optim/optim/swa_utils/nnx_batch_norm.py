@@ -1,7 +1,7 @@
 """Statistics of the batch normalisation in a flax nnx module."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,12 +10,12 @@ import jax.numpy as jnp
 
 from functorch_optim import trees
 from functorch_optim.averaging.batch_norm import bessel, cumulative, elements
-from functorch_optim.optim.swa_utils.models import nnx
+from functorch_optim.variables import nnx
 
 _MODES = ("deterministic", "use_running_average")
 
 
-def refresh(batches: Iterator[Any], module: Any) -> None:
+def refresh(batches: Iterator[Any], module: Any, apply_fn: Callable[..., Any] | None) -> None:
     """Replace the statistics of every ``BatchNorm`` in ``module`` by the cumulative ones over the batches."""
     everything = list(nnx().iter_modules(module))
     named = [(path, one) for path, one in everything if isinstance(one, nnx().BatchNorm)]
@@ -23,11 +23,11 @@ def refresh(batches: Iterator[Any], module: Any) -> None:
     if not layers:
         return
     before = [(layer.mean[...], layer.var[...]) for layer in layers]
-    seen = False
+    run, seen = _compiled_call() if apply_fn is None else _compiled(apply_fn), False
     try:
         with _training(module, modules), _cumulative(layers):
             for inputs in batches:
-                _compiled_run()(module, inputs)
+                run(module, inputs)
                 seen = True
             if not seen:
                 raise ValueError("there are no batches to take statistics of")
@@ -39,12 +39,18 @@ def refresh(batches: Iterator[Any], module: Any) -> None:
         raise
 
 
-@functools.cache
-def _compiled_run() -> Any:
-    def run(module: Any, inputs: Any) -> None:
-        module(inputs)
+def _compiled(apply_fn: Callable[..., Any]) -> Any:
+    """``apply_fn`` without what it returns, which may be anything."""
+
+    def run(module: Any, batch: Any) -> None:
+        apply_fn(module, batch)
 
     return nnx().jit(run)
+
+
+@functools.cache
+def _compiled_call() -> Any:
+    return _compiled(lambda module, inputs: module(inputs))
 
 
 def _check(name: str, layer: Any) -> None:

@@ -7,7 +7,8 @@ import jax
 
 from functorch_optim.optim.swa_utils import linen_batch_norm, nnx_batch_norm
 from functorch_optim.optim.swa_utils.averaged_model import AveragedModel
-from functorch_optim.optim.swa_utils.models import is_nnx, placed
+from functorch_optim.optim.swa_utils.models import placed
+from functorch_optim.variables import is_nnx
 
 _jitted = jax.jit(lambda: None)
 
@@ -20,11 +21,13 @@ def update_bn(loader: Iterable[Any], model: Any, apply_fn: Callable[..., Any] | 
     variance.
 
     Args:
-        loader: gives batches: arrays, or lists or tuples that begin with one.
+        loader: gives batches: arrays, or lists or tuples that begin with one; with a module and ``apply_fn`` anything.
         model: a flax nnx module; the ``variables`` of a flax linen module; or an
             :class:`functorch_optim.optim.swa_utils.AveragedModel` of one of the two.
-        apply_fn: for linen, ``apply_fn(variables, inputs)`` in training mode, not compiled, which returns a pair whose
-            second part has the new ``batch_stats``:
+        apply_fn: for nnx, ``apply_fn(module, batch)`` calls the module with what it needs of a batch of the loader's:
+            ``lambda module, batch: module(batch["image"], batch["mask"])``. Without it the module is called with the
+            batch, or with the first part of it. For linen, ``apply_fn(variables, inputs)`` in training mode, not
+            compiled, which returns a pair whose second part has the new ``batch_stats``:
             ``lambda v, x: module.apply(v, x, train=True, mutable=["batch_stats"])``.
         device: a device, its platform's name, or a sharding where the batches are put.
 
@@ -36,7 +39,7 @@ def update_bn(loader: Iterable[Any], model: Any, apply_fn: Callable[..., Any] | 
 
     Raises:
         ValueError: ``loader`` is empty; a batch has one element a channel; a layer did not normalise with the batch.
-        TypeError: there is no ``apply_fn`` for a tree, or one for a module.
+        TypeError: there is no ``apply_fn`` for a tree.
 
     Example:
         >>> import jax.numpy as jnp
@@ -49,17 +52,10 @@ def update_bn(loader: Iterable[Any], model: Any, apply_fn: Callable[..., Any] | 
     if apply_fn is not None and not callable(apply_fn):
         raise TypeError("the third argument is apply_fn; a device is given as device=")
     subject = model.module if isinstance(model, AveragedModel) else model
-    batches = _inputs(loader, device)
+    batches = _inputs(loader, device, whole=is_nnx(subject) and apply_fn is not None)
     if is_nnx(subject):
-        if apply_fn is not None:
-            raise TypeError("a module is called itself: update_bn(loader, module) has no apply_fn")
-        return nnx_batch_norm.refresh(batches, subject)
+        return nnx_batch_norm.refresh(batches, subject, apply_fn)
     if isinstance(model, AveragedModel):
-        if isinstance(subject, Mapping) and "batch_stats" in subject:
-            raise TypeError(
-                'the average is one of all variables: AveragedModel(variables["params"], '
-                'buffers=variables["batch_stats"]) keeps the statistics apart'
-            )
         if not model.buffers:
             return None if isinstance(subject, Mapping | list | tuple) else _refreshed(batches, subject, apply_fn)
         variables = {"params": subject, "batch_stats": model.buffers}
@@ -87,7 +83,7 @@ def _refreshed(batches: Iterator[Any], variables: Any, apply_fn: Callable[..., A
     return linen_batch_norm.refreshed(batches, variables, plain)
 
 
-def _inputs(loader: Iterable[Any], device: Any) -> Iterator[Any]:
+def _inputs(loader: Iterable[Any], device: Any, whole: bool) -> Iterator[Any]:
     """What the model is called with, batch after batch."""
     for batch in loader:
-        yield placed(batch[0] if isinstance(batch, list | tuple) else batch, device)
+        yield placed(batch[0] if isinstance(batch, list | tuple) and not whole else batch, device)

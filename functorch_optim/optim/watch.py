@@ -1,0 +1,352 @@
+"""Where the constants of a compiled function stand outside of it, and whether they are what they were.
+
+What a function reads from around it while it is traced becomes constant. Two ways lead to where it stands. Its code
+says which variables and attributes it reads, itself and in the functions and methods that it calls. And the arrays
+that tracing captured are known by identity: what holds them is searched for among the objects that the function
+reaches. Each place is kept as the steps that lead to it from the function; nothing that stands there is kept alive.
+"""
+
+import functools
+import inspect
+import itertools
+import operator
+import sys
+import types
+import weakref
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.core import Tracer
+
+from functorch_optim.optim.reads import Chain, Reads, reads_of
+
+_PLAIN = bool | int | float | complex | str | bytes | np.generic | np.dtype | types.NoneType
+_ARRAY = jax.Array | np.ndarray
+_FUNCTION = types.FunctionType | types.MethodType | functools.partial
+_CLOSED = frozenset({"jax", "jaxlib", "numpy", "functorch_optim", *sys.stdlib_module_names} - {"__main__"})
+_INSTALLED = ("site-packages", "dist-packages")
+_MANY = 1000  # items of a container that the code reads
+_FAR = 20_000  # objects that are looked at
+_WAYS = 3  # places of one object from which it is gone on; objects may refer to each other in circles
+_NOTHING = object()
+
+
+class Closed:
+    """Base of what is not searched for captured arrays, because it keeps them itself."""
+
+
+class _Node(NamedTuple):
+    """A value, and the number of the place where it stands."""
+
+    value: Any
+    place: int
+
+
+class Check(NamedTuple):
+    """A step from the value number ``parent``, and what must be there: the same object, an equal one, or anything."""
+
+    parent: int
+    step: Callable[[Any], Any]
+    kind: str = ""
+    expected: Any = None
+
+
+class Watch(NamedTuple):
+    """The places to look at before a compiled function is called again; ``unseen`` says what has none, in words."""
+
+    checks: list[Check]
+    unseen: str
+
+    def holds(self, function: Any) -> bool:
+        """Whether everything that ``function`` reads is what it was."""
+        values = [function]
+        try:
+            for parent, step, kind, expected in self.checks:
+                value = step(values[parent])
+                values.append(value)
+                if kind == "same":
+                    if expected() is not value:
+                        return False
+                elif kind and value is not expected and not (type(value) is type(expected) and value == expected):
+                    return False
+        except (AttributeError, LookupError, TypeError, ValueError):  # the place is gone
+            return False
+        return True
+
+
+def watch(function: Any, captured: Iterable[Any]) -> Watch:
+    """What to look at, for a function that was traced and captured these arrays."""
+    arrays = {id(array): array for array in map(_original, captured) if not isinstance(array, Tracer)}
+    walk = _Walk(function, arrays)
+    walk.follow_code()
+    walk.search_objects()
+    lost = [array for key, array in arrays.items() if key not in walk.found and isinstance(array, jax.Array)]
+    unseen = f"{len(lost)} of the arrays that it reads stand where no change is seen" if lost else ""
+    return Watch(walk.checks(), "it takes what an iterator gives" if walk.iterators else unseen)
+
+
+def captured_arrays(jaxpr: Any) -> Iterator[Any]:
+    """The constants of a traced function, and of those within it."""
+    yield from getattr(jaxpr, "consts", ())
+    for equation in jaxpr.eqns:
+        for parameter in equation.params.values():
+            for inner in parameter if isinstance(parameter, tuple | list) else (parameter,):
+                if hasattr(inner, "eqns"):
+                    yield from captured_arrays(inner)
+
+
+def _original(array: Any) -> Any:
+    """The array of NumPy that a constant, or an attribute, is a view of; any other as it is."""
+    while isinstance(array, np.ndarray) and isinstance(array.base, np.ndarray):
+        array = array.base
+    return array
+
+
+class _Places:
+    """The places that steps lead to from a function, number 0, and what must stand at some of them."""
+
+    def __init__(self) -> None:
+        self.found: set[int] = set()  # the identities of the arrays that are watched
+        self._steps: list[tuple[int, Any]] = [(0, None)]
+        self._numbers: dict[Any, int] = {}
+        self._watched: dict[int, tuple[str, Any]] = {}
+
+    def step(self, node: _Node, key: Any, step: Callable[[Any], Any], value: Any) -> _Node:
+        place = node.place, key
+        if place not in self._numbers:
+            self._numbers[place] = len(self._steps)
+            self._steps.append((node.place, step))
+        return _Node(value, self._numbers[place])
+
+    def attribute(self, node: _Node, name: str, value: Any) -> _Node:
+        return self.step(node, ("attribute", name), operator.attrgetter(name), value)
+
+    def item(self, node: _Node, key: Any) -> _Node:
+        return self.step(node, ("item", key), operator.itemgetter(key), node.value[key])
+
+    def member(self, node: _Node, name: str) -> _Node:
+        """What an object itself has under a name, whatever its class makes of it."""
+        value = vars(node.value)[name]
+        if inspect.getattr_static(type(node.value), name, None) is None and getattr(node.value, name, None) is value:
+            return self.attribute(node, name, value)
+        return self.item(self.attribute(node, "__dict__", vars(node.value)), name)
+
+    def watch(self, node: _Node) -> None:
+        if isinstance(node.value, _PLAIN):
+            self._watched[node.place] = "equal", node.value
+            return
+        self.found.add(id(_original(node.value)))
+        try:
+            self._watched[node.place] = "same", weakref.ref(node.value)
+        except TypeError:  # known by what is in it
+            return
+
+    def checks(self) -> list[Check]:
+        """The steps to all that is watched, each once."""
+        needed = {0}
+        for place in self._watched:
+            while place not in needed:
+                needed.add(place)
+                place = self._steps[place][0]
+        order = sorted(needed)
+        number = {place: index for index, place in enumerate(order)}
+        return [
+            Check(number[self._steps[place][0]], self._steps[place][1], *self._watched.get(place, ()))
+            for place in order[1:]
+        ]
+
+
+class _Walk(_Places):
+    """From a function to what it reads."""
+
+    def __init__(self, function: Any, captured: dict[int, Any]) -> None:
+        super().__init__()
+        self.iterators = False
+        self._root, self._captured = _Node(function, 0), captured
+        self._loose: set[str] = set()  # attributes that are read of values of which the code does not tell the origin
+        self._written: set[str] = set()
+        self._used: dict[Any, _Node] = {}
+        self._ways: Counter[Any] = Counter()
+        self._todo: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
+
+    def follow_code(self) -> None:
+        """Go along what the code reads, until it names nothing new."""
+        names = -1
+        while names < len(self._loose):
+            names = len(self._loose)
+            self._used, self._ways = {}, Counter()
+            self._value(self._root)
+            while self._todo and len(self._used) < _FAR:
+                function, arguments = self._todo.popleft()
+                function(*arguments)
+
+    def _later(self, function: Callable[..., None], *arguments: Any) -> None:
+        self._todo.append((function, arguments))
+
+    def _is_known(self, *key: int) -> bool:
+        """Whether an object, or a function with its owner, was gone on from already at several places."""
+        self._ways[key] += 1
+        return self._ways[key] > _WAYS
+
+    def _value(self, node: _Node) -> None:
+        """A value that the code uses as a whole."""
+        value = node.value
+        if isinstance(value, types.ModuleType | type) or (node.place, id(value)) in self._used:
+            return
+        self._used[node.place, id(value)] = node
+        self.iterators |= isinstance(value, Iterator)
+        if isinstance(value, dict | list | tuple):
+            if not self._is_known(id(value)):
+                self._items(node)
+            return
+        if node.place and not isinstance(value, types.MethodType) and not _is_installed(value):
+            self.watch(node)
+        if isinstance(value, _PLAIN | _ARRAY) or self._is_known(id(value)):
+            return
+        self._calls(node)
+        if node.place and not isinstance(value, _FUNCTION):
+            named = itertools.chain(getattr(value, "__dict__", ()), *map(vars, type(value).__mro__))
+            for name in self._loose.intersection(named):
+                self._attribute(node, (name,))
+
+    def _items(self, node: _Node) -> None:
+        """The items of a container; of a dict's numbers those whose keys the code names."""
+        container = node.value
+        self.watch(self.step(node, "len", len, len(container)))
+        for key in _keys(container) if len(container) <= _MANY else ():
+            value = container[key]
+            unnamed = isinstance(container, dict) and isinstance(value, _PLAIN) and key not in self._loose
+            if not unnamed and not (isinstance(value, jax.Array) and id(value) not in self._captured):
+                self._later(self._value, self.item(node, key))
+
+    def _calls(self, node: _Node) -> None:
+        """What is read where a function is called, a method, a partial, what wraps a function, an object."""
+        value = node.value
+        if isinstance(value, types.FunctionType):
+            self._function(node, None)
+        elif isinstance(value, types.MethodType) and isinstance(value.__func__, types.FunctionType):
+            owner = self.attribute(node, "__self__", value.__self__)
+            self._function(self.attribute(node, "__func__", value.__func__), owner)
+        elif "__wrapped__" in getattr(value, "__dict__", ()):
+            self._later(self._value, self.member(node, "__wrapped__"))
+        elif isinstance(value, _FUNCTION):
+            for part in _parts(self, node):
+                self._later(self._value, part)
+        elif callable(value):
+            self._methods(node, "__call__")
+
+    def _function(self, node: _Node, owner: _Node | None) -> None:
+        """What a function reads; ``owner`` is its first argument, where that is known."""
+        function = node.value
+        home, installed = (function.__module__ or "").partition(".")[0], _is_installed(function)
+        if home in _CLOSED or (installed and owner is None) or self._is_known(id(function), id(owner and owner.value)):
+            return
+        reads: Reads = reads_of(function.__code__)
+        self._written |= reads.written
+        self._loose |= frozenset() if installed else reads.loose
+        for chain in reads.chains:
+            start = owner if chain.kind == "first" else self._variable(node, chain)
+            if start is not None:
+                self._later(self._attribute, start, chain.attributes)
+            elif chain.kind == "first":
+                self._loose.update(chain.attributes)
+        for name in () if installed else ("__defaults__", "__kwdefaults__"):
+            if getattr(function, name):
+                self._later(self._value, self.attribute(node, name, getattr(function, name)))
+
+    def _variable(self, node: _Node, chain: Chain) -> _Node | None:
+        """A variable that a function reads from around it, if it has a value there."""
+        function = node.value
+        if chain.kind == "global":
+            scope = self.attribute(node, "__globals__", function.__globals__)
+            return self.item(scope, chain.name) if chain.name in function.__globals__ else None
+        cells = self.attribute(node, "__closure__", function.__closure__)
+        cell = self.item(cells, function.__code__.co_freevars.index(chain.name))
+        try:
+            return self.attribute(cell, "cell_contents", cell.value.cell_contents)
+        except ValueError:  # not assigned yet
+            return None
+
+    def _attribute(self, node: _Node, names: tuple[str, ...]) -> None:
+        """The value at the end of a chain of attributes, and the methods on the way."""
+        owner = node.value
+        if not names:
+            self._value(node)
+        if not names or (isinstance(owner, types.ModuleType) and owner.__name__.partition(".")[0] in _CLOSED):
+            return
+        name, rest = names[0], names[1:]
+        found = inspect.getattr_static(owner, name, _NOTHING)
+        if name in getattr(owner, "__dict__", ()):
+            if name not in self._written or rest:  # else of its own making
+                self._attribute(self.member(node, name), rest)
+        elif isinstance(found, property | types.FunctionType):
+            self._methods(node, name)
+        elif isinstance(found, types.MemberDescriptorType | staticmethod | classmethod) or (
+            found is not _NOTHING and not hasattr(type(found), "__get__")
+        ):
+            value = getattr(owner, name, _NOTHING)
+            if value is not _NOTHING:
+                self._attribute(self.attribute(node, name, value), rest)
+
+    def _methods(self, node: _Node, name: str) -> None:
+        """A method, or the function of a property, and those that it overrides."""
+        kinds = type(node.value).__mro__
+        for index, kind in enumerate(kinds):
+            found = vars(kind).get(name)
+            function = found.fget if isinstance(found, property) else found
+            if isinstance(function, types.FunctionType):
+                order = self.step(node, "mro", operator.attrgetter("__class__.__mro__"), kinds)
+                held = self.item(self.attribute(self.item(order, index), "__dict__", vars(kind)), name)
+                own = held if function is found else self.attribute(held, "fget", function)
+                self._later(self._function, own, node)
+
+    def search_objects(self) -> None:
+        """Look for the captured arrays that the code does not name in all that it reaches."""
+        missing, seen = self._captured.keys() - self.found, set[int]()
+        ends = _PLAIN | _ARRAY | types.ModuleType | type | Closed
+        queue = deque([self._root, *self._used.values()] if missing else [])
+        while queue and len(seen) < _FAR:
+            node = queue.popleft()
+            if id(_original(node.value)) in missing:
+                self.watch(node)
+            elif id(node.value) not in seen and not isinstance(node.value, ends):
+                seen.add(id(node.value))
+                queue.extend(_parts(self, node))
+
+
+def _parts(places: _Places, node: _Node) -> Iterator[_Node]:
+    """What hangs on an object."""
+    value = node.value
+    if isinstance(value, dict | list | tuple):
+        yield from (places.item(node, key) for key in _keys(value))
+        return
+    names = ("__self__", "__func__", "__closure__", "cell_contents", "func", "args", "keywords")
+    for name in names if isinstance(value, _FUNCTION | types.CellType) else ():
+        part = getattr(value, name, None) if name != "cell_contents" else _contents(value)
+        if part is not None:
+            yield places.attribute(node, name, part)
+    yield from (places.member(node, name) for name in list(getattr(value, "__dict__", ())))
+    for kind in (kind for kind in type(value).__mro__ if "__slots__" in vars(kind)):
+        for name, found in vars(kind).items():
+            if isinstance(found, types.MemberDescriptorType) and hasattr(value, name):
+                yield places.attribute(node, name, getattr(value, name))
+
+
+def _contents(cell: Any) -> Any:
+    try:
+        return cell.cell_contents
+    except (AttributeError, ValueError):  # no cell, or an empty one
+        return None
+
+
+def _keys(container: Any) -> list[Any]:
+    return list(container) if isinstance(container, dict) else list(range(len(container)))
+
+
+def _is_installed(function: Any) -> bool:
+    """Whether this is a function of an installed package, which nobody writes anew in a running program."""
+    code = getattr(function, "__code__", None)
+    return isinstance(code, types.CodeType) and any(part in code.co_filename for part in _INSTALLED)
