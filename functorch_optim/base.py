@@ -11,6 +11,7 @@ import jax.export
 import jax.numpy as jnp
 
 from functorch_optim import rows, trees
+from functorch_optim.effects import Effect, Effects, Kind, Leaves, for_each
 
 _Class = TypeVar("_Class", bound=type)
 
@@ -103,6 +104,14 @@ class Transform(Frozen):
         del state
         return {}
 
+    def effects(self, at: Leaves | None) -> list[Effects]:
+        """What the update does to the sign of the updates, link by link, for every parameter in ``at``."""
+        return for_each(at, ())
+
+    def effect(self, kind: Kind, at: Leaves | None) -> list[Effects]:
+        """:meth:`effects` of a transformation that has this one effect everywhere."""
+        return for_each(at, (Effect(kind, self._call_name()),))
+
 
 class Init(Frozen):
     """``init`` of a :class:`Transform` as a value: a callable that compares by what it holds."""
@@ -127,6 +136,13 @@ def transformation(of: Transform) -> GradientTransformation:
     return GradientTransformation(Init(of), Update(of))
 
 
+def effects_of(tx: GradientTransformation, at: Leaves | None) -> list[Effects]:
+    """:meth:`Transform.effects` of any transformation; of another library's nothing is known."""
+    if isinstance(tx.update, Update):
+        return tx.update.of.effects(at)
+    return for_each(at, (Effect(Kind.UNKNOWN, repr(tx.update)),))
+
+
 class Identity(Transform):
     def update(self, updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
         del params, extra
@@ -147,8 +163,9 @@ def apply_updates(params: Any, updates: Any) -> Any:
     """``params + updates``, leaf by leaf, each parameter keeping its dtype.
 
     The sum is formed in the wider of the two dtypes and rounded once, so a float32 update of a bfloat16 parameter
-    loses nothing before it is added. Where an update is None the parameter is returned as it is; of a row-sparse
-    update (a ``BCOO`` with one sparse dimension) the rows that it names are read and written, and no others.
+    loses nothing before it is added. Where an update is None, or the float0 that ``jax.grad`` gives for integers, the
+    parameter is returned as it is; of a row-sparse update (a ``BCOO`` with one sparse dimension) the rows that
+    it names are read and written, and no others.
 
     Args:
         params: a pytree of arrays of any shape.

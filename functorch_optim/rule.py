@@ -16,6 +16,7 @@ from jax.core import Tracer
 
 from functorch_optim import rows, trees
 from functorch_optim.base import Frozen, GradientTransformation, Transform, transformation
+from functorch_optim.effects import Effect, Effects, Kind, Leaves, for_each
 from functorch_optim.fusion import one_pass
 from functorch_optim.hyperparams import Beta, Options, is_zero
 
@@ -190,6 +191,9 @@ class Lifted(Transform):
     def hyperparams(self, state: Any) -> dict[str, Any]:
         return self.rule.hyperparams_at(state.step)
 
+    def effects(self, at: Leaves | None) -> list[Effects]:
+        return for_each(at, (Effect(Kind.STEPS, self.rule._call_name()),))
+
     def update_with(self, scalars: StepScalars, grads: Any, state: Any, params: Any) -> tuple[Any, Any]:
         """The update with coefficients made elsewhere (on the host, say); ``state``'s own scalars stay as they are."""
         aligned = self.aligned(scalars, grads, state, params)
@@ -212,7 +216,7 @@ class Lifted(Transform):
         reference = next((tree for tree in (params, *slots.values()) if tree is not None), None)
         if reference is None:
             names, grad_leaves, treedef = trees.named_leaves(grads, none_is_leaf=True)
-            models = grad_leaves
+            models = grad_leaves = [None if trees.is_absent(grad) else grad for grad in grad_leaves]
             for name, grad in zip(names, grad_leaves, strict=True):
                 trees.check_update(name, grad, grad, self.rule.title, self.rule.sparse_hint, rows=self.rule.takes_rows)
         else:

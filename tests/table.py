@@ -35,6 +35,8 @@ TABLE = {
         lambda path: "plain" if path.endswith("bias") else "decay",
     ),
     "masked": fo.masked(fo.adam(lr=0.1), lambda path: path.endswith("kernel")),
+    "freeze": fo.freeze(fo.adamw(lr=0.1), lambda path: path.endswith("bias")),
+    "set_to_zero": fo.set_to_zero(),
     "state_dtype": fo.state_dtype(fo.adam(lr=0.1), {"exp_avg": "bfloat16"}),
     "stochastic_rounding": fo.stochastic_rounding(fo.adamw(lr=0.1), 0),
     "master_weights": fo.master_weights(fo.adamw(lr=0.1)),

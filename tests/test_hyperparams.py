@@ -207,7 +207,9 @@ def test_current_hyperparams():
         _, state = tx.update(grads(0), state, params())
     assert rates == [0.0, 0.5, 1.0]
     assert fo.current_hyperparams(tx, state)["betas"] == (0.9, 0.999)
-    twice = fo.chain(fo.sgd(lr=0.1), fo.sgd(lr=0.2))
+    twice = fo.chain(
+        fo.masked(fo.sgd(lr=0.1), {"w": True, "b": False}), fo.masked(fo.sgd(lr=0.2), lambda path: path == "b")
+    )
     assert fo.current_hyperparams(twice, twice.init(params()))["1.lr"] == 0.2
     split = fo.partition({"a": fo.sgd(lr=0.1), "b": fo.adam()}, {"w": "a", "b": "b"})
     assert fo.current_hyperparams(split, split.init(params()))["a"]["lr"] == 0.1

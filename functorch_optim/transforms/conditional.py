@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from functorch_optim import trees
-from functorch_optim.base import GradientTransformation, Transform, exportable, transformation
-from functorch_optim.combinators import current_hyperparams
+from functorch_optim.base import GradientTransformation, exportable, transformation
+from functorch_optim.combinators import Wrapper
 from functorch_optim.rule import next_step, zeros_like
 from functorch_optim.transforms.scaling import multiply
 
@@ -46,8 +46,7 @@ def _run_if(condition: jax.Array, run: Callable[..., tuple[Any, Any]], state: An
     return jax.lax.cond(condition, run, nothing, state, *operands)
 
 
-class Accumulate(Transform):
-    inner: GradientTransformation
+class Accumulate(Wrapper):
     every: int
     average: bool
 
@@ -71,9 +70,6 @@ class Accumulate(Transform):
 
         new, (accumulated, inner) = _run_if(last, run, (treedef.unflatten(sums), state.inner), params)
         return new, AccumulateState(jnp.where(last, 0, state.micro_step + 1), accumulated, inner)
-
-    def hyperparams(self, state: AccumulateState) -> dict[str, Any]:
-        return current_hyperparams(self.inner, state.inner)
 
 
 def accumulate(inner: GradientTransformation, every: int, average: bool = True) -> GradientTransformation:
@@ -104,8 +100,7 @@ def accumulate(inner: GradientTransformation, every: int, average: bool = True) 
     return transformation(Accumulate(inner, every, average))
 
 
-class SkipNonfinite(Transform):
-    inner: GradientTransformation
+class SkipNonfinite(Wrapper):
     max_consecutive: int
 
     def init(self, params: Any) -> SkipNonfiniteState:
@@ -127,9 +122,6 @@ class SkipNonfinite(Transform):
             params,
         )
         return new, SkipNonfiniteState(consecutive, total, inner)
-
-    def hyperparams(self, state: SkipNonfiniteState) -> dict[str, Any]:
-        return current_hyperparams(self.inner, state.inner)
 
 
 def skip_nonfinite(inner: GradientTransformation, max_consecutive: int) -> GradientTransformation:
