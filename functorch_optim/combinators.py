@@ -190,7 +190,7 @@ class Labels(Frozen):
     structure: Any = None
 
     def __repr__(self) -> str:
-        return repr(self.function or jax.tree.unflatten(self.structure, self.leaves))
+        return repr(self.function or self.structure.unflatten(self.leaves))
 
     def of(self, names: trees.Names, tree: Any) -> list[Hashable]:
         """The label of every leaf of ``tree``; a label may stand for a whole subtree."""
@@ -202,7 +202,7 @@ class Labels(Frozen):
         if not names:  # nothing to label; also optax's placeholder, which has no structure to compare
             return []
         try:
-            subtrees = self.structure.flatten_up_to(tree)
+            subtrees = self.structure.treedef.flatten_up_to(tree)
         except ValueError as error:
             raise ValueError(f"the labels do not have the structure of the parameters: {error}") from error
         sizes = [len(jax.tree.leaves(subtree, is_leaf=trees.is_leaf)) for subtree in subtrees]
@@ -213,7 +213,7 @@ def as_labels(labels: Any) -> Labels:
     if callable(labels) and jax.tree_util.all_leaves([labels]):  # and not a module of labels
         return Labels(labels)
     leaves, structure = jax.tree.flatten(labels, is_leaf=trees.is_leaf)
-    return Labels(None, tuple(leaves), structure)
+    return Labels(None, tuple(leaves), trees.Structure(structure))
 
 
 def as_mask(who: str, mask: Any) -> Labels:
@@ -229,6 +229,23 @@ def as_mask(who: str, mask: Any) -> Labels:
         if leaf is not None and not _is_flag(leaf):
             raise TypeError(f"{who}: a mask is a tree of booleans, or a function of the path, but it holds {leaf!r}")
     return replace(labels, leaves=tuple(None if leaf is None else bool(leaf) for leaf in labels.leaves))
+
+
+def flags_of(who: str, mask: Labels, tree: Any) -> list[bool]:
+    """What a mask says of the leaves of ``tree``.
+
+    Raises:
+        ValueError: another structure; TypeError: the function of the path gives something else than a boolean.
+    """
+    names, leaves, _ = trees.named_leaves(tree, none_is_leaf=True)
+    flags = []
+    for name, leaf, flag in zip(names, leaves, mask.of(names, tree), strict=True):
+        if leaf is None:
+            continue
+        if not _is_flag(flag):
+            raise TypeError(f"{who} must be True or False at the parameter {trees.quote(name)}, but it is {flag!r}")
+        flags.append(bool(flag))
+    return flags
 
 
 def _is_flag(leaf: Any) -> bool:

@@ -41,6 +41,12 @@ class Structure:
     def unflatten(self, leaves: Any) -> Any:
         return self.treedef.unflatten(leaves)
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Structure) and self.treedef == other.treedef
+
+    def __hash__(self) -> int:
+        return hash(self.treedef)
+
     def __deepcopy__(self, memo: Any) -> "Structure":
         return self  # it never changes
 
