@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from functorch_optim.hyperparams import AnyNumber
+from functorch_optim.hyperparams import AnyNumber, as_integer
 from functorch_optim.schedules.schedule import Schedule, as_float, check_count, falling, number
 
 
@@ -156,7 +156,8 @@ class swa_annealing(Schedule):
         super().__post_init__()
         if self.anneal_strategy not in ("cos", "linear"):
             raise ValueError(f"anneal_strategy must be one of 'cos' or 'linear', instead got {self.anneal_strategy}")
-        if isinstance(self.anneal_epochs, bool) or not isinstance(self.anneal_epochs, int) or self.anneal_epochs < 0:
+        epochs = as_integer(self.anneal_epochs)
+        if epochs is None or epochs < 0:
             raise ValueError(f"anneal_epochs must be equal or greater than 0, got {self.anneal_epochs}")
 
     def evaluate(self, step: Any, xp: Any) -> Any:

@@ -11,11 +11,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from functorch_optim.hyperparams import Options, Scalar
+from functorch_optim.hyperparams import Options, Scalar, as_integer
 
 
 class Schedule(Options):
     """Base of the schedules: a subclass declares its options and ``evaluate(step, xp)``."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, value in list(vars(self).items()):
+            if isinstance(value, np.integer):  # whose dtype must not meet the step's
+                object.__setattr__(self, name, int(value))
 
     def evaluate(self, step: Any, xp: Any) -> Any:
         """The value at ``step``, with numpy's or jax.numpy's functions in ``xp``."""
@@ -73,7 +79,8 @@ def falling(share: Any, xp: Any) -> Any:
 
 def check_count(name: str, value: Any, least: int) -> None:
     """Raise unless an option is an integer of at least ``least``."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+    count = as_integer(value) if isinstance(value, int | np.integer) else None
+    if count is None or count < least:
         raise ValueError(f"{name} must be an integer of at least {least}, but it is {value!r}")
 
 

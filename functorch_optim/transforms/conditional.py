@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from functorch_optim import trees
 from functorch_optim.base import GradientTransformation, exportable, transformation
 from functorch_optim.combinators import Wrapper
+from functorch_optim.hyperparams import as_integer
 from functorch_optim.rule import next_step, zeros_like
 from functorch_optim.transforms.scaling import multiply
 
@@ -95,9 +96,10 @@ def accumulate(inner: GradientTransformation, every: int, average: bool = True) 
         >>> first.item(), second.item()
         (-0.0, -2.0)
     """
-    if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+    count = as_integer(every)
+    if count is None or count < 1:
         raise ValueError(f"accumulate: every must be a positive integer, but it is {every!r}")
-    return transformation(Accumulate(inner, every, average))
+    return transformation(Accumulate(inner, count, average))
 
 
 class SkipNonfinite(Wrapper):
@@ -145,6 +147,7 @@ def skip_nonfinite(inner: GradientTransformation, max_consecutive: int) -> Gradi
         >>> fo.apply_updates(params, updates).item(), state.total.item()
         (1.0, 1)
     """
-    if isinstance(max_consecutive, bool) or not isinstance(max_consecutive, int) or max_consecutive < 0:
+    count = as_integer(max_consecutive)
+    if count is None or count < 0:
         raise ValueError(f"skip_nonfinite: max_consecutive must be an integer of at least 0, not {max_consecutive!r}")
-    return transformation(SkipNonfinite(inner, max_consecutive))
+    return transformation(SkipNonfinite(inner, count))
