@@ -51,7 +51,7 @@ class Rule(Options):
 
     @classmethod
     def _call_name(cls) -> str:
-        return cls.title.lower()
+        return getattr(cls, "title", cls.__name__).lower()
 
     @classmethod
     def empty(cls) -> Any:
@@ -70,7 +70,7 @@ class Rule(Options):
 
     def shapes(self, param: Any) -> Any:
         """What :meth:`init` gives, as shapes and dtypes."""
-        return jax.eval_shape(functools.partial(self.init, hyperparams=self.placeholder()), param)
+        return jax.eval_shape(lambda p: self.init(p, self.placeholder()), param)
 
     def is_linear(self) -> bool:
         """Whether the update is linear in the gradient and touches no slots, so that duplicate rows need no sum."""
@@ -148,8 +148,14 @@ def lift(rule: Rule, foreach: bool = False, decay_mask: Any = None) -> GradientT
 
     Raises:
         ValueError: ``foreach`` for a rule that is not ``elementwise``, ``decay_mask`` for one without weight decay.
-        TypeError: the mask holds something else than booleans.
+        TypeError: the mask holds something else than booleans. The first time that a class of rules from outside of
+            this library comes here, its slips raise too: what it does not define, updates of another form, and, as a
+            ValueError, ``elementwise`` claimed wrongly.
     """
+    if not type(rule).__module__.startswith("functorch_optim."):  # the library's own are checked by its tests
+        from functorch_optim.rule_checks import check_once  # it is about rules
+
+        check_once(rule)
     if foreach and not rule.elementwise:
         raise ValueError(f"foreach=True joins parameters, and {rule.title} does not update every entry for itself")
     if decay_mask is not None and not hasattr(rule, "weight_decay"):
@@ -316,10 +322,8 @@ class Lifted(Transform):
     ) -> tuple[Any, Any]:
         """The update of one parameter by a dense gradient; all that goes in is multiplied by ``one``."""
         if jnp.issubdtype(grad.dtype, jnp.complexfloating):
-            real, imag = (
-                self._update_leaf(*jax.tree.map(part, (grad, param, slots)), scalars, one, decayed)
-                for part in (jnp.real, jnp.imag)
-            )
+            both = [jax.tree.map(part, (grad, param, slots)) for part in (jnp.real, jnp.imag)]
+            real, imag = (self._update_leaf(g, p, s, scalars, one, decayed) for g, p, s in both)
             return jax.tree.map(jax.lax.complex, real, imag)
         dtype = trees.compute_dtype(grad, param, *jax.tree.leaves(slots))
         g, p, wide = jax.tree.map(lambda x: jnp.asarray(x, dtype), (grad, param, slots))
