@@ -42,6 +42,7 @@ from functorch_optim.sparse_grad import value_and_sparse_grad
 from functorch_optim.transforms.clipping import clip_by_global_norm, clip_by_value, global_norm
 from functorch_optim.transforms.conditional import AccumulateState, SkipNonfiniteState, accumulate, skip_nonfinite
 from functorch_optim.transforms.conjugation import conjugate
+from functorch_optim.transforms.freezing import freeze, set_to_zero
 from functorch_optim.transforms.precision import (
     MasterWeightsState,
     StochasticRoundingState,
@@ -108,6 +109,7 @@ __all__ = [
     "ema_warmup",
     "enable_cpu_fusion",
     "find_state",
+    "freeze",
     "fusion",
     "global_norm",
     "identity",
@@ -127,6 +129,7 @@ __all__ = [
     "scale",
     "scale_by_schedule",
     "schedules",
+    "set_to_zero",
     "sgd",
     "skip_nonfinite",
     "sparse_adam",

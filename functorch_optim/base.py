@@ -4,13 +4,14 @@ import pickle
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, fields
-from typing import Any, NamedTuple, TypeVar, dataclass_transform
+from typing import Any, NamedTuple, Self, TypeVar, dataclass_transform
 
 import jax
 import jax.export
 import jax.numpy as jnp
 
 from functorch_optim import rows, trees
+from functorch_optim.effects import Effect, Effects, Kind, Leaves, for_each
 
 _Class = TypeVar("_Class", bound=type)
 
@@ -57,7 +58,8 @@ class Frozen:
     """Base of everything this library builds: a subclass is a frozen dataclass, compared and hashed by its fields.
 
     Two objects built with equal arguments are equal, hash alike, print as the call that makes them, and pickle;
-    pickling one that holds a function which cannot be pickled (a lambda, say) raises and names the option.
+    pickling one that holds a function which cannot be pickled (a lambda, say) raises and names the option, but for
+    those who pickle functions by value (cloudpickle). They never change, so a copy of one is itself.
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -73,17 +75,59 @@ class Frozen:
         """The name of the function that makes one."""
         return "".join(f"_{c.lower()}" if c.isupper() else c for c in cls.__name__).lstrip("_")
 
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: Any) -> Self:
+        del memo
+        return self
+
     def __getstate__(self) -> dict[str, Any]:
-        for name, value in vars(self).items():
-            if callable(value) and not isinstance(value, Frozen):
-                try:
-                    pickle.dumps(value)
-                except (pickle.PicklingError, AttributeError, TypeError) as error:
-                    raise pickle.PicklingError(
-                        f"{self._call_name()}: the option {name!r} holds {value!r}, which cannot be "
-                        "pickled: use a function defined at a module's top level or one of fo.schedules"
-                    ) from error
-        return vars(self)
+        return {
+            name: _portable(f"{self._call_name()}: the option {name!r}", value) for name, value in vars(self).items()
+        }
+
+
+def _portable(where: str, value: Any) -> Any:
+    """An option as it is pickled: a function that pickle refuses in a wrapper that says so."""
+    if isinstance(value, tuple):
+        items = [_portable(where, item) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+    if not callable(value) or isinstance(value, Frozen):
+        return value
+    try:
+        pickle.dumps(value)
+    except (pickle.PicklingError, AttributeError, TypeError):
+        return _ByValue(where, value)
+    return value
+
+
+class _ByValue:
+    """A function that only those can pickle who pickle functions by value.
+
+    pickle fails at a function that it does not find by name, with a message that has its name. So the function is
+    pickled inside another one, whose name is what there is to say.
+    """
+
+    def __init__(self, where: str, value: Callable[..., Any]) -> None:
+        self.where, self.value = where, value
+
+    def __reduce__(self) -> Any:
+        value = self.value
+
+        def held() -> Callable[..., Any]:
+            return value
+
+        kind = getattr(value, "__name__", type(value).__name__)
+        held.__qualname__ = (
+            f"{self.where} holds {kind}, which cannot be pickled: use a function defined at a module's top level or "
+            "one of fo.schedules"
+        )
+        return _call, (held,)
+
+
+def _call(function: Callable[[], Any]) -> Any:
+    return function()
 
 
 class Transform(Frozen):
@@ -102,6 +146,14 @@ class Transform(Frozen):
         """What the next update would use, by name; empty where there is nothing to report."""
         del state
         return {}
+
+    def effects(self, at: Leaves | None) -> list[Effects]:
+        """What the update does to the sign of the updates, link by link, for every parameter in ``at``."""
+        return for_each(at, ())
+
+    def effect(self, kind: Kind, at: Leaves | None) -> list[Effects]:
+        """:meth:`effects` of a transformation that has this one effect everywhere."""
+        return for_each(at, (Effect(kind, self._call_name()),))
 
 
 class Init(Frozen):
@@ -127,6 +179,13 @@ def transformation(of: Transform) -> GradientTransformation:
     return GradientTransformation(Init(of), Update(of))
 
 
+def effects_of(tx: GradientTransformation, at: Leaves | None) -> list[Effects]:
+    """:meth:`Transform.effects` of any transformation; of another library's nothing is known."""
+    if isinstance(tx.update, Update):
+        return tx.update.of.effects(at)
+    return for_each(at, (Effect(Kind.UNKNOWN, repr(tx.update)),))
+
+
 class Identity(Transform):
     def update(self, updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
         del params, extra
@@ -147,8 +206,9 @@ def apply_updates(params: Any, updates: Any) -> Any:
     """``params + updates``, leaf by leaf, each parameter keeping its dtype.
 
     The sum is formed in the wider of the two dtypes and rounded once, so a float32 update of a bfloat16 parameter
-    loses nothing before it is added. Where an update is None the parameter is returned as it is; of a row-sparse
-    update (a ``BCOO`` with one sparse dimension) the rows that it names are read and written, and no others.
+    loses nothing before it is added. Where an update is None, or the float0 that ``jax.grad`` gives for integers, the
+    parameter is returned as it is; of a row-sparse update (a ``BCOO`` with one sparse dimension) the rows that
+    it names are read and written, and no others.
 
     Args:
         params: a pytree of arrays of any shape.

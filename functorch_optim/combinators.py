@@ -1,12 +1,26 @@
 """Transformations of transformations: chain, named_chain, partition, masked; and how to look into a composed state."""
 
 from collections.abc import Callable, Hashable, Iterator, Mapping
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any, ClassVar, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from functorch_optim import trees
-from functorch_optim.base import Frozen, GradientTransformation, Transform, Update, exportable, identity, transformation
+from functorch_optim.base import (
+    EmptyState,
+    Frozen,
+    GradientTransformation,
+    Transform,
+    Update,
+    effects_of,
+    exportable,
+    identity,
+    transformation,
+)
+from functorch_optim.effects import Effect, Effects, Kind, Leaves, check_effects, for_each
 
 
 @exportable
@@ -30,13 +44,50 @@ class MaskedState(NamedTuple):
     inner: Any
 
 
-class Chain(Transform):
+class Wrapper(Transform):
+    """A transformation around another, whose state stands under ``inner``."""
+
+    inner: GradientTransformation
+
+    def hyperparams(self, state: Any) -> dict[Any, Any]:
+        return current_hyperparams(self.inner, state.inner)
+
+    def effects(self, at: Leaves | None) -> list[Effects]:
+        return effects_of(self.inner, at)
+
+
+class Links(Transform):
+    """Base of the chains: refuses links that together turn descent into ascent, or decay into growth.
+
+    Where that depends on the parameter (on a mask, or on labels), ``init`` finds out.
+    """
+
     links: tuple[GradientTransformation, ...]
 
+    def __post_init__(self) -> None:
+        check_effects(self.effects(None)[0])
+
+    def effects(self, at: Leaves | None) -> list[Effects]:
+        together = for_each(at, ())
+        for link in self.links:
+            together = [before + own for before, own in zip(together, effects_of(link, at), strict=True)]
+        return together
+
+    def check(self, params: Any) -> None:
+        """Raise if the chain is wrong for one of the parameters."""
+        if any(effect.kind is Kind.UNKNOWN for effect in self.effects(None)[0]):
+            names, leaves, _ = trees.named_leaves(params, none_is_leaf=True)
+            for name, leaf, effects in zip(names, leaves, self.effects(Leaves(names, params)), strict=True):
+                if leaf is not None:
+                    check_effects(effects, f" at the parameter {trees.quote(name)}")
+
+
+class Chain(Links):
     def __repr__(self) -> str:
         return f"chain({', '.join(map(repr, self.links))})"
 
     def init(self, params: Any) -> ChainState:
+        self.check(params)
         return ChainState(tuple(link.init(params) for link in self.links))
 
     def update(self, updates: Any, state: ChainState, params: Any = None, **extra: Any) -> tuple[Any, ChainState]:
@@ -53,15 +104,15 @@ class Chain(Transform):
         }
 
 
-class NamedChain(Transform):
+class NamedChain(Links):
     names: tuple[str, ...]
-    links: tuple[GradientTransformation, ...]
 
     def __repr__(self) -> str:
         pairs = ", ".join(f"({name!r}, {link!r})" for name, link in zip(self.names, self.links, strict=True))
         return f"named_chain({pairs})"
 
     def init(self, params: Any) -> NamedStates:
+        self.check(params)
         return NamedStates({name: link.init(params) for name, link in zip(self.names, self.links, strict=True)})
 
     def update(self, updates: Any, state: NamedStates, params: Any = None, **extra: Any) -> tuple[Any, NamedStates]:
@@ -90,6 +141,11 @@ def chain(*transformations: GradientTransformation) -> GradientTransformation:
     Every keyword given to ``update`` reaches every link. The state is a :class:`ChainState`; reach a link's state with
     :func:`find_state`.
 
+    Raises:
+        ValueError: the links turn descent into ascent (two algorithms, each of which negates the updates), or decay
+            into growth (:func:`functorch_optim.add_decayed_weights` after an algorithm). Where that depends on a
+            mask, ``init`` raises and names the parameter.
+
     Example:
         >>> import functorch_optim as fo
         >>> chain(fo.scale(2.0), fo.identity())
@@ -102,7 +158,7 @@ def named_chain(*pairs: tuple[str, GradientTransformation]) -> GradientTransform
     """A :func:`chain` of ``(name, transformation)`` pairs, whose states are found by name.
 
     Raises:
-        ValueError: a name occurs twice.
+        ValueError: a name occurs twice, or as for :func:`chain`.
 
     Example:
         >>> import functorch_optim as fo
@@ -114,7 +170,7 @@ def named_chain(*pairs: tuple[str, GradientTransformation]) -> GradientTransform
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"named_chain: the name {name!r} occurs more than once")
-    return transformation(NamedChain(names, tuple(link for _, link in pairs)))
+    return transformation(NamedChain(tuple(link for _, link in pairs), names))
 
 
 class ByLeaf(Frozen):
@@ -134,7 +190,7 @@ class Labels(Frozen):
     structure: Any = None
 
     def __repr__(self) -> str:
-        return repr(self.function or jax.tree.unflatten(self.structure, self.leaves))
+        return repr(self.function or self.structure.unflatten(self.leaves))
 
     def of(self, names: trees.Names, tree: Any) -> list[Hashable]:
         """The label of every leaf of ``tree``; a label may stand for a whole subtree."""
@@ -146,7 +202,7 @@ class Labels(Frozen):
         if not names:  # nothing to label; also optax's placeholder, which has no structure to compare
             return []
         try:
-            subtrees = self.structure.flatten_up_to(tree)
+            subtrees = self.structure.treedef.flatten_up_to(tree)
         except ValueError as error:
             raise ValueError(f"the labels do not have the structure of the parameters: {error}") from error
         sizes = [len(jax.tree.leaves(subtree, is_leaf=trees.is_leaf)) for subtree in subtrees]
@@ -157,7 +213,46 @@ def as_labels(labels: Any) -> Labels:
     if callable(labels) and jax.tree_util.all_leaves([labels]):  # and not a module of labels
         return Labels(labels)
     leaves, structure = jax.tree.flatten(labels, is_leaf=trees.is_leaf)
-    return Labels(None, tuple(leaves), structure)
+    return Labels(None, tuple(leaves), trees.Structure(structure))
+
+
+def as_mask(who: str, mask: Any) -> Labels:
+    """The labels True and False of a tree of booleans, or of a function of the dotted path.
+
+    Raises:
+        TypeError: a leaf of the tree is no boolean.
+    """
+    labels = as_labels(mask)
+    if labels.function is not None:
+        return labels
+    for leaf in labels.leaves:
+        if leaf is not None and not _is_flag(leaf):
+            raise TypeError(f"{who}: a mask is a tree of booleans, or a function of the path, but it holds {leaf!r}")
+    return replace(labels, leaves=tuple(None if leaf is None else bool(leaf) for leaf in labels.leaves))
+
+
+def flags_of(who: str, mask: Labels, tree: Any) -> list[bool]:
+    """What a mask says of the leaves of ``tree``.
+
+    Raises:
+        ValueError: another structure; TypeError: the function of the path gives something else than a boolean.
+    """
+    names, leaves, _ = trees.named_leaves(tree, none_is_leaf=True)
+    flags = []
+    for name, leaf, flag in zip(names, leaves, mask.of(names, tree), strict=True):
+        if leaf is None:
+            continue
+        if not _is_flag(flag):
+            raise TypeError(f"{who} must be True or False at the parameter {trees.quote(name)}, but it is {flag!r}")
+        flags.append(bool(flag))
+    return flags
+
+
+def _is_flag(leaf: Any) -> bool:
+    """Whether a leaf of a mask is a boolean, or an array of one."""
+    if isinstance(leaf, jax.Array):
+        return leaf.shape == () and jnp.issubdtype(leaf.dtype, jnp.bool_)
+    return isinstance(leaf, bool | np.bool_)
 
 
 def _select(tree: Any, labels: list[Hashable], label: Hashable) -> Any:
@@ -221,6 +316,15 @@ class Partition(Transform):
         pairs = zip(self.names, self.members, strict=True)
         return {name: current_hyperparams(member, state.states[name]) for name, member in pairs}
 
+    def effects(self, at: Leaves | None) -> list[Effects]:
+        each = [effects_of(member, at) for member in self.members]
+        if at is None:
+            same = len({tuple(effect.kind for effect in effects) for [effects] in each}) == 1
+            return each[0] if same else for_each(at, (Effect(Kind.UNKNOWN, self._call_name()),))
+        own = dict(zip(self.names, each, strict=True))
+        labels = self.labels.of(at.names, at.tree)
+        return [own[label][index] if label in own else () for index, label in enumerate(labels)]
+
 
 def partition(transformations: Mapping[Any, GradientTransformation], labels: Any) -> GradientTransformation:
     """Give each parameter to the transformation of its label.
@@ -248,35 +352,45 @@ def partition(transformations: Mapping[Any, GradientTransformation], labels: Any
     return transformation(Partition(as_labels(labels), names, tuple(transformations[name] for name in names)))
 
 
-class Masked(Transform):
-    inner: GradientTransformation
+class Masked(Wrapper):
     mask: Labels
 
-    def __repr__(self) -> str:
-        return f"masked({self.inner!r}, {self.mask!r})"
+    inside: ClassVar[bool] = True  # what the mask says where ``inner`` is applied
+    elsewhere: ClassVar[GradientTransformation] = identity()
 
+    def __repr__(self) -> str:
+        return f"{self._call_name()}({self.inner!r}, {self.mask!r})"
+
+    @property
     def _both(self) -> Partition:
-        return Partition(self.mask, (False, True), (identity(), self.inner))
+        members = (self.elsewhere, self.inner) if self.inside else (self.inner, self.elsewhere)
+        return Partition(self.mask, (False, True), members)
 
     def init(self, params: Any) -> MaskedState:
-        return MaskedState(self._both().init(params).states[True])
+        return MaskedState(self._both.init(params).states[self.inside])
 
     def update(self, updates: Any, state: MaskedState, params: Any = None, **extra: Any) -> tuple[Any, MaskedState]:
-        states = NamedStates({False: (), True: state.inner})
-        updates, states = self._both().update(updates, states, params, **extra)
-        return updates, MaskedState(states.states[True])
+        states = NamedStates({not self.inside: EmptyState(), self.inside: state.inner})
+        updates, states = self._both.update(updates, states, params, **extra)
+        return updates, MaskedState(states.states[self.inside])
 
-    def hyperparams(self, state: MaskedState) -> dict[str, Any]:
-        return current_hyperparams(self.inner, state.inner)
+    def effects(self, at: Leaves | None) -> list[Effects]:
+        return self._both.effects(at)
 
 
 def masked(inner: GradientTransformation, mask: Any) -> GradientTransformation:
     """Apply ``inner`` where ``mask`` is True; elsewhere the updates pass unchanged.
 
+    What passes an algorithm unchanged is the gradient itself, which :func:`apply_updates` would add: to let parameters
+    stand still use :func:`functorch_optim.freeze`.
+
     Args:
         inner: a transformation.
         mask: a pytree of booleans with the parameters' structure (one may stand for a subtree), or a function from a
             parameter's dotted path to a boolean.
+
+    Raises:
+        TypeError: the mask holds something else than booleans.
 
     Example:
         >>> import functorch_optim as fo
@@ -286,7 +400,7 @@ def masked(inner: GradientTransformation, mask: Any) -> GradientTransformation:
         >>> updates["frozen"].item(), updates["free"].item()
         (0.0, 1.0)
     """
-    return transformation(Masked(inner, as_labels(mask)))
+    return transformation(Masked(inner, as_mask("masked", mask)))
 
 
 def find_state(state: Any, type_or_name: type | str) -> Any:

@@ -139,16 +139,25 @@ class Scalar:
         return repr(self.array)
 
 
+def as_integer(value: Any) -> int | None:
+    """An integer of Python, NumPy or JAX as Python's; None where it is no integer, as True and False are none."""
+    if isinstance(value, bool | np.bool_):
+        return None
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None
+
+
 def as_count(name: str, value: Any, least: int) -> int:
     """An option that is a count, as a Python int.
 
     Raises:
         TypeError: it is no integer; ValueError: it is below ``least``.
     """
-    try:
-        count = operator.index(value)
-    except TypeError as error:
-        raise TypeError(f"{name} must be an integer, but it is {value!r}") from error
+    count = as_integer(value)
+    if count is None:
+        raise TypeError(f"{name} must be an integer, but it is {value!r}")
     if count < least:
         raise ValueError(f"{name} must be at least {least}, but it is {count}")
     return count

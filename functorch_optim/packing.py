@@ -62,7 +62,7 @@ class Packed(Lifted):
     """A rule over a pytree whose small leaves are packed."""
 
     def __repr__(self) -> str:
-        return f"{repr(self.rule)[:-1]}, foreach=True)"
+        return self._repr(", foreach=True")
 
     def init(self, params: Any) -> ForeachState:
         return self.pack(super().init(params), params)
@@ -90,18 +90,18 @@ class Packed(Lifted):
             raise ValueError(f"{self.rule.title} with foreach=True needs the parameters: update(grads, state, params)")
         scalars, leaves = self.advanced(state.leaves)
         given = self.aligned(scalars, updates, leaves, params)
-        update_leaf = self.leaf_update(scalars)
+        updates_of = self.leaf_updates(scalars, given.decays)
         small = [bool(self.slot_names) and all(slot is None for slot in row) for row in given.slots]
         groups = groups_of(given.params, small)
         self._check_dtypes(groups, state.packed)
         deltas, new_slots = [None] * len(small), list(given.slots)
         for index, (grad, param, row) in enumerate(zip(given.grads, given.params, given.slots, strict=True)):
             if not small[index]:
-                deltas[index], new_slots[index] = update_leaf(grad, param, row)
+                deltas[index], new_slots[index] = updates_of[given.decays[index]](grad, param, row)
         packed = {slot: {} for slot in self.slot_names}
         for key, indices in groups.items():
             row = self.rule.empty()._replace(**{slot: getattr(state.packed, slot)[key] for slot in self.slot_names})
-            own = [(given.grads[i], given.params[i]) for i in indices]
+            own = [(given.grads[i], given.params[i], given.decays[i]) for i in indices]
             parts, row = self._update_group(own, row, scalars, leaves.step)
             for index, part in zip(indices, parts, strict=True):
                 deltas[index] = part
@@ -122,21 +122,26 @@ class Packed(Lifted):
 
     def _update_group(self, own: Any, row: Any, scalars: StepScalars, step: Any) -> tuple[list[Any], Any]:
         """The updates of the leaves of one flat buffer, and its next slots."""
-        update_leaf, shapes = self.leaf_update(scalars), [param.shape for _, param in own]
-        dense = [grad if grad is not None and not rows.is_rows(grad) else None for grad, _ in own]
-        dtype = trees.compute_dtype(*dense, *[param for _, param in own])
+        decays = [decay for _, _, decay in own]
+        updates, shapes = self.leaf_updates(scalars, decays), [param.shape for _, param, _ in own]
+        dense = [grad if grad is not None and not rows.is_rows(grad) else None for grad, _, _ in own]
+        dtype = trees.compute_dtype(*dense, *[param for _, param, _ in own])
         flat = joined([jnp.zeros(s, dtype) if g is None else g for g, s in zip(dense, shapes, strict=True)], dtype)
         needed = scalars.needs_params or self.rule.needs_params
-        whole = joined([param for _, param in own], own[0][1].dtype) if needed else None
-        delta, new = update_leaf(flat, whole, row)
+        whole = joined([param for _, param, _ in own], own[0][1].dtype) if needed else None
+        if len(updates) == 1:
+            update_flat = updates[decays[0]]
+        else:
+            update_flat = self.leaf_update(scalars, np.repeat(decays, [param.size for _, param, _ in own]))
+        delta, new = update_flat(flat, whole, row)
         parts = cut(delta, shapes, runtime_starts(shapes, step))
         bounds = bounds_of(shapes)
-        for index, (grad, param) in enumerate(own):
+        for index, (grad, param, decay) in enumerate(own):
             if dense[index] is not None:
                 continue
             begin, end = bounds[index], bounds[index + 1]  # a leaf that is updated alone, or not at all
             before = jax.tree.map(lambda slot, b=begin, e=end, s=param.shape: slot[b:e].reshape(s), row)
-            parts[index], after = update_leaf(grad, param, before)
+            parts[index], after = updates[decay](grad, param, before)
             new = jax.tree.map(
                 lambda slot, part, b=begin: jax.lax.dynamic_update_slice(slot, part.reshape(-1), (b,)), new, after
             )

@@ -5,7 +5,7 @@ in errors. A rule's file holds the state, the scalars of a step, and the equatio
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, NamedTuple
 
@@ -16,8 +16,12 @@ from jax.core import Tracer
 
 from functorch_optim import rows, trees, variables
 from functorch_optim.base import Frozen, GradientTransformation, Transform, transformation
+from functorch_optim.combinators import Labels, as_mask, flags_of
+from functorch_optim.effects import Effect, Effects, Kind, Leaves, for_each
 from functorch_optim.fusion import one_pass
 from functorch_optim.hyperparams import Beta, Options, is_zero
+
+OF_LIFT = ("foreach", "decay_mask")  # the arguments of an algorithm's function that are :func:`lift`'s, not its rule's
 
 
 class Rule(Options):
@@ -47,7 +51,7 @@ class Rule(Options):
 
     @classmethod
     def _call_name(cls) -> str:
-        return cls.title.lower()
+        return getattr(cls, "title", cls.__name__).lower()
 
     @classmethod
     def empty(cls) -> Any:
@@ -66,7 +70,7 @@ class Rule(Options):
 
     def shapes(self, param: Any) -> Any:
         """What :meth:`init` gives, as shapes and dtypes."""
-        return jax.eval_shape(functools.partial(self.init, hyperparams=self.placeholder()), param)
+        return jax.eval_shape(lambda p: self.init(p, self.placeholder()), param)
 
     def is_linear(self) -> bool:
         """Whether the update is linear in the gradient and touches no slots, so that duplicate rows need no sum."""
@@ -110,6 +114,10 @@ class StepScalars(Frozen):
     def needs_params(self) -> bool:
         return self.coupled_decay is not None or self.decoupled_decay is not None
 
+    def without_decay(self) -> "StepScalars":
+        """The coefficients for parameters that do not decay."""
+        return StepScalars(self.rule)
+
 
 def step_scalars(
     rule: Rule, step: Any, hyperparams: Any, carried: dict[str, Any] | None = None
@@ -128,41 +136,64 @@ def step_scalars(
 jax.tree_util.register_dataclass(StepScalars, ["rule", "coupled_decay", "decoupled_decay"], [])
 
 
-def lift(rule: Rule, foreach: bool = False) -> GradientTransformation:
+def lift(rule: Rule, foreach: bool = False, decay_mask: Any = None) -> GradientTransformation:
     """The transformation that applies ``rule`` to every leaf of a pytree.
+
+    With ``decay_mask``, a tree of booleans or a function of the dotted path as in :func:`functorch_optim.masked`, the
+    rule's weight decay acts only where it is True.
 
     With ``foreach`` the state of small leaves is packed in flat buffers, one for a slot and dtype, and they are updated
     together: a step of a thousand small leaves then costs less than half. The state is a
     :class:`functorch_optim.ForeachState`, and ``update`` needs ``params``.
 
     Raises:
-        ValueError: ``foreach`` for a rule that is not ``elementwise``.
+        ValueError: ``foreach`` for a rule that is not ``elementwise``, ``decay_mask`` for one without weight decay.
+        TypeError: the mask holds something else than booleans. The first time that a class of rules from outside of
+            this library comes here, its slips raise too: what it does not define, updates of another form, and, as a
+            ValueError, ``elementwise`` claimed wrongly.
     """
+    if not type(rule).__module__.startswith("functorch_optim."):  # the library's own are checked by its tests
+        from functorch_optim.rule_checks import check_once  # it is about rules
+
+        check_once(rule)
     if foreach and not rule.elementwise:
         raise ValueError(f"foreach=True joins parameters, and {rule.title} does not update every entry for itself")
+    if decay_mask is not None and not hasattr(rule, "weight_decay"):
+        raise ValueError(f"decay_mask says where weights decay, but {rule.title} has no weight_decay")
+    mask = None if decay_mask is None else as_mask("decay_mask", decay_mask)
     if foreach:
         from functorch_optim.packing import Packed  # it is made of Lifted
 
-        return transformation(Packed(rule))
-    return transformation(Lifted(rule))
+        return transformation(Packed(rule, mask))
+    return transformation(Lifted(rule, mask))
+
+
+LeafUpdate = Callable[[Any, Any, Any], tuple[Any, Any]]
 
 
 class Aligned(NamedTuple):
-    """The leaves of an update: gradients, parameters (None where they were not given) and rows of slots."""
+    """The leaves of an update: gradients, parameters (None where they were not given), rows of slots, and whether the
+    parameter decays."""
 
     treedef: Any
     grads: list[Any]
     params: list[Any]
     slots: list[Any]
+    decays: list[bool]
 
 
 class Lifted(Transform):
     """A :class:`Rule` over a pytree. The state is the rule's NamedTuple with a tree in every slot, and one step."""
 
     rule: Rule
+    decay_mask: Labels | None = None
 
     def __repr__(self) -> str:
-        return repr(self.rule)
+        return self._repr()
+
+    def _repr(self, more: str = "") -> str:
+        mask = "" if self.decay_mask is None else f", decay_mask={self.decay_mask!r}"
+        return f"{repr(self.rule)[:-1]}{mask}{more})"
 
     def init(self, params: Any) -> Any:
         variables.check_parameters(params)
@@ -170,6 +201,7 @@ class Lifted(Transform):
         for name, leaf in zip(names, leaves, strict=True):
             trees.check_parameter(name, leaf)
             self.rule.check_parameter(name, leaf)
+        self.decays(params)  # a mask of another structure raises at once
         # Only what needs them reads the options here: a schedule may be one that takes nothing but a traced step.
         first = self.rule.at(jnp.zeros((), jnp.int32)) if self.rule.starts_from_options else self.rule.placeholder()
         carried = {name: jnp.asarray(value, jnp.float32) for name, value in self.rule.start(first).items()}
@@ -191,14 +223,15 @@ class Lifted(Transform):
     def hyperparams(self, state: Any) -> dict[str, Any]:
         return self.rule.hyperparams_at(state.step)
 
+    def effects(self, at: Leaves | None) -> list[Effects]:
+        return for_each(at, (Effect(Kind.STEPS, self.rule._call_name()),))
+
     def update_with(self, scalars: StepScalars, grads: Any, state: Any, params: Any) -> tuple[Any, Any]:
         """The update with coefficients made elsewhere (on the host, say); ``state``'s own scalars stay as they are."""
         aligned = self.aligned(scalars, grads, state, params)
-        update_leaf = self.leaf_update(scalars)
-        results = [
-            update_leaf(grad, param, row)
-            for grad, param, row in zip(aligned.grads, aligned.params, aligned.slots, strict=True)
-        ]
+        updates = self.leaf_updates(scalars, aligned.decays)
+        leaves = zip(aligned.grads, aligned.params, aligned.slots, aligned.decays, strict=True)
+        results = [updates[decays](grad, param, row) for grad, param, row, decays in leaves]
         deltas = jax.tree.unflatten(aligned.treedef, [delta for delta, _ in results])
         carried = {name: getattr(state, name) for name in self.rule.carried}
         return deltas, self.state_of(aligned.treedef, [row for _, row in results], state.step, carried)
@@ -213,7 +246,7 @@ class Lifted(Transform):
         reference = next((tree for tree in (params, *slots.values()) if tree is not None), None)
         if reference is None:
             names, grad_leaves, treedef = trees.named_leaves(grads, none_is_leaf=True)
-            models = grad_leaves
+            models = grad_leaves = [None if trees.is_absent(grad) else grad for grad in grad_leaves]
             for name, grad in zip(names, grad_leaves, strict=True):
                 trees.check_update(name, grad, grad, self.rule.title, self.rule.sparse_hint, rows=self.rule.takes_rows)
         else:
@@ -221,9 +254,10 @@ class Lifted(Transform):
                 reference, grads, self.rule.title, self.rule.sparse_hint, rows=self.rule.takes_rows
             )
             names = trees.named_leaves(reference)[0] if self.rule.takes_rows else []
+        decays = self.decays(params) if scalars.needs_params else [False] * len(models)
         if self.rule.takes_rows:  # the others have refused by now what is not dense
-            for name, grad in zip(names, grad_leaves, strict=True):
-                self.check_gradient(name, grad, scalars.coupled_decay is not None)
+            for name, grad, decayed in zip(names, grad_leaves, decays, strict=True):
+                self.check_gradient(name, grad, decayed and scalars.coupled_decay is not None)
         param_leaves = models if params is not None else [None] * len(models)
         slot_leaves = {name: trees.align(reference, tree, f"slots {name}") for name, tree in slots.items()}
         empty = self.rule.empty()
@@ -231,7 +265,13 @@ class Lifted(Transform):
             empty._replace(**{name: leaves[index] for name, leaves in slot_leaves.items()})
             for index in range(len(models))
         ]
-        return Aligned(treedef, grad_leaves, param_leaves, held)
+        return Aligned(treedef, grad_leaves, param_leaves, held, decays)
+
+    def decays(self, params: Any) -> list[bool]:
+        """Whether each parameter decays, where the rule has a weight decay."""
+        if self.decay_mask is None:
+            return [True] * len(jax.tree.leaves(params))
+        return flags_of("decay_mask", self.decay_mask, params)
 
     @functools.cached_property
     def slot_names(self) -> list[str]:
@@ -257,10 +297,15 @@ class Lifted(Transform):
                 f"weight_decay option is not compatible with sparse gradients: the parameter {trees.quote(name)}"
             )
 
-    def leaf_update(self, scalars: StepScalars) -> Callable[[Any, Any, Any], tuple[Any, Any]]:
+    def leaf_updates(self, scalars: StepScalars, decays: Iterable[bool]) -> dict[bool, LeafUpdate]:
+        """:meth:`leaf_update` for parameters that decay and for those that do not, as far as there are any."""
+        return {own: self.leaf_update(scalars if own else scalars.without_decay()) for own in set(decays)}
+
+    def leaf_update(self, scalars: StepScalars, decayed: Any = None) -> LeafUpdate:
         """``(grad, param, slots) -> (delta, slots)`` of one parameter; without a gradient None and the slots as they
-        are. Where it is traced, it is once for all parameters of a shape and dtype."""
-        plain = functools.partial(self._update_leaf, scalars=scalars)
+        are. Where it is traced, it is once for all parameters of a shape and dtype. An array ``decayed`` says which
+        entries decay, all by default."""
+        plain = functools.partial(self._update_leaf, scalars=scalars, decayed=decayed)
         compiled = jax.jit(functools.partial(_in_one_pass, plain) if self.rule.elementwise and one_pass() else plain)
 
         def update(grad: Any, param: Any, slots: Any) -> tuple[Any, Any]:
@@ -273,13 +318,13 @@ class Lifted(Transform):
 
         return update
 
-    def _update_leaf(self, grad: Any, param: Any, slots: Any, scalars: StepScalars, one: Any = None) -> tuple[Any, Any]:
+    def _update_leaf(
+        self, grad: Any, param: Any, slots: Any, scalars: StepScalars, one: Any = None, decayed: Any = None
+    ) -> tuple[Any, Any]:
         """The update of one parameter by a dense gradient; all that goes in is multiplied by ``one``."""
         if jnp.issubdtype(grad.dtype, jnp.complexfloating):
-            real, imag = (
-                self._update_leaf(part(grad), jax.tree.map(part, param), jax.tree.map(part, slots), scalars, one)
-                for part in (jnp.real, jnp.imag)
-            )
+            both = [jax.tree.map(part, (grad, param, slots)) for part in (jnp.real, jnp.imag)]
+            real, imag = (self._update_leaf(g, p, s, scalars, one, decayed) for g, p, s in both)
             return jax.tree.map(jax.lax.complex, real, imag)
         dtype = trees.compute_dtype(grad, param, *jax.tree.leaves(slots))
         g, p, wide = jax.tree.map(lambda x: jnp.asarray(x, dtype), (grad, param, slots))
@@ -290,10 +335,10 @@ class Lifted(Transform):
         if getattr(self.rule, "maximize", False):
             g = -g
         if s.coupled_decay is not None:
-            g = g + s.coupled_decay * p
+            g = _where(decayed, g + s.coupled_decay * p, g)
         delta, new = self.rule.update(g, p, wide, s.rule)
         if s.decoupled_decay is not None:
-            delta = delta - decayed(s.decoupled_decay, p)
+            delta = _where(decayed, delta - decay_of(s.decoupled_decay, p), delta)
         return delta, jax.tree.map(lambda x, old: x.astype(old.dtype), new, slots)
 
     def _update_rows(self, grad: Any, param: Any, slots: Any, scalars: StepScalars) -> tuple[Any, Any]:
@@ -308,6 +353,10 @@ class Lifted(Transform):
         delta, new = self._update_leaf(once.data, row_param, row_slots, scalars)
         moved = rows.make(delta, touched, grad.shape, unique=once.unique_indices, ordered=once.indices_sorted)
         return moved, jax.tree.map(lambda x, part: rows.put(x, touched, part), slots, new)
+
+
+def _where(decayed: Any, with_decay: jax.Array, without: jax.Array) -> jax.Array:
+    return with_decay if decayed is None else jnp.where(decayed, with_decay, without)
 
 
 def _in_one_pass(update: Callable[..., Any], grad: Any, param: Any, slots: Any) -> tuple[Any, Any]:
@@ -351,7 +400,7 @@ def full_like(param: Any, value: Any) -> jax.Array | None:
     return jnp.full_like(param, value, dtype=trees.slot_dtype(param))
 
 
-def decayed(decay: jax.Array, param: jax.Array) -> jax.Array:
+def decay_of(decay: jax.Array, param: jax.Array) -> jax.Array:
     """``decay * param``, which is to be subtracted. An infinite entry stays: ``inf - inf`` would make it NaN."""
     return decay * jnp.where(jnp.isfinite(param), param, 0)
 

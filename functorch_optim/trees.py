@@ -20,6 +20,11 @@ def is_sparse(node: Any) -> bool:
     return isinstance(node, JAXSparse)
 
 
+def is_absent(leaf: Any) -> bool:
+    """Whether a leaf of a gradient tree is no gradient: None, or what ``jax.grad`` gives for integers, a float0."""
+    return leaf is None or getattr(leaf, "dtype", None) == jax.dtypes.float0
+
+
 class Structure:
     """The structure of a tree as something that can be pickled and copied, whatever library its nodes are from.
 
@@ -35,6 +40,12 @@ class Structure:
 
     def unflatten(self, leaves: Any) -> Any:
         return self.treedef.unflatten(leaves)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Structure) and self.treedef == other.treedef
+
+    def __hash__(self) -> int:
+        return hash(self.treedef)
 
     def __deepcopy__(self, memo: Any) -> "Structure":
         return self  # it never changes
@@ -104,18 +115,23 @@ def check_parameter(name: str, param: Any) -> None:
         )
 
 
+def check_floating(name: str, array: Any, what: str, hint: str = "") -> None:
+    """Raise unless ``array`` is an array of a floating or complex dtype."""
+    if not (hasattr(array, "shape") and hasattr(array, "dtype")):
+        raise TypeError(f"{what} of the parameter {quote(name)} is not an array but {type(array).__name__}")
+    if not jnp.issubdtype(array.dtype, jnp.inexact):
+        raise TypeError(f"{what} of the parameter {quote(name)} has dtype {array.dtype}, which is not floating{hint}")
+
+
 def check_like(name: str, array: Any, param: Any, what: str) -> None:
     """Raise unless ``array`` can stand beside ``param``: an array of its shape, complex where it is complex."""
     if array is None:
         return
-    if not (hasattr(array, "shape") and hasattr(array, "dtype")):
-        raise TypeError(f"{what} of the parameter {quote(name)} is not an array but {type(array).__name__}")
-    if array.shape != param.shape:
+    if getattr(array, "shape", param.shape) != param.shape:
         raise ValueError(
             f"{what} of the parameter {quote(name)} has shape {array.shape}, the parameter has shape {param.shape}"
         )
-    if not jnp.issubdtype(array.dtype, jnp.inexact):
-        raise TypeError(f"{what} of the parameter {quote(name)} has dtype {array.dtype}, which is not floating")
+    check_floating(name, array, what)
     if jnp.issubdtype(array.dtype, jnp.complexfloating) != jnp.issubdtype(param.dtype, jnp.complexfloating):
         raise TypeError(f"{what} of the parameter {quote(name)} is {array.dtype}, the parameter is {param.dtype}")
 
@@ -129,14 +145,15 @@ def check_dense(name: str, update: Any, who: str, hint: str = "") -> None:
 def pair(
     reference: Any, tree: Any, who: str, hint: str = "", what: str = "gradient", rows: bool = False
 ) -> tuple[list[Any], list[Any], Any]:
-    """The leaves of ``reference``, what stands at them in ``tree``, checked, and the structure.
+    """The leaves of ``reference``, what stands at them in ``tree``, checked, None where it is no gradient, and the
+    structure.
 
     Raises:
         ValueError: another structure or shape; TypeError: no floating array; RuntimeError: sparse, or with ``rows``
             sparse in another way than by rows. All name the leaf.
     """
     names, models, treedef = named_leaves(reference)
-    leaves = align(reference, tree, f"{what}s")
+    leaves = [None if is_absent(leaf) else leaf for leaf in align(reference, tree, f"{what}s")]
     for name, leaf, model in zip(names, leaves, models, strict=True):
         check_update(name, leaf, model, who, hint, what, rows)
     return models, leaves, treedef
@@ -163,13 +180,32 @@ def check_update(
 
 
 def map_dense(function: Callable[..., Any], who: str, updates: Any, *rest: Any) -> Any:
-    """``function`` at every leaf of ``updates``; None stays None, a sparse leaf raises and is named."""
+    """``function`` at every leaf of ``updates``; what is no gradient stays.
+
+    Raises:
+        TypeError: a leaf is not floating; RuntimeError: it is sparse. Both name the leaf.
+    """
+
+    def dense(name: str, update: Any, *others: Any) -> Any:
+        check_dense(name, update, who)
+        return function(update, *others)
+
+    return map_updates(dense, who, updates, *rest)
+
+
+def map_updates(function: Callable[..., Any], who: str, updates: Any, *rest: Any) -> Any:
+    """``function(name, leaf)`` at every leaf of ``updates``, sparse ones too; what is no gradient stays.
+
+    Raises:
+        TypeError: a leaf is not floating; the message names it.
+    """
 
     def at(path: Any, update: Any, *others: Any) -> Any:
-        if update is None:
-            return None
-        check_dense(path_name(path), update, who)
-        return function(update, *others)
+        if is_absent(update):
+            return update
+        name = path_name(path)
+        check_floating(name, update, f"{who}: the gradient", ": keep it out of the tree, or use fo.masked")
+        return function(name, update, *others)
 
     return jax.tree_util.tree_map_with_path(at, updates, *rest, is_leaf=is_leaf)
 

@@ -15,6 +15,7 @@ TABLE = {
     "adam": fo.adam(lr=0.1),
     "adam_amsgrad": fo.adam(lr=0.1, weight_decay=0.1, amsgrad=True, maximize=True),
     "adamw": fo.adamw(lr=fo.schedules.warmup_cosine(0.1, 1, 8)),
+    "adamw_decay_mask": fo.adamw(lr=0.1, weight_decay=0.1, decay_mask=lambda path: path.endswith("kernel")),
     "adadelta": fo.adadelta(weight_decay=0.1),
     "adafactor": fo.adafactor(lr=0.1, weight_decay=0.1),
     "adagrad": fo.adagrad(lr=0.1, lr_decay=0.1, initial_accumulator_value=0.1),
@@ -29,12 +30,17 @@ TABLE = {
     "chain": fo.chain(fo.clip_by_global_norm(1.0), fo.adamw(lr=0.1), fo.scale(0.5)),
     "named_chain": fo.named_chain(("clip", fo.clip_by_value(1.0)), ("optimizer", fo.sgd(lr=0.1, momentum=0.9))),
     "adam_foreach": fo.adam(lr=0.1, weight_decay=0.1, foreach=True),
+    "adam_foreach_decay_mask": fo.adam(
+        lr=0.1, weight_decay=0.1, foreach=True, decay_mask=lambda path: path.endswith("kernel")
+    ),
     "rmsprop_foreach": fo.rmsprop(lr=0.1, momentum=0.9, foreach=True),
     "partition": fo.partition(
         {"decay": fo.adamw(lr=0.1), "plain": fo.sgd(lr=0.1, momentum=0.9)},
         lambda path: "plain" if path.endswith("bias") else "decay",
     ),
     "masked": fo.masked(fo.adam(lr=0.1), lambda path: path.endswith("kernel")),
+    "freeze": fo.freeze(fo.adamw(lr=0.1), lambda path: path.endswith("bias")),
+    "set_to_zero": fo.set_to_zero(),
     "state_dtype": fo.state_dtype(fo.adam(lr=0.1), {"exp_avg": "bfloat16"}),
     "stochastic_rounding": fo.stochastic_rounding(fo.adamw(lr=0.1), 0),
     "master_weights": fo.master_weights(fo.adamw(lr=0.1)),

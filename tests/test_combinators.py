@@ -130,14 +130,16 @@ def test_masked_integers_stay_out():
 
 
 def test_find_state_inside_everything_and_its_errors():
-    tx = fo.accumulate(fo.skip_nonfinite(fo.chain(fo.masked(fo.adam(), True), fo.sgd(momentum=0.9)), 2), 2)
+    mask, rest = {"layer": True, "scale": False}, {"layer": False, "scale": True}
+    both = fo.chain(fo.masked(fo.adam(), mask), fo.masked(fo.sgd(momentum=0.9), rest))
+    tx = fo.accumulate(fo.skip_nonfinite(both, 2), 2)
     state = tx.init(PARAMS)
     assert isinstance(fo.find_state(state, fo.AdamState), fo.AdamState)
     assert isinstance(fo.find_state(state, fo.SGDState), fo.SGDState)
     with pytest.raises(KeyError, match="no state of the name or type 'adam'"):
         fo.find_state(state, "adam")
     with pytest.raises(KeyError, match="2 states of the name or type 'SGDState'"):
-        fo.find_state(fo.chain(fo.sgd(), fo.sgd()).init(PARAMS), fo.SGDState)
+        fo.find_state(fo.chain(fo.masked(fo.sgd(), mask), fo.masked(fo.sgd(), rest)).init(PARAMS), fo.SGDState)
     optax_state = optax.chain(optax.identity(), fo.adam()).init(PARAMS)
     assert isinstance(fo.find_state(optax_state, fo.AdamState), fo.AdamState)
 
@@ -190,3 +192,102 @@ def test_apply_updates():
         fo.apply_updates(params, {"a": jnp.ones(2)})
     with pytest.raises(ValueError, match=r"the update of the parameter 'b' has shape \(3,\)"):
         fo.apply_updates(params, {"a": None, "b": jnp.ones(3)})
+
+
+def test_apply_updates_leaves_integers_alone():
+    params = {"count": jnp.array(3), "w": jnp.ones(2)}
+    grads = jax.grad(lambda p: p["w"].sum() * p["count"], allow_int=True)(params)
+    moved = fo.apply_updates(params, grads)
+    assert moved["count"] is params["count"]
+    assert moved["w"].tolist() == [4.0, 4.0]
+
+
+KERNELS = lambda path: path.endswith("kernel")  # noqa: E731 a mask
+OTHERS = lambda path: not path.endswith("kernel")  # noqa: E731 a mask
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: fo.chain(fo.adam(), fo.add_decayed_weights(0.1)),
+        lambda: fo.named_chain(("optimizer", fo.sgd()), ("decay", fo.add_decayed_weights(0.1))),
+        lambda: fo.chain(fo.clip_by_value(1.0), fo.chain(fo.lbfgs()), fo.clip_by_value(1.0), fo.add_decayed_weights(1)),
+        lambda: fo.chain(fo.muon_adamw(), fo.add_decayed_weights(0.1)),
+        lambda: fo.chain(fo.accumulate(fo.skip_nonfinite(fo.adamw(), 2), 2), fo.add_decayed_weights(0.1)),
+        lambda: fo.chain(fo.master_weights(fo.freeze(fo.adamw(), KERNELS)), fo.add_decayed_weights(0.1)),
+        lambda: fo.chain(fo.scale(-0.1), fo.add_decayed_weights(0.1)),
+        lambda: fo.chain(fo.add_decayed_weights(0.1), fo.scale(-1.0), fo.adam()),
+        lambda: fo.masked(fo.chain(fo.sgd(), fo.add_decayed_weights(0.1)), True),
+    ],
+)
+def test_a_chain_that_turns_decay_into_growth_is_refused(build):
+    with pytest.raises(ValueError, match=r"the weights would grow: what add_decayed_weights adds .* weight_decay= "):
+        build()
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: fo.chain(fo.adam(), fo.sgd()), "the updates of adam are negated already, and sgd negates them again"),
+        (lambda: fo.chain(fo.adamw(), fo.scale(2.0), fo.ema(), fo.bfgs()), "the updates of adam .* and bfgs"),
+        (lambda: fo.chain(fo.partition({0: fo.sgd(), 1: fo.adam()}, lambda path: 0), fo.muon()), "two algorithms"),
+    ],
+)
+def test_a_chain_of_two_algorithms_is_refused(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+@pytest.mark.parametrize(
+    ("tx", "message"),
+    [
+        (
+            fo.chain(fo.sgd(), fo.add_decayed_weights(0.1, KERNELS)),
+            r"weights would grow at the parameter 'layer\.kernel'",
+        ),
+        (fo.chain(fo.masked(fo.sgd(), KERNELS), fo.adam()), r"would ascend at the parameter 'layer\.kernel'"),
+        (
+            fo.chain(
+                fo.partition({0: fo.sgd(), 1: fo.identity()}, {"layer": 1, "scale": 0}), fo.add_decayed_weights(1)
+            ),
+            "weights would grow at the parameter 'scale'",
+        ),
+    ],
+)
+def test_a_chain_that_is_wrong_for_some_parameters_is_refused_by_init(tx, message):
+    with pytest.raises(ValueError, match=message):
+        tx.init(PARAMS)
+
+
+@pytest.mark.parametrize(
+    "tx",
+    [
+        fo.chain(fo.add_decayed_weights(0.1), fo.adam()),
+        fo.chain(fo.masked(fo.sgd(), KERNELS), fo.masked(fo.adam(), OTHERS)),
+        fo.chain(fo.masked(fo.sgd(), KERNELS), fo.add_decayed_weights(0.1, OTHERS), fo.masked(fo.adam(), OTHERS)),
+        fo.chain(fo.scale(-1.0), fo.add_decayed_weights(0.1), fo.adam()),  # ascends, and decays
+        fo.chain(optax.scale_by_adam(), fo.add_decayed_weights(0.1), fo.scale(-1e-3)),
+        fo.chain(fo.sgd(), fo.scale(-1.0), fo.sgd()),
+        fo.chain(fo.clip_by_value(1.0), fo.add_decayed_weights(0.1)),  # a part of another chain
+        fo.chain(optax.sgd(0.1), fo.add_decayed_weights(0.1)),  # of optax's nothing is known
+        fo.chain(fo.sgd(), fo.scale_by_schedule(fo.schedules.constant(-1.0)), fo.sgd()),
+    ],
+)
+def test_chains_that_descend_and_decay_are_built(tx):
+    tx.init(PARAMS)
+
+
+def test_decay_right_before_the_learning_rate_shrinks():
+    tx = fo.chain(fo.add_decayed_weights(0.1), fo.scale(-0.1))
+    params = {"w": jnp.ones(())}
+    state = tx.init(params)
+    for _ in range(10):
+        updates, state = tx.update({"w": jnp.zeros(())}, state, params)
+        params = fo.apply_updates(params, updates)
+    assert float(params["w"]) == pytest.approx(0.99**10, rel=1e-6)
+
+
+@pytest.mark.parametrize("wrap", [fo.masked, fo.freeze])
+def test_a_mask_of_something_else_than_booleans_is_refused(wrap):
+    with pytest.raises(TypeError, match="a mask is a tree of booleans, or a function of the path, but it holds 'yes'"):
+        wrap(fo.sgd(), {"layer": "yes", "scale": False})

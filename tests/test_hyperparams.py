@@ -4,6 +4,8 @@ import copy
 import pickle
 import re
 
+import chex
+import cloudpickle
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import functorch_optim as fo
+from functorch_optim import optim
 from functorch_optim.hyperparams import Beta, one_minus_power
 from functorch_optim.rule import step_scalars
 from tests.comparison import slots_of
@@ -154,9 +157,59 @@ def test_an_equal_transformation_shares_a_trace():
     assert step._cache_size() == 1
 
 
-def test_pickling_a_lambda_names_the_option():
-    with pytest.raises(pickle.PicklingError, match="adam: the option 'lr' holds"):
-        pickle.dumps(fo.chain(fo.adam(lr=lambda step: 0.1)))
+@pytest.mark.parametrize(
+    ("make", "option"),
+    [
+        (lambda: fo.chain(fo.adam(lr=lambda step: 0.1)), "adam: the option 'lr' holds <lambda>"),
+        (lambda: fo.masked(fo.adam(betas=(lambda step: 0.9, 0.99)), {"w": True}), "adam: the option 'betas' holds"),
+        (lambda: fo.masked(fo.adam(), lambda path: path == "w"), "labels: the option 'function' holds <lambda>"),
+        (lambda: fo.sgd(lr=fo.schedules.warmup(lambda step: 0.1, 3)), "warmup: the option 'schedule' holds <lambda>"),
+    ],
+)
+def test_a_lambda_is_copied_and_pickled_by_value_and_else_names_the_option(make, option):
+    tx, p = make(), {"w": jnp.ones(2)}
+    for copied in (copy.copy(tx), copy.deepcopy(tx)):
+        assert copied == tx
+    by_value = cloudpickle.loads(cloudpickle.dumps(tx))
+    chex.assert_trees_all_equal(*(one.update(p, one.init(p), p)[0] for one in (tx, by_value)))
+    for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
+        with pytest.raises(
+            pickle.PicklingError, match=f"{option}.*, which cannot be pickled: use a function defined at"
+        ):
+            pickle.dumps(tx, protocol)
+
+
+COUNTS = {
+    "lbfgs: max_iter": lambda n: fo.lbfgs(max_iter=n),
+    "lbfgs: max_eval": lambda n: fo.lbfgs(max_eval=n),
+    "lbfgs: history_size": lambda n: fo.lbfgs(history_size=n),
+    "bfgs: max_iter": lambda n: fo.bfgs(max_iter=n),
+    "ns_steps": lambda n: fo.muon(ns_steps=n),
+    "every": lambda n: fo.ema(every=n),
+    "start_step": lambda n: fo.swa(start_step=n),
+    "accumulate": lambda n: fo.accumulate(fo.sgd(), n),
+    "skip_nonfinite": lambda n: fo.skip_nonfinite(fo.sgd(), n),
+    "T_max": lambda n: fo.schedules.cosine_annealing(1.0, T_max=n),
+    "T_0": lambda n: fo.schedules.cosine_annealing_warm_restarts(1.0, n),
+    "step_size": lambda n: fo.schedules.step_decay(1.0, n),
+    "total_steps": lambda n: fo.schedules.one_cycle(1.0, n),
+    "anneal_epochs": lambda n: fo.schedules.swa_annealing(1.0, 0.1, n),
+    "optim.LBFGS max_iter": lambda n: optim.LBFGS([jnp.ones(2)], max_iter=n),
+    "optim.LBFGS history_size": lambda n: optim.LBFGS([jnp.ones(2)], history_size=n),
+    "optim.Muon ns_steps": lambda n: optim.Muon([jnp.ones((2, 2))], ns_steps=n),
+    "optim.lr_scheduler.OneCycleLR epochs": lambda n: optim.lr_scheduler.OneCycleLR(
+        optim.SGD([jnp.ones(2)]), 1.0, epochs=n, steps_per_epoch=3
+    ),
+}
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_a_boolean_is_no_count_and_an_integer_of_numpy_is_one(name):
+    for value in (True, np.True_):
+        with pytest.raises((TypeError, ValueError), match=name.split()[-1]):
+            COUNTS[name](value)
+    made, expected = COUNTS[name](np.int64(3)), COUNTS[name](3)
+    assert made == expected or isinstance(made, optim.Optimizer | optim.lr_scheduler.LRScheduler)
 
 
 @pytest.mark.parametrize(
@@ -207,7 +260,9 @@ def test_current_hyperparams():
         _, state = tx.update(grads(0), state, params())
     assert rates == [0.0, 0.5, 1.0]
     assert fo.current_hyperparams(tx, state)["betas"] == (0.9, 0.999)
-    twice = fo.chain(fo.sgd(lr=0.1), fo.sgd(lr=0.2))
+    twice = fo.chain(
+        fo.masked(fo.sgd(lr=0.1), {"w": True, "b": False}), fo.masked(fo.sgd(lr=0.2), lambda path: path == "b")
+    )
     assert fo.current_hyperparams(twice, twice.init(params()))["1.lr"] == 0.2
     split = fo.partition({"a": fo.sgd(lr=0.1), "b": fo.adam()}, {"w": "a", "b": "b"})
     assert fo.current_hyperparams(split, split.init(params()))["a"]["lr"] == 0.1

@@ -144,7 +144,7 @@ def test_none_gradients_leave_the_parameter_and_its_slots_alone(tx):
         state = new
 
 
-TAKE_ROWS = ("identity", "conjugate", "scale", "scale_by_schedule", "sgd", "adagrad")
+TAKE_ROWS = ("identity", "conjugate", "scale", "scale_by_schedule", "set_to_zero", "sgd", "adagrad")
 
 
 @every
@@ -166,6 +166,7 @@ def test_a_sparse_gradient_is_taken_or_raises_and_is_named(tx):
 
 
 STATELESS = {"identity", "conjugate", "scale", "scale_by_schedule", "clip_by_value", "clip_by_global_norm"}
+STATELESS |= {"set_to_zero"}
 
 
 @pytest.mark.parametrize("name", sorted(set(TABLE) - STATELESS))

@@ -59,6 +59,7 @@ def adadelta(
     weight_decay: Hyperparameter = 0.0,
     maximize: bool = False,
     foreach: bool = False,
+    decay_mask: Any = None,
 ) -> GradientTransformation:
     r"""Adadelta, as ``torch.optim.Adadelta``.
 
@@ -76,6 +77,7 @@ def adadelta(
         weight_decay: coefficient of the L2 penalty, at least 0. Unless it is the number 0, ``update`` needs ``params``.
         maximize: whether to ascend.
         foreach: whether to update small parameters together (:func:`functorch_optim.lift`).
+        decay_mask: where to decay: booleans, or a function of the path, as in :func:`functorch_optim.masked`.
 
     Returns:
         A transformation with the state :class:`AdadeltaState`.
@@ -92,4 +94,4 @@ def adadelta(
         >>> [round(x, 6) for x in updates.tolist()]
         [-0.003162]
     """
-    return lift(Adadelta(lr, rho, eps, weight_decay, maximize), foreach)
+    return lift(Adadelta(lr, rho, eps, weight_decay, maximize), foreach, decay_mask)

@@ -114,6 +114,7 @@ def adafactor(
     d: Hyperparameter = 1.0,
     weight_decay: Hyperparameter = 0.0,
     maximize: bool = False,
+    decay_mask: Any = None,
 ) -> GradientTransformation:
     r"""Adafactor, as ``torch.optim.Adafactor``.
 
@@ -137,6 +138,7 @@ def adafactor(
         d: the threshold of the update's root mean square, at least 1.
         weight_decay: coefficient of the decoupled decay, at least 0.
         maximize: whether to ascend.
+        decay_mask: where to decay: booleans, or a function of the path, as in :func:`functorch_optim.masked`.
 
     Returns:
         A transformation with the state :class:`AdafactorState`; ``update`` needs ``params``.
@@ -154,4 +156,4 @@ def adafactor(
         >>> [round(x, 6) for x in updates[0].tolist()], state.row_var.shape
         ([-0.5, -0.5], (2, 1))
     """
-    return lift(Adafactor(lr, beta2_decay, eps, d, weight_decay, maximize))
+    return lift(Adafactor(lr, beta2_decay, eps, d, weight_decay, maximize), decay_mask=decay_mask)

@@ -66,6 +66,7 @@ def adagrad(
     eps: Hyperparameter = 1e-10,
     maximize: bool = False,
     foreach: bool = False,
+    decay_mask: Any = None,
 ) -> GradientTransformation:
     r"""Adagrad, as ``torch.optim.Adagrad``.
 
@@ -84,6 +85,7 @@ def adagrad(
 
     Gradients may be row-sparse, if there is no weight decay; then only the rows that they name are touched.
         foreach: whether to update small parameters together (:func:`functorch_optim.lift`).
+        decay_mask: where to decay: booleans, or a function of the path, as in :func:`functorch_optim.masked`.
 
     Returns:
         A transformation with the state :class:`AdagradState`.
@@ -101,4 +103,4 @@ def adagrad(
         >>> updates.tolist(), state.sum.tolist()
         ([-0.5], [4.0])
     """
-    return lift(Adagrad(lr, lr_decay, weight_decay, initial_accumulator_value, eps, maximize), foreach)
+    return lift(Adagrad(lr, lr_decay, weight_decay, initial_accumulator_value, eps, maximize), foreach, decay_mask)

@@ -90,6 +90,7 @@ def adam(
     maximize: bool = False,
     decoupled_weight_decay: bool = False,
     foreach: bool = False,
+    decay_mask: Any = None,
 ) -> GradientTransformation:
     r"""Adam, as ``torch.optim.Adam``.
 
@@ -112,6 +113,7 @@ def adam(
         maximize: whether to ascend.
         decoupled_weight_decay: whether the decay acts on the parameter instead of the gradient.
         foreach: whether to update small parameters together (:func:`functorch_optim.lift`).
+        decay_mask: where to decay: booleans, or a function of the path, as in :func:`functorch_optim.masked`.
 
     Returns:
         A transformation with the state :class:`AdamState`. Updates are float32 or wider; slots have their
@@ -131,4 +133,4 @@ def adam(
         >>> [round(x, 6) for x in updates.tolist()]
         [-0.1, 0.1]
     """
-    return lift(Adam(lr, betas, eps, weight_decay, amsgrad, maximize, decoupled_weight_decay), foreach)
+    return lift(Adam(lr, betas, eps, weight_decay, amsgrad, maximize, decoupled_weight_decay), foreach, decay_mask)

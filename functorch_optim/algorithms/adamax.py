@@ -68,6 +68,7 @@ def adamax(
     weight_decay: Hyperparameter = 0.0,
     maximize: bool = False,
     foreach: bool = False,
+    decay_mask: Any = None,
 ) -> GradientTransformation:
     r"""Adamax, as ``torch.optim.Adamax``.
 
@@ -86,6 +87,7 @@ def adamax(
         weight_decay: coefficient of the L2 penalty, at least 0. Unless it is the number 0, ``update`` needs ``params``.
         maximize: whether to ascend.
         foreach: whether to update small parameters together (:func:`functorch_optim.lift`).
+        decay_mask: where to decay: booleans, or a function of the path, as in :func:`functorch_optim.masked`.
 
     Returns:
         A transformation with the state :class:`AdamaxState`.
@@ -101,4 +103,4 @@ def adamax(
         >>> [round(x, 6) for x in updates.tolist()]
         [-0.5]
     """
-    return lift(Adamax(lr, betas, eps, weight_decay, maximize), foreach)
+    return lift(Adamax(lr, betas, eps, weight_decay, maximize), foreach, decay_mask)

@@ -1,5 +1,7 @@
 """AdamW: Adam with decoupled weight decay."""
 
+from typing import Any
+
 from functorch_optim.algorithms.adam import Adam
 from functorch_optim.base import GradientTransformation
 from functorch_optim.hyperparams import BetaOption, Hyperparameter
@@ -14,6 +16,7 @@ def adamw(
     amsgrad: bool = False,
     maximize: bool = False,
     foreach: bool = False,
+    decay_mask: Any = None,
 ) -> GradientTransformation:
     r"""Adam with weight decay on the parameter instead of the gradient, as ``torch.optim.AdamW``.
 
@@ -28,6 +31,7 @@ def adamw(
         amsgrad: whether to divide by the largest second moment so far.
         maximize: whether to ascend; the decay still shrinks the parameter.
         foreach: whether to update small parameters together (:func:`functorch_optim.lift`).
+        decay_mask: where to decay: booleans, or a function of the path, as in :func:`functorch_optim.masked`.
 
     Returns:
         A transformation with the state :class:`functorch_optim.AdamState`.
@@ -44,5 +48,7 @@ def adamw(
         >>> updates, state = tx.update(jnp.array([0.0]), tx.init(params), params)
         >>> [round(x, 6) for x in updates.tolist()]
         [-0.1]
+        >>> tx = adamw(decay_mask=lambda path: not path.endswith("bias"))
     """
-    return lift(Adam(lr, betas, eps, weight_decay, amsgrad, maximize, decoupled_weight_decay=True), foreach)
+    rule = Adam(lr, betas, eps, weight_decay, amsgrad, maximize, decoupled_weight_decay=True)
+    return lift(rule, foreach, decay_mask)

@@ -15,7 +15,7 @@ from functorch_optim.hyperparams import (
     maximum,
     single,
 )
-from functorch_optim.rule import Rule, decayed, lift, zeros_like
+from functorch_optim.rule import Rule, decay_of, lift, zeros_like
 
 
 @exportable
@@ -66,7 +66,7 @@ class ASGD(Rule):
     def update(
         self, grad: jax.Array, param: Any, slots: ASGDState, scalars: ASGDScalars
     ) -> tuple[jax.Array, ASGDState]:
-        delta = -decayed(scalars.decay, param) - scalars.eta * grad
+        delta = -decay_of(scalars.decay, param) - scalars.eta * grad
         after = param + delta
         ax = jnp.where(scalars.mu == 1, after, slots.ax + scalars.mu * (after - slots.ax))
         return delta, slots._replace(ax=ax)
@@ -80,6 +80,7 @@ def asgd(
     weight_decay: Hyperparameter = 0.0,
     maximize: bool = False,
     foreach: bool = False,
+    decay_mask: Any = None,
 ) -> GradientTransformation:
     r"""Averaged stochastic gradient descent, as ``torch.optim.ASGD``.
 
@@ -101,6 +102,7 @@ def asgd(
         weight_decay: coefficient of the L2 penalty, at least 0.
         maximize: whether to ascend.
         foreach: whether to update small parameters together (:func:`functorch_optim.lift`).
+        decay_mask: where to decay: booleans, or a function of the path, as in :func:`functorch_optim.masked`.
 
     Returns:
         A transformation with the state :class:`ASGDState`; ``update`` needs ``params``.
@@ -118,4 +120,4 @@ def asgd(
         >>> updates.tolist(), state.ax.tolist()
         ([-0.5], [0.5])
     """
-    return lift(ASGD(lr, lambd, alpha, t0, weight_decay, maximize), foreach)
+    return lift(ASGD(lr, lambd, alpha, t0, weight_decay, maximize), foreach, decay_mask)

@@ -177,6 +177,7 @@ def muon(
     adjust_lr_fn: str | None = None,
     batched: bool = True,
     reshape: str | None = None,
+    decay_mask: Any = None,
 ) -> GradientTransformation:
     r"""Muon, as ``torch.optim.Muon``, for matrices, and beyond it for stacks of matrices and convolution kernels.
 
@@ -204,6 +205,7 @@ def muon(
         reshape: how a parameter of more than two dimensions becomes one matrix instead: ``"out_first"`` (torch's
             kernels: outputs, inputs, height, width) or ``"out_last"`` (JAX's: height, width, inputs, outputs). With
             ``"out_last"`` A, the number of outputs, is that of the columns, in matrices too.
+        decay_mask: where to decay: booleans, or a function of the path, as in :func:`functorch_optim.masked`.
 
     Returns:
         A transformation with the state :class:`MuonState`. :func:`functorch_optim.muon_adamw` leaves what is no matrix
@@ -223,4 +225,4 @@ def muon(
         [[-0.07, -0.0], [-0.0, 0.11]]
     """
     rule = Muon(lr, momentum, weight_decay, nesterov, ns_coefficients, eps, ns_steps, adjust_lr_fn, batched, reshape)
-    return lift(rule)
+    return lift(rule, decay_mask=decay_mask)

@@ -98,6 +98,7 @@ def nadam(
     decoupled_weight_decay: bool = False,
     maximize: bool = False,
     foreach: bool = False,
+    decay_mask: Any = None,
 ) -> GradientTransformation:
     r"""Adam with Nesterov momentum, as ``torch.optim.NAdam``.
 
@@ -121,6 +122,7 @@ def nadam(
         decoupled_weight_decay: whether the decay acts on the parameter instead of the gradient.
         maximize: whether to ascend.
         foreach: whether to update small parameters together (:func:`functorch_optim.lift`).
+        decay_mask: where to decay: booleans, or a function of the path, as in :func:`functorch_optim.masked`.
 
     Returns:
         A transformation with the state :class:`NAdamState`.
@@ -137,4 +139,6 @@ def nadam(
         >>> [round(x, 6) for x in updates.tolist()]
         [-0.105645]
     """
-    return lift(NAdam(lr, betas, eps, weight_decay, momentum_decay, decoupled_weight_decay, maximize), foreach)
+    return lift(
+        NAdam(lr, betas, eps, weight_decay, momentum_decay, decoupled_weight_decay, maximize), foreach, decay_mask
+    )

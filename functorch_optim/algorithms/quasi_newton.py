@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from functorch_optim import trees, variables
 from functorch_optim.base import Transform
+from functorch_optim.effects import Effects, Kind, Leaves
 from functorch_optim.hyperparams import AnyNumber, LearningRate, Options, as_count
 from functorch_optim.line_search.points import Line, Objective, Point, Search, Vector, along, axpy, dot, largest, select
 from functorch_optim.line_search.strong_wolfe import strong_wolfe
@@ -66,6 +67,9 @@ class QuasiNewton(Options, Transform):
         if self.line_search_fn not in (None, *self.searches()):
             names, verb = " and ".join(map(repr, self.searches())), "are" if len(self.searches()) > 1 else "is"
             raise RuntimeError(f"only {names} {verb} supported, not {self.line_search_fn!r}")
+
+    def effects(self, at: Leaves | None) -> list[Effects]:
+        return self.effect(Kind.STEPS, at)
 
     @property
     def budget(self) -> int:

@@ -151,6 +151,7 @@ def radam(
     decoupled_weight_decay: bool = False,
     maximize: bool = False,
     foreach: bool = False,
+    decay_mask: Any = None,
 ) -> GradientTransformation:
     r"""Rectified Adam, as ``torch.optim.RAdam``.
 
@@ -173,6 +174,7 @@ def radam(
         decoupled_weight_decay: whether the decay acts on the parameter instead of the gradient.
         maximize: whether to ascend.
         foreach: whether to update small parameters together (:func:`functorch_optim.lift`).
+        decay_mask: where to decay: booleans, or a function of the path, as in :func:`functorch_optim.masked`.
 
     Returns:
         A transformation with the state :class:`RAdamState`.
@@ -188,4 +190,4 @@ def radam(
         >>> [round(x, 6) for x in updates.tolist()]
         [-0.2]
     """
-    return lift(RAdam(lr, betas, eps, weight_decay, decoupled_weight_decay, maximize), foreach)
+    return lift(RAdam(lr, betas, eps, weight_decay, decoupled_weight_decay, maximize), foreach, decay_mask)

@@ -89,6 +89,7 @@ def rmsprop(
     centered: bool = False,
     maximize: bool = False,
     foreach: bool = False,
+    decay_mask: Any = None,
 ) -> GradientTransformation:
     r"""RMSprop, as ``torch.optim.RMSprop``.
 
@@ -112,6 +113,7 @@ def rmsprop(
         centered: whether to divide by the standard deviation instead of the root mean square.
         maximize: whether to ascend.
         foreach: whether to update small parameters together (:func:`functorch_optim.lift`).
+        decay_mask: where to decay: booleans, or a function of the path, as in :func:`functorch_optim.masked`.
 
     Returns:
         A transformation with the state :class:`RMSpropState`.
@@ -127,4 +129,4 @@ def rmsprop(
         >>> [round(x, 6) for x in updates.tolist()]
         [-1.0]
     """
-    return lift(RMSprop(lr, alpha, eps, weight_decay, momentum, centered, maximize), foreach)
+    return lift(RMSprop(lr, alpha, eps, weight_decay, momentum, centered, maximize), foreach, decay_mask)

@@ -81,6 +81,7 @@ def sgd(
     nesterov: bool = False,
     maximize: bool = False,
     foreach: bool = False,
+    decay_mask: Any = None,
 ) -> GradientTransformation:
     r"""Stochastic gradient descent, as ``torch.optim.SGD``.
 
@@ -105,6 +106,7 @@ def sgd(
     Gradients may be row-sparse, if there is no weight decay. Without momentum only the rows they name are touched; with
     momentum all rows move, and the gradient is made dense.
         foreach: whether to update small parameters together (:func:`functorch_optim.lift`).
+        decay_mask: where to decay: booleans, or a function of the path, as in :func:`functorch_optim.masked`.
 
     Returns:
         A transformation with the state :class:`SGDState`. Updates are float32 or wider; slots have their
@@ -124,4 +126,4 @@ def sgd(
         >>> state.momentum_buffer.tolist()
         [2.0]
     """
-    return lift(SGD(lr, momentum, dampening, weight_decay, nesterov, maximize), foreach)
+    return lift(SGD(lr, momentum, dampening, weight_decay, nesterov, maximize), foreach, decay_mask)

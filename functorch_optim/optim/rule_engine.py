@@ -25,7 +25,7 @@ from functorch_optim.optim.packs import Leaves, joined_grads
 from functorch_optim.optim.param_groups import Layout
 from functorch_optim.optim.state_dict import Loaded, Refused, count_of, kept
 from functorch_optim.optim.transaction import Compiled
-from functorch_optim.rule import Lifted, step_scalars
+from functorch_optim.rule import OF_LIFT, Lifted, step_scalars
 from functorch_optim.transforms.conjugation import conjugate_leaf
 
 Entry = dict[str, Any]
@@ -75,7 +75,7 @@ class Kind:
 
     def __init__(self, constructor: Callable[..., GradientTransformation], defaults: Mapping[str, Any]) -> None:
         self.constructor = constructor
-        self._parameters = tuple(name for name in inspect.signature(constructor).parameters if name != "foreach")
+        self._parameters = tuple(name for name in inspect.signature(constructor).parameters if name not in OF_LIFT)
         self._required = {name for name in self._parameters if name in defaults}
         self.rule_type = type(self.made(defaults).rule)
         self.data_names = data_options(self.rule_type).keys() & set(self._parameters)

@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from functorch_optim.hyperparams import AnyNumber
+from functorch_optim.hyperparams import AnyNumber, as_integer
 from functorch_optim.schedules.decay import reached
 from functorch_optim.schedules.schedule import (
     Schedule,
@@ -97,7 +97,7 @@ class cosine_annealing_warm_restarts(Schedule):
         super().__post_init__()
         for name in ("T_0", "T_mult"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            if (as_integer(value) or 0) < 1:
                 kind = "positive integer" if name == "T_0" else "integer T_mult >= 1"
                 raise ValueError(f"Expected {kind}{' T_0' if name == 'T_0' else ''}, but got {value}")
 

@@ -2,14 +2,12 @@
 
 from typing import Any
 
-import numpy as np
-
-from functorch_optim.hyperparams import AnyNumber, known
+from functorch_optim.hyperparams import AnyNumber, as_integer, known
 from functorch_optim.schedules.schedule import Schedule, as_float, between, number
 
 
 def _check(total_steps: Any, pct_start: Any, anneal_strategy: Any) -> None:
-    if isinstance(total_steps, bool) or not isinstance(total_steps, int | np.integer) or total_steps < 1:
+    if (as_integer(total_steps) or 0) < 1:
         raise ValueError(f"Expected positive integer total_steps, but got {total_steps}")
     if not isinstance(pct_start, float) or not 0 <= pct_start <= 1:
         raise ValueError(f"Expected float between 0 and 1 pct_start, but got {pct_start}")
@@ -154,7 +152,8 @@ class swa_annealing(Schedule):
         super().__post_init__()
         if self.anneal_strategy not in ("cos", "linear"):
             raise ValueError(f"anneal_strategy must be one of 'cos' or 'linear', instead got {self.anneal_strategy}")
-        if isinstance(self.anneal_epochs, bool) or not isinstance(self.anneal_epochs, int) or self.anneal_epochs < 0:
+        epochs = as_integer(self.anneal_epochs)
+        if epochs is None or epochs < 0:
             raise ValueError(f"anneal_epochs must be equal or greater than 0, got {self.anneal_epochs}")
 
     def evaluate(self, step: Any, xp: Any) -> Any:

@@ -12,11 +12,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from functorch_optim.hyperparams import Options, Scalar
+from functorch_optim.hyperparams import Options, Scalar, as_integer
 
 
 class Schedule(Options):
     """Base of the schedules: a subclass declares its options and ``evaluate(step, xp)``."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, value in list(vars(self).items()):
+            if isinstance(value, np.integer):  # whose dtype must not meet the step's
+                object.__setattr__(self, name, int(value))
 
     def evaluate(self, step: Any, xp: Any) -> Any:
         """The value at ``step``, with numpy's or jax.numpy's functions in ``xp``."""
@@ -102,7 +108,7 @@ def wrapped(step: Any, period: float, xp: Any) -> tuple[Any, Any]:
 
 def check_count(name: str, value: Any, least: int) -> None:
     """Raise unless an option is an integer (TypeError) of at least ``least`` (ValueError)."""
-    kind = TypeError if isinstance(value, bool) or not isinstance(value, int | np.integer) else ValueError
+    kind = TypeError if as_integer(value) is None else ValueError
     if kind is TypeError or value < least:
         raise kind(f"{name} must be an integer of at least {least}, but it is {value!r}")
 

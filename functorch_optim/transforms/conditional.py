@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from functorch_optim import trees
-from functorch_optim.base import GradientTransformation, Transform, exportable, transformation
-from functorch_optim.combinators import current_hyperparams
+from functorch_optim.base import GradientTransformation, exportable, transformation
+from functorch_optim.combinators import Wrapper
+from functorch_optim.hyperparams import as_integer
 from functorch_optim.rule import next_step, zeros_like
 from functorch_optim.transforms.scaling import multiply
 
@@ -46,8 +47,7 @@ def _run_if(condition: jax.Array, run: Callable[..., tuple[Any, Any]], state: An
     return jax.lax.cond(condition, run, nothing, state, *operands)
 
 
-class Accumulate(Transform):
-    inner: GradientTransformation
+class Accumulate(Wrapper):
     every: int
     average: bool
 
@@ -71,9 +71,6 @@ class Accumulate(Transform):
 
         new, (accumulated, inner) = _run_if(last, run, (treedef.unflatten(sums), state.inner), params)
         return new, AccumulateState(jnp.where(last, 0, state.micro_step + 1), accumulated, inner)
-
-    def hyperparams(self, state: AccumulateState) -> dict[str, Any]:
-        return current_hyperparams(self.inner, state.inner)
 
 
 def accumulate(inner: GradientTransformation, every: int, average: bool = True) -> GradientTransformation:
@@ -99,13 +96,13 @@ def accumulate(inner: GradientTransformation, every: int, average: bool = True) 
         >>> first.item(), second.item()
         (-0.0, -2.0)
     """
-    if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+    count = as_integer(every)
+    if count is None or count < 1:
         raise ValueError(f"accumulate: every must be a positive integer, but it is {every!r}")
-    return transformation(Accumulate(inner, every, average))
+    return transformation(Accumulate(inner, count, average))
 
 
-class SkipNonfinite(Transform):
-    inner: GradientTransformation
+class SkipNonfinite(Wrapper):
     max_consecutive: int
 
     def init(self, params: Any) -> SkipNonfiniteState:
@@ -127,9 +124,6 @@ class SkipNonfinite(Transform):
             params,
         )
         return new, SkipNonfiniteState(consecutive, total, inner)
-
-    def hyperparams(self, state: SkipNonfiniteState) -> dict[str, Any]:
-        return current_hyperparams(self.inner, state.inner)
 
 
 def skip_nonfinite(inner: GradientTransformation, max_consecutive: int) -> GradientTransformation:
@@ -153,6 +147,7 @@ def skip_nonfinite(inner: GradientTransformation, max_consecutive: int) -> Gradi
         >>> fo.apply_updates(params, updates).item(), state.total.item()
         (1.0, 1)
     """
-    if isinstance(max_consecutive, bool) or not isinstance(max_consecutive, int) or max_consecutive < 0:
+    count = as_integer(max_consecutive)
+    if count is None or count < 0:
         raise ValueError(f"skip_nonfinite: max_consecutive must be an integer of at least 0, not {max_consecutive!r}")
-    return transformation(SkipNonfinite(inner, max_consecutive))
+    return transformation(SkipNonfinite(inner, count))

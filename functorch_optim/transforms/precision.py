@@ -9,20 +9,11 @@ import jax.numpy as jnp
 from jax.core import Tracer
 
 from functorch_optim import trees
-from functorch_optim.base import GradientTransformation, Transform, add_update, exportable, transformation
-from functorch_optim.combinators import current_hyperparams
+from functorch_optim.base import GradientTransformation, add_update, exportable, transformation
+from functorch_optim.combinators import Wrapper, current_hyperparams
 
 
-class _Wrapper(Transform):
-    """A transformation around another, whose state is all there is."""
-
-    inner: GradientTransformation
-
-    def hyperparams(self, state: Any) -> dict[str, Any]:
-        return current_hyperparams(self.inner, state.inner)
-
-
-class StateDtype(_Wrapper):
+class StateDtype(Wrapper):
     dtypes: tuple[tuple[str, str], ...]
 
     @classmethod
@@ -94,7 +85,7 @@ class StochasticRoundingState(NamedTuple):
     inner: Any
 
 
-class StochasticRounding(_Wrapper):
+class StochasticRounding(Wrapper):
     key: tuple[int, ...]
     impl: str
 
@@ -196,7 +187,7 @@ class MasterWeightsState(NamedTuple):
     inner: Any
 
 
-class MasterWeights(_Wrapper):
+class MasterWeights(Wrapper):
     @classmethod
     def _call_name(cls) -> str:
         return "master_weights"

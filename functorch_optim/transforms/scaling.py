@@ -7,7 +7,8 @@ import jax.numpy as jnp
 
 from functorch_optim import rows, trees
 from functorch_optim.base import EmptyState, GradientTransformation, Transform, exportable, transformation
-from functorch_optim.hyperparams import AnyNumber, Hyperparameter, Options, Schedule
+from functorch_optim.effects import Effects, Kind, Leaves
+from functorch_optim.hyperparams import AnyNumber, Hyperparameter, Options, Schedule, known
 from functorch_optim.rule import coefficient, next_step
 
 
@@ -52,10 +53,17 @@ class Scale(Scheduled):
     def apply(self, values: Any, updates: Any, params: Any) -> Any:
         del params
 
-        def each(leaf: Any) -> Any:
+        def each(name: str, leaf: Any) -> Any:
+            del name
             return rows.map_values(lambda x: multiply(x, values.factor), leaf)
 
-        return jax.tree.map(each, updates, is_leaf=trees.is_sparse)
+        return trees.map_updates(each, "scale", updates)
+
+    def effects(self, at: Leaves | None) -> list[Effects]:
+        factor = known(self.factor)
+        if factor is None:
+            return self.effect(Kind.UNKNOWN, at)
+        return self.effect(Kind.NEGATES, at) if factor < 0 else super().effects(at)
 
 
 def scale(factor: Hyperparameter) -> GradientTransformation:

@@ -7,6 +7,7 @@ import jax
 from functorch_optim import trees
 from functorch_optim.base import GradientTransformation, transformation
 from functorch_optim.combinators import masked
+from functorch_optim.effects import Effects, Kind, Leaves
 from functorch_optim.hyperparams import Hyperparameter, WeightDecay
 from functorch_optim.rule import coefficient
 from functorch_optim.transforms.scaling import Scheduled
@@ -29,11 +30,19 @@ class AddDecayedWeights(Scheduled):
 
         return treedef.unflatten([add(grad, leaf) for grad, leaf in zip(grads, leaves, strict=True)])
 
+    def effects(self, at: Leaves | None) -> list[Effects]:
+        return self.effect(Kind.DECAYS, at)
+
 
 def add_decayed_weights(weight_decay: Hyperparameter, mask: Any = None) -> GradientTransformation:
     """Add ``weight_decay * p`` to the updates; ``update`` needs ``params``.
 
-    Before an algorithm it is L2 regularisation; after one, before the learning rate, decoupled decay.
+    Before an algorithm it is L2 regularisation. The updates of an algorithm are negated already, so after one it would
+    make the weights grow, and :func:`functorch_optim.chain` raises. Decoupled decay is an option of the algorithms:
+    ``fo.adamw(weight_decay=...)``, or ``decoupled_weight_decay=True``, with ``decay_mask`` for where to decay. Only
+    where the learning rate is a link of its own does this stand between the two::
+
+        fo.chain(optax.scale_by_adam(), fo.add_decayed_weights(0.1), fo.scale(-1e-3))
 
     Args:
         weight_decay: at least 0; a number, a scalar array or a schedule.

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from functorch_optim import schedules
+from functorch_optim.hyperparams import as_integer
 from functorch_optim.optim.lr_scheduler.base import (
     LRScheduler,
     all_or_nothing,
@@ -266,7 +267,7 @@ class OneCycleLR(LRScheduler):
 
 def _total_steps(total_steps: Any, epochs: Any, steps_per_epoch: Any) -> int:
     def positive(name: str, value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
+        if (as_integer(value) or 0) <= 0:
             raise ValueError(f"Expected positive integer {name}, but got {value}")
         return value
 

@@ -1,0 +1,88 @@
+"""Which way the updates of a chain point: what each link does to their sign, and the chains that this rules out."""
+
+import enum
+from typing import Any, NamedTuple
+
+
+class Kind(enum.Enum):
+    """What a link does to the sign of what passes through it. A link that only rescales has no effect at all."""
+
+    NEGATES = "negates"
+    STEPS = "steps"  # an algorithm: a gradient comes in, what is to be added to the parameters comes out
+    DECAYS = "decays"  # adds a multiple of the parameters, which a later link must negate
+    UNKNOWN = "unknown"  # another library's, a schedule, a traced factor
+
+
+class Effect(NamedTuple):
+    """A link's effect, and its name for messages."""
+
+    kind: Kind
+    who: str
+
+
+Effects = tuple[Effect, ...]  # of links one after the other
+
+
+class Leaves(NamedTuple):
+    """The parameters, None where there is none: their dotted names and the tree."""
+
+    names: list[str]
+    tree: Any
+
+
+def for_each(at: Leaves | None, effects: Effects) -> list[Effects]:
+    """The same effects for every parameter; while the parameters are not known, for one that stands for all."""
+    return [effects] * (1 if at is None else len(at.names))
+
+
+def check_effects(effects: Effects, where: str = "") -> None:
+    """Raise if links one after the other turn descent into ascent, or decay into growth.
+
+    Args:
+        effects: of the links, in order.
+        where: the parameter, for the message.
+
+    Raises:
+        ValueError: an algorithm gets the updates of another, or the weights would grow by ``add_decayed_weights``.
+
+    Example:
+        >>> check_effects([Effect(Kind.DECAYS, "add_decayed_weights"), Effect(Kind.STEPS, "sgd")])
+    """
+    for index, effect in enumerate(effects):
+        before, after = effects[:index], effects[index + 1 :]
+        if effect.kind is Kind.STEPS:
+            _check_algorithm(effect, before, where)
+        elif effect.kind is Kind.DECAYS:
+            _check_decay(effect, before, after, where)
+
+
+def _check_algorithm(effect: Effect, before: Effects, where: str) -> None:
+    """Raise if what comes in is the updates of another algorithm, still negated."""
+    steps = [index for index, other in enumerate(before) if other.kind is Kind.STEPS]
+    between = before[steps[-1] + 1 :] if steps else ()
+    if steps and _are_known(between) and not _negate(between):
+        raise ValueError(
+            f"a chain of two algorithms would ascend{where}: the updates of {before[steps[-1]].who} are negated "
+            f"already, and {effect.who} negates them again. Use one of the two, or give each its own parameters with "
+            "fo.partition"
+        )
+
+
+def _check_decay(effect: Effect, before: Effects, after: Effects, where: str) -> None:
+    """Raise if the decay is added to the parameters instead of subtracted."""
+    turning = [one.who for one in (*before, *after) if one.kind in (Kind.NEGATES, Kind.STEPS)]
+    if turning and _are_known(after) and not _negate(after):
+        raise ValueError(
+            f"the weights would grow{where}: what {effect.who} adds is not negated by the links after it (of this "
+            f"chain {', '.join(turning)} negate). For decoupled decay give the algorithm weight_decay= (fo.adamw, or "
+            f"decoupled_weight_decay=True); for L2 regularisation put {effect.who} right before the algorithm"
+        )
+
+
+def _are_known(effects: Effects) -> bool:
+    return all(effect.kind is not Kind.UNKNOWN for effect in effects)
+
+
+def _negate(effects: Effects) -> bool:
+    """Whether links that are known negate, taken together."""
+    return sum(effect.kind in (Kind.NEGATES, Kind.STEPS) for effect in effects) % 2 == 1

@@ -1,0 +1,152 @@
+"""What somebody who writes a rule may get wrong, said when the rule is lifted for the first time."""
+
+import inspect
+import types
+import weakref
+from dataclasses import fields
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from functorch_optim.hyperparams import data_options
+from functorch_optim.rule import Rule, coefficient, step_scalars
+
+_checked: weakref.WeakKeyDictionary[type[Rule], set[tuple[str, ...]]] = weakref.WeakKeyDictionary()
+
+
+def check_once(rule: Rule) -> None:
+    """:func:`check_class` and :func:`check_update`, once for a class and its flags."""
+    cls = type(rule)
+    data = data_options(cls)
+    flags = tuple(repr(getattr(rule, field.name)) for field in fields(rule) if field.name not in data)
+    if flags not in _checked.setdefault(cls, set()):
+        check_class(cls)
+        check_update(rule)
+        _checked[cls].add(flags)
+
+
+def check_class(cls: type[Rule]) -> None:
+    """Raise unless the class says all that the lift reads.
+
+    Raises:
+        TypeError: something is missing or has another form; the message names the class and the mend.
+    """
+    name = cls.__name__
+    if not hasattr(cls, "title"):
+        raise TypeError(f'{name} has no title, its name in messages and in print: title = "{name}"')
+    slots: tuple[str, ...] = getattr(getattr(cls, "state", None), "_fields", ())
+    if "step" not in slots:
+        raise TypeError(
+            f"{name}.state must be a NamedTuple that has a field step and then one for every slot, but it is "
+            f"{getattr(cls, 'state', 'missing')!r}"
+        )
+    for scalar in cls.carried:
+        if scalar not in slots:
+            raise TypeError(f"{name} carries {scalar!r} from step to step, so {name}.state needs a field of that name")
+    for option, hint in get_type_hints(cls, include_extras=True).items():
+        if option in {field.name for field in fields(cls)} and _is_number(hint):
+            raise TypeError(
+                f"{name}.{option} is a number, and numbers are data that may be traced or scheduled: annotate it with "
+                "a mark of functorch_optim.hyperparams (LearningRate, Betas, WeightDecay, AnyNumber, ...) and not as "
+                f"{hint}"
+            )
+    scalars = "scalars" if cls.carry is Rule.carry and not cls.carried else "carry"
+    for method in ("init", scalars, "update"):
+        _check_method(cls, method)
+
+
+def _is_number(hint: Any) -> bool:
+    """Whether an annotation without a mark stands for a number or a tuple of numbers."""
+    parts = get_args(hint) if get_origin(hint) in (Union, types.UnionType, tuple) else ()
+    return hint is float or any(map(_is_number, parts))
+
+
+def _check_method(cls: type[Rule], method: str) -> None:
+    """Raise unless a class defines a method that takes what the lift gives it."""
+    own, base = getattr(cls, method), getattr(Rule, method)
+    expected = inspect.signature(base)
+    if own is base:
+        raise TypeError(f"{cls.__name__} does not define {method}: def {method}{expected}")
+    try:
+        inspect.signature(own).bind(*expected.parameters)
+    except TypeError as error:
+        raise TypeError(f"{cls.__name__}.{method} must take what def {method}{expected} takes: {error}") from error
+
+
+def check_update(rule: Rule) -> None:
+    """Raise unless ``update`` gives a delta and slots as ``init`` made them, and what the rule says of it holds.
+
+    Raises:
+        TypeError: another form, or the parameter is read without ``needs_params``; ValueError: ``elementwise`` is
+            claimed wrongly. The messages name the class and the mend.
+    """
+    with jax.ensure_compile_time_eval():  # also where the transformation is made inside a traced function
+        name, array = type(rule).__name__, jax.ShapeDtypeStruct((2, 3), jnp.float32)
+        slots = rule.shapes(array)
+        if not isinstance(slots, rule.empty().__class__) or slots.step is not None:
+            raise TypeError(
+                f"{name}.init must return {type(rule.empty()).__name__} with None for step, but it is {slots}"
+            )
+        scalars = _scalars(rule)
+        made = jax.eval_shape(lambda g, p, s: rule.update(g, p, s, scalars), array, array, slots)
+        if not (isinstance(made, tuple) and len(made) == 2 and made[0].shape == array.shape):
+            raise TypeError(f"{name}.update must return (delta, slots), a delta of the gradient's shape, not {made}")
+        if jax.tree.structure(made[1]) != jax.tree.structure(slots):
+            raise TypeError(f"{name}.update must return the slots that init makes, {slots}, but it returns {made[1]}")
+        if not rule.needs_params:
+            _check_without_params(rule, array, slots, scalars)
+        if rule.elementwise:
+            _check_elementwise(rule, scalars)
+
+
+def _scalars(rule: Rule) -> Any:
+    """The coefficients of some step."""
+    numbers = rule.placeholder()
+    own, _ = step_scalars(rule, 3, numbers, rule.start(numbers))
+    return jax.tree.map(lambda x: coefficient(x, jnp.dtype(jnp.float32)), rule.at_dtype(own.rule, jnp.float32))
+
+
+def _check_without_params(rule: Rule, array: Any, slots: Any, scalars: Any) -> None:
+    """Raise if the update reads the parameter."""
+    try:
+        jax.eval_shape(lambda g, s: rule.update(g, None, s, scalars), array, slots)
+    except (TypeError, AttributeError) as error:
+        raise TypeError(
+            f"{type(rule).__name__}.update reads the parameter, which is None where it is not needed: say "
+            f"needs_params = True ({error})"
+        ) from error
+
+
+def _check_elementwise(rule: Rule, scalars: Any) -> None:
+    """Raise if two arrays joined are updated otherwise than each for itself."""
+    draw = np.random.default_rng(0)
+
+    def random(like: Any) -> jax.Array:
+        return jnp.asarray(draw.uniform(0.1, 1.0, like.shape) * like.size, jnp.float32)
+
+    models = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((2, 3), (2,))]
+    leaves = [jax.tree.map(random, (model, model, rule.shapes(model))) for model in models]
+    for grad, _, slots in leaves:
+        if any(slot.shape != grad.shape for slot in jax.tree.leaves(slots)):
+            raise _not_elementwise(rule, "a slot has another shape than the parameter")
+
+    def flat(*arrays: jax.Array) -> jax.Array:
+        return jnp.concatenate([array.reshape(-1) for array in arrays])
+
+    def both(leaves: Any) -> Any:
+        apart = [rule.update(grad, param, slots, scalars) for grad, param, slots in leaves]
+        grad, param, slots = jax.tree.map(flat, *leaves)
+        return jax.tree.map(flat, *apart), rule.update(grad, param, slots, scalars)
+
+    apart, together = (jax.tree.leaves(result) for result in jax.jit(both)(leaves))
+    if not all(np.allclose(one, other, rtol=1e-4, equal_nan=True) for one, other in zip(apart, together, strict=True)):
+        raise _not_elementwise(rule, "two arrays joined are updated otherwise than each for itself")
+
+
+def _not_elementwise(rule: Rule, why: str) -> ValueError:
+    return ValueError(
+        f"{type(rule).__name__} says elementwise = True, but {why}: with foreach=True small parameters would be "
+        "updated wrongly. Leave elementwise out"
+    )

@@ -1,0 +1,76 @@
+"""Parameters that stand still."""
+
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from functorch_optim import rows, trees
+from functorch_optim.base import EmptyState, GradientTransformation, Transform, effects_of, transformation
+from functorch_optim.combinators import Masked, as_mask
+from functorch_optim.effects import Effects, Leaves
+
+
+def zero_update(leaf: Any) -> Any:
+    """An update that changes nothing: -0.0, which leaves every number as it is, 0.0 and -0.0 included."""
+    if trees.is_absent(leaf) or not jnp.issubdtype(leaf.dtype, jnp.inexact):
+        return None
+    return rows.map_values(lambda x: jnp.full_like(x, -0.0), leaf)
+
+
+class SetToZero(Transform):
+    def update(self, updates: Any, state: EmptyState, params: Any = None, **extra: Any) -> tuple[Any, EmptyState]:
+        del params, extra
+        return jax.tree.map(zero_update, updates, is_leaf=trees.is_sparse), state
+
+
+def set_to_zero() -> GradientTransformation:
+    """Updates of zero, whatever comes in, NaN and infinity too; None where there is no floating gradient.
+
+    Example:
+        >>> tx = set_to_zero()
+        >>> updates, _ = tx.update({"a": jnp.array([jnp.nan]), "b": None}, tx.init(None))
+        >>> updates["a"].item() == 0.0, updates["b"]
+        (True, None)
+    """
+    return transformation(SetToZero())
+
+
+class Freeze(Masked):
+    inside: ClassVar[bool] = False
+    elsewhere: ClassVar[GradientTransformation] = set_to_zero()
+
+    def effects(self, at: Leaves | None) -> list[Effects]:
+        return effects_of(self.inner, None) if at is None else super().effects(at)
+
+
+def freeze(inner: GradientTransformation, frozen: Any) -> GradientTransformation:
+    """Let the parameters where ``frozen`` is True stand still, and apply ``inner`` to the others.
+
+    ``inner`` sees neither the frozen parameters nor their gradients. So it keeps no state for them, does not decay them
+    and leaves them out of averages and of the norm that it clips to; a gradient of NaN there does no harm. Wrap
+    the whole chain. :func:`functorch_optim.averaged_params` takes frozen parameters from the ``params`` given to it.
+
+    Args:
+        inner: a transformation, usually the whole chain.
+        frozen: a pytree of booleans with the parameters' structure (one may stand for a subtree), or a function from a
+            parameter's dotted path (``"layers.0.weight"``) to a boolean.
+
+    Returns:
+        A transformation with the state :class:`functorch_optim.MaskedState`; the updates of frozen parameters are zero,
+        or None where the gradient is None.
+
+    Raises:
+        TypeError: the mask holds something else than booleans. ValueError, from ``init``: it does not have the
+            structure of the parameters.
+
+    Example:
+        >>> import functorch_optim as fo
+        >>> tx = freeze(fo.adam(lr=0.5), lambda path: path.startswith("body"))
+        >>> params = {"body": jnp.ones(2), "head": jnp.ones(1)}
+        >>> state = tx.init(params)
+        >>> updates, state = tx.update({"body": jnp.full(2, jnp.nan), "head": jnp.ones(1)}, state, params)
+        >>> fo.apply_updates(params, updates)["body"].tolist(), fo.find_state(state, fo.AdamState).exp_avg["body"]
+        ([1.0, 1.0], None)
+    """
+    return transformation(Freeze(inner, as_mask("freeze", frozen)))
