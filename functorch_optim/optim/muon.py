@@ -75,7 +75,7 @@ def _defaults(constructor: Callable[..., Any], only_if_given: Collection[str] = 
 
 
 _ONLY_IF_GIVEN = ("batched", "reshape")
-_MUON, _ADAMW = _defaults(muon, _ONLY_IF_GIVEN), _defaults(adamw, ("foreach",))
+_MUON, _ADAMW = _defaults(muon, (*_ONLY_IF_GIVEN, "axis_name")), _defaults(adamw, ("foreach",))
 
 
 class MuonAdamW(Optimizer):

@@ -74,7 +74,9 @@ class Kind:
 
     def __init__(self, constructor: Callable[..., GradientTransformation], defaults: Mapping[str, Any]) -> None:
         self.constructor = constructor
-        self._parameters = tuple(name for name in inspect.signature(constructor).parameters if name != "foreach")
+        self._parameters = tuple(
+            n for n in inspect.signature(constructor).parameters if n not in ("foreach", "axis_name")
+        )
         self._required = {name for name in self._parameters if name in defaults}
         self.rule_type = type(self.made(defaults).rule)
         self.data_names = data_options(self.rule_type).keys() & set(self._parameters)
