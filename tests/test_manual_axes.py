@@ -267,3 +267,12 @@ def test_lbfgs_without_axes_lets_every_device_minimise_for_itself(check_vma):
         return fo.apply_updates(w, tx.update(jax.grad(loss)(w), tx.init(w), w, value_fn=loss)[0])
 
     np.testing.assert_allclose(sharded(own, P("x"), P("x"), check_vma)(jnp.arange(4.0)), np.ones(4), rtol=1e-4)
+
+
+def test_sparse_gradients_of_shards_of_the_ids_are_their_own():
+    def own(table, ids):
+        return fo.value_and_sparse_grad(lambda table: jnp.sum(table[ids] ** 2), "")(table)[1].data
+
+    table = jnp.arange(8.0).reshape(4, 2)
+    found = sharded(own, (P(), P("x")), P("x"))(table, jnp.array([3, 1, 3, 0]))
+    np.testing.assert_array_equal(found, 2 * table[jnp.array([3, 1, 3, 0])])

@@ -24,6 +24,7 @@ from functorch_optim.optim.ownership import exclusive
 from functorch_optim.optim.packs import Leaves, joined_grads
 from functorch_optim.optim.param_groups import Layout
 from functorch_optim.optim.state_dict import Loaded, Refused, count_of, kept
+from functorch_optim.placement import sharding_of
 from functorch_optim.rule import Lifted, step_scalars
 from functorch_optim.transforms.conjugation import conjugate_leaf
 
@@ -352,8 +353,8 @@ class RuleEngine:
             if not jnp.issubdtype(array.dtype, jnp.inexact):
                 raise TypeError(f"{where} is not floating")
             slot_array = kept(array, _slot_dtype(array, param, dtype), dtype, where)
-            same = shape == param.shape and not is_traced(param)
-            placed[slot] = jax.device_put(slot_array, param.sharding) if same else slot_array
+            sharding = None if is_traced(param) else sharding_of(param, shape)
+            placed[slot] = slot_array if sharding is None else jax.device_put(slot_array, sharding)
         return History(rule.empty()._replace(**placed), step, carried)
 
     def _cohorts(
