@@ -209,10 +209,10 @@ class Labels(Frozen):
         return [label for label, size in zip(self.leaves, sizes, strict=True) for _ in range(size)]
 
 
-def as_labels(labels: Any) -> Labels:
+def as_labels(labels: Any, is_leaf: Callable[[Any], bool] = trees.is_leaf) -> Labels:
     if callable(labels) and jax.tree_util.all_leaves([labels]):  # and not a module of labels
         return Labels(labels)
-    leaves, structure = jax.tree.flatten(labels, is_leaf=trees.is_leaf)
+    leaves, structure = jax.tree.flatten(labels, is_leaf=is_leaf)
     return Labels(None, tuple(leaves), trees.Structure(structure))
 
 

@@ -72,6 +72,31 @@ def take(array: jax.Array, indices: jax.Array) -> jax.Array:
     return array.at[indices].get(mode="fill", fill_value=0, out_sharding=whole)
 
 
+def look_up(table: jax.Array, ids: jax.Array) -> jax.Array:
+    """``table[ids]`` of a table that may lie on several devices: what is found lies as the ids do."""
+    sharding = jax.typeof(table).sharding
+    if not any(sharding.spec):
+        return table[ids]
+    of_ids = [*jax.typeof(ids).sharding.spec, *[None] * ids.ndim][: ids.ndim]
+    taken = {axis for part in of_ids for axis in _axes(part)}
+    of_row = [None if taken & _axes(part) else part for part in sharding.spec[1:]]
+    return table.at[ids].get(out_sharding=sharding.update(spec=PartitionSpec(*of_ids, *of_row)))
+
+
+def together(array: jax.Array, dimensions: int) -> jax.Array:
+    """The array whole in its first dimensions on every device."""
+    sharding = jax.typeof(array).sharding
+    if not any(sharding.spec[:dimensions]):
+        return array
+    whole = PartitionSpec(*[None] * dimensions, *sharding.spec[dimensions:])
+    return jax.sharding.reshard(array, sharding.update(spec=whole))
+
+
+def _axes(part: Any) -> set[str]:
+    """The axes in one entry of a spec."""
+    return set() if part is None else {part} if isinstance(part, str) else set(part)
+
+
 def put(array: jax.Array, indices: jax.Array, values: jax.Array) -> jax.Array:
     """The dense array with new rows, each named once; padding goes nowhere."""
     sharding = jax.typeof(array).sharding

@@ -14,14 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from functorch_optim import rows, trees, variables
+from functorch_optim import axes, rows, trees, variables
 from functorch_optim.base import Frozen, GradientTransformation, Transform, transformation
 from functorch_optim.combinators import Labels, as_mask, flags_of
 from functorch_optim.effects import Effect, Effects, Kind, Leaves, for_each
 from functorch_optim.fusion import one_pass
 from functorch_optim.hyperparams import Beta, Options, is_zero
 
-OF_LIFT = ("foreach", "decay_mask")  # the arguments of an algorithm's function that are :func:`lift`'s, not its rule's
+FUNCTIONAL_ONLY = ("foreach", "decay_mask", "axis_name")  # arguments of an algorithm's function that no group has
 
 
 class Rule(Options):
@@ -29,7 +29,8 @@ class Rule(Options):
 
     The fields of ``state`` are named as in torch's state_dict: ``step``, then the scalars in ``carried``, then slots,
     the arrays that a parameter owns. ``maximize``, ``weight_decay`` and ``decoupled_weight_decay``, where a rule
-    declares them, are applied by the lift. A rule that says ``elementwise = True`` may be packed, and is compiled
+    declares them, are applied by the lift; of ``axis_name`` each parameter's rule has what it says of that parameter,
+    :attr:`split`. A rule that says ``elementwise = True`` may be packed, and is compiled
     to one pass over memory where the compiler can.
     """
 
@@ -63,6 +64,12 @@ class Rule(Options):
         """Raise unless the algorithm can update such a parameter."""
         if self.complex_hint and jnp.issubdtype(param.dtype, jnp.complexfloating):
             raise RuntimeError(f"{self.complex_hint}: the parameter {trees.quote(name)}")
+
+    @property
+    def split(self) -> axes.Split:
+        """Inside ``shard_map``, the axes over which each dimension of the parameter is split; () where none is."""
+        own = vars(self).get("axis_name")
+        return own if isinstance(own, tuple) else ()
 
     def init(self, param: Any, hyperparams: Any) -> Any:
         """The slots of one parameter before its first update; None are the step, what is carried, and other slots."""
@@ -205,7 +212,10 @@ class Lifted(Transform):
         # Only what needs them reads the options here: a schedule may be one that takes nothing but a traced step.
         first = self.rule.at(jnp.zeros((), jnp.int32)) if self.rule.starts_from_options else self.rule.placeholder()
         carried = {name: jnp.asarray(value, jnp.float32) for name, value in self.rule.start(first).items()}
-        own = [self.rule.init(leaf, first) for leaf in leaves]
+        own = [
+            algorithm.rule.init(leaf, first)
+            for algorithm, leaf in zip(self.of_leaves(treedef, leaves), leaves, strict=True)
+        ]
         return self.state_of(treedef, own, jnp.zeros((), jnp.int32), carried)
 
     def update(self, updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
@@ -229,12 +239,23 @@ class Lifted(Transform):
     def update_with(self, scalars: StepScalars, grads: Any, state: Any, params: Any) -> tuple[Any, Any]:
         """The update with coefficients made elsewhere (on the host, say); ``state``'s own scalars stay as they are."""
         aligned = self.aligned(scalars, grads, state, params)
-        updates = self.leaf_updates(scalars, aligned.decays)
-        leaves = zip(aligned.grads, aligned.params, aligned.slots, aligned.decays, strict=True)
-        results = [updates[decays](grad, param, row) for grad, param, row, decays in leaves]
+        algorithms = self.of_leaves(aligned.treedef, aligned.grads)
+        updates = {id(algorithm): algorithm.leaf_updates(scalars, aligned.decays) for algorithm in algorithms}
+        leaves = zip(algorithms, aligned.grads, aligned.params, aligned.slots, aligned.decays, strict=True)
+        results = [updates[id(own)][decays](grad, param, row) for own, grad, param, row, decays in leaves]
         deltas = jax.tree.unflatten(aligned.treedef, [delta for delta, _ in results])
         carried = {name: getattr(state, name) for name in self.rule.carried}
         return deltas, self.state_of(aligned.treedef, [row for _, row in results], state.step, carried)
+
+    def of_leaves(self, treedef: Any, leaves: list[Any]) -> "list[Lifted]":
+        """The algorithm of each leaf: this one, or where the leaf is split over axes of a mesh, one that knows how."""
+        options = vars(self.rule)
+        if "axis_name" not in options:  # a rule that does not look beyond single entries
+            return [self] * len(leaves)
+        those_there = iter(axes.splits(options["axis_name"], treedef.unflatten(leaves), self.rule.title))
+        splits = [() if leaf is None else next(those_there) for leaf in leaves]
+        known = {split: Lifted(replace(self.rule, axis_name=split)) if split else self for split in splits}
+        return [known[split] for split in splits]
 
     def aligned(self, scalars: StepScalars, grads: Any, state: Any, params: Any) -> "Aligned":
         """What an update is given, leaf by leaf, checked."""

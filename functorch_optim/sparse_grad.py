@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from functorch_optim import rows, trees
+from functorch_optim import axes, rows, trees
 
 Sparse = str | Collection[str] | Callable[[str], bool]
 
@@ -21,6 +21,7 @@ class Table:
     def __init__(self, name: str, array: jax.Array, addends: list[jax.Array] | None) -> None:
         self._name, self._array, self._addends = name, array, addends
         self.looked_up: list[jax.Array] = []
+        self.found: list[jax.Array] = []
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -46,7 +47,8 @@ class Table:
         size = len(self)
         wrapped = jnp.where(ids < 0, ids + size, ids)
         self.looked_up.append(jnp.where(wrapped < 0, size, wrapped))  # out of range: of no row
-        found = jax.lax.stop_gradient(self._array)[ids]
+        found = rows.look_up(jax.lax.stop_gradient(self._array), ids)
+        self.found.append(found)
         return found if self._addends is None else found + self._addends[len(self.looked_up) - 1]
 
     def _refused(self, what: str) -> str:
@@ -133,17 +135,15 @@ def value_and_sparse_grad(loss: Callable[..., Any], sparse: Sparse, has_aux: boo
             ]
             result = loss(treedef.unflatten(mixed), *args)
             value, aux = result if has_aux else (result, None)
-            return value, (aux, [leaf.looked_up for leaf, is_table in zip(mixed, chosen, strict=True) if is_table])
+            used = [leaf for leaf, is_table in zip(mixed, chosen, strict=True) if is_table]
+            return value, (aux, [table.looked_up for table in used], [table.found for table in used])
 
         tables = [leaf for leaf, is_table in zip(leaves, chosen, strict=True) if is_table]
         dense = [leaf for leaf, is_table in zip(leaves, chosen, strict=True) if not is_table]
-        _, (_, shapes) = jax.eval_shape(lambda dense, leaves: run(dense, None, leaves), dense, leaves)
-        addends = [
-            [jnp.zeros((*ids.shape, *table.shape[1:]), table.dtype) for ids in looked_up]
-            for table, looked_up in zip(tables, shapes, strict=True)
-        ]
+        _, (_, _, shapes) = jax.eval_shape(lambda dense, leaves: run(dense, None, leaves), dense, leaves)
+        addends = jax.tree.map(_zeros, shapes)
         differentiate = jax.value_and_grad(run, argnums=(0, 1), has_aux=True)
-        (value, (aux, looked_up)), (dense_grads, added) = differentiate(dense, addends, leaves)
+        (value, (aux, looked_up, _)), (dense_grads, added) = differentiate(dense, addends, leaves)
         of_tables = iter([_rows(table, *pair) for table, *pair in zip(tables, looked_up, added, strict=True)])
         of_others = iter(dense_grads)
         grads = treedef.unflatten([next(of_tables) if is_table else next(of_others) for is_table in chosen])
@@ -152,9 +152,16 @@ def value_and_sparse_grad(loss: Callable[..., Any], sparse: Sparse, has_aux: boo
     return value_and_grad
 
 
+def _zeros(found: jax.ShapeDtypeStruct) -> jax.Array:
+    """Zeros that lie and vary as the rows that were found, so that every device has its own gradients."""
+    return axes.vary_as(jnp.zeros(found.shape, found.dtype, device=found.sharding), found)
+
+
 def _rows(table: jax.Array, looked_up: list[jax.Array], grads: list[jax.Array]) -> Any:
     """The gradient of a table, of those of what was looked up."""
     row = table.shape[1:]
+    looked_up = [rows.together(ids, ids.ndim) for ids in looked_up]
+    grads = [rows.together(grad, ids.ndim) for grad, ids in zip(grads, looked_up, strict=True)]
     data = [grad.reshape(-1, *row) for grad in grads] or [jnp.zeros((0, *row), table.dtype)]
     indices = [ids.reshape(-1).astype(jnp.int32) for ids in looked_up] or [jnp.zeros(0, jnp.int32)]
     return rows.make(jnp.concatenate(data), jnp.concatenate(indices), table.shape)

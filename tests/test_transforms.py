@@ -102,6 +102,16 @@ def test_accumulate_equals_one_step_with_the_mean_or_sum(average):
         fo.accumulate(inner, every=0)
 
 
+@pytest.mark.parametrize("average", [True, False])
+def test_accumulate_sums_bfloat16_gradients_in_float32(average):
+    params, grads = jnp.zeros(2, jnp.bfloat16), jnp.ones(2, jnp.bfloat16)
+    tx = fo.accumulate(fo.sgd(lr=1.0), every=512, average=average)
+    step = jax.jit(lambda _, carry: tx.update(grads, carry[1], params))
+    updates, state = jax.lax.fori_loop(0, 512, step, (jnp.zeros(2), tx.init(params)))
+    assert state.accumulated.dtype == jnp.float32
+    assert updates.tolist() == ([-1.0, -1.0] if average else [-512.0, -512.0])
+
+
 def test_accumulate_keeps_the_sum_of_a_gradient_that_is_none_at_the_last_step():
     tx = fo.accumulate(fo.sgd(lr=1.0), every=2, average=False)
     state = tx.init(PARAMS)

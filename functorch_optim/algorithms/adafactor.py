@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from functorch_optim import axes
 from functorch_optim.base import GradientTransformation, exportable
 from functorch_optim.hyperparams import (
     Beta2Decay,
@@ -52,12 +53,13 @@ class Adafactor(Rule):
     d: ClippingThreshold
     weight_decay: NonNegativeWeightDecay
     maximize: bool
+    axis_name: Any
 
     def init(self, param: Any, hyperparams: Any) -> AdafactorState:
         if param.ndim < 2:
             return AdafactorState(None, None, None, zeros_like(param))
         zeros: Any = zeros_like(param)  # its sums have the sharding that is left of the parameter's
-        row, col = (jnp.sum(zeros, axis, keepdims=True, dtype=zeros.dtype) for axis in (-1, -2))
+        row, col = (self._over(jnp.sum(zeros, axis, keepdims=True, dtype=zeros.dtype), axis) for axis in (-1, -2))
         return AdafactorState(None, row, col, None)
 
     def scalars(self, step: Any, hyperparams: Any) -> AdafactorScalars:
@@ -78,23 +80,34 @@ class Adafactor(Rule):
     ) -> tuple[jax.Array, AdafactorState]:
         if grad.size == 0:
             return grad, slots
-        step_size = _at_least(scalars.eps2, _root_mean_square(param)) * scalars.relative_size
+        step_size = _at_least(scalars.eps2, self._root_mean_square(param)) * scalars.relative_size
         squares = grad * grad
         if grad.ndim < 2:
             estimate = _mix(slots.variance, squares, scalars.weight)
             slots = slots._replace(variance=estimate)
         else:
-            row = _mix(slots.row_var, jnp.mean(squares, -1, keepdims=True), scalars.weight)
-            col = _mix(slots.col_var, jnp.mean(squares, -2, keepdims=True), scalars.weight)
-            estimate = row * col / jnp.maximum(jnp.mean(row, -2, keepdims=True), scalars.eps1)
+            row = _mix(slots.row_var, self._mean(squares, -1), scalars.weight)
+            col = _mix(slots.col_var, self._mean(squares, -2), scalars.weight)
+            estimate = row * col / jnp.maximum(self._mean(row, -2), scalars.eps1)
             slots = slots._replace(row_var=row, col_var=col)
         update = grad * jax.lax.rsqrt(jnp.maximum(estimate, scalars.eps1 * scalars.eps1))
-        clipped = _at_least(1, _root_mean_square(update) / scalars.threshold)
+        clipped = _at_least(1, self._root_mean_square(update) / scalars.threshold)
         return -(step_size / clipped) * update, slots
 
+    def _over(self, sums: jax.Array, dimension: int) -> jax.Array:
+        """Sums over a dimension of the whole array, from those over a dimension of its shards."""
+        return axes.sum_over(sums, self.split[dimension]) if self.split else sums
 
-def _root_mean_square(x: jax.Array) -> jax.Array:
-    return sqrt(jnp.sum(x * x)) / np.sqrt(x.size).astype(x.dtype)
+    def _mean(self, x: jax.Array, dimension: int) -> jax.Array:
+        """The mean over a dimension of the whole array."""
+        mean = self._over(jnp.mean(x, dimension, keepdims=True), dimension)
+        return mean / axes.shards(self.split[dimension]) if self.split else mean
+
+    def _root_mean_square(self, x: jax.Array) -> jax.Array:
+        """That of the whole array."""
+        everywhere = tuple(axis for axes_of_one in self.split for axis in axes_of_one)
+        size = x.size * axes.shards(everywhere)
+        return sqrt(axes.sum_over(jnp.sum(x * x), everywhere)) / np.sqrt(size).astype(x.dtype)
 
 
 def _at_least(floor: Any, value: jax.Array) -> jax.Array:
@@ -115,6 +128,7 @@ def adafactor(
     weight_decay: Hyperparameter = 0.0,
     maximize: bool = False,
     decay_mask: Any = None,
+    axis_name: Any = None,
 ) -> GradientTransformation:
     r"""Adafactor, as ``torch.optim.Adafactor``.
 
@@ -139,13 +153,17 @@ def adafactor(
         weight_decay: coefficient of the decoupled decay, at least 0.
         maximize: whether to ascend.
         decay_mask: where to decay: booleans, or a function of the path, as in :func:`functorch_optim.masked`.
+        axis_name: inside ``shard_map``, the tree of the parameters' PartitionSpecs, or what else
+            :mod:`functorch_optim.axes` describes. The statistics of rows are split as the rows are, those of columns
+            as the columns.
 
     Returns:
         A transformation with the state :class:`AdafactorState`; ``update`` needs ``params``.
 
     Raises:
         ValueError: an option outside its range, with torch's message.
-        RuntimeError: a complex parameter.
+        RuntimeError: a complex parameter. ValueError: inside ``shard_map`` without ``axis_name``, an array that varies
+            over the mesh or might.
 
     Source: Shazeer and Stern, "Adafactor: Adaptive Learning Rates with Sublinear Memory Cost", 2018, without momentum.
 
@@ -156,4 +174,5 @@ def adafactor(
         >>> [round(x, 6) for x in updates[0].tolist()], state.row_var.shape
         ([-0.5, -0.5], (2, 1))
     """
-    return lift(Adafactor(lr, beta2_decay, eps, d, weight_decay, maximize), decay_mask=decay_mask)
+    rule = Adafactor(lr, beta2_decay, eps, d, weight_decay, maximize, axes.as_axes(axis_name, "adafactor"))
+    return lift(rule, decay_mask=decay_mask)

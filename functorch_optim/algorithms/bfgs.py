@@ -1,11 +1,13 @@
 """BFGS: quasi-Newton steps with a dense inverse Hessian."""
 
+import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
+from functorch_optim import axes
 from functorch_optim.algorithms.quasi_newton import Limits, QuasiNewton, flattened
 from functorch_optim.base import GradientTransformation, exportable, transformation
 from functorch_optim.hyperparams import Hyperparameter
@@ -54,7 +56,10 @@ class BFGS(QuasiNewton):
 
     def init(self, params: Any) -> BFGSState:
         leaves = self.checked_leaves(params)
-        dtype, size = self.dtype_of(leaves), sum(_entries(leaf) for leaf in leaves)
+        shapes = [
+            axes.whole_shape(leaf.shape, split) for leaf, split in zip(leaves, self.placement_of(params), strict=True)
+        ]
+        dtype, size = self.dtype_of(leaves), sum(map(_entries, leaves, shapes))
         return BFGSState(
             step=jnp.zeros((), jnp.int32),
             func_evals=jnp.zeros((), jnp.int32),
@@ -70,17 +75,25 @@ class BFGS(QuasiNewton):
         )
 
     def to_vector(self, tree: Any, dtype: Any) -> Vector:
-        return flattened([_whole(leaf) for leaf in jax.tree.leaves(tree)], dtype)
+        leaves = jax.tree.leaves(tree)
+        return flattened([_whole(leaf, split) for leaf, split in zip(leaves, self._splits(leaves), strict=True)], dtype)
+
+    def placement_of(self, tree: Any) -> tuple[Any, ...]:
+        return tuple(axes.splits(self.axis_name, tree, "bfgs"))
+
+    def _splits(self, leaves: list[Any]) -> tuple[axes.Split, ...]:
+        return self.placement or ((),) * len(leaves)
 
     def from_vector(self, vector: Vector, like: Any) -> Any:
         leaves, treedef = jax.tree.flatten(like)
         result, start = [], 0
-        for leaf in leaves:
-            part = vector[start : start + _entries(leaf)]
-            start += _entries(leaf)
+        for leaf, split in zip(leaves, self._splits(leaves), strict=True):
+            shape = axes.whole_shape(leaf.shape, split)
+            part = vector[start : start + _entries(leaf, shape)]
+            start += _entries(leaf, shape)
             if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
                 part = jax.lax.complex(part[0::2], part[1::2])
-            result.append(_placed(part.reshape(leaf.shape).astype(leaf.dtype), leaf))
+            result.append(_placed(axes.part(part.reshape(shape).astype(leaf.dtype), split), leaf))
         return treedef.unflatten(result)
 
     def vector_of(self, stored: Any, dtype: Any) -> Vector:
@@ -131,12 +144,15 @@ def updated_inverse(inverse: jax.Array, y: jax.Array, s: jax.Array, ys: jax.Arra
     return inverse - crossed - crossed.T + (jnp.dot(y, hy) + ys) * jnp.outer(scaled, scaled)
 
 
-def _entries(leaf: Any) -> int:
-    return leaf.size * (2 if jnp.issubdtype(leaf.dtype, jnp.complexfloating) else 1)
+def _entries(leaf: Any, shape: tuple[int, ...]) -> int:
+    """How many entries a leaf of this shape has in the vector."""
+    return math.prod(shape) * (2 if jnp.issubdtype(leaf.dtype, jnp.complexfloating) else 1)
 
 
-def _whole(leaf: jax.Array) -> jax.Array:
+def _whole(leaf: jax.Array, split: axes.Split) -> jax.Array:
     """A sharded leaf on every device, as the inverse Hessian mixes all entries."""
+    if split:
+        return axes.gathered(leaf, split)
     sharding = jax.typeof(leaf).sharding
     return jax.sharding.reshard(leaf, sharding.update(spec=PartitionSpec())) if any(sharding.spec) else leaf
 
@@ -154,6 +170,7 @@ def bfgs(
     tolerance_change: Hyperparameter = 1e-9,
     line_search_fn: str | None = None,
     maximize: bool = False,
+    axis_name: Any = None,
 ) -> GradientTransformation:
     r"""BFGS with a dense inverse Hessian H, one update of up to ``max_iter`` iterations in one compiled loop.
 
@@ -169,6 +186,8 @@ def bfgs(
         line_search_fn: None, ``"strong_wolfe"``, or ``"hager_zhang"``, which accepts a point where the approximate
             Wolfe conditions hold, with values compared up to 1e-6 of the running average of their magnitude: it
             converges to the last digits, where differences of values are rounding, and may end that much higher.
+        axis_name: inside ``shard_map``, the tree of the parameters' PartitionSpecs; else as for
+            :func:`functorch_optim.lbfgs`. Every device keeps the whole state.
 
     Returns:
         A transformation with the state :class:`BFGSState`, to be used as that of :func:`functorch_optim.lbfgs`.
@@ -188,4 +207,5 @@ def bfgs(
         >>> fo.apply_updates(p, updates).round(3).tolist()
         [1.0, 1.0]
     """
-    return transformation(BFGS(lr, max_iter, max_eval, tolerance_grad, tolerance_change, line_search_fn, maximize))
+    options = (lr, max_iter, max_eval, tolerance_grad, tolerance_change, line_search_fn, maximize)
+    return transformation(BFGS(*options, axes.as_axes(axis_name, "bfgs")))

@@ -5,10 +5,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from functorch_optim import axes
 from functorch_optim.algorithms.quasi_newton import QuasiNewton
 from functorch_optim.base import GradientTransformation, exportable, transformation
 from functorch_optim.hyperparams import Hyperparameter, as_count
-from functorch_optim.line_search.points import Vector, axpy, dot
+from functorch_optim.line_search.points import Spread, Vector, axpy, dot
 from functorch_optim.rule import zeros_like
 
 
@@ -82,15 +83,22 @@ class LBFGS(QuasiNewton):
         )
 
     def to_vector(self, tree: Any, dtype: Any) -> Vector:
-        """The list of the leaves, real and imaginary parts apart."""
+        """The leaves, real and imaginary parts apart."""
         parts = [
             (jnp.real(leaf), jnp.imag(leaf)) if jnp.iscomplexobj(leaf) else (leaf,) for leaf in jax.tree.leaves(tree)
         ]
-        return jax.tree.map(lambda x: jnp.asarray(x, dtype), parts)
+        vector = jax.tree.map(lambda x: jnp.asarray(x, dtype), parts)
+        if not self.placement:
+            return vector
+        return Spread(vector, tuple(own for own, pair in zip(self.placement, parts, strict=True) for _ in pair))
+
+    def placement_of(self, tree: Any) -> tuple[Any, ...]:
+        return tuple(axes.over(self.axis_name, tree, "lbfgs"))
 
     def from_vector(self, vector: Vector, like: Any) -> Any:
         leaves, treedef = jax.tree.flatten(like)
-        joined = [jax.lax.complex(*parts) if len(parts) == 2 else parts[0] for parts in vector]
+        leaf_parts = vector.parts if isinstance(vector, Spread) else vector
+        joined = [jax.lax.complex(*parts) if len(parts) == 2 else parts[0] for parts in leaf_parts]
         return treedef.unflatten([x.astype(leaf.dtype) for x, leaf in zip(joined, leaves, strict=True)])
 
     def memory_of(self, state: LBFGSState, dtype: Any) -> Pairs:
@@ -163,6 +171,7 @@ def lbfgs(
     history_size: int = 100,
     line_search_fn: str | None = None,
     maximize: bool = False,
+    axis_name: Any = None,
 ) -> GradientTransformation:
     r"""L-BFGS, as ``torch.optim.LBFGS``: one update makes up to ``max_iter`` iterations in one compiled loop.
 
@@ -188,6 +197,9 @@ def lbfgs(
         history_size: how many pairs are kept; the state is twice as many times as large as the parameters.
         line_search_fn: None or ``"strong_wolfe"``.
         maximize: whether to ascend.
+        axis_name: inside ``shard_map``, what is spread over which axes, as :mod:`functorch_optim.axes` describes it.
+            ``value_fn`` gets this device's shards and returns the objective of all, the same on every device
+            (``jax.lax.psum``). Its gradient is only known with ``check_vma``.
 
     Returns:
         A transformation with the state :class:`LBFGSState`. In a chain it must stand first, and not inside
@@ -200,7 +212,9 @@ def lbfgs(
     no update ends higher than it began.
 
     Raises:
-        ValueError: an option outside its range, with torch's message; ``update`` without ``params`` or ``value_fn``.
+        ValueError: an option outside its range, with torch's message; ``update`` without ``params`` or ``value_fn``;
+            inside ``shard_map`` without ``axis_name``, where a gradient varies over the mesh or might, or where the
+            objective varies.
         RuntimeError: an unknown line search.
 
     Source: Nocedal and Wright, "Numerical Optimization", 2006, chapter 7; ``torch.optim.LBFGS``, which returns
@@ -216,4 +230,4 @@ def lbfgs(
         [1.0, 1.0]
     """
     options = (lr, max_iter, max_eval, tolerance_grad, tolerance_change, line_search_fn, maximize)
-    return transformation(LBFGS(*options, history_size))
+    return transformation(LBFGS(*options, axes.as_axes(axis_name, "lbfgs"), history_size))

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from functorch_optim import trees
+from functorch_optim import axes, trees
 from functorch_optim.base import GradientTransformation, exportable
 from functorch_optim.hyperparams import (
     AnyNumber,
@@ -55,6 +55,7 @@ class Muon(Rule):
     adjust_lr_fn: str | None
     batched: bool
     reshape: str | None
+    axis_name: Any
 
     def __post_init__(self) -> None:
         if not isinstance(self.ns_coefficients, tuple | list) or len(self.ns_coefficients) != 3:
@@ -91,11 +92,18 @@ class Muon(Rule):
         average = lerp(slots.momentum_buffer, grad, scalars.momentum)
         ahead = Beta(scalars.momentum.complement, scalars.momentum.value)
         direction = lerp(grad, average, ahead) if self.nesterov else average
-        matrices = self._matrices(direction)
+        split = self._split_matrices(grad.ndim)
+        matrices = self._matrices(axes.gathered(direction, split))
         steps, coefficients = self.ns_steps, scalars.coefficients
         orthogonal = orthogonalize(matrices, coefficients, steps, scalars.eps).astype(grad.dtype)
         ratio = self._ratio(*matrices.shape[-2:])
-        return -(scalars.lr * ratio) * orthogonal.reshape(grad.shape), MuonState(None, average)
+        own = axes.part(orthogonal.reshape(axes.whole_shape(grad.shape, split)), split)
+        return -(scalars.lr * ratio) * own, MuonState(None, average)
+
+    def _split_matrices(self, ndim: int) -> axes.Split:
+        """How the matrices are split; a stack of them may be without any of them being so."""
+        stacked = 0 if self.reshape is not None or not self.split else ndim - 2
+        return (*[()] * stacked, *self.split[stacked:])
 
     def _matrices(self, array: jax.Array) -> jax.Array:
         if array.ndim == 2 or self.reshape is None:
@@ -178,6 +186,7 @@ def muon(
     batched: bool = True,
     reshape: str | None = None,
     decay_mask: Any = None,
+    axis_name: Any = None,
 ) -> GradientTransformation:
     r"""Muon, as ``torch.optim.Muon``, for matrices, and beyond it for stacks of matrices and convolution kernels.
 
@@ -206,13 +215,17 @@ def muon(
             kernels: outputs, inputs, height, width) or ``"out_last"`` (JAX's: height, width, inputs, outputs). With
             ``"out_last"`` A, the number of outputs, is that of the columns, in matrices too.
         decay_mask: where to decay: booleans, or a function of the path, as in :func:`functorch_optim.masked`.
+        axis_name: inside ``shard_map``, the tree of the parameters' PartitionSpecs, or what else
+            :mod:`functorch_optim.axes` describes; every device orthogonalises the whole matrix, of the gathered
+            shards, and takes its own.
 
     Returns:
         A transformation with the state :class:`MuonState`. :func:`functorch_optim.muon_adamw` leaves what is no matrix
         to AdamW.
 
     Raises:
-        ValueError: an option outside its range, with torch's message; from ``init``, a parameter that is no matrix.
+        ValueError: an option outside its range, with torch's message; from ``init``, a parameter that is no matrix;
+            inside ``shard_map`` without ``axis_name``, an array that varies over the mesh or might.
 
     Source: Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024; Liu et al., "Muon is
     Scalable for LLM Training", 2025. With bfloat16 parameters torch rounds u after every operation, and without
@@ -224,5 +237,6 @@ def muon(
         >>> [[round(x, 2) for x in row] for row in updates.tolist()]
         [[-0.07, -0.0], [-0.0, 0.11]]
     """
-    rule = Muon(lr, momentum, weight_decay, nesterov, ns_coefficients, eps, ns_steps, adjust_lr_fn, batched, reshape)
-    return lift(rule, decay_mask=decay_mask)
+    spread = axes.as_axes(axis_name, "muon")
+    options = (nesterov, ns_coefficients, eps, ns_steps, adjust_lr_fn, batched, reshape, spread)
+    return lift(Muon(lr, momentum, weight_decay, *options), decay_mask=decay_mask)

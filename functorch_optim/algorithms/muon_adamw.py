@@ -49,6 +49,7 @@ def muon_adamw(
     muon_options: Mapping[str, Any] | None = None,
     adamw_options: Mapping[str, Any] | None = None,
     use_muon: Callable[[str, Any], bool] | None = None,
+    axis_name: Any = None,
 ) -> GradientTransformation:
     """Muon for the matrices and AdamW for all other parameters.
 
@@ -59,6 +60,8 @@ def muon_adamw(
             whether Muon updates it. By default every matrix, and with ``batched`` or ``reshape`` among the options
             every array of two or more dimensions. Embeddings and output layers are matrices, but do better with AdamW:
             ``use_muon=lambda name, array: array.ndim == 2 and "embed" not in name``.
+        axis_name: inside ``shard_map``, the tree of the parameters' PartitionSpecs, as for
+            :func:`functorch_optim.muon`.
 
     Returns:
         A :func:`functorch_optim.partition` with the labels ``"muon"`` and ``"adamw"``.
@@ -75,7 +78,7 @@ def muon_adamw(
         >>> fo.find_state(state, fo.MuonState).momentum_buffer["bias"] is None
         True
     """
-    options = dict(muon_options or {})
+    options = {**(muon_options or {}), **({} if axis_name is None else {"axis_name": axis_name})}
     routing = Routing(use_muon or matrices_for(options))
     members = (adamw(**dict(adamw_options or {})), muon(**options))
     return transformation(Partition(Labels(routing), ("adamw", "muon"), members))

@@ -1,16 +1,29 @@
 """What L-BFGS and BFGS share: one step of up to ``max_iter`` iterations, in one compiled loop."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from functorch_optim import trees, variables
+from functorch_optim import axes, trees, variables
 from functorch_optim.base import Transform
 from functorch_optim.effects import Effects, Kind, Leaves
 from functorch_optim.hyperparams import AnyNumber, LearningRate, Options, as_count
-from functorch_optim.line_search.points import Line, Objective, Point, Search, Vector, along, axpy, dot, largest, select
+from functorch_optim.line_search.points import (
+    Line,
+    Objective,
+    Point,
+    Search,
+    Vector,
+    along,
+    axpy,
+    dot,
+    largest,
+    magnitude,
+    select,
+)
 from functorch_optim.line_search.strong_wolfe import strong_wolfe
 from functorch_optim.rule import next_step
 
@@ -57,6 +70,7 @@ class QuasiNewton(Options, Transform):
     tolerance_change: AnyNumber
     line_search_fn: str | None
     maximize: bool
+    axis_name: Any  # as it was given, or :attr:`placement`
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -79,6 +93,20 @@ class QuasiNewton(Options, Transform):
     def searches(self) -> tuple[str, ...]:
         """The names of the line searches."""
         return ("strong_wolfe",)
+
+    @property
+    def placement(self) -> tuple[Any, ...]:
+        """How each leaf is spread over a mesh inside ``shard_map``; () where none is."""
+        return self.axis_name if isinstance(self.axis_name, tuple) else ()
+
+    def placement_of(self, tree: Any) -> tuple[Any, ...]:
+        """:attr:`placement` of such leaves."""
+        raise NotImplementedError(f"{type(self).__name__} does not define placement_of")  # abstract: subclasses do
+
+    def placed(self, tree: Any) -> Any:
+        """This algorithm for leaves that are spread so."""
+        placement = self.placement_of(tree)
+        return replace(self, axis_name=placement) if any(placement) else self
 
     def to_vector(self, tree: Any, dtype: Any) -> Vector:
         """A tree of parameters or gradients as a vector of this real dtype."""
@@ -154,25 +182,32 @@ class QuasiNewton(Options, Transform):
             return updates, state
         if all(grad is None for grad in grads):
             raise ValueError(f"{name} needs a gradient of at least one parameter")
-        dtype = self.dtype_of(models)
+        filled = _filled(updates, params)
+        if value is None:
+            value = value_fn(params)
+        _check_value(name, value)
+        _check_shared(name, value, filled, self.placed(filled).placement)
+        return self.placed(filled)._update(filled, updates, state, params, value, value_fn)
+
+    def _update(
+        self, filled: Any, updates: Any, state: Any, params: Any, value: Any, value_fn: Callable[[Any], Any]
+    ) -> tuple[Any, Any]:
+        dtype = self.dtype_of(jax.tree.leaves(params))
         sign = -1 if self.maximize else 1
 
         def objective(x: Vector) -> tuple[jax.Array, Vector]:
             found, grad = jax.value_and_grad(value_fn)(self.from_vector(x, params))
             descent = jax.tree.map(lambda g, given: None if given is None else jnp.conj(g), grad, updates)
-            return sign * jnp.asarray(found, dtype), self._descent(descent, params, dtype, sign)
+            return sign * jnp.asarray(found, dtype), self._descent(_filled(descent, params), dtype, sign)
 
-        if value is None:
-            value = value_fn(params)
-        _check_value(name, value)
-        x, grad = self.to_vector(params, dtype), self._descent(updates, params, dtype, sign)
+        x, grad = self.to_vector(params, dtype), self._descent(filled, dtype, sign)
         new, state = self._step(objective, x, sign * jnp.asarray(value, dtype), grad, state, dtype)
         moved = jax.tree.map(jnp.subtract, new, x)
         return self.from_vector(moved, jax.tree.map(lambda p: _wide(p, dtype), params)), state
 
-    def _descent(self, grads: Any, params: Any, dtype: Any, sign: int) -> Vector:
-        """The gradient to descend along, zeros where there is none, so that those parameters stay."""
-        return jax.tree.map(lambda g: sign * g, self.to_vector(_filled(grads, params), dtype))
+    def _descent(self, filled: Any, dtype: Any, sign: int) -> Vector:
+        """The gradient to descend along."""
+        return jax.tree.map(lambda g: sign * g, self.to_vector(filled, dtype))
 
     def _step(
         self, objective: Objective, x: Vector, value: jax.Array, grad: Vector, state: Any, dtype: Any
@@ -200,6 +235,8 @@ class QuasiNewton(Options, Transform):
             n_iter=state.n_iter,
             done=jnp.where(astray, ~back, largest(grad) <= options["tolerance_grad"]),
         )
+        alone = axes.varying((x, grad, value)) - axes.named(self.placement)  # devices that minimise each for itself
+        p = jax.tree.map(lambda leaf: axes.vary_over(leaf, alone), p)
         last = jax.lax.while_loop(
             lambda p: ~p.done & (p.iteration < self.max_iter), lambda p: self._iterate(objective, p, options), p
         )
@@ -227,8 +264,7 @@ class QuasiNewton(Options, Transform):
         y = jax.tree.map(jnp.subtract, p.grad, p.prev_grad)
         s = jax.tree.map(lambda d: p.t * d, p.d)
         memory, d = self.advance(p.memory, y, s, p.value, p.grad, first)
-        total = jax.tree.reduce(jnp.add, jax.tree.map(lambda g: jnp.sum(jnp.abs(g)), p.grad))
-        t = jnp.where(first, jnp.minimum(1, 1 / total), 1) * options["lr"]
+        t = jnp.where(first, jnp.minimum(1, 1 / magnitude(p.grad)), 1) * options["lr"]
         slope = dot(p.grad, d)
         start = Point(jnp.zeros_like(t), p.value, slope, p.grad)
         ended = ~(slope <= -options["tolerance_change"])
@@ -294,8 +330,20 @@ def _check_value(name: str, value: Any) -> None:
         raise TypeError(f"{name}: the objective must give a real scalar, but it gave {value!r:.100}")
 
 
+def _check_shared(name: str, value: Any, grads: Any, placement: Any) -> None:
+    """Raise where devices that make one step together see different objectives, or a gradient that is not its own."""
+    together = axes.named(placement)
+    apart = axes.varying(value) - (axes.varying(grads) - together)
+    if apart:
+        raise ValueError(
+            f"{name}: the objective varies over the axis {', '.join(map(repr, sorted(apart)))} of shard_map, but it "
+            "must be that of all devices: return jax.lax.psum or jax.lax.pmean of it"
+        )
+    axes.check_known(together, f"{name}: the gradient of an objective that all devices share")
+
+
 def _filled(grads: Any, params: Any) -> Any:
-    """The gradients with zeros where there is none."""
+    """The gradients with zeros where there is none, so that those parameters stay."""
 
     def dense(param: Any, grad: Any) -> Any:
         return jnp.zeros_like(param) if grad is None else grad.todense() if trees.is_sparse(grad) else grad

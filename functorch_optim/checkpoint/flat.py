@@ -12,6 +12,7 @@ from functorch_optim import trees
 from functorch_optim.checkpoint.errors import CheckpointError, shown
 from functorch_optim.checkpoint.state_names import flatten_state_dict, is_state_dict, unflatten_state_dict
 from functorch_optim.checkpoint.work import Work
+from functorch_optim.placement import placed
 
 FORMAT = 2  # raise it when what is written changes, and keep the reader of every number before; 2 has a checksum
 MARK = "__functorch_optim__"  # the text that says the format, and how the names form the tree
@@ -52,13 +53,14 @@ def unflatten(flat: Flat, like: Any = None) -> Any:
     """
     try:
         version = format_of(flat.texts) if MARK in flat.texts else None
-        if like is not None:
-            return _restored(flat, like)
-        return _foreign(flat) if version is None else _Reader(flat).tree()
+        if like is None:
+            return _foreign(flat) if version is None else _Reader(flat).tree()
+        leaves, models, treedef = _restored(flat, like)
     except CheckpointError:
         raise
     except (AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise CheckpointError(f"what was saved is damaged: {shown(error)}") from error
+    return treedef.unflatten([placed(leaf, model) for leaf, model in zip(leaves, models, strict=True)])
 
 
 def to_arrays(tree: Any) -> dict[str, Any]:
@@ -242,8 +244,8 @@ def _natural(name: str) -> list[tuple[int, int | str]]:
     return [(0, int(part)) if part.isdecimal() else (1, part) for part in name.split(".")]
 
 
-def _restored(flat: Flat, like: Any) -> Any:
-    """The leaves that stand under the names of those of ``like``."""
+def _restored(flat: Flat, like: Any) -> tuple[list[Any], list[Any], Any]:
+    """The leaves that stand under the names of those of ``like``, those of ``like``, and its structure."""
     names, models, treedef = trees.named_leaves(like)
     names = [name or "value" for name in names]
     known = set(names)
@@ -257,10 +259,10 @@ def _restored(flat: Flat, like: Any) -> Any:
             found, expected = _kind(leaf), _kind(model)
             if found != expected:
                 problems.append(f"{name} is {found}, not {expected}")
-            leaves.append((leaf, model))
+            leaves.append(leaf)
     if problems:
         raise CheckpointError(f"what was saved does not fit: {'; '.join(problems)}")
-    return treedef.unflatten([placed(leaf, model) for leaf, model in leaves])
+    return leaves, models, treedef
 
 
 def _told(texts: Mapping[str, str]) -> dict[str, Any]:
@@ -276,10 +278,3 @@ def _kind(leaf: Any) -> str:
     if hasattr(leaf, "shape") and hasattr(leaf, "dtype"):
         return f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
     return type(leaf).__name__
-
-
-def placed(leaf: Any, model: Any) -> Any:
-    """A leaf as ``model`` is: JAX's with its sharding; else as it is, NumPy's."""
-    if isinstance(model, jax.Array | jax.ShapeDtypeStruct):
-        return jax.device_put(leaf, model.sharding)
-    return leaf

@@ -1,12 +1,35 @@
 """Points on a line: what the line searches know of the objective along a direction, and vectors as trees."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from functorch_optim import axes
+from functorch_optim.base import Frozen
+
 Vector = Any  # a tree of real arrays of one dtype
+
+
+class Spread(Frozen):
+    """A vector whose arrays are shards: ``over`` has the axes over which the sums of each run."""
+
+    parts: Any
+    over: tuple[axes.Axes, ...]
+
+
+jax.tree_util.register_dataclass(Spread, ["parts"], ["over"])
+
+
+def _over(a: Vector) -> tuple[axes.Axes, ...]:
+    return a.over if isinstance(a, Spread) else ((),) * len(jax.tree.leaves(a))
+
+
+def _total(terms: list[jax.Array], a: Vector) -> jax.Array:
+    """The sum of one number for each array of a vector."""
+    return axes.total(terms, _over(a), terms[0].dtype)
 
 
 class Point(NamedTuple):
@@ -31,13 +54,18 @@ Line = Callable[[jax.Array], Point]
 
 def dot(a: Vector, b: Vector) -> jax.Array:
     """The inner product."""
-    products = jax.tree.map(lambda x, y: jnp.sum(x * y), a, b)
-    return jax.tree.reduce(jnp.add, products)
+    return _total([jnp.sum(x * y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)], a)
+
+
+def magnitude(a: Vector) -> jax.Array:
+    """The sum of the entries' magnitudes."""
+    return _total([jnp.sum(jnp.abs(x)) for x in jax.tree.leaves(a)], a)
 
 
 def largest(a: Vector) -> jax.Array:
     """The largest magnitude of an entry."""
-    return jax.tree.reduce(jnp.maximum, jax.tree.map(lambda x: jnp.max(jnp.abs(x), initial=0), a))
+    each = [jnp.max(jnp.abs(x), initial=0) for x in jax.tree.leaves(a)]
+    return functools.reduce(jnp.maximum, map(axes.max_over, each, _over(a)))
 
 
 def axpy(t: Any, d: Vector, x: Vector) -> Vector:

@@ -11,7 +11,7 @@ from functorch_optim.algorithms.muon_adamw import matrices_for
 from functorch_optim.optim.optimizer import Optimizer
 from functorch_optim.optim.param_groups import GroupRules
 from functorch_optim.optim.rule_engine import RuleEngine
-from functorch_optim.rule import OF_LIFT
+from functorch_optim.rule import FUNCTIONAL_ONLY
 
 
 class Muon(Optimizer):
@@ -76,7 +76,7 @@ def _defaults(constructor: Callable[..., Any], only_if_given: Collection[str] = 
 
 
 _ONLY_IF_GIVEN = ("batched", "reshape")
-_MUON, _ADAMW = _defaults(muon, (*_ONLY_IF_GIVEN, *OF_LIFT)), _defaults(adamw, OF_LIFT)
+_MUON, _ADAMW = _defaults(muon, (*_ONLY_IF_GIVEN, *FUNCTIONAL_ONLY)), _defaults(adamw, FUNCTIONAL_ONLY)
 
 
 class MuonAdamW(Optimizer):

@@ -25,7 +25,8 @@ from functorch_optim.optim.packs import Leaves, joined_grads
 from functorch_optim.optim.param_groups import Layout
 from functorch_optim.optim.state_dict import Loaded, Refused, count_of, kept
 from functorch_optim.optim.transaction import Compiled
-from functorch_optim.rule import OF_LIFT, Lifted, step_scalars
+from functorch_optim.placement import sharding_of
+from functorch_optim.rule import FUNCTIONAL_ONLY, Lifted, step_scalars
 from functorch_optim.transforms.conjugation import conjugate_leaf
 
 Entry = dict[str, Any]
@@ -75,7 +76,9 @@ class Kind:
 
     def __init__(self, constructor: Callable[..., GradientTransformation], defaults: Mapping[str, Any]) -> None:
         self.constructor = constructor
-        self._parameters = tuple(name for name in inspect.signature(constructor).parameters if name not in OF_LIFT)
+        self._parameters = tuple(
+            name for name in inspect.signature(constructor).parameters if name not in FUNCTIONAL_ONLY
+        )
         self._required = {name for name in self._parameters if name in defaults}
         self.rule_type = type(self.made(defaults).rule)
         self.data_names = data_options(self.rule_type).keys() & set(self._parameters)
@@ -389,8 +392,8 @@ class RuleEngine:
             if not jnp.issubdtype(array.dtype, jnp.inexact):
                 raise TypeError(f"{where} is not floating")
             slot_array = kept(array, _slot_dtype(array.dtype, own, dtype), dtype, where)
-            same = shape == param.shape and not is_traced(param)
-            placed[slot] = jax.device_put(slot_array, param.sharding) if same else slot_array
+            sharding = None if is_traced(param) else sharding_of(param, shape)
+            placed[slot] = slot_array if sharding is None else jax.device_put(slot_array, sharding)
         return History(rule.empty()._replace(**placed), step, carried)
 
     def _cohorts(

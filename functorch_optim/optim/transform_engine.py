@@ -19,6 +19,7 @@ from functorch_optim.optim.param_groups import Layout
 from functorch_optim.optim.state_dict import Loaded, Refused, kept
 from functorch_optim.optim.transaction import Compiled
 from functorch_optim.packing import ForeachState
+from functorch_optim.placement import placed
 from functorch_optim.transforms.conjugation import conjugate_leaf
 
 Entry = dict[str, Any]
@@ -294,7 +295,7 @@ class TransformEngine:
         for view, leaf, before, values in zip(views, leaves, jax.tree.leaves(self.state), found, strict=True):
             fits = [value for index, value in values.items() if index not in stay]
             value = fits[0] if fits else before if stay.intersection(view.members) else leaf
-            filled.append(jax.device_put(value, leaf.sharding))
+            filled.append(placed(value, leaf))
         return treedef.unflatten(filled)
 
     def functional(

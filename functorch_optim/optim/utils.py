@@ -6,12 +6,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from functorch_optim import trees
+from functorch_optim import axes, trees
 from functorch_optim.transforms.clipping import clip_by_value, scale_to_norm
 
 
 def clip_grad_norm(
-    grads: Any, max_norm: Any, norm_type: float = 2.0, error_if_nonfinite: bool = False
+    grads: Any,
+    max_norm: Any,
+    norm_type: float = 2.0,
+    error_if_nonfinite: bool = False,
+    axis_name: Any = None,
 ) -> tuple[Any, jax.Array]:
     """Scale gradients together so that their norm is at most ``max_norm``.
 
@@ -22,12 +26,14 @@ def clip_grad_norm(
         max_norm: the largest norm, a number or a scalar array.
         norm_type: p of the p-norm; ``inf`` for the largest magnitude.
         error_if_nonfinite: whether to raise where the norm is inf or NaN; not inside a traced function.
+        axis_name: inside ``shard_map``, what is spread over which axes, as :mod:`functorch_optim.axes` describes it.
 
     Returns:
         The clipped gradients, with their dtypes, and the norm before clipping, at least float32.
 
     Raises:
-        RuntimeError: the norm is not finite and ``error_if_nonfinite``; a sparse gradient.
+        RuntimeError: the norm is not finite and ``error_if_nonfinite``; a sparse gradient. ValueError:
+            inside ``shard_map`` without ``axis_name``, where a gradient varies over the mesh or might.
 
     Source: ``torch.nn.utils.clip_grad_norm_``.
 
@@ -37,7 +43,7 @@ def clip_grad_norm(
         (5.0, [0.6, 0.8])
     """
     norm_type = float(norm_type)
-    norm = total_norm(grads, norm_type)
+    norm = total_norm(grads, norm_type, axes.as_axes(axis_name, "clip_grad_norm"))
     if error_if_nonfinite and not bool(jnp.isfinite(norm)):
         raise RuntimeError(
             f"The total norm of order {norm_type} for gradients from `parameters` is non-finite, so it cannot be "
@@ -47,8 +53,8 @@ def clip_grad_norm(
     return _scaled(grads, norm, max_norm), norm
 
 
-@functools.partial(jax.jit, static_argnames="norm_type")
-def total_norm(grads: Any, norm_type: float = 2.0) -> jax.Array:
+@functools.partial(jax.jit, static_argnames=("norm_type", "axis_name"))
+def total_norm(grads: Any, norm_type: float = 2.0, axis_name: axes.Labels | None = None) -> jax.Array:
     """The p-norm of all entries of a tree as one vector, the norm of the leaves' norms; 0 of an empty tree.
 
     Example:
@@ -64,7 +70,9 @@ def total_norm(grads: Any, norm_type: float = 2.0) -> jax.Array:
     trees.map_dense(add, "clip_grad_norm", grads)
     if not norms:
         return jnp.zeros(())
-    dtype = trees.compute_dtype(*norms)
+    dtype, over = trees.compute_dtype(*norms), axes.over(axis_name, grads, "clip_grad_norm")
+    if any(over):  # the norm of a leaf is that of its shards' norms
+        norms = [part for norm, own in zip(norms, over, strict=True) for part in axes.of_all(norm, own)]
     return jnp.linalg.norm(jnp.stack([norm.astype(dtype) for norm in norms]), norm_type)
 
 

@@ -5,29 +5,39 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from functorch_optim import trees
+from functorch_optim import axes, trees
 from functorch_optim.base import GradientTransformation, transformation
 from functorch_optim.hyperparams import Hyperparameter, NonNegative
 from functorch_optim.rule import sqrt
 from functorch_optim.transforms.scaling import Scheduled, multiply
 
 
-def global_norm(tree: Any) -> jax.Array:
+def global_norm(tree: Any, axis_name: Any = None) -> jax.Array:
     """The Euclidean norm of all the leaves together, summed in float32 or wider; None leaves count for nothing.
+
+    Args:
+        tree: a pytree of dense arrays.
+        axis_name: inside ``shard_map``, what is spread over which axes, as :mod:`functorch_optim.axes` describes it.
+
+    Raises:
+        ValueError: inside ``shard_map`` without ``axis_name``, where a leaf varies over the mesh or might.
 
     Example:
         >>> global_norm({"a": jnp.array([3.0]), "b": jnp.array([4.0]), "c": None}).item()
         5.0
     """
+    return _norm(tree, axes.as_axes(axis_name, "global_norm"), "global_norm")
+
+
+def _norm(tree: Any, axis_name: axes.Labels | None, who: str) -> jax.Array:
     squares: list[Any] = []
 
     def add(leaf: Any) -> None:
         wide = leaf.astype(trees.compute_dtype(leaf))
         squares.append(jnp.sum(jnp.real(wide) ** 2 + jnp.imag(wide) ** 2 if jnp.iscomplexobj(wide) else wide**2))
 
-    trees.map_dense(add, "global_norm", tree)
-    dtype = trees.compute_dtype(*squares)
-    return sqrt(sum((square.astype(dtype) for square in squares), jnp.zeros((), dtype)))
+    trees.map_dense(add, who, tree)
+    return sqrt(axes.total(squares, axes.over(axis_name, tree, who), trees.compute_dtype(*squares)))
 
 
 def scale_to_norm(tree: Any, norm: jax.Array, max_norm: Any, who: str) -> Any:
@@ -39,13 +49,15 @@ def scale_to_norm(tree: Any, norm: jax.Array, max_norm: Any, who: str) -> Any:
 
 class ClipByGlobalNorm(Scheduled):
     max_norm: NonNegative
+    axis_name: axes.Labels | None
 
     def apply(self, values: Any, updates: Any, params: Any) -> Any:
         del params
-        return scale_to_norm(updates, global_norm(updates), values.max_norm, "clip_by_global_norm")
+        norm = _norm(updates, self.axis_name, "clip_by_global_norm")
+        return scale_to_norm(updates, norm, values.max_norm, "clip_by_global_norm")
 
 
-def clip_by_global_norm(max_norm: Hyperparameter) -> GradientTransformation:
+def clip_by_global_norm(max_norm: Hyperparameter, axis_name: Any = None) -> GradientTransformation:
     """Scale all gradients together so that their Euclidean norm is at most ``max_norm``.
 
     ``g * min(1, max_norm / (norm + 1e-6))``, as ``torch.nn.utils.clip_grad_norm_``. A non-finite norm makes every
@@ -53,6 +65,11 @@ def clip_by_global_norm(max_norm: Hyperparameter) -> GradientTransformation:
 
     Args:
         max_norm: at least 0; a number, a scalar array or a schedule.
+        axis_name: inside ``shard_map``, what is spread over which axes, as :mod:`functorch_optim.axes` describes it.
+
+    Raises:
+        ValueError: from ``update``, inside ``shard_map`` without ``axis_name``, where a gradient varies over the mesh
+            or might.
 
     Example:
         >>> tx = clip_by_global_norm(1.0)
@@ -61,7 +78,7 @@ def clip_by_global_norm(max_norm: Hyperparameter) -> GradientTransformation:
         >>> [round(x, 4) for x in updates.tolist()]
         [0.6, 0.8]
     """
-    return transformation(ClipByGlobalNorm(max_norm))
+    return transformation(ClipByGlobalNorm(max_norm, axes.as_axes(axis_name, "clip_by_global_norm")))
 
 
 class ClipByValue(Scheduled):

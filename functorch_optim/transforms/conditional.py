@@ -6,17 +6,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from functorch_optim import trees
+from functorch_optim import axes, trees
 from functorch_optim.base import GradientTransformation, exportable, transformation
 from functorch_optim.combinators import Wrapper
 from functorch_optim.hyperparams import as_integer
-from functorch_optim.rule import next_step, zeros_like
+from functorch_optim.rule import next_step
 from functorch_optim.transforms.scaling import multiply
 
 
 @exportable
 class AccumulateState(NamedTuple):
-    """``micro_step`` counts gradients since the last inner update; ``accumulated`` is their sum."""
+    """``micro_step`` counts gradients since the last inner update; ``accumulated`` is their sum, float32 at least."""
 
     micro_step: Any
     accumulated: Any
@@ -35,16 +35,22 @@ class SkipNonfiniteState(NamedTuple):
 def _run_if(condition: jax.Array, run: Callable[..., tuple[Any, Any]], state: Any, *operands: Any) -> tuple[Any, Any]:
     """``run(state, *operands)`` where ``condition`` holds; elsewhere updates that change nothing, and ``state``.
 
-    Arrays go in as operands, not by closure, so that both branches see their sharding.
+    Arrays go in as operands, not by closure, so that both branches see their sharding; and both give arrays that vary
+    over the manual axes over which one of them does.
     """
-    updates, _ = jax.eval_shape(run, state, *operands)
+    shapes = jax.eval_shape(run, state, *operands)
+
+    def something(state: Any, *operands: Any) -> tuple[Any, Any]:
+        updates, new = run(state, *operands)
+        return updates, jax.tree.map(axes.vary_as, new, state)
 
     def nothing(state: Any, *operands: Any) -> tuple[Any, Any]:
         del operands
         # -0.0 is the zero that leaves every number as it is, 0.0 and -0.0 included.
-        return jax.tree.map(lambda x: jnp.full(x.shape, -0.0, x.dtype, device=x.sharding), updates), state
+        zeros = jax.tree.map(lambda x: jnp.full(x.shape, -0.0, x.dtype, device=x.sharding), shapes[0])
+        return jax.tree.map(axes.vary_as, (zeros, state), shapes)
 
-    return jax.lax.cond(condition, run, nothing, state, *operands)
+    return jax.lax.cond(condition, something, nothing, state, *operands)
 
 
 class Accumulate(Wrapper):
@@ -52,19 +58,19 @@ class Accumulate(Wrapper):
     average: bool
 
     def init(self, params: Any) -> AccumulateState:
-        return AccumulateState(jnp.zeros((), jnp.int32), jax.tree.map(zeros_like, params), self.inner.init(params))
+        return AccumulateState(jnp.zeros((), jnp.int32), jax.tree.map(_no_sum, params), self.inner.init(params))
 
     def update(
         self, updates: Any, state: AccumulateState, params: Any = None, **extra: Any
     ) -> tuple[Any, AccumulateState]:
         sums, grads, treedef = trees.pair(state.accumulated, updates, "accumulate")
-        sums = [s if g is None else s + g.astype(s.dtype) for g, s in zip(grads, sums, strict=True)]
+        sums = [s if g is None else _plus(s, g) for g, s in zip(grads, sums, strict=True)]
         last = state.micro_step == self.every - 1
         factor = 1.0 / self.every if self.average else 1.0
 
         def run(state: tuple[Any, Any], params: Any) -> tuple[Any, tuple[Any, Any]]:
             sums, inner = jax.tree.leaves(state[0]), state[1]
-            whole = [None if g is None else multiply(s, factor) for g, s in zip(grads, sums, strict=True)]
+            whole = [None if g is None else multiply(_wide(s), factor) for g, s in zip(grads, sums, strict=True)]
             new, inner = self.inner.update(treedef.unflatten(whole), inner, params, **extra)
             left = [s if g is None else jnp.zeros_like(s) for g, s in zip(grads, sums, strict=True)]
             return new, (treedef.unflatten(left), inner)
@@ -73,11 +79,28 @@ class Accumulate(Wrapper):
         return new, AccumulateState(jnp.where(last, 0, state.micro_step + 1), accumulated, inner)
 
 
+def _no_sum(param: Any) -> jax.Array:
+    """Where gradients of a parameter are summed; bfloat16 would stop counting at 256."""
+    inexact = jnp.issubdtype(param.dtype, jnp.inexact)
+    return jnp.zeros_like(param, dtype=trees.compute_dtype(param) if inexact else param.dtype)
+
+
+def _wide(array: jax.Array) -> jax.Array:
+    return array.astype(trees.compute_dtype(array))
+
+
+def _plus(held: jax.Array, grad: jax.Array) -> jax.Array:
+    """The next sum, in the dtype that the state has."""
+    return (_wide(held) + grad.astype(_wide(held).dtype)).astype(held.dtype)
+
+
 def accumulate(inner: GradientTransformation, every: int, average: bool = True) -> GradientTransformation:
     """Collect ``every`` gradients, then update once with their mean; the updates in between change nothing.
 
-    The inner update runs only at the last micro-step (under ``lax.cond``). Sums are kept in the parameters' dtype.
-    A gradient that is None at the last micro-step is None for the inner update, and its sum is kept for the next.
+    The inner update runs only at the last micro-step (under ``lax.cond``). Sums are kept in float32 at least, whatever
+    dtype the parameters have, and the inner update gets the mean in that dtype; ``state_dtype`` of ``accumulated``
+    makes them narrower. A gradient that is None at the last micro-step is None for the inner update, and its sum is
+    kept for the next.
 
     Args:
         inner: the transformation to run, usually the whole chain.
@@ -104,6 +127,7 @@ def accumulate(inner: GradientTransformation, every: int, average: bool = True) 
 
 class SkipNonfinite(Wrapper):
     max_consecutive: int
+    axis_name: axes.Labels | None
 
     def init(self, params: Any) -> SkipNonfiniteState:
         return SkipNonfiniteState(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32), self.inner.init(params))
@@ -111,9 +135,7 @@ class SkipNonfinite(Wrapper):
     def update(
         self, updates: Any, state: SkipNonfiniteState, params: Any = None, **extra: Any
     ) -> tuple[Any, SkipNonfiniteState]:
-        flags: list[jax.Array] = []
-        trees.map_dense(lambda x: flags.append(jnp.all(jnp.isfinite(x))), "skip_nonfinite", updates)
-        finite = jnp.all(jnp.stack(flags)) if flags else jnp.array(True)
+        finite = _all_finite(updates, self.axis_name)
         consecutive = jnp.where(finite, 0, next_step(state.consecutive))
         total = jnp.where(finite, state.total, next_step(state.total))
         new, inner = _run_if(
@@ -126,7 +148,17 @@ class SkipNonfinite(Wrapper):
         return new, SkipNonfiniteState(consecutive, total, inner)
 
 
-def skip_nonfinite(inner: GradientTransformation, max_consecutive: int) -> GradientTransformation:
+def _all_finite(updates: Any, axis_name: axes.Labels | None) -> jax.Array:
+    """Whether all the gradients are finite, on all devices."""
+    bad: list[jax.Array] = []
+    trees.map_dense(lambda x: bad.append(jnp.any(~jnp.isfinite(x))), "skip_nonfinite", updates)
+    over = axes.over(axis_name, updates, "skip_nonfinite", once=False)
+    return axes.total(bad, over, jnp.int32) == 0
+
+
+def skip_nonfinite(
+    inner: GradientTransformation, max_consecutive: int, axis_name: Any = None
+) -> GradientTransformation:
     """Leave out an update whose gradient holds an infinity or a NaN: nothing changes but the counters.
 
     After ``max_consecutive`` such gradients in a row the next one is let through, so that a run that has diverged fails
@@ -135,9 +167,12 @@ def skip_nonfinite(inner: GradientTransformation, max_consecutive: int) -> Gradi
     Args:
         inner: the transformation to guard.
         max_consecutive: how many non-finite gradients in a row are left out, at least 0.
+        axis_name: inside ``shard_map``, what is spread over which axes, as :mod:`functorch_optim.axes` describes it;
+            where one shard is not finite, no shard is updated.
 
     Raises:
-        ValueError: ``max_consecutive`` is not an integer of at least 0.
+        ValueError: ``max_consecutive`` is not an integer of at least 0; from ``update``, inside ``shard_map`` without
+            ``axis_name``, where a gradient varies over the mesh or might.
 
     Example:
         >>> import functorch_optim as fo
@@ -150,4 +185,4 @@ def skip_nonfinite(inner: GradientTransformation, max_consecutive: int) -> Gradi
     count = as_integer(max_consecutive)
     if count is None or count < 0:
         raise ValueError(f"skip_nonfinite: max_consecutive must be an integer of at least 0, not {max_consecutive!r}")
-    return transformation(SkipNonfinite(inner, count))
+    return transformation(SkipNonfinite(inner, count, axes.as_axes(axis_name, "skip_nonfinite")))

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 
-from functorch_optim import trees
+from functorch_optim import axes, trees
 from functorch_optim.base import GradientTransformation, add_update, exportable, transformation
 from functorch_optim.combinators import Wrapper, current_hyperparams
 
@@ -88,6 +88,7 @@ class StochasticRoundingState(NamedTuple):
 class StochasticRounding(Wrapper):
     key: tuple[int, ...]
     impl: str
+    axis_name: axes.Labels | None
 
     @classmethod
     def _call_name(cls) -> str:
@@ -102,18 +103,28 @@ class StochasticRounding(Wrapper):
         updates, inner = self.inner.update(updates, state.inner, params, **extra)
         now, later = jax.random.split(jax.random.wrap_key_data(state.key, impl=self.impl))
         leaves, own, treedef = trees.pair(params, updates, "stochastic_rounding", what="update")
+        over = axes.over_or_varying(self.axis_name, params, "stochastic_rounding")
         rounded = [
-            update if update is None or param.dtype != jnp.bfloat16 else _rounded(param, update, now, index)
-            for index, (param, update) in enumerate(zip(leaves, own, strict=True))
+            update
+            if update is None or param.dtype != jnp.bfloat16
+            else _rounded(param, update, _of_shard(jax.random.fold_in(now, index), split))
+            for index, (param, update, split) in enumerate(zip(leaves, own, over, strict=True))
         ]
         return treedef.unflatten(rounded), StochasticRoundingState(jax.random.key_data(later), inner)
 
 
-def _rounded(param: Any, update: Any, key: Any, index: int) -> jax.Array:
+def _of_shard(key: Any, split: axes.Axes) -> Any:
+    """A key of its own for every shard."""
+    for axis in split:
+        key = jax.random.fold_in(key, jax.lax.axis_index(axis))
+    return key
+
+
+def _rounded(param: Any, update: Any, key: Any) -> jax.Array:
     """What leads from the parameter to one of the two bfloat16 numbers around the sum, the nearer the more often."""
     wide = jnp.asarray(param, jnp.float32)
     whole = wide + jnp.asarray(update, jnp.float32)
-    first, second = jax.random.bits(jax.random.fold_in(key, index), (2,), jnp.uint32)
+    first, second = jax.random.bits(key, (2,), jnp.uint32)
     places = jax.lax.iota(jnp.uint32, whole.size).reshape(whole.shape)
     noise = _mixed(_mixed(places + first) ^ second) >> 16
     bits = jax.lax.bitcast_convert_type(whole, jnp.uint32) + noise
@@ -130,7 +141,7 @@ def _mixed(x: jax.Array) -> jax.Array:
     return x ^ (x >> 16)
 
 
-def stochastic_rounding(inner: GradientTransformation, key: Any) -> GradientTransformation:
+def stochastic_rounding(inner: GradientTransformation, key: Any, axis_name: Any = None) -> GradientTransformation:
     """Round bfloat16 parameters up or down at random, so that on average nothing of an update is lost.
 
     A sum ``p + u`` between two neighbouring bfloat16 numbers becomes the upper one with the probability of its distance
@@ -140,13 +151,17 @@ def stochastic_rounding(inner: GradientTransformation, key: Any) -> GradientTran
     Args:
         inner: the transformation, usually the whole chain; ``stochastic_rounding`` stands outermost.
         key: a concrete key of :mod:`jax.random`, or an integer to make one of. Two runs with one key are equal.
+        axis_name: inside ``shard_map(check_vma=False)``, what is spread over which axes, as
+            :mod:`functorch_optim.axes` describes it: every shard draws bits of its own, and those of a replicated
+            parameter are equal. With ``check_vma`` the parameters tell it themselves.
 
     Returns:
         A transformation with the state :class:`StochasticRoundingState`; ``update`` needs ``params``, and updates that
         are dense.
 
     Raises:
-        TypeError: the key is neither, or it is traced.
+        TypeError: the key is neither, or it is traced. ValueError, from ``update``: inside
+            ``shard_map(check_vma=False)`` without ``axis_name``.
 
     Source: Zamirai et al., "Revisiting BFloat16 Training", 2020.
 
@@ -161,7 +176,12 @@ def stochastic_rounding(inner: GradientTransformation, key: Any) -> GradientTran
     with jax.ensure_compile_time_eval():  # also where the transformation is made inside a traced function
         made = _key(key)
         return transformation(
-            StochasticRounding(inner, tuple(jax.random.key_data(made).tolist()), str(jax.random.key_impl(made)))
+            StochasticRounding(
+                inner,
+                tuple(jax.random.key_data(made).tolist()),
+                str(jax.random.key_impl(made)),
+                axes.as_axes(axis_name, "stochastic_rounding"),
+            )
         )
 
 

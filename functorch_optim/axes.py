@@ -1,0 +1,268 @@
+"""Manual axes: over which axes of a mesh an array varies inside ``shard_map``, and sums over them.
+
+A transformation that looks beyond its own entry takes ``axis_name=``: what is spread over which axes of the mesh. It is
+one of
+
+- a name, or a tuple of names: an array is summed over those of them that it varies on, so that a replicated one counts
+  once. Under ``check_vma=False`` (and under ``vmap``) nobody knows on which it varies: for several arrays give a tree.
+- a ``PartitionSpec``, as ``shard_map`` takes it, which also says which dimension is split.
+- a tree of these with the parameters' structure (one may stand for a subtree), or a function of the dotted path.
+- ``()``: for none; every shard counts as whole.
+
+Without it such a transformation raises where its input varies, or might.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.core import Tracer
+from jax.sharding import PartitionSpec
+
+from functorch_optim import trees
+from functorch_optim.combinators import Labels, as_labels
+
+Axes = tuple[str, ...]
+Split = tuple[Axes, ...]  # the axes over which each dimension is split; () where none is
+
+
+def varying(array: Any) -> frozenset[str]:
+    """The manual axes over which an array, or what is in a tree, is known to vary; under ``check_vma=False`` none."""
+    found: frozenset[str] = frozenset()
+    for leaf in jax.tree.leaves(array):
+        kind = jax.typeof(leaf)
+        manual = getattr(kind, "manual_axis_type", None)  # older versions have the set itself, by another name
+        found |= frozenset(getattr(kind, "vma", ()) if manual is None else manual.varying)
+    return found
+
+
+def vary_over(array: jax.Array, axes: frozenset[str]) -> jax.Array:
+    """The array, which counts as varying over these axes too."""
+    missing = axes - varying(array)
+    return jax.lax.pcast(array, tuple(sorted(missing)), to="varying") if missing else array
+
+
+def vary_as(array: jax.Array, model: Any) -> jax.Array:
+    """The array, which counts as varying wherever ``model`` varies."""
+    return vary_over(array, varying(model))
+
+
+def named(placement: Any) -> frozenset[str]:
+    """All the axes in what :func:`over` or :func:`splits` gave."""
+    return frozenset(jax.tree.leaves(placement))
+
+
+def check_known(axes: frozenset[str], what: str) -> None:
+    """Raise where it is not known what varies over one of the axes."""
+    unknown = sorted(axis for axis in axes if not _is_known(axis))
+    if unknown:
+        raise ValueError(f"{what}, over the axis {', '.join(map(repr, unknown))}, is known with check_vma=True only")
+
+
+def _is_known(axis: str) -> bool:
+    """Whether it is known which arrays vary over this axis.
+
+    Raises:
+        NameError: inside ``shard_map`` there is no such axis.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if axis in mesh.axis_names and axis not in mesh.manual_axes:
+        return True  # arrays are whole here, and XLA sees to it that their sums are
+    try:
+        return axis in varying(jax.lax.axis_index(axis))
+    except NameError:
+        if mesh.manual_axes:
+            raise
+        return True  # outside shard_map arrays are whole
+
+
+def _check_known(who: str) -> None:
+    """Raise inside ``shard_map(check_vma=False)``."""
+    unknown = [axis for axis in jax.sharding.get_abstract_mesh().manual_axes if not _is_known(axis)]
+    if unknown:
+        raise ValueError(
+            f"{who} looks beyond single entries, and inside shard_map(check_vma=False) no array says whether it is "
+            f"split over the axis {', '.join(map(repr, unknown))}: give axis_name= the tree of the PartitionSpecs (or "
+            "axis names) of the parameters, or () where every array is whole"
+        )
+
+
+def _is_entry(node: Any) -> bool:
+    return trees.is_leaf(node) or (type(node) is tuple and all(isinstance(name, str) for name in node))
+
+
+def as_axes(axis_name: Any, who: str) -> Labels | None:
+    """The option ``axis_name`` as it is stored.
+
+    Raises:
+        TypeError: there is something in it that names no axes.
+    """
+    if axis_name is None:
+        return None
+    labels = as_labels(axis_name, is_leaf=_is_entry)
+    for entry in labels.leaves:
+        _named(entry, who)
+    return labels
+
+
+def _named(entry: Any, who: str) -> list[Axes]:
+    """The axes that an entry of ``axis_name`` names, those of a spec dimension by dimension."""
+    parts = list(entry) if isinstance(entry, PartitionSpec) else [() if entry is None else entry]
+    parts = [(part,) if isinstance(part, str) else () if part is None else part for part in parts]
+    if all(isinstance(part, tuple) and all(isinstance(name, str) for name in part) for part in parts):
+        return parts
+    raise TypeError(
+        f"{who}: axis_name must be the name of an axis, a tuple of names, a PartitionSpec, or a tree of these, but it "
+        f"has {entry!r}"
+    )
+
+
+def _entries(axis_name: Labels | None, tree: Any, who: str, remedy: str = "") -> list[Any]:
+    """What ``axis_name`` says of each leaf, those included that are None; () of all without it.
+
+    Raises:
+        ValueError: there is no ``axis_name``, and a leaf varies over a manual axis, or might.
+    """
+    names, leaves, _ = trees.named_leaves(tree, none_is_leaf=True)
+    if axis_name is not None:
+        return axis_name.of(names, tree)
+    if any(isinstance(part, Tracer) for part in jax.tree.leaves(leaves)):
+        for name, leaf in zip(names, leaves, strict=True):
+            found = ", ".join(map(repr, sorted(varying(leaf))))
+            if found:
+                raise ValueError(
+                    f"{who} looks beyond single entries, and inside shard_map the gradient of the parameter "
+                    f"{trees.quote(name)} varies over the axis {found}: give axis_name= {remedy}the tree of "
+                    "the parameters' PartitionSpecs, or () to take every shard for itself"
+                )
+        _check_known(who)
+    return [()] * len(leaves)
+
+
+def _check_told(entries: list[Any], axis_name: Labels | None, who: str) -> None:
+    """Raise where a name stands for several leaves, and it is not known which of them vary."""
+    alone = axis_name is not None and axis_name.structure is not None and axis_name.structure.num_nodes == 1
+    if alone and len(entries) > 1 and not isinstance(entries[0], PartitionSpec):
+        unknown = [axis for part in _named(entries[0], who) for axis in part if not _is_known(axis)]
+        if unknown:
+            raise ValueError(
+                f"{who}: where nothing says which arrays are split over the axis {', '.join(map(repr, unknown))} "
+                "(check_vma=False, vmap), one name for all of them is not enough, since a replicated one must count "
+                "once: give axis_name= the tree of the parameters' PartitionSpecs or axis names"
+            )
+
+
+def _of(leaf: Any, named: Axes) -> Axes:
+    """Those of the axes over which a leaf varies, or might."""
+    found = varying(leaf)
+    return tuple(axis for axis in named if axis in found or not _is_known(axis))
+
+
+def over(axis_name: Labels | None, tree: Any, who: str, once: bool = True) -> list[Axes]:
+    """The axes to sum over, for each leaf of ``tree`` that is not None; ``once`` says that every array must count once.
+
+    Raises:
+        ValueError: there is no ``axis_name``, and a leaf varies over a manual axis, or might; or ``axis_name`` does not
+            say which leaves vary, and nothing else does.
+    """
+    entries = _entries(axis_name, tree, who, "that name or ")
+    if once:
+        _check_told(entries, axis_name, who)
+    leaves = jax.tree.leaves(tree, is_leaf=trees.is_leaf)
+    each = [tuple(axis for part in _named(entry, who) for axis in part) for entry in entries]
+    return [_of(leaf, axes) for leaf, axes in zip(leaves, each, strict=True) if leaf is not None]
+
+
+def over_or_varying(axis_name: Labels | None, tree: Any, who: str) -> list[Axes]:
+    """As :func:`over`; without ``axis_name`` the axes over which each leaf varies, where that is known.
+
+    Raises:
+        ValueError: there is no ``axis_name``, and it is not known.
+    """
+    if axis_name is not None:
+        return over(axis_name, tree, who)
+    leaves = jax.tree.leaves(tree)
+    if any(isinstance(leaf, Tracer) for leaf in leaves):
+        _check_known(who)
+    return [tuple(sorted(varying(leaf))) for leaf in leaves]
+
+
+def splits(axis_name: Labels | None, tree: Any, who: str) -> list[Split]:
+    """The axes over which each dimension is split, for each leaf of ``tree`` that is not None; () where none is.
+
+    Raises:
+        ValueError: as :func:`over`; ``axis_name`` does not say which dimension is split, or has more than there are.
+    """
+    entries = _entries(axis_name, tree, who)
+    names, leaves, _ = trees.named_leaves(tree, none_is_leaf=True)
+    result: list[Split] = []
+    for name, leaf, entry in zip(names, leaves, entries, strict=True):
+        if leaf is None:
+            continue
+        parts = [_of(leaf, part) for part in _named(entry, who)]
+        if not any(parts):
+            result.append(())
+        elif not isinstance(entry, PartitionSpec) or len(parts) > leaf.ndim:
+            raise ValueError(
+                f"{who} must know which dimension of the parameter {trees.quote(name)} is split, of {leaf.ndim}: give "
+                f"axis_name= the tree of the parameters' PartitionSpecs instead of {entry!r}"
+            )
+        else:
+            result.append((*parts, *[()] * (leaf.ndim - len(parts))))
+    return result
+
+
+def sum_over(array: jax.Array, axes: Axes) -> jax.Array:
+    """The sum of an array's shards."""
+    for axis in axes:
+        array = jax.lax.psum(array, axis)
+    return array
+
+
+def max_over(array: jax.Array, axes: Axes) -> jax.Array:
+    """The largest of the shards, entry by entry."""
+    for axis in axes:
+        array = jax.lax.pmax(array, axis)
+    return array
+
+
+def total(values: Sequence[Any], each: Sequence[Axes], dtype: Any) -> jax.Array:
+    """The sum of scalars, each summed over axes of its own; there is one sum over devices for each set of axes."""
+    groups: dict[Axes, jax.Array] = {}
+    for value, axes in zip(values, each, strict=True):
+        groups[axes] = groups.get(axes, jnp.zeros((), dtype)) + value.astype(dtype)
+    return sum((sum_over(value, axes) for axes, value in groups.items()), jnp.zeros((), dtype))
+
+
+def of_all(scalar: jax.Array, axes: Axes) -> jax.Array:
+    """The shards' scalars as a vector."""
+    return gathered(scalar.reshape(1), (axes,))
+
+
+def shards(axes: Axes) -> int:
+    """How many shards there are over these axes."""
+    return math.prod(jax.lax.axis_size(axis) for axis in axes)
+
+
+def whole_shape(shape: tuple[int, ...], split: Split) -> tuple[int, ...]:
+    """The shape of an array whose shards have this one."""
+    return tuple(n * shards(axes) for n, axes in zip(shape, split, strict=True)) if split else shape
+
+
+def gathered(array: jax.Array, split: Split) -> jax.Array:
+    """The whole array of a shard, the same on every device."""
+    for dimension, axes in enumerate(split):
+        if axes:
+            array = jax.lax.all_gather(array, axes, axis=dimension, tiled=True, to="invarying")
+    return array
+
+
+def part(array: jax.Array, split: Split) -> jax.Array:
+    """This device's shard of a whole array."""
+    for dimension, axes in enumerate(split):
+        if axes:
+            size = array.shape[dimension] // shards(axes)
+            array = jax.lax.dynamic_slice_in_dim(array, jax.lax.axis_index(axes) * size, size, dimension)
+    return array

@@ -1,0 +1,278 @@
+"""Inside shard_map: what looks beyond single entries gives the numbers of the whole arrays, or raises."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+
+import functorch_optim as fo
+from functorch_optim import optim
+
+SPECS = {"rows": P("x"), "columns": P(None, "x"), "whole": P(), "bias": P("x"), "scale": P()}
+SHAPES = {"rows": (4, 3), "columns": (3, 4), "whole": (2, 3), "bias": (4,), "scale": (2,)}
+PARAMS = {name: jax.random.normal(jax.random.key(i), shape) for i, (name, shape) in enumerate(SHAPES.items())}
+GRADS = {name: jax.random.normal(jax.random.key(9 - i), shape) for i, (name, shape) in enumerate(SHAPES.items())}
+HISTORIES = ("old_dirs", "old_stps")
+checks = pytest.mark.parametrize("check_vma", [True, False])
+
+
+def sharded(function, in_specs, out_specs, check_vma=True):
+    mesh = jax.make_mesh((2,), ("x",), axis_types=(AxisType.Auto,))
+    return jax.jit(jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=check_vma))
+
+
+def specs_of(state, specs=SPECS):
+    """The specs of a state: those of the parameters, without the dimension that a slot of Adafactor lacks."""
+
+    def one(path, leaf):
+        names = [getattr(key, "name", getattr(key, "key", None)) for key in path]
+        spec = next((tuple(specs[name]) for name in names if name in specs), ())
+        spec = (*spec, *[None] * (leaf.ndim - len(spec)))
+        if any(name in HISTORIES for name in names):
+            return P(None, *spec[: leaf.ndim - 1])
+        return P(*[axis if size > 1 else None for axis, size in zip(spec, leaf.shape, strict=False)])
+
+    return jax.tree_util.tree_map_with_path(one, state)
+
+
+def two_steps(tx, grads, state, params):
+    _, state = tx.update(grads, state, params)
+    return tx.update(grads, state, params)
+
+
+def assert_as_whole(make, check_vma, grads=GRADS, params=PARAMS, specs=SPECS):
+    """``make(axis_name)`` gives in shard_map what ``make(None)`` gives outside, wherever the state is made."""
+    alone, spread = make(None), make(specs)
+    wanted = jax.jit(functools.partial(two_steps, alone))(grads, alone.init(params), params)
+    state = spread.init(params)
+    own = specs_of(state, specs)
+    given = sharded(functools.partial(two_steps, spread), (specs, own, specs), (specs, own), check_vma)
+    made = sharded(lambda g, p: two_steps(spread, g, spread.init(p), p), (specs, specs), (specs, own), check_vma)
+    for found in (given(grads, state, params), made(grads, params)):
+        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), found, wanted)
+
+
+MAKERS = {
+    "clip_by_global_norm": lambda axis: fo.clip_by_global_norm(0.5, axis_name=axis),
+    "skip_nonfinite": lambda axis: fo.skip_nonfinite(fo.adam(lr=0.1), 3, axis_name=axis),
+    "muon_adamw": lambda axis: fo.muon_adamw({"lr": 0.1}, {"lr": 0.1}, axis_name=axis),
+    "adafactor": lambda axis: fo.adafactor(lr=0.1, axis_name=axis),
+    "accumulate": lambda axis: fo.accumulate(fo.adafactor(lr=0.1, axis_name=axis), 2),
+    "masked": lambda axis: fo.masked(fo.clip_by_global_norm(0.5, axis_name=axis), lambda path: path != "rows"),
+}
+
+
+@checks
+@pytest.mark.parametrize("name", MAKERS)
+def test_the_updates_of_shards_are_those_of_the_whole(name, check_vma):
+    assert_as_whole(MAKERS[name], check_vma)
+
+
+@checks
+@pytest.mark.parametrize("reshape", [None, "out_first"])
+def test_muon_orthogonalises_whole_matrices_of_stacks_and_kernels(reshape, check_vma):
+    specs = {"stack": P("x"), "rows": P(None, "x"), "both": P(None, "x", None)}
+    shapes = {"stack": (2, 3, 4), "rows": (3, 4), "both": (2, 4, 3)}
+    grads = {name: jax.random.normal(jax.random.key(1), shape) for name, shape in shapes.items()}
+    make = lambda axis: fo.muon(lr=0.1, reshape=reshape, axis_name=axis)  # noqa: E731 one line
+    assert_as_whole(make, check_vma, grads, grads, specs)
+
+
+def test_a_name_counts_a_replicated_leaf_once():
+    norm = sharded(lambda grads: fo.global_norm(grads, axis_name="x"), (SPECS,), P())(GRADS)
+    np.testing.assert_allclose(norm, fo.global_norm(GRADS), rtol=1e-6)
+    by_path = lambda path: SPECS[path]  # noqa: E731 one line
+    norm = sharded(lambda grads: fo.global_norm(grads, axis_name=by_path), (SPECS,), P(), False)(GRADS)
+    np.testing.assert_allclose(norm, fo.global_norm(GRADS), rtol=1e-6)
+
+
+@pytest.mark.parametrize("norm_type", [2.0, 3.0, float("inf")])
+def test_the_torch_faces_clip_grad_norm_takes_axis_name(norm_type):
+    clip = functools.partial(optim.utils.clip_grad_norm, max_norm=0.5, norm_type=norm_type)
+    found, norm = sharded(lambda grads: clip(grads, axis_name="x"), (SPECS,), (SPECS, P()))(GRADS)
+    wanted, whole = clip(GRADS)
+    np.testing.assert_allclose(norm, whole, rtol=1e-6)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5), found, wanted)
+    with pytest.raises(ValueError, match=r"'(rows|bias)' varies over the axis 'x'"):
+        sharded(clip, (SPECS,), (SPECS, P()))(GRADS)
+
+
+@checks
+def test_skip_nonfinite_skips_on_all_devices(check_vma):
+    tx = fo.skip_nonfinite(fo.sgd(lr=1.0), 3, axis_name="x")
+    grads = {**GRADS, "bias": GRADS["bias"].at[0].set(jnp.nan)}
+    step = sharded(lambda g: tx.update(g, tx.init(g), g), (SPECS,), (SPECS, P()), check_vma)
+    updates, state = step(grads)
+    assert all(not np.any(leaf) for leaf in jax.tree.leaves(updates)) and state.total == 1
+
+
+@pytest.mark.parametrize("name", [*MAKERS, "lbfgs", "bfgs"])
+@checks
+def test_without_axis_name_it_raises_and_names_the_parameter(name, check_vma):
+    makers = {**MAKERS, "lbfgs": lambda axis: fo.lbfgs(axis_name=axis), "bfgs": lambda axis: fo.bfgs(axis_name=axis)}
+    tx = makers[name](None)
+    specs = {**SPECS, "rows": P()} if name == "masked" else SPECS
+    state = tx.init(PARAMS)
+    own = P() if name == "bfgs" else specs_of(state, specs)
+
+    def step(grads, state, params):
+        return tx.update(grads, state, params, value_fn=lambda p: jnp.zeros(()))[0]
+
+    message = "the parameter '(bias|columns)' varies over the axis 'x': give axis_name="
+    if not check_vma:
+        message = r"shard_map\(check_vma=False\) no array says .* axis 'x': give axis_name="
+    with pytest.raises(ValueError, match=message):
+        sharded(step, (specs, own, specs), specs, check_vma)(GRADS, state, PARAMS)
+
+
+@checks
+def test_element_wise_ones_need_no_axis_name(check_vma):
+    tx = fo.chain(fo.clip_by_value(0.5), fo.accumulate(fo.adamw(lr=0.1), 1))
+    assert_as_whole(lambda axis: tx, check_vma)
+
+
+def test_replicated_gradients_need_no_axis_name():
+    tx = fo.chain(fo.clip_by_global_norm(0.5), fo.adafactor(lr=0.1))
+    state = tx.init(PARAMS)
+    found = sharded(lambda g, p: tx.update(g, state, p)[0], (P(), P()), P())(GRADS, PARAMS)
+    wanted = tx.update(GRADS, state, PARAMS)[0]
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5), found, wanted)
+
+
+@checks
+def test_no_axes_take_every_shard_for_itself(check_vma):
+    found = sharded(lambda g: fo.global_norm(g, axis_name=()).reshape(1), (SPECS,), P("x"), check_vma)(GRADS)
+    halves = {"rows": 0, "columns": 1, "bias": 0}
+    for device, norm in enumerate(found):
+        shard = {n: jnp.split(g, 2, halves[n])[device] if n in halves else g for n, g in GRADS.items()}
+        np.testing.assert_allclose(norm, fo.global_norm(shard), rtol=1e-6)
+
+
+def test_one_name_for_all_is_not_enough_where_nothing_says_what_is_replicated():
+    tx = fo.clip_by_global_norm(1.0, axis_name="x")
+    with pytest.raises(ValueError, match=r"clip_by_global_norm: where nothing says which arrays are split over .* 'x'"):
+        sharded(lambda g: tx.update(g, tx.init(g))[0], (SPECS,), SPECS, False)(GRADS)
+
+
+@pytest.mark.parametrize("make", [fo.muon_adamw, fo.adafactor, fo.bfgs])
+def test_a_name_does_not_say_which_dimension_is_split(make):
+    tx = make(axis_name="x")
+
+    def step(grads, params):
+        return tx.update(grads, tx.init(params), params, value_fn=lambda p: jnp.zeros(()))[0]
+
+    with pytest.raises(ValueError, match=r"must know which dimension of the parameter .* is split"):
+        sharded(step, (SPECS, SPECS), SPECS)(GRADS, PARAMS)
+
+
+@pytest.mark.parametrize("axis_name", [3, ["x", 4], {"w": 1.0}])
+def test_axis_name_must_name_axes(axis_name):
+    with pytest.raises(TypeError, match="clip_by_global_norm: axis_name must be the name of an axis"):
+        fo.clip_by_global_norm(1.0, axis_name=axis_name)
+
+
+def test_an_axis_that_is_not_there_raises_inside_shard_map_and_means_nothing_outside():
+    tx = fo.clip_by_global_norm(0.5, axis_name="rows")
+    np.testing.assert_array_equal(
+        tx.update(GRADS, tx.init(GRADS))[0]["whole"], fo.clip_by_global_norm(0.5).update(GRADS, ())[0]["whole"]
+    )
+    with pytest.raises(NameError, match="rows"):
+        sharded(lambda g: tx.update(g, tx.init(g))[0], (SPECS,), SPECS)(GRADS)
+
+
+def test_a_transformation_with_axis_name_is_a_value():
+    assert fo.adafactor(axis_name=SPECS) == fo.adafactor(axis_name=dict(SPECS)) != fo.adafactor()
+    assert repr(fo.clip_by_global_norm(1.0, axis_name=("x", "y"))) == (
+        "clip_by_global_norm(max_norm=1.0, axis_name=('x', 'y'))"
+    )
+
+
+@pytest.mark.parametrize("axis_name", [None, "x"])
+@checks
+def test_stochastic_rounding_draws_other_bits_on_every_shard_and_the_same_for_replicas(axis_name, check_vma):
+    names = {"split": "x", "whole": ()} if axis_name else None
+    tx, params = fo.stochastic_rounding(fo.sgd(lr=1.0), 0, axis_name=names), jnp.ones(256, jnp.bfloat16)
+
+    def step(params):
+        grads = jax.tree.map(lambda p: jnp.full(p.shape, 0.002), params)
+        updates, _ = tx.update(grads, tx.init(params), params)
+        return updates["split"], updates["whole"].reshape(1, -1)
+
+    run = sharded(step, ({"split": P("x"), "whole": P()},), (P("x"), P("x") if not check_vma else P()), check_vma)
+    if names is None and not check_vma:
+        with pytest.raises(ValueError, match="stochastic_rounding looks beyond"):
+            run({"split": params, "whole": params})
+        return
+    split, whole = run({"split": params, "whole": params})
+    first, second = np.split(np.asarray(split), 2)
+    assert np.any(first != second) and 0 < np.mean(split != 0) < 1
+    np.testing.assert_array_equal(whole[0], whole[-1])
+
+
+def objective(params, together):
+    parts = {name: jnp.sum(jnp.cosh(leaf - 0.3)) for name, leaf in params.items()}
+    if together:
+        parts = {name: jax.lax.psum(part, "x") if "x" in SPECS[name] else part for name, part in parts.items()}
+    total = functools.reduce(jnp.add, parts.values())
+    return total + 0.01 * total**2
+
+
+def minimised(tx, together, params, state=None):
+    state, loss = tx.init(params) if state is None else state, functools.partial(objective, together=together)
+    for _ in range(2):
+        updates, state = tx.update(jax.grad(loss)(params), state, params, value_fn=loss)
+        params = fo.apply_updates(params, updates)
+    return params, state
+
+
+@pytest.mark.parametrize("inside", [True, False])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda axis: fo.lbfgs(max_iter=3, history_size=4, axis_name=axis),
+        lambda axis: fo.lbfgs(max_iter=3, history_size=4, line_search_fn="strong_wolfe", axis_name=axis and "x"),
+        lambda axis: fo.bfgs(max_iter=3, line_search_fn="hager_zhang", axis_name=axis),
+    ],
+)
+def test_quasi_newton_steps_of_shards_are_those_of_the_whole(make, inside):
+    alone, spread = make(None), make(SPECS)
+    wanted = jax.jit(functools.partial(minimised, alone, False))(PARAMS)
+    state = spread.init(PARAMS)
+    specs = P() if isinstance(state, fo.BFGSState) else specs_of(state)
+    if inside:
+        found = sharded(functools.partial(minimised, spread, True), (SPECS,), (SPECS, specs))(PARAMS)
+    else:
+        found = sharded(functools.partial(minimised, spread, True), (SPECS, specs), (SPECS, specs))(PARAMS, state)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), found, wanted)
+
+
+def test_lbfgs_refuses_an_objective_that_devices_do_not_share():
+    with pytest.raises(ValueError, match="lbfgs: the objective varies over the axis 'x' of shard_map"):
+        sharded(functools.partial(minimised, fo.lbfgs(axis_name="x"), False), (SPECS,), (SPECS, P()))(PARAMS)
+    tx, loss = fo.lbfgs(), lambda p: jnp.sum(p**2) * jax.lax.axis_index("x").astype(jnp.float32)
+    with pytest.raises(ValueError, match="lbfgs: the objective varies over the axis 'x' of shard_map"):
+        sharded(lambda p: tx.update(p, tx.init(p), p, value_fn=loss)[0], P(), P())(jnp.ones(2))
+    with pytest.raises(ValueError, match=r"lbfgs: the gradient .*, over the axis 'x', is known with check_vma=True"):
+        sharded(functools.partial(minimised, fo.lbfgs(axis_name=SPECS), True), (SPECS,), (SPECS, P()), False)(PARAMS)
+
+
+@checks
+def test_lbfgs_without_axes_lets_every_device_minimise_for_itself(check_vma):
+    def own(w):
+        tx, loss = fo.lbfgs(axis_name=()), lambda w: jnp.sum((w - 1.0) ** 2)
+        return fo.apply_updates(w, tx.update(jax.grad(loss)(w), tx.init(w), w, value_fn=loss)[0])
+
+    np.testing.assert_allclose(sharded(own, P("x"), P("x"), check_vma)(jnp.arange(4.0)), np.ones(4), rtol=1e-4)
+
+
+def test_sparse_gradients_of_shards_of_the_ids_are_their_own():
+    def own(table, ids):
+        return fo.value_and_sparse_grad(lambda table: jnp.sum(table[ids] ** 2), "")(table)[1].data
+
+    table = jnp.arange(8.0).reshape(4, 2)
+    found = sharded(own, (P(), P("x")), P("x"))(table, jnp.array([3, 1, 3, 0]))
+    np.testing.assert_array_equal(found, 2 * table[jnp.array([3, 1, 3, 0])])
