@@ -376,7 +376,7 @@ LARGE = [10**8 + 3, 123_456_789, 2_000_000_011, 2**31 - 1]
         schedules.one_cycle(0.3, 2**31 - 1),
         schedules.sequential([0.1, schedules.cyclic(0.1, 0.5, 2000)], [77]),
     ],
-    ids=repr,
+    ids=lambda schedule: repr(schedule).partition(" at 0x")[0],
 )
 def test_large_steps_keep_their_digits_in_float32(schedule):
     expected = [schedule(step) for step in LARGE]

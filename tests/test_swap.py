@@ -122,8 +122,8 @@ def test_by_name_where_there_are_names():
     saved = optimizer.state_dict()
     with swap_in_optimizer_params_and_state(optimizer, {"b.w": jnp.array([2.0]), "a.w": jnp.array([3.0])}, saved):
         assert jax.tree.map(float, jax.tree.map(jnp.squeeze, optimizer.params)) == {"b": {"w": 2.0}, "a": {"w": 3.0}}
-        optimizer.param_groups.clear()
-    assert len(optimizer.param_groups) == 1
+        optimizer.param_groups[0].clear()
+    assert len(optimizer.param_groups) == 1 and optimizer.param_groups[0]["lr"] == 1e-3
     with (
         pytest.raises(RuntimeError, match="the parameters do not have the structure"),
         swap_in_optimizer_params_and_state(optimizer, {"x": jnp.ones(1), "y": jnp.ones(1)}, saved),

@@ -142,6 +142,30 @@ def test_an_exception_at_any_line_leaves_the_optimizer_before_or_after(engine, a
     optimizer.step(loss if "bfgs" in engine else None)  # and it goes on
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_an_exception_at_any_line_leaves_an_average_before_or_after(dtype):
+    model = {"w": jnp.ones(3, dtype), "v": jnp.zeros(2, dtype)}
+    following = jax.tree.map(lambda leaf: leaf + 2, model)
+
+    def prepared():
+        averaged = optim.swa_utils.AveragedModel(model)
+        averaged.update_parameters(model)
+        return averaged
+
+    def whole(averaged):
+        return jax.tree.map(np.array, (averaged.params, averaged.state_dict()))
+
+    prepared().update_parameters(following)
+    averaged = prepared()
+    before = whole(averaged)
+    total, _ = lines_until_injected(None, lambda: averaged.update_parameters(following))
+    after = whole(averaged)
+    for number in range(1, total + 1, max(1, total // LINES)):
+        averaged = prepared()
+        lines_until_injected(number, lambda averaged=averaged: averaged.update_parameters(following))
+        assert same(whole(averaged), before) or same(whole(averaged), after), number
+
+
 @each_engine
 def test_signals_at_random_moments_kill_nothing(make):
     optimizer = moved(moved(make()))

@@ -740,13 +740,11 @@ class Optimizer(Edited, Hooked):
         self._settle()
         groups = [{key: value for key, value in group.items() if key != "params"} for group in self.param_groups]
         state = {**vars(self), "param_groups": groups, "_checked": None}
-        for name in ("_losses", "_hooks", "_transaction", "_given", "_made_under"):
-            del state[name]
+        del state["_losses"], state["_hooks"], state["_given"], state["_made_under"]
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, _losses=CompiledLosses(), _hooks=Occasions(), _transaction=Transaction())
-        vars(self).update(_given=[], _made_under=_trace_state())
+        vars(self).update(state, _losses=CompiledLosses(), _hooks=Occasions(), _given=[], _made_under=_trace_state())
         groups = enumerate(state["param_groups"])
         self.param_groups = ParamGroups({"params": GroupParams(self, index), **group} for index, group in groups)
 

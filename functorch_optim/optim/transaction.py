@@ -182,6 +182,9 @@ class Transaction:
         self.changing = threading.RLock()
         self.handing = threading.RLock()
 
+    def __reduce__(self) -> Any:
+        return Transaction, ()  # a copy is one of its own
+
     def commit(self, change: Callable[[], None]) -> None:
         """``change()``, which raises nothing, in one piece."""
         with self.handing, Uninterrupted():

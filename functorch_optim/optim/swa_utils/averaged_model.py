@@ -13,6 +13,7 @@ from functorch_optim.optim.ownership import exclusive
 from functorch_optim.optim.swa_utils.averaging_functions import Averaging, AvgFn, MultiAvgFn, get_swa_avg_fn
 from functorch_optim.optim.swa_utils.models import Module, Parts, Tree, is_array, owned, placed, wrapped
 from functorch_optim.optim.swa_utils.wide_averages import is_narrow, recalled, roundings
+from functorch_optim.optim.transaction import Compiled, Transaction
 from functorch_optim.torch_tensors import as_array
 
 
@@ -75,6 +76,7 @@ class AveragedModel:
         self.multi_avg_fn = multi_avg_fn
         self.use_buffers = use_buffers
         self.n_averaged = 0
+        self._transaction = Transaction()
         self._model: Tree | Module = wrapped(model, buffers, apply_fn)
         parts = self._model.read()
         repeated = sorted({name for name in parts.names if parts.names.count(name) > 1})
@@ -92,16 +94,20 @@ class AveragedModel:
             leaves[i] = average
         return leaves
 
-    def _write(self, parts: Parts, averages: list[Any]) -> None:
-        """Keep new averages, and let the model hold them in its dtypes."""
+    def _write(self, parts: Parts, averages: list[Any], count: int) -> None:
+        """Keep new averages and their count, and let the model hold them in its dtypes."""
         pairs = enumerate(zip(averages, parts.leaves, strict=True))
         wide = {i: average for i, (average, held) in pairs if is_narrow(held) and average.dtype != held.dtype}
         if wide:
             dtypes = tuple(parts.leaves[i].dtype for i in wide)
             rounded = dict(zip(wide, roundings(list(wide.values()), dtypes), strict=True))
             averages = [rounded.get(i, average) for i, average in enumerate(averages)]
-        self._model.write(averages)
-        self._wide = wide
+
+        def commit() -> None:
+            self._model.write(averages)
+            self._wide, self.n_averaged = wide, count
+
+        self._transaction.commit(commit)
 
     @property
     def module(self) -> Any:
@@ -145,6 +151,10 @@ class AveragedModel:
             ValueError: another structure, or an array of another shape; TypeError: a function that returns no array.
                 Nothing has changed then.
         """
+        with self._transaction.changing:
+            self._update(model, buffers)
+
+    def _update(self, model: Any, buffers: Any) -> None:
         parts = self._model.read()
         current = parts.aligned(*self._model.split(model, buffers))
         _check_shapes(parts, current)
@@ -155,20 +165,34 @@ class AveragedModel:
             if current[i] is not None:
                 leaves[i] = owned(_beside(current[i], leaves[i]))
         names, taken = [parts.names[i] for i in mixed], [_beside(current[i], leaves[i]) for i in mixed]
-        averages = self._averaged(names, [leaves[i] for i in mixed], taken) if mixed else []
-        for i, average in zip(mixed, averages, strict=True):
-            leaves[i] = average
-        self._write(parts, leaves)
-        self.n_averaged += 1
+        held = [leaves[i] for i in mixed]
+
+        def commit(averages: list[Any]) -> None:
+            for i, average in zip(mixed, averages, strict=True):
+                leaves[i] = average
+            self._write(parts, leaves, self.n_averaged + 1)
+
+        # The variables of a module hold the averages too, and what is narrow is rounded when all is calculated.
+        alone = isinstance(self._model, Tree) and not any(is_narrow(parts.leaves[i]) for i in mixed)
+        if mixed and alone and isinstance(self._function, Averaging):
+            compiled = _compiled(self._apply, self._function, in_place=True)
+            self._transaction.run(compiled, lambda: (exclusive(held, 3), taken, self.n_averaged), commit)
+        else:
+            commit(self._averaged(names, held, taken) if mixed else [])
+
+    @property
+    def _function(self) -> Callable[..., Any]:
+        return self.avg_fn or self.multi_avg_fn or get_swa_avg_fn()
+
+    @property
+    def _apply(self) -> Callable[..., Any]:
+        return _together if self._function is self.multi_avg_fn else _one_by_one
 
     def _averaged(self, names: list[str], averages: list[Any], current: list[Any]) -> list[Any]:
         """The new averages, group by group of equal dtypes."""
-        function = self.avg_fn or self.multi_avg_fn or get_swa_avg_fn()
-        apply = _together if function is self.multi_avg_fn else _one_by_one
+        function, apply = self._function, self._apply
         if isinstance(function, Averaging):
-            if isinstance(self._model, Module):  # its variables hold the averages too
-                return _compiled(apply, function, averages, current, self.n_averaged)
-            return _in_place(apply, function, exclusive(averages, 3), current, self.n_averaged)
+            return _compiled(apply, function, in_place=False)(averages, current, self.n_averaged)
         groups: dict[Any, list[int]] = {}
         for index, average in enumerate(averages):
             groups.setdefault(average.dtype, []).append(index)
@@ -191,7 +215,8 @@ class AveragedModel:
         parts = self._model.read()
         averages = self._averages(parts)
         new = [*averages[: parts.count], *parts.aligned(self.params, buffers)[parts.count :]]
-        self._write(parts, [_beside(leaf, average) for leaf, average in zip(new, averages, strict=True)])
+        placed_new = [_beside(leaf, average) for leaf, average in zip(new, averages, strict=True)]
+        self._write(parts, placed_new, self.n_averaged)
 
     def state_dict(self) -> dict[str, Any]:
         """``n_averaged``, and every array as ``module.<its dotted path>``, as torch names them; averages in float32."""
@@ -235,8 +260,7 @@ class AveragedModel:
         for key in own_keys.keys() & found.keys():
             i = own_keys[key]
             leaves[i] = owned(_beside(found[key], leaves[i]))
-        self._write(parts, leaves)
-        self.n_averaged = int(count)
+        self._write(parts, leaves, int(count))
 
 
 def _check_shapes(parts: Parts, current: list[Any]) -> None:
@@ -292,9 +316,11 @@ def _together(function: Any, averages: list[Any], current: list[Any], count: Any
     return function(averages, current, count)
 
 
-def _applied(apply: Any, function: Averaging, averages: list[Any], current: list[Any], count: Any) -> list[Any]:
-    return apply(function, averages, current, count)
+@functools.lru_cache(maxsize=64)
+def _compiled(apply: Callable[..., Any], function: Averaging, in_place: bool) -> Compiled:
+    """``(averages, current, count) -> averages``."""
 
+    def average(averages: list[Any], current: list[Any], count: Any) -> list[Any]:
+        return apply(function, averages, current, count)
 
-_compiled = functools.partial(jax.jit, static_argnums=(0, 1))(_applied)
-_in_place = functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)(_applied)
+    return Compiled(average, (0,) if in_place else ())
