@@ -243,10 +243,10 @@ class RuleEngine:
             params = held.all_alone() if whole else held.some(active)
             rows_of = [history.row for history in histories]
             if in_place:
+                params = exclusive(params, 1 if whole else 2)
                 # A history that was fitted anew shares the arrays with the one that it replaces.
                 again = [history is not known[i] for i, history in zip(active, histories, strict=True)]
-                params = exclusive(params, 1 if whole else 2)
-                rows_of = exclusive(rows_of, 2) if all(again) else _exclusive(rows_of, again)
+                rows_of = _exclusive(rows_of, again) if any(again) else exclusive(rows_of)
             return (
                 [*params, *[pack.param for pack in packs]],
                 [*rows_of, *[pack.history.row for pack in packs]],

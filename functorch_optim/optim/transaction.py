@@ -129,8 +129,7 @@ class Uninterrupted:
         if threading.get_ident() != threading.main_thread().ident:
             return self
         try:
-            for number in _SIGNALS:
-                handler = _signal.getsignal(number)
+            for number, handler in zip(_SIGNALS, map(_signal.getsignal, _SIGNALS), strict=True):
                 if callable(handler):
                     self._handlers[number] = handler
                     _signal.signal(number, self._receive)
