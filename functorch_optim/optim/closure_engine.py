@@ -17,6 +17,7 @@ from functorch_optim.optim.options import delayed
 from functorch_optim.optim.ownership import exclusive, own
 from functorch_optim.optim.packs import Leaves
 from functorch_optim.optim.param_groups import Layout
+from functorch_optim.optim.processes import check_same_everywhere
 from functorch_optim.optim.state_dict import Loaded, Refused, kept
 from functorch_optim.optim.transform_engine import matched
 from functorch_optim.transforms.conjugation import conjugate_leaf
@@ -267,6 +268,7 @@ class ClosureOptimizer(Optimizer):
 
         Raises:
             TypeError: there is no closure, or one that takes no parameters.
+            ValueError: over several processes, the arguments differ from process to process.
         """
         name = type(self).__name__
         self._refuse_tracing()
@@ -278,6 +280,7 @@ class ClosureOptimizer(Optimizer):
             raise TypeError(
                 f"{name}.step() evaluates the loss at parameters of its own: it needs closure(params), which takes them"
             )
+        check_same_everywhere(args, self._leaves, name)
         return self._change(
             lambda run: self._engine.step(self._layout, self._held, self._losses, closure, args, self._settings(), run),
             {0},

@@ -1,0 +1,31 @@
+"""What must be the same in every process of a run over several."""
+
+import zlib
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+
+def check_same_everywhere(args: Any, params: list[Any], who: str) -> None:
+    """Raise, in every process, unless the arguments that a process has for itself alone are equal in all.
+
+    A line search decides by the loss. Processes that see other numbers go other ways, and each waits for collectives
+    that the others never reach. Nothing is compared where the parameters are in one process.
+
+    Raises:
+        ValueError: they differ.
+    """
+    if jax.process_count() == 1 or all(param.is_fully_addressable for param in params):
+        return
+    own = [leaf for leaf in jax.tree.leaves(args) if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable]
+    sums = np.array([zlib.crc32(np.ascontiguousarray(leaf).tobytes()) for leaf in own], np.uint32)
+    everywhere = np.asarray(multihost_utils.process_allgather(sums))
+    differing = [index for index in range(len(own)) if len(set(everywhere[:, index].tolist())) > 1]
+    if differing:
+        raise ValueError(
+            f"{who}.step over {jax.process_count()} processes: the closure's arguments are other numbers in each (leaf "
+            f"{', '.join(map(str, differing))} of them), so that the processes would wait for each other for ever: "
+            "make one array of a batch, jax.make_array_from_process_local_data(sharding, batch)"
+        )
