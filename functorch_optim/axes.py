@@ -143,7 +143,7 @@ def _entries(axis_name: Labels | None, tree: Any, who: str, remedy: str = "") ->
 
 def _check_told(entries: list[Any], axis_name: Labels | None, who: str) -> None:
     """Raise where a name stands for several leaves, and it is not known which of them vary."""
-    alone = axis_name is not None and axis_name.structure is not None and axis_name.structure.num_nodes == 1
+    alone = axis_name is not None and axis_name.structure is not None and axis_name.structure.treedef.num_nodes == 1
     if alone and len(entries) > 1 and not isinstance(entries[0], PartitionSpec):
         unknown = [axis for part in _named(entries[0], who) for axis in part if not _is_known(axis)]
         if unknown:
@@ -161,7 +161,7 @@ def _of(leaf: Any, named: Axes) -> Axes:
 
 
 def over(axis_name: Labels | None, tree: Any, who: str, once: bool = True) -> list[Axes]:
-    """The axes to sum over, for each leaf of ``tree`` that is not None; ``once`` says that every array must count once.
+    """The axes to sum over, for each leaf of ``tree`` that is there; ``once`` says that every array must count once.
 
     Raises:
         ValueError: there is no ``axis_name``, and a leaf varies over a manual axis, or might; or ``axis_name`` does not
@@ -172,7 +172,7 @@ def over(axis_name: Labels | None, tree: Any, who: str, once: bool = True) -> li
         _check_told(entries, axis_name, who)
     leaves = jax.tree.leaves(tree, is_leaf=trees.is_leaf)
     each = [tuple(axis for part in _named(entry, who) for axis in part) for entry in entries]
-    return [_of(leaf, axes) for leaf, axes in zip(leaves, each, strict=True) if leaf is not None]
+    return [_of(leaf, axes) for leaf, axes in zip(leaves, each, strict=True) if not trees.is_absent(leaf)]
 
 
 def over_or_varying(axis_name: Labels | None, tree: Any, who: str) -> list[Axes]:
@@ -190,7 +190,7 @@ def over_or_varying(axis_name: Labels | None, tree: Any, who: str) -> list[Axes]
 
 
 def splits(axis_name: Labels | None, tree: Any, who: str) -> list[Split]:
-    """The axes over which each dimension is split, for each leaf of ``tree`` that is not None; () where none is.
+    """The axes over which each dimension is split, for each leaf of ``tree`` that is there; () where none is.
 
     Raises:
         ValueError: as :func:`over`; ``axis_name`` does not say which dimension is split, or has more than there are.
@@ -199,7 +199,7 @@ def splits(axis_name: Labels | None, tree: Any, who: str) -> list[Split]:
     names, leaves, _ = trees.named_leaves(tree, none_is_leaf=True)
     result: list[Split] = []
     for name, leaf, entry in zip(names, leaves, entries, strict=True):
-        if leaf is None:
+        if trees.is_absent(leaf):
             continue
         parts = [_of(leaf, part) for part in _named(entry, who)]
         if not any(parts):

@@ -54,6 +54,7 @@ def check_effects(effects: Effects, where: str = "") -> None:
             _check_algorithm(effect, before, where)
         elif effect.kind is Kind.DECAYS:
             _check_decay(effect, before, after, where)
+    _check_end(effects, where)
 
 
 def _check_algorithm(effect: Effect, before: Effects, where: str) -> None:
@@ -68,13 +69,25 @@ def _check_algorithm(effect: Effect, before: Effects, where: str) -> None:
         )
 
 
+def _check_end(effects: Effects, where: str) -> None:
+    """Raise if the updates of the last algorithm, negated already, are negated again until the end."""
+    steps = [index for index, effect in enumerate(effects) if effect.kind is Kind.STEPS]
+    after = effects[steps[-1] + 1 :] if steps else ()
+    turning = [effect.who for effect in after if effect.kind is Kind.NEGATES]
+    if turning and _are_known(after) and _negate(after):
+        raise ValueError(
+            f"the chain would ascend{where}: the updates of {effects[steps[-1]].who} are negated already, and "
+            f"{', '.join(turning)} negates them again. Scale them by a positive number; to ascend, say maximize=True"
+        )
+
+
 def _check_decay(effect: Effect, before: Effects, after: Effects, where: str) -> None:
     """Raise if the decay is added to the parameters instead of subtracted."""
     turning = [one.who for one in (*before, *after) if one.kind in (Kind.NEGATES, Kind.STEPS)]
     if turning and _are_known(after) and not _negate(after):
         raise ValueError(
-            f"the weights would grow{where}: what {effect.who} adds is not negated by the links after it (of this "
-            f"chain {', '.join(turning)} negate). For decoupled decay give the algorithm weight_decay= (fo.adamw, or "
+            f"the weights would grow{where}: what {effect.who} adds is not negated by the links after it (these "
+            f"links negate: {', '.join(turning)}). For decoupled decay give the algorithm weight_decay= (fo.adamw, or "
             f"decoupled_weight_decay=True); for L2 regularisation put {effect.who} right before the algorithm"
         )
 

@@ -291,3 +291,10 @@ def test_decay_right_before_the_learning_rate_shrinks():
 def test_a_mask_of_something_else_than_booleans_is_refused(wrap):
     with pytest.raises(TypeError, match="a mask is a tree of booleans, or a function of the path, but it holds 'yes'"):
         wrap(fo.sgd(), {"layer": "yes", "scale": False})
+
+
+@pytest.mark.parametrize("build", [fo.chain, lambda *links: fo.named_chain(*zip("ab", links, strict=True))])
+def test_updates_are_not_negated_twice(build):
+    with pytest.raises(ValueError, match="the chain would ascend: the updates of adam are negated already, and scale"):
+        build(fo.adam(lr=0.1), fo.scale(-1.0))
+    assert fo.chain(fo.scale(-1.0), fo.adam(lr=0.1)) is not None  # the gradient of what is to grow

@@ -91,7 +91,7 @@ for name, tx in ELEMENTWISE.items():
     found[name] = [kernels, temporaries, float(jnp.sum(new["kernel"]))]
 print(json.dumps(found))
 """
-PACKED = {"adam_foreach", "rmsprop_foreach"}  # they join and cut besides
+PACKED = {"adam_foreach", "adam_foreach_decay_mask", "rmsprop_foreach"}  # they join and cut besides
 
 
 def test_a_step_is_one_kernel_where_fusion_is_on():

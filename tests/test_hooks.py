@@ -207,3 +207,17 @@ def test_the_step_is_named_in_the_profiler(tmp_path):
     trace = next(tmp_path.rglob("*.xplane.pb")).read_bytes()
     assert b"Optimizer.step#SGD.step" in trace
     assert b"Optimizer.zero_grad#SGD.zero_grad" in trace
+
+
+def test_hooks_run_around_a_step_that_was_patched_into_the_class(monkeypatch):
+    calls, before = [], optim.SGD.step
+
+    def timed(self, *args, **kwargs):
+        calls.append("timed")
+        return before(self, *args, **kwargs)
+
+    monkeypatch.setattr(optim.SGD, "step", timed)
+    optimizer, grads = ours()
+    optimizer.register_step_post_hook(lambda *_: calls.append("hook"))
+    optimizer.step(grads)
+    assert calls == ["timed", "hook"]

@@ -214,9 +214,12 @@ def test_handlers_wait_for_the_end_of_a_commit_and_all_are_called():
         assert calls == ["committed", "first", "second"]
         with pytest.raises(KeyboardInterrupt):  # noqa: PT012, SIM117
             with transaction.Uninterrupted([jnp.ones(1)], committing=False):
-                signal.raise_signal(signal.SIGUSR1)
-                calls.append("nothing is gone, so that the handler ran at once")
-        assert calls[3:] == ["first"]
+                signal.raise_signal(signal.SIGUSR2)
+                calls.append("other handlers wait")
+                signal.raise_signal(signal.SIGINT)
+                calls.append("nothing is gone, so that Ctrl-C comes at once")
+        assert calls[3:] == ["other handlers wait", "second"]
+        assert signal.getsignal(signal.SIGUSR1) is first
     finally:
         signal.signal(signal.SIGUSR1, held[0])
         signal.signal(signal.SIGUSR2, held[1])
@@ -293,7 +296,7 @@ def test_a_lost_optimizer_says_so():
     optimizer = moved(optim.Adam(many(), lr=0.1))
     for leaf in jax.tree.leaves(optimizer._held.arrays()):
         leaf.delete()  # as after an error of the device in the middle of a step
-    with pytest.raises(RuntimeError, match=r"the optimizer is lost: .* of 'p0' .* load_state_dict"):
+    with pytest.raises(RuntimeError, match=r"the optimizer is lost: .* the parameter 'p0' is gone.* load_state_dict"):
         optimizer.step(loss)
 
 
@@ -336,3 +339,88 @@ def test_a_closure_that_calls_back_may_read_the_optimizer():
     start = time.monotonic()
     optimizer.step(closure)
     assert set(seen) == {2} and time.monotonic() - start < 60.0
+
+
+def test_what_a_handler_reads_while_a_step_compiles_stays():
+    optimizer, kept = optim.Adam(many(), lr=0.1, foreach=True), []
+    handler = lambda *_: kept.append((optimizer.params, optimizer.state_dict()))  # noqa: E731
+    held = signal.signal(signal.SIGALRM, handler)
+    try:
+        for pause in (2e-3, 2e-2, 5e-2):
+            signal.setitimer(signal.ITIMER_REAL, pause)
+            while len(kept) == 0:
+                optimizer.step(loss)
+            before = jax.tree.map(np.array, kept[-1])
+            optimizer.step(loss)
+            jax.tree.map(np.testing.assert_array_equal, kept.pop(), before)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, held)
+
+
+@pytest.mark.parametrize("foreach", [False, True])
+def test_reading_in_the_middle_of_a_step_loses_nothing(foreach):
+    optimizer, reference = (optim.Adam(many(), lr=0.1, foreach=foreach) for _ in range(2))
+    optimizer.step(loss)
+    reference.step(loss)
+    run = optimizer._transaction.run
+
+    def reading(*args):
+        assert optimizer.state_dict()["state"][0]["step"] == 1 and optimizer.state["p0"]["step"] == 1
+        return run(*args)
+
+    optimizer._transaction.run = reading
+    optimizer.step(loss)
+    reference.step(loss)
+    assert same(snapshot(optimizer), snapshot(reference))
+
+
+def test_a_closure_that_calls_back_may_save_the_optimizer():
+    optimizer = optim.LBFGS(many(2), max_iter=2)
+    seen = []
+
+    def closure(params):
+        value = loss(params)
+        jax.debug.callback(lambda _: seen.append(len(optimizer.state_dict()["param_groups"])), value)
+        return value
+
+    optimizer.step(closure)
+    assert set(seen) == {1}
+
+
+def test_gradients_and_steps_of_several_threads_do_not_meet():
+    optimizer, errors, over = optim.SGD(many(), lr=0.0), [], threading.Event()
+
+    def until_over(action):
+        try:
+            while not over.is_set():
+                action()
+        except BaseException as error:
+            errors.append(error)
+
+    def clipped():
+        optimizer.clip_grad_norm(1.0)
+        optimizer.step()
+
+    actions = (lambda: optimizer.backward(loss), clipped, lambda: optimizer.zero_grad(set_to_none=False))
+    threads = [threading.Thread(target=until_over, args=(action,)) for action in actions]
+    for thread in threads:
+        thread.start()
+    time.sleep(2.0)
+    over.set()
+    for thread in threads:
+        thread.join()
+    assert not errors and np.isfinite(optimizer.grads["p0"]).all()
+
+
+def test_collectives_are_no_callbacks():
+    mesh = jax.make_mesh((2,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+    spec = jax.sharding.PartitionSpec("x")
+
+    def summed(x):
+        return jax.lax.psum(x, "x")
+
+    function = jax.shard_map(summed, mesh=mesh, in_specs=spec, out_specs=jax.sharding.PartitionSpec())
+    compiled = transaction.Compiled(lambda x: function(x) + 1, (0,))
+    compiled.in_place(jnp.ones(2))
+    assert not compiled.calls_back

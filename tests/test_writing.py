@@ -146,6 +146,24 @@ def test_parameters_are_written_through():
     assert 0.8 < optimizer.params["w"][0] < 1.0
 
 
+def test_a_tree_is_watched_until_a_step():
+    optimizer = stepped()
+    tree = optimizer.params
+    assert optimizer.params is tree
+    optimizer.state_dict()
+    optimizer.backward(lambda params: jnp.sum(params["w"]))
+    tree["w"] = jnp.zeros(3)
+    assert optimizer.params["w"].tolist() == [0.0] * 3
+    tree["v"] = jnp.zeros(2)  # the first tree, still
+    assert [leaf.tolist() for leaf in jax.tree.leaves(optimizer.params)] == [[0.0] * 2, [0.0] * 3]
+    grads = optimizer.grads
+    assert grads["w"].tolist() == [1.0] * 3
+    optimizer.state_dict()
+    grads["w"] = None
+    optimizer.step()
+    assert optimizer.params["w"].tolist() == [0.0] * 3 and optimizer.state["w"]["step"] == 2
+
+
 def test_written_parameters_that_do_not_fit_are_refused_and_forgotten():
     optimizer = stepped()
     before = optimizer.params["w"]
@@ -251,3 +269,18 @@ def test_an_exchange_that_does_not_fit_changes_nothing(call, kind, message):
     with pytest.raises(kind, match=message):
         call(optimizer)
     jax.tree.map(np.testing.assert_array_equal, (optimizer.params, dict(optimizer.state)), before)
+
+
+def test_lbfgs_exchanges_a_parameter_and_begins_anew():
+    loss = lambda params: sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(params))  # noqa: E731
+    optimizer = optim.LBFGS(params(), max_iter=2)
+    optimizer.step(loss)
+    optimizer.replace("w", jnp.ones(5), state={})
+    assert not optimizer.state
+    optimizer.step(loss)
+    assert optimizer.params["w"].shape == (5,)
+
+
+def test_what_only_the_functional_face_has_is_refused_in_a_group():
+    with pytest.raises(ValueError, match="'decay_mask' belongs to the functional face; here make groups"):
+        optim.AdamW([{"params": params(), "decay_mask": {"v": True, "w": False}}])

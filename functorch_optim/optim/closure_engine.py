@@ -12,7 +12,7 @@ from functorch_optim.algorithms.quasi_newton import QuasiNewton, flattened
 from functorch_optim.base import GradientTransformation, Update
 from functorch_optim.hyperparams import Named, as_count, data_options
 from functorch_optim.optim.losses import CompiledLosses, takes_parameters
-from functorch_optim.optim.optimizer import Optimizer, refuse_traced
+from functorch_optim.optim.optimizer import Optimizer
 from functorch_optim.optim.options import delayed
 from functorch_optim.optim.ownership import exclusive, own
 from functorch_optim.optim.packs import Leaves
@@ -30,6 +30,7 @@ class ClosureEngine:
 
     strict = True  # every option of ``data_names`` must be a number
     one_by_one = False  # whether a parameter's state can be read without the others'
+    together = True  # whether a state is one of all parameters
     scalars: tuple[str, ...] = ("t", "prev_loss")  # of torch's state
 
     def __init__(
@@ -107,8 +108,7 @@ class ClosureEngine:
             return exclusive(held.arrays()), structure.unflatten(exclusive(leaves, 2)), numbers, args
 
         def commit(result: Any) -> None:
-            value, leaves, after = result
-            refuse_traced([value, *leaves])  # tracers overwrite nothing, so that the state before is whole
+            _, leaves, after = result
             held.put_all(leaves)
             self.state, self._exported = after, None
 
@@ -169,6 +169,10 @@ class ClosureEngine:
         for key, value in entry.items():
             entry[key] = _mapped(lambda v, key=key: kept(v, _vector_dtype(fresh), dtype, f"{key} of the state"), value)
         return self.from_entry(layout, params, entry, fresh)._replace(**counts)
+
+    def arrays(self) -> list[jax.Array]:
+        """All arrays as they are kept."""
+        return jax.tree.leaves(self.state)
 
     def commit(self, state: Any) -> None:
         """Go on from ``state``."""

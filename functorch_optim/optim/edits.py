@@ -33,6 +33,8 @@ class Edited:
     _refuse_traced: Callable[[list[Any]], None]
     _settings: Callable[[], list[dict[str, Any]]]
     _settle: Callable[[], None]
+    _check_alive: Callable[..., None]
+    _handed: list[Any]
 
     @property
     def state(self) -> State:
@@ -43,6 +45,7 @@ class Edited:
         """
         with self._transaction.handing:
             self._settle()
+            self._check_alive(wait=False)
             entries = self._entries()
         pairs = zip(self._keys, entries, strict=True)
         found = {key: Entry(entry, functools.partial(self._change_entry, key)) for key, entry in pairs if entry}
@@ -82,8 +85,10 @@ class Edited:
             self._rewrite({self._index_of(key): _like_before(before.get(key, {}), e) for key, e in changed.items()})
             return dict(self.state)
 
-    def _rewrite(self, changes: Mapping[int, Mapping[str, Any]], leaves: list[Any] | None = None) -> None:
-        """Put other entries in the place of those of some parameters; with ``leaves`` these are the parameters."""
+    def _rewrite(
+        self, changes: Mapping[int, Mapping[str, Any]], parameters: tuple[list[Any], list[Any] | None] | None = None
+    ) -> None:
+        """Put other entries in the place of those of some parameters, and other ``parameters`` with their gradients."""
         self._need_engine()
         self._refuse_tracing()
         self._refuse_traced(jax.tree.leaves(list(changes.values())))
@@ -96,21 +101,22 @@ class Edited:
             list(range(len(entries))), [], [], [], [], None,
         )  # fmt: skip
         refused: torch_layout.Refused = {}
-        current = self._leaves
-        state = self._engine.read(
-            self._layout, current if leaves is None else leaves, loaded, self._settings(), None, refused
-        )
+        leaves, grads = parameters or (self._leaves, None)
+        state = self._engine.read(self._layout, leaves, loaded, self._settings(), None, refused)
         torch_layout.check_strict([], [], refused)
 
         def commit() -> None:
             self._engine.commit(state)
-            if leaves is not None:
-                self._held, self._checked = Leaves(leaves), None
+            if parameters is not None:
+                self._held, self._grads, self._checked, self._handed = Leaves(leaves), grads, None, []
 
         self._transaction.commit(commit)
 
     def reset_state(self, names: Any = None) -> None:
         """Begin anew with the state of some parameters, moments and count of steps, or of all.
+
+        A composition (``from_transform``) counts steps for all its parameters together: that count stays unless all
+        begin anew. L-BFGS and BFGS have one state, which begins anew as a whole.
 
         Args:
             names: a name, or several; numbers where the parameters have no names. None: all.
@@ -132,6 +138,8 @@ class Edited:
         else:
             indices = [self._index_of(n) for n in ([names] if isinstance(names, str | int) else names)]
         with self._transaction.changing:
+            if self._engine is not None and self._engine.together:
+                indices = list(range(len(self._layout.group_of)))
             self._rewrite({index: {} for index in indices})
 
     def replace(self, name: Any, array: Any, state: Any = None) -> None:
@@ -172,8 +180,10 @@ class Edited:
             grads = self._gradients
             if array.shape != before.shape and grads is not None:
                 grads = [None if number == index else grad for number, grad in enumerate(grads)]
-            self._rewrite({index: _carried(entry, before, array, state, label)} if entry else {}, leaves)
-            self._grads = grads
+            changes = {index: _carried(entry, before, array, state, label)} if entry else {}
+            if self._engine is not None and self._engine.together and isinstance(state, Mapping) and not state:
+                changes = {number: {} for number in range(len(leaves))}
+            self._rewrite(changes, (leaves, grads))
 
 
 def _like_before(before: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, Any]:

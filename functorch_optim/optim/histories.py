@@ -53,15 +53,25 @@ class Histories:
     def __setitem__(self, index: int, history: History) -> None:
         self._alone[index] = history
 
-    def each(self) -> list[History]:
-        """The history of every parameter, with its own arrays; nothing is packed any more."""
-        if self._owner is not None:
-            self._owner.arrays()
+    def read(self) -> list[History]:
+        """The history of every parameter, with its own arrays; what is packed stays so."""
         alone = list(self._alone)
         for pack in self.packs:
             shared = pack.history
             for index, row in zip(pack.indices, cut_all(shared.row, pack.shapes), strict=True):
                 alone[index] = replace(shared, row=row, carried=dict(shared.carried), idle={})
+        return alone
+
+    def arrays(self) -> list[jax.Array]:
+        """All arrays as they are kept."""
+        rows = [history.row for history in self._alone if history is not None]
+        return jax.tree.leaves((rows, [(pack.param, pack.history.row) for pack in self.packs]))
+
+    def each(self) -> list[History]:
+        """:meth:`read`, and nothing is packed any more."""
+        if self._owner is not None:
+            self._owner.arrays()
+        alone = self.read()
         # One line: an exception comes before all of it or after.
         self._alone, self.packs, self.packed, self._owner, self._loose = alone, [], frozenset(), None, True
         return alone

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import threading
 import types
 from collections import OrderedDict
 from collections.abc import Callable
@@ -66,6 +67,7 @@ class Hooks(OrderedDict[int, Hook]):
 
 
 _every_step_pre, _every_step_post = Hooks(), Hooks()
+_running = threading.local()  # the optimizers that this thread is in a step of
 
 
 def register_optimizer_step_pre_hook(hook: Hook) -> RemovableHandle:
@@ -161,16 +163,21 @@ def with_hooks(step: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(step)
     def wrapped(self: Hooked, *args: Any, **kwargs: Any) -> Any:
-        if getattr(type(self), "step", None) is not wrapped:  # a subclass's step that calls its base's
+        outer: tuple[Any, ...] = getattr(_running, "optimizers", ())
+        if any(optimizer is self for optimizer in outer):  # a subclass's step that calls its base's
             return step(self, *args, **kwargs)
-        with TraceAnnotation(f"Optimizer.step#{type(self).__name__}.step"):
-            args, kwargs = (self, *args), dict(kwargs)
-            for hook in [*_every_step_pre.values(), *self._hooks.step_pre.values()]:
-                args, kwargs = _replaced(hook, hook(self, args, kwargs), args, kwargs)
-            result = step(*args, **kwargs)
-            self._hooks.step_post.call(self, args, kwargs)
-            _every_step_post.call(self, args, kwargs)
-            return result
+        try:
+            _running.optimizers = (*outer, self)
+            with TraceAnnotation(f"Optimizer.step#{type(self).__name__}.step"):
+                args, kwargs = (self, *args), dict(kwargs)
+                for hook in [*_every_step_pre.values(), *self._hooks.step_pre.values()]:
+                    args, kwargs = _replaced(hook, hook(self, args, kwargs), args, kwargs)
+                result = step(*args, **kwargs)
+                self._hooks.step_post.call(self, args, kwargs)
+                _every_step_post.call(self, args, kwargs)
+                return result
+        finally:
+            _running.optimizers = outer
 
     return wrapped
 

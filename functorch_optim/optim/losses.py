@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+from functorch_optim.optim.tracing import refuse_traced
 from functorch_optim.optim.transaction import Compiled
 from functorch_optim.optim.watch import Closed, Watch, captured_arrays, watch
 from functorch_optim.sparse_grad import Sparse, value_and_sparse_grad
@@ -131,10 +132,13 @@ class _OfLoss(Compiled):
 
     def _called(self, function: Any, args: tuple[Any, ...]) -> Any:
         try:
-            return function(*args)
+            result = function(*args)
+            if self.positions:
+                refuse_traced(result)  # tracers overwrite nothing
         except BaseException:
             self._traced = False  # what failed while it was traced is traced again
             raise
+        return result
 
     def finish(self, args: tuple[Any, ...]) -> None:
         """Look around where the function was traced, now or for arguments of another shape."""

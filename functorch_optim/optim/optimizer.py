@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
-from jax.extend.core import get_opaque_trace_state
 from jax.profiler import TraceAnnotation
 
 from functorch_optim import rows, trees
@@ -28,9 +27,10 @@ from functorch_optim.optim.ownership import exclusive, own
 from functorch_optim.optim.packs import Leaves
 from functorch_optim.optim.param_groups import GroupParams, GroupRules, Layout, check_dense, extended, parse
 from functorch_optim.optim.rule_engine import RuleEngine
+from functorch_optim.optim.tracing import OUTSIDE, TRACED, refuse_traced, trace_state
 from functorch_optim.optim.transaction import Compiled, Transaction
 from functorch_optim.optim.transform_engine import TransformEngine
-from functorch_optim.optim.views import REFUSED, Handed, ParamGroups, added
+from functorch_optim.optim.views import REFUSED, Handed, ParamGroups, added, forgotten_if_refused, handed_tree
 from functorch_optim.sparse_grad import Sparse, named
 
 __all__ = ["Optimizer", "register_optimizer_step_post_hook", "register_optimizer_step_pre_hook"]
@@ -91,15 +91,15 @@ class Optimizer(Edited, Hooked):
         self._given = [_weak(leaf) for leaf in parsed.leaves]
         self._counts = [0] * len(parsed.options)
         self._grads: list[Any] | None = None
-        self._handed: Handed | None = None  # a tree of the parameters that may be written into
-        self._handed_grads: Handed | None = None
+        self._handed: list[Handed] = []  # trees of the parameters that may be written into
+        self._handed_grads: list[Handed] = []
         self._checked: Any = None
         self._losses = CompiledLosses()
         self._transaction = Transaction()
         self._opt_called = False
         self._lent = False  # whether functional() gave the arrays away, until restore()
         self._loaded_groups: list[dict[str, Any]] | None = None  # as they were loaded, for a scheduler that is next
-        self._made_under = _trace_state()
+        self._made_under = trace_state()
         groups = [self._new_group(self._layout, index, given) for index, given in enumerate(parsed.options)]
         self.param_groups: list[dict[str, Any]] = ParamGroups(groups)
         if self._engine is not None:
@@ -215,7 +215,7 @@ class Optimizer(Edited, Hooked):
             def commit() -> None:
                 self._engine.commit(state)
                 self._layout, self._held, self._given, self._grads = whole.layout, held, given, grads
-                self._checked = self._handed = self._handed_grads = None
+                self._checked, self._handed, self._handed_grads = None, [], []
                 self._counts.append(0)
                 added(self.param_groups, group)
 
@@ -277,30 +277,42 @@ class Optimizer(Edited, Hooked):
         return self._grads
 
     def _settle(self) -> None:
-        """Take over what was written into the trees that were handed out, and let go of them."""
-        if self._handed is not None:
-            handed, self._handed = self._handed, None
-            written = handed.rewritten(self._layout.structure, "the written parameters")
-            if written is not None:
-                self._held = self._taken(handed.tree)
-        if self._handed_grads is not None:
-            handed, self._handed_grads = self._handed_grads, None
-            written = handed.rewritten(self._layout.structure, "the written gradients")
-            if written is not None:
-                self._grads = self._aligned(handed.tree)
+        """Take over what was written into the trees that were handed out."""
+        if not self._handed and not self._handed_grads:
+            return
+        with self._transaction.handing:
+            for handed in tuple(self._handed):
+                with forgotten_if_refused(self._handed, handed):
+                    leaves, whole = handed.written(self._layout.structure, self._held.arrays(), "parameters")
+                    if whole is not None:
+                        held = self._taken(self._layout.structure.unflatten(whole))
+                        self._held, handed.leaves = held, leaves
+            for handed in tuple(self._handed_grads):
+                with forgotten_if_refused(self._handed_grads, handed):
+                    present = self._grads if self._grads is not None else [None] * len(self._layout.group_of)
+                    leaves, whole = handed.written(self._layout.structure, present, "gradients")
+                    if whole is not None:
+                        grads = self._aligned(self._layout.structure.unflatten(whole))
+                        self._grads, handed.leaves = grads, leaves
 
     @property
     def params(self) -> Any:
         """The current parameters in the structure they were given in.
 
         An iterable is given back as a list; with group dicts it is the list of the groups' trees. What is written into
-        the tree (``optimizer.params["w"] = x``) is taken over, with the checks of an assignment, at the next use of the
-        optimizer; after a step the tree is one of the past, so take it anew.
+        the tree is taken over, with the checks of an assignment, at the next use of the optimizer. After a step the
+        tree is one of the past: take it anew.
+
+        Example:
+            >>> import jax.numpy as jnp
+            >>> from functorch_optim import optim
+            >>> optimizer = optim.SGD({"w": jnp.ones(2)}, lr=0.1)
+            >>> optimizer.params["w"] = jnp.zeros(2)
+            >>> optimizer.params["w"].tolist()
+            [0.0, 0.0]
         """
         with self._transaction.handing:
-            leaves = self._leaves
-            self._handed = Handed(self._layout.structure.unflatten(leaves), list(leaves))
-            return self._handed.tree
+            return handed_tree(self._handed, self._layout.structure, self._leaves)
 
     def _tree(self) -> Any:
         """The current parameters in their structure, not watched."""
@@ -313,7 +325,7 @@ class Optimizer(Edited, Hooked):
             self._settle()
             held = self._taken(params)
             with self._transaction.handing:
-                self._held = held
+                self._held, self._handed = held, []
 
     def _taken(self, params: Any) -> Leaves:
         """New values of the parameters, checked and copied."""
@@ -332,31 +344,30 @@ class Optimizer(Edited, Hooked):
     def grads(self) -> Any:
         """The accumulated gradients as :func:`jax.grad` gives them, in the parameters' structure; None without any.
 
-        What is written into the tree (``optimizer.grads["w"] = None`` leaves ``w`` alone) is taken over, with the
-        checks of an assignment, at the next use of the optimizer.
+        What is written into the tree is taken over, with the checks of an assignment, at the next use of the optimizer:
+        ``optimizer.grads["w"] = None`` leaves ``w`` alone.
         """
         with self._transaction.handing:
             leaves = self._gradients
-            if leaves is None:
-                return None
-            self._handed_grads = Handed(self._layout.structure.unflatten(leaves), list(leaves))
-            return self._handed_grads.tree
+            return None if leaves is None else handed_tree(self._handed_grads, self._layout.structure, leaves)
 
     @grads.setter
     def grads(self, grads: Any) -> None:
-        self._settle()
-        self._grads = None if grads is None else self._aligned(grads)
+        with self._transaction.changing:
+            self._settle()
+            new = None if grads is None else self._aligned(grads)
+            self._grads, self._handed_grads = new, []
 
     def _refuse_tracing(self) -> None:
         """Raise where an operation would make tracers, of concrete arrays too: here they would be kept."""
-        here = _trace_state()
-        if here == _OUTSIDE or (self.defaults.get("differentiable") and here == self._made_under):
+        here = trace_state()
+        if here == OUTSIDE or (self.defaults.get("differentiable") and here == self._made_under):
             return
         if isinstance(jnp.zeros(()), Tracer):  # no transformation that executes, and no compile-time evaluation
-            raise RuntimeError(_TRACED)
+            raise RuntimeError(TRACED)
 
     def _refuse_traced(self, leaves: list[Any]) -> None:
-        if not self.defaults.get("differentiable") or _trace_state() != self._made_under:
+        if not self.defaults.get("differentiable") or trace_state() != self._made_under:
             refuse_traced(leaves)
 
     def _aligned(self, grads: Any) -> list[Any]:
@@ -398,17 +409,18 @@ class Optimizer(Edited, Hooked):
             RuntimeError: a sparse gradient; called inside a traced function.
         """
         loss = None
+        grads = None  # the accumulated ones
         if closure is None:
-            grads = self._gradients
+            pass
         elif self._is_closure(closure):
             if not args and not takes_parameters(closure):
-                loss, grads = closure(), self._gradients
+                loss = closure()
             else:
                 loss, tree = self._evaluate(self._losses.value_and_grad(closure, False, True), args)
                 grads = self._aligned(tree)
         else:
             grads = self._aligned(closure)
-        self._step(grads or [])
+        self._step(grads)
         return loss
 
     def _is_closure(self, given: Any) -> bool:
@@ -423,19 +435,18 @@ class Optimizer(Edited, Hooked):
             return True
         return False
 
-    def _step(self, grads: list[Any]) -> None:
-        self._need_engine()
-        updated = {group for group, grad in zip(self._layout.group_of, grads, strict=False) if grad is not None}
-        if updated:
-            self._refuse_tracing()
-        in_place = not self.defaults.get("differentiable")  # what is differentiated through must live on
-
-        def step(run: Callable[..., Any]) -> None:
+    def _step(self, grads: list[Any] | None) -> None:
+        """Update with these gradients, or with the accumulated ones."""
+        with self._transaction.changing:
+            self._need_engine()
+            used = (self._gradients or []) if grads is None else grads
+            updated = {group for group, grad in zip(self._layout.group_of, used, strict=False) if grad is not None}
             if updated:
-                self._engine.step(self._layout, self._held, grads, self._settings(), run, in_place)
-
-        self._change(step, updated)
-        self._opt_called = True
+                self._refuse_tracing()
+                in_place = not self.defaults.get("differentiable")  # what is differentiated through must live on
+                engine, settings = self._engine, self._settings()
+                self._change(lambda run: engine.step(self._layout, self._held, used, settings, run, in_place), updated)
+            self._opt_called = True
 
     def _change(self, step: Callable[..., Any], updated: Collection[int]) -> Any:
         """``step(run)`` as one change of the optimizer, in which the groups ``updated`` count an update."""
@@ -451,6 +462,7 @@ class Optimizer(Edited, Hooked):
 
         with self._transaction.changing:
             self._settle()
+            self._handed = []  # trees of the past from now on; nobody else may hold the arrays
             try:
                 return step(run)
             except (RuntimeError, ValueError):
@@ -464,21 +476,34 @@ class Optimizer(Edited, Hooked):
             self._check_alive()
             raise
 
-    def _check_alive(self) -> None:
-        """Say so where arrays are gone, in the place of what jax says of them."""
-        for name, leaf in zip(self._layout.labels, self._leaves, strict=True):
-            if isinstance(leaf, Tracer) or not leaf.is_deleted():
-                continue
-            if self._lent:
-                raise RuntimeError(
-                    f"the parameter {trees.quote(name)} was donated to another function after functional(): "
-                    "give the optimizer what came of it with restore(params, state)"
-                )
+    def _check_alive(self, wait: bool = True) -> None:
+        """Say so where arrays are gone, in the place of what jax says of them; with ``wait`` also where they failed."""
+        kept: list[Any] = [*self._held.kept(), *([] if self._engine is None else self._engine.arrays())]
+        arrays = [array for array in kept if isinstance(array, jax.Array) and not isinstance(array, Tracer)]
+        error = None
+        gone = any(array.is_deleted() for array in arrays)
+        if wait and not gone:
+            try:
+                jax.block_until_ready(arrays)
+            except RuntimeError as failure:
+                error = failure
+        if gone and self._lent:
             raise RuntimeError(
-                f"the optimizer is lost: the device failed in the middle of a step, and the array of "
-                f"{trees.quote(name)} is gone. Make a new optimizer of saved parameters, and give it the saved state "
-                "by load_state_dict()"
+                f"{self._gone()} was donated to another function after functional(): "
+                "give the optimizer what came of it with restore(params, state)"
             )
+        if gone or error:
+            raise RuntimeError(
+                f"the optimizer is lost: the device failed in the middle of a step, and {self._gone()} is gone. Make a "
+                "new optimizer of saved parameters, and give it the saved state by load_state_dict()"
+            ) from error
+
+    def _gone(self) -> str:
+        """The first parameter whose array is deleted, in words."""
+        for name, array in zip(self._layout.labels, self._held.kept(), strict=True):
+            if isinstance(array, jax.Array) and not isinstance(array, Tracer) and array.is_deleted():
+                return f"the parameter {trees.quote(name)}"
+        return "the state"
 
     def backward(
         self,
@@ -515,6 +540,7 @@ class Optimizer(Edited, Hooked):
 
     def _accumulate(self, grads: list[Any]) -> None:
         self._settle()
+        self._handed_grads = []
         if self._grads is None:
             self._grads = grads
             return
@@ -539,27 +565,29 @@ class Optimizer(Edited, Hooked):
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Drop the accumulated gradients; with ``set_to_none=False`` set those that are there to zero."""
-        with TraceAnnotation(f"Optimizer.zero_grad#{type(self).__name__}.zero_grad"):
-            if set_to_none:
-                self._grads = self._handed_grads = None
-            elif (grads := self._gradients) is not None:
+        with TraceAnnotation(f"Optimizer.zero_grad#{type(self).__name__}.zero_grad"), self._transaction.changing:
+            new = None
+            if not set_to_none and (grads := self._gradients) is not None:
                 self._refuse_tracing()
-                self._grads = [leaf if leaf is None else rows.zeros_like(leaf) for leaf in grads]
+                new = [leaf if leaf is None else rows.zeros_like(leaf) for leaf in grads]
+            self._grads, self._handed_grads = new, []
 
     def clip_grad_norm(self, max_norm: Any, norm_type: float = 2.0, error_if_nonfinite: bool = False) -> jax.Array:
         """:func:`functorch_optim.optim.utils.clip_grad_norm` on :attr:`grads`; returns the total norm."""
-        self._refuse_tracing()
-        grads, norm = utils.clip_grad_norm(self._gradients, max_norm, norm_type, error_if_nonfinite)
-        self._refuse_traced(jax.tree.leaves(grads))
-        self._grads = grads
-        return norm
+        return self._clipped(lambda grads: utils.clip_grad_norm(grads, max_norm, norm_type, error_if_nonfinite))
 
     def clip_grad_value(self, clip_value: Any) -> None:
         """:func:`functorch_optim.optim.utils.clip_grad_value` on :attr:`grads`."""
-        self._refuse_tracing()
-        grads = utils.clip_grad_value(self._gradients, clip_value)
-        self._refuse_traced(jax.tree.leaves(grads))
-        self._grads = grads
+        self._clipped(lambda grads: (utils.clip_grad_value(grads, clip_value), None))
+
+    def _clipped(self, clip: Callable[[Any], tuple[Any, Any]]) -> Any:
+        """Put what ``clip`` makes of the gradients in their place; the second thing that it returns."""
+        with self._transaction.changing:
+            self._refuse_tracing()
+            grads, result = clip(self._gradients)
+            self._refuse_traced(jax.tree.leaves(grads))
+            self._grads, self._handed_grads = grads, []
+            return result
 
     def state_dict(self) -> dict[str, Any]:
         """The state as torch lays it out: ``{"state": {number: slots}, "param_groups": [...]}``.
@@ -569,9 +597,10 @@ class Optimizer(Edited, Hooked):
         stored as its value, and the group's count of updates beside it as ``schedule_step``.
         """
         self._hooks.state_dict_pre.call(self)
-        with self._transaction.changing, self._transaction.handing:
+        with self._transaction.handing:
             self._settle()
             self._check_groups()
+            self._check_alive(wait=False)
             entries = [] if self._engine is None else self._engine.entries(self._layout)
             numbers = set() if self._engine is None else self._engine.data_names
             state = torch_layout.write(self._layout, self.param_groups, numbers, self._counts, entries)
@@ -732,7 +761,7 @@ class Optimizer(Edited, Hooked):
 
             def commit() -> None:
                 self._engine.commit(engine_state)
-                self._held, self._counts, self._lent = held, counts, False
+                self._held, self._counts, self._lent, self._handed = held, counts, False, []
 
             self._transaction.commit(commit)
 
@@ -744,7 +773,7 @@ class Optimizer(Edited, Hooked):
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, _losses=CompiledLosses(), _hooks=Occasions(), _given=[], _made_under=_trace_state())
+        vars(self).update(state, _losses=CompiledLosses(), _hooks=Occasions(), _given=[], _made_under=trace_state())
         groups = enumerate(state["param_groups"])
         self.param_groups = ParamGroups({"params": GroupParams(self, index), **group} for index, group in groups)
 
@@ -769,26 +798,6 @@ def _signature(leaf: Any) -> Any:
     if rows.is_rows(leaf):
         return leaf.shape, leaf.dtype, leaf.n_sparse, leaf.n_batch
     return leaf if leaf is None else getattr(leaf, "aval", object())
-
-
-_TRACED = (
-    "the optimizer keeps its parameters outside of a traced function: inside one, use functional(), or an optimizer "
-    "that is made there with differentiable=True"
-)
-
-
-def _trace_state() -> Any:
-    """Equal only within one and the same trace."""
-    return get_opaque_trace_state(convention="functorch_optim")
-
-
-_OUTSIDE = _trace_state()
-
-
-def refuse_traced(leaves: list[Any]) -> None:
-    """Raise if a leaf is traced: what is kept from step to step must be an array."""
-    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(leaves)):
-        raise RuntimeError(_TRACED)
 
 
 def _add(held: list[Any], grads: list[Any]) -> list[Any]:

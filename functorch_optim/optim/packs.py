@@ -44,6 +44,10 @@ class Leaves:
             self._arrays, self._behind = arrays, []
         return self._arrays
 
+    def kept(self) -> list[Any]:
+        """What is there of every parameter without cutting: its array, or None."""
+        return self._arrays
+
     def some(self, indices: Iterable[int]) -> list[jax.Array]:
         """Parameters that are not packed; the list is the only one that has them beside this."""
         return [self._arrays[index] for index in indices]

@@ -293,6 +293,10 @@ def check_options(options: Mapping[str, Any], known: Collection[str], where: str
             continue
         if key == "params":
             raise ValueError(f"{where}: 'params' belongs to group dicts, a rule has only options")
+        if key in ("decay_mask", "axis_name"):
+            raise ValueError(
+                f"{where}: {key!r} belongs to the functional face; here make groups, one without the decay"
+            )
         close = difflib.get_close_matches(key.lower(), known, n=1, cutoff=0.84)
         if _SYNONYMS.get(key) in known:
             close = [_SYNONYMS[key]]

@@ -110,6 +110,7 @@ class RuleEngine:
 
     strict = True  # every option of ``data_names`` must be a number
     one_by_one = True  # whether a parameter's state can be read without the others'
+    together = False  # whether a state is one of all parameters
 
     def __init__(
         self,
@@ -328,7 +329,7 @@ class RuleEngine:
         counting = {rule.state for rule in types if rule.counts_steps}
         integers = {rule.state for rule in types if rule.integer_step}
         result = []
-        for history in self.histories:
+        for history in self._known.read():
             slots = {**_slots(history.row), **history.idle} if history.row is not None else {}
             if type(history.row) in counting:
                 scalars = {"step": history.step, **history.carried}
@@ -357,6 +358,10 @@ class RuleEngine:
                 except (KeyError, TypeError, ValueError) as error:
                     refused[name] = error
         return histories
+
+    def arrays(self) -> list[jax.Array]:
+        """All arrays as they are kept."""
+        return self._known.arrays()
 
     def commit(self, histories: Any) -> None:
         self.histories = histories

@@ -5,6 +5,7 @@ nothing else has the numbers. In that time signal handlers wait, and readers in 
 """
 
 import contextlib
+import functools
 import signal
 import threading
 from collections.abc import Callable, Sequence
@@ -66,12 +67,13 @@ class Compiled:
         """The results; all arguments stay."""
         if not self.positions and not self.calls_back:
             with contextlib.suppress(CallsBackError):
-                result = self.in_place(*args)
-                self.finish(args)
-                return result
-        result = self._called(self._careful, args)
-        self.finish(args)
+                return self._finished(self.in_place(*args), args)
+        result = self._finished(self._called(self._careful, args), args)
         return jax.block_until_ready(result) if self.calls_back else result
+
+    def _finished(self, result: Any, args: tuple[Any, ...]) -> Any:
+        self.finish(args)
+        return result
 
     def _called(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         return function(*args)
@@ -83,9 +85,10 @@ class Compiled:
 def _without_callbacks(function: Callable[..., Any]) -> Callable[..., Any]:
     """``function``, which raises :class:`CallsBackError` while it is traced if it has effects beside its results."""
 
+    @functools.wraps(function)  # profiles show its name
     def checked(*args: Any) -> Any:
         closed, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
-        if _has_effects(closed.jaxpr):
+        if closed.effects or _calls_back(closed.jaxpr):
             raise CallsBackError
         leaves = jaxpr_as_fun(closed)(*jax.tree.leaves(args))
         return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
@@ -93,15 +96,13 @@ def _without_callbacks(function: Callable[..., Any]) -> Callable[..., Any]:
     return checked
 
 
-def _has_effects(jaxpr: Any) -> bool:
+def _calls_back(jaxpr: Any) -> bool:
     """Whether a traced function calls back to the host, itself or in a function that it calls."""
-    if jaxpr.effects:
-        return True
     for equation in jaxpr.eqns:
         if "callback" in equation.primitive.name:
             return True
         inner = jax.tree.leaves(list(equation.params.values()), is_leaf=_is_jaxpr)
-        if any(_has_effects(getattr(each, "jaxpr", each)) for each in inner if _is_jaxpr(each)):
+        if any(_calls_back(getattr(each, "jaxpr", each)) for each in inner if _is_jaxpr(each)):
             return True
     return False
 
@@ -113,9 +114,10 @@ def _is_jaxpr(value: Any) -> bool:
 class Uninterrupted:
     """A block in whose course signal handlers wait; they are called at its end.
 
-    Until something of ``arguments`` is deleted, or :attr:`committing` is set, a handler is called at once: what it
-    raises finds everything as it was, and a long compilation can be interrupted. Handlers run in the main thread only,
-    so elsewhere there is nothing to do.
+    Until something of ``arguments`` is deleted, or :attr:`committing` is set, Python's own handler of Ctrl-C is called
+    at once: what it raises finds everything as it was, and a long compilation can be interrupted. Other handlers always
+    wait: they may look at the optimizer and go on. Handlers run in the main thread only, so elsewhere there is nothing
+    to do.
     """
 
     def __init__(self, arguments: Sequence[Any] = (), committing: bool = True) -> None:
@@ -139,19 +141,20 @@ class Uninterrupted:
         return self
 
     def __exit__(self, *error: object) -> None:
-        try:
-            self._restore()
-        finally:
-            self._deliver()
+        self.committing = True
+        self._restore()
+        self._over = True
+        self._deliver()
 
     def _receive(self, number: int, frame: Any) -> None:
-        if not self._over and (self.committing or _any_deleted(self._arguments)):
+        handler = self._handlers[number]
+        waits = self.committing or handler is not signal.default_int_handler or _any_deleted(self._arguments)
+        if waits and not self._over:
             self._waiting.append((number, frame))
         else:
-            self._handlers[number](number, frame)
+            handler(number, frame)
 
     def _restore(self) -> None:
-        self._over = True
         for number, handler in self._handlers.items():
             if _signal.getsignal(number) == self._receive:
                 _signal.signal(number, handler)
@@ -196,16 +199,25 @@ class Transaction:
         nothing, puts the results in their places.
         """
         if compiled.overwrites():
-            with self.handing, contextlib.suppress(CallsBackError):
-                args = arguments()
-                overwritten = [args[position] for position in compiled.positions]
-                with Uninterrupted(overwritten, committing=False) as section:
-                    result = compiled.in_place(*args)
-                    section.committing = True
-                    commit(result)
+            done = None
+            with contextlib.suppress(CallsBackError):
+                done = self._in_place(compiled, arguments, commit)
+            if done is not None:
+                args, result = done
                 compiled.finish(args)
                 return result
         # Not under the lock: what the function calls back may read the optimizer from another thread.
         result = compiled(*arguments())
         self.commit(lambda: commit(result))
         return result
+
+    def _in_place(self, compiled: Compiled, arguments: Callable[[], tuple[Any, ...]], commit: Any) -> tuple[Any, Any]:
+        """:meth:`run` where arguments are overwritten; the arguments and the results."""
+        with self.handing:
+            args = arguments()
+            overwritten = [args[position] for position in compiled.positions]
+            with Uninterrupted(overwritten, committing=False) as section:
+                result = compiled.in_place(*args)
+                section.committing = True
+                commit(result)
+            return args, result

@@ -98,6 +98,7 @@ class TransformEngine:
 
     strict = False  # an option may be anything; the numbers are data
     one_by_one = False  # whether a parameter's state can be read without the others'
+    together = False  # whether a state is one of all parameters
 
     def __init__(self, make: Make, names: Sequence[str], static: Collection[str]) -> None:
         unknown = [name for name in static if name not in names]
@@ -120,6 +121,10 @@ class TransformEngine:
     def state(self) -> Any:
         """The transformation's state."""
         return self._structure.unflatten(self._leaves)
+
+    def arrays(self) -> list[jax.Array]:
+        """All arrays as they are kept."""
+        return self._leaves
 
     def commit(self, state: Any) -> None:
         """Go on from ``state``."""
@@ -295,7 +300,7 @@ class TransformEngine:
         for view, leaf, before, values in zip(views, leaves, jax.tree.leaves(self.state), found, strict=True):
             fits = [value for index, value in values.items() if index not in stay]
             value = fits[0] if fits else before if stay.intersection(view.members) else leaf
-            filled.append(placed(value, leaf))
+            filled.append(before if value is before else placed(value, leaf))
         return treedef.unflatten(filled)
 
     def functional(

@@ -1,32 +1,58 @@
 """What an optimizer hands out, and how writes into it reach the optimizer."""
 
 import operator
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple, NoReturn
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NoReturn
 
 import jax
 
 from functorch_optim import trees
 
 
-class Handed(NamedTuple):
-    """A tree of current arrays that was handed out, and its leaves then."""
+class Handed:
+    """A tree of current arrays that was handed out, and its leaves when it was looked at last."""
 
-    tree: Any
-    leaves: list[Any]
+    def __init__(self, tree: Any, leaves: list[Any]) -> None:
+        self.tree = tree
+        self.leaves = leaves
 
-    def rewritten(self, structure: trees.Structure, what: str) -> list[Any] | None:
-        """The leaves of the tree, if somebody wrote others into it.
+    def written(
+        self, structure: trees.Structure, present: Sequence[Any], what: str
+    ) -> tuple[list[Any], list[Any] | None]:
+        """The leaves of the tree now; and ``present`` with those that somebody wrote, None if there are none.
 
         Raises:
             ValueError: it has another structure now.
         """
-        try:
-            leaves = structure.treedef.flatten_up_to(self.tree)
-        except ValueError:
-            leaves = trees.align(structure.unflatten(self.leaves), self.tree, what)
-        same = len(leaves) == len(self.leaves) and all(map(operator.is_, leaves, self.leaves))
-        return None if same else leaves
+        leaves, treedef = jax.tree.flatten(self.tree)
+        if treedef != structure.treedef:  # there are None among the leaves, or it was written to
+            try:
+                leaves = structure.treedef.flatten_up_to(self.tree)
+            except ValueError:
+                leaves = trees.align(structure.unflatten(self.leaves), self.tree, f"the written {what}")
+        if all(map(operator.is_, leaves, self.leaves)):
+            return leaves, None
+        whole = zip(leaves, self.leaves, present, strict=True)
+        return leaves, [held if new is old else new for new, old, held in whole]
+
+
+def handed_tree(handed: list[Handed], structure: trees.Structure, leaves: list[Any]) -> Any:
+    """The arrays in their structure, a tree that is watched: the last one, if it has these arrays."""
+    if handed and all(map(operator.is_, handed[-1].leaves, leaves)):
+        return handed[-1].tree
+    handed.append(Handed(structure.unflatten(leaves), list(leaves)))
+    return handed[-1].tree
+
+
+@contextmanager
+def forgotten_if_refused(handed: list[Handed], one: Handed) -> Iterator[None]:
+    """Stop watching a tree into which something was written that does not fit."""
+    try:
+        yield
+    except (RuntimeError, TypeError, ValueError):
+        handed.remove(one)
+        raise
 
 
 class _Written(dict[Any, Any]):

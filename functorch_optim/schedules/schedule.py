@@ -130,7 +130,7 @@ def check_positive(name: str, value: Any) -> None:
 
 def check_number(name: str, value: Any, least: float = -math.inf) -> None:
     """Raise unless a value is a number (TypeError), finite and at least ``least`` (ValueError)."""
-    if isinstance(value, bool | str | complex) or not hasattr(value, "__float__"):
+    if isinstance(value, bool | np.bool_ | str | complex) or not hasattr(value, "__float__"):
         raise TypeError(f"{name} must be a number, but it is {value!r}")
     if not (math.isfinite(float(value)) and float(value) >= least):
         at_least = "" if least == -math.inf else f" of at least {least:g}"

@@ -112,23 +112,29 @@ class AveragedModel:
     @property
     def module(self) -> Any:
         """The averaged model: the nnx module, or the tree of parameters."""
-        return self._model.module
+        with self._transaction.handing:
+            return self._model.module
 
     @property
     def params(self) -> Any:
         """The averaged parameters in their structure."""
-        parts = self._model.read()
-        return parts.trees(parts.leaves)[0]
+        return self._trees()[0]
 
     @property
     def buffers(self) -> Any:
         """The buffers in their structure."""
-        parts = self._model.read()
-        return parts.trees(parts.leaves)[1]
+        return self._trees()[1]
+
+    def _trees(self) -> tuple[Any, Any]:
+        with self._transaction.handing:
+            parts = self._model.read()
+            return parts.trees(parts.leaves)
 
     def __call__(self, *inputs: Any, **options: Any) -> Any:
         """What the model gives with the averaged parameters."""
-        return self._model(*inputs, **options)
+        with self._transaction.handing:
+            model = self._model.snapshot()
+        return model(*inputs, **options)
 
     def train(self, mode: bool = True) -> "AveragedModel":
         """Set the mode of a flax nnx module; a tree has none."""
@@ -212,16 +218,18 @@ class AveragedModel:
         return result
 
     def _replace_buffers(self, buffers: Any) -> None:
-        parts = self._model.read()
-        averages = self._averages(parts)
-        new = [*averages[: parts.count], *parts.aligned(self.params, buffers)[parts.count :]]
-        placed_new = [_beside(leaf, average) for leaf, average in zip(new, averages, strict=True)]
-        self._write(parts, placed_new, self.n_averaged)
+        with self._transaction.changing:
+            parts = self._model.read()
+            averages = self._averages(parts)
+            new = [*averages[: parts.count], *parts.aligned(self.params, buffers)[parts.count :]]
+            beside = [_beside(leaf, average) for leaf, average in zip(new, averages, strict=True)]
+            self._write(parts, beside, self.n_averaged)
 
     def state_dict(self) -> dict[str, Any]:
         """``n_averaged``, and every array as ``module.<its dotted path>``, as torch names them; averages in float32."""
-        parts = self._model.read()
-        pairs = zip(parts.names, self._averages(parts), strict=True)
+        with self._transaction.handing:
+            parts = self._model.read()
+            pairs = list(zip(parts.names, self._averages(parts), strict=True))
         arrays = {_key(name): leaf for name, leaf in pairs if is_array(leaf)}
         return {"n_averaged": np.asarray(self.n_averaged, np.int64), **arrays}
 
@@ -233,6 +241,10 @@ class AveragedModel:
         Raises:
             RuntimeError: keys are missing or unexpected, or shapes differ; all are listed, and nothing has changed.
         """
+        with self._transaction.changing:
+            self._load(state_dict, strict)
+
+    def _load(self, state_dict: Mapping[str, Any], strict: bool) -> None:
         parts = self._model.read()
         own_keys = {_key(name): i for i, name in enumerate(parts.names) if is_array(parts.leaves[i])}
         wanted = ["n_averaged", *own_keys]

@@ -59,6 +59,12 @@ class Tree:
     def write(self, leaves: list[Any]) -> None:
         self.parts.leaves = leaves
 
+    def snapshot(self) -> "Tree":
+        """The same with the present arrays, whatever comes in later."""
+        twin = copy.copy(self)
+        twin.parts = copy.copy(self.parts)
+        return twin
+
     def split(self, model: Any, buffers: Any) -> tuple[Any, Any]:
         """Parameters and buffers of a model of the same kind; buffers are None where they are not given."""
         if buffers is not None and not self.has_buffers:
@@ -91,6 +97,10 @@ class Module:
     def write(self, leaves: list[Any]) -> None:
         for state in self.read().trees(leaves):
             nnx().update(self.module, state)
+
+    def snapshot(self) -> "Module":
+        """This: the arrays in a module's variables are never overwritten."""
+        return self
 
     def split(self, model: Any, buffers: Any) -> tuple[Any, Any]:
         """Parameters and buffers of a module, or of its ``nnx.state(module, nnx.Param)``."""

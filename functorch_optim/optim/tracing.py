@@ -1,0 +1,26 @@
+"""What an optimizer has to know of JAX's tracing: whether it is inside of a traced function, and what is traced."""
+
+from typing import Any
+
+import jax
+from jax.core import Tracer
+from jax.extend.core import get_opaque_trace_state
+
+TRACED = (
+    "the optimizer keeps its parameters outside of a traced function: inside one, use functional(), or an optimizer "
+    "that is made there with differentiable=True"
+)
+
+
+def trace_state() -> Any:
+    """Equal only within one and the same trace."""
+    return get_opaque_trace_state(convention="functorch_optim")
+
+
+OUTSIDE = trace_state()
+
+
+def refuse_traced(leaves: Any) -> None:
+    """Raise if a leaf is traced: what is kept from step to step must be an array."""
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(leaves)):
+        raise RuntimeError(TRACED)
