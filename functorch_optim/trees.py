@@ -216,6 +216,11 @@ def map_updates(function: Callable[..., Any], who: str, updates: Any, *rest: Any
 # ``state_dtype`` and an option ``dtype=`` say otherwise.
 
 
+def is_narrow(array: Any) -> bool:
+    """Whether an array is real and of a floating dtype narrower than float32."""
+    return bool(jnp.issubdtype(array.dtype, jnp.floating) and jnp.finfo(array.dtype).bits < 32)
+
+
 def compute_dtype(*arrays: Any) -> Any:
     """The dtype to calculate in: wide enough for all the arrays, and at least float32. None counts for nothing."""
     dtypes = [array.dtype for array in arrays if array is not None]

@@ -82,10 +82,10 @@ def adagrad(
         initial_accumulator_value: what s begins with, at least 0 (in complex parameters in both parts).
         eps: added to the denominator outside the root, at least 0.
         maximize: whether to ascend.
-
-    Gradients may be row-sparse, if there is no weight decay; then only the rows that they name are touched.
         foreach: whether to update small parameters together (:func:`functorch_optim.lift`).
         decay_mask: where to decay: booleans, or a function of the path, as in :func:`functorch_optim.masked`.
+
+    Gradients may be row-sparse, if there is no weight decay; then only the rows that they name are touched.
 
     Returns:
         A transformation with the state :class:`AdagradState`.

@@ -102,11 +102,11 @@ def sgd(
         weight_decay: coefficient of the L2 penalty, at least 0. Unless it is the number 0, ``update`` needs ``params``.
         nesterov: whether to look one buffer ahead; needs momentum and zero dampening.
         maximize: whether to ascend.
+        foreach: whether to update small parameters together (:func:`functorch_optim.lift`).
+        decay_mask: where to decay: booleans, or a function of the path, as in :func:`functorch_optim.masked`.
 
     Gradients may be row-sparse, if there is no weight decay. Without momentum only the rows they name are touched; with
     momentum all rows move, and the gradient is made dense.
-        foreach: whether to update small parameters together (:func:`functorch_optim.lift`).
-        decay_mask: where to decay: booleans, or a function of the path, as in :func:`functorch_optim.masked`.
 
     Returns:
         A transformation with the state :class:`SGDState`. Updates are float32 or wider; slots have their

@@ -622,8 +622,8 @@ class Optimizer(Edited, Hooked):
                 its number in the groups, as torch does. By default by name where both sides have names.
             strict: whether all parameters, and no others, must be there and fit. Otherwise what fits is loaded, and
                 the other parameters keep the state they have.
-            dtype: what floating slots are cast to. By default they have the wider dtype of the saved ones and of those
-                that the optimizer makes itself, so that no precision is lost and none is missing later.
+            dtype: what floating slots are cast to. By default a slot takes the wider of two dtypes, the saved one and
+                the one that the optimizer would make, so that nothing saved is rounded.
             keep: names of options whose present values stay in every group, ``["lr"]`` say.
 
         A group takes the options of the saved group that its parameters were in; where they were in several that

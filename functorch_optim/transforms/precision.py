@@ -213,7 +213,7 @@ class MasterWeights(Wrapper):
         return "master_weights"
 
     def init(self, params: Any) -> MasterWeightsState:
-        master = jax.tree.map(lambda p: _widened(p) if _is_narrow(p) else None, params)
+        master = jax.tree.map(lambda p: _widened(p) if trees.is_narrow(p) else None, params)
         return MasterWeightsState(master, self.inner.init(_whole(params, master)))
 
     def update(self, updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
@@ -229,10 +229,6 @@ class MasterWeights(Wrapper):
             for p, u, m in zip(leaves, own, new, strict=True)
         ]
         return treedef.unflatten(deltas), MasterWeightsState(treedef.unflatten(new), inner)
-
-
-def _is_narrow(param: Any) -> bool:
-    return jnp.issubdtype(param.dtype, jnp.floating) and jnp.finfo(param.dtype).bits < 32
 
 
 def narrowed(array: jax.Array, dtype: Any) -> jax.Array:

@@ -63,6 +63,7 @@ class Tree:
         """The same with the present arrays, whatever comes in later."""
         twin = copy.copy(self)
         twin.parts = copy.copy(self.parts)
+        twin.parts.leaves = list(self.parts.leaves)  # which counts: an update overwrites what nobody else holds
         return twin
 
     def split(self, model: Any, buffers: Any) -> tuple[Any, Any]:

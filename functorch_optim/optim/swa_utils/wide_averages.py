@@ -17,7 +17,7 @@ from functorch_optim.transforms.precision import narrowed
 
 def is_narrow(leaf: Any) -> bool:
     """Whether the average of a leaf needs a wider dtype than its own."""
-    return is_array(leaf) and jnp.issubdtype(leaf.dtype, jnp.floating) and trees.compute_dtype(leaf) != leaf.dtype
+    return is_array(leaf) and trees.is_narrow(leaf)
 
 
 @jax.jit
