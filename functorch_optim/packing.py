@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from functorch_optim import rows, trees
+from functorch_optim import axes, rows, trees
 from functorch_optim.base import exportable
 from functorch_optim.rule import Lifted, StepScalars
 
@@ -160,7 +160,7 @@ def packable(leaves: Sequence[Any]) -> list[bool]:
             placement = placement or devices
             small = whole and devices == placement
         elif small and isinstance(leaf, Tracer):
-            small = not any(jax.typeof(leaf).sharding.spec)
+            small = not any(jax.typeof(leaf).sharding.spec) and not axes.varying(leaf)
         found.append(small)
     return found
 

@@ -27,6 +27,15 @@ def _concrete(sharding: Any) -> Any:
     return None if mesh.empty else NamedSharding(mesh, sharding.spec)
 
 
+def divides(sharding: Any, shape: tuple[int, ...]) -> bool:
+    """Whether an array of this shape can be split so."""
+    try:
+        sharding.shard_shape(shape)
+    except ValueError:
+        return False
+    return True
+
+
 def sharding_of(param: Any, shape: tuple[int, ...]) -> Any:
     """Where an array belongs that a parameter owns: where the parameter is, split as it is in the dimensions that it
     has whole. None where the parameter's place does not tell."""

@@ -700,3 +700,10 @@ def test_a_checkpoint_of_a_run(tmp_path):
         step(second)
     for one, other in zip(*[[run[0].params, run[2].params] for run in (first, second)], strict=True):
         assert same(jax.tree.map(np.asarray, one), jax.tree.map(np.asarray, other), ordered=True)
+
+
+@pytest.mark.parametrize("skip", [[("deep",)], 3, [b"x"]])
+def test_what_is_no_place_cannot_be_skipped(tmp_path, skip):
+    path = archive(tmp_path / "a.pt", pickle.dumps({"a": 1}))
+    with pytest.raises(TypeError, match="skip must be places as the message has them, or a function of the place"):
+        load_torch(path, skip=skip)

@@ -595,3 +595,18 @@ def test_a_group_added_later_has_the_name_it_has_at_construction():
     built.param_groups[0]["lr"] = 0.77
     built.load_state_dict(missing)
     assert built.param_groups[0]["lr"] == 0.77
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("amsgrad", [1], r"amsgrad must be a plain value, but it is \[1\], in parameter group 0"),
+        ("lr", np.ones(2), "'lr' of the loaded state dict is no number"),
+    ],
+)
+def test_a_loaded_option_of_another_kind_is_named(option, value, message):
+    optimizer = optim.Adam({"a": jnp.ones(2)})
+    saved = optimizer.state_dict()
+    saved["param_groups"][0][option] = value
+    with pytest.raises((TypeError, ValueError), match=message):
+        optimizer.load_state_dict(saved)

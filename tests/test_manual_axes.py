@@ -276,3 +276,18 @@ def test_sparse_gradients_of_shards_of_the_ids_are_their_own():
     table = jnp.arange(8.0).reshape(4, 2)
     found = sharded(own, (P(), P("x")), P("x"))(table, jnp.array([3, 1, 3, 0]))
     np.testing.assert_array_equal(found, 2 * table[jnp.array([3, 1, 3, 0])])
+
+
+def test_foreach_packs_no_leaf_that_varies():
+    params, specs = {"split": jnp.arange(4.0), "whole": jnp.ones(2)}, {"split": P("x"), "whole": P()}
+    grads = jax.tree.map(jnp.ones_like, params)
+
+    def step(grads, params, foreach):
+        tx = fo.adam(foreach=foreach)
+        return tx.update(grads, tx.init(params), params)[0]
+
+    packed, plain = (
+        sharded(functools.partial(step, foreach=foreach), (specs, specs), specs)(grads, params)
+        for foreach in (True, False)
+    )
+    jax.tree.map(np.testing.assert_array_equal, packed, plain)

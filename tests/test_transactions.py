@@ -1,5 +1,6 @@
 """A step is a transaction: signals, exceptions at any line, failing closures, threads."""
 
+import copy
 import os
 import signal
 import sys
@@ -213,7 +214,7 @@ def test_handlers_wait_for_the_end_of_a_commit_and_all_are_called():
                 calls.append("committed")
         assert calls == ["committed", "first", "second"]
         with pytest.raises(KeyboardInterrupt):  # noqa: PT012, SIM117
-            with transaction.Uninterrupted([jnp.ones(1)], committing=False):
+            with transaction.Uninterrupted(committing=False):
                 signal.raise_signal(signal.SIGUSR2)
                 calls.append("other handlers wait")
                 signal.raise_signal(signal.SIGINT)
@@ -424,3 +425,43 @@ def test_collectives_are_no_callbacks():
     compiled = transaction.Compiled(lambda x: function(x) + 1, (0,))
     compiled.in_place(jnp.ones(2))
     assert not compiled.calls_back
+
+
+@pytest.mark.parametrize("engine", MAKERS)
+def test_a_copy_made_while_another_thread_steps_is_whole(engine):
+    optimizer, errors = moved(MAKERS[engine]()), []
+
+    def stepping():
+        try:
+            for _ in range(15):
+                optimizer.step(loss)
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=stepping)
+    thread.start()
+    for _ in range(5):
+        twin = copy.deepcopy(optimizer)
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(snapshot(twin)))
+    thread.join()
+    assert not errors
+
+
+def test_averages_are_read_while_another_thread_updates_them():
+    averaged, errors = optim.swa_utils.AveragedModel({"w": jnp.zeros(300)}), []
+    averaged.update_parameters({"w": jnp.ones(300)})
+
+    def updating():
+        try:
+            for _ in range(100):
+                averaged.update_parameters({"w": jnp.ones(300)})
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=updating)
+    thread.start()
+    while thread.is_alive():
+        held = (averaged.params, averaged.state_dict()["module.w"])
+        assert all((np.asarray(leaf) == 1.0).all() for leaf in jax.tree.leaves(held))
+    thread.join()
+    assert not errors and averaged.n_averaged == 101

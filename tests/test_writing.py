@@ -284,3 +284,34 @@ def test_lbfgs_exchanges_a_parameter_and_begins_anew():
 def test_what_only_the_functional_face_has_is_refused_in_a_group():
     with pytest.raises(ValueError, match="'decay_mask' belongs to the functional face; here make groups"):
         optim.AdamW([{"params": params(), "decay_mask": {"v": True, "w": False}}])
+
+
+@pytest.mark.parametrize("make", [composition, lambda params, lr: optim.LBFGS(params, max_iter=2)])
+def test_a_slot_that_there_is_not_is_refused(make):
+    optimizer = make(params(), lr=0.1)
+    optimizer.step(lambda params: sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(params)))
+    with pytest.raises(KeyError, match="the state of 'v' has no slot 'note'"):
+        optimizer.state["v"]["note"] = 1
+
+
+def test_written_arrays_stand_where_the_parameter_stood():
+    mesh = jax.make_mesh((2,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
+    split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("d"))
+    optimizer = optim.SGD({"w": jax.device_put(jnp.ones(4), split)}, lr=0.1)
+    optimizer.params["w"] = np.zeros(4, np.float32)
+    assert optimizer.params["w"].sharding == split
+    optimizer.replace("w", jnp.ones(8), state={})
+    assert optimizer.params["w"].sharding == split
+    optimizer.step({"w": jnp.ones(8)})
+    assert optimizer.params["w"].sharding.is_equivalent_to(split, 1)
+
+
+def test_tensors_of_torch_are_written():
+    torch = pytest.importorskip("torch", reason="writes a tensor of torch")
+    optimizer = stepped()
+    optimizer.params["w"] = torch.zeros(3)
+    optimizer.grads = ones()
+    optimizer.grads["v"] = torch.full((2,), 3.0)
+    optimizer.state["w"]["exp_avg"] = torch.ones(3)
+    assert optimizer.params["w"].tolist() == [0.0] * 3 and optimizer.grads["v"].tolist() == [3.0] * 2
+    assert optimizer.state["w"]["exp_avg"].tolist() == [1.0] * 3

@@ -47,6 +47,21 @@ def finished(value: Any) -> Any:
     return value
 
 
+def checked_skip(skip: Any) -> Skip:
+    """The option ``skip`` as it is used: a function of the place, or a tuple of places.
+
+    Raises:
+        TypeError: it is neither.
+    """
+    if callable(skip):
+        return skip
+    places = (skip,) if isinstance(skip, str) else tuple(skip) if isinstance(skip, Iterable) else (skip,)
+    for place in places:
+        if not isinstance(place, str):
+            raise TypeError(f"skip must be places as the message has them, or a function of the place, not {place!r}")
+    return places
+
+
 def plain(tree: Any, skip: Skip, work: Work) -> Any:
     """The tree, in which lists and dicts are changed, if something in it is left out.
 
@@ -57,7 +72,7 @@ def plain(tree: Any, skip: Skip, work: Work) -> Any:
         CheckpointError: it is no such tree, or has entries that are refused and not skipped; the message says where.
     """
     if not callable(skip):
-        named = tuple([skip] if isinstance(skip, str) else skip)
+        named = tuple(skip)
         return _Walk(lambda place: place.startswith(named), work).over(tree)
     return _Walk(skip, work).over(tree)
 

@@ -12,7 +12,7 @@ from functorch_optim.checkpoint.archive import Archive
 from functorch_optim.checkpoint.dtypes import DTYPES, STORAGES
 from functorch_optim.checkpoint.errors import CheckpointError, shown
 from functorch_optim.checkpoint.pickle_machine import Known, PickleMachine
-from functorch_optim.checkpoint.plain_tree import Refused, Skip
+from functorch_optim.checkpoint.plain_tree import Refused, Skip, checked_skip
 from functorch_optim.checkpoint.work import Work
 
 
@@ -59,6 +59,7 @@ def load_torch(path: str | os.PathLike[str], verify: bool = True, mapped: bool =
         >>> load_torch(path)
         {'weight': array([1., 1.], dtype=float32), 'epoch': 3}
     """
+    skip = checked_skip(skip)
     archive = Archive(path, verify, mapped)
     order = bytes(archive.read("byteorder")) if "byteorder" in archive.records else b"little"
     if order != b"little":

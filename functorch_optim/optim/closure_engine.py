@@ -43,6 +43,9 @@ class ClosureEngine:
         self.state: Any = None
         self._exported: int | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "state": jax.tree.map(lambda x: x, self.state)}  # a step overwrites the other's arrays
+
     def made(self, options: Mapping[str, Any]) -> GradientTransformation:
         return self.constructor(**{name: options[name] for name in self.option_names})
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from functorch_optim import trees
 from functorch_optim.optim import state_dict as torch_layout
-from functorch_optim.optim.ownership import own
+from functorch_optim.optim.ownership import own_beside
 from functorch_optim.optim.packs import Leaves
 from functorch_optim.optim.param_groups import Layout
 from functorch_optim.optim.transaction import Transaction
@@ -93,6 +93,13 @@ class Edited:
         self._refuse_tracing()
         self._refuse_traced(jax.tree.leaves(list(changes.values())))
         present: list[Any] = self._entries()
+        for index, entry in changes.items():
+            unknown = [key for key in entry if present[index] and key not in present[index]]
+            if unknown and not self._engine.one_by_one:  # where each is read by itself, they are refused there
+                raise KeyError(
+                    f"the state of {self._keys[index]!r} has no slot {', '.join(map(repr, unknown))}; it has "
+                    f"{', '.join(present[index])}"
+                )
         if self._engine.one_by_one:
             present = [None] * len(present)
         entries = [changes.get(index, entry) for index, entry in enumerate(present)]
@@ -171,11 +178,12 @@ class Edited:
         with self._transaction.changing:
             index = self._index_of(name)
             before, label = self._leaves[index], self._layout.labels[index]
+            array = as_array(array)
             trees.check_parameter(label, array)
             if array.dtype != before.dtype:
                 raise TypeError(f"the parameter {trees.quote(label)} is {before.dtype}, the new value is {array.dtype}")
             leaves = list(self._leaves)
-            leaves[index] = own(array)
+            leaves[index] = own_beside(array, before)
             entry = self._entries()[index]
             grads = self._gradients
             if array.shape != before.shape and grads is not None:

@@ -62,6 +62,13 @@ class Histories:
                 alone[index] = replace(shared, row=row, carried=dict(shared.carried), idle={})
         return alone
 
+    def snapshot(self) -> "Histories":
+        """The same with containers of its own, so that a step overwrites none of its arrays; nothing is packed."""
+        return Histories(
+            replace(each, row=jax.tree.map(lambda x: x, each.row), carried=dict(each.carried), idle=dict(each.idle))
+            for each in self.read()
+        )
+
     def arrays(self) -> list[jax.Array]:
         """All arrays as they are kept."""
         rows = [history.row for history in self._alone if history is not None]

@@ -1,5 +1,6 @@
 """The stateful face of torch.optim over the functional core."""
 
+import copy
 import warnings
 import weakref
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -23,7 +24,7 @@ from functorch_optim.optim.hooks import (
     register_optimizer_step_pre_hook,
 )
 from functorch_optim.optim.losses import CompiledLosses, takes_parameters
-from functorch_optim.optim.ownership import exclusive, own
+from functorch_optim.optim.ownership import exclusive, own, own_beside
 from functorch_optim.optim.packs import Leaves
 from functorch_optim.optim.param_groups import GroupParams, GroupRules, Layout, check_dense, extended, parse
 from functorch_optim.optim.rule_engine import RuleEngine
@@ -32,6 +33,7 @@ from functorch_optim.optim.transaction import Compiled, Transaction
 from functorch_optim.optim.transform_engine import TransformEngine
 from functorch_optim.optim.views import REFUSED, Handed, ParamGroups, added, forgotten_if_refused, handed_tree
 from functorch_optim.sparse_grad import Sparse, named
+from functorch_optim.torch_tensors import as_array
 
 __all__ = ["Optimizer", "register_optimizer_step_post_hook", "register_optimizer_step_pre_hook"]
 
@@ -292,7 +294,7 @@ class Optimizer(Edited, Hooked):
                     present = self._grads if self._grads is not None else [None] * len(self._layout.group_of)
                     leaves, whole = handed.written(self._layout.structure, present, "gradients")
                     if whole is not None:
-                        grads = self._aligned(self._layout.structure.unflatten(whole))
+                        grads = self._aligned(self._layout.structure.unflatten(map(as_array, whole)))
                         self._grads, handed.leaves = grads, leaves
 
     @property
@@ -332,13 +334,15 @@ class Optimizer(Edited, Hooked):
         self._refuse_tracing()
         models = self._held.arrays()
         leaves = trees.align(self._layout.structure.unflatten(models), params, "new values")
+        leaves = [leaf if leaf is model else as_array(leaf) for leaf, model in zip(leaves, models, strict=True)]
         self._refuse_traced(leaves)
         for name, leaf, model in zip(self._layout.labels, leaves, models, strict=True):
             trees.check_update(name, leaf, model, type(self).__name__, what="new value")
             if leaf is None or leaf.dtype != model.dtype:
                 found = None if leaf is None else leaf.dtype
                 raise TypeError(f"the parameter {trees.quote(name)} is {model.dtype}, the new value is {found}")
-        return Leaves(leaf if leaf is model else own(leaf) for leaf, model in zip(leaves, models, strict=True))
+        pairs = zip(leaves, models, strict=True)
+        return Leaves(leaf if leaf is model else own_beside(leaf, model) for leaf, model in pairs)
 
     @property
     def grads(self) -> Any:
@@ -766,9 +770,12 @@ class Optimizer(Edited, Hooked):
             self._transaction.commit(commit)
 
     def __getstate__(self) -> dict[str, Any]:
-        self._settle()
-        groups = [{key: value for key, value in group.items() if key != "params"} for group in self.param_groups]
-        state = {**vars(self), "param_groups": groups, "_checked": None}
+        with self._transaction.handing:  # and with containers of its own: another thread may be in a step
+            self._settle()
+            groups = [{key: value for key, value in group.items() if key != "params"} for group in self.param_groups]
+            held, engine = Leaves(list(self._held.arrays())), copy.copy(self._engine)
+            state = {**vars(self), "param_groups": groups, "_held": held, "_engine": engine}
+        state.update(_checked=None, _handed=[], _handed_grads=[])
         del state["_losses"], state["_hooks"], state["_given"], state["_made_under"]
         return state
 

@@ -124,7 +124,7 @@ class RuleEngine:
         self._decayed: set[int] = set()  # the groups whose weight decay was once not zero
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_algorithms": {}}
+        return {**vars(self), "_algorithms": {}, "_known": self._known.snapshot()}
 
     @property
     def histories(self) -> list[History]:
@@ -158,6 +158,9 @@ class RuleEngine:
     def check(self, options: Mapping[str, Any], live: bool = False) -> None:
         """Raise unless the algorithm takes these options; of ``live`` ones it takes more combinations."""
         kind = self._kind(options)
+        for name in kind.options_of(options):
+            if name not in kind.data_names and isinstance(options[name], list | dict | set):
+                raise TypeError(f"{name} must be a plain value, but it is {options[name]!r}")
         kind.made(kind.checked(options) if live else options)
 
     def start(self, layout: Layout, params: list[Any], settings: list[Any]) -> None:

@@ -312,7 +312,7 @@ def _options(
 ) -> dict[str, Any]:
     """A group's options after loading: the saved ones, but the live names, the live schedules, and what is unequal."""
     options = {
-        key: _like(live.get(key), plain(as_array(value), 0)) if key in numbers else copy.deepcopy(as_array(value))
+        key: _like(live.get(key), _number(key, value)) if key in numbers else copy.deepcopy(as_array(value))
         for key, value in saved.items()
         if key != COUNT
     }
@@ -322,6 +322,13 @@ def _options(
         if key == "param_names" or key in unequal or (key in numbers and is_schedule(value))
     }
     return {**options, **stay}
+
+
+def _number(key: str, value: Any) -> Any:
+    try:
+        return plain(as_array(value), 0)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{key!r} of the loaded state dict is no number: {error}") from error
 
 
 def _without_params(group: Mapping[str, Any]) -> dict[str, Any]:

@@ -114,15 +114,15 @@ def _is_jaxpr(value: Any) -> bool:
 class Uninterrupted:
     """A block in whose course signal handlers wait; they are called at its end.
 
-    Until something of ``arguments`` is deleted, or :attr:`committing` is set, Python's own handler of Ctrl-C is called
-    at once: what it raises finds everything as it was, and a long compilation can be interrupted. Other handlers always
-    wait: they may look at the optimizer and go on. Handlers run in the main thread only, so elsewhere there is nothing
-    to do.
+    Until something in :attr:`overwritten` is deleted, or :attr:`committing` is set, Python's own handler of Ctrl-C is
+    called at once: what it raises finds everything as it was, and a long compilation can be interrupted. Other handlers
+    always wait: they may look at the optimizer and go on. Handlers run in the main thread only, so elsewhere there is
+    nothing to do.
     """
 
-    def __init__(self, arguments: Sequence[Any] = (), committing: bool = True) -> None:
+    def __init__(self, committing: bool = True) -> None:
         self.committing = committing
-        self._arguments = arguments
+        self.overwritten: Sequence[Any] = ()
         self._handlers: dict[int, Any] = {}
         self._waiting: list[tuple[int, Any]] = []
         self._over = False
@@ -148,7 +148,7 @@ class Uninterrupted:
 
     def _receive(self, number: int, frame: Any) -> None:
         handler = self._handlers[number]
-        waits = self.committing or handler is not signal.default_int_handler or _any_deleted(self._arguments)
+        waits = self.committing or handler is not signal.default_int_handler or _any_deleted(self.overwritten)
         if waits and not self._over:
             self._waiting.append((number, frame))
         else:
@@ -189,7 +189,7 @@ class Transaction:
 
     def commit(self, change: Callable[[], None]) -> None:
         """``change()``, which raises nothing, in one piece."""
-        with self.handing, Uninterrupted():
+        with Uninterrupted(), self.handing:
             change()
 
     def run(self, compiled: Compiled, arguments: Callable[[], tuple[Any, ...]], commit: Callable[[Any], None]) -> Any:
@@ -213,11 +213,11 @@ class Transaction:
 
     def _in_place(self, compiled: Compiled, arguments: Callable[[], tuple[Any, ...]], commit: Any) -> tuple[Any, Any]:
         """:meth:`run` where arguments are overwritten; the arguments and the results."""
-        with self.handing:
+        # Handlers wait from the beginning: what they took of the arrays that arguments() gives would be overwritten.
+        with Uninterrupted(committing=False) as section, self.handing:
             args = arguments()
-            overwritten = [args[position] for position in compiled.positions]
-            with Uninterrupted(overwritten, committing=False) as section:
-                result = compiled.in_place(*args)
-                section.committing = True
-                commit(result)
-            return args, result
+            section.overwritten = [args[position] for position in compiled.positions]
+            result = compiled.in_place(*args)
+            section.committing = True
+            commit(result)
+        return args, result

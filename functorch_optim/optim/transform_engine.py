@@ -115,7 +115,7 @@ class TransformEngine:
         self._compiled: dict[Any, Compiled] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_compiled": {}}
+        return {**vars(self), "_compiled": {}, "_leaves": list(self._leaves)}
 
     @property
     def state(self) -> Any:
