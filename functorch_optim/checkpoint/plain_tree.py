@@ -47,7 +47,7 @@ def finished(value: Any) -> Any:
     return value
 
 
-def checked_skip(skip: Any) -> Skip:
+def checked_skip(skip: Any) -> Any:
     """The option ``skip`` as it is used: a function of the place, or a tuple of places.
 
     Raises:
