@@ -306,6 +306,7 @@ def test_written_arrays_stand_where_the_parameter_stood():
     assert optimizer.params["w"].sharding.is_equivalent_to(split, 1)
 
 
+@pytest.mark.torch
 def test_tensors_of_torch_are_written():
     torch = pytest.importorskip("torch", reason="writes a tensor of torch")
     optimizer = stepped()
