@@ -19,6 +19,7 @@ from functorch_optim.optim.packs import Leaves
 from functorch_optim.optim.param_groups import Layout
 from functorch_optim.optim.processes import check_same_everywhere
 from functorch_optim.optim.state_dict import Loaded, Refused, kept
+from functorch_optim.optim.transaction import Args
 from functorch_optim.optim.transform_engine import matched
 from functorch_optim.transforms.conjugation import conjugate_leaf
 
@@ -106,7 +107,7 @@ class ClosureEngine:
 
         compiled = losses.compiled(closure, (type(self), static), make, donated=(0, 1))
 
-        def arguments() -> tuple[Any, ...]:
+        def arguments() -> Args:
             leaves, structure = jax.tree.flatten(state)
             return exclusive(held.arrays()), structure.unflatten(exclusive(leaves, 2)), numbers, args
 

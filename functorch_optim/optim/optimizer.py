@@ -29,7 +29,7 @@ from functorch_optim.optim.packs import Leaves
 from functorch_optim.optim.param_groups import GroupParams, GroupRules, Layout, check_dense, extended, parse
 from functorch_optim.optim.rule_engine import RuleEngine
 from functorch_optim.optim.tracing import OUTSIDE, TRACED, refuse_traced, trace_state
-from functorch_optim.optim.transaction import Compiled, Transaction
+from functorch_optim.optim.transaction import Arguments, Commit, Compiled, Transaction
 from functorch_optim.optim.transform_engine import TransformEngine
 from functorch_optim.optim.views import REFUSED, Handed, ParamGroups, added, forgotten_if_refused, handed_tree
 from functorch_optim.sparse_grad import Sparse, named
@@ -455,7 +455,7 @@ class Optimizer(Edited, Hooked):
     def _change(self, step: Callable[..., Any], updated: Collection[int]) -> Any:
         """``step(run)`` as one change of the optimizer, in which the groups ``updated`` count an update."""
 
-        def run(compiled: Compiled, arguments: Callable[[], tuple[Any, ...]], commit: Callable[[Any], None]) -> Any:
+        def run(compiled: Compiled, arguments: Arguments, commit: Commit) -> Any:
             def commit_and_count(result: Any) -> None:
                 commit(result)
                 for group in updated:

@@ -24,7 +24,7 @@ from functorch_optim.optim.ownership import exclusive
 from functorch_optim.optim.packs import Leaves, joined_grads
 from functorch_optim.optim.param_groups import Layout
 from functorch_optim.optim.state_dict import Loaded, Refused, count_of, kept
-from functorch_optim.optim.transaction import Compiled
+from functorch_optim.optim.transaction import Args, Compiled
 from functorch_optim.placement import sharding_of
 from functorch_optim.rule import FUNCTIONAL_ONLY, Lifted, step_scalars
 from functorch_optim.transforms.conjugation import conjugate_leaf
@@ -243,7 +243,7 @@ class RuleEngine:
         everyone = [*histories, *[pack.history for pack in packs]]
         plan, numbers, carried = self._plan([*groups, *[pack.group for pack in packs]], everyone, algorithms, settings)
 
-        def arguments() -> tuple[Any, ...]:
+        def arguments() -> Args:
             params = held.all_alone() if whole else held.some(active)
             rows_of = [history.row for history in histories]
             if in_place:

@@ -19,6 +19,12 @@ _signal: Any = getattr(signal, "_signal", signal)
 _SIGNALS = sorted(map(int, signal.valid_signals()))
 
 
+# Named here: annotations of functions within functions are evaluated at every step.
+Args = tuple[Any, ...]
+Arguments = Callable[[], Args]
+Commit = Callable[[Any], None]
+
+
 class CallsBackError(Exception):
     """A function that was to overwrite its arguments calls back to the host, where anything may be raised."""
 
@@ -192,26 +198,25 @@ class Transaction:
         with Uninterrupted(), self.handing:
             change()
 
-    def run(self, compiled: Compiled, arguments: Callable[[], tuple[Any, ...]], commit: Callable[[Any], None]) -> Any:
+    def run(self, compiled: Compiled, arguments: Arguments, commit: Commit) -> Any:
         """``commit(compiled(*arguments()))`` in one piece; returns the results.
 
         ``arguments`` gives arrays that nobody else holds where ``compiled`` overwrites them; ``commit``, which raises
         nothing, puts the results in their places.
         """
         if compiled.overwrites():
-            done = None
-            with contextlib.suppress(CallsBackError):
-                done = self._in_place(compiled, arguments, commit)
-            if done is not None:
-                args, result = done
-                compiled.finish(args)
-                return result
+            try:
+                args, result = self._in_place(compiled, arguments, commit)
+            except CallsBackError:
+                return self.run(compiled, arguments, commit)  # which does not overwrite any more
+            compiled.finish(args)
+            return result
         # Not under the lock: what the function calls back may read the optimizer from another thread.
         result = compiled(*arguments())
         self.commit(lambda: commit(result))
         return result
 
-    def _in_place(self, compiled: Compiled, arguments: Callable[[], tuple[Any, ...]], commit: Any) -> tuple[Any, Any]:
+    def _in_place(self, compiled: Compiled, arguments: Arguments, commit: Commit) -> tuple[Args, Any]:
         """:meth:`run` where arguments are overwritten; the arguments and the results."""
         # Handlers wait from the beginning: what they took of the arrays that arguments() gives would be overwritten.
         with Uninterrupted(committing=False) as section, self.handing:

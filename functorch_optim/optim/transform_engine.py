@@ -17,7 +17,7 @@ from functorch_optim.optim.ownership import exclusive, own
 from functorch_optim.optim.packs import Leaves
 from functorch_optim.optim.param_groups import Layout
 from functorch_optim.optim.state_dict import Loaded, Refused, kept
-from functorch_optim.optim.transaction import Compiled
+from functorch_optim.optim.transaction import Args, Compiled
 from functorch_optim.packing import ForeachState
 from functorch_optim.placement import placed
 from functorch_optim.transforms.conjugation import conjugate_leaf
@@ -207,7 +207,7 @@ class TransformEngine:
             self._compiled[key] = self._compile(layout, key[0])
         numbers = np.array([number for _, group in split for number in group], np.float64)
 
-        def arguments() -> tuple[Any, ...]:
+        def arguments() -> Args:
             before = self._structure.unflatten(exclusive(self._leaves))
             return exclusive(held.arrays()), before, grads, numbers
 
