@@ -33,11 +33,11 @@ class Unfinished:
 
     def build(self, state: Any) -> None:
         """Take what the pickle says."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not define build")  # abstract: every subclass does
 
     def finish(self) -> Any:
         """What it is then, always the same object."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not define finish")  # abstract: every subclass does
 
 
 def finished(value: Any) -> Any:

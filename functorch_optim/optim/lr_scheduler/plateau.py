@@ -2,7 +2,6 @@
 
 import math
 import warnings
-from collections.abc import Collection
 from typing import Any, ClassVar, SupportsFloat
 
 import numpy as np
@@ -148,12 +147,6 @@ class ReduceLROnPlateau(LRScheduler):
         """What the scheduler remembers, with torch's keys; nothing in it is the live object."""
         state = super().state_dict()
         return {**state, "_last_lr": self._last_lr + self._lrs()[len(self._last_lr) :]}  # groups that were added
-
-    def _check_state(self, state_dict: Any, own: Collection[str]) -> None:
-        super()._check_state(state_dict, own)
-        found, count = len(state_dict["_last_lr"]), len(self.optimizer.param_groups)
-        if found > count:
-            raise ValueError(f"the state is of {found} parameter groups, but the optimizer has {count}")
 
     def _closed(self, rates: list[float]) -> list[float]:
         """The rates as they are: how often they were reduced is not known, and of zeros nothing is reduced."""
