@@ -1,6 +1,7 @@
 """A step is a transaction: signals, exceptions at any line, failing closures, threads."""
 
 import copy
+import functools
 import os
 import signal
 import sys
@@ -78,8 +79,12 @@ def in_commit(frame):
     return False
 
 
-def lines_until_injected(number, action):
-    """Run ``action``, raise before its line ``number`` in the library; how many lines came, and whether it raised."""
+def inject():
+    raise Injected
+
+
+def lines_until_injected(number, action, act=inject):
+    """Run ``action``, and ``act`` before its line ``number`` in the library; how many lines came, and if it raised."""
     seen = 0
 
     def trace(frame, event, arg):
@@ -89,7 +94,7 @@ def lines_until_injected(number, action):
         if event == "line":
             seen += 1
             if seen == number:
-                raise Injected
+                act()
         return trace
 
     before = sys.gettrace()
@@ -360,6 +365,28 @@ def test_what_a_handler_reads_while_a_step_compiles_stays():
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, held)
+
+
+def test_a_handler_may_read_at_any_line_of_a_read():
+    """What is packed is cut when it is read: a read in the middle of that loses nothing."""
+    optimizer, seen = optim.Adam(many(), lr=0.1, foreach=True), []
+    held = signal.signal(signal.SIGUSR1, lambda *_: seen.append(optimizer.params))
+    raise_signal = functools.partial(signal.raise_signal, signal.SIGUSR1)
+
+    def read_with_a_signal(number):
+        """The parameters after one more step; how many lines the read took, with a signal before line ``number``."""
+        optimizer.step(loss)
+        total, _ = lines_until_injected(number, lambda: seen.append(optimizer.params), raise_signal)
+        return total
+
+    try:
+        total = read_with_a_signal(None)
+        for number in range(1, total + 1):
+            seen.clear()
+            read_with_a_signal(number)
+            assert len(seen) == 2 and same(seen[0], seen[1]) and len(jax.tree.leaves(seen)) == 12, number
+    finally:
+        signal.signal(signal.SIGUSR1, held)
 
 
 @pytest.mark.parametrize("foreach", [False, True])

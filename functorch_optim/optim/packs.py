@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from functorch_optim import trees
+from functorch_optim.optim.transaction import Uninterrupted
 from functorch_optim.packing import cut, joined, runtime_starts
 
 _CUT_LATER: Any = None
@@ -37,11 +38,14 @@ class Leaves:
     def arrays(self) -> list[jax.Array]:
         """Every parameter as it is now."""
         if self._behind:
-            arrays = list(self._arrays)
-            for pack in self._behind:
-                for index, array in zip(pack.indices, cut_all(pack.param, pack.shapes), strict=True):
-                    arrays[index] = array
-            self._arrays, self._behind = arrays, []
+            with Uninterrupted(committing=False):  # a handler that reads them, too, waits
+                # In this order: another reader's cut, between the lines, puts no gap into the list.
+                behind = self._behind
+                arrays = list(self._arrays)
+                for pack in behind:
+                    for index, array in zip(pack.indices, cut_all(pack.param, pack.shapes), strict=True):
+                        arrays[index] = array
+                self._arrays, self._behind = arrays, []
         return self._arrays
 
     def kept(self) -> list[Any]:
