@@ -9,7 +9,7 @@ CACHE := JAX_COMPILATION_CACHE_DIR=$(abspath $(VENV))/compiled JAX_PERSISTENT_CA
   JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1
 PYTEST := $(CACHE) $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
 
-.PHONY: demo test test-torch notebooks lint bench bench-overhead bench-sparse bench-lbfgs bench-averaging bench-checkpoint bench-precision parity reference
+.PHONY: demo test test-all test-torch durations mutants notebooks lint bench bench-overhead bench-sparse bench-lbfgs bench-averaging bench-checkpoint bench-precision parity reference
 .DELETE_ON_ERROR:
 
 $(VENV)/.made:
@@ -32,11 +32,23 @@ $(VENV)/.torch: $(VENV)/.test
 demo: $(VENV)/.demo      ## train a small network on real digits; make demo ARGS="--optimizer sgd"
 	$(BIN)/python -m functorch_optim.demo $(ARGS)
 
-test: $(VENV)/.test      ## the tests, without torch
-	$(PYTEST) $(ARGS)
+test: $(VENV)/.test      ## what a contributor runs: every algorithm, pair of flags, feature and format, the README
+	@echo "about 14 minutes on two cores, 4 the next time"
+	$(PYTEST) -m "not torch" $(ARGS)
 
-test-torch: $(VENV)/.torch  ## the tests, and the live comparison with torch
-	$(PYTEST) $(ARGS)
+test-all: $(VENV)/.torch ## every combination, long runs, kills and injections, and a live torch
+	@echo "about 30 minutes on two cores"
+	FULL=1 $(PYTEST) $(ARGS)
+
+test-torch: test-all     ## the same
+
+durations: $(VENV)/.test ## record how long the tests of every file take, with nothing compiled before
+	$(subst $(CACHE),,$(PYTEST)) -m "not torch" -p tests.tools.durations
+
+mutants: $(VENV)/.test   ## whether the tests notice slips in the library: an hour
+	$(PIP) coverage
+	$(BIN)/python -m tests.tools.mutants cover -- -m "not torch"
+	$(BIN)/python -m tests.tools.mutants run -- -m "not torch"
 
 $(VENV)/.docs: $(VENV)/.made pyproject.toml
 	$(PIP) --editable '.[docs]'

@@ -11,14 +11,8 @@ from collections.abc import Iterable
 
 import jax
 
-from tests import (
-    cases,
-    comparison,
-    quasi_newton_cases,
-    quasi_newton_comparison,
-    sparse_cases,
-    sparse_comparison,
-)
+from tests import comparison, quasi_newton_cases, quasi_newton_comparison, sparse_cases, sparse_comparison
+from tests.algorithms import ALGORITHMS
 
 README = pathlib.Path(__file__).parent.parent / "README.md"
 BEGIN, END = "<!-- parity -->", "<!-- /parity -->"
@@ -31,18 +25,17 @@ def table() -> str:
         "| torch face: float64, missing gradients (relative) | torch face: float32 step: parameters, slots (ulp) |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for name, (_, _, combinations) in cases.ALGORITHMS.items():
-        own = [(name, options) for options in combinations]
+    for name, row in ALGORITHMS.items():
+        own = [(name, options) for options in row.cases]
         with jax.enable_x64(True):
-            wide = max(comparison.trajectory_error(case, "float64") for case in own)
-            pairs = [] if name in cases.REAL_ONLY else own
-            paired = max((comparison.trajectory_error(case, "complex128") for case in pairs), default=None)
-            face = max(comparison.face_trajectory_error(case, "gaps") for case in own)
-        narrow = _worst(comparison.synchronised_ulps(case) for case in own)
+            wide = max(comparison.trajectory_errors(own, "float64").values())
+            paired = max(comparison.trajectory_errors(own, "complex128").values()) if row.takes_complex else None
+            face = max(comparison.face_trajectory_errors(own, "gaps").values())
+        narrow = _worst(comparison.synchronised_ulps(own).values())
         # torch normalises a bfloat16 buffer in place unless Muon's Nesterov makes a copy of it first.
         sound = [case for case in own if case[1].get("nesterov") or name != "muon"]
-        half = _worst(comparison.synchronised_ulps(case, "bfloat16") for case in sound)
-        face_narrow = _worst(comparison.face_synchronised_ulps(case) for case in own)
+        half = _worst(comparison.synchronised_ulps(sound, "bfloat16").values())
+        face_narrow = _worst(comparison.face_synchronised_ulps(own).values())
         pair = "none" if paired is None else f"{paired:.1e}"
         rows.append(f"| `{name}` | {len(own)} | {wide:.1e} | {pair} | {narrow} | {half} | {face:.1e} | {face_narrow} |")
     return "\n".join(rows)
@@ -56,12 +49,12 @@ def other_tables() -> str:
         "|---|---|---|---|---|",
     ]
     for name in sparse_cases.CLASSES:
-        own = [case for case in sparse_cases.CASES if case[0] == name]
+        own = sparse_cases.cases_of(name)
         with jax.enable_x64(True):
-            wide = max(sparse_comparison.trajectory_error(case) for case in own)
-            face = max(sparse_comparison.face_trajectory_error(case) for case in own)
+            wide = max(sparse_comparison.trajectory_errors(own).values())
+            face = max(sparse_comparison.face_trajectory_errors(own).values())
         stored = [case for case in own if case in sparse_comparison.WITH_RECORDED_STATE]
-        narrow = _worst(sparse_comparison.synchronised_ulps(case) for case in stored)
+        narrow = _worst(sparse_comparison.synchronised_ulps(stored).values())
         rows.append(f"| `{name}` | {len(own)} | {wide:.1e} | {narrow} | {face:.1e} |")
     rows += [
         "",

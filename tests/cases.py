@@ -1,9 +1,10 @@
-"""The cases in which the algorithms are compared with torch: options, shapes, gradients, and how options change."""
+"""How the algorithms are compared with torch: shapes, gradients, and how options change from step to step."""
 
-import itertools
 from typing import Any
 
 import numpy as np
+
+from tests.algorithms import ALGORITHMS
 
 SHAPES = {"scalar": (), "one": (1,), "vector": (5,), "matrix": (3, 4), "cube": (2, 3, 4), "empty": (0, 3)}
 MATRICES = {"matrix": (3, 4), "tall": (8, 3), "wide": (5, 8), "empty": (0, 3)}
@@ -11,115 +12,13 @@ STEPS = 50
 GAPS_AT = (1, 3, 10, 11, 13, 30, 33, 50)  # the steps at which a trajectory with missing gradients is recorded
 LONG_AT = (50, 100, 150, 200)
 
-Case = tuple[str, dict[str, Any]]
-
-
-def _flags(*names: str) -> list[dict[str, bool]]:
-    return [dict(zip(names, values, strict=True)) for values in itertools.product([False, True], repeat=len(names))]
-
-
-def _sgd() -> list[dict[str, Any]]:
-    momenta: list[dict[str, Any]] = [
-        {},
-        {"momentum": 0.9},
-        {"momentum": 0.9, "dampening": 0.5},
-        {"momentum": 0.9, "nesterov": True},
-    ]
-    return [
-        {"lr": 0.05, **momentum, "weight_decay": decay, **flag}
-        for momentum in momenta
-        for decay in (0.0, 0.1)
-        for flag in _flags("maximize")
-    ]
-
-
-def _adam() -> list[dict[str, Any]]:
-    return [
-        {"lr": 0.01, "weight_decay": decay, **flags}
-        for decay in (0.0, 0.1)
-        for flags in _flags("amsgrad", "maximize", "decoupled_weight_decay")
-    ]
-
-
-def _adamw() -> list[dict[str, Any]]:
-    return [
-        {"lr": 0.01, "weight_decay": decay, **flags} for decay in (0.0, 0.1) for flags in _flags("amsgrad", "maximize")
-    ]
-
-
-def _crossed(base: dict[str, Any], *choices: dict[str, Any], flags: tuple[str, ...] = ("maximize",)) -> Any:
-    """Every choice with and without weight decay and every combination of flags."""
-    return [
-        {**base, **choice, "weight_decay": decay, **flag}
-        for choice in choices or ({},)
-        for decay in (0.0, 0.1)
-        for flag in _flags(*flags)
-    ]
-
-
-def _rprop() -> list[dict[str, Any]]:
-    choices: list[dict[str, Any]] = [{}, {"etas": (0.3, 1.5), "step_sizes": (1e-3, 0.02)}]
-    return [{"lr": 0.01, **choice, **flag} for choice in choices for flag in _flags("maximize")]
-
-
-def _muon() -> list[dict[str, Any]]:
-    choices: list[dict[str, Any]] = [
-        {},
-        {"adjust_lr_fn": "match_rms_adamw"},
-        {"momentum": 0.9, "ns_steps": 3, "ns_coefficients": (2.0, -1.5, 0.5)},
-    ]
-    return _crossed({"lr": 0.02}, *choices, flags=("nesterov",))
-
-
-# functional name -> torch's class, its state_dict's slots, and every combination of flags
-ALGORITHMS: dict[str, tuple[str, tuple[str, ...], list[dict[str, Any]]]] = {
-    "sgd": ("SGD", ("momentum_buffer",), _sgd()),
-    "adam": ("Adam", ("exp_avg", "exp_avg_sq", "max_exp_avg_sq"), _adam()),
-    "adamw": ("AdamW", ("exp_avg", "exp_avg_sq", "max_exp_avg_sq"), _adamw()),
-    "adadelta": ("Adadelta", ("square_avg", "acc_delta"), _crossed({"lr": 1.0})),
-    "adafactor": (
-        "Adafactor",
-        ("row_var", "col_var", "variance"),
-        _crossed({"lr": 0.05}, {}, {"eps": (1e-3, 1e-2), "d": 1.5}),
-    ),
-    "adagrad": (
-        "Adagrad",
-        ("sum",),
-        _crossed({"lr": 0.05}, {}, {"lr_decay": 0.1, "initial_accumulator_value": 0.1}),
-    ),
-    "adamax": ("Adamax", ("exp_avg", "exp_inf"), _crossed({"lr": 0.01})),
-    "asgd": ("ASGD", ("ax",), _crossed({"lr": 0.05}, {}, {"t0": 3.0, "lambd": 0.01})),
-    "nadam": ("NAdam", ("exp_avg", "exp_avg_sq"), _crossed({"lr": 0.01}, flags=("maximize", "decoupled_weight_decay"))),
-    "radam": ("RAdam", ("exp_avg", "exp_avg_sq"), _crossed({"lr": 0.01}, flags=("maximize", "decoupled_weight_decay"))),
-    "rmsprop": (
-        "RMSprop",
-        ("square_avg", "momentum_buffer", "grad_avg"),
-        _crossed({"lr": 0.01}, {}, {"momentum": 0.9}, flags=("maximize", "centered")),
-    ),
-    "rprop": ("Rprop", ("prev", "step_size"), _rprop()),
-    "muon": ("Muon", ("momentum_buffer",), _muon()),
-}
-
-WITH_BETAS = {"adam", "adamw", "adamax", "nadam", "radam"}
-REAL_ONLY = {"adafactor", "muon"}
-NOT_EMPTY = {"adafactor"}  # torch divides by the number of entries
-NO_STEP = {"sgd", "muon"}  # torch counts no steps there
-CARRIED = {"asgd": ("eta", "mu"), "nadam": ("mu_product",)}  # scalars beside the step in torch's state
-
-CASES: list[Case] = [(name, options) for name, (_, _, cases) in ALGORITHMS.items() for options in cases]
-
-
-def label(case: Case) -> str:
-    name, options = case
-    return f"{name}-" + "-".join(f"{key}={value}" for key, value in options.items())
-
 
 def changing_options(name: str, step: int, options: dict[str, Any]) -> dict[str, Any]:
     """The options that change from step to step, as they are before update number ``step`` (the first is 0)."""
     changed: dict[str, Any] = {"lr": options["lr"] * (1 + 0.5 * np.sin(step))}
     if options.get("weight_decay"):
         changed["weight_decay"] = options["weight_decay"] * (1 + 0.3 * np.cos(step))
-    if name in WITH_BETAS:
+    if ALGORITHMS[name].has_betas:
         changed["betas"] = (0.9 - 0.002 * (step % 7), 0.999 - 0.0005 * (step % 5))
     if options.get("momentum"):
         changed["momentum"] = options["momentum"] - 0.01 * (step % 3)
@@ -129,7 +28,7 @@ def changing_options(name: str, step: int, options: dict[str, Any]) -> dict[str,
 def rewritten_options(name: str, step: int, options: dict[str, Any]) -> dict[str, Any]:
     """The same for the stateful face, whose trajectories also change eps."""
     changed = changing_options(name, step, options)
-    return {**changed, "eps": 1e-8 * (1 + step % 4)} if name in WITH_BETAS else changed
+    return {**changed, "eps": 1e-8 * (1 + step % 4)} if ALGORITHMS[name].has_betas else changed
 
 
 def missing(step: int) -> set[str]:
@@ -165,8 +64,8 @@ def _draw(rng: np.random.Generator, shape: tuple[int, ...], dtype: Any) -> Any:
 
 def shapes(name: str, slot: str = "param") -> dict[str, tuple[int, ...]]:
     """The shape that a slot has for each parameter of an algorithm's cases that has it."""
-    own = MATRICES if name == "muon" else SHAPES
-    if name in NOT_EMPTY:
+    own = SHAPES if ALGORITHMS[name].takes_vectors else MATRICES
+    if not ALGORITHMS[name].takes_empty:
         own = {key: shape for key, shape in own.items() if 0 not in shape}
     if slot in ("row_var", "col_var"):
         matrices = {key: shape for key, shape in own.items() if len(shape) > 1}

@@ -1,7 +1,11 @@
-"""How trajectories are run here and compared with torch's; the tests and the parity table share it."""
+"""How trajectories are run here and compared with torch's; the tests and the parity table share it.
+
+The cases of an algorithm run together: one compiled call steps all of them, for compiling is what costs.
+"""
 
 import functools
 import pathlib
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -11,9 +15,11 @@ import numpy as np
 import functorch_optim as fo
 from functorch_optim import optim
 from tests import cases
+from tests.algorithms import ALGORITHMS, Case, label
 
 SCALARS = {"step", "eta", "mu", "mu_product"}
 FOLDER = pathlib.Path(__file__).parent / "reference"
+Static = tuple[tuple[str, Any], ...]
 
 
 @functools.cache
@@ -22,29 +28,39 @@ def recorded(name: str) -> dict[str, np.ndarray]:
         return dict(file)
 
 
-def reference(case: cases.Case, dtype: str) -> dict[str, np.ndarray]:
-    """torch's recorded parameters and slots, each of shape (steps + 1, entries)."""
-    prefix = f"{cases.label(case)}/{dtype}/"
-    found = {key.removeprefix(prefix): v for key, v in recorded(case[0]).items() if key.startswith(prefix)}
+def reference(case: Case, dtype: str, file: str = "") -> dict[str, np.ndarray]:
+    """What torch did in a case, by parameters and slots; the rows of a trajectory have shape (steps + 1, entries)."""
+    prefix = f"{label(case)}/{dtype}/" if dtype else f"{label(case)}/"
+    found = {k.removeprefix(prefix): v for k, v in recorded(file or case[0]).items() if k.startswith(prefix)}
     assert found, f"no recorded trajectory {prefix}"
     return found
 
 
 @functools.cache
-def stepper(name: str, static: tuple[tuple[str, Any], ...]) -> Any:
-    """One compiled step whose numbers come in as data; the betas as pairs, so that float32 keeps their digits."""
+def stepper(name: str, statics: tuple[Static, ...]) -> Any:
+    """One compiled step of several cases whose numbers come in as data."""
 
     @jax.jit
-    def step(params: Any, state: Any, grads: Any, data: dict[str, Any]) -> Any:
-        tx = getattr(fo, name)(**dict(static), **data)
-        updates, state = tx.update(grads, state, params)
-        return fo.apply_updates(params, updates), state, updates
+    def step(runs: Any, grads: Any, data: Any) -> Any:
+        results = []
+        for static, (params, state), numbers in zip(statics, runs, data, strict=True):
+            tx = getattr(fo, name)(**dict(static), **numbers)
+            updates, state = tx.update(grads, state, params)
+            results.append((fo.apply_updates(params, updates), state, updates))
+        return results
 
     return step
 
 
-def split(name: str, step: int, options: dict[str, Any]) -> tuple[tuple[tuple[str, Any], ...], dict[str, Any]]:
-    """The options that are static, and those that are data at ``step``, as arrays of JAX's default float dtype."""
+def stepped(many: Sequence[Case], step: int, runs: Any, grads: Any) -> Any:
+    """(parameters, state, updates) of all cases after a step from their (parameters, state)."""
+    statics, data = zip(*(split(name, step, options) for name, options in many), strict=True)
+    return stepper(many[0][0], statics)(list(runs), grads, list(data))
+
+
+def split(name: str, step: int, options: dict[str, Any]) -> tuple[Static, dict[str, Any]]:
+    """The options that are static, and those that are data at ``step``, as arrays of JAX's default float dtype; the
+    betas as pairs, so that float32 keeps their digits."""
     data = {key: value for key, value in options.items() if type(value) is float and value != 0.0}
     data |= cases.changing_options(name, step, options)
     static = tuple((key, value) for key, value in options.items() if key not in data)
@@ -57,7 +73,7 @@ def split(name: str, step: int, options: dict[str, Any]) -> tuple[tuple[tuple[st
     return static, {**{key: array(v) for key, v in data.items() if key != "betas"}, **pairs}
 
 
-def initial(case: cases.Case, dtype: Any) -> tuple[Any, Any]:
+def initial(case: Case, dtype: Any) -> tuple[Any, Any]:
     name, options = case
     params = jax.tree.map(jnp.asarray, cases.parameters(name, dtype))
     return params, getattr(fo, name)(**options).init(params)
@@ -89,65 +105,83 @@ def state_at(algorithm: str, initial: Any, recorded: dict[str, np.ndarray], step
 def relative(algorithm: str, actual: dict[str, Any], expected: np.ndarray, slot: str = "param") -> float:
     """The largest difference in an array over the array's largest magnitude; the worst array counts."""
     arrays = cases.unflatten(algorithm, expected, slot)
-    return max(_relative(np.asarray(actual[name]), array) for name, array in arrays.items())
+    return largest(_relative(np.asarray(actual[name]), array) for name, array in arrays.items())
+
+
+def largest(values: Iterable[float]) -> float:
+    """NaN if one is, unlike max()."""
+    return float(np.max([0.0, *values]))
 
 
 def _relative(actual: np.ndarray, expected: np.ndarray) -> float:
-    difference, largest = (np.max(np.abs(array), initial=0) for array in (actual - expected, expected))
-    return float(difference / largest) if largest else float(difference)
+    difference, size = (np.max(np.abs(array), initial=0) for array in (actual - expected, expected))
+    return float(difference / size) if size else float(difference)
 
 
-def trajectory_error(case: cases.Case, dtype: str) -> float:
-    """The worst relative difference from torch's free-running trajectory, over all steps, parameters and slots."""
-    name, options = case
-    expected = reference(case, dtype)
-    params, state = initial(case, np.dtype(dtype))
-    assert set(slots_of(state)) == set(expected) - {"param", *SCALARS}
-    worst = 0.0
-    for step in range(len(expected["param"]) - 1):
-        static, data = split(name, step, options)
+def trajectory_errors(many: Sequence[Case], dtype: str) -> dict[str, float]:
+    """By case, the worst relative difference from torch's free-running trajectory, over all steps, parameters and
+    slots; infinite where the state has other slots than torch's, or a scalar that is not float32."""
+    name = many[0][0]
+    expected = [reference(case, dtype) for case in many]
+    runs, errors = [initial(case, np.dtype(dtype)) for case in many], [[] for _ in many]
+    for step in range(len(expected[0]["param"]) - 1):
         grads = jax.tree.map(jnp.asarray, cases.gradients(name, step, np.dtype(dtype)))
-        params, state, _ = stepper(name, static)(params, state, grads, data)
-        errors = [relative(name, params, expected["param"][step + 1])]
-        errors += [relative(name, tree, expected[slot][step + 1], slot) for slot, tree in slots_of(state).items()]
-        for scalar in cases.CARRIED.get(name, ()):
-            assert getattr(state, scalar).dtype == jnp.float32
-            errors.append(_relative(np.float64(getattr(state, scalar)), np.float64(expected[scalar][step + 1])))
-        worst = max(worst, *errors)
-    return worst
+        runs = [(params, state) for params, state, _ in stepped(many, step, runs, grads)]
+        for (params, state), rows, found in zip(runs, expected, errors, strict=True):
+            found.append(_error(name, params, state, {key: values[step + 1] for key, values in rows.items()}))
+    return {label(case): largest(found) for case, found in zip(many, errors, strict=True)}
 
 
-def synchronised_ulps(case: cases.Case, dtype: str = "float32") -> tuple[float, float]:
-    """Each step from torch's state: how far parameters are off in ulp of max(|p|, |update|), entry by entry, and the
-    slots in ulp of the array's largest magnitude before or after the step (a slot of one entry may cancel to almost
-    nothing, and the rounding is that of what it was)."""
-    name, options = case
-    expected = reference(case, dtype)
-    _, state = initial(case, np.float32)
-    slots = {key: rows for key, rows in expected.items() if key != "param"}
+def _error(name: str, params: Any, state: Any, expected: dict[str, np.ndarray]) -> float:
+    """The worst relative difference of parameters, slots and carried scalars."""
+    slots, scalars = slots_of(state), {key: getattr(state, key) for key in ALGORITHMS[name].carried}
+    if set(slots) != set(expected) - {"param", *SCALARS} or any(v.dtype != jnp.float32 for v in scalars.values()):
+        return float("inf")
+    errors = [relative(name, params, expected["param"])]
+    errors += [relative(name, tree, expected[slot], slot) for slot, tree in slots.items()]
+    errors += [_relative(np.float64(value), np.float64(expected[key])) for key, value in scalars.items()]
+    return largest(errors)
 
-    def narrow(tree: Any) -> Any:
-        return jax.tree.map(lambda x: jnp.asarray(x, x.dtype if x.dtype == jnp.int32 else dtype), tree)
 
-    worst_param = worst_slot = 0.0
-    for step in range(len(expected["param"]) - 1):
-        before, after = expected["param"][step], expected["param"][step + 1]
-        static, data = split(name, step, options)
-        # Scalars of the state stay float32, whatever the arrays are.
-        given = narrow(
-            (cases.unflatten(name, before), state_at(name, state, slots, step), cases.gradients(name, step, np.float32))
-        )
-        kept = {name: getattr(state_at(name, state, slots, step), name) for name in cases.CARRIED.get(name, ())}
-        given = (given[0], given[1]._replace(**kept), given[2])
-        params, new, updates = stepper(name, static)(*given, data)
-        size = np.maximum(np.abs(after), np.abs(cases.flatten(name, updates)))
-        worst_param = max(worst_param, float(np.max(ulps(cases.flatten(name, params), after, size, dtype))))
-        for slot, tree in slots_of(new).items():
-            previous = cases.unflatten(name, slots[slot][step], slot)
-            for key, array in cases.unflatten(name, slots[slot][step + 1], slot).items():
-                largest = max(np.max(np.abs(values), initial=0) for values in (array, previous[key]))
-                worst_slot = max(worst_slot, float(np.max(ulps(tree[key], array, largest, dtype), initial=0)))
-    return worst_param, worst_slot
+def synchronised_ulps(many: Sequence[Case], dtype: str = "float32") -> dict[str, tuple[float, float]]:
+    """By case, each step from torch's state: how far parameters are off in ulp of max(|p|, |update|), entry by entry,
+    and the slots in ulp of the array's largest magnitude before or after the step (a slot of one entry may cancel to
+    almost nothing, and the rounding is that of what it was)."""
+    name = many[0][0]
+    expected = [reference(case, dtype) for case in many]
+    fresh = [initial(case, np.float32)[1] for case in many]
+    worst = [(0.0, 0.0)] * len(many)
+    for step in range(len(expected[0]["param"]) - 1):
+        runs = [_synchronised(name, state, rows, step, dtype) for state, rows in zip(fresh, expected, strict=True)]
+        grads = _narrow(cases.gradients(name, step, np.float32), dtype)
+        for index, (params, new, updates) in enumerate(stepped(many, step, runs, grads)):
+            before, after = ({key: rows[at] for key, rows in expected[index].items()} for at in (step, step + 1))
+            size = np.maximum(np.abs(after["param"]), np.abs(cases.flatten(name, updates)))
+            off = float(np.max(ulps(cases.flatten(name, params), after["param"], size, dtype)))
+            slots = [_slot_ulps(name, tree, slot, before, after, dtype) for slot, tree in slots_of(new).items()]
+            worst[index] = largest([worst[index][0], off]), largest([worst[index][1], *slots])
+    return {label(case): found for case, found in zip(many, worst, strict=True)}
+
+
+def _synchronised(name: str, fresh: Any, rows: dict[str, np.ndarray], step: int, dtype: str) -> tuple[Any, Any]:
+    """torch's parameters and state after ``step`` updates in ``dtype``; the state's scalars stay float32."""
+    state = state_at(name, fresh, {key: values for key, values in rows.items() if key != "param"}, step)
+    kept = {key: getattr(state, key) for key in ALGORITHMS[name].carried}
+    params, narrow = _narrow((cases.unflatten(name, rows["param"][step]), state), dtype)
+    return params, narrow._replace(**kept)
+
+
+def _narrow(tree: Any, dtype: str) -> Any:
+    return jax.tree.map(lambda x: jnp.asarray(x, x.dtype if x.dtype == jnp.int32 else dtype), tree)
+
+
+def _slot_ulps(name: str, tree: Any, slot: str, before: Any, after: Any, dtype: str) -> float:
+    """How far a slot is off in ulp of the array's largest magnitude before or after the step."""
+    previous, found = cases.unflatten(name, before[slot], slot), []
+    for key, array in cases.unflatten(name, after[slot], slot).items():
+        size = max(np.max(np.abs(values), initial=0) for values in (array, previous[key]))
+        found.append(float(np.max(ulps(tree[key], array, size, dtype), initial=0)))
+    return largest(found)
 
 
 def ulps(actual: Any, expected: Any, size: Any, dtype: str) -> Any:
@@ -157,96 +191,139 @@ def ulps(actual: Any, expected: Any, size: Any, dtype: str) -> Any:
     return np.abs(np.asarray(actual).astype(np.float64) - np.asarray(expected, np.float64)) / spacing
 
 
-def optimizer_of(case: cases.Case, dtype: str) -> optim.Optimizer:
-    """The stateful optimizer on a flat list of the parameters."""
-    name, options = case
-    start = cases.parameters(name, np.dtype(dtype))
-    return getattr(optim, cases.ALGORITHMS[name][0])([jnp.asarray(start[key]) for key in cases.shapes(name)], **options)
+class Face:
+    """The stateful optimizer with one group for each of several cases."""
+
+    def __init__(self, many: Sequence[Case], dtype: str, start: dict[str, np.ndarray] | None = None) -> None:
+        self.many, self.dtype, self.name = many, dtype, many[0][0]
+        start = cases.parameters(self.name, np.dtype(dtype)) if start is None else start
+        self.keys = list(start)
+        groups = [{"params": [jnp.asarray(array) for array in start.values()], **options} for _, options in many]
+        self.optimizer: optim.Optimizer = getattr(optim, ALGORITHMS[self.name].title)(groups)
+
+    def set_options(self, of: Callable[[str, int, dict[str, Any]], dict[str, Any]], step: int) -> None:
+        for group, (name, options) in zip(self.optimizer.param_groups, self.many, strict=True):
+            group.update(of(name, step, options))
+
+    def step(self, grads: dict[str, Any]) -> None:
+        """A step of every group with the same gradients, None where there is none."""
+        self.optimizer.step([[grads[key] for key in self.keys] for _ in self.many])
+
+    def params(self) -> list[dict[str, Any]]:
+        """The parameters of each case by key."""
+        return [dict(zip(self.keys, group, strict=True)) for group in self.optimizer.params]
+
+    def entries(self) -> list[dict[str, dict[str, Any]]]:
+        """The state of each case: the entry of each parameter by key."""
+        state, size = self.optimizer.state_dict()["state"], len(self.keys)
+        flat = [state.get(index, {}) for index in range(size * len(self.many))]
+        return [dict(zip(self.keys, flat[i : i + size], strict=True)) for i in range(0, len(flat), size)]
+
+    def load(self, entries: Sequence[dict[str, dict[str, Any]]]) -> None:
+        """The other way: load a state_dict with these entries."""
+        flat = enumerate(entry for case in entries for entry in case.values())
+        state = {index: entry for index, entry in flat if entry}
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
 
 
-def gradient_list(name: str, step: int, dtype: str, absent: Any = ()) -> list[Any]:
+def gradients(name: str, step: int, dtype: str, absent: Any = ()) -> dict[str, Any]:
     grads = cases.gradients(name, step, np.dtype(dtype))
-    return [None if key in absent else jnp.asarray(grads[key]) for key in cases.shapes(name)]
+    return {key: None if key in absent else jnp.asarray(grad) for key, grad in grads.items()}
 
 
-def tree_of(name: str, arrays: Any) -> dict[str, Any]:
-    return dict(zip(cases.shapes(name), arrays, strict=True))
-
-
-def slot_tree(name: str, optimizer: optim.Optimizer, slot: str) -> dict[str, Any]:
+def slot_tree(name: str, entries: dict[str, dict[str, Any]], slot: str) -> dict[str, Any]:
     """A slot of every parameter, NaN where there is none."""
-    held = [optimizer.state.get(index, {}) for index in range(len(cases.shapes(name)))]
-    shapes = cases.shapes(name, slot)
-    return {
-        key: entry.get(slot, np.full(shapes[key], np.nan))
-        for key, entry in tree_of(name, held).items()
-        if key in shapes
-    }
+    return {key: entries[key].get(slot, np.full(shape, np.nan)) for key, shape in cases.shapes(name, slot).items()}
 
 
 def worst(algorithm: str, actual: dict[str, Any], expected: np.ndarray, slot: str = "param") -> float:
-    """:func:`relative`, where an array may be NaN for "there is none"; then it must be NaN in both."""
-    errors = [0.0]
+    """:func:`relative`, where an array may be NaN for "there is none"; infinite if it is in one of the two only."""
+    errors = []
     for name, right in cases.unflatten(algorithm, expected, slot).items():
         ours = np.asarray(actual[name])
-        np.testing.assert_array_equal(np.isnan(ours), np.isnan(right))
+        if not np.array_equal(np.isnan(ours), np.isnan(right)):
+            return float("inf")
         if not np.any(np.isnan(right)):
             errors.append(_relative(ours, right))
-    return max(errors)
+    return largest(errors)
 
 
-def face_trajectory_error(case: cases.Case, kind: str, at_step: Any = None) -> float:
-    """The stateful face's worst relative difference from a float64 run of torch with every option rewritten, at the
-    steps that are recorded: "gaps" with missing gradients, "long" without. Step counts must be equal."""
-    name, options = case
-    expected, steps = reference(case, kind), cases.GAPS_AT if kind == "gaps" else cases.LONG_AT
-    optimizer, errors = optimizer_of(case, "float64"), []
+def face_trajectory_errors(
+    many: Sequence[Case], kind: str, at_step: Callable[[int], None] = lambda step: None
+) -> dict[str, float]:
+    """By case, the stateful face's worst relative difference from a float64 run of torch with every option rewritten,
+    at the steps that are recorded: "gaps" with missing gradients, "long" without; infinite where a step count or a
+    carried scalar differs."""
+    name, steps = many[0][0], cases.GAPS_AT if kind == "gaps" else cases.LONG_AT
+    expected = [reference(case, kind) for case in many]
+    face, errors = Face(many, "float64"), [[] for _ in many]
     for step in range(max(steps)):
-        if at_step is not None:
-            at_step(step)
-        optimizer.param_groups[0].update(cases.rewritten_options(name, step, options))
-        optimizer.step(gradient_list(name, step, "float64", cases.missing(step) if kind == "gaps" else ()))
+        at_step(step)
+        face.set_options(cases.rewritten_options, step)
+        face.step(gradients(name, step, "float64", cases.missing(step) if kind == "gaps" else ()))
         if step + 1 in steps:
             row = steps.index(step + 1)
-            errors.append(worst(name, tree_of(name, optimizer.params), expected["param"][row]))
-            filled = [key for key, shape in cases.shapes(name).items() if 0 not in shape]
-            entries = [optimizer.state.get(index, {}) for index in range(len(cases.shapes(name)))]
-            counts = [entry.get("step", -1) for entry in entries[: len(filled)]]
-            assert counts == expected["step"][row].tolist()
-            assert all(entry.get("step", step + 1) == step + 1 for entry in entries[len(filled) :])
-            for scalar in cases.CARRIED.get(name, ()):
-                held = [entry.get(scalar, np.nan) for entry in entries[: len(filled)]]
-                np.testing.assert_array_equal(np.float32(held), expected[scalar][row])
-            slots = set(expected) - {"param", *SCALARS}
-            errors += [worst(name, slot_tree(name, optimizer, slot), expected[slot][row], slot) for slot in slots]
-    return max(errors)
+            for found, rows, params, entries in zip(errors, expected, face.params(), face.entries(), strict=True):
+                right = {key: values[row] for key, values in rows.items()}
+                found.append(_face_error(name, params, entries, right, step + 1))
+    return {label(case): largest(found) for case, found in zip(many, errors, strict=True)}
 
 
-def face_synchronised_ulps(case: cases.Case) -> tuple[float, float]:
+def _face_error(name: str, params: Any, entries: Any, right: dict[str, np.ndarray], steps: int) -> float:
+    """The worst relative difference of parameters and slots, if counts and scalars are torch's."""
+    shapes = cases.shapes(name)
+    filled = [entries[key] for key in shapes if 0 not in shapes[key]]
+    empty = [entries[key] for key in shapes if 0 in shapes[key]]
+    counts = [float(entry.get("step", -1)) for entry in filled]
+    same = counts == right["step"].tolist() and all(entry.get("step", steps) == steps for entry in empty)
+    for scalar in ALGORITHMS[name].carried:
+        held = np.float32([entry.get(scalar, np.nan) for entry in filled])
+        same = same and np.array_equal(held, right[scalar], equal_nan=True)
+    if not same:
+        return float("inf")
+    slots = set(right) - {"param", *SCALARS}
+    errors = [worst(name, slot_tree(name, entries, slot), right[slot], slot) for slot in slots]
+    return largest([worst(name, params, right["param"]), *errors])
+
+
+def face_synchronised_ulps(many: Sequence[Case]) -> dict[str, tuple[float, float]]:
     """:func:`synchronised_ulps` with the stateful face, which loads torch's state as a state_dict before each step."""
-    name, options = case
-    expected = reference(case, "float32")
-    slots = [slot for slot in expected if slot not in ("param", *SCALARS)]
-    optimizer = optimizer_of(case, "float32")
-    worst_param = worst_slot = 0.0
-    for step in range(len(expected["param"]) - 1):
+    name = many[0][0]
+    expected = [reference(case, "float32") for case in many]
+    face, found = Face(many, "float32"), [(0.0, 0.0)] * len(many)
+    for step in range(len(expected[0]["param"]) - 1):
         if step:
-            scalars = {} if name in cases.NO_STEP else {"step": np.float32(step)}
-            scalars |= {scalar: expected[scalar][step] for scalar in cases.CARRIED.get(name, ())}
-            held = {slot: cases.unflatten(name, expected[slot][step], slot) for slot in slots}
-            entries = [{**scalars, **{s: held[s][key] for s in slots if key in held[s]}} for key in cases.shapes(name)]
-            state = {index: entry for index, entry in enumerate(entries) if entry}
-            optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-        optimizer.params = list(cases.unflatten(name, expected["param"][step]).values())
-        optimizer.param_groups[0].update(cases.changing_options(name, step, options))
-        optimizer.step(gradient_list(name, step, "float32"))
-        before, after = expected["param"][step], expected["param"][step + 1]
-        size = np.maximum(np.abs(after), np.abs(after - before))
-        difference = ulps(cases.flatten(name, tree_of(name, optimizer.params)), after, size, "float32")
-        worst_param = max(worst_param, float(np.max(difference)))
-        for slot in slots:
-            ours, previous = slot_tree(name, optimizer, slot), cases.unflatten(name, expected[slot][step], slot)
-            for key, right in cases.unflatten(name, expected[slot][step + 1], slot).items():
-                largest = max(np.max(np.abs(values), initial=0) for values in (right, previous[key]))
-                worst_slot = max(worst_slot, float(np.max(ulps(ours[key], right, largest, "float32"), initial=0)))
-    return worst_param, worst_slot
+            face.load([_entries_at(name, rows, step) for rows in expected])
+        face.optimizer.params = [list(cases.unflatten(name, rows["param"][step]).values()) for rows in expected]
+        face.set_options(cases.changing_options, step)
+        face.step(gradients(name, step, "float32"))
+        for index, (params, entries) in enumerate(zip(face.params(), face.entries(), strict=True)):
+            before, after = ({key: rows[at] for key, rows in expected[index].items()} for at in (step, step + 1))
+            size = np.maximum(np.abs(after["param"]), np.abs(after["param"] - before["param"]))
+            off = float(np.max(ulps(cases.flatten(name, params), after["param"], size, "float32")))
+            slots = [slot for slot in after if slot not in ("param", *SCALARS)]
+            trees = {slot: slot_tree(name, entries, slot) for slot in slots}
+            slot_off = [_slot_ulps(name, tree, slot, before, after, "float32") for slot, tree in trees.items()]
+            found[index] = largest([found[index][0], off]), largest([found[index][1], *slot_off])
+    return {label(case): each for case, each in zip(many, found, strict=True)}
+
+
+def _entries_at(name: str, rows: dict[str, np.ndarray], step: int) -> dict[str, dict[str, Any]]:
+    """torch's state after ``step`` updates, by parameter."""
+    row = ALGORITHMS[name]
+    scalars = {"step": np.float32(step)} if row.has_step else {}
+    scalars |= {scalar: rows[scalar][step] for scalar in row.carried}
+    slots = [slot for slot in rows if slot not in ("param", *SCALARS)]
+    held = {slot: cases.unflatten(name, rows[slot][step], slot) for slot in slots}
+    return {
+        key: {**scalars, **{slot: held[slot][key] for slot in slots if key in held[slot]}} for key in cases.shapes(name)
+    }
+
+
+def above(found: dict[str, Any], *limits: float) -> dict[str, Any]:
+    """The cases whose errors are above the limits, or not numbers."""
+    return {
+        name: errors
+        for name, errors in found.items()
+        if not all(error <= limit for error, limit in zip(np.atleast_1d(errors), limits, strict=True))
+    }

@@ -8,6 +8,8 @@ import hypothesis
 import jax
 import pytest
 
+from tests.algorithms import FULL
+
 collect_ignore = ["torch_run.py", "reference/record.py"]  # no tests or doctests; importing them needs torch
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -16,6 +18,16 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 hypothesis.settings.register_profile("default", deadline=None)
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave what is marked ``full`` to ``make test-all``; a test that is named itself runs."""
+    if FULL or any("::" in argument for argument in config.args):
+        return
+    kept = [item for item in items if item.get_closest_marker("full") is None]
+    if len(kept) < len(items):
+        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+        items[:] = kept
 
 
 @pytest.fixture

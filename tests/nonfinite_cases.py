@@ -4,19 +4,29 @@ from typing import Any
 
 import numpy as np
 
-from tests import cases
+from tests import algorithms
 
 BAD = {"nan": np.nan, "inf": np.inf, "minus_inf": -np.inf, "huge": 1e200}  # the second entry of a gradient
 INFINITE = "infinite"  # these have ordinary gradients, but the parameter's second entry is minus infinity
 STEPS, BAD_STEP = 6, 2
 RECORDED_AT = (3, 6)  # after the bad gradient, and after three good ones more
 
-CASES = [case for case in cases.CASES if not case[1].get("maximize")]
+
+def cases_of(name: str, every: bool = False) -> list[algorithms.Case]:
+    """Those of an algorithm; nothing that is not finite depends on the sign of the gradient."""
+    cases = [(name, options) for options in algorithms.ALGORITHMS[name].cases] if every else algorithms.cases_of(name)
+    plain = [
+        (name, {**options, "maximize": False}) if "maximize" in options else (name, options) for _, options in cases
+    ]
+    return [case for index, case in enumerate(plain) if case not in plain[:index]]
+
+
+CASES = [case for name in algorithms.ALGORITHMS for case in cases_of(name, every=True)]
 
 
 def shapes(name: str) -> dict[str, tuple[int, ...]]:
     """A vector and a matrix of each kind."""
-    own = {"matrix": (2, 3)} if name == "muon" else {"vector": (3,), "matrix": (2, 3)}
+    own = {"vector": (3,), "matrix": (2, 3)} if algorithms.ALGORITHMS[name].takes_vectors else {"matrix": (2, 3)}
     return {f"{bad}_{key}": shape for bad in (*BAD, INFINITE) for key, shape in own.items()}
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.cases import Case
+from tests.algorithms import Case
 
 SHAPES = {"table": (20, 4), "vector": (30,), "cube": (8, 2, 3), "empty": (0, 3)}
 STEPS = 40
@@ -28,6 +28,10 @@ CASES: list[Case] = [
     )
     for maximize in (False, True)
 ]
+
+
+def cases_of(name: str) -> list[Case]:
+    return [case for case in CASES if case[0] == name]
 
 
 def parameters(dtype: Any) -> dict[str, np.ndarray]:

@@ -1,6 +1,7 @@
 """How runs with row-sparse gradients are compared with torch's; the tests and the parity table share it."""
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -9,13 +10,15 @@ import numpy as np
 
 import functorch_optim as fo
 from functorch_optim import optim, rows
-from tests import cases, comparison, sparse_cases
+from tests import comparison, sparse_cases
+from tests.algorithms import Case, label
 
+# torch's momentum is sparse and is not recorded; the float64 trajectory has it.
 WITH_RECORDED_STATE = [case for case in sparse_cases.CASES if not case[1].get("momentum")]
 
 
-def recorded(case: cases.Case, kind: str) -> dict[str, np.ndarray]:
-    prefix = f"{cases.label(case)}/{kind}/"
+def recorded(case: Case, kind: str) -> dict[str, np.ndarray]:
+    prefix = f"{label(case)}/{kind}/"
     return {k.removeprefix(prefix): v for k, v in comparison.recorded("sparse").items() if k.startswith(prefix)}
 
 
@@ -27,19 +30,28 @@ def gradient_tree(step: int, dtype: str, absent: Any = ()) -> dict[str, Any]:
 
 
 @functools.cache
-def stepper(name: str, static: tuple[tuple[str, Any], ...]) -> Any:
-    """One compiled step whose numbers come in as data."""
+def stepper(name: str, statics: tuple[tuple[tuple[str, Any], ...], ...]) -> Any:
+    """One compiled step of several cases whose numbers come in as data."""
 
     @jax.jit
-    def step(params: Any, state: Any, grads: Any, data: dict[str, Any]) -> Any:
-        updates, state = getattr(fo, name)(**dict(static), **data).update(grads, state, params)
-        return fo.apply_updates(params, updates), state
+    def step(runs: Any, grads: Any, data: Any) -> Any:
+        results = []
+        for static, (params, state), numbers in zip(statics, runs, data, strict=True):
+            updates, state = getattr(fo, name)(**dict(static), **numbers).update(grads, state, params)
+            results.append((fo.apply_updates(params, updates), state))
+        return results
 
     return step
 
 
-def functional_step(case: cases.Case, step: int, params: Any, state: Any, dtype: str) -> Any:
-    name, options = case
+def stepped(many: Sequence[Case], step: int, runs: Any, dtype: str) -> Any:
+    """(parameters, state) of all cases after a step."""
+    statics, data = zip(*(split(name, step, options) for name, options in many), strict=True)
+    return stepper(many[0][0], statics)(list(runs), gradient_tree(step, dtype), list(data))
+
+
+def split(name: str, step: int, options: dict[str, Any]) -> tuple[tuple[tuple[str, Any], ...], dict[str, Any]]:
+    """The options that are static, and those that are data at ``step``."""
     changing = sparse_cases.changing_options(name, step, options)
     static = tuple((key, value) for key, value in options.items() if key not in changing)
 
@@ -49,57 +61,71 @@ def functional_step(case: cases.Case, step: int, params: Any, state: Any, dtype:
     data = {key: array(value) for key, value in changing.items() if key != "betas"}
     if "betas" in changing:
         data["betas"] = tuple(fo.Beta(array(b), array(1 - b)) for b in changing["betas"])
-    return stepper(name, static)(params, state, gradient_tree(step, dtype), data)
+    return static, data
 
 
 def _relative(actual: np.ndarray, expected: np.ndarray) -> float:
     return float(np.max(np.abs(actual - expected)) / np.max(np.abs(expected)))
 
 
-def trajectory_error(case: cases.Case) -> float:
-    """The worst relative difference from torch's free-running float64 trajectory, parameters and slots."""
-    expected = recorded(case, "float64")
-    params = jax.tree.map(jnp.asarray, sparse_cases.parameters(np.float64))
-    state, errors = getattr(fo, case[0])(**case[1]).init(params), []
+def trajectory_errors(many: Sequence[Case]) -> dict[str, float]:
+    """By case, the worst relative difference from torch's free-running float64 trajectory, parameters and slots."""
+    expected = [recorded(case, "float64") for case in many]
+    start = jax.tree.map(jnp.asarray, sparse_cases.parameters(np.float64))
+    runs = [(start, getattr(fo, name)(**options).init(start)) for name, options in many]
+    errors = [[] for _ in many]
     for step in range(sparse_cases.STEPS):
-        params, state = functional_step(case, step, params, state, "float64")
-        trees = {slot: params if slot == "param" else getattr(state, slot) for slot in expected}
-        errors += [_relative(sparse_cases.flatten(tree), expected[slot][step + 1]) for slot, tree in trees.items()]
-    return max(errors)
+        runs = stepped(many, step, runs, "float64")
+        for found, record, (params, state) in zip(errors, expected, runs, strict=True):
+            for slot, right in record.items():
+                tree = params if slot == "param" else getattr(state, slot)
+                found.append(_relative(sparse_cases.flatten(tree), right[step + 1]))
+    return {label(case): comparison.largest(found) for case, found in zip(many, errors, strict=True)}
 
 
-def face_trajectory_error(case: cases.Case) -> float:
-    """The same for the stateful face, some parameters being without gradients at some steps; parameters only."""
-    name, options = case
-    expected = recorded(case, "gaps")
-    params = sparse_cases.parameters(np.float64)
-    optimizer = getattr(optim, sparse_cases.CLASSES[name][0])(list(params.values()), **options)
-    errors = []
+def face_trajectory_errors(many: Sequence[Case]) -> dict[str, float]:
+    """The same for the stateful face, with a group for each case, some parameters being without gradients at some
+    steps; parameters only."""
+    name = many[0][0]
+    expected = [recorded(case, "gaps")["param"] for case in many]
+    start = list(sparse_cases.parameters(np.float64).values())
+    groups = [{"params": [jnp.array(array) for array in start], **options} for _, options in many]
+    optimizer = getattr(optim, sparse_cases.CLASSES[name][0])(groups)
+    errors = [[] for _ in many]
     for step in range(sparse_cases.STEPS):
-        optimizer.param_groups[0].update(sparse_cases.changing_options(name, step, options))
-        optimizer.step(list(gradient_tree(step, "float64", sparse_cases.missing(step)).values()))
-        ours = np.concatenate([np.asarray(array).reshape(-1) for array in optimizer.params])
-        errors.append(_relative(ours, expected["param"][step + 1]))
-    return max(errors)
+        for group, (_, options) in zip(optimizer.param_groups, many, strict=True):
+            group.update(sparse_cases.changing_options(name, step, options))
+        grads = list(gradient_tree(step, "float64", sparse_cases.missing(step)).values())
+        optimizer.step([grads for _ in many])
+        for found, record, arrays in zip(errors, expected, optimizer.params, strict=True):
+            ours = np.concatenate([np.asarray(array).reshape(-1) for array in arrays])
+            found.append(_relative(ours, record[step + 1]))
+    return {label(case): comparison.largest(found) for case, found in zip(many, errors, strict=True)}
 
 
-def synchronised_ulps(case: cases.Case) -> tuple[float, float]:
-    """Each float32 step from torch's state: parameters in ulp of max(|p|, |update|), slots of their largest."""
-    expected = recorded(case, "float32")
-    state = getattr(fo, case[0])(**case[1]).init(sparse_cases.parameters(np.float32))
-    slots = [slot for slot in expected if slot != "param"]
-    param_ulps, slot_ulps = 0.0, 0.0
+def synchronised_ulps(many: Sequence[Case]) -> dict[str, tuple[float, float]]:
+    """By case, each float32 step from torch's state: parameters in ulp of max(|p|, |update|), slots of their
+    largest."""
+    expected = [recorded(case, "float32") for case in many]
+    fresh = [getattr(fo, name)(**options).init(sparse_cases.parameters(np.float32)) for name, options in many]
+    worst = [(0.0, 0.0)] * len(many)
     for step in range(sparse_cases.NARROW_STEPS):
-        held = {slot: jax.tree.map(jnp.asarray, sparse_cases.unflatten(expected[slot][step])) for slot in slots}
-        state = state._replace(step=jnp.asarray(step, jnp.int32), **held)
-        before, after = expected["param"][step], expected["param"][step + 1]
-        start = jax.tree.map(jnp.asarray, sparse_cases.unflatten(before))
-        params, new = functional_step(case, step, start, state, "float32")
-        size = np.maximum(np.abs(after), np.abs(after - before))
-        off = comparison.ulps(sparse_cases.flatten(params), after, size, "float32")
-        param_ulps = max(param_ulps, float(np.max(off)))
-        for slot in slots:
-            right = expected[slot][step + 1]
-            off = comparison.ulps(sparse_cases.flatten(getattr(new, slot)), right, np.max(np.abs(right)), "float32")
-            slot_ulps = max(slot_ulps, float(np.max(off)))
-    return param_ulps, slot_ulps
+        runs = []
+        for state, record in zip(fresh, expected, strict=True):
+            held = {key: jax.tree.map(jnp.asarray, sparse_cases.unflatten(v[step])) for key, v in record.items()}
+            params = held.pop("param")
+            runs.append((params, state._replace(step=jnp.asarray(step, jnp.int32), **held)))
+        for index, (params, new) in enumerate(stepped(many, step, runs, "float32")):
+            before, after = ({key: record[at] for key, record in expected[index].items()} for at in (step, step + 1))
+            size = np.maximum(np.abs(after["param"]), np.abs(after["param"] - before["param"]))
+            off = comparison.ulps(sparse_cases.flatten(params), after["param"], size, "float32")
+            slots = [
+                comparison.ulps(sparse_cases.flatten(getattr(new, slot)), right, np.max(np.abs(right)), "float32")
+                for slot, right in after.items()
+                if slot != "param"
+            ]
+            worst[index] = (
+                comparison.largest([worst[index][0], float(np.max(off))]),
+                comparison.largest([worst[index][1], *[float(np.max(each)) for each in slots]]),
+            )
+    return {label(case): found for case, found in zip(many, worst, strict=True)}

@@ -6,6 +6,7 @@ import pytest
 
 from functorch_optim import demo
 from functorch_optim.checkpoint import load_torch, save_torch
+from tests.algorithms import full
 from tests.equality import same
 
 
@@ -19,6 +20,7 @@ def run(capsys, *arguments):
     return status, capsys.readouterr()
 
 
+@pytest.mark.full
 def test_resumed_run_has_the_bits_of_an_uninterrupted_one(tmp_path, capsys):
     assert run(capsys, "--epochs", 2, "--out", tmp_path / "whole")[0] == 0
     assert run(capsys, "--epochs", 1, "--out", tmp_path / "parts")[0] == 0
@@ -29,7 +31,7 @@ def test_resumed_run_has_the_bits_of_an_uninterrupted_one(tmp_path, capsys):
     assert (tmp_path / "parts" / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("optimizer", demo.DEFAULT_LR)
+@pytest.mark.parametrize("optimizer", ["adamw", *full("sgd", "adam")])
 def test_learns(optimizer, tmp_path):
     result = demo.train(optimizer, demo.DEFAULT_LR[optimizer], 8, False, tmp_path)
     assert result.accuracy >= 0.95

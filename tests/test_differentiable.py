@@ -7,6 +7,7 @@ import pytest
 
 import functorch_optim as fo
 from functorch_optim import optim
+from tests.algorithms import ALGORITHMS, full
 
 START = {"w": jnp.array([1.0, -2.0]), "b": jnp.array([0.5])}
 
@@ -15,49 +16,40 @@ def loss(params):
     return jnp.sum((params["w"] - 3.0) ** 2) + jnp.sum(jnp.sin(params["b"]))
 
 
-CASES = {
-    "SGD": (fo.sgd, ("lr", "momentum", "weight_decay")),
-    "Adam": (fo.adam, ("lr", "eps", "weight_decay")),
-    "AdamW": (fo.adamw, ("lr", "weight_decay")),
-    "Adadelta": (fo.adadelta, ("lr", "rho")),
-    "Adagrad": (fo.adagrad, ("lr", "lr_decay")),
-    "Adamax": (fo.adamax, ("lr",)),
-    "ASGD": (fo.asgd, ("lr", "lambd")),
-    "NAdam": (fo.nadam, ("lr", "momentum_decay")),
-    "RAdam": (fo.radam, ("lr",)),
-    "RMSprop": (fo.rmsprop, ("lr", "alpha")),
-}
+LEARNED = [name for name, row in ALGORITHMS.items() if row.learned]
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_gradients_through_steps_are_the_functional_ones(name):
-    """With respect to options and to the parameters before."""
-    make, options = CASES[name]
+def test_gradients_through_steps_are_the_functional_ones():
+    """With respect to options and to the parameters before; traced, and with some algorithms executed at once."""
     values = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.1, "eps": 1e-8, "rho": 0.9, "alpha": 0.9}
-    numbers = {option: jnp.asarray(values.get(option, 0.01)) for option in options}
 
-    def face(numbers, params):
-        optimizer = getattr(optim, name)(params, differentiable=True, **numbers)
+    def face(numbers, params, name):
+        optimizer = getattr(optim, ALGORITHMS[name].title)(params, differentiable=True, **numbers)
         for _ in range(4):
             optimizer.backward(loss)
             optimizer.step()
             optimizer.zero_grad()
         return loss(optimizer.params)
 
-    def functional(numbers, params):
-        tx = make(**numbers)
+    def functional(numbers, params, name):
+        tx = getattr(fo, name)(**numbers)
         state = tx.init(params)
         for _ in range(4):
             updates, state = tx.update(jax.grad(loss)(params), state, params)
             params = fo.apply_updates(params, updates)
         return loss(params)
 
-    expected = jax.jit(jax.value_and_grad(functional, argnums=(0, 1)))(numbers, START)
-    for transform in (jax.jit, lambda function: function):
-        found = transform(jax.value_and_grad(face, argnums=(0, 1)))(numbers, START)
-        for one, right in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-            np.testing.assert_allclose(one, right, rtol=2e-4, atol=1e-5)
-    assert all(jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(expected))
+    def derivatives(function, name):
+        numbers = {option: jnp.asarray(values.get(option, 0.01)) for option in ALGORITHMS[name].learned}
+        return jax.value_and_grad(function, argnums=(0, 1))(numbers, START, name)
+
+    expected, traced = jax.jit(lambda: [{n: derivatives(f, n) for n in LEARNED} for f in (functional, face)])()
+    at_once = {name: derivatives(face, name) for name in ("asgd", "adam", *full(*LEARNED))}
+    for found in (traced, at_once):
+        for name, tree in found.items():
+            for one, right in zip(*map(jax.tree.leaves, (tree, expected[name])), strict=True):
+                np.testing.assert_allclose(one, right, rtol=2e-4, atol=1e-5, err_msg=name)
+                assert np.all(np.isfinite(right)), name
 
 
 def test_a_learning_rate_learned():

@@ -8,35 +8,10 @@ import numpy as np
 import pytest
 
 import functorch_optim as fo
+from tests.algorithms import ALGORITHMS
 from tests.comparison import slots_of
 
-EDGES = [
-    ("Adam", {"betas": (0.0, 0.0)}),
-    ("Adam", {"betas": (0.3, 0.5), "eps": 0.1}),
-    ("Adam", {"betas": (0.0, 0.99), "amsgrad": True, "eps": 0.0}),
-    ("Adam", {"betas": (0.99, 0.0), "lr": 0.0}),
-    ("AdamW", {"lr": 1.0, "weight_decay": 1.0}),
-    ("AdamW", {"lr": 0.5, "weight_decay": 3.0, "maximize": True}),
-    ("SGD", {"lr": 0.1, "momentum": 1.5}),
-    ("SGD", {"lr": 0.1, "momentum": 0.9, "dampening": 1.0}),
-    ("SGD", {"lr": 0.1, "momentum": 0.9, "dampening": -0.5, "weight_decay": 2.0}),
-    ("SGD", {"lr": 0.0, "momentum": 0.9, "nesterov": True}),
-    ("Adadelta", {"rho": 0.0, "eps": 0.1}),
-    ("Adadelta", {"rho": 1.0}),
-    ("Adagrad", {"lr": 0.5, "lr_decay": 1.0, "eps": 0.0, "initial_accumulator_value": 1.0}),
-    ("Adamax", {"betas": (0.0, 0.0), "eps": 0.1}),
-    ("ASGD", {"lr": 0.1, "t0": 0.0, "lambd": 0.5, "alpha": 0.25}),
-    ("NAdam", {"lr": 0.1, "momentum_decay": 0.0}),
-    ("NAdam", {"lr": 0.1, "betas": (0.0, 0.5), "momentum_decay": 2.0}),
-    ("RAdam", {"lr": 0.1, "betas": (0.5, 0.5)}),
-    ("RAdam", {"lr": 0.1, "betas": (0.0, 0.75), "eps": 0.1}),
-    ("RMSprop", {"lr": 0.1, "alpha": 0.0, "momentum": 0.5}),
-    ("RMSprop", {"lr": 0.1, "alpha": 0.5, "centered": True, "eps": 0.1}),
-    ("Rprop", {"lr": 100.0}),
-    ("Rprop", {"lr": 0.1, "etas": (0.9, 1.1), "step_sizes": (0.05, 0.2)}),
-    ("Adafactor", {"lr": 1.0, "beta2_decay": 0.0, "d": 2.0}),
-    ("Adafactor", {"lr": 0.5, "eps": (0.1, 1.0), "weight_decay": 0.5}),
-]
+EDGES = [(row.title, options) for row in ALGORITHMS.values() for options in row.edges]
 SHAPES = [(), (0,), (1,), (3, 0, 2), (4, 3)]
 
 

@@ -94,6 +94,7 @@ print(json.dumps(found))
 PACKED = {"adam_foreach", "adam_foreach_decay_mask", "rmsprop_foreach"}  # they join and cut besides
 
 
+@pytest.mark.full
 def test_a_step_is_one_kernel_where_fusion_is_on():
     on, off = run_python(SCRIPT), run_python(SCRIPT.replace("fo.enable_cpu_fusion()", ""))
     assert on.returncode == off.returncode == 0, on.stderr + off.stderr
@@ -104,6 +105,7 @@ def test_a_step_is_one_kernel_where_fusion_is_on():
     assert np.allclose([total for *_, total in fused.values()], [total for *_, total in plain.values()], rtol=1e-5)
 
 
+@pytest.mark.full
 def test_it_must_come_before_the_first_computation():
     late = run_python("import jax, functorch_optim as fo; jax.numpy.ones(2) + 1; fo.enable_cpu_fusion()")
     assert "RuntimeError: enable_cpu_fusion() came after the first computation" in late.stderr

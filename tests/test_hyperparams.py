@@ -17,23 +17,10 @@ import functorch_optim as fo
 from functorch_optim import optim
 from functorch_optim.hyperparams import Beta, one_minus_power
 from functorch_optim.rule import step_scalars
+from tests.algorithms import ALGORITHMS
 from tests.comparison import slots_of
 
-# Values that float32 holds exactly, so that an array option is the same number as a Python one.
-NUMBERS = {
-    "sgd": {"lr": 0.0625, "momentum": 0.875, "dampening": 0.25, "weight_decay": 0.125},
-    "adam": {"lr": 0.0625, "betas": (0.875, 0.9990234375), "eps": 2.0**-27, "weight_decay": 0.125},
-    "adamw": {"lr": 0.0625, "betas": (0.875, 0.9990234375), "eps": 2.0**-27, "weight_decay": 0.125},
-    "adadelta": {"lr": 0.5, "rho": 0.875, "eps": 2.0**-20, "weight_decay": 0.125},
-    "adafactor": {"lr": 0.5, "beta2_decay": -0.75, "eps": (2.0**-20, 2.0**-10), "d": 1.5, "weight_decay": 0.125},
-    "adagrad": {"lr": 0.0625, "lr_decay": 0.125, "weight_decay": 0.125, "eps": 2.0**-30},
-    "adamax": {"lr": 0.0625, "betas": (0.875, 0.9990234375), "eps": 2.0**-27, "weight_decay": 0.125},
-    "asgd": {"lr": 0.0625, "lambd": 2.0**-10, "alpha": 0.75, "t0": 3.0, "weight_decay": 0.125},
-    "nadam": {"lr": 0.0625, "betas": (0.875, 0.9990234375), "weight_decay": 0.125, "momentum_decay": 2.0**-8},
-    "radam": {"lr": 0.0625, "betas": (0.875, 0.9990234375), "weight_decay": 0.125},
-    "rmsprop": {"lr": 0.0625, "alpha": 0.9921875, "weight_decay": 0.125, "momentum": 0.875},
-    "rprop": {"lr": 0.0625, "etas": (0.5, 1.25), "step_sizes": (2.0**-20, 32.0)},
-}
+NUMBERS = {name: row.exact for name, row in ALGORITHMS.items() if row.exact}
 
 
 def params():
@@ -56,28 +43,26 @@ def test_numbers_tracers_and_schedules_give_the_same_steps(name):
         return fo.apply_updates(p, updates), s, updates
 
     make = getattr(fo, name)
-    by_number = jax.jit(lambda p, s, g: stepping(make(**numbers), p, s, g))
-    by_data = jax.jit(lambda p, s, g, data: stepping(make(**data), p, s, g))
     constants = jax.tree.map(fo.schedules.constant, numbers)
-    by_schedule = jax.jit(lambda p, s, g: stepping(make(**constants), p, s, g))
-    by_function = jax.jit(
-        lambda p, s, g: stepping(
-            make(**jax.tree.map(lambda x: lambda step: x + 0 * step.astype(jnp.float32), numbers)), p, s, g
-        )
-    )
+    functions = jax.tree.map(lambda x: lambda step: x + 0 * step.astype(jnp.float32), numbers)
+
+    @jax.jit
+    def every_kind(p, s, g, data):
+        return [stepping(make(**options), p, s, g) for options in (numbers, data, constants, functions)]
+
     data = jax.tree.map(jnp.float32, numbers)
     p, s = params(), make(**numbers).init(params())
     for index in range(10):
         g = grads(index)
-        p_next, s_next, _ = by_number(p, s, g)
-        for other in (by_data(p, s, g, data), by_schedule(p, s, g), by_function(p, s, g)):
+        (p_next, s_next, _), *others = every_kind(p, s, g, data)
+        for other in others:
             for a, b, u in zip(*map(jax.tree.leaves, (p_next, other[0], other[2])), strict=True):
                 size = np.maximum(np.abs(a), np.abs(u))
                 assert np.max(np.abs(np.asarray(a) - np.asarray(b)) / np.spacing(size)) <= 8
             for a, b in zip(jax.tree.leaves(s_next), jax.tree.leaves(other[1]), strict=True):
                 np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)
         p, s = p_next, s_next
-    assert by_data._cache_size() == 1
+    assert every_kind._cache_size() == 1
 
 
 @pytest.mark.parametrize("name", NUMBERS)
@@ -296,7 +281,7 @@ def test_gradient_with_respect_to_the_state(name):
         moved = fo.apply_updates(params(), tx.update(grads(2), state, params())[0])
         return jnp.sum(moved["w"] ** 2)
 
-    derivative = jax.grad(loss, allow_int=True)(state)
+    derivative = jax.jit(jax.grad(loss, allow_int=True))(state)
     slots = [slot["w"] for slot in slots_of(derivative).values() if slot["w"] is not None]
     assert all(np.all(np.isfinite(slot)) for slot in slots)
     scalars = [getattr(derivative, scalar) for scalar in tx.update.of.rule.carried]

@@ -10,16 +10,14 @@ import pytest
 import functorch_optim as fo
 from functorch_optim import optim
 from functorch_optim.algorithms.radam import _rectification
-from tests import cases, comparison, long_cases
+from tests import comparison, long_cases
+from tests.algorithms import ALGORITHMS, label
 
-each_case = pytest.mark.parametrize("case", long_cases.CASES, ids=cases.label)
+each_case = pytest.mark.parametrize("case", long_cases.CASES, ids=label)
 
 
 def reference(case, dtype):
-    prefix = f"{cases.label(case)}/{dtype}/"
-    found = {k.removeprefix(prefix): v for k, v in comparison.recorded("long").items() if k.startswith(prefix)}
-    assert found, f"no recorded trajectory {prefix}"
-    return found
+    return comparison.reference(case, dtype, file="long")
 
 
 def without_subnormals(scalars):
@@ -56,6 +54,7 @@ def test_functional_trajectory(case, x64):
             assert_close(np.asarray(rows[key])[at], right, 1e-10)
 
 
+@pytest.mark.full
 @each_case
 def test_float32_steps_from_torchs_state(case):
     name, options = case
@@ -84,11 +83,12 @@ def test_float32_steps_from_torchs_state(case):
         assert np.max(comparison.ulps(getattr(state, key), right, size, "float32")) <= 8
 
 
+@pytest.mark.full
 @each_case
 def test_torch_face_trajectory(case, x64):
     name, options = case
     expected = reference(case, "float64")
-    class_name = cases.ALGORITHMS[name][0]
+    class_name = ALGORITHMS[name].title
     optimizer = getattr(optim, class_name)([jnp.asarray(long_cases.parameter(name, "float64"))], **options)
     rows = {key: [] for key in expected}
     for step, grad in enumerate(long_cases.gradients(name, "float64"), 1):

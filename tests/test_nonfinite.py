@@ -6,56 +6,60 @@ import numpy as np
 import pytest
 
 import functorch_optim as fo
-from functorch_optim import optim
-from tests import cases, comparison, nonfinite_cases
+from tests import comparison, nonfinite_cases
+from tests.algorithms import ALGORITHMS, label
 
-each_case = pytest.mark.parametrize("case", nonfinite_cases.CASES, ids=cases.label)
+each_algorithm = pytest.mark.parametrize("name", ALGORITHMS)
+each_case = pytest.mark.parametrize("case", nonfinite_cases.CASES, ids=label)
 
 
 def reference(case):
-    prefix = f"{cases.label(case)}/"
-    found = {k.removeprefix(prefix): v for k, v in comparison.recorded("nonfinite").items() if k.startswith(prefix)}
-    assert found, f"no recorded run {prefix}"
-    return found
+    return comparison.reference(case, "", file="nonfinite")
 
 
-def assert_rows(rows, expected):
-    assert rows.keys() == expected.keys()
+def assert_rows(rows, expected, title=""):
+    assert rows.keys() == expected.keys(), title
     for key, right in expected.items():
-        np.testing.assert_allclose(np.stack(rows[key]), right, rtol=1e-11, atol=1e-13, err_msg=key)
+        np.testing.assert_allclose(np.stack(rows[key]), right, rtol=1e-11, atol=1e-13, err_msg=f"{title} {key}")
 
 
-@each_case
-def test_functional(case, x64):
-    name, options = case
-    data = {key: jnp.asarray(value) for key, value in options.items() if type(value) is float and value}
-    stepper = comparison.stepper(name, tuple((key, value) for key, value in options.items() if key not in data))
-    params, rows = jax.tree.map(jnp.asarray, nonfinite_cases.parameters(name)), {}
-    state = getattr(fo, name)(**options).init(params)
+@each_algorithm
+def test_functional(name, x64):
+    many, rows = nonfinite_cases.cases_of(name), {}
+    data = [{k: jnp.asarray(v) for k, v in options.items() if type(v) is float and v} for _, options in many]
+    static = [
+        tuple((k, v) for k, v in case[1].items() if k not in numbers) for case, numbers in zip(many, data, strict=True)
+    ]
+    step_all = comparison.stepper(name, tuple(static))
+    start = jax.tree.map(jnp.asarray, nonfinite_cases.parameters(name))
+    runs = [(start, getattr(fo, name)(**options).init(start)) for _, options in many]
     for step in range(nonfinite_cases.STEPS):
         grads = jax.tree.map(jnp.asarray, nonfinite_cases.gradients(name, step))
-        params, state, _ = stepper(params, state, grads, data)
+        runs = [(params, state) for params, state, _ in step_all(runs, grads, data)]
         if step + 1 in nonfinite_cases.RECORDED_AT:
-            for slot, tree in {"param": params, **comparison.slots_of(state)}.items():
-                held = nonfinite_cases.flatten(tree[key] for key in nonfinite_cases.shapes(name))
-                rows.setdefault(slot, []).append(held)
-    assert_rows(rows, reference(case))
+            for case, (params, state) in zip(many, runs, strict=True):
+                for slot, tree in {"param": params, **comparison.slots_of(state)}.items():
+                    held = nonfinite_cases.flatten(tree[key] for key in nonfinite_cases.shapes(name))
+                    rows.setdefault(label(case), {}).setdefault(slot, []).append(held)
+    for case in many:
+        assert_rows(rows[label(case)], reference(case), label(case))
 
 
-@each_case
-def test_torch_face(case, x64):
-    name, options = case
-    start = [jnp.asarray(array) for array in nonfinite_cases.parameters(name).values()]
-    optimizer, rows = getattr(optim, cases.ALGORITHMS[name][0])(start, **options), {}
+@each_algorithm
+def test_torch_face(name, x64):
+    many, rows = nonfinite_cases.cases_of(name), {}
+    face = comparison.Face(many, "float64", nonfinite_cases.parameters(name))
     for step in range(nonfinite_cases.STEPS):
-        optimizer.step([jnp.asarray(grad) for grad in nonfinite_cases.gradients(name, step).values()])
+        face.step(jax.tree.map(jnp.asarray, nonfinite_cases.gradients(name, step)))
         if step + 1 in nonfinite_cases.RECORDED_AT:
-            rows.setdefault("param", []).append(nonfinite_cases.flatten(optimizer.params))
-            for slot in cases.ALGORITHMS[name][1]:
-                held = [entry.get(slot) for entry in optimizer.state.values()]
-                if any(array is not None for array in held):
-                    rows.setdefault(slot, []).append(nonfinite_cases.flatten(held))
-    assert_rows(rows, reference(case))
+            for case, params, entries in zip(many, face.params(), face.entries(), strict=True):
+                held = {slot: [entry.get(slot) for entry in entries.values()] for slot in ALGORITHMS[name].slots}
+                for slot, arrays in {"param": list(params.values()), **held}.items():
+                    if any(array is not None for array in arrays):
+                        flat = nonfinite_cases.flatten(arrays)
+                        rows.setdefault(label(case), {}).setdefault(slot, []).append(flat)
+    for case in many:
+        assert_rows(rows[label(case)], reference(case), label(case))
 
 
 def test_rprop_leaves_an_entry_without_a_number_where_it_is():

@@ -13,45 +13,45 @@ import pytest
 import functorch_optim as fo
 from functorch_optim import optim
 from tests import cases, comparison
+from tests.algorithms import ALGORITHMS, CASES, cases_of, few_of, label, names
 
-each_case = pytest.mark.parametrize("case", cases.CASES, ids=cases.label)
-each_complex_case = pytest.mark.parametrize(
-    "case", [case for case in cases.CASES if case[0] not in cases.REAL_ONLY], ids=cases.label
-)
+each_algorithm = pytest.mark.parametrize("name", ALGORITHMS)
+each_case = pytest.mark.parametrize("case", CASES, ids=label)
 NAMES = ["SGD", "Adam", "AdamW"]
 
 
-@each_case
-def test_float64_steps_with_missing_gradients(case, x64):
+@each_algorithm
+def test_float64_steps_with_missing_gradients(name, x64):
     """Value, slots and step count of every parameter are torch's, whatever its history."""
-    assert comparison.face_trajectory_error(case, "gaps") <= 1e-12
+    assert not comparison.above(comparison.face_trajectory_errors(few_of(name), "gaps"), 1e-12)
 
 
-@each_case
-def test_float32_synchronised_steps(case):
-    """Each step from torch's state, loaded as a state_dict: within 5 ulp of max(|p|, |update|)."""
-    param, slot = comparison.face_synchronised_ulps(case)
-    assert param <= 5
-    assert slot <= 8
+@each_algorithm
+def test_float32_synchronised_steps(name):
+    """Each step from torch's state, loaded as a state_dict: within 5 ulp of max(|p|, |update|), slots within 8."""
+    assert not comparison.above(comparison.face_synchronised_ulps(cases_of(name)), 5, 8)
 
 
-@each_complex_case
-def test_complex_steps_take_what_jax_grad_returns(case, x64):
+@pytest.mark.parametrize("name", names(takes_complex=True))
+def test_complex_steps_take_what_jax_grad_returns(name, x64):
     """torch's gradient of a real loss is the conjugate of JAX's; the recorded ones are torch's."""
-    name, options = case
-    expected = comparison.reference(case, "complex128")
-    optimizer = comparison.optimizer_of(case, "complex128")
-    for step in range(len(expected["param"]) - 1):
-        optimizer.param_groups[0].update(cases.changing_options(name, step, options))
-        optimizer.step([jnp.conj(grad) for grad in comparison.gradient_list(name, step, "complex128")])
-        assert comparison.worst(name, comparison.tree_of(name, optimizer.params), expected["param"][step + 1]) <= 1e-12
+    many = cases_of(name)
+    expected = [comparison.reference(case, "complex128")["param"] for case in many]
+    face = comparison.Face(many, "complex128")
+    for step in range(len(expected[0]) - 1):
+        face.set_options(cases.changing_options, step)
+        face.step(jax.tree.map(jnp.conj, comparison.gradients(name, step, "complex128")))
+        for case, params, rows in zip(many, face.params(), expected, strict=True):
+            assert comparison.worst(name, params, rows[step + 1]) <= 1e-12, (step, label(case))
 
 
-LONG = [next(c for c in cases.CASES if c[0] == name and c[1]["weight_decay"]) for name in ("sgd", "adam", "adamw")]
-LONG += [("sgd", {"lr": 0.05, "momentum": 0.9, "dampening": 0.5, "weight_decay": 0.1, "maximize": False})]
+LONG = [
+    [("sgd", {"lr": 0.05, "momentum": 0.9, "dampening": 0.5, "weight_decay": 0.1, "maximize": False})],
+    *([next(c for c in CASES if c[0] == name and c[1]["weight_decay"])] for name in ("sgd", "adam", "adamw")),
+]
 
 
-@pytest.mark.parametrize("case", LONG, ids=cases.label)
+@pytest.mark.parametrize("case", LONG, ids=lambda case: label(case[0]))
 def test_rewritten_options_compile_nothing(case, x64, compilations):
     """200 steps, every number rewritten before each, nothing compiled after the third; torch's trajectory."""
 
@@ -59,7 +59,7 @@ def test_rewritten_options_compile_nothing(case, x64, compilations):
         if step == 3:
             compilations.clear()
 
-    assert comparison.face_trajectory_error(case, "long", at_step) <= 1e-12
+    assert not comparison.above(comparison.face_trajectory_errors(case, "long", at_step), 1e-12)
     assert not compilations
 
 

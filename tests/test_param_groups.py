@@ -15,7 +15,7 @@ from jax.experimental.sparse import BCOO
 
 import functorch_optim as fo
 from functorch_optim import optim
-from tests import cases
+from tests.algorithms import ALGORITHMS
 
 CLASSES = {
     "SGD": (optim.SGD, {"momentum": 0.9}),
@@ -578,7 +578,7 @@ def test_new_values_for_the_parameters():
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize("name", sorted({name for name, _, _ in cases.ALGORITHMS.values()}))
+@pytest.mark.parametrize("name", sorted(row.title for row in ALGORITHMS.values()))
 def test_groups_and_state_have_torchs_keys_in_torchs_order(name):
     torch = pytest.importorskip("torch", reason="compares with a live torch")
     tensor = torch.nn.Parameter(torch.ones(2, 3))

@@ -6,7 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 
+
+@pytest.mark.full
 def test_lbfgs_steps_in_two_processes_and_refuses_batches_that_differ():
     with socket.socket() as probe:
         probe.bind(("localhost", 0))

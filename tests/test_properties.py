@@ -1,4 +1,7 @@
-"""What every transformation must do, tested for all of them from one table."""
+"""What every transformation must do, tested for all of them from one table.
+
+What must be compiled is compiled for all of them at once.
+"""
 
 import functools
 import pickle
@@ -14,6 +17,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import functorch_optim as fo
+from tests.algorithms import FULL
 from tests.table import TABLE
 
 every = pytest.mark.parametrize("tx", TABLE.values(), ids=TABLE.keys())
@@ -34,33 +38,51 @@ def avals(tree):
     return jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), tree)
 
 
-@every
-def test_state_keeps_its_type_and_the_second_step_compiles_nothing(tx):
+def compiled(function):
+    """``{name: function(tx, *args)}`` of the whole table, in one compiled call: for compiling is what costs."""
+    return jax.jit(lambda *args: {name: function(tx, *args) for name, tx in TABLE.items()})
+
+
+def stacked(seeds):
+    return jax.tree.map(lambda *xs: jnp.stack(xs), *[tree(seed) for seed in seeds])
+
+
+def test_state_keeps_its_type_and_the_second_step_compiles_nothing():
     chex.clear_trace_counter()
-    params, state = tree(), tx.init(tree())
+    params, states = tree(), {name: tx.init(tree()) for name, tx in TABLE.items()}
+    every_params = dict.fromkeys(TABLE, params)
 
     @jax.jit
     @chex.assert_max_traces(n=1)
-    def step(grads, state, params):
-        updates, state = tx.update(grads, state, params)
-        return updates, state, fo.apply_updates(params, updates)
+    def step(grads, states, every_params):
+        results = {}
+        for name, tx in TABLE.items():
+            updates, state = tx.update(grads, states[name], every_params[name])
+            results[name] = state, fo.apply_updates(every_params[name], updates)
+        return results
 
     for seed in range(3):
-        before = state
-        _, state, params = step(tree(seed), state, params)
-        assert jax.tree.structure(before) == jax.tree.structure(state)
-        assert avals(before) == avals(state)
+        results = step(tree(seed), states, every_params)
+        for name, (state, _) in results.items():
+            assert jax.tree.structure(state) == jax.tree.structure(states[name]), name
+            assert avals(state) == avals(states[name]), name
+        states, every_params = ({name: result[part] for name, result in results.items()} for part in (0, 1))
 
 
-@every
-def test_eager_and_compiled_agree(tx):
+def test_eager_and_compiled_agree():
     params = tree()
-    eager, compiled = tx.init(params), jax.jit(tx.init)(params)
-    chex.assert_trees_all_close(eager, compiled)
-    for seed in range(3):
-        a, eager = tx.update(tree(seed), eager, params)
-        b, compiled = jax.jit(tx.update)(tree(seed), compiled, params)
-        chex.assert_trees_all_close((a, eager), (b, compiled), rtol=1e-5)
+
+    def two_steps(tx, params, grads):
+        state, every_update = tx.init(params), []
+        for grad in grads:
+            updates, state = tx.update(grad, state, params)
+            every_update.append((updates, state))
+        return tx.init(params), every_update
+
+    grads = [tree(seed) for seed in range(2)]
+    found = compiled(two_steps)(params, grads)
+    for name, tx in TABLE.items():
+        chex.assert_trees_all_close(two_steps(tx, params, grads), found[name], rtol=1e-5, custom_message=name)
 
 
 @every
@@ -181,105 +203,124 @@ def test_errors_name_the_parameter(name):
         tx.update(wrong, state, params)
 
 
-@every
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
-def test_low_precision_parameters_keep_their_dtype(tx, dtype):
+def test_low_precision_parameters_keep_their_dtype(dtype):
     params = tree(dtype=dtype)
-    state = tx.init(params)
-    leaves = jax.tree_util.tree_leaves_with_path(state)
     kept = jnp.float32 if dtype == jnp.float16 else dtype
-    if not {"state_dtype", "stochastic_rounding", "master_weights"} & {repr(tx).partition("(")[0]}:  # other dtypes
-        sums = [leaf for path, leaf in leaves if "accumulated" in jax.tree_util.keystr(path)]
-        assert all(leaf.dtype == jnp.float32 for leaf in sums)
-        slots = [leaf for path, leaf in leaves if is_slot(path) and not any(leaf is other for other in sums)]
-        assert all(leaf.dtype == kept for leaf in slots)
-        assert all(leaf.dtype in (jnp.int32, jnp.float32, jnp.bool_) for path, leaf in leaves if not is_slot(path))
-    updates, new = tx.update(tree(1, dtype), state, params)
-    assert avals(new) == avals(state)
-    assert avals(fo.apply_updates(params, updates)) == avals(params)
+
+    def one_step(tx, params, grads):
+        state = tx.init(params)
+        updates, new = tx.update(grads, state, params)
+        return state, new, fo.apply_updates(params, updates)
+
+    for name, (state, new, moved) in compiled(one_step)(params, tree(1, dtype)).items():
+        leaves = jax.tree_util.tree_leaves_with_path(state)
+        if name not in ("state_dtype", "stochastic_rounding", "master_weights"):  # which have other dtypes
+            sums = [leaf for path, leaf in leaves if "accumulated" in jax.tree_util.keystr(path)]
+            assert all(leaf.dtype == jnp.float32 for leaf in sums), name
+            slots = [leaf for path, leaf in leaves if is_slot(path) and not any(leaf is other for other in sums)]
+            assert all(leaf.dtype == kept for leaf in slots), name
+            scalars = [leaf for path, leaf in leaves if not is_slot(path)]
+            assert all(leaf.dtype in (jnp.int32, jnp.float32, jnp.bool_) for leaf in scalars), name
+        assert avals(new) == avals(state), name
+        assert avals(moved) == avals(params), name
 
 
-@every
-def test_complex_parameters(tx):
-    real, imag = tree(0), tree(1)
-    params = jax.tree.map(jax.lax.complex, real, imag)
-    if tx in (TABLE["adafactor"], TABLE["muon_adamw"]):
-        with pytest.raises(RuntimeError, match=r"(Adafactor|Muon) does not support complex parameters.*'dense\.\w+'"):
-            tx.init(params)
-        return
-    state = tx.init(params)
-    updates, new = jax.jit(tx.update)(params, state, params)
-    assert all(u.dtype == jnp.complex64 for u in jax.tree.leaves(updates))
-    assert avals(new) == avals(state)
+REAL_ONLY = {"adafactor": "Adafactor", "muon_adamw": "Muon"}
 
 
-@every
-def test_vmap_over_an_ensemble(tx):
-    stack = jax.tree.map(lambda *xs: jnp.stack(xs), *[tree(seed) for seed in range(3)])
-    grads = jax.tree.map(lambda *xs: jnp.stack(xs), *[tree(10 + seed) for seed in range(3)])
+@pytest.mark.parametrize("name", REAL_ONLY)
+def test_complex_parameters_are_refused(name):
+    params = jax.tree.map(jax.lax.complex, tree(0), tree(1))
+    message = rf"{REAL_ONLY[name]} does not support complex parameters.*'dense\.\w+'"
+    with pytest.raises(RuntimeError, match=message):
+        TABLE[name].init(params)
 
-    def two_steps(params, grads):
+
+def test_complex_parameters():
+    params = jax.tree.map(jax.lax.complex, tree(0), tree(1))
+
+    @jax.jit
+    def step(params):
+        takers = {name: tx for name, tx in TABLE.items() if name not in REAL_ONLY}
+        states = {name: tx.init(params) for name, tx in takers.items()}
+        return states, {name: tx.update(params, states[name], params) for name, tx in takers.items()}
+
+    states, results = step(params)
+    for name, (updates, new) in results.items():
+        assert all(u.dtype == jnp.complex64 for u in jax.tree.leaves(updates)), name
+        assert avals(new) == avals(states[name]), name
+
+
+def test_vmap_over_an_ensemble():
+    def two_steps(tx, params, grads):
         state = tx.init(params)
         for _ in range(2):
             updates, state = tx.update(grads, state, params)
             params = fo.apply_updates(params, updates)
         return params
 
-    together = jax.vmap(two_steps)(stack, grads)
-    one = two_steps(tree(1), tree(11))
-    chex.assert_trees_all_close(jax.tree.map(lambda x: x[1], together), one, rtol=2e-5, atol=1e-6)
+    def both(tx, params, grads):
+        one, other = (jax.tree.map(lambda x: x[1], stack) for stack in (params, grads))
+        return jax.vmap(functools.partial(two_steps, tx))(params, grads), two_steps(tx, one, other)
+
+    for name, (together, alone) in compiled(both)(stacked(range(3)), stacked(range(10, 13))).items():
+        second = jax.tree.map(lambda x: x[1], together)
+        chex.assert_trees_all_close(second, alone, rtol=2e-5, atol=1e-6, custom_message=name)
 
 
-@every
-def test_scan_equals_a_loop(tx):
-    params = tree()
-    grads = jax.tree.map(lambda *xs: jnp.stack(xs), *[tree(seed) for seed in range(4)])
+def test_scan_equals_a_loop():
+    def both(tx, params, grads):
+        def step(carry, grad):
+            params, state = carry
+            updates, state = tx.update(grad, state, params)
+            return (fo.apply_updates(params, updates), state), None
 
-    def step(carry, grad):
-        params, state = carry
-        updates, state = tx.update(grad, state, params)
-        return (fo.apply_updates(params, updates), state), None
+        carry, _ = jax.lax.scan(step, (params, tx.init(params)), grads)
+        loop = (params, tx.init(params))
+        for index in range(3):
+            loop, _ = step(loop, jax.tree.map(lambda x, index=index: x[index], grads))
+        return carry, loop
 
-    carry, _ = jax.lax.scan(step, (params, tx.init(params)), grads)
-    loop = (params, tx.init(params))
-    for seed in range(4):
-        loop, _ = step(loop, tree(seed))
-    chex.assert_trees_all_close(carry, loop, rtol=2e-5, atol=1e-6)
+    for name, (carry, loop) in compiled(both)(tree(), stacked(range(3))).items():
+        chex.assert_trees_all_close(carry, loop, rtol=2e-5, atol=1e-6, custom_message=name)
 
 
-@every
-def test_differentiable_through_steps_also_at_zero_gradients(tx):
-    params = tree()
-
-    def loss(grads):
-        p, state = params, tx.init(params)
-        for _ in range(4):
-            updates, state = tx.update(grads, state, p)
-            p = fo.apply_updates(p, updates)
-        return sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(p))
+def test_differentiable_through_steps_also_at_zero_gradients():
+    def loss(grads, tx, params):
+        state = tx.init(params)
+        for _ in range(2):
+            updates, state = tx.update(grads, state, params)
+            params = fo.apply_updates(params, updates)
+        return sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(params))
 
     grads = tree(1)
     grads["dense"]["bias"] = jnp.zeros(4)
-    derivative = jax.grad(loss)(grads)
-    assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(derivative))
+    derivatives = compiled(lambda tx, grads, params: jax.grad(loss)(grads, tx, params))(grads, tree())
+    for name, derivative in derivatives.items():
+        assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(derivative)), name
 
 
-@every
-@pytest.mark.parametrize("compiled", [False, True])
-def test_state_gets_and_keeps_its_parameters_sharding(tx, compiled):
+def test_state_gets_and_keeps_its_parameters_sharding():
+    """Compiled; and executed at once, where it is the same code: all of them in the full run."""
     mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Explicit,))
     specs = {"dense": {"bias": P("data"), "kernel": P(None, "data")}, "scale": P()}
     put = functools.partial(jax.tree.map, lambda x, spec: jax.device_put(x, NamedSharding(mesh, spec)))
+
+    def one_step(tx, params, grads):
+        state = tx.init(params)
+        return state, *tx.update(grads, state, params)
+
     with jax.set_mesh(mesh):
         params, grads = put(tree(), specs), put(tree(1), specs)
-        state = (jax.jit(tx.init) if compiled else tx.init)(params)
-        update = jax.jit(tx.update) if compiled else tx.update
-        updates, new = update(grads, state, params)
-    assert jax.tree.map(lambda x: x.sharding.spec, updates) == specs
-    for some in (state, new):
-        for path, leaf in jax.tree_util.tree_leaves_with_path(some):
+        results = list(compiled(one_step)(params, grads).items())
+        at_once = TABLE if FULL else ("adam", "adafactor", "rmsprop_foreach", "partition", "accumulate", "chain")
+        results += [(name, one_step(TABLE[name], params, grads)) for name in at_once]
+    for name, (state, updates, new) in results:
+        assert jax.tree.map(lambda x: x.sharding.spec, updates) == specs, name
+        for path, leaf in jax.tree_util.tree_leaves_with_path((state, new)):
             if "kernel" in jax.tree_util.keystr(path):
-                assert leaf.sharding.spec == P(None, "data" if leaf.shape[1] > 1 else None)
+                assert leaf.sharding.spec == P(None, "data" if leaf.shape[1] > 1 else None), name
 
 
 @every

@@ -18,6 +18,7 @@ from functorch_optim import optim
 from functorch_optim.algorithms.bfgs import ERROR, FORGETTING
 from tests import quasi_newton_cases as problems
 from tests import quasi_newton_comparison
+from tests.algorithms import FULL, full
 from tests.quasi_newton_comparison import compiled_update, loss_of, recorded
 
 each_case = pytest.mark.parametrize("label", problems.LBFGS)
@@ -207,6 +208,8 @@ def barrier(x):
 
 ALGORITHMS = [(fo.lbfgs, {}), (fo.lbfgs, WOLFE), (fo.bfgs, {}), (fo.bfgs, WOLFE), (fo.bfgs, SEARCHES[2])]
 every = pytest.mark.parametrize(("make", "search"), ALGORITHMS)
+# What a search does not change is tested with the longest two.
+one_of_each = pytest.mark.parametrize(("make", "search"), ALGORITHMS if FULL else [ALGORITHMS[1], ALGORITHMS[4]])
 
 
 @every
@@ -260,7 +263,7 @@ def test_a_line_search_never_ends_higher(make):
             assert rosenbrock(x) <= before
 
 
-@every
+@one_of_each
 def test_maximize(make, search):
     down, up = make(lr=0.3, **search), make(lr=0.3, maximize=True, **search)
     x = jnp.array([2.0, -1.0])
@@ -271,7 +274,7 @@ def test_maximize(make, search):
     assert state.func_evals == mirrored.func_evals
 
 
-@every
+@one_of_each
 def test_trees_dtypes_and_shapes(make, search):
     """State and parameters keep their types; the second update compiles nothing; float32 converges sensibly."""
     chex.clear_trace_counter()
@@ -314,7 +317,7 @@ def test_the_pair_is_a_value(make, search):
     assert empty == {}
 
 
-@every
+@one_of_each
 def test_vmap_scan_and_missing_gradients(make, search, x64):
     tx = make(lr=0.1, max_iter=4, **search)
     starts = jnp.array([[2.0, -1.0], [0.5, 0.5], [-1.2, 1.0]])
@@ -338,7 +341,7 @@ def test_vmap_scan_and_missing_gradients(make, search, x64):
     np.testing.assert_array_equal(updates["frozen"], np.zeros(2))
 
 
-@pytest.mark.parametrize(("make", "search"), ALGORITHMS[1:])
+@pytest.mark.parametrize(("make", "search"), [ALGORITHMS[1], *full(*ALGORITHMS[2:])])
 def test_sharded_parameters(make, search):
     mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Explicit,))
     params = {"w": jnp.arange(8.0).reshape(4, 2), "b": jnp.ones(2)}

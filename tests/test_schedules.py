@@ -187,6 +187,14 @@ def test_reduce_on_plateau_with_negative_metrics():
     assert float(lr) == 0.5
 
 
+def test_reduce_on_plateau_makes_no_change_that_is_at_most_eps():
+    for eps, expected in ((0.6, 1.0), (0.4, 0.5)):
+        schedule = schedules.reduce_on_plateau(1.0, patience=0, factor=0.5, eps=eps)
+        _, state = schedule.update(1.0, schedule.init())
+        lr, _ = schedule.update(1.0, state)
+        assert float(lr) == expected
+
+
 def test_an_option_may_be_any_schedule():
     """In the functional face and as a group's option; the next value is readable from the state."""
     tx = fo.sgd(lr=schedules.one_cycle(0.1, 10), momentum=schedules.one_cycle_momentum(10))

@@ -9,29 +9,14 @@ import pytest
 
 import functorch_optim as fo
 from functorch_optim import optim, trees
-from tests import cases
+from tests.algorithms import ALGORITHMS
 
 SHAPE = (2, 3)
-RULES = {
-    "sgd": {"lr": 0.1, "momentum": 0.9},
-    "adam": {"lr": 0.01, "amsgrad": True},
-    "adamw": {"lr": 0.01},
-    "adadelta": {"lr": 1.0},
-    "adafactor": {"lr": 0.01, "eps": (1e-7, 1e-3)},  # eps1 of None is that of the parameter's dtype, in torch too
-    "adagrad": {"lr": 0.01, "initial_accumulator_value": 1e-9},
-    "adamax": {"lr": 0.01},
-    "asgd": {"lr": 0.1, "t0": 1.0},
-    "nadam": {"lr": 0.01},
-    "radam": {"lr": 0.01, "betas": (0.9, 0.9)},
-    "rmsprop": {"lr": 0.01, "momentum": 0.9, "centered": True},
-    "rprop": {"lr": 1e-3, "step_sizes": (1e-8, 1e-2)},
-    "muon": {"lr": 0.01},
-}
-each_rule = pytest.mark.parametrize("name", RULES)
+each_rule = pytest.mark.parametrize("name", ALGORITHMS)
 
 
 def optimizer_of(name, dtype, **options):
-    return getattr(optim, cases.ALGORITHMS[name][0])({"w": jnp.ones(SHAPE, dtype)}, **RULES[name], **options)
+    return getattr(optim, ALGORITHMS[name].title)({"w": jnp.ones(SHAPE, dtype)}, **ALGORITHMS[name].typical, **options)
 
 
 def slots(optimizer):
@@ -59,8 +44,8 @@ def test_the_dtype_of_a_slot(dtype, kept):
 @pytest.mark.parametrize("foreach", [False, True])
 def test_float16_parameters_have_float32_slots_and_do_not_run_away(name, foreach):
     """The step is the one of float32 parameters, but for the rounding of the parameters themselves."""
-    several = {"foreach": True} if foreach and name not in ("adafactor", "muon") else {}
-    tx = getattr(fo, name)(**RULES[name], **several)
+    several = {"foreach": True} if foreach and ALGORITHMS[name].packs else {}
+    tx = getattr(fo, name)(**ALGORITHMS[name].typical, **several)
     params, exact = {"w": jnp.ones(SHAPE, jnp.float16)}, {"w": jnp.ones(SHAPE)}
     state, right = tx.init(params), tx.init(exact)
     assert {leaf.dtype for leaf in jax.tree.leaves(state)} <= {jnp.dtype("int32"), jnp.dtype("float32")}
@@ -221,7 +206,7 @@ def test_torch_takes_the_float32_slots_of_float16_parameters_and_gives_its_own(n
     ours = optimizer_of(name, jnp.float16)
     ours.step(gradient(0, jnp.float16))
     param = torch.ones(SHAPE, dtype=torch.float16, requires_grad=True)
-    theirs = getattr(torch.optim, cases.ALGORITHMS[name][0])([param], **RULES[name])
+    theirs = getattr(torch.optim, ALGORITHMS[name].title)([param], **ALGORITHMS[name].typical)
     state = jax.tree.map(lambda x: torch.tensor(np.asarray(x)) if hasattr(x, "dtype") else x, ours.state_dict())
     theirs.load_state_dict(state)
     param.grad = torch.full(SHAPE, 0.5, dtype=torch.float16)

@@ -21,6 +21,7 @@ from functorch_optim.checkpoint import (
     save_torch,
 )
 from tests import torch_twins as twins
+from tests.algorithms import full
 from tests.equality import same
 
 pytestmark = pytest.mark.usefixtures("standard_promotion", "x64")
@@ -122,7 +123,7 @@ def worst(found, expected, dtype):
 
 @pytest.mark.parametrize(
     ("dtype", "forward", "trained"),
-    [("float64", 1e-13, 1e-10), ("float32", 1e-5, 1e-5), ("bfloat16", 1e-2, 5e-2)],
+    [("float64", 1e-13, 1e-10), *full(("float32", 1e-5, 1e-5), ("bfloat16", 1e-2, 5e-2))],
 )
 def test_a_transformer_goes_on_where_torch_stopped(load, dtype, forward, trained):
     saved = load(f"transformer_{dtype}")
@@ -233,20 +234,19 @@ def test_torch_goes_on_where_this_library_stopped(case, tmp_path):
     assert np.max([relative(after[key], value) for key, value in saved["after"].items()]) <= 1e-12
 
 
-def nnx_layers(rngs):
-    return {
-        "linear": nnx.Linear(8, 3, rngs=rngs),
-        "conv1d": nnx.Conv(4, 6, (3,), padding=1, rngs=rngs),
-        "conv2d": nnx.Conv(4, 6, (3, 2), padding="VALID", rngs=rngs),
-        "conv_groups": nnx.Conv(4, 6, (3, 3), padding="VALID", feature_group_count=2, rngs=rngs),
-        "conv_transpose": nnx.ConvTranspose(4, 6, (3, 2), padding="VALID", rngs=rngs),
-        "embedding": nnx.Embed(5, 3, rngs=rngs),
-        "layer_norm": nnx.LayerNorm(8, epsilon=1e-5, rngs=rngs),
-        "group_norm": nnx.GroupNorm(4, 2, epsilon=1e-5, rngs=rngs),
-        "batch_norm": nnx.BatchNorm(4, use_running_average=True, rngs=rngs),
-        "prelu": nnx.PReLU(),
-        "attention": nnx.MultiHeadAttention(2, 8, decode=False, rngs=rngs),
-    }
+NNX_LAYERS = {
+    "linear": lambda rngs: nnx.Linear(8, 3, rngs=rngs),
+    "conv1d": lambda rngs: nnx.Conv(4, 6, (3,), padding=1, rngs=rngs),
+    "conv2d": lambda rngs: nnx.Conv(4, 6, (3, 2), padding="VALID", rngs=rngs),
+    "conv_groups": lambda rngs: nnx.Conv(4, 6, (3, 3), padding="VALID", feature_group_count=2, rngs=rngs),
+    "conv_transpose": lambda rngs: nnx.ConvTranspose(4, 6, (3, 2), padding="VALID", rngs=rngs),
+    "embedding": lambda rngs: nnx.Embed(5, 3, rngs=rngs),
+    "layer_norm": lambda rngs: nnx.LayerNorm(8, epsilon=1e-5, rngs=rngs),
+    "group_norm": lambda rngs: nnx.GroupNorm(4, 2, epsilon=1e-5, rngs=rngs),
+    "batch_norm": lambda rngs: nnx.BatchNorm(4, use_running_average=True, rngs=rngs),
+    "prelu": lambda rngs: nnx.PReLU(),
+    "attention": lambda rngs: nnx.MultiHeadAttention(2, 8, decode=False, rngs=rngs),
+}
 
 
 def linen_layers():
@@ -266,25 +266,24 @@ def linen_layers():
     }
 
 
-def equinox_layers(key):
-    nn = equinox.nn
-    return {
-        "linear": nn.Linear(8, 3, key=key),
-        "conv1d": nn.Conv1d(4, 6, 3, padding=1, key=key),
-        "conv2d": nn.Conv2d(4, 6, (3, 2), key=key),
-        "conv_groups": nn.Conv2d(4, 6, 3, groups=2, key=key),
-        "conv_transpose": nn.ConvTranspose2d(4, 6, (3, 2), key=key),
-        "embedding": nn.Embedding(5, 3, key=key),
-        "layer_norm": nn.LayerNorm(8),
-        "group_norm": nn.GroupNorm(2, 4),
-        "prelu": nn.PReLU(),
-        "attention": nn.MultiheadAttention(
-            2, 8, use_query_bias=True, use_key_bias=True, use_value_bias=True, use_output_bias=True, key=key
-        ),
-        "attention_dims": nn.MultiheadAttention(
-            2, 8, 3, 5, 8, use_query_bias=True, use_key_bias=True, use_value_bias=True, use_output_bias=True, key=key
-        ),
-    }
+nn = equinox.nn
+EQUINOX_LAYERS = {
+    "linear": lambda key: nn.Linear(8, 3, key=key),
+    "conv1d": lambda key: nn.Conv1d(4, 6, 3, padding=1, key=key),
+    "conv2d": lambda key: nn.Conv2d(4, 6, (3, 2), key=key),
+    "conv_groups": lambda key: nn.Conv2d(4, 6, 3, groups=2, key=key),
+    "conv_transpose": lambda key: nn.ConvTranspose2d(4, 6, (3, 2), key=key),
+    "embedding": lambda key: nn.Embedding(5, 3, key=key),
+    "layer_norm": lambda key: nn.LayerNorm(8),
+    "group_norm": lambda key: nn.GroupNorm(2, 4),
+    "prelu": lambda key: nn.PReLU(),
+    "attention": lambda key: nn.MultiheadAttention(
+        2, 8, use_query_bias=True, use_key_bias=True, use_value_bias=True, use_output_bias=True, key=key
+    ),
+    "attention_dims": lambda key: nn.MultiheadAttention(
+        2, 8, 3, 5, 8, use_query_bias=True, use_key_bias=True, use_value_bias=True, use_output_bias=True, key=key
+    ),
+}
 
 
 RULES = [LeafRule(r"kernel", "weight", "transposed_kernel"), *TORCH_NAMES]
@@ -299,10 +298,10 @@ def inputs(name, x):
     return (x, x[..., :3], x[..., :5]) if name == "attention_dims" else (x,)
 
 
-@pytest.mark.parametrize("name", nnx_layers(nnx.Rngs(0)))
+@pytest.mark.parametrize("name", NNX_LAYERS)
 def test_layers_of_nnx(load, name):
     of = load("zoo")[name]
-    graph, state = nnx.split(nnx_layers(nnx.Rngs(0))[name])
+    graph, state = nnx.split(NNX_LAYERS[name](nnx.Rngs(0)))
     layout = TorchLayout(state, of["params"], rules=RULES if name == "conv_transpose" else TORCH_NAMES)
     state = layout.params_from_torch(of["params"])
     assert same(layout.params_to_torch(state), tracked(of["params"]))
@@ -326,9 +325,9 @@ def test_layers_of_linen(load, name):
     }
 
 
-@pytest.mark.parametrize("name", equinox_layers(jax.random.key(0)))
+@pytest.mark.parametrize("name", EQUINOX_LAYERS)
 def test_layers_of_equinox(load, name):
-    of, layer = load("zoo")[name], equinox_layers(jax.random.key(0))[name]
+    of, layer = load("zoo")[name], EQUINOX_LAYERS[name](jax.random.key(0))
     layout = TorchLayout(layer, of["params"], rules=TURNED if name == "conv_transpose" else TORCH_NAMES)
     layer = layout.params_from_torch(of["params"])
     assert same(layout.params_to_torch(layer), tracked(of["params"]))

@@ -6,17 +6,18 @@ import numpy as np
 import torch
 
 from tests import cases, long_cases, nonfinite_cases, quasi_newton_cases, schedule_cases, sparse_cases
+from tests.algorithms import ALGORITHMS, Case
 
 Trajectory = dict[str, np.ndarray]
 
 
-def run(case: cases.Case, dtype: str, steps: int) -> Trajectory:
+def run(case: Case, dtype: str, steps: int) -> Trajectory:
     """Parameters and slots before the first step and after each: arrays of shape (steps + 1, entries).
 
     NumPy has no bfloat16: its values are held in float32, which is exact.
     """
     name, options = case
-    class_name, slots, _ = cases.ALGORITHMS[name]
+    class_name, slots = ALGORITHMS[name].title, ALGORITHMS[name].slots
     kind, numpy_dtype = getattr(torch, dtype), np.dtype("float32" if dtype == "bfloat16" else dtype)
     start = cases.parameters(name, numpy_dtype)
     params = {key: torch.tensor(value, dtype=kind, requires_grad=True) for key, value in start.items()}
@@ -34,19 +35,19 @@ def run(case: cases.Case, dtype: str, steps: int) -> Trajectory:
             if any(value is not None for value in values.values()):
                 flat = _flat(name, values, slot)
                 rows.setdefault(slot, [np.zeros_like(flat)]).append(flat)
-        for scalar in cases.CARRIED.get(name, ()):
+        for scalar in ALGORITHMS[name].carried:
             value = np.float32(optimizer.state[next(iter(params.values()))][scalar])
             rows.setdefault(scalar, [np.float32(0)]).append(value)  # what it begins with is the initial state's affair
     return {key: np.stack(value) for key, value in rows.items()}
 
 
-def run_with_gaps(case: cases.Case, steps: tuple[int, ...], gaps: bool) -> Trajectory:
+def run_with_gaps(case: Case, steps: tuple[int, ...], gaps: bool) -> Trajectory:
     """A float64 run with rewritten options and, with ``gaps``, parameters without a gradient, after the given steps.
 
     Beside parameters and slots (NaN where torch has none yet) there is the step count of each parameter, or -1.
     """
     name, options = case
-    class_name, slots, _ = cases.ALGORITHMS[name]
+    class_name, slots = ALGORITHMS[name].title, ALGORITHMS[name].slots
     params = {key: torch.tensor(value, requires_grad=True) for key, value in cases.parameters(name, np.float64).items()}
     optimizer = getattr(torch.optim, class_name)(list(params.values()), **options)
     rows: dict[str, list[np.ndarray]] = {}
@@ -69,16 +70,16 @@ def run_with_gaps(case: cases.Case, steps: tuple[int, ...], gaps: bool) -> Traje
                     for key, shape in cases.shapes(name, slot).items()
                 }
                 rows.setdefault(slot, []).append(_flat(name, held, slot))
-        for scalar in cases.CARRIED.get(name, ()):
+        for scalar in ALGORITHMS[name].carried:
             values = [float(state.get(scalar, torch.nan)) for state in filled]
             rows.setdefault(scalar, []).append(np.array(values, np.float32))
     return {key: np.stack(value) for key, value in rows.items()}
 
 
-def run_nonfinite(case: cases.Case) -> Trajectory:
+def run_nonfinite(case: Case) -> Trajectory:
     """Parameters and slots at the recorded steps of a run in which something is not finite."""
     name, options = case
-    class_name, slots, _ = cases.ALGORITHMS[name]
+    class_name, slots = ALGORITHMS[name].title, ALGORITHMS[name].slots
     params = {key: torch.tensor(value, requires_grad=True) for key, value in nonfinite_cases.parameters(name).items()}
     optimizer = getattr(torch.optim, class_name)(list(params.values()), **options)
     rows: dict[str, list[np.ndarray]] = {}
@@ -95,10 +96,10 @@ def run_nonfinite(case: cases.Case) -> Trajectory:
     return {key: np.stack(value) for key, value in rows.items()}
 
 
-def run_long(case: cases.Case, dtype: str) -> Trajectory:
+def run_long(case: Case, dtype: str) -> Trajectory:
     """Parameters, slots and carried scalars at the recorded steps of a long run."""
     name, options = case
-    class_name, slots, _ = cases.ALGORITHMS[name]
+    class_name, slots = ALGORITHMS[name].title, ALGORITHMS[name].slots
     param = torch.tensor(long_cases.parameter(name, dtype), requires_grad=True)
     optimizer = getattr(torch.optim, class_name)([param], **options)
     rows: dict[str, list[np.ndarray]] = {}
@@ -107,7 +108,7 @@ def run_long(case: cases.Case, dtype: str) -> Trajectory:
         optimizer.step()
         if step in long_cases.RECORDED_AT:
             state = optimizer.state[param]
-            held = {slot: state[slot] for slot in (*slots, *cases.CARRIED.get(name, ())) if state.get(slot) is not None}
+            held = {slot: state[slot] for slot in (*slots, *ALGORITHMS[name].carried) if state.get(slot) is not None}
             for key, value in {"param": param.detach(), **held}.items():
                 rows.setdefault(key, []).append(value.numpy().copy())
     return {key: np.stack(value) for key, value in rows.items()}
@@ -119,7 +120,7 @@ def _flat(name: str, tree: dict[str, Any], slot: str = "param") -> np.ndarray:
     return cases.flatten(name, {key: value.detach().numpy().copy() for key, value in exact.items()}, slot)
 
 
-def run_sparse(case: cases.Case, dtype: str, steps: int, gaps: bool) -> Trajectory:
+def run_sparse(case: Case, dtype: str, steps: int, gaps: bool) -> Trajectory:
     """A run with row-sparse gradients: parameters and slots before the first step and after each.
 
     torch keeps SGD's momentum in a sparse tensor, which is compared through the parameters.

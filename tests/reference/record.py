@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from tests import cases, long_cases, nonfinite_cases, quasi_newton_cases, schedule_cases, sparse_cases, torch_run
+from tests.algorithms import ALGORITHMS, label
 
 FOLDER = pathlib.Path(__file__).parent
 RUNS = {"float64": cases.STEPS, "float32": 12, "complex128": 12, "bfloat16": 12}
@@ -30,26 +31,26 @@ def record_sparse() -> None:
             ("float32", "float32", sparse_cases.NARROW_STEPS),
         ):
             for slot, values in torch_run.run_sparse(case, dtype, steps, kind == "gaps").items():
-                arrays[f"{cases.label(case)}/{kind}/{slot}"] = values
+                arrays[f"{label(case)}/{kind}/{slot}"] = values
     np.savez_compressed(FOLDER / "sparse.npz", torch_version=np.array(torch.__version__), **arrays)
 
 
 def record_lbfgs() -> None:
     arrays = {}
-    for label in quasi_newton_cases.LBFGS:
-        arrays |= {f"{label}/{key}": values for key, values in torch_run.run_lbfgs(label).items()}
+    for case in quasi_newton_cases.LBFGS:
+        arrays |= {f"{case}/{key}": values for key, values in torch_run.run_lbfgs(case).items()}
     np.savez_compressed(FOLDER / "lbfgs.npz", torch_version=np.array(torch.__version__), **arrays)
 
 
 def record_schedules() -> None:
-    arrays = {label: torch_run.run_schedule(label) for label in schedule_cases.ALL}
+    arrays = {case: torch_run.run_schedule(case) for case in schedule_cases.ALL}
     np.savez_compressed(FOLDER / "schedules.npz", torch_version=np.array(torch.__version__), **arrays)
 
 
 def record_nonfinite() -> None:
     arrays = {}
     for case in nonfinite_cases.CASES:
-        arrays |= {f"{cases.label(case)}/{slot}": rows for slot, rows in torch_run.run_nonfinite(case).items()}
+        arrays |= {f"{label(case)}/{slot}": rows for slot, rows in torch_run.run_nonfinite(case).items()}
     np.savez_compressed(FOLDER / "nonfinite.npz", torch_version=np.array(torch.__version__), **arrays)
 
 
@@ -57,7 +58,7 @@ def record_long() -> None:
     arrays = {}
     for case in long_cases.CASES:
         for dtype in ("float64", "float32"):
-            prefix = f"{cases.label(case)}/{dtype}/"
+            prefix = f"{label(case)}/{dtype}/"
             arrays |= {f"{prefix}{slot}": rows for slot, rows in torch_run.run_long(case, dtype).items()}
     np.savez_compressed(FOLDER / "long.npz", torch_version=np.array(torch.__version__), **arrays)
 
@@ -72,23 +73,22 @@ OTHERS = {
 
 
 def main() -> None:
-    for name in sys.argv[1:] or [*cases.ALGORITHMS, *OTHERS]:
+    for name in sys.argv[1:] or [*ALGORITHMS, *OTHERS]:
         if name in OTHERS:
             OTHERS[name]()
             continue
-        _, _, combinations = cases.ALGORITHMS[name]
         arrays = {}
-        for options in combinations:
+        for options in ALGORITHMS[name].cases:
             for dtype, steps in RUNS.items():
-                if dtype == "complex128" and name in cases.REAL_ONLY:
+                if dtype == "complex128" and not ALGORITHMS[name].takes_complex:
                     continue
                 trajectory = torch_run.run((name, options), dtype, steps)
                 for slot, values in trajectory.items():
-                    arrays[f"{cases.label((name, options))}/{dtype}/{slot}"] = values
+                    arrays[f"{label((name, options))}/{dtype}/{slot}"] = values
             for kind, steps in (("gaps", cases.GAPS_AT), ("long", cases.LONG_AT)):
                 trajectory = torch_run.run_with_gaps((name, options), steps, kind == "gaps")
                 for slot, values in trajectory.items():
-                    arrays[f"{cases.label((name, options))}/{kind}/{slot}"] = values
+                    arrays[f"{label((name, options))}/{kind}/{slot}"] = values
         np.savez_compressed(FOLDER / f"{name}.npz", torch_version=np.array(torch.__version__), **arrays)
 
 

@@ -1,0 +1,351 @@
+"""The table of the algorithms: all that the shared tests need to know of one is its row here.
+
+``make test`` runs every pair of options together, ``make test-all`` (the environment variable FULL) every combination.
+"""
+
+import itertools
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+Options = dict[str, Any]
+Case = tuple[str, Options]
+
+FULL = bool(os.environ.get("FULL"))
+B2 = 0.9990234375  # a beta2 that float32 holds
+
+
+def crossed(base: Options, *choices: Options, flags: tuple[str, ...] = ("maximize",), decay: bool = True) -> Any:
+    """Every choice with and without weight decay, and with every combination of flags."""
+    return tuple(
+        {**base, **choice, **({"weight_decay": each} if decay else {}), **dict(zip(flags, values, strict=True))}
+        for choice in choices or ({},)
+        for each in ((0.0, 0.1) if decay else (0.0,))
+        for values in itertools.product([False, True], repeat=len(flags))
+    )
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """What the tests know of an algorithm, beside its name among the functions of the library.
+
+    Attributes:
+        title: the class in :mod:`functorch_optim.optim`, which is torch's.
+        slots: the arrays in torch's ``state_dict``.
+        cases: the options under which it is compared with torch, all combinations of its flags.
+        typical: options that give it all of its slots, from which the tests of one configuration start.
+        exact: all of its numbers, with values that float32 holds.
+        learned: the options with respect to which steps are differentiated.
+        long: the options of runs of 1200 steps, which cross all of its branches.
+        edges: options at the ends of what is allowed.
+        by_hand: options, and where [1, -2] is after four steps with them (float64).
+        carried: the scalars beside the step in its state.
+        has_step, has_betas, has_maximize: whether torch counts its steps, and whether it has these options.
+        takes_complex, takes_empty, takes_rows, takes_vectors: which parameters and gradients it takes.
+        packs: whether small parameters may be joined.
+        tolerance: of a functional float64 trajectory.
+    """
+
+    title: str
+    slots: tuple[str, ...]
+    cases: tuple[Options, ...]
+    typical: Options
+    exact: Options | None
+    learned: tuple[str, ...] = ()
+    long: tuple[Options, ...] = ({},)
+    edges: tuple[Options, ...] = ()
+    by_hand: tuple[tuple[Options, list[float]], ...] = ()
+    carried: tuple[str, ...] = ()
+    has_step: bool = True
+    has_betas: bool = False
+    has_maximize: bool = True
+    takes_complex: bool = True
+    takes_empty: bool = True  # torch divides by the number of entries where it does not
+    takes_rows: bool = False
+    takes_vectors: bool = True
+    packs: bool = True
+    tolerance: float = 1e-12
+
+
+ALGORITHMS: dict[str, Algorithm] = {
+    "sgd": Algorithm(
+        "SGD",
+        ("momentum_buffer",),
+        crossed(
+            {"lr": 0.05},
+            {},
+            {"momentum": 0.9},
+            {"momentum": 0.9, "dampening": 0.5},
+            {"momentum": 0.9, "nesterov": True},
+        ),
+        typical={"lr": 0.1, "momentum": 0.9},
+        exact={"lr": 0.0625, "momentum": 0.875, "dampening": 0.25, "weight_decay": 0.125},
+        learned=("lr", "momentum", "weight_decay"),
+        long=({"momentum": 0.9, "dampening": 0.5},),
+        edges=(
+            {"lr": 0.1, "momentum": 1.5},
+            {"lr": 0.1, "momentum": 0.9, "dampening": 1.0},
+            {"lr": 0.1, "momentum": 0.9, "dampening": -0.5, "weight_decay": 2.0},
+            {"lr": 0.0, "momentum": 0.9, "nesterov": True},
+        ),
+        by_hand=(
+            ({}, [0.99845, -1.99965]),
+            (
+                {"lr": 0.1, "momentum": 0.9, "dampening": 0.5, "weight_decay": 0.1, "maximize": True},
+                [1.1839417575, -2.1152707025],
+            ),
+            (
+                {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.1},
+                [0.446287654626, -1.613511956752],
+            ),
+        ),
+        has_step=False,
+        takes_rows=True,
+    ),
+    "adam": Algorithm(
+        "Adam",
+        ("exp_avg", "exp_avg_sq", "max_exp_avg_sq"),
+        crossed({"lr": 0.01}, flags=("amsgrad", "maximize", "decoupled_weight_decay")),
+        typical={"lr": 0.01, "amsgrad": True},
+        exact={"lr": 0.0625, "betas": (0.875, B2), "eps": 2.0**-27, "weight_decay": 0.125},
+        learned=("lr", "eps", "weight_decay"),
+        long=({}, {"betas": (0.8, 0.92)}, {"amsgrad": True}),
+        edges=(
+            {"betas": (0.0, 0.0)},
+            {"betas": (0.3, 0.5), "eps": 0.1},
+            {"betas": (0.0, 0.99), "amsgrad": True, "eps": 0.0},
+            {"betas": (0.99, 0.0), "lr": 0.0},
+        ),
+        by_hand=(
+            ({"lr": 0.1}, [0.740676395539, -1.878675143892]),
+            (
+                {"lr": 0.1, "betas": (0.5, 0.9), "weight_decay": 0.1, "amsgrad": True, "maximize": True},
+                [1.204041792823, -1.989143577391],
+            ),
+        ),
+        has_betas=True,
+    ),
+    "adamw": Algorithm(
+        "AdamW",
+        ("exp_avg", "exp_avg_sq", "max_exp_avg_sq"),
+        crossed({"lr": 0.01}, flags=("amsgrad", "maximize")),
+        typical={"lr": 0.01},
+        exact={"lr": 0.0625, "betas": (0.875, B2), "eps": 2.0**-27, "weight_decay": 0.125},
+        learned=("lr", "weight_decay"),
+        long=({"weight_decay": 0.1},),
+        edges=({"lr": 1.0, "weight_decay": 1.0}, {"lr": 0.5, "weight_decay": 3.0, "maximize": True}),
+        by_hand=(({"lr": 0.1, "weight_decay": 0.1}, [0.705430627766, -1.80303286498]),),
+        has_betas=True,
+    ),
+    "adadelta": Algorithm(
+        "Adadelta",
+        ("square_avg", "acc_delta"),
+        crossed({"lr": 1.0}),
+        typical={"lr": 1.0},
+        exact={"lr": 0.5, "rho": 0.875, "eps": 2.0**-20, "weight_decay": 0.125},
+        learned=("lr", "rho"),
+        edges=({"rho": 0.0, "eps": 0.1}, {"rho": 1.0}),
+        by_hand=(({"lr": 1.0, "weight_decay": 0.1}, [0.99203979993, -1.99684977309]),),
+    ),
+    "adafactor": Algorithm(
+        "Adafactor",
+        ("row_var", "col_var", "variance"),
+        crossed({"lr": 0.05}, {}, {"eps": (1e-3, 1e-2), "d": 1.5}),
+        typical={"lr": 0.01, "eps": (1e-7, 1e-3)},  # eps1 of None is that of the parameter's dtype, in torch too
+        exact={"lr": 0.5, "beta2_decay": -0.75, "eps": (2.0**-20, 2.0**-10), "d": 1.5, "weight_decay": 0.125},
+        long=({"lr": 0.05},),
+        edges=({"lr": 1.0, "beta2_decay": 0.0, "d": 2.0}, {"lr": 0.5, "eps": (0.1, 1.0), "weight_decay": 0.5}),
+        by_hand=(
+            ({"lr": 0.5}, [-0.62908301858, -1.456508493001]),
+            ({"lr": 0.5, "weight_decay": 0.1, "eps": (0.001, 0.01), "d": 1.5}, [-0.573774962924, -1.151142394939]),
+        ),
+        takes_complex=False,
+        takes_empty=False,
+        packs=False,
+    ),
+    "adagrad": Algorithm(
+        "Adagrad",
+        ("sum",),
+        crossed({"lr": 0.05}, {}, {"lr_decay": 0.1, "initial_accumulator_value": 0.1}),
+        typical={"lr": 0.01, "initial_accumulator_value": 1e-9},
+        exact={"lr": 0.0625, "lr_decay": 0.125, "weight_decay": 0.125, "eps": 2.0**-30},
+        learned=("lr", "lr_decay"),
+        long=({"lr_decay": 0.01},),
+        edges=({"lr": 0.5, "lr_decay": 1.0, "eps": 0.0, "initial_accumulator_value": 1.0},),
+        by_hand=(
+            (
+                {"lr": 0.1, "lr_decay": 0.5, "weight_decay": 0.1, "initial_accumulator_value": 0.1},
+                [0.873089930337, -1.916235190711],
+            ),
+        ),
+        takes_rows=True,
+    ),
+    "adamax": Algorithm(
+        "Adamax",
+        ("exp_avg", "exp_inf"),
+        crossed({"lr": 0.01}),
+        typical={"lr": 0.01},
+        exact={"lr": 0.0625, "betas": (0.875, B2), "eps": 2.0**-27, "weight_decay": 0.125},
+        learned=("lr",),
+        long=({}, {"betas": (0.8, 0.92)}),
+        edges=({"betas": (0.0, 0.0), "eps": 0.1},),
+        by_hand=(({"lr": 0.1, "weight_decay": 0.1}, [0.773450951756, -1.838509852724]),),
+        has_betas=True,
+    ),
+    "asgd": Algorithm(
+        "ASGD",
+        ("ax",),
+        crossed({"lr": 0.05}, {}, {"t0": 3.0, "lambd": 0.01}),
+        typical={"lr": 0.1, "t0": 1.0},
+        exact={"lr": 0.0625, "lambd": 2.0**-10, "alpha": 0.75, "t0": 3.0, "weight_decay": 0.125},
+        learned=("lr", "lambd"),
+        long=({"t0": 100.0, "lambd": 0.01},),
+        edges=({"lr": 0.1, "t0": 0.0, "lambd": 0.5, "alpha": 0.25},),
+        by_hand=(({"lr": 0.1, "lambd": 0.1, "t0": 1, "weight_decay": 0.1}, [0.774005208905, -1.813839511234]),),
+        carried=("eta", "mu"),
+    ),
+    "nadam": Algorithm(
+        "NAdam",
+        ("exp_avg", "exp_avg_sq"),
+        crossed({"lr": 0.01}, flags=("maximize", "decoupled_weight_decay")),
+        typical={"lr": 0.01},
+        exact={"lr": 0.0625, "betas": (0.875, B2), "weight_decay": 0.125, "momentum_decay": 2.0**-8},
+        learned=("lr", "momentum_decay"),
+        long=({}, {"betas": (0.8, 0.92)}, {"momentum_decay": 0.0}),
+        edges=({"lr": 0.1, "momentum_decay": 0.0}, {"lr": 0.1, "betas": (0.0, 0.5), "momentum_decay": 2.0}),
+        by_hand=(
+            ({"lr": 0.1}, [0.796061230963, -1.940419429737]),
+            ({"lr": 0.1, "weight_decay": 0.1, "decoupled_weight_decay": True}, [0.759975002119, -1.863520187652]),
+        ),
+        carried=("mu_product",),
+        has_betas=True,
+    ),
+    "radam": Algorithm(
+        "RAdam",
+        ("exp_avg", "exp_avg_sq"),
+        crossed({"lr": 0.01}, flags=("maximize", "decoupled_weight_decay")),
+        typical={"lr": 0.01, "betas": (0.9, 0.9)},
+        exact={"lr": 0.0625, "betas": (0.875, B2), "weight_decay": 0.125},
+        learned=("lr",),
+        long=(
+            {},
+            {"betas": (0.8, 0.92)},
+            {"betas": (0.9, 0.99), "weight_decay": 0.1},
+            {"betas": (0.9, 0.9999)},
+            {"betas": (0.9, 0.5)},
+        ),
+        edges=({"lr": 0.1, "betas": (0.5, 0.5)}, {"lr": 0.1, "betas": (0.0, 0.75), "eps": 0.1}),
+        by_hand=(
+            ({"lr": 0.1}, [0.856326712584, -1.884082142217]),
+            ({"lr": 0.1, "betas": (0.9, 0.9), "weight_decay": 0.1}, [0.817876467881, -1.80681107351]),
+            (
+                {
+                    "lr": 0.1,
+                    "betas": (0.5, 0.999),
+                    "weight_decay": 0.1,
+                    "decoupled_weight_decay": True,
+                    "maximize": True,
+                },
+                [1.108349055238, -1.993825015238],
+            ),
+        ),
+        has_betas=True,
+        # torch's rho_t cancels in doubles at the first steps; our traced form does not, and that is the difference. The
+        # torch face, which forms the scalars as torch does, is held to 1e-12.
+        tolerance=1e-10,
+    ),
+    "rmsprop": Algorithm(
+        "RMSprop",
+        ("square_avg", "momentum_buffer", "grad_avg"),
+        crossed({"lr": 0.01}, {}, {"momentum": 0.9}, flags=("maximize", "centered")),
+        typical={"lr": 0.01, "momentum": 0.9, "centered": True},
+        exact={"lr": 0.0625, "alpha": 0.9921875, "weight_decay": 0.125, "momentum": 0.875},
+        learned=("lr", "alpha"),
+        long=({"momentum": 0.9, "centered": True},),
+        edges=({"lr": 0.1, "alpha": 0.0, "momentum": 0.5}, {"lr": 0.1, "alpha": 0.5, "centered": True, "eps": 0.1}),
+        by_hand=(
+            ({"lr": 0.1}, [-0.680749415633, -1.522788835188]),
+            ({"lr": 0.1, "centered": True, "momentum": 0.9, "weight_decay": 0.1}, [-3.091426959387, 0.260993918339]),
+        ),
+    ),
+    "rprop": Algorithm(
+        "Rprop",
+        ("prev", "step_size"),
+        crossed({"lr": 0.01}, {}, {"etas": (0.3, 1.5), "step_sizes": (1e-3, 0.02)}, decay=False),
+        typical={"lr": 1e-3, "step_sizes": (1e-8, 1e-2)},
+        exact={"lr": 0.0625, "etas": (0.5, 1.25), "step_sizes": (2.0**-20, 32.0)},
+        long=({"step_sizes": (1e-3, 0.02)},),
+        edges=({"lr": 100.0}, {"lr": 0.1, "etas": (0.9, 1.1), "step_sizes": (0.05, 0.2)}),
+        by_hand=(({"lr": 0.1}, [0.79, -1.95]),),
+    ),
+    "muon": Algorithm(
+        "Muon",
+        ("momentum_buffer",),
+        crossed(
+            {"lr": 0.02},
+            {},
+            {"adjust_lr_fn": "match_rms_adamw"},
+            {"momentum": 0.9, "ns_steps": 3, "ns_coefficients": (2.0, -1.5, 0.5)},
+            flags=("nesterov",),
+        ),
+        typical={"lr": 0.01},
+        exact=None,
+        long=({"lr": 0.02},),
+        has_step=False,
+        has_maximize=False,
+        takes_complex=False,
+        takes_vectors=False,
+        packs=False,
+    ),
+}
+# Algorithms whose steps are not of the common kind, and the files that test them.
+ELSEWHERE = {
+    "sparse_adam": ("SparseAdam", "test_sparse.py"),
+    "lbfgs": ("LBFGS", "test_quasi_newton.py"),
+    "bfgs": ("BFGS", "test_quasi_newton.py"),
+    "muon_adamw": ("MuonAdamW", "test_muon.py"),
+}
+
+
+CASES: list[Case] = [(name, options) for name, row in ALGORITHMS.items() for options in row.cases]  # all of them
+
+
+def label(case: Case) -> str:
+    name, options = case
+    return f"{name}-" + "-".join(f"{key}={value}" for key, value in options.items())
+
+
+def full(*values: Any) -> tuple[Any, ...]:
+    """These values of a parameter, in a full run; otherwise none."""
+    return values if FULL else ()
+
+
+def names(**wanted: bool) -> list[str]:
+    """The algorithms whose rows have these values, as in ``names(packs=True)``."""
+    return [name for name, row in ALGORITHMS.items() if all(getattr(row, key) is v for key, v in wanted.items())]
+
+
+def covering(options: Iterable[Options]) -> tuple[Options, ...]:
+    """A part of them in which every two values stand together that do in the whole."""
+    every = list(options)
+    keys = {key: None for each in every for key in each}
+    pairs = [set(itertools.combinations([(key, repr(each.get(key))) for key in keys], 2)) for each in every]
+    left, chosen = set().union(*pairs), set()
+    while left:
+        best = max(range(len(every)), key=lambda index: len(pairs[index] & left))
+        chosen.add(best)
+        left -= pairs[best]
+    return tuple(each for index, each in enumerate(every) if index in chosen)
+
+
+def few_of(name: str) -> list[Case]:
+    """For what depends little on the flags: the first and the last of :func:`cases_of`, in a full run all."""
+    cases = cases_of(name)
+    return cases if FULL else [cases[0], cases[-1]]
+
+
+def cases_of(name: str) -> list[Case]:
+    """The cases of an algorithm that this run compares: all, or of every two options all pairs."""
+    options = ALGORITHMS[name].cases
+    return [(name, each) for each in (options if FULL else covering(options))]

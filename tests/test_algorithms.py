@@ -1,0 +1,59 @@
+"""The table of the algorithms names all of them, and what it says of each is so."""
+
+import inspect
+from pathlib import Path
+
+import jax.numpy as jnp
+import pytest
+
+import functorch_optim as fo
+from functorch_optim import optim
+from tests.algorithms import ALGORITHMS, ELSEWHERE, FULL, cases_of, covering
+
+TITLES = {**{name: row.title for name, row in ALGORITHMS.items()}, **{k: title for k, (title, _) in ELSEWHERE.items()}}
+PER_FACE = ("foreach", "batched", "axis_name")  # what saves time in one face does not in the other
+each_algorithm = pytest.mark.parametrize("name", ALGORITHMS)
+
+
+def test_every_algorithm_of_the_library_is_in_the_table():
+    functions = {name for name in fo.__all__ if "lr" in signature_of(getattr(fo, name))} | {"muon_adamw"}
+    assert functions == set(TITLES)
+    kinds = {name for name in optim.__all__ if inspect.isclass(getattr(optim, name))} - {"Optimizer"}
+    assert kinds == set(TITLES.values())
+    for name, (_, file) in ELSEWHERE.items():
+        assert f"fo.{name}(" in (Path(__file__).parent / file).read_text()
+
+
+def signature_of(function):
+    return inspect.signature(function).parameters if inspect.isfunction(function) else {}
+
+
+@pytest.mark.parametrize("name", [*ALGORITHMS, "sparse_adam", "lbfgs", "bfgs"])
+def test_the_function_and_the_class_have_the_same_defaults(name):
+    function, kind = signature_of(getattr(fo, name)), inspect.signature(getattr(optim, TITLES[name])).parameters
+    shared = [key for key in function if key in kind and key not in PER_FACE]
+    assert "lr" in shared
+    assert {key: function[key].default for key in shared} == {key: kind[key].default for key in shared}
+
+
+@each_algorithm
+def test_the_rows_tell_what_the_rules_are(name):
+    row, tx = ALGORITHMS[name], getattr(fo, name)(**ALGORITHMS[name].typical)
+    rule = tx.update.of.rule
+    assert (row.takes_rows, row.carried) == (rule.takes_rows, tuple(rule.carried))
+    assert row.has_step is rule.counts_steps and row.packs is rule.elementwise
+    held = set(tx.init(jnp.ones((2, 2)))._fields) - {"step", *row.carried}
+    assert held == set(row.slots)
+    options = signature_of(getattr(fo, name))
+    assert (row.has_betas, row.has_maximize) == ("betas" in options, "maximize" in options)
+
+
+@each_algorithm
+def test_every_two_options_of_the_product_stand_together_in_the_cases(name):
+    every, chosen = ALGORITHMS[name].cases, covering(ALGORITHMS[name].cases)
+    assert set(map(repr, chosen)) <= set(map(repr, every)) and len(chosen) <= len(every)
+    for options in every:
+        for one in options.items():
+            for other in options.items():
+                assert any({one, other} <= set(each.items()) for each in chosen), (one, other)
+    assert len(cases_of(name)) == len(every if FULL else chosen)
