@@ -1,7 +1,7 @@
 """Operations in any order: what only carries an optimizer about changes nothing, and the rest is torch's.
 
-The twin makes the same steps and edits, but is never saved, copied, pickled or exported. In the full run, where torch is
-installed, there is a second one in torch.
+The twin makes the same steps and edits, but is never saved, copied, pickled or exported. In the full run, where torch
+is installed, there is a second one in torch.
 """
 
 import copy
