@@ -59,18 +59,20 @@ def stepped(many: Sequence[Case], step: int, runs: Any, grads: Any) -> Any:
 
 
 def split(name: str, step: int, options: dict[str, Any]) -> tuple[Static, dict[str, Any]]:
-    """The options that are static, and those that are data at ``step``, as arrays of JAX's default float dtype; the
-    betas as pairs, so that float32 keeps their digits."""
+    """The options that are static, and those that are data at ``step``."""
     data = {key: value for key, value in options.items() if type(value) is float and value != 0.0}
     data |= cases.changing_options(name, step, options)
-    static = tuple((key, value) for key, value in options.items() if key not in data)
-    dtype = jnp.result_type(float)
+    return tuple((key, value) for key, value in options.items() if key not in data), arrays(data)
+
+
+def arrays(numbers: dict[str, Any]) -> dict[str, Any]:
+    """Options as arrays of JAX's default float dtype; the betas as pairs, so that float32 keeps their digits."""
 
     def array(value: float) -> jax.Array:
-        return jnp.asarray(value, dtype)
+        return jnp.asarray(value, jnp.result_type(float))
 
-    pairs = {"betas": tuple(fo.Beta(array(b), array(1 - b)) for b in data["betas"])} if "betas" in data else {}
-    return static, {**{key: array(v) for key, v in data.items() if key != "betas"}, **pairs}
+    pairs = {"betas": tuple(fo.Beta(array(b), array(1 - b)) for b in numbers["betas"])} if "betas" in numbers else {}
+    return {**{key: array(value) for key, value in numbers.items() if key != "betas"}, **pairs}
 
 
 def initial(case: Case, dtype: Any) -> tuple[Any, Any]:

@@ -1,6 +1,5 @@
 """How runs with row-sparse gradients are compared with torch's; the tests and the parity table share it."""
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,39 +28,13 @@ def gradient_tree(step: int, dtype: str, absent: Any = ()) -> dict[str, Any]:
     }
 
 
-@functools.cache
-def stepper(name: str, statics: tuple[tuple[tuple[str, Any], ...], ...]) -> Any:
-    """One compiled step of several cases whose numbers come in as data."""
-
-    @jax.jit
-    def step(runs: Any, grads: Any, data: Any) -> Any:
-        results = []
-        for static, (params, state), numbers in zip(statics, runs, data, strict=True):
-            updates, state = getattr(fo, name)(**dict(static), **numbers).update(grads, state, params)
-            results.append((fo.apply_updates(params, updates), state))
-        return results
-
-    return step
-
-
 def stepped(many: Sequence[Case], step: int, runs: Any, dtype: str) -> Any:
     """(parameters, state) of all cases after a step."""
-    statics, data = zip(*(split(name, step, options) for name, options in many), strict=True)
-    return stepper(many[0][0], statics)(list(runs), gradient_tree(step, dtype), list(data))
-
-
-def split(name: str, step: int, options: dict[str, Any]) -> tuple[tuple[tuple[str, Any], ...], dict[str, Any]]:
-    """The options that are static, and those that are data at ``step``."""
-    changing = sparse_cases.changing_options(name, step, options)
-    static = tuple((key, value) for key, value in options.items() if key not in changing)
-
-    def array(value: float) -> jax.Array:
-        return jnp.asarray(value, jnp.result_type(float))
-
-    data = {key: array(value) for key, value in changing.items() if key != "betas"}
-    if "betas" in changing:
-        data["betas"] = tuple(fo.Beta(array(b), array(1 - b)) for b in changing["betas"])
-    return static, data
+    every = [(options, sparse_cases.changing_options(name, step, options)) for name, options in many]
+    statics = tuple(tuple(pair for pair in options.items() if pair[0] not in data) for options, data in every)
+    step_all = comparison.stepper(many[0][0], statics)
+    results = step_all(list(runs), gradient_tree(step, dtype), [comparison.arrays(data) for _, data in every])
+    return [(params, state) for params, state, _ in results]
 
 
 def _relative(actual: np.ndarray, expected: np.ndarray) -> float:
