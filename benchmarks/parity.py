@@ -28,9 +28,13 @@ def table() -> str:
     for name, row in ALGORITHMS.items():
         own = [(name, options) for options in row.cases]
         with jax.enable_x64(True):
-            wide = max(comparison.trajectory_errors(own, "float64").values())
-            paired = max(comparison.trajectory_errors(own, "complex128").values()) if row.takes_complex else None
-            face = max(comparison.face_trajectory_errors(own, "gaps").values())
+            wide = comparison.largest(comparison.trajectory_errors(own, "float64").values())
+            paired = (
+                comparison.largest(comparison.trajectory_errors(own, "complex128").values())
+                if row.takes_complex
+                else None
+            )
+            face = comparison.largest(comparison.face_trajectory_errors(own, "gaps").values())
         narrow = _worst(comparison.synchronised_ulps(own).values())
         # torch normalises a bfloat16 buffer in place unless Muon's Nesterov makes a copy of it first.
         sound = [case for case in own if case[1].get("nesterov") or name != "muon"]
@@ -51,8 +55,8 @@ def other_tables() -> str:
     for name in sparse_cases.CLASSES:
         own = sparse_cases.cases_of(name)
         with jax.enable_x64(True):
-            wide = max(sparse_comparison.trajectory_errors(own).values())
-            face = max(sparse_comparison.face_trajectory_errors(own).values())
+            wide = comparison.largest(sparse_comparison.trajectory_errors(own).values())
+            face = comparison.largest(sparse_comparison.face_trajectory_errors(own).values())
         stored = [case for case in own if case in sparse_comparison.WITH_RECORDED_STATE]
         narrow = _worst(sparse_comparison.synchronised_ulps(stored).values())
         rows.append(f"| `{name}` | {len(own)} | {wide:.1e} | {narrow} | {face:.1e} |")

@@ -41,7 +41,7 @@ class Algorithm:
         edges: options at the ends of what is allowed.
         by_hand: options, and where [1, -2] is after four steps with them (float64).
         carried: the scalars beside the step in its state.
-        has_step, has_betas, has_maximize: whether torch counts its steps, and whether it has these options.
+        has_step, has_betas: whether torch counts its steps, and whether it has betas.
         takes_complex, takes_empty, takes_rows, takes_vectors: which parameters and gradients it takes.
         packs: whether small parameters may be joined.
         tolerance: of a functional float64 trajectory.
@@ -59,7 +59,6 @@ class Algorithm:
     carried: tuple[str, ...] = ()
     has_step: bool = True
     has_betas: bool = False
-    has_maximize: bool = True
     takes_complex: bool = True
     takes_empty: bool = True  # torch divides by the number of entries where it does not
     takes_rows: bool = False
@@ -293,7 +292,6 @@ ALGORITHMS: dict[str, Algorithm] = {
         exact=None,
         long=({"lr": 0.02},),
         has_step=False,
-        has_maximize=False,
         takes_complex=False,
         takes_vectors=False,
         packs=False,

@@ -197,7 +197,7 @@ class Face:
     """The stateful optimizer with one group for each of several cases."""
 
     def __init__(self, many: Sequence[Case], dtype: str, start: dict[str, np.ndarray] | None = None) -> None:
-        self.many, self.dtype, self.name = many, dtype, many[0][0]
+        self.many, self.name = many, many[0][0]
         start = cases.parameters(self.name, np.dtype(dtype)) if start is None else start
         self.keys = list(start)
         groups = [{"params": [jnp.asarray(array) for array in start.values()], **options} for _, options in many]

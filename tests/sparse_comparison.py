@@ -17,8 +17,7 @@ WITH_RECORDED_STATE = [case for case in sparse_cases.CASES if not case[1].get("m
 
 
 def recorded(case: Case, kind: str) -> dict[str, np.ndarray]:
-    prefix = f"{label(case)}/{kind}/"
-    return {k.removeprefix(prefix): v for k, v in comparison.recorded("sparse").items() if k.startswith(prefix)}
+    return comparison.reference(case, kind, file="sparse")
 
 
 def gradient_tree(step: int, dtype: str, absent: Any = ()) -> dict[str, Any]:

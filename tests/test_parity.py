@@ -43,6 +43,7 @@ def test_first_adam_step_within_4_ulp_of_the_update(name):
         exact = [updates for _, _, updates in comparison.stepped(many, 0, wide_runs, wide[1])]
     for case, ours, right in zip(many, narrow, exact, strict=True):
         ours, right = (cases.flatten(name, tree) for tree in (ours, right))
+        assert ours.shape == right.shape == comparison.reference(case, "float64")["param"][0].shape
         difference = np.abs(ours.astype(np.float64) - right)
         assert np.max(difference / np.spacing(np.abs(right).astype(np.float32))) <= 4, label(case)
 

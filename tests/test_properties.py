@@ -43,6 +43,15 @@ def compiled(function):
     return jax.jit(lambda *args: {name: function(tx, *args) for name, tx in TABLE.items()})
 
 
+def moved_twice(tx, params, grads):
+    """The parameters after two steps with the same gradients."""
+    state = tx.init(params)
+    for _ in range(2):
+        updates, state = tx.update(grads, state, params)
+        params = fo.apply_updates(params, updates)
+    return params
+
+
 def stacked(seeds):
     return jax.tree.map(lambda *xs: jnp.stack(xs), *[tree(seed) for seed in seeds])
 
@@ -253,16 +262,9 @@ def test_complex_parameters():
 
 
 def test_vmap_over_an_ensemble():
-    def two_steps(tx, params, grads):
-        state = tx.init(params)
-        for _ in range(2):
-            updates, state = tx.update(grads, state, params)
-            params = fo.apply_updates(params, updates)
-        return params
-
     def both(tx, params, grads):
         one, other = (jax.tree.map(lambda x: x[1], stack) for stack in (params, grads))
-        return jax.vmap(functools.partial(two_steps, tx))(params, grads), two_steps(tx, one, other)
+        return jax.vmap(functools.partial(moved_twice, tx))(params, grads), moved_twice(tx, one, other)
 
     for name, (together, alone) in compiled(both)(stacked(range(3)), stacked(range(10, 13))).items():
         second = jax.tree.map(lambda x: x[1], together)
@@ -288,11 +290,7 @@ def test_scan_equals_a_loop():
 
 def test_differentiable_through_steps_also_at_zero_gradients():
     def loss(grads, tx, params):
-        state = tx.init(params)
-        for _ in range(2):
-            updates, state = tx.update(grads, state, params)
-            params = fo.apply_updates(params, updates)
-        return sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(params))
+        return sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(moved_twice(tx, params, grads)))
 
     grads = tree(1)
     grads["dense"]["bias"] = jnp.zeros(4)
