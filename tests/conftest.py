@@ -1,6 +1,8 @@
 """Strict by default: dtype and rank promotion raise. Two CPU devices, so that sharding is tested everywhere."""
 
 import os
+import pathlib
+import time
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
 
@@ -28,6 +30,19 @@ def pytest_collection_modifyitems(config, items):
     if len(kept) < len(items):
         config.hook.pytest_deselected(items=[item for item in items if item not in kept])
         items[:] = kept
+
+
+MAPS = pathlib.Path("/proc/self/maps")
+
+
+@pytest.fixture(autouse=True)
+def few_programs():
+    """Drop what is compiled before it fills the process: a program maps ten pieces of memory or more, Linux allows
+    65,530 of them, and XLA crashes when it gets no more."""
+    start = time.monotonic()
+    yield
+    if time.monotonic() - start > 0.2 and MAPS.exists() and MAPS.read_bytes().count(b"\n") > 20_000:
+        jax.clear_caches()
 
 
 @pytest.fixture
