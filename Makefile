@@ -84,7 +84,7 @@ bench-checkpoint: $(VENV)/.torch ## saving and loading, against torch
 	$(BIN)/python -m benchmarks.checkpoint $(ARGS)
 
 parity: $(VENV)/.test    ## the parity table of the README
-	$(BIN)/python -m benchmarks.parity $(ARGS)
+	FULL=1 $(BIN)/python -m benchmarks.parity $(ARGS)
 
 reference: $(VENV)/.torch   ## record torch's trajectories anew
-	$(BIN)/python -m tests.reference.record
+	FULL=1 $(BIN)/python -m tests.reference.record

@@ -24,7 +24,7 @@ def enable_cpu_fusion() -> None:
     Example:
         >>> import subprocess, sys
         >>> code = "import functorch_optim as fo; fo.enable_cpu_fusion(); print(fo.fusion.one_pass())"
-        >>> subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip()
+        >>> subprocess.run([sys.executable, "-c", code], env={}, capture_output=True, text=True).stdout.strip()
         'True'
     """
     flags = os.environ.get("XLA_FLAGS", "").split()

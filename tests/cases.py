@@ -4,10 +4,11 @@ from typing import Any
 
 import numpy as np
 
-from tests.algorithms import ALGORITHMS
+from tests.algorithms import ALGORITHMS, FULL
 
 SHAPES = {"scalar": (), "one": (1,), "vector": (5,), "matrix": (3, 4), "cube": (2, 3, 4), "empty": (0, 3)}
 MATRICES = {"matrix": (3, 4), "tall": (8, 3), "wide": (5, 8), "empty": (0, 3)}
+LEFT_OUT = () if FULL else ("one", "cube")  # where an entry depends on no other, and each takes its time to compile
 STEPS = 50
 GAPS_AT = (1, 3, 10, 11, 13, 30, 33, 50)  # the steps at which a trajectory with missing gradients is recorded
 LONG_AT = (50, 100, 150, 200)
@@ -40,21 +41,22 @@ def missing(step: int) -> set[str]:
 
 def parameters(name: str, dtype: Any, seed: int = 0) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
-    return {key: np.asarray(_draw(rng, shape, dtype)).astype(dtype) for key, shape in shapes(name).items()}
+    drawn = {key: np.asarray(_draw(rng, shape, dtype)).astype(dtype) for key, shape in every_shape(name).items()}
+    return {key: drawn[key] for key in shapes(name)}
 
 
 def gradients(name: str, step: int, dtype: Any) -> dict[str, np.ndarray]:
     """Gradients of ordinary size in most steps; in some, entries that are zero, 1e-30 or 1e15 times as large."""
     rng = np.random.default_rng(1000 + step)
     result = {}
-    for key, shape in shapes(name).items():
+    for key, shape in every_shape(name).items():
         size = np.ones(shape)
         if step % 5 == 3:
             size = rng.choice([1.0, 0.0, 1e-30], size=shape)
         if step % 25 == 9:  # also within the 12 steps that the shorter recordings have
             size = rng.choice([1.0, 1e15], size=shape)
         result[key] = np.asarray(_draw(rng, shape, dtype) * size).astype(dtype)
-    return result
+    return {key: result[key] for key in shapes(name)}
 
 
 def _draw(rng: np.random.Generator, shape: tuple[int, ...], dtype: Any) -> Any:
@@ -63,7 +65,13 @@ def _draw(rng: np.random.Generator, shape: tuple[int, ...], dtype: Any) -> Any:
 
 
 def shapes(name: str, slot: str = "param") -> dict[str, tuple[int, ...]]:
-    """The shape that a slot has for each parameter of an algorithm's cases that has it."""
+    """The shape that a slot has for each parameter of this run that has it."""
+    left_out = LEFT_OUT if ALGORITHMS[name].packs else ()
+    return {key: shape for key, shape in every_shape(name, slot).items() if key not in left_out}
+
+
+def every_shape(name: str, slot: str = "param") -> dict[str, tuple[int, ...]]:
+    """The same of the recorded parameters."""
     own = SHAPES if ALGORITHMS[name].takes_vectors else MATRICES
     if not ALGORITHMS[name].takes_empty:
         own = {key: shape for key, shape in own.items() if 0 not in shape}
@@ -88,3 +96,8 @@ def unflatten(name: str, flat: np.ndarray, slot: str = "param") -> dict[str, np.
         result[key] = flat[start : start + size].reshape(shape)
         start += size
     return result
+
+
+def of_this_run(rows: np.ndarray, sizes: dict[str, int], kept: dict[str, Any]) -> np.ndarray:
+    """The columns of recorded rows that belong to the parameters of this run; each has ``sizes`` columns."""
+    return rows[:, np.repeat([key in kept for key in sizes], list(sizes.values()))]

@@ -33,7 +33,18 @@ def reference(case: Case, dtype: str, file: str = "") -> dict[str, np.ndarray]:
     prefix = f"{label(case)}/{dtype}/" if dtype else f"{label(case)}/"
     found = {k.removeprefix(prefix): v for k, v in recorded(file or case[0]).items() if k.startswith(prefix)}
     assert found, f"no recorded trajectory {prefix}"
-    return found
+    return found if file else {slot: _of_this_run(case[0], slot, rows) for slot, rows in found.items()}
+
+
+def _of_this_run(name: str, slot: str, rows: np.ndarray) -> np.ndarray:
+    """The rows without the parameters that this run leaves out; a scalar has one column for every filled parameter."""
+    if rows.ndim == 1:
+        return rows
+    if slot in SCALARS:
+        sizes = {key: int(0 not in shape) for key, shape in cases.every_shape(name).items()}
+        return cases.of_this_run(rows, sizes, cases.shapes(name))
+    sizes = {key: int(np.prod(shape)) for key, shape in cases.every_shape(name, slot).items()}
+    return cases.of_this_run(rows, sizes, cases.shapes(name, slot))
 
 
 @functools.cache

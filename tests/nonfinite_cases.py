@@ -25,28 +25,33 @@ CASES = [case for name in algorithms.ALGORITHMS for case in cases_of(name, every
 
 
 def shapes(name: str) -> dict[str, tuple[int, ...]]:
-    """A vector and a matrix of each kind."""
+    """A vector and a matrix of each kind; in a run that is not full, a matrix only where its entries are related."""
+    left_out = "_vector" if algorithms.ALGORITHMS[name].packs and not algorithms.FULL else None
+    return {key: shape for key, shape in every_shape(name).items() if not left_out or not key.endswith(left_out)}
+
+
+def every_shape(name: str) -> dict[str, tuple[int, ...]]:
     own = {"vector": (3,), "matrix": (2, 3)} if algorithms.ALGORITHMS[name].takes_vectors else {"matrix": (2, 3)}
     return {f"{bad}_{key}": shape for bad in (*BAD, INFINITE) for key, shape in own.items()}
 
 
 def parameters(name: str) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(7)
-    result = {key: rng.standard_normal(shape) for key, shape in shapes(name).items()}
+    result = {key: rng.standard_normal(shape) for key, shape in every_shape(name).items()}
     for key, param in result.items():
         if key.startswith(INFINITE):
             param.reshape(-1)[1] = -np.inf
-    return result
+    return {key: result[key] for key in shapes(name)}
 
 
 def gradients(name: str, step: int) -> dict[str, np.ndarray]:
     """Ordinary gradients, but for one step."""
     rng = np.random.default_rng(100 + step)
-    result = {key: rng.standard_normal(shape) for key, shape in shapes(name).items()}
+    result = {key: rng.standard_normal(shape) for key, shape in every_shape(name).items()}
     if step == BAD_STEP:
         for key, grad in result.items():
             grad.reshape(-1)[1] = BAD.get(key.rsplit("_", 1)[0], grad.reshape(-1)[1])
-    return result
+    return {key: result[key] for key in shapes(name)}
 
 
 def flatten(arrays: Any) -> np.ndarray:

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.algorithms import Case
+from tests.algorithms import FULL, Case, covering
 
 SHAPES = {"table": (20, 4), "vector": (30,), "cube": (8, 2, 3), "empty": (0, 3)}
 STEPS = 40
@@ -31,7 +31,9 @@ CASES: list[Case] = [
 
 
 def cases_of(name: str) -> list[Case]:
-    return [case for case in CASES if case[0] == name]
+    """All of an algorithm, or of every two options all pairs."""
+    every = tuple(options for of, options in CASES if of == name)
+    return [(name, options) for options in (every if FULL else covering(every))]
 
 
 def parameters(dtype: Any) -> dict[str, np.ndarray]:

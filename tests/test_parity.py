@@ -7,7 +7,7 @@ import pytest
 
 import functorch_optim as fo
 from tests import cases, comparison
-from tests.algorithms import ALGORITHMS, CASES, cases_of, label, names
+from tests.algorithms import ALGORITHMS, CASES, cases_of, few_of, label, names
 
 each_algorithm = pytest.mark.parametrize("name", ALGORITHMS)
 each_case = pytest.mark.parametrize("case", CASES, ids=label)
@@ -75,8 +75,8 @@ def test_adafactor_of_a_matrix_by_hand(x64):
 @pytest.mark.parametrize("name", names(takes_vectors=True))
 def test_bfloat16_step_is_the_float64_step_rounded_once(name):
     """From synchronised bfloat16 state: parameters and slots within 1 ulp of the exact step, the update float32."""
-    many, runs = cases_of(name), []
-    for case in cases_of(name):
+    many, runs = few_of(name), []
+    for case in many:
         params, state = comparison.initial(case, np.float32)
         kept = {key: getattr(state, key) for key in ALGORITHMS[name].carried}  # float32 whatever the arrays are
         narrow = jax.tree.map(lambda x: x.astype(jnp.bfloat16) if x.dtype == jnp.float32 else x, (params, state))

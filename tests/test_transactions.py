@@ -131,8 +131,15 @@ LINES = int(os.environ.get("INJECTED_LINES", "8"))  # of each change; the others
 
 @pytest.mark.parametrize(("engine", "action"), CHANGES if FULL else SOME)
 def test_an_exception_at_any_line_leaves_the_optimizer_before_or_after(engine, action):
+    only = moved(MAKERS[engine]())
+    start = only.params, only.state_dict()
+
     def prepared():
-        optimizer = moved(MAKERS[engine]())
+        """An optimizer after its first step: always the same one, for each compiles, but where it gets a group."""
+        optimizer = moved(MAKERS[engine]()) if action == "add" else only
+        optimizer.zero_grad()
+        optimizer.params = start[0]
+        optimizer.load_state_dict(start[1])
         if action == "backward":
             optimizer.backward(loss)
         return optimizer

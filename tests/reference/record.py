@@ -16,8 +16,9 @@ import numpy as np
 import torch
 
 from tests import cases, long_cases, nonfinite_cases, quasi_newton_cases, schedule_cases, sparse_cases, torch_run
-from tests.algorithms import ALGORITHMS, label
+from tests.algorithms import ALGORITHMS, FULL, label
 
+assert FULL, "what is recorded is all of it: FULL=1"
 FOLDER = pathlib.Path(__file__).parent
 RUNS = {"float64": cases.STEPS, "float32": 12, "complex128": 12, "bfloat16": 12}
 
