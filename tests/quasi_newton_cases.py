@@ -35,6 +35,8 @@ def start(objective: Any, size: int) -> list[np.ndarray]:
 
 WOLFE = {"line_search_fn": "strong_wolfe"}
 
+# What a run has that is not full: each objective with each search, and a history that is full.
+SOME = ("plain-history", "plain-tree", "plain-complex", "wolfe-history", "wolfe-tree", "wolfe-complex")
 # label -> objective, size, options, number of steps
 LBFGS: dict[str, tuple[Any, int, dict[str, Any], int]] = {
     "plain": (rosenbrock, 2, {"lr": 0.05}, 6),

@@ -197,7 +197,7 @@ def test_signals_at_random_moments_kill_nothing(make):
         while not fired:
             optimizer.step(loss)
 
-    held = signal.signal(signal.SIGALRM, stop)
+    held, interrupt = signal.signal(signal.SIGALRM, stop), signal.getsignal(signal.SIGINT)
     try:
         for _ in range(15):
             fired = False
@@ -213,7 +213,7 @@ def test_signals_at_random_moments_kill_nothing(make):
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, held)
-    assert came > 5 and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert came > 5 and signal.getsignal(signal.SIGINT) is interrupt
 
 
 def test_handlers_wait_for_the_end_of_a_commit_and_all_are_called():
@@ -223,7 +223,12 @@ def test_handlers_wait_for_the_end_of_a_commit_and_all_are_called():
         calls.append("first")
         raise KeyboardInterrupt
 
-    held = [signal.signal(signal.SIGUSR1, first), signal.signal(signal.SIGUSR2, lambda *_: calls.append("second"))]
+    handlers = {
+        signal.SIGUSR1: first,
+        signal.SIGUSR2: lambda *_: calls.append("second"),
+        signal.SIGINT: signal.default_int_handler,  # which is not there in a run in the background
+    }
+    held = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         with pytest.raises(KeyboardInterrupt):  # noqa: PT012, SIM117 signals come inside
             with transaction.Uninterrupted():
@@ -240,8 +245,8 @@ def test_handlers_wait_for_the_end_of_a_commit_and_all_are_called():
         assert calls[3:] == ["other handlers wait", "second"]
         assert signal.getsignal(signal.SIGUSR1) is first
     finally:
-        signal.signal(signal.SIGUSR1, held[0])
-        signal.signal(signal.SIGUSR2, held[1])
+        for number, handler in held.items():
+            signal.signal(number, handler)
 
 
 def test_a_commit_off_the_main_thread_needs_no_signals():
