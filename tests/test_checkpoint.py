@@ -648,6 +648,7 @@ SERVER = """
 """
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("name", "save", "load"),
     [("a.pt", save_torch, load_torch), ("a.safetensors", checkpoint.save_safetensors, checkpoint.load_safetensors)],

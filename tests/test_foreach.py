@@ -14,6 +14,7 @@ from functorch_optim.optim import histories
 from tests.algorithms import ALGORITHMS, FULL, names
 
 PACKED = names(packs=True)
+OF_EACH_KIND = PACKED if FULL else ["adam", "asgd", "rprop", "sgd"]  # with betas, scalars, selections and without slots
 
 
 def params():
@@ -44,7 +45,7 @@ def assert_equal(found, expected):
         assert np.max(np.abs(one - other), initial=0) <= tolerance * np.max(np.abs(other), initial=0)
 
 
-@pytest.mark.parametrize("name", PACKED)
+@pytest.mark.parametrize("name", OF_EACH_KIND)
 def test_the_functional_face_has_the_same_numbers(name):
     """Over steps, one with missing gradients; the packed state unpacks to the plain one, and that packs again."""
     plain, packed = (getattr(fo, name)(foreach=foreach, **ALGORITHMS[name].typical) for foreach in (False, True))
@@ -128,10 +129,7 @@ def test_row_sparse_gradients_of_packed_leaves():
         assert_equal(small.unpack(tree), state)
 
 
-OF_EACH_KIND = ["adam", "asgd", "rprop", "sgd"]
-
-
-@pytest.mark.parametrize("name", PACKED if FULL else OF_EACH_KIND)
+@pytest.mark.parametrize("name", OF_EACH_KIND)
 def test_the_torch_face_has_the_same_numbers(name, tmp_path):
     """With missing gradients, a group that is added, options that change, copies, and states that are loaded."""
     options, make = ALGORITHMS[name].typical, getattr(optim, ALGORITHMS[name].title)

@@ -562,7 +562,8 @@ def test_a_torch_checkpoint_through_every_format(dtype, tmp_path):
     }
     others = []
     for found in held.values():
-        given = jax.tree.unflatten(jax.tree.structure(params), jax.tree.leaves(found["params"]))
+        leaves = map(np.asarray, jax.tree.leaves(found["params"]))  # as the first ones, not bound to a device
+        given = jax.tree.unflatten(jax.tree.structure(params), leaves)
         others.append(optim.AdamW(given))
         others[-1].load_state_dict(found["optimizer"])
     gradients = jax.jit(jax.grad(loss))

@@ -241,7 +241,8 @@ QUASI_NEWTON = {
 }
 
 
-PLACES = [("lbfgs", True), ("bfgs", False), *full(("lbfgs", False), ("bfgs", True), ("wolfe", True), ("wolfe", False))]
+PLACES = [("lbfgs", True)]
+PLACES += full(("bfgs", False), ("lbfgs", False), ("bfgs", True), ("wolfe", True), ("wolfe", False))
 
 
 @pytest.mark.parametrize(("name", "inside"), PLACES)

@@ -245,14 +245,20 @@ def test_host_traced_vmapped_and_fractional_agree(schedule):
     steps = np.arange(12)
     host = np.array([schedule(int(step)) for step in steps])
     assert isinstance(schedule(3), float)
-    compiled = jax.jit(schedule)
+
+    @jax.jit
+    def compiled(steps, fraction):
+        at = steps.astype(jnp.int32)
+        return [schedule(at[3]), jax.vmap(schedule)(at), schedule(at), schedule(steps), schedule(fraction)]
+
     close = functools.partial(np.testing.assert_allclose, rtol=1e-6, atol=5e-7 * np.max(np.abs(host)))
-    close([compiled(step) for step in jnp.asarray(steps, jnp.int32)], host)
-    close(jax.vmap(schedule)(jnp.asarray(steps, jnp.int32)), host)
-    close(schedule(jnp.asarray(steps, jnp.int32)), host)
-    close(schedule(jnp.asarray(steps, jnp.float32)), host)
-    close(schedule(2.5), schedule(jnp.float32(2.5)))
-    assert compiled(jnp.int32(0)).dtype == jnp.float32
+    one, *several, between = compiled(np.float32(steps), np.float32(2.5))
+    close(one, host[3])
+    for values in several:
+        close(values, host)
+    close(schedule(2.5), between)
+    close(schedule(jnp.int32(5)), host[5])
+    assert one.dtype == jnp.float32
 
 
 @every

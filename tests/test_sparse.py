@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 import functorch_optim as fo
 from functorch_optim import optim, rows
 from tests import comparison, sparse_cases, sparse_comparison
-from tests.algorithms import label
+from tests.algorithms import FULL, label
 
 each_algorithm = pytest.mark.parametrize("name", sparse_cases.CLASSES)
 each_case = pytest.mark.parametrize("case", sparse_cases.CASES, ids=label)
@@ -35,7 +35,9 @@ def test_float32_synchronised_steps(name):
 
 @each_algorithm
 def test_torch_face_with_missing_gradients(name, x64):
-    assert not comparison.above(sparse_comparison.face_trajectory_errors(sparse_cases.cases_of(name)), 1e-12)
+    every = sparse_cases.cases_of(name)
+    many = every if FULL else [every[0], every[-1]]
+    assert not comparison.above(sparse_comparison.face_trajectory_errors(many), 1e-12)
 
 
 def test_the_step_is_torchs_integer():
