@@ -6,7 +6,7 @@
 import itertools
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 Options = dict[str, Any]
@@ -36,6 +36,7 @@ class Algorithm:
         cases: the options under which it is compared with torch, all combinations of its flags.
         typical: options that give it all of its slots, from which the tests of one configuration start.
         exact: all of its numbers, with values that float32 holds.
+        resumed: the options of runs that are saved in the middle, which cross a branch on both sides of it.
         learned: the options with respect to which steps are differentiated.
         long: the options of runs of 1200 steps, which cross all of its branches.
         edges: options at the ends of what is allowed.
@@ -52,6 +53,7 @@ class Algorithm:
     cases: tuple[Options, ...]
     typical: Options
     exact: Options | None
+    resumed: Options = field(default_factory=lambda: {"lr": 0.1})
     learned: tuple[str, ...] = ()
     long: tuple[Options, ...] = ({},)
     edges: tuple[Options, ...] = ()
@@ -80,6 +82,7 @@ ALGORITHMS: dict[str, Algorithm] = {
         ),
         typical={"lr": 0.1, "momentum": 0.9},
         exact={"lr": 0.0625, "momentum": 0.875, "dampening": 0.25, "weight_decay": 0.125},
+        resumed={"lr": 0.1, "momentum": 0.9, "dampening": 0.5, "weight_decay": 0.1},
         learned=("lr", "momentum", "weight_decay"),
         long=({"momentum": 0.9, "dampening": 0.5},),
         edges=(
@@ -108,6 +111,7 @@ ALGORITHMS: dict[str, Algorithm] = {
         crossed({"lr": 0.01}, flags=("amsgrad", "maximize", "decoupled_weight_decay")),
         typical={"lr": 0.01, "amsgrad": True},
         exact={"lr": 0.0625, "betas": (0.875, B2), "eps": 2.0**-27, "weight_decay": 0.125},
+        resumed={"lr": 0.1, "amsgrad": True, "weight_decay": 0.1},
         learned=("lr", "eps", "weight_decay"),
         long=({}, {"betas": (0.8, 0.92)}, {"amsgrad": True}),
         edges=(
@@ -143,6 +147,7 @@ ALGORITHMS: dict[str, Algorithm] = {
         crossed({"lr": 1.0}),
         typical={"lr": 1.0},
         exact={"lr": 0.5, "rho": 0.875, "eps": 2.0**-20, "weight_decay": 0.125},
+        resumed={"weight_decay": 0.1},
         learned=("lr", "rho"),
         edges=({"rho": 0.0, "eps": 0.1}, {"rho": 1.0}),
         by_hand=(({"lr": 1.0, "weight_decay": 0.1}, [0.99203979993, -1.99684977309]),),
@@ -169,6 +174,7 @@ ALGORITHMS: dict[str, Algorithm] = {
         crossed({"lr": 0.05}, {}, {"lr_decay": 0.1, "initial_accumulator_value": 0.1}),
         typical={"lr": 0.01, "initial_accumulator_value": 1e-9},
         exact={"lr": 0.0625, "lr_decay": 0.125, "weight_decay": 0.125, "eps": 2.0**-30},
+        resumed={"lr": 0.1, "lr_decay": 0.1, "initial_accumulator_value": 0.1},
         learned=("lr", "lr_decay"),
         long=({"lr_decay": 0.01},),
         edges=({"lr": 0.5, "lr_decay": 1.0, "eps": 0.0, "initial_accumulator_value": 1.0},),
@@ -198,6 +204,7 @@ ALGORITHMS: dict[str, Algorithm] = {
         crossed({"lr": 0.05}, {}, {"t0": 3.0, "lambd": 0.01}),
         typical={"lr": 0.1, "t0": 1.0},
         exact={"lr": 0.0625, "lambd": 2.0**-10, "alpha": 0.75, "t0": 3.0, "weight_decay": 0.125},
+        resumed={"lr": 0.1, "t0": 5, "lambd": 0.01},
         learned=("lr", "lambd"),
         long=({"t0": 100.0, "lambd": 0.01},),
         edges=({"lr": 0.1, "t0": 0.0, "lambd": 0.5, "alpha": 0.25},),
@@ -210,6 +217,7 @@ ALGORITHMS: dict[str, Algorithm] = {
         crossed({"lr": 0.01}, flags=("maximize", "decoupled_weight_decay")),
         typical={"lr": 0.01},
         exact={"lr": 0.0625, "betas": (0.875, B2), "weight_decay": 0.125, "momentum_decay": 2.0**-8},
+        resumed={"lr": 0.1, "weight_decay": 0.1},
         learned=("lr", "momentum_decay"),
         long=({}, {"betas": (0.8, 0.92)}, {"momentum_decay": 0.0}),
         edges=({"lr": 0.1, "momentum_decay": 0.0}, {"lr": 0.1, "betas": (0.0, 0.5), "momentum_decay": 2.0}),
@@ -260,6 +268,7 @@ ALGORITHMS: dict[str, Algorithm] = {
         crossed({"lr": 0.01}, {}, {"momentum": 0.9}, flags=("maximize", "centered")),
         typical={"lr": 0.01, "momentum": 0.9, "centered": True},
         exact={"lr": 0.0625, "alpha": 0.9921875, "weight_decay": 0.125, "momentum": 0.875},
+        resumed={"lr": 0.1, "momentum": 0.5, "centered": True},
         learned=("lr", "alpha"),
         long=({"momentum": 0.9, "centered": True},),
         edges=({"lr": 0.1, "alpha": 0.0, "momentum": 0.5}, {"lr": 0.1, "alpha": 0.5, "centered": True, "eps": 0.1}),

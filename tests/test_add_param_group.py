@@ -12,21 +12,9 @@ import pytest
 
 import functorch_optim as fo
 from functorch_optim import optim
+from tests.algorithms import ALGORITHMS
 
-CLASSES = {
-    "SGD": {"momentum": 0.9, "weight_decay": 0.1},
-    "Adam": {"amsgrad": True},
-    "AdamW": {},
-    "NAdam": {},
-    "RAdam": {},
-    "ASGD": {"t0": 2},
-    "Adagrad": {"initial_accumulator_value": 0.1},
-    "Adadelta": {},
-    "Adamax": {},
-    "Adafactor": {},
-    "RMSprop": {"centered": True},
-    "Rprop": {},
-}
+CLASSES = {row.title: {**row.resumed, "lr": 0.1} for row in ALGORITHMS.values()}
 
 
 def values(seed, shape=(2, 3)):
@@ -39,15 +27,15 @@ def test_histories_are_torchs(name, x64):
     """Three steps with one group, four with two of which the first is without gradients for two, saved in between."""
     torch = pytest.importorskip("torch", reason="compares with a live torch")
     tensors = [torch.nn.Parameter(torch.tensor(values(seed))) for seed in (1, 2)]
-    theirs = getattr(torch.optim, name)([tensors[0]], lr=0.1, **CLASSES[name])
-    ours = getattr(optim, name)([jnp.asarray(values(1))], lr=0.1, **CLASSES[name])
+    theirs = getattr(torch.optim, name)([tensors[0]], **CLASSES[name])
+    ours = getattr(optim, name)([jnp.asarray(values(1))], **CLASSES[name])
     schedulers = [package.lr_scheduler.ExponentialLR(o, 0.9) for package, o in ((torch.optim, theirs), (optim, ours))]
     for step in range(7):
         if step == 3:
             theirs.add_param_group({"params": [tensors[1]], "lr": 0.5})
             ours.add_param_group({"params": [jnp.asarray(values(2))], "lr": 0.5})
         if step == 5:
-            again = getattr(optim, name)(ours.params[0], lr=0.1, **CLASSES[name])
+            again = getattr(optim, name)(ours.params[0], **CLASSES[name])
             again.add_param_group({"params": ours.params[1]})
             again.load_state_dict(ours.state_dict())
             schedulers[1].optimizer = ours = again

@@ -13,24 +13,10 @@ import pytest
 
 import functorch_optim as fo
 from functorch_optim import optim, rows
+from tests.algorithms import ALGORITHMS
 
-CLASSES = {
-    "SGD": {"lr": 0.1, "momentum": 0.9, "dampening": 0.1, "weight_decay": 0.1},
-    "Adam": {"lr": 0.1, "amsgrad": True, "weight_decay": 0.1},
-    "AdamW": {"lr": 0.1},
-    "Adadelta": {"weight_decay": 0.1},
-    "Adafactor": {"lr": 0.1},
-    "Adagrad": {"lr": 0.1, "lr_decay": 0.1},
-    "Adamax": {"lr": 0.1},
-    "ASGD": {"lr": 0.1, "t0": 5, "lambd": 0.01},
-    "NAdam": {"lr": 0.1, "weight_decay": 0.1},
-    "RAdam": {"lr": 0.1},
-    "RMSprop": {"lr": 0.1, "momentum": 0.5, "centered": True},
-    "Rprop": {"lr": 0.1},
-    "Muon": {"lr": 0.1},
-    "SparseAdam": {"lr": 0.1},
-    "LBFGS": {"lr": 0.5, "max_iter": 3, "history_size": 4},
-}
+CLASSES = {row.title: row.resumed for row in ALGORITHMS.values()}
+CLASSES |= {"SparseAdam": {"lr": 0.1}, "LBFGS": {"lr": 0.5, "max_iter": 3, "history_size": 4}}
 SHAPES = {"c": (2, 3), "a": (4,), "b": ()}
 TOLERANCE = {"float64": 1e-9, "float32": 2e-5, "bfloat16": 6e-2}  # of the largest magnitude, after 20 steps
 

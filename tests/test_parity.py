@@ -21,14 +21,14 @@ def test_float64_trajectory(name, x64):
 
 @pytest.mark.parametrize("name", names(takes_complex=True))
 def test_complex_trajectory(name, x64):
-    errors = comparison.trajectory_errors(cases_of(name), "complex128")
+    errors = comparison.trajectory_errors(few_of(name), "complex128")
     assert not comparison.above(errors, ALGORITHMS[name].tolerance)
 
 
 @each_algorithm
 def test_float32_synchronised_steps(name):
     """Within 8 ulp, the parameters and the slots."""
-    assert not comparison.above(comparison.synchronised_ulps(cases_of(name)), 8, 8)
+    assert not comparison.above(comparison.synchronised_ulps(few_of(name)), 8, 8)
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw"])

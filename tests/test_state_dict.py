@@ -10,12 +10,9 @@ import pytest
 
 import functorch_optim as fo
 from functorch_optim import optim
+from tests.algorithms import ALGORITHMS
 
-CLASSES = {
-    "SGD": {"lr": 0.1, "momentum": 0.9, "dampening": 0.5, "weight_decay": 0.1},
-    "Adam": {"lr": 0.1, "amsgrad": True, "weight_decay": 0.1},
-    "AdamW": {"lr": 0.1},
-}
+CLASSES = {ALGORITHMS[name].title: ALGORITHMS[name].resumed for name in ("sgd", "adam", "adamw")}
 SHAPES = [(2, 3), (3,), ()]
 each_class = pytest.mark.parametrize("name", CLASSES)
 
