@@ -14,7 +14,7 @@ import numpy as np
 
 import functorch_optim as fo
 from functorch_optim import optim
-from tests import cases
+from tests import cases, equality
 from tests.algorithms import ALGORITHMS, Case, label
 
 SCALARS = {"step", "eta", "mu", "mu_product"}
@@ -118,17 +118,12 @@ def state_at(algorithm: str, initial: Any, recorded: dict[str, np.ndarray], step
 def relative(algorithm: str, actual: dict[str, Any], expected: np.ndarray, slot: str = "param") -> float:
     """The largest difference in an array over the array's largest magnitude; the worst array counts."""
     arrays = cases.unflatten(algorithm, expected, slot)
-    return largest(_relative(np.asarray(actual[name]), array) for name, array in arrays.items())
+    return largest(equality.relative(actual[name], array) for name, array in arrays.items())
 
 
 def largest(values: Iterable[float]) -> float:
     """NaN if one is, unlike max()."""
     return float(np.max([0.0, *values]))
-
-
-def _relative(actual: np.ndarray, expected: np.ndarray) -> float:
-    difference, size = (np.max(np.abs(array), initial=0) for array in (actual - expected, expected))
-    return float(difference / size) if size else float(difference)
 
 
 def trajectory_errors(many: Sequence[Case], dtype: str) -> dict[str, float]:
@@ -152,7 +147,7 @@ def _error(name: str, params: Any, state: Any, expected: dict[str, np.ndarray]) 
         return float("inf")
     errors = [relative(name, params, expected["param"])]
     errors += [relative(name, tree, expected[slot], slot) for slot, tree in slots.items()]
-    errors += [_relative(np.float64(value), np.float64(expected[key])) for key, value in scalars.items()]
+    errors += [equality.relative(np.float64(value), np.float64(expected[key])) for key, value in scalars.items()]
     return largest(errors)
 
 
@@ -257,7 +252,7 @@ def worst(algorithm: str, actual: dict[str, Any], expected: np.ndarray, slot: st
         if not np.array_equal(np.isnan(ours), np.isnan(right)):
             return float("inf")
         if not np.any(np.isnan(right)):
-            errors.append(_relative(ours, right))
+            errors.append(equality.relative(ours, right))
     return largest(errors)
 
 

@@ -11,6 +11,7 @@ import functorch_optim as fo
 from functorch_optim import optim, rows
 from tests import comparison, sparse_cases
 from tests.algorithms import Case, label
+from tests.equality import relative
 
 # torch's momentum is sparse and is not recorded; the float64 trajectory has it.
 WITH_RECORDED_STATE = [case for case in sparse_cases.CASES if not case[1].get("momentum")]
@@ -36,10 +37,6 @@ def stepped(many: Sequence[Case], step: int, runs: Any, dtype: str) -> Any:
     return [(params, state) for params, state, _ in results]
 
 
-def _relative(actual: np.ndarray, expected: np.ndarray) -> float:
-    return float(np.max(np.abs(actual - expected)) / np.max(np.abs(expected)))
-
-
 def trajectory_errors(many: Sequence[Case]) -> dict[str, float]:
     """By case, the worst relative difference from torch's free-running float64 trajectory, parameters and slots."""
     expected = [recorded(case, "float64") for case in many]
@@ -51,7 +48,7 @@ def trajectory_errors(many: Sequence[Case]) -> dict[str, float]:
         for found, record, (params, state) in zip(errors, expected, runs, strict=True):
             for slot, right in record.items():
                 tree = params if slot == "param" else getattr(state, slot)
-                found.append(_relative(sparse_cases.flatten(tree), right[step + 1]))
+                found.append(relative(sparse_cases.flatten(tree), right[step + 1]))
     return {label(case): comparison.largest(found) for case, found in zip(many, errors, strict=True)}
 
 
@@ -71,7 +68,7 @@ def face_trajectory_errors(many: Sequence[Case]) -> dict[str, float]:
         optimizer.step([grads for _ in many])
         for found, record, arrays in zip(errors, expected, optimizer.params, strict=True):
             ours = np.concatenate([np.asarray(array).reshape(-1) for array in arrays])
-            found.append(_relative(ours, record[step + 1]))
+            found.append(relative(ours, record[step + 1]))
     return {label(case): comparison.largest(found) for case, found in zip(many, errors, strict=True)}
 
 

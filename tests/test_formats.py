@@ -35,7 +35,7 @@ from functorch_optim.checkpoint.flat import FORMAT, MARK
 from tests import test_torch_layout as twin
 from tests import torch_twins as twins
 from tests.algorithms import full
-from tests.equality import same
+from tests.equality import same, same_trees
 from tests.table import TABLE
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -71,27 +71,19 @@ def advanced(name):
     return jax.jit(lambda state: tx.update(jax.grad(loss)(params), state, params, **extra)[1])(state)
 
 
-def assert_equal(found, expected):
-    """The same structure, dtypes and bits."""
-    assert jax.tree.structure(found) == jax.tree.structure(expected)
-    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        one, other = np.asarray(one), np.asarray(other)
-        assert one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
-
-
 @pytest.mark.parametrize("name", [*TABLE, *OTHERS, *QUASI_NEWTON, "plateau"])
 def test_every_state_passes_every_format(name, tmp_path):
     state = advanced(name)
     save_safetensors(state, tmp_path / "state.safetensors")
-    assert_equal(load_safetensors(tmp_path / "state.safetensors", like=state), state)
+    assert same_trees(load_safetensors(tmp_path / "state.safetensors", like=state), state)
     abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state)
-    assert_equal(load_safetensors(tmp_path / "state.safetensors", like=abstract), state)
-    assert_equal(from_arrays(to_arrays(state), like=state), state)
-    assert_equal(serialization.from_bytes(state, serialization.to_bytes(state)), state)
+    assert same_trees(load_safetensors(tmp_path / "state.safetensors", like=abstract), state)
+    assert same_trees(from_arrays(to_arrays(state), like=state), state)
+    assert same_trees(serialization.from_bytes(state, serialization.to_bytes(state)), state)
 
     exported = jax.export.export(jax.jit(lambda state: jax.tree.map(lambda leaf: leaf, state)))(state)
     again = jax.export.deserialize(exported.serialize())
-    assert_equal(again.call(state), state)
+    assert same_trees(again.call(state), state)
 
     if jax.tree.leaves(state):  # orbax refuses a tree without any
         for kind in (orbax.StandardCheckpointer, orbax.PyTreeCheckpointer):
@@ -104,7 +96,7 @@ def test_every_state_passes_every_format(name, tmp_path):
                 else:
                     arguments = orbax.checkpoint_utils.construct_restore_args(abstract)
                     found = checkpointer.restore(path, item=state, restore_args=arguments)
-                assert_equal(found, state)
+                assert same_trees(found, state)
 
 
 @pytest.fixture
@@ -522,7 +514,7 @@ def test_orbax_restores_onto_two_devices_what_one_saved(tmp_path):
             tmp_path / "dict", jax.tree.map(placed, checkpointer.metadata(tmp_path / "dict").item_metadata.tree)
         )
     assert found["state"].exp_avg["kernel"].sharding == rows
-    assert_equal(found["state"], state)
+    assert same_trees(found["state"], state)
     save_safetensors(state, tmp_path / "x")
     assert load_safetensors(tmp_path / "x", like=jax.tree.map(placed, state)).exp_avg["kernel"].sharding == rows
 
@@ -532,7 +524,7 @@ def test_orbax_restores_onto_two_devices_what_one_saved(tmp_path):
     optimizer.step(params)
     sharded.step(jax.device_put(params, {"kernel": rows, "bias": whole}))
     assert sharded.params["kernel"].sharding.is_equivalent_to(rows, 2)
-    assert_equal(sharded.params, optimizer.params)
+    assert same_trees(sharded.params, optimizer.params)
     save_safetensors(sharded.state_dict(), tmp_path / "y")  # the shards are gathered
     assert same(load_safetensors(tmp_path / "y")["state"], plain(sharded.state_dict())["state"])
 
@@ -571,5 +563,5 @@ def test_a_torch_checkpoint_through_every_format(dtype, tmp_path):
         for step in range(3):
             optimizer.step(gradients(optimizer.params, tokens[0][step], tokens[1][step]))
     for optimizer in others:
-        assert_equal(jax.tree.leaves(optimizer.params), jax.tree.leaves(first.params))
+        assert same_trees(jax.tree.leaves(optimizer.params), jax.tree.leaves(first.params))
         assert same(plain(optimizer.state_dict()), plain(first.state_dict()))

@@ -201,18 +201,18 @@ def make_of(name, arguments):
 
 
 def refused(target, scheduler, state, error, message, **options):
-    """The loading raises and leaves the groups and the scheduler as they were."""
+    """Whether the loading, which raises, leaves the groups and the scheduler as they were."""
     before = copy.deepcopy((scheduler.state_dict(), repr(target)))
     with pytest.raises(error, match=message):
         scheduler.load_state_dict(state, **options)
-    assert (scheduler.state_dict(), repr(target)) == before
+    return (scheduler.state_dict(), repr(target)) == before
 
 
 @pytest.mark.parametrize(("name", "arguments", "other", "others", "message"), FOREIGN)
 def test_the_state_of_another_class_is_refused(name, arguments, other, others, message):
     source, target = optimizer_of(2), optimizer_of(2)
     state = make_of(other, others)(source).state_dict()
-    refused(target, make_of(name, arguments)(target), state, ValueError, message)
+    assert refused(target, make_of(name, arguments)(target), state, ValueError, message)
 
 
 @pytest.mark.parametrize("key", [key for key in MAKERS if key not in FOR_TWO])
@@ -221,7 +221,7 @@ def test_the_state_of_more_groups_is_refused(key):
     scheduler = MAKERS[key](source)
     advance(source, [scheduler], 2)
     message = "the state is of 2 parameter groups, but the optimizer has 1"
-    refused(target, MAKERS[key](target), scheduler.state_dict(), ValueError, message)
+    assert refused(target, MAKERS[key](target), scheduler.state_dict(), ValueError, message)
 
 
 @pytest.mark.parametrize("order", ["made, loaded", "loaded, made"])
@@ -240,9 +240,9 @@ def test_another_composition_is_refused():
     source, target = optimizer_of(1), optimizer_of(1)
     two = s.ChainedScheduler([s.StepLR(source, 3), s.ExponentialLR(source, 0.5)])
     message = "the state is of 2 schedulers, but here are 1"
-    refused(target, s.ChainedScheduler([s.StepLR(target, 3)]), two.state_dict(), ValueError, message)
+    assert refused(target, s.ChainedScheduler([s.StepLR(target, 3)]), two.state_dict(), ValueError, message)
     other = s.ChainedScheduler([s.ExponentialLR(target, 0.5), s.StepLR(target, 3)])
-    refused(target, other, two.state_dict(), ValueError, "this is not the state of a ExponentialLR")
+    assert refused(target, other, two.state_dict(), ValueError, "this is not the state of a ExponentialLR")
 
 
 DAMAGED = [
@@ -265,8 +265,8 @@ DAMAGED = [
 def test_a_state_that_holds_no_options_is_refused(name, arguments, change, error, message):
     optimizer = optimizer_of(1)
     scheduler = make_of(name, arguments)(optimizer)
-    refused(optimizer, scheduler, {**scheduler.state_dict(), **change}, error, message)
-    refused(optimizer, scheduler, 3, TypeError, "is loaded from a mapping, but this is a int")
+    assert refused(optimizer, scheduler, {**scheduler.state_dict(), **change}, error, message)
+    assert refused(optimizer, scheduler, 3, TypeError, "is loaded from a mapping, but this is a int")
 
 
 LONGER = [
@@ -320,12 +320,16 @@ def test_what_cannot_be_kept_is_refused():
     target = optimizer_of(1)
     cosine = s.CosineAnnealingLR(target, 9)
     for keep in (["T_mix"], ["last_epoch"], ["T_max", "gamma"]):
-        refused(target, cosine, cosine.state_dict(), ValueError, r"keep names \[", keep=keep)
-    refused(target, cosine, cosine.state_dict(), TypeError, "keep must be a collection of names", keep="T_max")
+        assert refused(target, cosine, cosine.state_dict(), ValueError, r"keep names \[", keep=keep)
+    message = "keep must be a collection of names"
+    assert refused(target, cosine, cosine.state_dict(), TypeError, message, keep="T_max")
     chained = plateau_in_a_chain(target)
-    refused(target, chained, chained.state_dict(), ValueError, "a ReduceLROnPlateau is held here", keep=["total_iters"])
+    message = "a ReduceLROnPlateau is held here"
+    assert refused(target, chained, chained.state_dict(), ValueError, message, keep=["total_iters"])
     average = optim.swa_utils.SWALR(target, 0.1)
-    refused(target, average, average.state_dict(), ValueError, "no options that a SWALR can keep", keep=["swa_lr"])
+    assert refused(
+        target, average, average.state_dict(), ValueError, "no options that a SWALR can keep", keep=["swa_lr"]
+    )
 
 
 def test_the_present_options_of_the_groups_can_be_kept():

@@ -22,15 +22,9 @@ from functorch_optim.checkpoint import (
 )
 from tests import torch_twins as twins
 from tests.algorithms import full
-from tests.equality import same
+from tests.equality import relative, same
 
 pytestmark = pytest.mark.usefixtures("standard_promotion", "x64")
-
-
-def relative(found, expected):
-    found, expected = (np.asarray(array).astype(np.float64) for array in (found, expected))
-    assert found.shape == expected.shape
-    return np.abs(found - expected).max(initial=0.0) / max(np.abs(expected).max(initial=0.0), 1e-300)
 
 
 @functools.cache
