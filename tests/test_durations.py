@@ -5,8 +5,8 @@ from pathlib import Path
 
 from tests.tools.durations import RECORD
 
-BUDGET = 1700  # seconds of two workers together, with nothing compiled before
-LONGEST = 220  # of one file; what is longer has a part that belongs to `make test-all`
+BUDGET = 700  # seconds of two workers together, with nothing compiled before: six minutes
+LONGEST = 80  # of one file; what is longer has a part that belongs to `make test-all`
 
 
 def test_the_recorded_durations_keep_to_the_budget():
