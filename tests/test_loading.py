@@ -223,6 +223,21 @@ def stepped(optimizer, times=1):
     return optimizer
 
 
+def test_groups_that_become_one_keep_the_later_count_of_their_schedule():
+    schedule = fo.schedules.warmup_cosine(1.0, 0, 10)
+    source = optim.SGD({"a": jnp.ones(2)}, lr=schedule)
+    for _ in range(2):
+        source.step({"a": jnp.ones(2)})
+    source.add_param_group({"params": {"b": jnp.ones(2)}})
+    source.step([{"a": jnp.ones(2)}, {"b": jnp.ones(2)}])
+    saved = source.state_dict()
+    assert [group["schedule_step"] for group in saved["param_groups"]] == [3, 1]
+    target = optim.SGD({"a": jnp.ones(2), "b": jnp.ones(2)}, lr=schedule)
+    with pytest.warns(UserWarning, match="the groups' options differ: the present 'lr' of group 0"):
+        target.load_state_dict(saved)
+    assert [group["schedule_step"] for group in target.state_dict()["param_groups"]] == [3]
+
+
 def test_by_name_a_group_takes_the_options_its_parameters_had():
     source = adam(["a", "b", "c"], group_rules=[("a", {"lr": 0.5, "note": 1}), ("b", {"lr": 0.25, "note": 1})])
     stepped(source)
