@@ -29,12 +29,12 @@ def same_trees(one, other):
 
 
 def relative(found, expected):
-    """The largest difference over the largest magnitude; infinite if the shapes differ."""
+    """The largest difference over the largest magnitude; infinite if the shapes differ, or beside nothing but zeros."""
     found, expected = map(_wide, (found, expected))
     if found.shape != expected.shape:
         return np.inf
     difference, size = (np.max(np.abs(array), initial=0.0) for array in (found - expected, expected))
-    return float(difference / size if size else difference)
+    return float(difference / size) if size else np.inf if difference else 0.0
 
 
 def _wide(array):

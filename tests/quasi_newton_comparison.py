@@ -8,7 +8,7 @@ import numpy as np
 
 import functorch_optim as fo
 from functorch_optim import optim
-from tests import comparison
+from tests import comparison, equality
 from tests import quasi_newton_cases as problems
 
 
@@ -55,6 +55,5 @@ def trajectory_errors(label: str) -> tuple[float, float]:
         for face, leaves in enumerate((params, optimizer.params)):
             equal = np.allclose(losses[face], expected["loss"][index], rtol=1e-5, atol=1e-12)
             equal = equal and counts[face] == expected["counts"][index].tolist()
-            error = float(np.max(np.abs(flat(leaves) - right)) / np.max(np.abs(right)))
-            errors[face].append(error if equal else float("inf"))
+            errors[face].append(equality.relative(flat(leaves), right) if equal else float("inf"))
     return comparison.largest(errors[0]), comparison.largest(errors[1])
