@@ -26,6 +26,20 @@ def crossed(base: Options, *choices: Options, flags: tuple[str, ...] = ("maximiz
     )
 
 
+def negative(lr: str = "learning rate", weight_decay: str = "weight_decay value", **more: str) -> Any:
+    """A negative number for each option, and the words that torch has for it."""
+    words = {"lr": lr, "weight_decay": weight_decay, **more}
+    return tuple(({name: -0.5}, f"Invalid {each}: -0.5") for name, each in words.items() if each)
+
+
+BETAS = (
+    ({"betas": (1.0, 0.9)}, "Invalid beta parameter at index 0: 1.0"),
+    ({"betas": (0.9, 1.0)}, "Invalid beta parameter at index 1: 1.0"),
+    ({"betas": (0.9, -0.1)}, "Invalid beta parameter at index 1: -0.1"),
+)
+EPS = {"eps": "epsilon value"}
+
+
 @dataclass(frozen=True)
 class Algorithm:
     """What the tests know of an algorithm, beside its name among the functions of the library.
@@ -45,6 +59,7 @@ class Algorithm:
         has_step, has_betas: whether torch counts its steps, and whether it has betas.
         takes_complex, takes_empty, takes_rows, takes_vectors: which parameters and gradients it takes.
         packs: whether small parameters may be joined.
+        refused: options that the class refuses, and how torch's message begins.
         tolerance: of a functional float64 trajectory.
     """
 
@@ -66,7 +81,13 @@ class Algorithm:
     takes_rows: bool = False
     takes_vectors: bool = True
     packs: bool = True
+    refused: tuple[tuple[Options, str], ...] = ()
     tolerance: float = 1e-12
+
+    @property
+    def decays(self) -> bool:
+        """Whether it has a weight decay."""
+        return any("weight_decay" in options for options in self.cases)
 
 
 ALGORITHMS: dict[str, Algorithm] = {
@@ -104,6 +125,14 @@ ALGORITHMS: dict[str, Algorithm] = {
         ),
         has_step=False,
         takes_rows=True,
+        refused=(
+            *negative(momentum="momentum value"),
+            ({"nesterov": True}, "Nesterov momentum requires a momentum and zero dampening"),
+            (
+                {"nesterov": True, "momentum": 0.9, "dampening": 0.1},
+                "Nesterov momentum requires a momentum and zero dampening",
+            ),
+        ),
     ),
     "adam": Algorithm(
         "Adam",
@@ -128,6 +157,7 @@ ALGORITHMS: dict[str, Algorithm] = {
             ),
         ),
         has_betas=True,
+        refused=(*negative(**EPS), *BETAS),
     ),
     "adamw": Algorithm(
         "AdamW",
@@ -140,6 +170,7 @@ ALGORITHMS: dict[str, Algorithm] = {
         edges=({"lr": 1.0, "weight_decay": 1.0}, {"lr": 0.5, "weight_decay": 3.0, "maximize": True}),
         by_hand=(({"lr": 0.1, "weight_decay": 0.1}, [0.705430627766, -1.80303286498]),),
         has_betas=True,
+        refused=(*negative(**EPS), *BETAS),
     ),
     "adadelta": Algorithm(
         "Adadelta",
@@ -151,6 +182,7 @@ ALGORITHMS: dict[str, Algorithm] = {
         learned=("lr", "rho"),
         edges=({"rho": 0.0, "eps": 0.1}, {"rho": 1.0}),
         by_hand=(({"lr": 1.0, "weight_decay": 0.1}, [0.99203979993, -1.99684977309]),),
+        refused=(*negative(**EPS), ({"rho": 1.5}, "Invalid rho value: 1.5")),
     ),
     "adafactor": Algorithm(
         "Adafactor",
@@ -167,6 +199,14 @@ ALGORITHMS: dict[str, Algorithm] = {
         takes_complex=False,
         takes_empty=False,
         packs=False,
+        refused=(
+            ({"lr": -0.5}, "Learning rate should be >= 0 but is: -0.5"),
+            ({"beta2_decay": 0.5}, "beta2_decay should be <= 0 but is: 0.5"),
+            ({"eps": (-0.5, 0.1)}, "epsilon1 should be >= 0 but is: -0.5"),
+            ({"eps": (None, -0.5)}, "epsilon2 should be >= 0 but is: -0.5"),
+            ({"d": 0.5}, "Clipping threshold d should be >= 1 but is: 0.5"),
+            ({"weight_decay": -0.5}, "weight_decay should be >= 0 but is: -0.5"),
+        ),
     ),
     "adagrad": Algorithm(
         "Adagrad",
@@ -185,6 +225,7 @@ ALGORITHMS: dict[str, Algorithm] = {
             ),
         ),
         takes_rows=True,
+        refused=negative(**EPS, lr_decay="lr_decay value", initial_accumulator_value="initial_accumulator_value value"),
     ),
     "adamax": Algorithm(
         "Adamax",
@@ -197,6 +238,7 @@ ALGORITHMS: dict[str, Algorithm] = {
         edges=({"betas": (0.0, 0.0), "eps": 0.1},),
         by_hand=(({"lr": 0.1, "weight_decay": 0.1}, [0.773450951756, -1.838509852724]),),
         has_betas=True,
+        refused=(*negative(**EPS), *BETAS),
     ),
     "asgd": Algorithm(
         "ASGD",
@@ -210,6 +252,7 @@ ALGORITHMS: dict[str, Algorithm] = {
         edges=({"lr": 0.1, "t0": 0.0, "lambd": 0.5, "alpha": 0.25},),
         by_hand=(({"lr": 0.1, "lambd": 0.1, "t0": 1, "weight_decay": 0.1}, [0.774005208905, -1.813839511234]),),
         carried=("eta", "mu"),
+        refused=negative(),
     ),
     "nadam": Algorithm(
         "NAdam",
@@ -227,6 +270,7 @@ ALGORITHMS: dict[str, Algorithm] = {
         ),
         carried=("mu_product",),
         has_betas=True,
+        refused=(*negative(**EPS, momentum_decay="momentum_decay value"), *BETAS),
     ),
     "radam": Algorithm(
         "RAdam",
@@ -261,6 +305,7 @@ ALGORITHMS: dict[str, Algorithm] = {
         # torch's rho_t cancels in doubles at the first steps; our traced form does not, and that is the difference. The
         # torch face, which forms the scalars as torch does, is held to 1e-12.
         tolerance=1e-10,
+        refused=(*negative(**EPS), *BETAS),
     ),
     "rmsprop": Algorithm(
         "RMSprop",
@@ -276,6 +321,7 @@ ALGORITHMS: dict[str, Algorithm] = {
             ({"lr": 0.1}, [-0.680749415633, -1.522788835188]),
             ({"lr": 0.1, "centered": True, "momentum": 0.9, "weight_decay": 0.1}, [-3.091426959387, 0.260993918339]),
         ),
+        refused=negative(**EPS, momentum="momentum value", alpha="alpha value"),
     ),
     "rprop": Algorithm(
         "Rprop",
@@ -286,6 +332,7 @@ ALGORITHMS: dict[str, Algorithm] = {
         long=({"step_sizes": (1e-3, 0.02)},),
         edges=({"lr": 100.0}, {"lr": 0.1, "etas": (0.9, 1.1), "step_sizes": (0.05, 0.2)}),
         by_hand=(({"lr": 0.1}, [0.79, -1.95]),),
+        refused=(*negative(weight_decay=""), ({"etas": (0.5, 0.9)}, "Invalid eta values: 0.5, 0.9")),
     ),
     "muon": Algorithm(
         "Muon",

@@ -1,6 +1,7 @@
 """Every transformation of the library, for the tests of what they all must do."""
 
 import functorch_optim as fo
+from tests.algorithms import ALGORITHMS, names
 
 TABLE = {
     "identity": fo.identity(),
@@ -10,23 +11,20 @@ TABLE = {
     "clip_by_global_norm": fo.clip_by_global_norm(1.0),
     "clip_by_value": fo.clip_by_value(0.5),
     "add_decayed_weights": fo.add_decayed_weights(0.1),
-    "sgd": fo.sgd(lr=0.1),
-    "sgd_momentum": fo.sgd(lr=0.1, momentum=0.9, dampening=0.1, weight_decay=0.1),
-    "adam": fo.adam(lr=0.1),
-    "adam_amsgrad": fo.adam(lr=0.1, weight_decay=0.1, amsgrad=True, maximize=True),
-    "adamw": fo.adamw(lr=fo.schedules.warmup_cosine(0.1, 1, 8)),
+    **{name: getattr(fo, name)(**ALGORITHMS[name].typical) for name in names(takes_vectors=True)},
+    "adadelta_decay": fo.adadelta(weight_decay=0.1),
+    "adafactor_decay": fo.adafactor(lr=0.1, weight_decay=0.1),
+    "adagrad_decay": fo.adagrad(lr=0.1, lr_decay=0.1, weight_decay=0.1),
+    "sgd_plain": fo.sgd(lr=0.1),
+    "sgd_dampened": fo.sgd(lr=0.1, momentum=0.9, dampening=0.1, weight_decay=0.1),
+    "adam_plain": fo.adam(lr=0.1),
+    "adam_maximize": fo.adam(lr=0.1, weight_decay=0.1, amsgrad=True, maximize=True),
+    "adamw_schedule": fo.adamw(lr=fo.schedules.warmup_cosine(0.1, 1, 8)),
     "adamw_decay_mask": fo.adamw(lr=0.1, weight_decay=0.1, decay_mask=lambda path: path.endswith("kernel")),
-    "adadelta": fo.adadelta(weight_decay=0.1),
-    "adafactor": fo.adafactor(lr=0.1, weight_decay=0.1),
-    "adagrad": fo.adagrad(lr=0.1, lr_decay=0.1, initial_accumulator_value=0.1),
-    "adamax": fo.adamax(lr=0.1),
-    "asgd": fo.asgd(lr=0.1, t0=1.0),
-    "nadam": fo.nadam(lr=0.1, weight_decay=0.1, decoupled_weight_decay=True),
-    "radam": fo.radam(lr=fo.schedules.cosine_annealing(0.1, T_max=4)),
-    "rmsprop": fo.rmsprop(lr=0.1),
-    "rmsprop_centered": fo.rmsprop(lr=0.1, momentum=0.9, centered=True),
+    "nadam_decoupled": fo.nadam(lr=0.1, weight_decay=0.1, decoupled_weight_decay=True),
+    "radam_schedule": fo.radam(lr=fo.schedules.cosine_annealing(0.1, T_max=4)),
+    "rmsprop_plain": fo.rmsprop(lr=0.1),
     "muon_adamw": fo.muon_adamw({"lr": 0.1}, {"lr": 0.1}),
-    "rprop": fo.rprop(lr=0.1),
     "chain": fo.chain(fo.clip_by_global_norm(1.0), fo.adamw(lr=0.1), fo.scale(0.5)),
     "named_chain": fo.named_chain(("clip", fo.clip_by_value(1.0)), ("optimizer", fo.sgd(lr=0.1, momentum=0.9))),
     "adam_foreach": fo.adam(lr=0.1, weight_decay=0.1, foreach=True),

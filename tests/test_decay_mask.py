@@ -12,13 +12,12 @@ from jax.experimental.sparse import BCOO
 
 import functorch_optim as fo
 from functorch_optim import optim
+from tests.algorithms import ALGORITHMS, names
 
 PARAMS = {"kernel": jnp.full((2, 2), 2.0), "bias": jnp.array([1.0, -3.0]), "scale": jnp.full((3, 1), 0.5)}
 GRADS = jax.tree.map(lambda p: 0.1 * p + 0.3, PARAMS)
 MASK = {"kernel": True, "bias": False, "scale": True}
-DECAYING = [
-    "adadelta", "adafactor", "adagrad", "adam", "adamax", "adamw", "asgd", "muon", "nadam", "radam", "rmsprop", "sgd",
-]  # fmt: skip
+DECAYING = sorted(names(decays=True))
 PACKED = [name for name in DECAYING if "foreach" in inspect.signature(getattr(fo, name)).parameters]
 
 
@@ -48,7 +47,7 @@ def test_every_algorithm_with_weight_decay_has_a_decay_mask():
 @pytest.mark.parametrize("name", DECAYING)
 def test_masked_out_parameters_are_updated_as_without_decay(name):
     make = getattr(fo, name)
-    params, grads = (matrices(PARAMS), matrices(GRADS)) if name == "muon" else (PARAMS, GRADS)
+    params, grads = (PARAMS, GRADS) if ALGORITHMS[name].takes_vectors else (matrices(PARAMS), matrices(GRADS))
     parts = {True: make(weight_decay=0.5), False: make(weight_decay=0.0)}
     several = [fo.partition(parts, kernels), *[make(weight_decay=0.5, decay_mask=mask) for mask in (kernels, MASK)]]
     everywhere, expected, *found = jax.jit(lambda *of: [steps(tx, *of) for tx in (parts[True], *several)])(

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import functorch_optim as fo
 from functorch_optim import optim, schedules
 from tests import comparison, schedule_cases
+from tests.algorithms import names
 from tests.schedule_cases import PLATEAUS
 
 OTHERS = [
@@ -398,7 +399,7 @@ def test_large_steps_keep_their_digits_in_float32(schedule):
     np.testing.assert_allclose(jax.jit(schedule)(jnp.asarray(LARGE, jnp.int32)), expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["adam", "adamw", "adamax", "nadam", "radam", "adagrad", "adadelta", "adafactor"])
+@pytest.mark.parametrize("name", names(has_step=True))
 def test_algorithms_are_finite_at_the_largest_counts(name):
     tx = getattr(fo, name)(lr=0.1)
     params = {"w": jnp.ones((2, 3))}

@@ -1,6 +1,7 @@
 """How narrow a slot may be: what an algorithm makes, what it loads, and what comes back from a functional loop."""
 
 import functools
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import pytest
 
 import functorch_optim as fo
 from functorch_optim import optim, trees
-from tests.algorithms import ALGORITHMS
+from tests.algorithms import ALGORITHMS, names
 
 SHAPE = (2, 3)
 each_rule = pytest.mark.parametrize("name", ALGORITHMS)
@@ -85,7 +86,9 @@ def test_sparse_adam_and_lbfgs_keep_float32_for_float16():
 
 def test_a_zero_gradient_moves_no_float16_parameter():
     """An eps of 1e-8 is zero in float16: 0 / (sqrt(0) + eps) would be NaN."""
-    for name in ("adam", "adamw", "adamax", "nadam", "rmsprop", "adagrad"):
+    for name in [
+        name for name in names(takes_vectors=True) if "eps" in inspect.signature(getattr(fo, name)).parameters
+    ]:
         tx, params = getattr(fo, name)(lr=0.1, weight_decay=0.0), jnp.ones(2, jnp.float16)
         updates, _ = tx.update(jnp.zeros(2, jnp.float16), tx.init(params), params)
         np.testing.assert_array_equal(updates, 0)
