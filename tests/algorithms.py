@@ -3,6 +3,7 @@
 ``make test`` runs every pair of options together, ``make test-all`` (the environment variable FULL) every combination.
 """
 
+import importlib
 import itertools
 import os
 from collections.abc import Iterable
@@ -46,6 +47,7 @@ class Algorithm:
 
     Attributes:
         title: the class in :mod:`functorch_optim.optim`, which is torch's.
+        module: where the class of the same name stands with which it is compared.
         slots: the arrays in torch's ``state_dict``.
         cases: the options under which it is compared with torch, all combinations of its flags.
         typical: options that give it all of its slots, from which the tests of one configuration start.
@@ -81,6 +83,7 @@ class Algorithm:
     takes_rows: bool = False
     takes_vectors: bool = True
     packs: bool = True
+    module: str = "torch.optim"
     refused: tuple[tuple[Options, str], ...] = ()
     tolerance: float = 1e-12
 
@@ -363,6 +366,12 @@ ELSEWHERE = {
 
 
 CASES: list[Case] = [(name, options) for name, row in ALGORITHMS.items() for options in row.cases]  # all of them
+
+
+def oracle(title: str) -> Any:
+    """The class that ours of this title is compared with; needs torch."""
+    modules = {row.title: row.module for row in ALGORITHMS.values()}
+    return getattr(importlib.import_module(modules.get(title, "torch.optim")), title)
 
 
 def label(case: Case) -> str:

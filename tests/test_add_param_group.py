@@ -12,7 +12,7 @@ import pytest
 
 import functorch_optim as fo
 from functorch_optim import optim
-from tests.algorithms import ALGORITHMS
+from tests.algorithms import ALGORITHMS, oracle
 
 CLASSES = {row.title: {**row.resumed, "lr": 0.1} for row in ALGORITHMS.values()}
 
@@ -27,7 +27,7 @@ def test_histories_are_torchs(name, x64):
     """Three steps with one group, four with two of which the first is without gradients for two, saved in between."""
     torch = pytest.importorskip("torch", reason="compares with a live torch")
     tensors = [torch.nn.Parameter(torch.tensor(values(seed))) for seed in (1, 2)]
-    theirs = getattr(torch.optim, name)([tensors[0]], **CLASSES[name])
+    theirs = oracle(name)([tensors[0]], **CLASSES[name])
     ours = getattr(optim, name)([jnp.asarray(values(1))], **CLASSES[name])
     schedulers = [package.lr_scheduler.ExponentialLR(o, 0.9) for package, o in ((torch.optim, theirs), (optim, ours))]
     for step in range(7):

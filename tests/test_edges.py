@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import functorch_optim as fo
-from tests.algorithms import ALGORITHMS
+from tests.algorithms import ALGORITHMS, oracle
 from tests.comparison import slots_of
 
 EDGES = [(row.title, options) for row in ALGORITHMS.values() for options in row.edges]
@@ -23,7 +23,7 @@ def test_against_torch(name, options, x64):
     shapes = [shape for shape in SHAPES if 0 not in shape] if name == "Adafactor" else SHAPES  # torch divides by zero
     start = [np.asarray(rng.standard_normal(shape)) for shape in shapes]
     tensors = [torch.nn.Parameter(torch.tensor(array)) for array in start]
-    optimizer = getattr(torch.optim, name)(tensors, **options)
+    optimizer = oracle(name)(tensors, **options)
     tx = getattr(fo, name.lower())(**options)
     params = [jnp.asarray(array) for array in start]
     state = tx.init(params)

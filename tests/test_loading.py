@@ -13,7 +13,7 @@ import pytest
 
 import functorch_optim as fo
 from functorch_optim import optim, rows
-from tests.algorithms import ALGORITHMS
+from tests.algorithms import ALGORITHMS, oracle
 from tests.equality import relative, same
 
 CLASSES = {row.title: row.resumed for row in ALGORITHMS.values()}
@@ -47,7 +47,7 @@ class Torch:
         self.module = self.torch.nn.Module()
         for key, value in draw(name, 0).items():
             self.module.register_parameter(key, self.torch.nn.Parameter(self.torch.tensor(value).to(self.dtype)))
-        self.optimizer = getattr(self.torch.optim, name)(list(self.module.named_parameters()), **CLASSES[name])
+        self.optimizer = oracle(name)(list(self.module.named_parameters()), **CLASSES[name])
         self.scheduler = self.torch.optim.lr_scheduler.StepLR(self.optimizer, step_size=7, gamma=0.5)
         swa = self.torch.optim.swa_utils
         self.averaged = swa.AveragedModel(self.module, multi_avg_fn=swa.get_ema_multi_avg_fn(0.9))

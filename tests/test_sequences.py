@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 import functorch_optim as fo
 from functorch_optim import optim
-from tests.algorithms import ALGORITHMS, FULL
+from tests.algorithms import ALGORITHMS, FULL, oracle
 
 NAMES = list(ALGORITHMS) if FULL else ["sgd", "adam", "nadam", "asgd"]
 WITH_TORCH = FULL and importlib.util.find_spec("torch") is not None
@@ -45,7 +45,7 @@ class Sequences(RuleBasedStateMachine):
             import torch
 
             self.tensors = {key: torch.nn.Parameter(torch.tensor(draw(seed))) for seed, key in enumerate("ab")}
-            self.theirs = getattr(torch.optim, self.row.title)(list(self.tensors.items()), **self.row.typical)
+            self.theirs = oracle(self.row.title)(list(self.tensors.items()), **self.row.typical)
 
     def made(self, groups):
         start = [{"params": [(key, jnp.asarray(value)) for key, value in pairs]} for pairs in groups]

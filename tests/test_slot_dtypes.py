@@ -10,7 +10,7 @@ import pytest
 
 import functorch_optim as fo
 from functorch_optim import optim, trees
-from tests.algorithms import ALGORITHMS, names
+from tests.algorithms import ALGORITHMS, names, oracle
 
 SHAPE = (2, 3)
 each_rule = pytest.mark.parametrize("name", ALGORITHMS)
@@ -209,7 +209,7 @@ def test_torch_takes_the_float32_slots_of_float16_parameters_and_gives_its_own(n
     ours = optimizer_of(name, jnp.float16)
     ours.step(gradient(0, jnp.float16))
     param = torch.ones(SHAPE, dtype=torch.float16, requires_grad=True)
-    theirs = getattr(torch.optim, ALGORITHMS[name].title)([param], **ALGORITHMS[name].typical)
+    theirs = oracle(ALGORITHMS[name].title)([param], **ALGORITHMS[name].typical)
     state = jax.tree.map(lambda x: torch.tensor(np.asarray(x)) if hasattr(x, "dtype") else x, ours.state_dict())
     theirs.load_state_dict(state)
     param.grad = torch.full(SHAPE, 0.5, dtype=torch.float16)

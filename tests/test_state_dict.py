@@ -10,7 +10,7 @@ import pytest
 
 import functorch_optim as fo
 from functorch_optim import optim
-from tests.algorithms import ALGORITHMS
+from tests.algorithms import ALGORITHMS, oracle
 
 CLASSES = {ALGORITHMS[name].title: ALGORITHMS[name].resumed for name in ("sgd", "adam", "adamw")}
 SHAPES = [(2, 3), (3,), ()]
@@ -44,7 +44,7 @@ class Pair:
         self.kind, self.torch, self.name = getattr(torch, kind), torch, name
         self.tensors = [torch.nn.Parameter(torch.tensor(array).to(self.kind)) for array in arrays(0)]
         groups = [{"params": self.tensors[:1]}, {"params": self.tensors[1:], "weight_decay": 0.2}]
-        self.theirs = getattr(torch.optim, name)(groups, **CLASSES[name])
+        self.theirs = oracle(name)(groups, **CLASSES[name])
         self.ours = self.fresh()
 
     def fresh(self):

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from tests import cases, long_cases, nonfinite_cases, quasi_newton_cases, schedule_cases, sparse_cases
-from tests.algorithms import ALGORITHMS, Case
+from tests.algorithms import ALGORITHMS, Case, oracle
 
 Trajectory = dict[str, np.ndarray]
 
@@ -21,7 +21,7 @@ def run(case: Case, dtype: str, steps: int) -> Trajectory:
     kind, numpy_dtype = getattr(torch, dtype), np.dtype("float32" if dtype == "bfloat16" else dtype)
     start = cases.parameters(name, numpy_dtype)
     params = {key: torch.tensor(value, dtype=kind, requires_grad=True) for key, value in start.items()}
-    optimizer = getattr(torch.optim, class_name)(list(params.values()), **options)
+    optimizer = oracle(class_name)(list(params.values()), **options)
     rows: dict[str, list[Any]] = {"param": [_flat(name, params)]}
     for step in range(steps):
         optimizer.param_groups[0].update(cases.changing_options(name, step, options))
@@ -49,7 +49,7 @@ def run_with_gaps(case: Case, steps: tuple[int, ...], gaps: bool) -> Trajectory:
     name, options = case
     class_name, slots = ALGORITHMS[name].title, ALGORITHMS[name].slots
     params = {key: torch.tensor(value, requires_grad=True) for key, value in cases.parameters(name, np.float64).items()}
-    optimizer = getattr(torch.optim, class_name)(list(params.values()), **options)
+    optimizer = oracle(class_name)(list(params.values()), **options)
     rows: dict[str, list[np.ndarray]] = {}
     for step in range(max(steps)):
         optimizer.param_groups[0].update(cases.rewritten_options(name, step, options))
@@ -81,7 +81,7 @@ def run_nonfinite(case: Case) -> Trajectory:
     name, options = case
     class_name, slots = ALGORITHMS[name].title, ALGORITHMS[name].slots
     params = {key: torch.tensor(value, requires_grad=True) for key, value in nonfinite_cases.parameters(name).items()}
-    optimizer = getattr(torch.optim, class_name)(list(params.values()), **options)
+    optimizer = oracle(class_name)(list(params.values()), **options)
     rows: dict[str, list[np.ndarray]] = {}
     for step in range(nonfinite_cases.STEPS):
         for key, grad in nonfinite_cases.gradients(name, step).items():
@@ -101,7 +101,7 @@ def run_long(case: Case, dtype: str) -> Trajectory:
     name, options = case
     class_name, slots = ALGORITHMS[name].title, ALGORITHMS[name].slots
     param = torch.tensor(long_cases.parameter(name, dtype), requires_grad=True)
-    optimizer = getattr(torch.optim, class_name)([param], **options)
+    optimizer = oracle(class_name)([param], **options)
     rows: dict[str, list[np.ndarray]] = {}
     for step, grad in enumerate(long_cases.gradients(name, dtype), 1):
         param.grad = torch.tensor(grad)
@@ -129,7 +129,7 @@ def run_sparse(case: Case, dtype: str, steps: int, gaps: bool) -> Trajectory:
     class_name, slots = sparse_cases.CLASSES[name]
     start = sparse_cases.parameters(np.dtype(dtype))
     params = {key: torch.tensor(value, requires_grad=True) for key, value in start.items()}
-    optimizer = getattr(torch.optim, class_name)(list(params.values()), **options)
+    optimizer = oracle(class_name)(list(params.values()), **options)
     rows: dict[str, list[Any]] = {"param": [_whole(params)]}
     for step in range(steps):
         optimizer.param_groups[0].update(sparse_cases.changing_options(name, step, options))
