@@ -61,6 +61,8 @@ class Algorithm:
         has_step, has_betas: whether torch counts its steps, and whether it has betas.
         takes_complex, takes_empty, takes_rows, takes_vectors: which parameters and gradients it takes.
         packs: whether small parameters may be joined.
+        smooth: whether the update has a derivative with respect to the slots that is not zero.
+        copies: the arrays of a parameter's size that a step makes beside its results.
         refused: options that the class refuses, and how torch's message begins.
         tolerance: of a functional float64 trajectory.
     """
@@ -83,6 +85,8 @@ class Algorithm:
     takes_rows: bool = False
     takes_vectors: bool = True
     packs: bool = True
+    smooth: bool = True
+    copies: float = 0.0
     module: str = "torch.optim"
     refused: tuple[tuple[Options, str], ...] = ()
     tolerance: float = 1e-12
@@ -185,6 +189,7 @@ ALGORITHMS: dict[str, Algorithm] = {
         learned=("lr", "rho"),
         edges=({"rho": 0.0, "eps": 0.1}, {"rho": 1.0}),
         by_hand=(({"lr": 1.0, "weight_decay": 0.1}, [0.99203979993, -1.99684977309]),),
+        copies=1.5,  # as Rprop
         refused=(*negative(**EPS), ({"rho": 1.5}, "Invalid rho value: 1.5")),
     ),
     "adafactor": Algorithm(
@@ -202,6 +207,7 @@ ALGORITHMS: dict[str, Algorithm] = {
         takes_complex=False,
         takes_empty=False,
         packs=False,
+        copies=1.0,  # the update, which is scaled by a norm of it
         refused=(
             ({"lr": -0.5}, "Learning rate should be >= 0 but is: -0.5"),
             ({"beta2_decay": 0.5}, "beta2_decay should be <= 0 but is: 0.5"),
@@ -335,6 +341,7 @@ ALGORITHMS: dict[str, Algorithm] = {
         long=({"step_sizes": (1e-3, 0.02)},),
         edges=({"lr": 100.0}, {"lr": 0.1, "etas": (0.9, 1.1), "step_sizes": (0.05, 0.2)}),
         by_hand=(({"lr": 0.1}, [0.79, -1.95]),),
+        copies=2.0,  # its results read what others overwrite, which XLA copies first; not in the one-pass form
         refused=(*negative(weight_decay=""), ({"etas": (0.5, 0.9)}, "Invalid eta values: 0.5, 0.9")),
     ),
     "muon": Algorithm(

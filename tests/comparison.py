@@ -28,12 +28,20 @@ def recorded(name: str) -> dict[str, np.ndarray]:
         return dict(file)
 
 
-def reference(case: Case, dtype: str, file: str = "") -> dict[str, np.ndarray]:
-    """What torch did in a case, by parameters and slots; the rows of a trajectory have shape (steps + 1, entries)."""
-    prefix = f"{label(case)}/{dtype}/" if dtype else f"{label(case)}/"
-    found = {k.removeprefix(prefix): v for k, v in recorded(file or case[0]).items() if k.startswith(prefix)}
-    assert found, f"no recorded trajectory {prefix}"
-    return found if file else {slot: _of_this_run(case[0], slot, rows) for slot, rows in found.items()}
+def recorded_run(case: Case, kind: str, file: str = "") -> dict[str, np.ndarray]:
+    """What torch did in a case, by parameters and slots."""
+    prefix = f"{label(case)}/{kind}/"
+    found = {
+        key.removeprefix(prefix): rows for key, rows in recorded(file or case[0]).items() if key.startswith(prefix)
+    }
+    if not found:
+        raise KeyError(f"no recorded trajectory {prefix}")
+    return found
+
+
+def reference(case: Case, dtype: str) -> dict[str, np.ndarray]:
+    """What torch did with the parameters of this run; the rows of a trajectory have shape (steps + 1, entries)."""
+    return {slot: _of_this_run(case[0], slot, rows) for slot, rows in recorded_run(case, dtype).items()}
 
 
 def _of_this_run(name: str, slot: str, rows: np.ndarray) -> np.ndarray:

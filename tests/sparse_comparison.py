@@ -18,7 +18,7 @@ WITH_RECORDED_STATE = [case for case in sparse_cases.CASES if not case[1].get("m
 
 
 def recorded(case: Case, kind: str) -> dict[str, np.ndarray]:
-    return comparison.reference(case, kind, file="sparse")
+    return comparison.recorded_run(case, kind, file="sparse")
 
 
 def gradient_tree(step: int, dtype: str, absent: Any = ()) -> dict[str, Any]:

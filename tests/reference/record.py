@@ -4,19 +4,20 @@ torch==2.13.0).
 One file an algorithm. For every combination of flags: float64 at all of 50 steps with options that change from step to
 step; float32, bfloat16 and complex128 at 12 steps (the rows are the synchronised states the tests start from); for the
 stateful face, float64 at some of 50 steps in which gradients are missing ("gaps"), and at some of 200 steps ("long").
-"sparse" has the runs with row-sparse gradients, "lbfgs" those of L-BFGS,
-"schedules" what torch's schedulers write. "nonfinite" has runs with one entry that is NaN or infinite, "long" some of
-the 1200 steps of one small parameter, in float64 and float32.
+"nonfinite" are runs with one entry that is NaN or infinite, "1200" some of the 1200 steps of one small parameter, in
+float64 and float32. The file "sparse" has the runs with row-sparse gradients, "lbfgs" those of L-BFGS, "schedules" what
+torch's schedulers write.
 """
 
+import functools
 import pathlib
 import sys
 
 import numpy as np
 import torch
 
-from tests import cases, long_cases, nonfinite_cases, quasi_newton_cases, schedule_cases, sparse_cases, torch_run
-from tests.algorithms import ALGORITHMS, FULL, label
+from tests import cases, nonfinite_cases, quasi_newton_cases, schedule_cases, sparse_cases, torch_run
+from tests.algorithms import ALGORITHMS, FULL, Options, label
 
 assert FULL, "what is recorded is all of it: FULL=1"
 FOLDER = pathlib.Path(__file__).parent
@@ -48,49 +49,37 @@ def record_schedules() -> None:
     np.savez_compressed(FOLDER / "schedules.npz", torch_version=np.array(torch.__version__), **arrays)
 
 
-def record_nonfinite() -> None:
-    arrays = {}
-    for case in nonfinite_cases.CASES:
-        arrays |= {f"{label(case)}/{slot}": rows for slot, rows in torch_run.run_nonfinite(case).items()}
-    np.savez_compressed(FOLDER / "nonfinite.npz", torch_version=np.array(torch.__version__), **arrays)
-
-
-def record_long() -> None:
-    arrays = {}
-    for case in long_cases.CASES:
-        for dtype in ("float64", "float32"):
-            prefix = f"{label(case)}/{dtype}/"
-            arrays |= {f"{prefix}{slot}": rows for slot, rows in torch_run.run_long(case, dtype).items()}
-    np.savez_compressed(FOLDER / "long.npz", torch_version=np.array(torch.__version__), **arrays)
-
-
 OTHERS = {
     "sparse": record_sparse,
     "lbfgs": record_lbfgs,
     "schedules": record_schedules,
-    "nonfinite": record_nonfinite,
-    "long": record_long,
 }
+
+
+def record(name: str) -> None:
+    """One file of all that is recorded of an algorithm."""
+    arrays = {}
+
+    def keep(options: Options, kind: str, run: torch_run.Trajectory) -> None:
+        arrays.update({f"{label((name, options))}/{kind}/{slot}": rows for slot, rows in run.items()})
+
+    for options in ALGORITHMS[name].cases:
+        for dtype, steps in RUNS.items():
+            if dtype != "complex128" or ALGORITHMS[name].takes_complex:
+                keep(options, dtype, torch_run.run((name, options), dtype, steps))
+        for kind, steps in (("gaps", cases.GAPS_AT), ("long", cases.LONG_AT)):
+            keep(options, kind, torch_run.run_with_gaps((name, options), steps, kind == "gaps"))
+    for case in nonfinite_cases.cases_of(name, every=True):
+        keep(case[1], "nonfinite", torch_run.run_nonfinite(case))
+    for options in ALGORITHMS[name].long:
+        for dtype in ("float64", "float32"):
+            keep(options, f"1200 {dtype}", torch_run.run_long((name, options), dtype))
+    np.savez_compressed(FOLDER / f"{name}.npz", torch_version=np.array(torch.__version__), **arrays)
 
 
 def main() -> None:
     for name in sys.argv[1:] or [*ALGORITHMS, *OTHERS]:
-        if name in OTHERS:
-            OTHERS[name]()
-            continue
-        arrays = {}
-        for options in ALGORITHMS[name].cases:
-            for dtype, steps in RUNS.items():
-                if dtype == "complex128" and not ALGORITHMS[name].takes_complex:
-                    continue
-                trajectory = torch_run.run((name, options), dtype, steps)
-                for slot, values in trajectory.items():
-                    arrays[f"{label((name, options))}/{dtype}/{slot}"] = values
-            for kind, steps in (("gaps", cases.GAPS_AT), ("long", cases.LONG_AT)):
-                trajectory = torch_run.run_with_gaps((name, options), steps, kind == "gaps")
-                for slot, values in trajectory.items():
-                    arrays[f"{label((name, options))}/{kind}/{slot}"] = values
-        np.savez_compressed(FOLDER / f"{name}.npz", torch_version=np.array(torch.__version__), **arrays)
+        OTHERS.get(name, functools.partial(record, name))()
 
 
 if __name__ == "__main__":
