@@ -17,6 +17,12 @@ from functorch_optim.optim import options as group_options
 from functorch_optim.optim import state_dict as torch_layout
 from functorch_optim.optim import utils
 from functorch_optim.optim.edits import Edited
+from functorch_optim.optim.engine.by_parameter import ByParameter
+from functorch_optim.optim.engine.by_tree import ByTree
+from functorch_optim.optim.engine.kinds import Algorithms
+from functorch_optim.optim.engine.none import NoAlgorithm
+from functorch_optim.optim.engine.packs import Leaves
+from functorch_optim.optim.engine.protocol import Engine
 from functorch_optim.optim.hooks import (
     Hooked,
     Occasions,
@@ -25,12 +31,9 @@ from functorch_optim.optim.hooks import (
 )
 from functorch_optim.optim.losses import CompiledLosses, takes_parameters
 from functorch_optim.optim.ownership import exclusive, own, own_beside
-from functorch_optim.optim.packs import Leaves
 from functorch_optim.optim.param_groups import GroupParams, GroupRules, Layout, check_dense, extended, parse
-from functorch_optim.optim.rule_engine import RuleEngine
 from functorch_optim.optim.tracing import OUTSIDE, TRACED, refuse_traced, trace_state
 from functorch_optim.optim.transaction import Arguments, Commit, Compiled, Transaction
-from functorch_optim.optim.transform_engine import TransformEngine
 from functorch_optim.optim.views import REFUSED, Handed, ParamGroups, added, forgotten_if_refused, handed_tree
 from functorch_optim.sparse_grad import Sparse, named
 from functorch_optim.torch_tensors import as_array
@@ -83,9 +86,8 @@ class Optimizer(Edited, Hooked):
         super().__init__()
         self.defaults: dict[str, Any] = dict(defaults)
         group_options.check_flags(self.defaults)
-        self._engine: Any = self._make_engine()
-        if self._engine is not None:
-            self._engine.check(self.defaults)
+        self._engine: Engine = self._make_engine()
+        self._engine.check(self.defaults)
         parsed = parse(params, group_rules, self._known_options())
         check_dense(parsed, type(self).__name__)
         self._layout = parsed.layout
@@ -104,8 +106,7 @@ class Optimizer(Edited, Hooked):
         self._made_under = trace_state()
         groups = [self._new_group(self._layout, index, given) for index, given in enumerate(parsed.options)]
         self.param_groups: list[dict[str, Any]] = ParamGroups(groups)
-        if self._engine is not None:
-            self._engine.start(self._layout, self._leaves, self._settings())
+        self._engine.start(self._layout, self._leaves, self._settings())
 
     @classmethod
     def from_transform(
@@ -147,16 +148,16 @@ class Optimizer(Edited, Hooked):
         raise NotImplementedError(f"{type(self).__name__} does not define transformation(self, **options)")
 
     def _need_engine(self) -> None:
-        if self._engine is None:
-            raise NotImplementedError(f"{type(self).__name__} does not define transformation(self, **options)")
+        if isinstance(self._engine, NoAlgorithm):
+            self._engine.refuse()
 
-    def _make_engine(self) -> Any:
+    def _make_engine(self) -> Engine:
         constructor = type(self).constructor
         if constructor is not None:
-            return RuleEngine({None: constructor}, {None: self.defaults})
+            return ByParameter(Algorithms({None: constructor}, {None: self.defaults}))
         if type(self).transformation is not Optimizer.transformation:
-            return TransformEngine(self.transformation, list(self.defaults), ())
-        return None
+            return ByTree(self.transformation, list(self.defaults), ())
+        return NoAlgorithm(type(self).__name__)
 
     def _new_group(self, layout: Layout, index: int, given: Mapping[str, Any]) -> dict[str, Any]:
         """A group's dict in torch's order: the user's keys, the names, the defaults that are left; checked."""
@@ -165,8 +166,7 @@ class Optimizer(Edited, Hooked):
             names = zip(layout.names, layout.group_of, strict=True)
             group["param_names"] = [name for name, own_group in names if own_group == index]
         group = {**group, **{key: value for key, value in self._defaults_of(given).items() if key not in group}}
-        if self._engine is not None:
-            self._check_options(group, index)
+        self._check_options(group, index)
         return group
 
     def _check_options(self, group: Mapping[str, Any], index: int, live: bool = False) -> None:
@@ -385,7 +385,7 @@ class Optimizer(Edited, Hooked):
         signature = [_signature(leaf) for leaf in leaves]
         if signature != self._checked:
             who = type(self).__name__
-            rows_taken = [self._engine is None or self._engine.takes_rows(group) for group in self.param_groups]
+            rows_taken = [self._engine.takes_rows(group) for group in self.param_groups]
             params = self._held.arrays()
             pairs = zip(self._layout.labels, leaves, params, self._layout.group_of, strict=True)
             for name, leaf, param, group in pairs:
@@ -482,7 +482,7 @@ class Optimizer(Edited, Hooked):
 
     def _check_alive(self, wait: bool = True) -> None:
         """Say so where arrays are gone, in the place of what jax says of them; with ``wait`` also where they failed."""
-        kept: list[Any] = [*self._held.kept(), *([] if self._engine is None else self._engine.arrays())]
+        kept: list[Any] = [*self._held.kept(), *self._engine.arrays()]
         arrays = [array for array in kept if isinstance(array, jax.Array) and not isinstance(array, Tracer)]
         error = None
         gone = any(array.is_deleted() for array in arrays)
@@ -605,8 +605,7 @@ class Optimizer(Edited, Hooked):
             self._settle()
             self._check_groups()
             self._check_alive(wait=False)
-            entries = [] if self._engine is None else self._engine.entries(self._layout)
-            numbers = set() if self._engine is None else self._engine.data_names
+            entries, numbers = self._engine.entries(self._layout), self._engine.data_names
             state = torch_layout.write(self._layout, self.param_groups, numbers, self._counts, entries)
         return self._hooks.state_dict_post.replace(self, state)
 
@@ -831,5 +830,5 @@ class _Composed(Optimizer):
         self._static = tuple(static)
         super().__init__(params, defaults, group_rules=group_rules)
 
-    def _make_engine(self) -> TransformEngine:
-        return TransformEngine(self._make, list(self.defaults), self._static)
+    def _make_engine(self) -> ByTree:
+        return ByTree(self._make, list(self.defaults), self._static)
