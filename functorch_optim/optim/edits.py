@@ -10,32 +10,14 @@ import jax.numpy as jnp
 from functorch_optim import trees
 from functorch_optim.optim import state_dict as torch_layout
 from functorch_optim.optim.engine.packs import Leaves
-from functorch_optim.optim.engine.protocol import Engine
+from functorch_optim.optim.groups import Grouped
 from functorch_optim.optim.ownership import own_beside
-from functorch_optim.optim.param_groups import Layout
-from functorch_optim.optim.transaction import Transaction
 from functorch_optim.optim.views import Entry, State
 from functorch_optim.torch_tensors import as_array
 
 
-class Edited:
+class Edited(Grouped):
     """The part of an optimizer that edits the state of single parameters."""
-
-    _engine: Engine
-    _layout: Layout
-    _held: Leaves
-    _grads: list[Any] | None
-    _checked: Any
-    _transaction: Transaction
-    _leaves: Any
-    _gradients: Any
-    _need_engine: Callable[[], None]
-    _refuse_tracing: Callable[[], None]
-    _refuse_traced: Callable[[list[Any]], None]
-    _settings: Callable[[], list[dict[str, Any]]]
-    _settle: Callable[[], None]
-    _check_alive: Callable[..., None]
-    _handed: list[Any]
 
     @property
     def state(self) -> State:
