@@ -8,8 +8,9 @@ from functorch_optim import trees
 from functorch_optim.optim import options as group_options
 from functorch_optim.optim.engine.none import NoAlgorithm
 from functorch_optim.optim.engine.packs import Leaves
+from functorch_optim.optim.layout import GroupParams, Layout
 from functorch_optim.optim.ownership import own
-from functorch_optim.optim.param_groups import GroupParams, Layout, check_dense, extended
+from functorch_optim.optim.param_groups import check_dense, extended
 from functorch_optim.optim.values import Values
 from functorch_optim.optim.views import REFUSED, ParamGroups, added
 

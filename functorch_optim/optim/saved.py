@@ -12,8 +12,8 @@ from functorch_optim.optim import state_dict as torch_layout
 from functorch_optim.optim.edits import Edited
 from functorch_optim.optim.engine.packs import Leaves
 from functorch_optim.optim.hooks import Hooked, Occasions
+from functorch_optim.optim.layout import GroupParams
 from functorch_optim.optim.losses import CompiledLosses
-from functorch_optim.optim.param_groups import GroupParams
 from functorch_optim.optim.tracing import trace_state
 from functorch_optim.optim.views import ParamGroups
 

@@ -12,9 +12,9 @@ from functorch_optim import rows, trees
 from functorch_optim.optim import utils
 from functorch_optim.optim.engine.packs import Leaves
 from functorch_optim.optim.engine.protocol import Engine
+from functorch_optim.optim.layout import Layout
 from functorch_optim.optim.losses import CompiledLosses
 from functorch_optim.optim.ownership import exclusive, own_beside
-from functorch_optim.optim.param_groups import Layout
 from functorch_optim.optim.tracing import OUTSIDE, TRACED, refuse_traced, trace_state
 from functorch_optim.optim.transaction import Compiled, Transaction
 from functorch_optim.optim.views import Handed, forgotten_if_refused, handed_tree

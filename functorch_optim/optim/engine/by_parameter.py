@@ -20,9 +20,9 @@ from functorch_optim.optim.engine.histories import Histories, History, fitted
 from functorch_optim.optim.engine.kinds import Algorithms
 from functorch_optim.optim.engine.packs import Leaves, joined_grads
 from functorch_optim.optim.engine.protocol import Entry, Group, Run
+from functorch_optim.optim.layout import Layout
 from functorch_optim.optim.options import is_traced, is_zero
 from functorch_optim.optim.ownership import exclusive
-from functorch_optim.optim.param_groups import Layout
 from functorch_optim.optim.state_dict import Loaded, Refused
 from functorch_optim.optim.transaction import Args, Compiled
 from functorch_optim.rule import Lifted, step_scalars

@@ -15,10 +15,10 @@ from functorch_optim.hyperparams import as_integer
 from functorch_optim.optim.engine.by_path import BY_PATH
 from functorch_optim.optim.engine.packs import Leaves
 from functorch_optim.optim.engine.protocol import Codec, Entry, Group, Run
+from functorch_optim.optim.layout import Layout
 from functorch_optim.optim.losses import CompiledLosses
 from functorch_optim.optim.options import delayed, is_number
 from functorch_optim.optim.ownership import exclusive, own
-from functorch_optim.optim.param_groups import Layout
 from functorch_optim.optim.state_dict import Loaded, Refused
 from functorch_optim.optim.transaction import Args, Compiled
 from functorch_optim.packing import ForeachState

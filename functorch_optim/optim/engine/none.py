@@ -5,7 +5,7 @@ from typing import Any, NoReturn
 
 from functorch_optim.optim.engine.packs import Leaves
 from functorch_optim.optim.engine.protocol import Entry, Group, Run
-from functorch_optim.optim.param_groups import Layout
+from functorch_optim.optim.layout import Layout
 from functorch_optim.optim.state_dict import Loaded, Refused
 
 

@@ -10,8 +10,8 @@ import numpy as np
 from functorch_optim import trees
 from functorch_optim.algorithms.quasi_newton import flattened
 from functorch_optim.optim.engine.protocol import Entry, Group
+from functorch_optim.optim.layout import Layout
 from functorch_optim.optim.ownership import own
-from functorch_optim.optim.param_groups import Layout
 from functorch_optim.optim.state_dict import Loaded, Refused, kept
 
 

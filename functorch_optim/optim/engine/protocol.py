@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import jax
 
 from functorch_optim.optim.engine.packs import Leaves
-from functorch_optim.optim.param_groups import Layout
+from functorch_optim.optim.layout import Layout
 from functorch_optim.optim.state_dict import Loaded, Refused
 from functorch_optim.optim.transaction import Arguments, Commit, Compiled
 
