@@ -7,6 +7,9 @@ import jax.numpy as jnp
 
 from functorch_optim import trees
 from functorch_optim.base import GradientTransformation, exportable
+from functorch_optim.core.lift import lift
+from functorch_optim.core.numerics import sqrt, zeros_like
+from functorch_optim.core.rule import Rule
 from functorch_optim.hyperparams import (
     BetaOption,
     Betas,
@@ -16,7 +19,6 @@ from functorch_optim.hyperparams import (
     one_minus_power,
 )
 from functorch_optim.hyperparams import sqrt as scalar_sqrt
-from functorch_optim.rule import Rule, lift, sqrt, zeros_like
 
 
 @exportable

@@ -6,10 +6,10 @@ from typing import Any
 
 import jax
 
+from functorch_optim.core.lifted import Lifted
+from functorch_optim.core.packing import packable
 from functorch_optim.optim.options import is_traced
 from functorch_optim.optim.packs import Leaves, Pack, cut_all, join_all
-from functorch_optim.packing import packable
-from functorch_optim.rule import Lifted
 
 FEWEST = 256  # with foreach=None so many small parameters are packed; a hundred cost as much to cut as they save
 

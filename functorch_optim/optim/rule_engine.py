@@ -17,6 +17,9 @@ import numpy as np
 from functorch_optim import base, rows, trees
 from functorch_optim.base import GradientTransformation, Update
 from functorch_optim.combinators import NamedStates, partition
+from functorch_optim.core.lift import FUNCTIONAL_ONLY
+from functorch_optim.core.lifted import Lifted
+from functorch_optim.core.scalars import step_scalars
 from functorch_optim.hyperparams import Named, checked, data_options, single
 from functorch_optim.optim.histories import Histories, History
 from functorch_optim.optim.options import delayed, is_traced, is_zero
@@ -26,7 +29,6 @@ from functorch_optim.optim.param_groups import Layout
 from functorch_optim.optim.state_dict import Loaded, Refused, count_of, kept
 from functorch_optim.optim.transaction import Args, Compiled
 from functorch_optim.placement import sharding_of
-from functorch_optim.rule import FUNCTIONAL_ONLY, Lifted, step_scalars
 from functorch_optim.transforms.conjugation import conjugate_leaf
 
 Entry = dict[str, Any]

@@ -12,13 +12,13 @@ from jax.tree_util import PyTreeDef
 from functorch_optim import base, trees
 from functorch_optim.base import GradientTransformation, Transform, transformation
 from functorch_optim.combinators import NamedStates, partition
+from functorch_optim.core.packing import ForeachState
 from functorch_optim.optim.options import delayed, is_number
 from functorch_optim.optim.ownership import exclusive, own
 from functorch_optim.optim.packs import Leaves
 from functorch_optim.optim.param_groups import Layout
 from functorch_optim.optim.state_dict import Loaded, Refused, kept
 from functorch_optim.optim.transaction import Args, Compiled
-from functorch_optim.packing import ForeachState
 from functorch_optim.placement import placed
 from functorch_optim.transforms.conjugation import conjugate_leaf
 

@@ -10,8 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from functorch_optim.core.numerics import coefficient
+from functorch_optim.core.rule import Rule
+from functorch_optim.core.scalars import step_scalars
 from functorch_optim.hyperparams import data_options
-from functorch_optim.rule import Rule, coefficient, step_scalars
 
 _checked: weakref.WeakKeyDictionary[type[Rule], set[tuple[str, ...]]] = weakref.WeakKeyDictionary()
 
