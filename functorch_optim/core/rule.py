@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from functorch_optim import axes, trees
+from functorch_optim.core.declaration import check_declaration, check_names
 from functorch_optim.hyperparams import Options
 
 
@@ -17,7 +18,10 @@ class Rule(Options):
     the arrays that a parameter owns. ``maximize``, ``weight_decay`` and ``decoupled_weight_decay``, where a rule
     declares them, are applied by the lift; of ``axis_name`` each parameter's rule has what it says of that parameter,
     :attr:`split`. A rule that says ``elementwise = True`` may be packed, and is compiled
-    to one pass over memory where the compiler can.
+    to one pass over memory where the compiler can. A class that others complete says ``abstract=True``.
+
+    Raises:
+        TypeError: the class does not say all that the lift reads; the message names the mend.
     """
 
     title: ClassVar[str]
@@ -35,6 +39,12 @@ class Rule(Options):
     idle_flags: ClassVar[Mapping[str, str]] = {}  # flag -> the number without which it means nothing
     elementwise: ClassVar[bool] = False  # whether every entry of a parameter is updated for itself alone
     static_zeros: ClassVar[tuple[str, ...]] = ()  # the options for which the number 0 means another set of slots
+
+    def __init_subclass__(cls, abstract: bool = False, **kwargs: Any) -> None:
+        check_names(cls, Rule)
+        super().__init_subclass__(**kwargs)
+        if not abstract:
+            check_declaration(cls, Rule)
 
     @classmethod
     def _call_name(cls) -> str:
