@@ -18,8 +18,8 @@ from functorch_optim.hyperparams import (
     LearningRate,
     WeightDecay,
     one_minus_power,
+    scalar_sqrt,
 )
-from functorch_optim.hyperparams import sqrt as scalar_sqrt
 
 
 @exportable

@@ -23,8 +23,8 @@ from functorch_optim.hyperparams import (
     as_float,
     on_host,
     one_minus_power,
+    scalar_sqrt,
 )
-from functorch_optim.hyperparams import sqrt as scalar_sqrt
 
 
 @exportable

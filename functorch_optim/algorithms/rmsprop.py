@@ -18,7 +18,7 @@ from functorch_optim.hyperparams import (
     LearningRate,
     Momentum,
     WeightDecay,
-    is_zero,
+    is_static_zero,
 )
 
 
@@ -57,7 +57,7 @@ class RMSprop(Rule):
         return RMSpropState(
             step=None,
             square_avg=zeros_like(param),
-            momentum_buffer=None if is_zero(self.momentum) else zeros_like(param),
+            momentum_buffer=None if is_static_zero(self.momentum) else zeros_like(param),
             grad_avg=zeros_like(param) if self.centered else None,
         )
 

@@ -17,8 +17,8 @@ from functorch_optim.hyperparams import (
     PositiveEpsilon,
     PositiveLearningRate,
     one_minus_power,
+    scalar_sqrt,
 )
-from functorch_optim.hyperparams import sqrt as scalar_sqrt
 
 
 @exportable

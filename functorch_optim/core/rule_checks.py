@@ -14,7 +14,7 @@ from functorch_optim.core.rule import Rule
 from functorch_optim.core.scalars import step_scalars
 from functorch_optim.hyperparams import data_options
 
-_checked: weakref.WeakKeyDictionary[type[Rule], set[tuple[str, ...]]] = weakref.WeakKeyDictionary()
+_known_good: weakref.WeakKeyDictionary[type[Rule], set[tuple[str, ...]]] = weakref.WeakKeyDictionary()
 
 
 def check_once(rule: Rule) -> None:
@@ -22,10 +22,10 @@ def check_once(rule: Rule) -> None:
     cls = type(rule)
     data = data_options(cls)
     flags = tuple(repr(getattr(rule, field.name)) for field in fields(rule) if field.name not in data)
-    if flags not in _checked.setdefault(cls, set()):
+    if flags not in _known_good.setdefault(cls, set()):
         check_class(cls)
         check_update(rule)
-        _checked[cls].add(flags)
+        _known_good[cls].add(flags)
 
 
 def check_class(cls: type[Rule]) -> None:

@@ -6,7 +6,7 @@ import jax
 
 from functorch_optim.base import Frozen
 from functorch_optim.core.rule import Rule
-from functorch_optim.hyperparams import is_zero
+from functorch_optim.hyperparams import is_static_zero
 
 
 class StepScalars(Frozen):
@@ -31,7 +31,7 @@ def step_scalars(
     """The coefficients of update number ``step``, in doubles where all is Python numbers, else traced; and the scalars
     that the next update gets."""
     own, carried = rule.carry(step, hyperparams, carried or {})
-    if is_zero(getattr(rule, "weight_decay", 0.0)):
+    if is_static_zero(getattr(rule, "weight_decay", 0.0)):
         return StepScalars(own), carried
     decay = hyperparams.weight_decay
     if getattr(rule, "decoupled_weight_decay", False):
