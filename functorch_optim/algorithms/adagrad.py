@@ -38,7 +38,6 @@ class Adagrad(Rule):
     elementwise = True
     takes_rows = True
     starts_from_options = True
-    starts_whole = True
 
     lr: LearningRate
     lr_decay: LearningRateDecay

@@ -44,7 +44,6 @@ class Muon(Rule):
     title = "Muon"
     state = MuonState
     complex_hint = "Muon does not support complex parameters"
-    counts_steps = False
     decoupled_weight_decay = True
 
     lr: NonNegativeLearningRate

@@ -43,7 +43,6 @@ class RMSprop(Rule):
     title = "RMSprop"
     state = RMSpropState
     elementwise = True
-    static_zeros = ("momentum",)
 
     lr: LearningRate
     alpha: Alpha

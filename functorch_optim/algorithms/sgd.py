@@ -39,9 +39,6 @@ class SGD(Rule):
     state = SGDState
     elementwise = True
     takes_rows = True
-    counts_steps = False
-    static_zeros = ("momentum",)
-    idle_flags = {"nesterov": "momentum"}  # noqa: RUF012 a constant
 
     lr: LearningRate
     momentum: Momentum

@@ -42,7 +42,6 @@ class SparseAdam(Rule):
     state = SparseAdamState
     takes_rows = True
     needs_rows = "please consider Adam instead, or take the gradient by value_and_sparse_grad or backward(..., sparse=)"
-    integer_step = True
 
     lr: PositiveLearningRate
     eps: PositiveEpsilon

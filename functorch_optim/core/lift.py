@@ -9,8 +9,6 @@ from functorch_optim.core.packing import Packed
 from functorch_optim.core.rule import Rule
 from functorch_optim.core.rule_checks import check_once
 
-FUNCTIONAL_ONLY = ("foreach", "decay_mask", "axis_name")  # arguments of an algorithm's function that no group has
-
 
 def lift(rule: Rule, foreach: bool = False, decay_mask: Any = None) -> GradientTransformation:
     """The transformation that applies ``rule`` to every leaf of a pytree.

@@ -1,6 +1,6 @@
 """The contract of an algorithm that treats every parameter alone: a rule says how one parameter is updated."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import jax
@@ -30,15 +30,10 @@ class Rule(Options):
     sparse_hint: ClassVar[str] = ""
     takes_rows: ClassVar[bool] = False  # whether gradients may be row-sparse
     needs_rows: ClassVar[str] = ""  # what to do with dense gradients instead, if they must be row-sparse
-    integer_step: ClassVar[bool] = False  # whether torch's step is a Python int
     complex_hint: ClassVar[str] = ""  # why there are no complex parameters, if there are none
     needs_params: ClassVar[bool] = False  # whether the update reads the parameter, weight decay apart
-    counts_steps: ClassVar[bool] = True  # whether torch keeps a step; if not, only the first update is special
     starts_from_options: ClassVar[bool] = False  # whether init and start read numbers among the options
-    starts_whole: ClassVar[bool] = False  # whether torch makes the state at construction, not at the first update
-    idle_flags: ClassVar[Mapping[str, str]] = {}  # flag -> the number without which it means nothing
     elementwise: ClassVar[bool] = False  # whether every entry of a parameter is updated for itself alone
-    static_zeros: ClassVar[tuple[str, ...]] = ()  # the options for which the number 0 means another set of slots
 
     def __init_subclass__(cls, abstract: bool = False, **kwargs: Any) -> None:
         check_names(cls, Rule)

@@ -10,6 +10,7 @@ from functorch_optim.core.lifted import Lifted
 from functorch_optim.core.packing import packable
 from functorch_optim.optim.options import is_traced
 from functorch_optim.optim.packs import Leaves, Pack, cut_all, join_all
+from functorch_optim.optim.torch_habits import habits_of
 
 FEWEST = 256  # with foreach=None so many small parameters are packed; a hundred cost as much to cut as they save
 
@@ -31,7 +32,8 @@ class History:
     def age(self) -> tuple[int, tuple[float, ...]]:
         """What it has to do with a step's scalars: parameters of which it is equal share them."""
         assert self.algorithm is not None
-        step = self.step if self.algorithm.rule.counts_steps else min(self.step, 1)
+        counts_steps = habits_of(type(self.algorithm.rule)).counts_steps
+        step = self.step if counts_steps else min(self.step, 1)
         return step, tuple([id(value) if is_traced(value) else value for value in self.carried.values()])
 
 

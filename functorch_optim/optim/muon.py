@@ -8,10 +8,10 @@ from typing import Any
 from functorch_optim.algorithms.adamw import adamw
 from functorch_optim.algorithms.muon import muon
 from functorch_optim.algorithms.muon_adamw import matrices_for
-from functorch_optim.core.lift import FUNCTIONAL_ONLY
 from functorch_optim.optim.optimizer import Optimizer
 from functorch_optim.optim.param_groups import GroupRules
 from functorch_optim.optim.rule_engine import RuleEngine
+from functorch_optim.optim.torch_habits import FUNCTIONAL_ONLY
 
 
 class Muon(Optimizer):

@@ -17,7 +17,6 @@ import numpy as np
 from functorch_optim import base, rows, trees
 from functorch_optim.base import GradientTransformation, Update
 from functorch_optim.combinators import NamedStates, partition
-from functorch_optim.core.lift import FUNCTIONAL_ONLY
 from functorch_optim.core.lifted import Lifted
 from functorch_optim.core.scalars import step_scalars
 from functorch_optim.hyperparams import Named, checked, data_options, single
@@ -27,6 +26,7 @@ from functorch_optim.optim.ownership import exclusive
 from functorch_optim.optim.packs import Leaves, joined_grads
 from functorch_optim.optim.param_groups import Layout
 from functorch_optim.optim.state_dict import Loaded, Refused, count_of, kept
+from functorch_optim.optim.torch_habits import FUNCTIONAL_ONLY, habits_of
 from functorch_optim.optim.transaction import Args, Compiled
 from functorch_optim.placement import sharding_of
 from functorch_optim.transforms.conjugation import conjugate_leaf
@@ -177,7 +177,7 @@ class RuleEngine:
         for param, name, group in everything[len(histories) :]:
             algorithm, history = self._algorithm(settings, group), History()
             algorithm.rule.check_parameter(name, param)
-            whole = algorithm.rule.starts_whole
+            whole = habits_of(type(algorithm.rule)).starts_whole
             histories.append(self._fitted(history, algorithm, param, settings[group]) if whole else history)
         return histories
 
@@ -189,7 +189,7 @@ class RuleEngine:
         """
         options = settings[group]
         kind = self._kind(options)
-        data, zeros = data_options(kind.rule_type), set(kind.rule_type.static_zeros)
+        data, zeros = data_options(kind.rule_type), set(habits_of(kind.rule_type).static_zeros)
         if not is_zero(options.get("weight_decay", 0.0)):
             self._decayed.add(group)
         elif group not in self._decayed:
@@ -204,7 +204,7 @@ class RuleEngine:
                 held[name] = tuple(None if v is None else Named(name, i) for i, v in enumerate(options[name]))
             else:
                 held[name] = Named(name)
-        for flag, name in kind.rule_type.idle_flags.items():
+        for flag, name in habits_of(kind.rule_type).idle_flags.items():
             if held.get(name) == 0.0 and isinstance(held.get(name), float):
                 held[flag] = False
         key = (kind.rule_type, tuple(held.items()))
@@ -324,15 +324,15 @@ class RuleEngine:
         whole = all(name in held for name in algorithm.slot_names)
         row = rule.empty() if whole else rule.init(param, hyperparams)
         row = row._replace(**{name: held.pop(name) for name in algorithm.slot_names if name in held})
-        restarts = not whole and not rule.counts_steps
+        restarts = not whole and not habits_of(type(rule)).counts_steps
         return History(row, 0 if restarts else history.step, history.carried, held, algorithm)
 
     def entries(self, layout: Layout) -> list[Entry]:
         """What torch's ``state_dict`` has of each parameter."""
         del layout
         types = [kind.rule_type for kind in self.kinds.values()]
-        counting = {rule.state for rule in types if rule.counts_steps}
-        integers = {rule.state for rule in types if rule.integer_step}
+        counting = {rule.state for rule in types if habits_of(rule).counts_steps}
+        integers = {rule.state for rule in types if habits_of(rule).integer_step}
         result = []
         for history in self._known.read():
             slots = {**_slots(history.row), **history.idle} if history.row is not None else {}
@@ -358,7 +358,7 @@ class RuleEngine:
                 algorithm = self._algorithm(settings, group)
                 try:
                     history = self._read(entry, algorithm.rule, param, name, dtype)
-                    begins = history.row is None and algorithm.rule.starts_whole
+                    begins = history.row is None and habits_of(type(algorithm.rule)).starts_whole
                     histories[index] = self._fitted(history, algorithm, param, settings[group]) if begins else history
                 except (KeyError, TypeError, ValueError) as error:
                     refused[name] = error
@@ -377,10 +377,11 @@ class RuleEngine:
         if not given:
             return History()
         expected, quoted = _shapes(rule, param.shape, param.dtype), trees.quote(name)
-        needed = [*(["step"] if rule.counts_steps else []), *rule.carried, *_slots(expected)]
+        counts_steps = habits_of(type(rule)).counts_steps
+        needed = [*(["step"] if counts_steps else []), *rule.carried, *_slots(expected)]
         missing = [key for key in needed if key not in given]
         unknown = [key for key in given if key not in expected._fields]
-        if unknown or (missing and rule.counts_steps):
+        if unknown or (missing and counts_steps):
             raise KeyError(
                 f"the state of the parameter {quoted} is not one of {rule.title}: "
                 f"it has {', '.join(given)}, it should have {', '.join(needed) or 'nothing'}"
@@ -485,7 +486,7 @@ class RuleEngine:
                 entry = {"step": step, **carried, **{name: leaves[i] for name, leaves in slots.items()}}
                 live = {**_slots(before_export[i].row), **before_export[i].idle}
                 restored = self._read(entry, rule, params[i], layout.labels[i], live=live)
-                new = step or rule.starts_whole
+                new = step or habits_of(type(rule)).starts_whole
                 histories[i] = replace(restored, step=step, idle=before_export[i].idle) if new else History()
             group, before = layout.group_of[indices[0]], max(before_export[i].step for i in indices)
             new_counts[group] = max(new_counts[group], counts[group] + step - before)
