@@ -34,10 +34,11 @@ from functorch_optim.combinators import (
     named_chain,
     partition,
 )
+from functorch_optim.core.lift import lift
+from functorch_optim.core.packing import ForeachState
+from functorch_optim.core.rule import Rule
 from functorch_optim.fusion import enable_cpu_fusion
 from functorch_optim.hyperparams import Beta
-from functorch_optim.packing import ForeachState
-from functorch_optim.rule import Rule, lift
 from functorch_optim.sparse_grad import value_and_sparse_grad
 from functorch_optim.transforms.clipping import clip_by_global_norm, clip_by_value, global_norm
 from functorch_optim.transforms.conditional import AccumulateState, SkipNonfiniteState, accumulate, skip_nonfinite

@@ -285,7 +285,7 @@ def resolve(name: str, value: Any, step: Any, beta: bool = False) -> Any:
     return Beta.of(value) if beta else value
 
 
-def is_zero(value: Any) -> bool:
+def is_static_zero(value: Any) -> bool:
     """Whether an option is the Python number zero, which is known while tracing; data never is."""
     return isinstance(value, float) and value == 0.0
 
@@ -295,7 +295,7 @@ def on_host(*values: Any) -> bool:
     return not any(isinstance(value, jax.Array) for value in values)
 
 
-def sqrt(value: Any) -> Any:
+def scalar_sqrt(value: Any) -> Any:
     """The square root of a number in doubles, of a traced scalar in its dtype."""
     return math.sqrt(value) if on_host(value) else jnp.sqrt(value)
 

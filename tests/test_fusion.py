@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 import functorch_optim as fo
-from functorch_optim import fusion, optim, rule
+from functorch_optim import fusion, optim
+from functorch_optim.core import leaf
+from functorch_optim.core.lifted import Lifted
 from tests.algorithms import ALGORITHMS
 from tests.table import TABLE
 
@@ -19,7 +21,7 @@ FLAG = "--xla_backend_extra_options=xla_cpu_use_multi_output_fusion"
 ELEMENTWISE = {
     name: tx
     for name, tx in TABLE.items()
-    if isinstance(getattr(tx.update, "of", None), rule.Lifted) and tx.update.of.rule.elementwise
+    if isinstance(getattr(tx.update, "of", None), Lifted) and tx.update.of.rule.elementwise
 }
 
 
@@ -38,7 +40,7 @@ def run_python(code, **environment):
 def test_both_forms_have_the_same_numbers(name, monkeypatch):
     tx, results = ELEMENTWISE[name], []
     for form in (False, True):
-        monkeypatch.setattr(rule, "one_pass", lambda form=form: form)
+        monkeypatch.setattr(leaf, "one_pass", lambda form=form: form)
         params = tree()
         state = tx.init(params)
 
@@ -65,7 +67,7 @@ def test_the_one_pass_form_is_differentiable_and_maps(monkeypatch):
 
     tx, values = fo.adam(lr=0.1, eps=1.0), []
     for form in (False, True):
-        monkeypatch.setattr(rule, "one_pass", lambda form=form: form)
+        monkeypatch.setattr(leaf, "one_pass", lambda form=form: form)
         mapped = jax.vmap(lambda s: loss(s, tx))(jnp.arange(1.0, 4.0))
         values.append((jax.jit(jax.grad(loss), static_argnums=1)(2.0, tx), mapped))
     assert np.allclose(values[0][0], values[1][0], rtol=1e-5) and np.allclose(values[0][1], values[1][1], rtol=1e-5)

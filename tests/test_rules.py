@@ -8,8 +8,8 @@ import pytest
 
 import functorch_optim as fo
 from functorch_optim.algorithms import adagrad, rprop
+from functorch_optim.core.rule_checks import check_class, check_update
 from functorch_optim.hyperparams import Hyperparameter, LearningRate, WeightDecay
-from functorch_optim.rule_checks import check_class, check_update
 from tests.table import TABLE
 
 PARAMS = {"a": jnp.ones((2, 2)), "b": jnp.ones(3)}

@@ -5,8 +5,10 @@ from typing import Any, NamedTuple
 import jax
 
 from functorch_optim.base import GradientTransformation, exportable
+from functorch_optim.core.lift import lift
+from functorch_optim.core.numerics import average_of_squares, sqrt, zeros_like
+from functorch_optim.core.rule import Rule
 from functorch_optim.hyperparams import Beta, BetaOption, Epsilon, Hyperparameter, LearningRate, Rho, WeightDecay
-from functorch_optim.rule import Rule, average_of_squares, lift, sqrt, zeros_like
 
 
 @exportable

@@ -8,6 +8,9 @@ import numpy as np
 
 from functorch_optim import axes
 from functorch_optim.base import GradientTransformation, exportable
+from functorch_optim.core.lift import lift
+from functorch_optim.core.numerics import sqrt, zeros_like
+from functorch_optim.core.rule import Rule
 from functorch_optim.hyperparams import (
     Beta2Decay,
     ClippingThreshold,
@@ -19,7 +22,6 @@ from functorch_optim.hyperparams import (
     minimum,
     power,
 )
-from functorch_optim.rule import Rule, lift, sqrt, zeros_like
 
 
 @exportable

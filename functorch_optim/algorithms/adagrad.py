@@ -5,6 +5,9 @@ from typing import Any, NamedTuple
 import jax
 
 from functorch_optim.base import GradientTransformation, exportable
+from functorch_optim.core.lift import lift
+from functorch_optim.core.numerics import full_like, sqrt
+from functorch_optim.core.rule import Rule
 from functorch_optim.hyperparams import (
     Epsilon,
     Hyperparameter,
@@ -14,7 +17,6 @@ from functorch_optim.hyperparams import (
     WeightDecay,
     as_float,
 )
-from functorch_optim.rule import Rule, full_like, lift, sqrt
 
 
 @exportable
@@ -36,7 +38,6 @@ class Adagrad(Rule):
     elementwise = True
     takes_rows = True
     starts_from_options = True
-    starts_whole = True
 
     lr: LearningRate
     lr_decay: LearningRateDecay

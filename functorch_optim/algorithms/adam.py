@@ -6,6 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from functorch_optim.base import GradientTransformation, exportable
+from functorch_optim.core.lift import lift
+from functorch_optim.core.numerics import average_of_squares, lerp, sqrt, zeros_like
+from functorch_optim.core.rule import Rule
 from functorch_optim.hyperparams import (
     Beta,
     BetaOption,
@@ -15,9 +18,8 @@ from functorch_optim.hyperparams import (
     LearningRate,
     WeightDecay,
     one_minus_power,
+    scalar_sqrt,
 )
-from functorch_optim.hyperparams import sqrt as scalar_sqrt
-from functorch_optim.rule import Rule, average_of_squares, lerp, lift, sqrt, zeros_like
 
 
 @exportable

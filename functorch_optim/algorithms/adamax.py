@@ -6,6 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from functorch_optim.base import GradientTransformation, exportable
+from functorch_optim.core.lift import lift
+from functorch_optim.core.numerics import lerp, zeros_like
+from functorch_optim.core.rule import Rule
 from functorch_optim.hyperparams import (
     Beta,
     BetaOption,
@@ -16,7 +19,6 @@ from functorch_optim.hyperparams import (
     WeightDecay,
     one_minus_power,
 )
-from functorch_optim.rule import Rule, lerp, lift, zeros_like
 
 
 @exportable

@@ -4,8 +4,8 @@ from typing import Any
 
 from functorch_optim.algorithms.adam import Adam
 from functorch_optim.base import GradientTransformation
+from functorch_optim.core.lift import lift
 from functorch_optim.hyperparams import BetaOption, Hyperparameter
-from functorch_optim.rule import lift
 
 
 def adamw(

@@ -6,6 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from functorch_optim.base import GradientTransformation, exportable
+from functorch_optim.core.lift import lift
+from functorch_optim.core.numerics import decay_of, zeros_like
+from functorch_optim.core.rule import Rule
 from functorch_optim.hyperparams import (
     AnyNumber,
     Hyperparameter,
@@ -15,7 +18,6 @@ from functorch_optim.hyperparams import (
     maximum,
     single,
 )
-from functorch_optim.rule import Rule, decay_of, lift, zeros_like
 
 
 @exportable

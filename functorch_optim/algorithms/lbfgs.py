@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from functorch_optim import axes
 from functorch_optim.algorithms.quasi_newton import QuasiNewton
 from functorch_optim.base import GradientTransformation, exportable, transformation
+from functorch_optim.core.numerics import zeros_like
 from functorch_optim.hyperparams import Hyperparameter, as_count
 from functorch_optim.line_search.points import Spread, Vector, axpy, dot
-from functorch_optim.rule import zeros_like
 
 
 @exportable

@@ -9,6 +9,9 @@ from jax.sharding import PartitionSpec
 
 from functorch_optim import axes, trees
 from functorch_optim.base import GradientTransformation, exportable
+from functorch_optim.core.lift import lift
+from functorch_optim.core.numerics import lerp, sqrt, zeros_like
+from functorch_optim.core.rule import Rule
 from functorch_optim.hyperparams import (
     AnyNumber,
     Beta,
@@ -20,7 +23,6 @@ from functorch_optim.hyperparams import (
     NonNegativeLearningRate,
     as_count,
 )
-from functorch_optim.rule import Rule, lerp, lift, sqrt, zeros_like
 
 
 @exportable
@@ -42,7 +44,6 @@ class Muon(Rule):
     title = "Muon"
     state = MuonState
     complex_hint = "Muon does not support complex parameters"
-    counts_steps = False
     decoupled_weight_decay = True
 
     lr: NonNegativeLearningRate

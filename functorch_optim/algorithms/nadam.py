@@ -5,6 +5,9 @@ from typing import Any, NamedTuple
 import jax
 
 from functorch_optim.base import GradientTransformation, exportable
+from functorch_optim.core.lift import lift
+from functorch_optim.core.numerics import average_of_squares, lerp, sqrt, zeros_like
+from functorch_optim.core.rule import Rule
 from functorch_optim.hyperparams import (
     Beta,
     BetaOption,
@@ -19,7 +22,6 @@ from functorch_optim.hyperparams import (
     power,
     single,
 )
-from functorch_optim.rule import Rule, average_of_squares, lerp, lift, sqrt, zeros_like
 
 
 @exportable

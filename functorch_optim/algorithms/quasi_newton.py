@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from functorch_optim import axes, trees, variables
 from functorch_optim.base import Transform
+from functorch_optim.core.numerics import next_step
 from functorch_optim.effects import Effects, Kind, Leaves
 from functorch_optim.hyperparams import AnyNumber, LearningRate, Options, as_count
 from functorch_optim.line_search.points import (
@@ -25,7 +26,6 @@ from functorch_optim.line_search.points import (
     select,
 )
 from functorch_optim.line_search.strong_wolfe import strong_wolfe
-from functorch_optim.rule import next_step
 
 BACKTRACKS = 10  # how often a fixed step to a non-finite point is shortened, tenfold each time
 

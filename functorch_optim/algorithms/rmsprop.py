@@ -6,6 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from functorch_optim.base import GradientTransformation, exportable
+from functorch_optim.core.lift import lift
+from functorch_optim.core.numerics import average_of_squares, lerp, sqrt, zeros_like
+from functorch_optim.core.rule import Rule
 from functorch_optim.hyperparams import (
     Alpha,
     Beta,
@@ -15,9 +18,8 @@ from functorch_optim.hyperparams import (
     LearningRate,
     Momentum,
     WeightDecay,
-    is_zero,
+    is_static_zero,
 )
-from functorch_optim.rule import Rule, average_of_squares, lerp, lift, sqrt, zeros_like
 
 
 @exportable
@@ -41,7 +43,6 @@ class RMSprop(Rule):
     title = "RMSprop"
     state = RMSpropState
     elementwise = True
-    static_zeros = ("momentum",)
 
     lr: LearningRate
     alpha: Alpha
@@ -55,7 +56,7 @@ class RMSprop(Rule):
         return RMSpropState(
             step=None,
             square_avg=zeros_like(param),
-            momentum_buffer=None if is_zero(self.momentum) else zeros_like(param),
+            momentum_buffer=None if is_static_zero(self.momentum) else zeros_like(param),
             grad_avg=zeros_like(param) if self.centered else None,
         )
 

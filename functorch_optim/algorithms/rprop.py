@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 
 from functorch_optim.base import GradientTransformation, exportable
+from functorch_optim.core.lift import lift
+from functorch_optim.core.numerics import full_like, zeros_like
+from functorch_optim.core.rule import Rule
 from functorch_optim.hyperparams import AnyPair, Etas, Hyperparameter, LearningRate, known
-from functorch_optim.rule import Rule, full_like, lift, zeros_like
 
 
 @exportable

@@ -6,8 +6,18 @@ import jax
 import jax.numpy as jnp
 
 from functorch_optim.base import GradientTransformation, exportable
-from functorch_optim.hyperparams import AnyNumber, Hyperparameter, LearningRate, Momentum, WeightDecay, is_zero, on_host
-from functorch_optim.rule import Rule, lift, zeros_like
+from functorch_optim.core.lift import lift
+from functorch_optim.core.numerics import zeros_like
+from functorch_optim.core.rule import Rule
+from functorch_optim.hyperparams import (
+    AnyNumber,
+    Hyperparameter,
+    LearningRate,
+    Momentum,
+    WeightDecay,
+    is_static_zero,
+    on_host,
+)
 
 
 @exportable
@@ -29,9 +39,6 @@ class SGD(Rule):
     state = SGDState
     elementwise = True
     takes_rows = True
-    counts_steps = False
-    static_zeros = ("momentum",)
-    idle_flags = {"nesterov": "momentum"}  # noqa: RUF012 a constant
 
     lr: LearningRate
     momentum: Momentum
@@ -43,22 +50,22 @@ class SGD(Rule):
     def __post_init__(self) -> None:
         super().__post_init__()
         damped = isinstance(self.dampening, float) and self.dampening != 0.0
-        if self.nesterov and (is_zero(self.momentum) or damped):
+        if self.nesterov and (is_static_zero(self.momentum) or damped):
             raise ValueError("Nesterov momentum requires a momentum and zero dampening")
 
     def init(self, param: Any, hyperparams: Any) -> SGDState:
-        return SGDState(step=None, momentum_buffer=None if is_zero(self.momentum) else zeros_like(param))
+        return SGDState(step=None, momentum_buffer=None if is_static_zero(self.momentum) else zeros_like(param))
 
     def is_linear(self) -> bool:
-        return is_zero(self.momentum)
+        return is_static_zero(self.momentum)
 
     def moves_all_rows(self) -> bool:
-        return not is_zero(self.momentum)
+        return not is_static_zero(self.momentum)
 
     def scalars(self, step: Any, hyperparams: Any) -> SGDScalars:
         # torch starts the buffer as a copy of the gradient: nothing in it yet, and no dampening.
         gain = 1.0 - hyperparams.dampening
-        if not is_zero(self.dampening):
+        if not is_static_zero(self.dampening):
             gain = (1.0 if step == 1 else gain) if on_host(step, gain) else jnp.where(step == 1, 1.0, gain)
         return SGDScalars(hyperparams.lr, hyperparams.momentum, gain)
 

@@ -7,6 +7,9 @@ import jax.numpy as jnp
 
 from functorch_optim import trees
 from functorch_optim.base import GradientTransformation, exportable
+from functorch_optim.core.lift import lift
+from functorch_optim.core.numerics import sqrt, zeros_like
+from functorch_optim.core.rule import Rule
 from functorch_optim.hyperparams import (
     BetaOption,
     Betas,
@@ -14,9 +17,8 @@ from functorch_optim.hyperparams import (
     PositiveEpsilon,
     PositiveLearningRate,
     one_minus_power,
+    scalar_sqrt,
 )
-from functorch_optim.hyperparams import sqrt as scalar_sqrt
-from functorch_optim.rule import Rule, lift, sqrt, zeros_like
 
 
 @exportable
@@ -40,7 +42,6 @@ class SparseAdam(Rule):
     state = SparseAdamState
     takes_rows = True
     needs_rows = "please consider Adam instead, or take the gradient by value_and_sparse_grad or backward(..., sparse=)"
-    integer_step = True
 
     lr: PositiveLearningRate
     eps: PositiveEpsilon

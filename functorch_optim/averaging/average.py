@@ -9,8 +9,8 @@ from jax.core import Tracer
 from functorch_optim import trees
 from functorch_optim.base import GradientTransformation, Transform, add_update, exportable
 from functorch_optim.combinators import find_state
+from functorch_optim.core.numerics import lerp, next_step
 from functorch_optim.hyperparams import Beta, Options, as_count
-from functorch_optim.rule import lerp, next_step
 
 
 @exportable
@@ -76,12 +76,12 @@ class Average(Options, Transform):
         keep = self.keep(state.n_averaged)
         first = state.n_averaged == 0
         averages = [
-            _mixed(average, add_update(model, move), keep, enter, first, self.from_zero)
+            _next_average(average, add_update(model, move), keep, enter, first, self.from_zero)
             for model, move, average in zip(models, moves, held, strict=True)
         ]
         weight = state.weight
         if weight is not None:
-            weight = _mixed(weight, jnp.ones_like(weight), keep, enter, first, self.from_zero)
+            weight = _next_average(weight, jnp.ones_like(weight), keep, enter, first, self.from_zero)
         return updates, AverageState(
             next_step(state.step),
             jnp.where(enter, next_step(state.n_averaged), state.n_averaged),
@@ -93,7 +93,7 @@ class Average(Options, Transform):
         return self.hyperparams_at(state.n_averaged)
 
 
-def _mixed(
+def _next_average(
     average: jax.Array, param: jax.Array, keep: Beta, enter: jax.Array, first: jax.Array, from_zero: bool
 ) -> jax.Array:
     """The next average of one parameter, in its own dtype. Until the first has come in, it is the parameter; the first

@@ -124,7 +124,7 @@ class _Writer(NamedTuple):
         if isinstance(node, str):
             node = str(node)  # NumPy's own strings
         elif isinstance(node, np.ndarray | np.generic | jax.Array):
-            return self._keep(self.arrays, path, _checked(node, path))
+            return self._keep(self.arrays, path, _storable(node, path))
         if type(node) in (list, tuple):
             kind = type(node).__name__
             if all(map(_is_plain, node)):
@@ -165,7 +165,7 @@ def _where(path: tuple[Any, ...]) -> str:
     return trees.quote(trees.path_name(path)) if path else "the tree"
 
 
-def _checked(array: Any, path: tuple[Any, ...]) -> Any:
+def _storable(array: Any, path: tuple[Any, ...]) -> Any:
     if isinstance(array, jax.Array) and jnp.issubdtype(array.dtype, jax.dtypes.extended):
         raise CheckpointError(f"{_where(path)} is an array of random keys: write jax.random.key_data of it")
     try:

@@ -12,7 +12,7 @@ from functorch_optim.optim.engine.by_parameter import ByParameter
 from functorch_optim.optim.engine.kinds import Algorithms
 from functorch_optim.optim.optimizer import Optimizer
 from functorch_optim.optim.param_groups import GroupRules
-from functorch_optim.rule import FUNCTIONAL_ONLY
+from functorch_optim.optim.torch_habits import FUNCTIONAL_ONLY
 
 
 class Muon(Optimizer):

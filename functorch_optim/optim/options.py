@@ -9,7 +9,7 @@ from functorch_optim.base import Frozen
 from functorch_optim.hyperparams import Beta
 
 
-def number(value: Any, count: int) -> Any:
+def value_at(value: Any, count: int) -> Any:
     """An option's value before update number ``count`` (the first is 0): a Python float, or what is no number.
 
     Schedules are evaluated, arrays of one element read, lists and tuples (betas) become tuples. What is traced stays.
@@ -17,18 +17,18 @@ def number(value: Any, count: int) -> Any:
     if value is None or isinstance(value, bool | str | float | Tracer):
         return value
     if isinstance(value, Beta):
-        return Beta(number(value.value, count), number(value.complement, count))
+        return Beta(value_at(value.value, count), value_at(value.complement, count))
     if isinstance(value, tuple | list):
-        return tuple(number(item, count) for item in value)
+        return tuple(value_at(item, count) for item in value)
     if callable(value):
-        return number(value(count), count)
+        return value_at(value(count), count)
     if hasattr(value, "item"):
         return float(value.item())
     return float(value) if hasattr(value, "__float__") else value
 
 
 def is_number(value: Any) -> bool:
-    """Whether what :func:`number` gave is a number, or a tuple of numbers."""
+    """Whether what :func:`value_at` gave is a number, or a tuple of numbers."""
     if isinstance(value, tuple) and not isinstance(value, Beta):
         return any(map(is_number, value)) and all(item is None or is_number(item) for item in value)
     return isinstance(value, float | Beta | Tracer)
@@ -62,7 +62,7 @@ def plain(value: Any, count: int) -> Any:
     """The same for ``state_dict``: Python numbers as they are, a :class:`Beta` as its value."""
     if isinstance(value, int):
         return value
-    value = number(value, count)
+    value = value_at(value, count)
     if isinstance(value, Beta):
         return value.value
     return tuple(plain(item, count) for item in value) if isinstance(value, tuple) else value
@@ -86,7 +86,7 @@ def read(
         if name not in group:
             raise KeyError(f"{name!r} is missing from parameter group {index}")
         try:
-            values[name] = number(group[name], count) if name in data else group[name]
+            values[name] = value_at(group[name], count) if name in data else group[name]
         except (TypeError, ValueError) as error:
             kind = ValueError if isinstance(error, ValueError) else TypeError
             raise kind(f"option {name!r} of parameter group {index}: {error}") from error
@@ -116,4 +116,4 @@ def delayed(value: Any, by: int) -> Any:
         return tuple(delayed(item, by) for item in value)
     if callable(value):
         return Delayed(value, by) if by else value
-    return number(value, 0)
+    return value_at(value, 0)

@@ -156,7 +156,7 @@ def _groups(elements: Sequence[Mapping[str, Any]], known: Collection[str]) -> Pa
     bodies, options = [body for body, _ in pairs], [own for _, own in pairs]
     named = [body.names is not None for body in bodies if body.leaves]
     if any(named) and not all(named):
-        raise ValueError(_mixed(not named[0]))
+        raise ValueError(_partly_named(not named[0]))
     owner: dict[int, int] = {}
     for index, body in enumerate(bodies):
         for leaf in body.leaves:
@@ -180,7 +180,7 @@ def _element(index: int, element: Mapping[str, Any], known: Collection[str]) -> 
     return _body(given), options
 
 
-def _mixed(named: bool) -> str:
+def _partly_named(named: bool) -> str:
     return (
         "all optimizer param groups should be with/without names. cannot add param group "
         f"{'with names' if named else 'without names'} to the optimizer"
@@ -199,7 +199,7 @@ def extended(layout: Layout, index: int, element: Any, known: Collection[str]) -
         raise TypeError(f"param_group must be a dict, but got {type(element)}")
     body, options = _element(index, element, known)
     if body.leaves and layout.group_of and (body.names is None) != (layout.names is None):
-        raise ValueError(_mixed(body.names is not None))
+        raise ValueError(_partly_named(body.names is not None))
     names = layout.names or []
     new = _new_names(index, body, names)
     whole = layout.structure.unflatten(range(len(layout.group_of)))

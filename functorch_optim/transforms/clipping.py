@@ -7,8 +7,8 @@ import jax.numpy as jnp
 
 from functorch_optim import axes, trees
 from functorch_optim.base import GradientTransformation, transformation
+from functorch_optim.core.numerics import sqrt
 from functorch_optim.hyperparams import Hyperparameter, NonNegative
-from functorch_optim.rule import sqrt
 from functorch_optim.transforms.scaling import Scheduled, multiply
 
 

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from functorch_optim import axes, trees
 from functorch_optim.base import GradientTransformation, exportable, transformation
 from functorch_optim.combinators import Wrapper
+from functorch_optim.core.numerics import next_step
 from functorch_optim.hyperparams import as_integer
-from functorch_optim.rule import next_step
 from functorch_optim.transforms.scaling import multiply
 
 

@@ -126,14 +126,14 @@ def _rounded(param: Any, update: Any, key: Any) -> jax.Array:
     whole = wide + jnp.asarray(update, jnp.float32)
     first, second = jax.random.bits(key, (2,), jnp.uint32)
     places = jax.lax.iota(jnp.uint32, whole.size).reshape(whole.shape)
-    noise = _mixed(_mixed(places + first) ^ second) >> 16
+    noise = _hashed(_hashed(places + first) ^ second) >> 16
     bits = jax.lax.bitcast_convert_type(whole, jnp.uint32) + noise
     chosen = jax.lax.bitcast_convert_type(bits & jnp.uint32(0xFFFF0000), jnp.float32)
     # From an infinity or NaN nothing leads away by a difference: the sum says what it becomes.
     return jnp.where(jnp.isfinite(whole), chosen - wide, jnp.asarray(update, jnp.float32))
 
 
-def _mixed(x: jax.Array) -> jax.Array:
+def _hashed(x: jax.Array) -> jax.Array:
     """A hash of 32 bits, whose every bit depends on all bits of x: Wellons' lowbias32. It is formed where it is added,
     in the same pass over memory; numbers of :mod:`jax.random` take ten times as long as the step itself."""
     x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)

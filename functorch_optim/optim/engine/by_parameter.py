@@ -14,6 +14,8 @@ import numpy as np
 
 from functorch_optim import base, rows
 from functorch_optim.base import GradientTransformation
+from functorch_optim.core.lifted import Lifted
+from functorch_optim.core.scalars import step_scalars
 from functorch_optim.optim.engine import handover
 from functorch_optim.optim.engine.entries import entries_of, history_of
 from functorch_optim.optim.engine.histories import Histories, History, fitted
@@ -24,8 +26,8 @@ from functorch_optim.optim.layout import Layout
 from functorch_optim.optim.options import is_traced, is_zero
 from functorch_optim.optim.ownership import exclusive
 from functorch_optim.optim.state_dict import Loaded, Refused
+from functorch_optim.optim.torch_habits import habits_of
 from functorch_optim.optim.transaction import Args, Compiled
-from functorch_optim.rule import Lifted, step_scalars
 from functorch_optim.transforms.conjugation import conjugate_leaf
 
 
@@ -116,7 +118,7 @@ class ByParameter:
         for param, name, group in everything[len(histories) :]:
             algorithm, history = self.algorithms.of(settings, group), History()
             algorithm.rule.check_parameter(name, param)
-            whole = algorithm.rule.starts_whole
+            whole = habits_of(type(algorithm.rule)).starts_whole
             histories.append(fitted(history, algorithm, param, settings[group]) if whole else history)
         return histories
 
@@ -224,7 +226,7 @@ class ByParameter:
                 algorithm = self.algorithms.of(settings, group)
                 try:
                     history = history_of(entry, algorithm.rule, param, name, dtype)
-                    begins = history.row is None and algorithm.rule.starts_whole
+                    begins = history.row is None and habits_of(type(algorithm.rule)).starts_whole
                     histories[index] = fitted(history, algorithm, param, settings[group]) if begins else history
                 except (KeyError, TypeError, ValueError) as error:
                     refused[name] = error

@@ -11,6 +11,7 @@ from jax.tree_util import PyTreeDef
 from functorch_optim import base, trees
 from functorch_optim.base import GradientTransformation, Transform, transformation
 from functorch_optim.combinators import NamedStates, partition
+from functorch_optim.core.packing import ForeachState
 from functorch_optim.hyperparams import as_integer
 from functorch_optim.optim.engine.by_path import BY_PATH
 from functorch_optim.optim.engine.packs import Leaves
@@ -21,7 +22,6 @@ from functorch_optim.optim.options import delayed, is_number
 from functorch_optim.optim.ownership import exclusive, own
 from functorch_optim.optim.state_dict import Loaded, Refused
 from functorch_optim.optim.transaction import Args, Compiled
-from functorch_optim.packing import ForeachState
 from functorch_optim.transforms.conjugation import conjugate_leaf
 
 Make = Callable[..., GradientTransformation]

@@ -13,13 +13,14 @@ from functorch_optim.optim.engine.histories import History, slots_of
 from functorch_optim.optim.engine.protocol import Entry
 from functorch_optim.optim.options import is_traced
 from functorch_optim.optim.state_dict import count_of, kept
+from functorch_optim.optim.torch_habits import habits_of
 from functorch_optim.placement import sharding_of
 
 
 def entries_of(histories: Collection[History], types: Collection[Any]) -> list[Entry]:
     """What torch's ``state_dict`` has of each parameter; ``types`` are the rules that there are."""
-    counting = {rule.state for rule in types if rule.counts_steps}
-    integers = {rule.state for rule in types if rule.integer_step}
+    counting = {rule.state for rule in types if habits_of(rule).counts_steps}
+    integers = {rule.state for rule in types if habits_of(rule).integer_step}
     result = []
     for history in histories:
         slots = {**slots_of(history.row), **history.idle} if history.row is not None else {}
@@ -41,10 +42,11 @@ def history_of(entry: Entry, rule: Any, param: Any, name: str, dtype: Any = None
     if not given:
         return History()
     expected, quoted = _shapes(rule, param.shape, param.dtype), trees.quote(name)
-    needed = [*(["step"] if rule.counts_steps else []), *rule.carried, *slots_of(expected)]
+    counts_steps = habits_of(type(rule)).counts_steps
+    needed = [*(["step"] if counts_steps else []), *rule.carried, *slots_of(expected)]
     missing = [key for key in needed if key not in given]
     unknown = [key for key in given if key not in expected._fields]
-    if unknown or (missing and rule.counts_steps):
+    if unknown or (missing and counts_steps):
         raise KeyError(
             f"the state of the parameter {quoted} is not one of {rule.title}: "
             f"it has {', '.join(given)}, it should have {', '.join(needed) or 'nothing'}"

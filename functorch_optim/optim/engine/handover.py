@@ -15,6 +15,7 @@ from functorch_optim.optim.engine.kinds import Algorithms, lifted
 from functorch_optim.optim.engine.protocol import Group
 from functorch_optim.optim.layout import Layout
 from functorch_optim.optim.options import delayed
+from functorch_optim.optim.torch_habits import habits_of
 
 
 def functional(
@@ -65,7 +66,7 @@ def restored(
             entry = {"step": step, **carried, **{name: leaves[i] for name, leaves in slots.items()}}
             live = {**slots_of(histories[i].row), **histories[i].idle}
             read = history_of(entry, rule, params[i], layout.labels[i], live=live)
-            new = step or rule.starts_whole
+            new = step or habits_of(type(rule)).starts_whole
             after[i] = replace(read, step=step, idle=histories[i].idle) if new else History()
         group, before = layout.group_of[indices[0]], max(histories[i].step for i in indices)
         new_counts[group] = max(new_counts[group], counts[group] + step - before)

@@ -6,11 +6,12 @@ from typing import Any
 
 import jax
 
+from functorch_optim.core.lifted import Lifted
+from functorch_optim.core.packing import packable
 from functorch_optim.hyperparams import single
 from functorch_optim.optim.engine.packs import Leaves, Pack, cut_all, join_all
 from functorch_optim.optim.options import is_traced
-from functorch_optim.packing import packable
-from functorch_optim.rule import Lifted
+from functorch_optim.optim.torch_habits import habits_of
 
 FEWEST = 256  # with foreach=None so many small parameters are packed; a hundred cost as much to cut as they save
 
@@ -32,7 +33,8 @@ class History:
     def age(self) -> tuple[int, tuple[float, ...]]:
         """What it has to do with a step's scalars: parameters of which it is equal share them."""
         assert self.algorithm is not None
-        step = self.step if self.algorithm.rule.counts_steps else min(self.step, 1)
+        counts_steps = habits_of(type(self.algorithm.rule)).counts_steps
+        step = self.step if counts_steps else min(self.step, 1)
         return step, tuple([id(value) if is_traced(value) else value for value in self.carried.values()])
 
 
@@ -51,7 +53,7 @@ def fitted(history: History, algorithm: Lifted, param: Any, options: Any) -> His
     whole = all(name in held for name in algorithm.slot_names)
     row = rule.empty() if whole else rule.init(param, hyperparams)
     row = row._replace(**{name: held.pop(name) for name in algorithm.slot_names if name in held})
-    restarts = not whole and not rule.counts_steps
+    restarts = not whole and not habits_of(type(rule)).counts_steps
     return History(row, 0 if restarts else history.step, history.carried, held, algorithm)
 
 

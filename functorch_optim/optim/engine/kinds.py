@@ -5,10 +5,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from functorch_optim.base import GradientTransformation, Update
+from functorch_optim.core.lifted import Lifted
 from functorch_optim.hyperparams import Named, checked, data_options
 from functorch_optim.optim.engine.protocol import Group
 from functorch_optim.optim.options import is_zero
-from functorch_optim.rule import FUNCTIONAL_ONLY, Lifted
+from functorch_optim.optim.torch_habits import FUNCTIONAL_ONLY, habits_of
 
 
 class Kind:
@@ -93,7 +94,7 @@ class Algorithms:
         """
         options = settings[group]
         kind = self.kind(options)
-        data, zeros = data_options(kind.rule_type), set(kind.rule_type.static_zeros)
+        data, zeros = data_options(kind.rule_type), set(habits_of(kind.rule_type).static_zeros)
         if not is_zero(options.get("weight_decay", 0.0)):
             self._decayed.add(group)
         elif group not in self._decayed:
@@ -108,7 +109,7 @@ class Algorithms:
                 held[name] = tuple(None if v is None else Named(name, i) for i, v in enumerate(options[name]))
             else:
                 held[name] = Named(name)
-        for flag, name in kind.rule_type.idle_flags.items():
+        for flag, name in habits_of(kind.rule_type).idle_flags.items():
             if held.get(name) == 0.0 and isinstance(held.get(name), float):
                 held[flag] = False
         key = (kind.rule_type, tuple(held.items()))

@@ -8,8 +8,8 @@ import jax
 import numpy as np
 
 from functorch_optim import trees
+from functorch_optim.core.packing import cut, joined, runtime_starts
 from functorch_optim.optim.transaction import Uninterrupted
-from functorch_optim.packing import cut, joined, runtime_starts
 
 _CUT_LATER: Any = None
 

@@ -14,7 +14,7 @@ from functorch_optim.optim.lr_scheduler.writing import (
     write_momentum,
 )
 from functorch_optim.optim.optimizer import Optimizer
-from functorch_optim.optim.options import number
+from functorch_optim.optim.options import value_at
 from functorch_optim.schedules.schedule import check_number
 
 _ORDER = (
@@ -73,7 +73,7 @@ class LRScheduler:
         check_optimizer(optimizer, last_epoch)
         with all_or_nothing(optimizer):
             for group in optimizer.param_groups:
-                group.setdefault("initial_lr", number(group["lr"], 0))
+                group.setdefault("initial_lr", value_at(group["lr"], 0))
             self.optimizer = optimizer
             if "base_lrs" not in vars(self):  # CyclicLR brings its own
                 self.base_lrs: list[float] = [group["initial_lr"] for group in optimizer.param_groups]
@@ -131,7 +131,7 @@ class LRScheduler:
     def _write(self, values_of: Callable[[], list[float]]) -> None:
         """Write the learning rates, and the momenta where they are cycled, into the groups."""
         groups = self.optimizer.param_groups
-        added = [group.setdefault("initial_lr", number(group["lr"], 0)) for group in groups[len(self.base_lrs) :]]
+        added = [group.setdefault("initial_lr", value_at(group["lr"], 0)) for group in groups[len(self.base_lrs) :]]
         self.base_lrs = [*self.base_lrs, *added]
         self._get_lr_called_within_step = True
         try:
@@ -163,7 +163,7 @@ class LRScheduler:
 
     def _lrs(self) -> list[float]:
         """The learning rates that the groups hold now, as numbers."""
-        return [number(group["lr"], 0) for group in self.optimizer.param_groups]
+        return [value_at(group["lr"], 0) for group in self.optimizer.param_groups]
 
     def _closed(self, rates: list[float]) -> list[float]:
         """The rates at ``last_epoch`` of groups whose base is ``rates``, whatever the groups hold now."""
@@ -175,7 +175,7 @@ class LRScheduler:
         state = {key: copied(value) for key, value in vars(self).items() if key != "optimizer"}
         if "base_lrs" in state:  # of the groups too that were added since the last step
             added = self.optimizer.param_groups[len(self.base_lrs) :]
-            state["base_lrs"] += [group.get("initial_lr", number(group["lr"], 0)) for group in added]
+            state["base_lrs"] += [group.get("initial_lr", value_at(group["lr"], 0)) for group in added]
         return state
 
     def load_state_dict(self, state_dict: Mapping[str, Any], keep: Collection[str] = ()) -> None:
@@ -274,7 +274,7 @@ class LRScheduler:
         for group, momentum in zip(groups, self.get_momentum() or [], strict=False):
             write_momentum(group, momentum)
         for group, lr in zip(groups, self._last_lr, strict=False):  # one that was added after the last step has none
-            group["lr"] = number(lr, 0)
+            group["lr"] = value_at(lr, 0)
 
     def _recalculate(self) -> None:
         """Write the rates that follow from the options alone."""

@@ -11,7 +11,7 @@ import numpy as np
 from functorch_optim import trees
 from functorch_optim.optim.ownership import exclusive
 from functorch_optim.optim.swa_utils.averaging_functions import Averaging, AvgFn, MultiAvgFn, get_swa_avg_fn
-from functorch_optim.optim.swa_utils.models import Module, Parts, Tree, is_array, owned, placed, wrapped
+from functorch_optim.optim.swa_utils.models import Module, Parts, Tree, is_array, on_device, owned, wrapped
 from functorch_optim.optim.swa_utils.wide_averages import is_narrow, recalled, roundings
 from functorch_optim.optim.transaction import Compiled, Transaction
 from functorch_optim.torch_tensors import as_array
@@ -83,7 +83,7 @@ class AveragedModel:
         if repeated:
             raise ValueError(f"parameters and buffers share the names {', '.join(map(trees.quote, repeated))}")
         self._wide: dict[int, jax.Array] = {}  # float32 averages, by the place of the narrow leaf in the model
-        self._model.write([owned(placed(leaf, device)) for leaf in parts.leaves])
+        self._model.write([owned(on_device(leaf, device)) for leaf in parts.leaves])
 
     def _averages(self, parts: Parts) -> list[Any]:
         """The model's leaves; in the place of float16 and bfloat16 ones, where they are averaged, their averages."""
@@ -212,7 +212,7 @@ class AveragedModel:
                     f"it returned {type(new).__name__}"
                 )
             for i, average in zip(indices, new, strict=True):
-                result[i] = _checked(names[i], average, averages[i])
+                result[i] = _as_average(names[i], average, averages[i])
                 if result[i] is current[i]:
                     result[i] = owned(average)
         return result
@@ -283,7 +283,7 @@ def _check_shapes(parts: Parts, current: list[Any]) -> None:
             )
 
 
-def _checked(name: str, new: Any, average: Any) -> jax.Array:
+def _as_average(name: str, new: Any, average: Any) -> jax.Array:
     """What an averaging function returned for one array."""
     if not is_array(new):
         raise TypeError(

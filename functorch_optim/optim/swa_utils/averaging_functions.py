@@ -66,7 +66,7 @@ def get_ema_avg_fn(decay: float = 0.999) -> AvgFn:
         >>> get_ema_avg_fn(0.75)(jnp.array([0.0]), jnp.array([4.0]), 1).tolist()
         [1.0]
     """
-    return EmaAvg(_checked(decay))
+    return EmaAvg(_valid_decay(decay))
 
 
 def get_ema_multi_avg_fn(decay: float = 0.999) -> MultiAvgFn:
@@ -82,7 +82,7 @@ def get_ema_multi_avg_fn(decay: float = 0.999) -> MultiAvgFn:
         >>> [a.tolist() for a in get_ema_multi_avg_fn(0.75)([jnp.array([0.0])], [jnp.array([4.0])], 1)]
         [[1.0]]
     """
-    return EmaMultiAvg(_checked(decay))
+    return EmaMultiAvg(_valid_decay(decay))
 
 
 def get_swa_avg_fn() -> AvgFn:
@@ -113,7 +113,7 @@ def _rounded(product: jax.Array) -> jax.Array:
     return jnp.where(product == product, product, jnp.nan)
 
 
-def _checked(decay: float) -> float:
+def _valid_decay(decay: float) -> float:
     if not 0.0 <= decay <= 1.0:
         raise ValueError(f"Invalid decay value {decay} provided. Please provide a value in [0,1] range.")
     return float(decay)

@@ -147,7 +147,7 @@ def wrapped(model: Any, buffers: Any, apply_fn: Callable[..., Any] | None) -> Tr
     return Module(model)
 
 
-def placed(tree: Any, device: Any) -> Any:
+def on_device(tree: Any, device: Any) -> Any:
     """The arrays of a tree on ``device``, where one is given; what is no array stays."""
     if device is None:
         return tree

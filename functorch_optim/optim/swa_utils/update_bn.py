@@ -7,7 +7,7 @@ import jax
 
 from functorch_optim.optim.swa_utils import linen_batch_norm, nnx_batch_norm
 from functorch_optim.optim.swa_utils.averaged_model import AveragedModel
-from functorch_optim.optim.swa_utils.models import placed
+from functorch_optim.optim.swa_utils.models import on_device
 from functorch_optim.variables import is_nnx
 
 _jitted = jax.jit(lambda: None)
@@ -86,4 +86,4 @@ def _refreshed(batches: Iterator[Any], variables: Any, apply_fn: Callable[..., A
 def _inputs(loader: Iterable[Any], device: Any, whole: bool) -> Iterator[Any]:
     """What the model is called with, batch after batch."""
     for batch in loader:
-        yield placed(batch[0] if isinstance(batch, list | tuple) and not whole else batch, device)
+        yield on_device(batch[0] if isinstance(batch, list | tuple) and not whole else batch, device)

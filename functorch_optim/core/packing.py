@@ -15,7 +15,8 @@ from jax.core import Tracer
 
 from functorch_optim import axes, rows, trees
 from functorch_optim.base import exportable
-from functorch_optim.rule import Lifted, StepScalars
+from functorch_optim.core.lifted import Lifted
+from functorch_optim.core.scalars import StepScalars
 
 LARGEST = 8192  # entries of a leaf that is packed: beyond, joining and cutting cost more than the buffers do
 

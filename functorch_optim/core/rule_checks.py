@@ -1,19 +1,20 @@
 """What somebody who writes a rule may get wrong, said when the rule is lifted for the first time."""
 
-import inspect
-import types
 import weakref
 from dataclasses import fields
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from functorch_optim.core.declaration import check_declaration
+from functorch_optim.core.numerics import coefficient
+from functorch_optim.core.rule import Rule
+from functorch_optim.core.scalars import step_scalars
 from functorch_optim.hyperparams import data_options
-from functorch_optim.rule import Rule, coefficient, step_scalars
 
-_checked: weakref.WeakKeyDictionary[type[Rule], set[tuple[str, ...]]] = weakref.WeakKeyDictionary()
+_known_good: weakref.WeakKeyDictionary[type[Rule], set[tuple[str, ...]]] = weakref.WeakKeyDictionary()
 
 
 def check_once(rule: Rule) -> None:
@@ -21,58 +22,15 @@ def check_once(rule: Rule) -> None:
     cls = type(rule)
     data = data_options(cls)
     flags = tuple(repr(getattr(rule, field.name)) for field in fields(rule) if field.name not in data)
-    if flags not in _checked.setdefault(cls, set()):
+    if flags not in _known_good.setdefault(cls, set()):
         check_class(cls)
         check_update(rule)
-        _checked[cls].add(flags)
+        _known_good[cls].add(flags)
 
 
 def check_class(cls: type[Rule]) -> None:
-    """Raise unless the class says all that the lift reads.
-
-    Raises:
-        TypeError: something is missing or has another form; the message names the class and the mend.
-    """
-    name = cls.__name__
-    if not hasattr(cls, "title"):
-        raise TypeError(f'{name} has no title, its name in messages and in print: title = "{name}"')
-    slots: tuple[str, ...] = getattr(getattr(cls, "state", None), "_fields", ())
-    if "step" not in slots:
-        raise TypeError(
-            f"{name}.state must be a NamedTuple that has a field step and then one for every slot, but it is "
-            f"{getattr(cls, 'state', 'missing')!r}"
-        )
-    for scalar in cls.carried:
-        if scalar not in slots:
-            raise TypeError(f"{name} carries {scalar!r} from step to step, so {name}.state needs a field of that name")
-    for option, hint in get_type_hints(cls, include_extras=True).items():
-        if option in {field.name for field in fields(cls)} and _is_number(hint):
-            raise TypeError(
-                f"{name}.{option} is a number, and numbers are data that may be traced or scheduled: annotate it with "
-                "a mark of functorch_optim.hyperparams (LearningRate, Betas, WeightDecay, AnyNumber, ...) and not as "
-                f"{hint}"
-            )
-    scalars = "scalars" if cls.carry is Rule.carry and not cls.carried else "carry"
-    for method in ("init", scalars, "update"):
-        _check_method(cls, method)
-
-
-def _is_number(hint: Any) -> bool:
-    """Whether an annotation without a mark stands for a number or a tuple of numbers."""
-    parts = get_args(hint) if get_origin(hint) in (Union, types.UnionType, tuple) else ()
-    return hint is float or any(map(_is_number, parts))
-
-
-def _check_method(cls: type[Rule], method: str) -> None:
-    """Raise unless a class defines a method that takes what the lift gives it."""
-    own, base = getattr(cls, method), getattr(Rule, method)
-    expected = inspect.signature(base)
-    if own is base:
-        raise TypeError(f"{cls.__name__} does not define {method}: def {method}{expected}")
-    try:
-        inspect.signature(own).bind(*expected.parameters)
-    except TypeError as error:
-        raise TypeError(f"{cls.__name__}.{method} must take what def {method}{expected} takes: {error}") from error
+    """:func:`check_declaration` of a class of rules."""
+    check_declaration(cls, Rule)
 
 
 def check_update(rule: Rule) -> None:

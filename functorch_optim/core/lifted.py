@@ -1,0 +1,167 @@
+"""A rule over a pytree: its state, what an update is given, and the updates of the leaves put together."""
+
+import functools
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from functorch_optim import axes, rows, trees, variables
+from functorch_optim.base import Transform
+from functorch_optim.combinators import Labels, flags_of
+from functorch_optim.core.leaf import LeafUpdate, leaf_update
+from functorch_optim.core.numerics import next_step
+from functorch_optim.core.rule import Rule
+from functorch_optim.core.scalars import StepScalars, step_scalars
+from functorch_optim.effects import Effect, Effects, Kind, Leaves, for_each
+
+
+class Aligned(NamedTuple):
+    """The leaves of an update: gradients, parameters (None where they were not given), rows of slots, and whether the
+    parameter decays."""
+
+    treedef: Any
+    grads: list[Any]
+    params: list[Any]
+    slots: list[Any]
+    decays: list[bool]
+
+
+class Lifted(Transform):
+    """A :class:`Rule` over a pytree. The state is the rule's NamedTuple with a tree in every slot, and one step."""
+
+    rule: Rule
+    decay_mask: Labels | None = None
+
+    def __repr__(self) -> str:
+        return self._repr()
+
+    def _repr(self, more: str = "") -> str:
+        mask = "" if self.decay_mask is None else f", decay_mask={self.decay_mask!r}"
+        return f"{repr(self.rule)[:-1]}{mask}{more})"
+
+    def init(self, params: Any) -> Any:
+        variables.check_parameters(params)
+        names, leaves, treedef = trees.named_leaves(params)
+        for name, leaf in zip(names, leaves, strict=True):
+            trees.check_parameter(name, leaf)
+            self.rule.check_parameter(name, leaf)
+        self.decays(params)  # a mask of another structure raises at once
+        # Only what needs them reads the options here: a schedule may be one that takes nothing but a traced step.
+        first = self.rule.at(jnp.zeros((), jnp.int32)) if self.rule.starts_from_options else self.rule.placeholder()
+        carried = {name: jnp.asarray(value, jnp.float32) for name, value in self.rule.start(first).items()}
+        own = [
+            algorithm.rule.init(leaf, first)
+            for algorithm, leaf in zip(self.of_leaves(treedef, leaves), leaves, strict=True)
+        ]
+        return self.state_of(treedef, own, jnp.zeros((), jnp.int32), carried)
+
+    def update(self, updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+        del extra
+        scalars, state = self.advanced(state)
+        return self.update_with(scalars, updates, state, params)
+
+    def advanced(self, state: Any) -> tuple[StepScalars, Any]:
+        """The coefficients of the next step, and the state with that step's count and scalars."""
+        step = next_step(state.step)
+        before = {name: getattr(state, name) for name in self.rule.carried}
+        scalars, carried = step_scalars(self.rule, step, self.rule.at(state.step), before)
+        return scalars, state._replace(step=step, **carried)
+
+    def hyperparams(self, state: Any) -> dict[str, Any]:
+        return self.rule.hyperparams_at(state.step)
+
+    def effects(self, at: Leaves | None) -> list[Effects]:
+        return for_each(at, (Effect(Kind.STEPS, self.rule._call_name()),))
+
+    def update_with(self, scalars: StepScalars, grads: Any, state: Any, params: Any) -> tuple[Any, Any]:
+        """The update with coefficients made elsewhere (on the host, say); ``state``'s own scalars stay as they are."""
+        aligned = self.aligned(scalars, grads, state, params)
+        algorithms = self.of_leaves(aligned.treedef, aligned.grads)
+        updates = {id(algorithm): algorithm.leaf_updates(scalars, aligned.decays) for algorithm in algorithms}
+        leaves = zip(algorithms, aligned.grads, aligned.params, aligned.slots, aligned.decays, strict=True)
+        results = [updates[id(own)][decays](grad, param, row) for own, grad, param, row, decays in leaves]
+        deltas = jax.tree.unflatten(aligned.treedef, [delta for delta, _ in results])
+        carried = {name: getattr(state, name) for name in self.rule.carried}
+        return deltas, self.state_of(aligned.treedef, [row for _, row in results], state.step, carried)
+
+    def of_leaves(self, treedef: Any, leaves: list[Any]) -> "list[Lifted]":
+        """The algorithm of each leaf: this one, or where the leaf is split over axes of a mesh, one that knows how."""
+        options = vars(self.rule)
+        if "axis_name" not in options:  # a rule that does not look beyond single entries
+            return [self] * len(leaves)
+        those_there = iter(axes.splits(options["axis_name"], treedef.unflatten(leaves), self.rule.title))
+        splits = [() if leaf is None else next(those_there) for leaf in leaves]
+        known = {split: Lifted(replace(self.rule, axis_name=split)) if split else self for split in splits}
+        return [known[split] for split in splits]
+
+    def aligned(self, scalars: StepScalars, grads: Any, state: Any, params: Any) -> "Aligned":
+        """What an update is given, leaf by leaf, checked."""
+        if params is None and (scalars.needs_params or self.rule.needs_params):
+            why = "" if self.rule.needs_params else " with weight decay"
+            raise ValueError(f"{self.rule.title}{why} needs the parameters: update(grads, state, params)")
+        slots = {name: getattr(state, name) for name in self.slot_names}
+        # The structure comes from what is known to be whole: the parameters, else a slot; gradients may hold None.
+        reference = next((tree for tree in (params, *slots.values()) if tree is not None), None)
+        if reference is None:
+            names, grad_leaves, treedef = trees.named_leaves(grads, none_is_leaf=True)
+            models = grad_leaves = [None if trees.is_absent(grad) else grad for grad in grad_leaves]
+            for name, grad in zip(names, grad_leaves, strict=True):
+                trees.check_update(name, grad, grad, self.rule.title, self.rule.sparse_hint, rows=self.rule.takes_rows)
+        else:
+            models, grad_leaves, treedef = trees.pair(
+                reference, grads, self.rule.title, self.rule.sparse_hint, rows=self.rule.takes_rows
+            )
+            names = trees.named_leaves(reference)[0] if self.rule.takes_rows else []
+        decays = self.decays(params) if scalars.needs_params else [False] * len(models)
+        if self.rule.takes_rows:  # the others have refused by now what is not dense
+            for name, grad, decayed in zip(names, grad_leaves, decays, strict=True):
+                self.check_gradient(name, grad, decayed and scalars.coupled_decay is not None)
+        param_leaves = models if params is not None else [None] * len(models)
+        slot_leaves = {name: trees.align(reference, tree, f"slots {name}") for name, tree in slots.items()}
+        empty = self.rule.empty()
+        held = [
+            empty._replace(**{name: leaves[index] for name, leaves in slot_leaves.items()})
+            for index in range(len(models))
+        ]
+        return Aligned(treedef, grad_leaves, param_leaves, held, decays)
+
+    def decays(self, params: Any) -> list[bool]:
+        """Whether each parameter decays, where the rule has a weight decay."""
+        if self.decay_mask is None:
+            return [True] * len(jax.tree.leaves(params))
+        return flags_of("decay_mask", self.decay_mask, params)
+
+    @functools.cached_property
+    def slot_names(self) -> list[str]:
+        """The slots that some parameter has with these options."""
+        shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((), (1, 1))]
+        one, other = (self.rule.shapes(shape) for shape in shapes)
+        return [name for name in one._fields if getattr(one, name) is not None or getattr(other, name) is not None]
+
+    def state_of(self, treedef: Any, own: list[Any], step: Any, carried: dict[str, Any]) -> Any:
+        """The state of a whole tree, of the parameters' own states in the order of its leaves (None without one)."""
+        slots = {name: treedef.unflatten([getattr(row, name, None) for row in own]) for name in self.slot_names}
+        return self.rule.empty()._replace(step=step, **carried, **slots)
+
+    def check_gradient(self, name: str, grad: Any, decayed: bool) -> None:
+        """Raise if the algorithm has no update for a dense gradient, or with weight decay for a row-sparse one."""
+        if grad is not None and self.rule.needs_rows and not rows.is_rows(grad):
+            raise RuntimeError(
+                f"{self.rule.title} does not support dense gradients, {self.rule.needs_rows}: the parameter "
+                f"{trees.quote(name)}"
+            )
+        if decayed and rows.is_rows(grad):
+            raise RuntimeError(
+                f"weight_decay option is not compatible with sparse gradients: the parameter {trees.quote(name)}"
+            )
+
+    def leaf_updates(self, scalars: StepScalars, decays: Iterable[bool]) -> dict[bool, LeafUpdate]:
+        """:meth:`leaf_update` for parameters that decay and for those that do not, as far as there are any."""
+        return {own: self.leaf_update(scalars if own else scalars.without_decay()) for own in set(decays)}
+
+    def leaf_update(self, scalars: StepScalars, decayed: Any = None) -> LeafUpdate:
+        """The update of one parameter: :func:`functorch_optim.core.leaf.leaf_update` of the rule."""
+        return leaf_update(self.rule, scalars, decayed)

@@ -1,0 +1,69 @@
+"""Array math that algorithms, transformations and averages share."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from functorch_optim import trees
+from functorch_optim.hyperparams import Beta
+
+
+def coefficient(value: Any, dtype: Any) -> Any:
+    """A real coefficient rounded once to the precision of the calculation: a constant where it is known."""
+    real = jnp.finfo(dtype).dtype
+    return (jnp.asarray(value, real) if isinstance(value, jax.Array) else real.type(value)).astype(dtype)
+
+
+def next_step(step: jax.Array) -> jax.Array:
+    """``step + 1``, staying at int32's largest value instead of wrapping."""
+    return jnp.where(step < np.iinfo(np.int32).max, step + 1, step)
+
+
+def zeros_like(param: Any) -> jax.Array | None:
+    """A slot: zeros in a buffer of its own, with the parameter's shape and sharding, never weakly typed.
+
+    Its dtype is that of :func:`functorch_optim.trees.slot_dtype`: the parameter's, but for float16 float32.
+    """
+    return None if param is None else jnp.zeros_like(param, dtype=trees.slot_dtype(param))
+
+
+def full_like(param: Any, value: Any) -> jax.Array | None:
+    """A slot filled with ``value``, in a complex one with ``value + value * 1j``."""
+    if param is None:
+        return None
+    if jnp.issubdtype(param.dtype, jnp.complexfloating):
+        part = jnp.full_like(param, value, dtype=jnp.finfo(param.dtype).dtype)
+        return jax.lax.complex(part, part)
+    return jnp.full_like(param, value, dtype=trees.slot_dtype(param))
+
+
+def decay_of(decay: jax.Array, param: jax.Array) -> jax.Array:
+    """``decay * param``, which is to be subtracted. An infinite entry stays: ``inf - inf`` would make it NaN."""
+    return decay * jnp.where(jnp.isfinite(param), param, 0)
+
+
+def lerp(start: jax.Array, end: jax.Array, beta: Beta) -> jax.Array:
+    """``beta * start + (1 - beta) * end`` as torch's lerp with weight ``1 - beta`` forms it."""
+    weight = beta.complement
+    return jnp.where(weight < 0.5, start + weight * (end - start), end - (end - start) * beta.value)
+
+
+def average_of_squares(start: jax.Array, end: jax.Array, beta: Beta) -> jax.Array:
+    """``beta * start + (1 - beta) * end**2``; the square's product is the one a fused multiply-add leaves unrounded."""
+    return beta.complement * end * end + beta.value * start
+
+
+@jax.custom_jvp
+def sqrt(x: jax.Array) -> jax.Array:
+    """The square root, whose derivative at zero is taken as zero so that a zero gradient does not give NaN."""
+    return jnp.sqrt(x)
+
+
+@sqrt.defjvp
+def _sqrt_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    (x,), (dx,) = primals, tangents
+    root = jnp.sqrt(x)
+    positive = root > 0
+    return root, jnp.where(positive, dx / (2 * jnp.where(positive, root, 1)), 0)

@@ -1,0 +1,101 @@
+"""The contract of an algorithm that treats every parameter alone: a rule says how one parameter is updated."""
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from functorch_optim import axes, trees
+from functorch_optim.core.declaration import check_declaration, check_names
+from functorch_optim.hyperparams import Options
+
+
+class Rule(Options):
+    """How one parameter is updated. A subclass declares its options as fields, and its state as a NamedTuple.
+
+    The fields of ``state`` are named as in torch's state_dict: ``step``, then the scalars in ``carried``, then slots,
+    the arrays that a parameter owns. ``maximize``, ``weight_decay`` and ``decoupled_weight_decay``, where a rule
+    declares them, are applied by the lift; of ``axis_name`` each parameter's rule has what it says of that parameter,
+    :attr:`split`. A rule that says ``elementwise = True`` may be packed, and is compiled
+    to one pass over memory where the compiler can. A class that others complete says ``abstract=True``.
+
+    Raises:
+        TypeError: the class does not say all that the lift reads; the message names the mend.
+    """
+
+    title: ClassVar[str]
+    state: ClassVar[Callable[..., Any]]
+    carried: ClassVar[tuple[str, ...]] = ()  # scalars that go from step to step, float32 as torch keeps them
+    sparse_hint: ClassVar[str] = ""
+    takes_rows: ClassVar[bool] = False  # whether gradients may be row-sparse
+    needs_rows: ClassVar[str] = ""  # what to do with dense gradients instead, if they must be row-sparse
+    complex_hint: ClassVar[str] = ""  # why there are no complex parameters, if there are none
+    needs_params: ClassVar[bool] = False  # whether the update reads the parameter, weight decay apart
+    starts_from_options: ClassVar[bool] = False  # whether init and start read numbers among the options
+    elementwise: ClassVar[bool] = False  # whether every entry of a parameter is updated for itself alone
+
+    def __init_subclass__(cls, abstract: bool = False, **kwargs: Any) -> None:
+        check_names(cls, Rule)
+        super().__init_subclass__(**kwargs)
+        if not abstract:
+            check_declaration(cls, Rule)
+
+    @classmethod
+    def _call_name(cls) -> str:
+        return getattr(cls, "title", cls.__name__).lower()
+
+    @classmethod
+    def empty(cls) -> Any:
+        """A state with nothing in it."""
+        fields: tuple[str, ...] = cls.state._fields  # pyright: ignore[reportFunctionMemberAccess] a NamedTuple
+        return cls.state(**dict.fromkeys(fields))
+
+    def check_parameter(self, name: str, param: Any) -> None:
+        """Raise unless the algorithm can update such a parameter."""
+        if self.complex_hint and jnp.issubdtype(param.dtype, jnp.complexfloating):
+            raise RuntimeError(f"{self.complex_hint}: the parameter {trees.quote(name)}")
+
+    @property
+    def split(self) -> axes.Split:
+        """Inside ``shard_map``, the axes over which each dimension of the parameter is split; () where none is."""
+        own = vars(self).get("axis_name")
+        return own if isinstance(own, tuple) else ()
+
+    def init(self, param: Any, hyperparams: Any) -> Any:
+        """The slots of one parameter before its first update; None are the step, what is carried, and other slots."""
+        raise NotImplementedError(f"{type(self).__name__} does not define init")  # abstract: every subclass does
+
+    def shapes(self, param: Any) -> Any:
+        """What :meth:`init` gives, as shapes and dtypes."""
+        return jax.eval_shape(lambda p: self.init(p, self.placeholder()), param)
+
+    def is_linear(self) -> bool:
+        """Whether the update is linear in the gradient and touches no slots, so that duplicate rows need no sum."""
+        return False
+
+    def moves_all_rows(self) -> bool:
+        """Whether rows move that a row-sparse gradient does not name; then it is made dense."""
+        return False
+
+    def start(self, hyperparams: Any) -> dict[str, Any]:
+        """The scalars in ``carried`` before the first update."""
+        del hyperparams
+        return {}
+
+    def scalars(self, step: Any, hyperparams: Any) -> Any:
+        """The coefficients of update number ``step`` (the first is 1), a pytree of scalars, once for all parameters."""
+        raise NotImplementedError(f"{type(self).__name__} does not define scalars")  # abstract: every subclass does
+
+    def carry(self, step: Any, hyperparams: Any, carried: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """:meth:`scalars` of a rule that carries scalars from step to step, and what the next step gets."""
+        return self.scalars(step, hyperparams), carried
+
+    def at_dtype(self, scalars: Any, dtype: Any) -> Any:
+        """The coefficients for a parameter of this dtype."""
+        del dtype
+        return scalars
+
+    def update(self, grad: jax.Array, param: Any, slots: Any, scalars: Any) -> tuple[jax.Array, Any]:
+        """What to add to the parameter, and its next slots: array math in one real dtype."""
+        raise NotImplementedError(f"{type(self).__name__} does not define update")  # abstract: every subclass does

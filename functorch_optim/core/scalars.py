@@ -1,0 +1,42 @@
+"""The coefficients of one step, formed once for all parameters."""
+
+from typing import Any
+
+import jax
+
+from functorch_optim.base import Frozen
+from functorch_optim.core.rule import Rule
+from functorch_optim.hyperparams import is_static_zero
+
+
+class StepScalars(Frozen):
+    """A step's coefficients: the rule's own, and those of the weight decay (None where there is none)."""
+
+    rule: Any
+    coupled_decay: Any = None
+    decoupled_decay: Any = None
+
+    @property
+    def needs_params(self) -> bool:
+        return self.coupled_decay is not None or self.decoupled_decay is not None
+
+    def without_decay(self) -> "StepScalars":
+        """The coefficients for parameters that do not decay."""
+        return StepScalars(self.rule)
+
+
+def step_scalars(
+    rule: Rule, step: Any, hyperparams: Any, carried: dict[str, Any] | None = None
+) -> tuple[StepScalars, dict[str, Any]]:
+    """The coefficients of update number ``step``, in doubles where all is Python numbers, else traced; and the scalars
+    that the next update gets."""
+    own, carried = rule.carry(step, hyperparams, carried or {})
+    if is_static_zero(getattr(rule, "weight_decay", 0.0)):
+        return StepScalars(own), carried
+    decay = hyperparams.weight_decay
+    if getattr(rule, "decoupled_weight_decay", False):
+        return StepScalars(own, decoupled_decay=hyperparams.lr * decay), carried
+    return StepScalars(own, coupled_decay=decay), carried
+
+
+jax.tree_util.register_dataclass(StepScalars, ["rule", "coupled_decay", "decoupled_decay"], [])
