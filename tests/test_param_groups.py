@@ -618,3 +618,29 @@ def test_the_arrays_go_with_the_optimizer():
         assert seen() is None
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("kind", ["a list", "an array of NumPy", "an int", "a schedule"])
+def test_what_changes_in_a_group_reaches_the_next_step(kind):
+    """Also where the value in the group is the same object as before."""
+    optimizer = optim.SGD([jnp.ones(1)], lr=0.5) if kind != "a list" else optim.Adam([jnp.ones(1)], lr=0.5)
+    group, calls = optimizer.param_groups[0], []
+    if kind == "a list":
+        group["betas"] = [0.5, 0.9]
+    else:
+        first = {"an array of NumPy": np.array(0.5), "an int": 2, "a schedule": lambda step: calls.append(step) or 0.5}
+        group["lr"] = first[kind]
+    optimizer.step([jnp.ones(1)])
+    before = optimizer.params[0].item()
+    if kind == "a list":
+        group["betas"][0] = 0.0
+    elif kind == "an array of NumPy":
+        group["lr"] *= 2
+    elif kind == "an int":
+        group["lr"] = 1
+    optimizer.step([-jnp.ones(1)])
+    moved = optimizer.params[0].item() - before
+    np.testing.assert_allclose(
+        moved, {"a list": 0.5, "an array of NumPy": 1.0, "an int": 1.0, "a schedule": 0.5}[kind], rtol=1e-6
+    )
+    assert calls == ([0, 1] if kind == "a schedule" else [])

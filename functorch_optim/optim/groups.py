@@ -9,6 +9,7 @@ from functorch_optim.optim import options as group_options
 from functorch_optim.optim.engine.none import NoAlgorithm
 from functorch_optim.optim.engine.packs import Leaves
 from functorch_optim.optim.layout import GroupParams, Layout
+from functorch_optim.optim.options import Record
 from functorch_optim.optim.ownership import own
 from functorch_optim.optim.param_groups import check_dense, extended
 from functorch_optim.optim.values import Values
@@ -20,6 +21,7 @@ class Grouped(Values):
 
     _given: list[Callable[[], Any]]  # weak references to the arrays that were given
     _counts: list[int]  # the updates of each group
+    _records: list[Record]  # what was read out of the groups last
 
     def _need_engine(self) -> None:
         if isinstance(self._engine, NoAlgorithm):
@@ -111,10 +113,17 @@ class Grouped(Values):
         return self.defaults
 
     def _settings(self) -> list[dict[str, Any]]:
-        """The options of every group as they stand now."""
+        """The options of every group as they stand now; the same dict as before where they are the same."""
+        groups, records = self.param_groups, self._records
+        if len(records) == len(groups) and type(groups) is ParamGroups and all(map(Record.holds, records, groups)):
+            return [record.options for record in records]
         self._check_groups()
         pairs = zip(self.param_groups, self._counts, strict=True)
-        return [self._numbers(group, count, index) for index, (group, count) in enumerate(pairs)]
+        settings = [self._numbers(group, count, index) for index, (group, count) in enumerate(pairs)]
+        read = [group[name] for group, options in zip(self.param_groups, settings, strict=True) for name in options]
+        constant = all(map(group_options.is_constant, read))
+        self._records = list(map(Record, self.param_groups, settings)) if constant else []
+        return settings
 
     def _check_groups(self) -> None:
         """Raise if the groups are not those that the optimizer made."""

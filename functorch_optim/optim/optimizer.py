@@ -78,7 +78,7 @@ class Optimizer(Saved):
         self._held = Leaves(own(leaf) for leaf in parsed.leaves)
         self._given = [weak(leaf) for leaf in parsed.leaves]
         self._counts = [0] * len(parsed.options)
-        self._grads, self._checked = None, None
+        self._grads, self._checked, self._records = None, None, []
         self._handed, self._handed_grads = [], []
         self._losses = CompiledLosses()
         self._transaction = Transaction()

@@ -1,5 +1,6 @@
 """The numbers of a parameter group as they stand now: what a step reads out of ``param_groups``."""
 
+import operator
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
@@ -98,6 +99,27 @@ def read(
         if strict and name in data and not is_number(values[name]):
             raise TypeError(f"option {name!r} of parameter group {index} must be a number, but it is {group[name]!r}")
     return values
+
+
+class Record:
+    """The options of a group as :func:`read` gave them, which hold for as long as nothing is written into the group."""
+
+    __slots__ = ("_keys", "_values", "options")
+
+    def __init__(self, group: Mapping[str, Any], options: dict[str, Any]) -> None:
+        self._keys, self._values = list(group), list(group.values())
+        self.options = options
+
+    def holds(self, group: Mapping[str, Any]) -> bool:
+        """Whether the group has the same keys and the very same values."""
+        return list(group) == self._keys and all(map(operator.is_, group.values(), self._values))
+
+
+def is_constant(value: Any) -> bool:
+    """Whether an option is a plain value, which nobody can change without writing another into the group."""
+    if isinstance(value, tuple):
+        return all(map(is_constant, value))
+    return value is None or type(value) in (float, int, bool, str)
 
 
 class Delayed(Frozen):

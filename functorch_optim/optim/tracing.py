@@ -22,5 +22,6 @@ OUTSIDE = trace_state()
 
 def refuse_traced(leaves: Any) -> None:
     """Raise if a leaf is traced: what is kept from step to step must be an array."""
-    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(leaves)):
-        raise RuntimeError(TRACED)
+    for leaf in jax.tree.leaves(leaves):
+        if isinstance(leaf, Tracer):
+            raise RuntimeError(TRACED)

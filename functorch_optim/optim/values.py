@@ -155,7 +155,7 @@ class Values:
             leaves = trees.align(self._layout.structure.unflatten(self._held.arrays()), grads, "gradients")
         self._refuse_traced(leaves)
         # What has passed the checks is known by the types of its arrays; an object() is what never passed.
-        signature = [_signature(leaf) for leaf in leaves]
+        signature = [leaf.aval if isinstance(leaf, jax.Array) else _signature(leaf) for leaf in leaves]
         if signature != self._checked:
             who = type(self).__name__
             rows_taken = [self._engine.takes_rows(group) for group in self.param_groups]

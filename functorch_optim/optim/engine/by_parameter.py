@@ -4,70 +4,25 @@ The scalars of a step are formed on the host in doubles and go into the compiled
 of a group with the same number of updates share their scalars; a parameter without a gradient is left out of the call.
 """
 
-import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
-from functorch_optim import base, rows
+from functorch_optim import rows
 from functorch_optim.base import GradientTransformation
-from functorch_optim.core.lifted import Lifted
-from functorch_optim.core.scalars import step_scalars
 from functorch_optim.optim.engine import handover
 from functorch_optim.optim.engine.entries import entries_of, history_of
 from functorch_optim.optim.engine.histories import Histories, History, fitted
-from functorch_optim.optim.engine.kinds import Algorithms
-from functorch_optim.optim.engine.packs import Leaves, joined_grads
+from functorch_optim.optim.engine.kinds import Algorithms, Held
+from functorch_optim.optim.engine.packs import Leaves
+from functorch_optim.optim.engine.prepared import Prepared
 from functorch_optim.optim.engine.protocol import Entry, Group, Run
 from functorch_optim.optim.layout import Layout
-from functorch_optim.optim.options import is_traced, is_zero
-from functorch_optim.optim.ownership import exclusive
+from functorch_optim.optim.options import is_zero
 from functorch_optim.optim.state_dict import Loaded, Refused
 from functorch_optim.optim.torch_habits import habits_of
-from functorch_optim.optim.transaction import Args, Compiled
-from functorch_optim.transforms.conjugation import conjugate_leaf
-
-
-class Member(NamedTuple):
-    """Parameters that share a step's scalars: their algorithm, and how its scalars are packed."""
-
-    algorithm: Lifted
-    scalars: Any  # the structure of StepScalars
-
-
-class Plan(NamedTuple):
-    """What one compiled update does: the members, and to which of them each parameter, then each pack belongs."""
-
-    members: tuple[Member, ...]
-    member_of: tuple[int, ...]
-
-
-@functools.lru_cache(maxsize=256)
-def compiled_update(plan: Plan, in_place: bool) -> Compiled:
-    """``(params, states, grads, numbers) -> (params, states)``; it may overwrite the buffers of the first two.
-
-    The parameters and states of packs are flat, their gradients lists.
-    """
-
-    def optimizer_step(params: Any, states: Any, grads: Any, numbers: jax.Array) -> Any:
-        updates, start = [], 0
-        for member in plan.members:
-            stop = start + member.scalars.num_leaves
-            own = member.scalars.unflatten([numbers[index] for index in range(start, stop)])
-            updates.append(member.algorithm.leaf_update(own))
-            start = stop
-        new_params, new_rows = [], []
-        for index, param, row, grad in zip(plan.member_of, params, states, grads, strict=True):
-            flat = joined_grads(grad, param) if isinstance(grad, list) else grad
-            delta, new_row = updates[index](conjugate_leaf(flat), param, row)
-            new_params.append(base.add_update(param, delta))
-            new_rows.append(new_row)
-        return new_params, new_rows
-
-    return Compiled(optimizer_step, (0, 1) if in_place else ())
+from functorch_optim.optim.transaction import Args
 
 
 class ByParameter:
@@ -126,89 +81,55 @@ class ByParameter:
         self, layout: Layout, held: Leaves, grads: list[Any], settings: list[Any], run: Run, in_place: bool = True
     ) -> None:
         """Update the parameters where there is a gradient; without ``in_place`` the arrays before live on."""
-        algorithms = [self.algorithms.of(settings, group) for group in range(len(settings))]
-        known, made = self._known, {}
-        if in_place:
-            made = self._pack(layout, held, grads, algorithms, settings)
-        packs, packed = known.packs, known.packed
-        active = [index for index, grad in enumerate(grads) if grad is not None and index not in packed]
-        whole = len(active) == len(grads)
-        groups = [layout.group_of[i] for i in active]
-        histories = [
-            made.pop(i, None) or fitted(known[i], algorithms[g], param, settings[g])
-            for i, g, param in zip(active, groups, held.all_alone() if whole else held.some(active), strict=True)
-        ]
-        if any(algorithm.rule.takes_rows for algorithm in algorithms):
-            for i, group in zip(active, groups, strict=True):
-                if rows.is_rows(grads[i]) or algorithms[group].rule.needs_rows:
-                    decayed = not is_zero(settings[group].get("weight_decay", 0.0))
-                    algorithms[group].check_gradient(layout.labels[i], grads[i], decayed)
-        everyone = [*histories, *[pack.history for pack in packs]]
-        plan, numbers, carried = self._plan([*groups, *[pack.group for pack in packs]], everyone, algorithms, settings)
+        groups = [self.algorithms.held(settings, group) for group in range(len(settings))]
+        known, present = self._known, self._known.prepared
+        if in_place and present is not None and present.serves(held, grads, groups):
+            prepared = present
+        else:
+            prepared = self._prepare(layout, held, grads, groups, settings, in_place)
+        compiled, numbers, carried = prepared.at(groups)
 
         def arguments() -> Args:
-            params = held.all_alone() if whole else held.some(active)
-            rows_of = [history.row for history in histories]
-            if in_place:
-                params = exclusive(params, 1 if whole else 2)
-                # A history that was fitted anew shares the arrays with the one that it replaces.
-                again = [history is not known[i] for i, history in zip(active, histories, strict=True)]
-                rows_of = _exclusive(rows_of, again) if any(again) else exclusive(rows_of)
-            return (
-                [*params, *[pack.param for pack in packs]],
-                [*rows_of, *[pack.history.row for pack in packs]],
-                [*[grads[i] for i in active], *[[grads[i] for i in pack.indices] for pack in packs]],
-                numbers,
-            )
+            return prepared.arguments(grads, numbers)
 
         def commit(result: Any) -> None:
-            new_params, new_rows = result
-            for row, history, member in zip(new_rows, everyone, plan.member_of, strict=True):
-                history.row, history.carried = row, carried[member]
-                history.step += 1
-            for index, history, param in zip(active, histories, new_params, strict=False):
-                known[index] = history
-                held.put(index, param)
-            for pack, param in zip(packs, new_params[len(active) :], strict=True):
-                pack.param = param
-            if packs:
-                held.fall_behind(packs)
+            prepared.commit(known, result, carried)
 
-        run(compiled_update(plan, in_place), arguments, commit)
+        run(compiled, arguments, commit)
 
-    def _pack(
-        self, layout: Layout, held: Leaves, grads: list[Any], algorithms: list[Lifted], settings: list[Any]
-    ) -> dict[int, History]:
-        """Pack what may be packed; returns the other histories, fitted, where they had to be looked at."""
-        groups, known = layout.group_of, self._known
-        odd = {index for index, grad in enumerate(grads) if grad is None or rows.is_rows(grad)}
-        wanted = [options.get("foreach") for options in settings]
-        return known.pack(
-            held, odd, groups, algorithms, wanted,
-            lambda i, param: fitted(known[i], algorithms[groups[i]], param, settings[groups[i]]),
-        )  # fmt: skip
-
-    def _plan(
-        self, groups: list[int], histories: list[History], algorithms: list[Lifted], settings: list[Any]
-    ) -> tuple[Plan, Any, list[dict[str, Any]]]:
-        """How the parameters share scalars, the scalars, and what each member carries to its next step."""
-        keys: dict[Any, int] = {}
-        member_of = tuple(
-            [keys.setdefault((group, *h.age()), len(keys)) for group, h in zip(groups, histories, strict=True)]
-        )
-        members, numbers, carried = [], [], []
-        for (group, step, _), member in keys.items():
-            rule, before = algorithms[group].rule, histories[member_of.index(member)].carried
-            scalars, after = step_scalars(rule, step + 1, rule.at(settings[group]), before)
-            leaves, structure = jax.tree.flatten(scalars)
-            members.append(Member(algorithms[group], structure))
-            numbers += leaves
-            carried.append(after)
-        if any(map(is_traced, numbers)):
-            packed = jnp.stack([jnp.asarray(number, jnp.result_type(float)) for number in numbers])
-        else:
-            packed = np.array(numbers, np.float64)
-        return Plan(tuple(members), member_of), packed, carried
+    def _prepare(
+        self,
+        layout: Layout,
+        held: Leaves,
+        grads: list[Any],
+        groups: list[Held],
+        settings: list[Any],
+        in_place: bool,
+    ) -> Prepared:
+        """Which parameters these gradients update, with which histories; small ones packed."""
+        known, group_of, made = self._known, layout.group_of, {}
+        algorithms = [group.algorithm for group in groups]
+        if in_place:
+            odd = {index for index, grad in enumerate(grads) if grad is None or rows.is_rows(grad)}
+            made = known.pack(
+                held, odd, group_of, algorithms, [options.get("foreach") for options in settings],
+                lambda i, param: fitted(known[i], algorithms[group_of[i]], param, settings[group_of[i]]),
+            )  # fmt: skip
+        active = [index for index, grad in enumerate(grads) if grad is not None and index not in known.packed]
+        histories = [
+            made.pop(i, None) or fitted(known[i], algorithms[group_of[i]], param, settings[group_of[i]])
+            for i, param in zip(active, held.some(active), strict=True)
+        ]
+        for i in active:
+            algorithm, options = algorithms[group_of[i]], settings[group_of[i]]
+            if algorithm.rule.takes_rows and (rows.is_rows(grads[i]) or algorithm.rule.needs_rows):
+                decayed = not is_zero(options.get("weight_decay", 0.0))
+                algorithm.check_gradient(layout.labels[i], grads[i], decayed)
+        anew = [history is not known[i] for i, history in zip(active, histories, strict=True)]
+        member_groups = [*[group_of[i] for i in active], *[pack.group for pack in known.packs]]
+        everyone = [*histories, *[pack.history for pack in known.packs]]
+        kinds = list(map(type, grads))
+        return Prepared(held, algorithms, kinds, active, anew, list(known.packs), everyone, member_groups, in_place)
 
     def entries(self, layout: Layout) -> list[Entry]:
         """What torch's ``state_dict`` has of each parameter."""
@@ -258,10 +179,3 @@ class ByParameter:
             fitted(history, self.algorithms.of(settings, group), param, settings[group])
             for history, group, param in zip(self.histories, layout.group_of, params, strict=True)
         ]
-
-
-def _exclusive(rows_of: list[Any], again: list[bool]) -> list[Any]:
-    """:func:`exclusive`, where the arrays of the rows marked in ``again`` are held twice."""
-    once, twice = ([row for row, two in zip(rows_of, again, strict=True) if two is kind] for kind in (False, True))
-    alone, shared = iter(exclusive(once)), iter(exclusive(twice, 2))
-    return [next(shared) if two else next(alone) for two in again]

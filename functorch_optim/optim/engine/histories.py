@@ -72,6 +72,7 @@ class Histories:
         self._owner: Leaves | None = None  # what has the packed parameters
         self._loose = True  # whether parameters may be packed that are not
         self._apart: set[int] = set()  # parameters that were skipped while they were packed
+        self.prepared: Any = None  # the step made last, while the next one may be like it
 
     def __getitem__(self, index: int) -> History:
         """The history of a parameter that is not packed."""
@@ -107,7 +108,9 @@ class Histories:
             self._owner.arrays()
         alone = self.read()
         # One line: an exception comes before all of it or after.
-        self._alone, self.packs, self.packed, self._owner, self._loose = alone, [], frozenset(), None, True
+        self._alone, self.packs, self.packed, self._owner, self._loose, self.prepared = (
+            alone, [], frozenset(), None, True, None
+        )  # fmt: skip
         return alone
 
     def pack(
@@ -147,7 +150,9 @@ class Histories:
                 alone[index] = None
         packed, owner = frozenset(index for pack in packs for index in pack.indices), held if packs else None
         # One line: an exception comes before all of it or after.
-        self._alone, self.packs, self.packed, self._owner, self._loose = alone, packs, packed, owner, False
+        self._alone, self.packs, self.packed, self._owner, self._loose, self.prepared = (
+            alone, packs, packed, owner, False, None
+        )  # fmt: skip
         return found
 
 

@@ -2,13 +2,13 @@
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from functorch_optim.base import GradientTransformation, Update
 from functorch_optim.core.lifted import Lifted
 from functorch_optim.hyperparams import Named, checked, data_options
 from functorch_optim.optim.engine.protocol import Group
-from functorch_optim.optim.options import is_zero
+from functorch_optim.optim.options import is_traced, is_zero
 from functorch_optim.optim.torch_habits import FUNCTIONAL_ONLY, habits_of
 
 
@@ -42,6 +42,14 @@ class Kind:
         return lifted(self.constructor(**{name: options[name] for name in self.options_of(options)}))
 
 
+class Held(NamedTuple):
+    """What a group's settings came to."""
+
+    settings: Group
+    algorithm: Lifted
+    numbers: Any
+
+
 class Algorithms:
     """What makes a lifted rule of a group's options.
 
@@ -57,10 +65,11 @@ class Algorithms:
         self.kinds = {name: Kind(constructor, defaults[name]) for name, constructor in constructors.items()}
         self.data_names: set[str] = set().union(*(kind.data_names for kind in self.kinds.values()))
         self._made: dict[Any, Lifted] = {}
+        self._held: dict[int, Held] = {}  # by group
         self._decayed: set[int] = set()  # the groups whose weight decay was once not zero
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_made": {}, "_decayed": set(self._decayed)}
+        return {**vars(self), "_made": {}, "_held": {}, "_decayed": set(self._decayed)}
 
     def kind(self, options: Group) -> Kind:
         """The algorithm of a group."""
@@ -87,6 +96,20 @@ class Algorithms:
         kind.made(kind.checked(options) if live else options)
 
     def of(self, settings: Sequence[Group], group: int) -> Lifted:
+        """The algorithm of a group without its numbers; the same object while the settings are the same."""
+        return self.held(settings, group).algorithm
+
+    def held(self, settings: Sequence[Group], group: int) -> Held:
+        """The algorithm of a group, and its numbers as a rule takes them."""
+        held, options = self._held.get(group), settings[group]
+        if held is None or held.settings is not options:
+            algorithm = self._algorithm(settings, group)
+            held = Held(options, algorithm, algorithm.rule.at(options))
+            if not any(map(is_traced, options.values())):
+                self._held[group] = held
+        return held
+
+    def _algorithm(self, settings: Sequence[Group], group: int) -> Lifted:
         """The algorithm without its numbers: one object for all options that differ in numbers only.
 
         A weight decay of zero is left out until the group has another: reading the parameters for it costs a fifth of
