@@ -58,8 +58,8 @@ $(VENV)/.docs: $(VENV)/.made pyproject.toml
 notebooks: $(VENV)/.docs ## run every notebook; each ends with assertions
 	$(BIN)/jupyter execute notebooks/*.ipynb
 
-lint: $(VENV)/.test      ## every hook of .pre-commit-config.yaml, on all files
-	$(BIN)/pre-commit run --all-files
+lint: $(VENV)/.test      ## every hook of .pre-commit-config.yaml, on all files; pre-commit needs a git repository
+	@if git rev-parse --git-dir >/dev/null 2>&1; then $(BIN)/pre-commit run --all-files; else $(MAKE) ruff pyright; fi
 
 hooks: $(VENV)/.test     ## the same before every commit, where files have changed that a hook is about
 	$(BIN)/pre-commit install
