@@ -6,8 +6,9 @@ from typing import Any
 
 import jax
 
+from functorch_optim.hyperparams import single
+from functorch_optim.optim.engine.packs import Leaves, Pack, cut_all, join_all
 from functorch_optim.optim.options import is_traced
-from functorch_optim.optim.packs import Leaves, Pack, cut_all, join_all
 from functorch_optim.packing import packable
 from functorch_optim.rule import Lifted
 
@@ -33,6 +34,30 @@ class History:
         assert self.algorithm is not None
         step = self.step if self.algorithm.rule.counts_steps else min(self.step, 1)
         return step, tuple([id(value) if is_traced(value) else value for value in self.carried.values()])
+
+
+def fitted(history: History, algorithm: Lifted, param: Any, options: Any) -> History:
+    """The history with the slots that the algorithm uses in its row.
+
+    A slot that is not there yet starts as the algorithm starts it; where torch counts no steps, the count does too.
+    """
+    if history.algorithm is algorithm:
+        return history
+    rule, hyperparams = algorithm.rule, algorithm.rule.at(options)
+    if history.row is None:
+        carried = {name: single(value) for name, value in rule.start(hyperparams).items()}
+        return History(rule.init(param, hyperparams), 0, carried, {}, algorithm)
+    held = {**history.idle, **slots_of(history.row)}
+    whole = all(name in held for name in algorithm.slot_names)
+    row = rule.empty() if whole else rule.init(param, hyperparams)
+    row = row._replace(**{name: held.pop(name) for name in algorithm.slot_names if name in held})
+    restarts = not whole and not rule.counts_steps
+    return History(row, 0 if restarts else history.step, history.carried, held, algorithm)
+
+
+def slots_of(row: Any) -> dict[str, Any]:
+    """The slots of one parameter's state that are there."""
+    return {name: value for name, value in row._asdict().items() if name != "step" and value is not None}
 
 
 class Histories:
