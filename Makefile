@@ -10,7 +10,7 @@ CACHE := JAX_COMPILATION_CACHE_DIR=$(abspath $(VENV))/compiled JAX_PERSISTENT_CA
   JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1
 PYTEST := $(CACHE) $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
 
-.PHONY: demo test test-all test-torch durations mutants notebooks lint bench bench-overhead bench-sparse bench-lbfgs bench-averaging bench-checkpoint bench-precision parity reference
+.PHONY: demo test test-all test-torch durations mutants notebooks lint ruff pyright hooks bench bench-overhead bench-sparse bench-lbfgs bench-averaging bench-checkpoint bench-precision parity reference
 .DELETE_ON_ERROR:
 
 $(VENV)/.made:
@@ -58,9 +58,17 @@ $(VENV)/.docs: $(VENV)/.made pyproject.toml
 notebooks: $(VENV)/.docs ## run every notebook; each ends with assertions
 	$(BIN)/jupyter execute notebooks/*.ipynb
 
-lint: $(VENV)/.test
+lint: $(VENV)/.test      ## every hook of .pre-commit-config.yaml, on all files; pre-commit needs a git repository
+	@if git rev-parse --git-dir >/dev/null 2>&1; then $(BIN)/pre-commit run --all-files; else $(MAKE) ruff pyright; fi
+
+hooks: $(VENV)/.test     ## the same before every commit, where files have changed that a hook is about
+	$(BIN)/pre-commit install
+
+ruff: $(VENV)/.test      ## a hook: style and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+pyright: $(VENV)/.test   ## a hook: types
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 bench: $(VENV)/.torch    ## the speed table, in three processes: an hour
@@ -87,5 +95,5 @@ bench-checkpoint: $(VENV)/.torch ## saving and loading, against torch
 parity: $(VENV)/.test    ## the parity table of the README
 	FULL=1 $(BIN)/python -m benchmarks.parity $(ARGS)
 
-reference: $(VENV)/.torch   ## record torch's trajectories anew
-	FULL=1 $(BIN)/python -m tests.reference.record
+reference: $(VENV)/.torch   ## record torch's trajectories anew; make reference ARGS=adam those of one algorithm
+	FULL=1 $(BIN)/python -m tests.reference.record $(ARGS)

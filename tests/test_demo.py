@@ -1,11 +1,19 @@
 """The demo: it learns, resumes to the same bits, and answers bad input in one line."""
 
+import pathlib
+import re
+
 import jax
 import numpy as np
 import pytest
 
-from functorch_optim import demo
+import functorch_optim as fo
 from functorch_optim.checkpoint import load_torch, save_torch
+from functorch_optim.demo import checkpoint, data
+from functorch_optim.demo.__main__ import main
+from functorch_optim.demo.network import init_params
+from functorch_optim.demo.optimizers import DEFAULT_LR, make_optimizer
+from functorch_optim.demo.training import train
 from tests.algorithms import full
 from tests.equality import same
 
@@ -16,8 +24,15 @@ def usual_promotion(standard_promotion):
 
 
 def run(capsys, *arguments):
-    status = demo.main([str(argument) for argument in arguments])
+    status = main([str(argument) for argument in arguments])
     return status, capsys.readouterr()
+
+
+def test_the_library_knows_nothing_of_the_demo():
+    package = pathlib.Path(fo.__file__).parent
+    sources = [path for path in package.rglob("*.py") if not path.is_relative_to(package / "demo")]
+    assert sources
+    assert not [path for path in sources if re.search(r"\b(argparse|demo)\b", path.read_text())]
 
 
 @pytest.mark.full
@@ -33,7 +48,7 @@ def test_resumed_run_has_the_bits_of_an_uninterrupted_one(tmp_path, capsys):
 
 @pytest.mark.parametrize("optimizer", ["adamw", *full("sgd", "adam")])
 def test_learns(optimizer, tmp_path):
-    result = demo.train(optimizer, demo.DEFAULT_LR[optimizer], 8, False, tmp_path)
+    result = train(optimizer, DEFAULT_LR[optimizer], 8, False, tmp_path)
     assert result.accuracy >= 0.95
 
 
@@ -41,10 +56,10 @@ def test_learns(optimizer, tmp_path):
 def test_the_torch_face_trains_the_same(optimizer, tmp_path, monkeypatch):
     """From the start, and from a checkpoint. Few batches: where a ReLU switches, a difference of 6e-8 in the parameters
     is one of 6e-3 in the gradient, and it happens within an epoch or two."""
-    all_batches = demo.batches
-    monkeypatch.setattr(demo, "batches", lambda epoch, digits: all_batches(epoch, digits)[:4])
-    first = demo.train(optimizer, demo.DEFAULT_LR[optimizer], 1, False, tmp_path)
-    resumed = demo.train(optimizer, demo.DEFAULT_LR[optimizer], 3, True, tmp_path)
+    all_batches = data.batches
+    monkeypatch.setattr(data, "batches", lambda epoch, digits: all_batches(epoch, digits)[:4])
+    first = train(optimizer, DEFAULT_LR[optimizer], 1, False, tmp_path)
+    resumed = train(optimizer, DEFAULT_LR[optimizer], 3, True, tmp_path)
     for result in (first, resumed):
         assert max(result.differences) < 1e-5
 
@@ -118,11 +133,11 @@ def _other_network(path):
     [_truncate, _flip, _empty, _text, _foreign, _list, _other_types, _other_history, _other_optimizer, _other_network],
 )
 def test_a_bad_checkpoint_is_one_line(damage, tmp_path, capsys):
-    params = demo.init_params(0)
-    state = demo.make_optimizer("adamw", 2e-3, 45).init(params)
+    params = init_params(0)
+    state = make_optimizer("adamw", 2e-3, 45).init(params)
     path = tmp_path / "checkpoint.pt"
-    demo.save(path, (params, state), {"optimizer": "adamw", "lr": 2e-3, "epoch": 1, "history": np.zeros((1, 4))})
-    loaded, _ = demo.load(path, (params, state), "adamw", 2e-3)
+    checkpoint.save(path, (params, state), {"optimizer": "adamw", "lr": 2e-3, "epoch": 1, "history": np.zeros((1, 4))})
+    loaded, _ = checkpoint.load(path, (params, state), "adamw", 2e-3)
     assert jax.tree.structure(loaded) == jax.tree.structure((params, state))
     damage(path)
     status, output = run(capsys, "--resume", "--epochs", 2, "--out", tmp_path)

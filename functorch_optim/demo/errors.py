@@ -1,0 +1,5 @@
+"""The one error of the demo."""
+
+
+class DemoError(Exception):
+    """What the user can mend; printed as one line."""
