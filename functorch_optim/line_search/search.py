@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from functorch_optim import axes
 from functorch_optim.base import Frozen
 from functorch_optim.line_search.vectors import Vector, select
 
@@ -108,5 +109,6 @@ def search_along(
         state = search.step(state, trial)
         return state, select(state.best.t == trial.t, new, kept)
 
+    state = jax.tree.map(lambda leaf: axes.vary_as(leaf, state.start), state)  # devices may search each for itself
     state, kept = jax.lax.while_loop(lambda carry: ~carry[0].done, body, (state, grad))
     return Found(state.best, select(state.best.t == 0, grad, kept), state.evaluations)
