@@ -111,6 +111,13 @@ def test_a_trial_that_is_not_finite_is_left_tenfold(search):
 
 
 @each_search
+def test_a_trial_stands_somewhere_also_where_the_squares_of_slopes_overflow(search):
+    state, trials = run(search, lambda t: (-1e155 * min(t, 1), -1e154 if t < 1 else -0.95e154), max_iterations=6)
+    assert all(np.isfinite(trial.t) for trial in trials)
+    assert state.best.t > 0
+
+
+@each_search
 def test_where_nothing_is_finite_the_search_returns_the_start(search):
     state, trials = run(search, nowhere)
     assert same(state.best, trials[0])

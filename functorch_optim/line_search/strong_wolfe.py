@@ -114,6 +114,7 @@ def cubic_interpolate(a: Trial, b: Trial, low: Any, high: Any) -> jax.Array:
     width, curve = last.t - first.t, last.slope - first.slope + 2 * d2
     minimum = last.t - width * ((last.slope + d2 - d1) / jnp.where(curve == 0, 1, curve))
     minimum = jnp.where(curve == 0, jnp.where(last.slope + d2 - d1 > 0, -jnp.inf, jnp.inf), minimum)
-    inside = jnp.where(square >= 0, jnp.clip(minimum, low, high), (low + high) / 2)
+    known = (square >= 0) & ~jnp.isnan(minimum)  # NaN where the square overflows
+    inside = jnp.where(known, jnp.clip(minimum, low, high), (low + high) / 2)
     careful = jnp.where(jnp.isfinite(a.value), a.t + 0.1 * (b.t - a.t), b.t + 0.1 * (a.t - b.t))
     return jnp.where(jnp.isfinite(a.value) & jnp.isfinite(b.value), inside, careful)
