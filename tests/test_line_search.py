@@ -103,6 +103,46 @@ def test_hager_zhang_ends_where_its_conditions_hold(function, t, error):
     assert best.value <= start.value + error
 
 
+def test_strong_wolfe_forgets_all_but_start_and_end_where_evaluations_end_before_a_bracket():
+    """As torch does, also where a trial between them was lower."""
+    state, trials = run(StrongWolfe(), lambda t: (-t, -1.0) if t <= 1 else (1.0, 1.0), max_iterations=1)
+    assert trials[1].value < trials[0].value < trials[2].value
+    assert same(state.best, trials[0])
+
+
+def test_strong_wolfe_goes_on_between_the_two_lowest():
+    """Also where the lower one of them is above the line of the first condition."""
+    search = StrongWolfe(c1=0.5)
+    state, trials = run(search, lambda t: (-0.4 * t, -0.4) if t < 1 else (-0.1, 0.1), max_iterations=2)
+    assert trials[2].value < trials[1].value < trials[0].value
+    assert same(state.bracket.high, trials[1]) or same(state.best, trials[1])
+    assert trials[2].t < trials[3].t < 1
+
+
+@pytest.mark.parametrize(
+    ("search", "value", "slope", "ended"),
+    [
+        (StrongWolfe(c1=0.25), -0.2, 0.1, False),
+        (StrongWolfe(c1=0.25), -0.3, 0.1, True),
+        (StrongWolfe(c2=0.5), -0.3, -0.4, True),
+        (StrongWolfe(c2=0.5), -0.3, -0.6, False),
+        (StrongWolfe(c2=0.5), -0.3, 0.6, False),
+        (HagerZhang(), 0.3, 0.5, False),
+        (HagerZhang(error=0.2), 0.3, 0.5, False),
+        (HagerZhang(error=0.4), 0.3, 0.5, True),
+        (HagerZhang(delta=0.3), -0.3, 0.5, False),
+        (HagerZhang(sigma=0.5), -0.3, -0.6, False),
+        (HagerZhang(sigma=0.5), -0.3, -0.4, True),
+    ],
+)
+def test_the_first_trial_ends_the_search_where_the_conditions_hold(search, value, slope, ended):
+    """The start is at 0, with a slope of -1; the trial at 1."""
+    start, trial = (Trial(*map(jnp.asarray, numbers)) for numbers in ((0.0, 0.0, -1.0), (1.0, value, slope)))
+    state = search.step(search.init(start, 1.0, 1.0, 9), trial)
+    assert bool(state.done) is ended
+    assert not ended or same(state.best, trial)
+
+
 @each_search
 def test_a_trial_that_is_not_finite_is_left_tenfold(search):
     state, trials = run(search, barrier, 100.0)
