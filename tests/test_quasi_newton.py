@@ -368,6 +368,20 @@ def test_sharded_parameters(make, search):
     chex.assert_trees_all_close(jax.tree.map(np.asarray, moved), jax.tree.map(np.asarray, expected), rtol=1e-3)
 
 
+@pytest.mark.parametrize(("make", "search"), [ALGORITHMS[1], *full(*ALGORITHMS[2:])])
+def test_every_device_searches_for_itself(make, search):
+    tx, starts = make(lr=0.5, max_iter=4, axis_name=(), **search), jnp.array([[2.0, 0.5], [-1.0, 3.0]])
+
+    def own(w):
+        loss = lambda w: jnp.sum((w - 1.0) ** 4)  # noqa: E731 one line
+        return fo.apply_updates(w, tx.update(jax.grad(loss)(w), tx.init(w), w, value_fn=loss)[0])
+
+    mesh = jax.make_mesh((2,), ("x",), axis_types=(AxisType.Auto,))
+    together = jax.jit(jax.shard_map(own, mesh=mesh, in_specs=P("x"), out_specs=P("x")))(starts)
+    for index in range(2):
+        np.testing.assert_allclose(together[index], jax.jit(own)(starts[index]), rtol=1e-4)
+
+
 def test_complex_parameters_descend(x64):
     z = [jnp.asarray(array) for array in problems.start(problems.complex_bowl, 3)]
     loss = loss_of(problems.complex_bowl)

@@ -8,11 +8,12 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from functorch_optim import axes
-from functorch_optim.algorithms.quasi_newton import Limits, QuasiNewton, flattened
+from functorch_optim.algorithms.quasi_newton import QuasiNewton, flattened
 from functorch_optim.base import GradientTransformation, exportable, transformation
 from functorch_optim.hyperparams import Hyperparameter
-from functorch_optim.line_search.hager_zhang import hager_zhang
-from functorch_optim.line_search.points import Line, Point, Search, Vector
+from functorch_optim.line_search.hager_zhang import HagerZhang
+from functorch_optim.line_search.search import LineSearch
+from functorch_optim.line_search.vectors import Vector
 
 ERROR, FORGETTING = 1e-6, 0.7  # epsilon and Delta of Hager and Zhang
 
@@ -76,7 +77,8 @@ class BFGS(QuasiNewton):
 
     def to_vector(self, tree: Any, dtype: Any) -> Vector:
         leaves = jax.tree.leaves(tree)
-        return flattened([_whole(leaf, split) for leaf, split in zip(leaves, self._splits(leaves), strict=True)], dtype)
+        whole = [_whole(leaf, split) for leaf, split in zip(leaves, self._splits(leaves), strict=True)]
+        return Vector((flattened(whole, dtype),))
 
     def placement_of(self, tree: Any) -> tuple[Any, ...]:
         return tuple(axes.splits(self.axis_name, tree, "bfgs"))
@@ -86,10 +88,10 @@ class BFGS(QuasiNewton):
 
     def from_vector(self, vector: Vector, like: Any) -> Any:
         leaves, treedef = jax.tree.flatten(like)
-        result, start = [], 0
+        (flat,), result, start = vector.parts, [], 0
         for leaf, split in zip(leaves, self._splits(leaves), strict=True):
             shape = axes.whole_shape(leaf.shape, split)
-            part = vector[start : start + _entries(leaf, shape)]
+            part = flat[start : start + _entries(leaf, shape)]
             start += _entries(leaf, shape)
             if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
                 part = jax.lax.complex(part[0::2], part[1::2])
@@ -97,10 +99,10 @@ class BFGS(QuasiNewton):
         return treedef.unflatten(result)
 
     def vector_of(self, stored: Any, dtype: Any) -> Vector:
-        return stored.astype(dtype)
+        return Vector((stored.astype(dtype),))
 
     def stored_vector(self, vector: Vector, stored: Any) -> Any:
-        return vector.astype(stored.dtype)
+        return vector.parts[0].astype(stored.dtype)
 
     def memory_of(self, state: BFGSState, dtype: Any) -> Curvature:
         return Curvature(*(x.astype(dtype) for x in (state.H, state.loss_weight, state.loss_size)))
@@ -112,20 +114,19 @@ class BFGS(QuasiNewton):
     def advance(
         self, memory: Curvature, y: Vector, s: Vector, value: jax.Array, grad: Vector, first: jax.Array
     ) -> tuple[Curvature, Vector]:
-        ys = jnp.dot(y, s)
+        (flat_y,), (flat_s,), (flat_grad,) = y.parts, s.parts, grad.parts
+        ys = jnp.dot(flat_y, flat_s)
         accepted = ~first & (ys > 1e-10)
-        inverse = jnp.where(accepted, updated_inverse(memory.inverse, y, s, jnp.where(accepted, ys, 1)), memory.inverse)
+        updated = updated_inverse(memory.inverse, flat_y, flat_s, jnp.where(accepted, ys, 1))
+        inverse = jnp.where(accepted, updated, memory.inverse)
         weight = 1 + FORGETTING * memory.weight
         memory = Curvature(inverse, weight, memory.size + (jnp.abs(value) - memory.size) / weight)
-        return memory, -jnp.dot(inverse, grad)
+        return memory, Vector((-jnp.dot(inverse, flat_grad),))
 
-    def search(
-        self, memory: Curvature, line: Line, start: Point, t: jax.Array, size: jax.Array, limits: Limits
-    ) -> Search:
+    def line_search(self, memory: Curvature, tolerance_change: jax.Array) -> LineSearch:
         if self.line_search_fn != "hager_zhang":
-            return super().search(memory, line, start, t, size, limits)
-        error, (evaluations, tolerance_change, skip) = ERROR * memory.size, limits
-        return hager_zhang(line, start, t, size, evaluations, skip=skip, error=error, tolerance_change=tolerance_change)
+            return super().line_search(memory, tolerance_change)
+        return HagerZhang(error=ERROR * memory.size, tolerance_change=tolerance_change)
 
 
 def updated_inverse(inverse: jax.Array, y: jax.Array, s: jax.Array, ys: jax.Array) -> jax.Array:

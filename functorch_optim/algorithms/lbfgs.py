@@ -10,7 +10,7 @@ from functorch_optim.algorithms.quasi_newton import QuasiNewton
 from functorch_optim.base import GradientTransformation, exportable, transformation
 from functorch_optim.core.numerics import zeros_like
 from functorch_optim.hyperparams import Hyperparameter, as_count
-from functorch_optim.line_search.points import Spread, Vector, axpy, dot
+from functorch_optim.line_search.vectors import Vector
 
 
 @exportable
@@ -84,21 +84,23 @@ class LBFGS(QuasiNewton):
 
     def to_vector(self, tree: Any, dtype: Any) -> Vector:
         """The leaves, real and imaginary parts apart."""
-        parts = [
+        pairs = [
             (jnp.real(leaf), jnp.imag(leaf)) if jnp.iscomplexobj(leaf) else (leaf,) for leaf in jax.tree.leaves(tree)
         ]
-        vector = jax.tree.map(lambda x: jnp.asarray(x, dtype), parts)
+        parts = tuple(jnp.asarray(x, dtype) for pair in pairs for x in pair)
         if not self.placement:
-            return vector
-        return Spread(vector, tuple(own for own, pair in zip(self.placement, parts, strict=True) for _ in pair))
+            return Vector(parts)
+        return Vector(parts, tuple(own for own, pair in zip(self.placement, pairs, strict=True) for _ in pair))
 
     def placement_of(self, tree: Any) -> tuple[Any, ...]:
         return tuple(axes.over(self.axis_name, tree, "lbfgs"))
 
     def from_vector(self, vector: Vector, like: Any) -> Any:
         leaves, treedef = jax.tree.flatten(like)
-        leaf_parts = vector.parts if isinstance(vector, Spread) else vector
-        joined = [jax.lax.complex(*parts) if len(parts) == 2 else parts[0] for parts in leaf_parts]
+        parts = iter(vector.parts)
+        joined = [
+            jax.lax.complex(next(parts), next(parts)) if jnp.iscomplexobj(leaf) else next(parts) for leaf in leaves
+        ]
         return treedef.unflatten([x.astype(leaf.dtype) for x, leaf in zip(joined, leaves, strict=True)])
 
     def memory_of(self, state: LBFGSState, dtype: Any) -> Pairs:
@@ -118,7 +120,7 @@ class LBFGS(QuasiNewton):
         self, memory: Pairs, y: Vector, s: Vector, value: jax.Array, grad: Vector, first: jax.Array
     ) -> tuple[Pairs, Vector]:
         del value
-        ys = dot(y, s)
+        ys = y.dot(s)
         accepted = ~first & (ys > 1e-10)
         at = memory.number % memory.ro.shape[0]
 
@@ -130,7 +132,7 @@ class LBFGS(QuasiNewton):
             y=jax.tree.map(put, memory.y, y),
             s=jax.tree.map(put, memory.s, s),
             ro=put(memory.ro, 1 / jnp.where(accepted, ys, 1)),
-            scale=jnp.where(accepted, ys / jnp.where(accepted, dot(y, y), 1), memory.scale),
+            scale=jnp.where(accepted, ys / jnp.where(accepted, y.dot(y), 1), memory.scale),
             number=memory.number + accepted.astype(jnp.int32),
         )
         return memory, two_loop(memory, grad)
@@ -150,16 +152,16 @@ def two_loop(memory: Pairs, grad: Vector) -> Vector:
     def backward(k: Any, carry: tuple[Vector, jax.Array]) -> tuple[Vector, jax.Array]:
         q, alphas = carry
         index = (memory.number - 1 - k) % size
-        alpha = dot(row(memory.s, index), q) * memory.ro[index]
-        return axpy(-alpha, row(memory.y, index), q), alphas.at[index].set(alpha)
+        alpha = row(memory.s, index).dot(q) * memory.ro[index]
+        return q - alpha * row(memory.y, index), alphas.at[index].set(alpha)
 
     def forward(k: Any, r: Vector) -> Vector:
         index = (memory.number - held + k) % size
-        beta = dot(row(memory.y, index), r) * memory.ro[index]
-        return axpy(alphas[index] - beta, row(memory.s, index), r)
+        beta = row(memory.y, index).dot(r) * memory.ro[index]
+        return r + (alphas[index] - beta) * row(memory.s, index)
 
-    q, alphas = jax.lax.fori_loop(0, held, backward, (jax.tree.map(jnp.negative, grad), jnp.zeros_like(memory.ro)))
-    return jax.lax.fori_loop(0, held, forward, jax.tree.map(lambda x: memory.scale * x, q))
+    q, alphas = jax.lax.fori_loop(0, held, backward, (-grad, jnp.zeros_like(memory.ro)))
+    return jax.lax.fori_loop(0, held, forward, memory.scale * q)
 
 
 def lbfgs(

@@ -12,22 +12,10 @@ from functorch_optim.base import Transform
 from functorch_optim.core.numerics import next_step
 from functorch_optim.effects import Effects, Kind, Leaves
 from functorch_optim.hyperparams import AnyNumber, LearningRate, Options, as_count
-from functorch_optim.line_search.points import (
-    Line,
-    Objective,
-    Point,
-    Search,
-    Vector,
-    along,
-    axpy,
-    dot,
-    largest,
-    magnitude,
-    select,
-)
-from functorch_optim.line_search.strong_wolfe import strong_wolfe
-
-BACKTRACKS = 10  # how often a fixed step to a non-finite point is shortened, tenfold each time
+from functorch_optim.line_search.fixed_step import FixedStep
+from functorch_optim.line_search.search import LineSearch, Objective, Trial, search_along
+from functorch_optim.line_search.strong_wolfe import StrongWolfe
+from functorch_optim.line_search.vectors import Vector, select
 
 
 class Progress(NamedTuple):
@@ -46,15 +34,6 @@ class Progress(NamedTuple):
     iteration: jax.Array  # of this step
     n_iter: jax.Array  # of all steps
     done: jax.Array
-
-
-class Limits(NamedTuple):
-    """What limits a line search: the evaluations after its first, the change below which it ends (torch's strong Wolfe
-    search has one of its own), and whether to make none."""
-
-    evaluations: jax.Array
-    tolerance_change: jax.Array
-    skip: jax.Array
 
 
 class QuasiNewton(Options, Transform):
@@ -141,10 +120,10 @@ class QuasiNewton(Options, Transform):
         """``state`` with this memory."""
         raise NotImplementedError(f"{type(self).__name__} does not define stored")  # abstract: subclasses do
 
-    def search(self, memory: Any, line: Line, start: Point, t: jax.Array, size: jax.Array, limits: Limits) -> Search:
-        """The line search; ``size`` is the direction's largest magnitude."""
-        del memory
-        return strong_wolfe(line, start, t, size, limits.evaluations, skip=limits.skip)
+    def line_search(self, memory: Any, tolerance_change: jax.Array) -> LineSearch:
+        """The line search; torch's strong Wolfe search has a tolerance of its own."""
+        del memory, tolerance_change
+        return FixedStep() if self.line_search_fn is None else StrongWolfe()
 
     def checked_leaves(self, params: Any) -> list[Any]:
         """The leaves of the parameters."""
@@ -202,12 +181,11 @@ class QuasiNewton(Options, Transform):
 
         x, grad = self.to_vector(params, dtype), self._descent(filled, dtype, sign)
         new, state = self._step(objective, x, sign * jnp.asarray(value, dtype), grad, state, dtype)
-        moved = jax.tree.map(jnp.subtract, new, x)
-        return self.from_vector(moved, jax.tree.map(lambda p: _wide(p, dtype), params)), state
+        return self.from_vector(new - x, jax.tree.map(lambda p: _wide(p, dtype), params)), state
 
     def _descent(self, filled: Any, dtype: Any, sign: int) -> Vector:
         """The gradient to descend along."""
-        return jax.tree.map(lambda g: sign * g, self.to_vector(filled, dtype))
+        return sign * self.to_vector(filled, dtype)
 
     def _step(
         self, objective: Objective, x: Vector, value: jax.Array, grad: Vector, state: Any, dtype: Any
@@ -217,11 +195,11 @@ class QuasiNewton(Options, Transform):
         d, prev_grad = (self.vector_of(stored, dtype) for stored in (state.d, state.prev_flat_grad))
         t, prev_value = state.t.astype(dtype), state.prev_loss.astype(dtype)
         # Where the last step led to a point without a finite value, this one begins by going back.
-        astray = ~jnp.isfinite(value) | ~jnp.isfinite(largest(grad))
+        astray = ~jnp.isfinite(value) | ~jnp.isfinite(grad.largest())
         back = astray & (state.n_iter > 0)
         careful = state.careful | back
         p = Progress(
-            x=select(back, axpy(-t, d, x), x),
+            x=select(back, x - t * d, x),
             value=jnp.where(back, prev_value, value),
             grad=select(back, prev_grad, grad),
             d=d,
@@ -233,7 +211,7 @@ class QuasiNewton(Options, Transform):
             careful=careful,
             iteration=jnp.asarray(0, jnp.int32),
             n_iter=state.n_iter,
-            done=jnp.where(astray, ~back, largest(grad) <= options["tolerance_grad"]),
+            done=jnp.where(astray, ~back, grad.largest() <= options["tolerance_grad"]),
         )
         alone = axes.varying((x, grad, value)) - axes.named(self.placement)  # devices that minimise each for itself
         p = jax.tree.map(lambda leaf: axes.vary_over(leaf, alone), p)
@@ -261,37 +239,32 @@ class QuasiNewton(Options, Transform):
     def _iterate(self, objective: Objective, p: Progress, options: dict[str, Any]) -> Progress:
         n_iter, iteration = p.n_iter + 1, p.iteration + 1
         first = n_iter == 1
-        y = jax.tree.map(jnp.subtract, p.grad, p.prev_grad)
-        s = jax.tree.map(lambda d: p.t * d, p.d)
-        memory, d = self.advance(p.memory, y, s, p.value, p.grad, first)
-        t = jnp.where(first, jnp.minimum(1, 1 / magnitude(p.grad)), 1) * options["lr"]
-        slope = dot(p.grad, d)
-        start = Point(jnp.zeros_like(t), p.value, slope, p.grad)
-        ended = ~(slope <= -options["tolerance_change"])
+        memory, d = self.advance(p.memory, p.grad - p.prev_grad, p.t * p.d, p.value, p.grad, first)
+        t = jnp.where(first, jnp.minimum(1, 1 / p.grad.magnitude()), 1) * options["lr"]
+        start = Trial(jnp.zeros_like(t), p.value, p.grad.dot(d))
+        # Where the slope says that there is nothing to gain, the search stays. The last fixed step is taken unseen, as
+        # in torch, until one led astray.
+        ended = ~(start.slope <= -options["tolerance_change"])
+        unseen = ~ended & ~p.careful & (iteration == self.max_iter) & (self.line_search_fn is None)
 
-        # Where the slope says that there is nothing to gain, the search gets no evaluations and stays.
-        line = along(objective, p.x, d)
-        if self.line_search_fn is None:  # the last step is taken unseen, as in torch, until one led astray
-            found = _fixed_step(line, start, t, ended | ((iteration == self.max_iter) & ~p.careful))
-        else:
-            limits = Limits(self.budget - p.evaluations, options["tolerance_change"], ended)
-            found = self.search(memory, line, start, t, largest(d), limits)
-        point = select(ended, start, found.point)
-        x = axpy(point.t, d, p.x)
+        search, size = self.line_search(memory, options["tolerance_change"]), d.largest()
+        state = search.init(start, t, size, self.budget - p.evaluations, skip=ended | unseen)
+        found = search_along(search, objective, p.x, d, state, p.grad)
+        t, value, grad = jnp.where(unseen, t, found.trial.t), found.trial.value, found.grad
         evaluations = p.evaluations + found.evaluations
         done = (
             ended
             | (evaluations >= self.budget)
-            | (largest(point.grad) <= options["tolerance_grad"])
-            | (jnp.abs(point.t) * largest(d) <= options["tolerance_change"])
-            | (jnp.abs(point.value - p.value) < options["tolerance_change"])
+            | (grad.largest() <= options["tolerance_grad"])
+            | (jnp.abs(t) * size <= options["tolerance_change"])
+            | (jnp.abs(value - p.value) < options["tolerance_change"])
         )
         return Progress(
-            x=x,
-            value=point.value,
-            grad=point.grad,
+            x=p.x + t * d,
+            value=value,
+            grad=grad,
             d=d,
-            t=point.t,
+            t=t,
             memory=memory,
             prev_grad=p.grad,
             prev_value=p.value,
@@ -301,22 +274,6 @@ class QuasiNewton(Options, Transform):
             n_iter=n_iter,
             done=done,
         )
-
-
-def _fixed_step(line: Any, start: Point, t: jax.Array, unseen: jax.Array) -> Search:
-    """The point at ``t``; or nearer, where there the objective is not finite; or the start, if it never is."""
-
-    def again(carry: tuple[Point, jax.Array]) -> jax.Array:
-        point, tries = carry
-        return ~unseen & ((tries == 0) | (~jnp.isfinite(point.value) & (tries <= BACKTRACKS)))
-
-    def try_at(carry: tuple[Point, jax.Array]) -> tuple[Point, jax.Array]:
-        point, tries = carry
-        return line(jnp.where(tries == 0, t, 0.1 * point.t)), tries + 1
-
-    point, tries = jax.lax.while_loop(again, try_at, (start, jnp.asarray(0, jnp.int32)))
-    point = select(jnp.isfinite(point.value), point, start)
-    return Search(point._replace(t=jnp.where(unseen, t, point.t)), tries)
 
 
 def flattened(leaves: list[Any], dtype: Any) -> jax.Array:

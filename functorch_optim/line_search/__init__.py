@@ -1,1 +1,1 @@
-"""Line searches, shared by the quasi-Newton algorithms: each evaluates the objective in one place of one loop."""
+"""Line searches of the quasi-Newton algorithms: objects that know scalars only, and the one loop that runs them."""
