@@ -45,12 +45,13 @@ def check_class(cls: type[Rule]) -> None:
     for scalar in cls.carried:
         if scalar not in slots:
             raise TypeError(f"{name} carries {scalar!r} from step to step, so {name}.state needs a field of that name")
-    for option, hint in get_type_hints(cls, include_extras=True).items():
-        if option in {field.name for field in fields(cls)} and _is_number(hint):
+    hints = get_type_hints(cls)
+    for option in (field.name for field in fields(cls) if field.name not in data_options(cls)):
+        if _is_number(hints[option]):
             raise TypeError(
                 f"{name}.{option} is a number, and numbers are data that may be traced or scheduled: annotate it with "
                 "a mark of functorch_optim.hyperparams (LearningRate, Betas, WeightDecay, AnyNumber, ...) and not as "
-                f"{hint}"
+                f"{hints[option]}"
             )
     scalars = "scalars" if cls.carry is Rule.carry and not cls.carried else "carry"
     for method in ("init", scalars, "update"):
