@@ -261,6 +261,7 @@ def option_docs(cls: type) -> dict[str, str]:
     return {name: ", ".join(filter(None, [own[-1], ranges.get(name)])) for name, own in words.items() if own}
 
 
+@functools.cache
 def _notes(cls: type) -> dict[str, tuple[Any, ...]]:
     """What stands beside the type of each field; an outer note after those that its type has already."""
     hints = get_type_hints(cls, include_extras=True)
