@@ -10,7 +10,7 @@ CACHE := JAX_COMPILATION_CACHE_DIR=$(abspath $(VENV))/compiled JAX_PERSISTENT_CA
   JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1
 PYTEST := $(CACHE) $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
 
-.PHONY: demo test test-all test-torch durations mutants notebooks lint ruff pyright hooks bench bench-overhead bench-sparse bench-lbfgs bench-averaging bench-checkpoint bench-precision parity reference
+.PHONY: demo test test-all test-torch durations mutants notebooks stubs lint ruff pyright hooks bench bench-overhead bench-sparse bench-lbfgs bench-averaging bench-checkpoint bench-precision parity reference
 .DELETE_ON_ERROR:
 
 $(VENV)/.made:
@@ -57,6 +57,9 @@ $(VENV)/.docs: $(VENV)/.made pyproject.toml
 
 notebooks: $(VENV)/.docs ## run every notebook; each ends with assertions
 	$(BIN)/jupyter execute notebooks/*.ipynb
+
+stubs: $(VENV)/.test     ## write the torch classes' constructors out for editors and type checkers
+	$(BIN)/python -m tests.tools.stubs
 
 lint: $(VENV)/.test      ## every hook of .pre-commit-config.yaml, on all files; pre-commit needs a git repository
 	@if git rev-parse --git-dir >/dev/null 2>&1; then $(BIN)/pre-commit run --all-files; else $(MAKE) ruff pyright; fi

@@ -12,7 +12,7 @@ import operator
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from types import SimpleNamespace
-from typing import Annotated, Any, NamedTuple, get_origin, get_type_hints
+from typing import Annotated, Any, NamedTuple, get_type_hints
 
 import jax
 import jax.numpy as jnp
@@ -69,43 +69,99 @@ class Option:
             return
         raise ValueError(self.message.format(number, index=index, number=index + 1) + f" (option {name!r})")
 
+    @property
+    def range(self) -> str:
+        """The range in words; empty where there is none.
 
-LearningRate = Annotated[Hyperparameter, Option("Invalid learning rate: {}", low=0.0)]
-PositiveLearningRate = Annotated[Hyperparameter, Option("Invalid learning rate: {}", low=0.0, open_low=True)]
-PositiveEpsilon = Annotated[Hyperparameter, Option("Invalid epsilon value: {}", low=0.0, open_low=True)]
-Epsilon = Annotated[Hyperparameter, Option("Invalid epsilon value: {}", low=0.0)]
-WeightDecay = Annotated[Hyperparameter, Option("Invalid weight_decay value: {}", low=0.0)]
-Momentum = Annotated[Hyperparameter, Option("Invalid momentum value: {}", low=0.0)]
-AnyNumber = Annotated[Hyperparameter, Option("Invalid value: {}")]
-NonNegative = Annotated[Hyperparameter, Option("Invalid value, it must not be negative: {}", low=0.0)]
+        Example:
+            >>> Option("", low=0.0).range, Option("", low=0.0, high=1.0, open_high=True, length=2).range
+            ('at least 0', 'each in [0, 1)')
+        """
+        if math.isinf(self.high):
+            return "" if math.isinf(self.low) else f"{'above' if self.open_low else 'at least'} {self.low:g}"
+        if math.isinf(self.low):
+            return f"{'below' if self.open_high else 'at most'} {self.high:g}"
+        each, left, right = "each " * bool(self.length), "[("[self.open_low], "])"[self.open_high]
+        return f"{each}in {left}{self.low:g}, {self.high:g}{right}"
+
+
+# What an option is: its type, its range, and what its line in a docstring begins with.
+LearningRate = Annotated[Hyperparameter, Option("Invalid learning rate: {}", low=0.0), "learning rate"]
+PositiveLearningRate = Annotated[
+    Hyperparameter, Option("Invalid learning rate: {}", low=0.0, open_low=True), "learning rate"
+]
+NonNegativeLearningRate = Annotated[
+    Hyperparameter, Option("Learning rate should be >= 0 but is: {}", low=0.0), "learning rate"
+]
+LearningRateDecay = Annotated[
+    Hyperparameter, Option("Invalid lr_decay value: {}", low=0.0), "how fast the learning rate falls"
+]
+Epsilon = Annotated[
+    Hyperparameter, Option("Invalid epsilon value: {}", low=0.0), "added to the denominator outside the root"
+]
+PositiveEpsilon = Annotated[
+    Hyperparameter, Option("Invalid epsilon value: {}", low=0.0, open_low=True), "added to the denominator"
+]
+Epsilons = Annotated[
+    tuple[Hyperparameter | None, Hyperparameter],
+    Option("epsilon{number} should be >= 0 but is: {}", low=0.0, length=2, optional=True),
+    "(eps1, eps2)",
+]
+WeightDecay = Annotated[
+    Hyperparameter, Option("Invalid weight_decay value: {}", low=0.0), "coefficient of the L2 penalty"
+]
+NonNegativeWeightDecay = Annotated[
+    Hyperparameter, Option("weight_decay should be >= 0 but is: {}", low=0.0), "coefficient of the decoupled decay"
+]
+MuonWeightDecay = Annotated[
+    Hyperparameter, Option("weight decay should be >= 0 but is: {}", low=0.0), "coefficient of the decoupled decay"
+]
+DecoupledWeightDecay = Annotated[bool, "whether the decay acts on the parameter instead of the gradient"]
 Betas = Annotated[
     tuple[BetaOption, BetaOption],
     Option("Invalid beta parameter at index {index}: {}", low=0.0, high=1.0, open_high=True, beta=True, length=2),
+    "decay rates of the two moments",
 ]
-
-
-Rho = Annotated[BetaOption, Option("Invalid rho value: {}", low=0.0, high=1.0, beta=True)]
-Alpha = Annotated[BetaOption, Option("Invalid alpha value: {}", low=0.0, beta=True)]
-LearningRateDecay = Annotated[Hyperparameter, Option("Invalid lr_decay value: {}", low=0.0)]
-MomentumDecay = Annotated[Hyperparameter, Option("Invalid momentum_decay value: {}", low=0.0)]
-InitialAccumulatorValue = Annotated[Hyperparameter, Option("Invalid initial_accumulator_value value: {}", low=0.0)]
-Etas = Annotated[tuple[Hyperparameter, Hyperparameter], Option("Invalid eta values: {}", length=2)]
-AnyPair = Annotated[tuple[Hyperparameter, Hyperparameter], Option("Invalid value: {}", length=2)]
-NonNegativeLearningRate = Annotated[Hyperparameter, Option("Learning rate should be >= 0 but is: {}", low=0.0)]
-MuonMomentum = Annotated[BetaOption, Option("momentum should be >= 0 but is: {}", low=0.0, beta=True)]
-MuonWeightDecay = Annotated[Hyperparameter, Option("weight decay should be >= 0 but is: {}", low=0.0)]
+Rho = Annotated[
+    BetaOption, Option("Invalid rho value: {}", low=0.0, high=1.0, beta=True), "decay rate of both averages"
+]
+Alpha = Annotated[BetaOption, Option("Invalid alpha value: {}", low=0.0, beta=True), "decay rate of the averages"]
 Decay = Annotated[
     BetaOption,
     Option("Invalid decay value {} provided. Please provide a value in [0,1] range.", low=0.0, high=1.0, beta=True),
 ]
-Coefficients = Annotated[tuple[Hyperparameter, Hyperparameter, Hyperparameter], Option("Invalid value: {}", length=3)]
-NonNegativeWeightDecay = Annotated[Hyperparameter, Option("weight_decay should be >= 0 but is: {}", low=0.0)]
-Beta2Decay = Annotated[Hyperparameter, Option("beta2_decay should be <= 0 but is: {}", high=0.0)]
-ClippingThreshold = Annotated[Hyperparameter, Option("Clipping threshold d should be >= 1 but is: {}", low=1.0)]
-Epsilons = Annotated[
-    tuple[Hyperparameter | None, Hyperparameter],
-    Option("epsilon{number} should be >= 0 but is: {}", low=0.0, length=2, optional=True),
+Momentum = Annotated[Hyperparameter, Option("Invalid momentum value: {}", low=0.0), "factor of the buffer"]
+MuonMomentum = Annotated[
+    BetaOption,
+    Option("momentum should be >= 0 but is: {}", low=0.0, beta=True),
+    "decay rate of the average of the gradients",
 ]
+MomentumDecay = Annotated[
+    Hyperparameter, Option("Invalid momentum_decay value: {}", low=0.0), "how slowly mu rises to beta1"
+]
+InitialAccumulatorValue = Annotated[
+    Hyperparameter, Option("Invalid initial_accumulator_value value: {}", low=0.0), "what s begins with"
+]
+Etas = Annotated[
+    tuple[Hyperparameter, Hyperparameter],
+    Option("Invalid eta values: {}", length=2),
+    "(eta_minus, eta_plus), 0 < eta_minus < 1 < eta_plus",
+]
+Coefficients = Annotated[
+    tuple[Hyperparameter, Hyperparameter, Hyperparameter],
+    Option("Invalid value: {}", length=3),
+    "the three coefficients of the Newton-Schulz polynomial",
+]
+Beta2Decay = Annotated[Hyperparameter, Option("beta2_decay should be <= 0 but is: {}", high=0.0), "power of the step"]
+ClippingThreshold = Annotated[
+    Hyperparameter,
+    Option("Clipping threshold d should be >= 1 but is: {}", low=1.0),
+    "the threshold of the update's root mean square",
+]
+Maximize = Annotated[bool, "whether to ascend"]
+AnyNumber = Annotated[Hyperparameter, Option("Invalid value: {}")]
+AnyPair = Annotated[tuple[Hyperparameter, Hyperparameter], Option("Invalid value: {}", length=2)]
+NonNegative = Annotated[Hyperparameter, Option("Invalid value, it must not be negative: {}", low=0.0)]
 
 
 class Named(Frozen):
@@ -195,9 +251,21 @@ def normalise(name: str, value: Any) -> Any:
 @functools.cache
 def data_options(cls: type) -> dict[str, Option]:
     """The fields of a class that are data, with their marks."""
+    return {name: mark for name, notes in _notes(cls).items() for mark in notes if isinstance(mark, Option)}
+
+
+def option_docs(cls: type) -> dict[str, str]:
+    """What the fields of a class are, as it stands beside their types, with their ranges."""
+    words = {name: [note for note in notes if isinstance(note, str)] for name, notes in _notes(cls).items()}
+    ranges = {name: option.range for name, option in data_options(cls).items()}
+    return {name: ", ".join(filter(None, [own[-1], ranges.get(name)])) for name, own in words.items() if own}
+
+
+@functools.cache
+def _notes(cls: type) -> dict[str, tuple[Any, ...]]:
+    """What stands beside the type of each field; an outer note after those that its type has already."""
     hints = get_type_hints(cls, include_extras=True)
-    marks = {f.name: hints[f.name] for f in fields(cls) if get_origin(hints[f.name]) is Annotated}
-    return {name: mark.__metadata__[0] for name, mark in marks.items()}
+    return {f.name: getattr(hints[f.name], "__metadata__", ()) for f in fields(cls)}
 
 
 def checked(name: str, option: Option, value: Any) -> Any:

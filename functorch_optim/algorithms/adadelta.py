@@ -1,6 +1,6 @@
 """Adadelta: a step size from the ratio of two running averages."""
 
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 
@@ -8,7 +8,16 @@ from functorch_optim.base import GradientTransformation, exportable
 from functorch_optim.core.lift import lift
 from functorch_optim.core.numerics import average_of_squares, sqrt, zeros_like
 from functorch_optim.core.rule import Rule
-from functorch_optim.hyperparams import Beta, BetaOption, Epsilon, Hyperparameter, LearningRate, Rho, WeightDecay
+from functorch_optim.hyperparams import (
+    Beta,
+    BetaOption,
+    Epsilon,
+    Hyperparameter,
+    LearningRate,
+    Maximize,
+    Rho,
+    WeightDecay,
+)
 
 
 @exportable
@@ -31,11 +40,11 @@ class Adadelta(Rule):
     state = AdadeltaState
     elementwise = True
 
-    lr: LearningRate
+    lr: Annotated[LearningRate, "factor of the delta"]
     rho: Rho
-    eps: Epsilon
+    eps: Annotated[Epsilon, "added to both averages inside the roots"]
     weight_decay: WeightDecay
-    maximize: bool
+    maximize: Maximize
 
     def init(self, param: Any, hyperparams: Any) -> AdadeltaState:
         return AdadeltaState(None, zeros_like(param), zeros_like(param))
@@ -58,7 +67,7 @@ def adadelta(
     lr: Hyperparameter = 1.0,
     rho: BetaOption = 0.9,
     eps: Hyperparameter = 1e-6,
-    weight_decay: Hyperparameter = 0.0,
+    weight_decay: Hyperparameter = 0,
     maximize: bool = False,
     foreach: bool = False,
     decay_mask: Any = None,
@@ -96,4 +105,5 @@ def adadelta(
         >>> [round(x, 6) for x in updates.tolist()]
         [-0.003162]
     """
-    return lift(Adadelta(lr, rho, eps, weight_decay, maximize), foreach, decay_mask)
+    rule = Adadelta(lr=lr, rho=rho, eps=eps, weight_decay=weight_decay, maximize=maximize)
+    return lift(rule, foreach, decay_mask)

@@ -1,6 +1,6 @@
 """Adafactor: second moments of matrices as the product of a row and a column."""
 
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from functorch_optim.hyperparams import (
     ClippingThreshold,
     Epsilons,
     Hyperparameter,
+    Maximize,
     NonNegativeLearningRate,
     NonNegativeWeightDecay,
     as_float,
@@ -49,12 +50,12 @@ class Adafactor(Rule):
     needs_params = True
     decoupled_weight_decay = True
 
-    lr: NonNegativeLearningRate
+    lr: Annotated[NonNegativeLearningRate, "upper bound of the relative step size"]
     beta2_decay: Beta2Decay
     eps: Epsilons
     d: ClippingThreshold
     weight_decay: NonNegativeWeightDecay
-    maximize: bool
+    maximize: Maximize
     axis_name: Any
 
     def init(self, param: Any, hyperparams: Any) -> AdafactorState:
@@ -176,5 +177,13 @@ def adafactor(
         >>> [round(x, 6) for x in updates[0].tolist()], state.row_var.shape
         ([-0.5, -0.5], (2, 1))
     """
-    rule = Adafactor(lr, beta2_decay, eps, d, weight_decay, maximize, axes.as_axes(axis_name, "adafactor"))
+    rule = Adafactor(
+        lr=lr,
+        beta2_decay=beta2_decay,
+        eps=eps,
+        d=d,
+        weight_decay=weight_decay,
+        maximize=maximize,
+        axis_name=axes.as_axes(axis_name, "adafactor"),
+    )
     return lift(rule, decay_mask=decay_mask)

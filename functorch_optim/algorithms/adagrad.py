@@ -14,6 +14,7 @@ from functorch_optim.hyperparams import (
     InitialAccumulatorValue,
     LearningRate,
     LearningRateDecay,
+    Maximize,
     WeightDecay,
     as_float,
 )
@@ -44,7 +45,7 @@ class Adagrad(Rule):
     weight_decay: WeightDecay
     initial_accumulator_value: InitialAccumulatorValue
     eps: Epsilon
-    maximize: bool
+    maximize: Maximize
 
     def init(self, param: Any, hyperparams: Any) -> AdagradState:
         return AdagradState(None, full_like(param, hyperparams.initial_accumulator_value))
@@ -61,9 +62,9 @@ class Adagrad(Rule):
 
 def adagrad(
     lr: Hyperparameter = 1e-2,
-    lr_decay: Hyperparameter = 0.0,
-    weight_decay: Hyperparameter = 0.0,
-    initial_accumulator_value: Hyperparameter = 0.0,
+    lr_decay: Hyperparameter = 0,
+    weight_decay: Hyperparameter = 0,
+    initial_accumulator_value: Hyperparameter = 0,
     eps: Hyperparameter = 1e-10,
     maximize: bool = False,
     foreach: bool = False,
@@ -104,4 +105,12 @@ def adagrad(
         >>> updates.tolist(), state.sum.tolist()
         ([-0.5], [4.0])
     """
-    return lift(Adagrad(lr, lr_decay, weight_decay, initial_accumulator_value, eps, maximize), foreach, decay_mask)
+    rule = Adagrad(
+        lr=lr,
+        lr_decay=lr_decay,
+        weight_decay=weight_decay,
+        initial_accumulator_value=initial_accumulator_value,
+        eps=eps,
+        maximize=maximize,
+    )
+    return lift(rule, foreach, decay_mask)

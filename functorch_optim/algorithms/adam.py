@@ -1,6 +1,6 @@
 """Adam, with AMSGrad and with coupled or decoupled weight decay."""
 
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +13,11 @@ from functorch_optim.hyperparams import (
     Beta,
     BetaOption,
     Betas,
+    DecoupledWeightDecay,
     Epsilon,
     Hyperparameter,
     LearningRate,
+    Maximize,
     WeightDecay,
     one_minus_power,
     scalar_sqrt,
@@ -49,10 +51,10 @@ class Adam(Rule):
     lr: LearningRate
     betas: Betas
     eps: Epsilon
-    weight_decay: WeightDecay
-    amsgrad: bool
-    maximize: bool
-    decoupled_weight_decay: bool
+    weight_decay: Annotated[WeightDecay, "coefficient of the decay"]
+    amsgrad: Annotated[bool, "whether to divide by the largest second moment so far"]
+    maximize: Maximize
+    decoupled_weight_decay: DecoupledWeightDecay
 
     def init(self, param: Any, hyperparams: Any) -> AdamState:
         return AdamState(
@@ -87,7 +89,7 @@ def adam(
     lr: Hyperparameter = 1e-3,
     betas: tuple[BetaOption, BetaOption] = (0.9, 0.999),
     eps: Hyperparameter = 1e-8,
-    weight_decay: Hyperparameter = 0.0,
+    weight_decay: Hyperparameter = 0,
     amsgrad: bool = False,
     maximize: bool = False,
     decoupled_weight_decay: bool = False,
@@ -135,4 +137,13 @@ def adam(
         >>> [round(x, 6) for x in updates.tolist()]
         [-0.1, 0.1]
     """
-    return lift(Adam(lr, betas, eps, weight_decay, amsgrad, maximize, decoupled_weight_decay), foreach, decay_mask)
+    rule = Adam(
+        lr=lr,
+        betas=betas,
+        eps=eps,
+        weight_decay=weight_decay,
+        amsgrad=amsgrad,
+        maximize=maximize,
+        decoupled_weight_decay=decoupled_weight_decay,
+    )
+    return lift(rule, foreach, decay_mask)

@@ -1,6 +1,6 @@
 """Adamax: Adam with the infinity norm in the second moment's place."""
 
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from functorch_optim.hyperparams import (
     Epsilon,
     Hyperparameter,
     LearningRate,
+    Maximize,
     WeightDecay,
     one_minus_power,
 )
@@ -43,10 +44,10 @@ class Adamax(Rule):
     elementwise = True
 
     lr: LearningRate
-    betas: Betas
-    eps: Epsilon
+    betas: Annotated[Betas, "decay rates of the moment and of the norm"]
+    eps: Annotated[Epsilon, "added to the gradient's magnitude, inside the maximum"]
     weight_decay: WeightDecay
-    maximize: bool
+    maximize: Maximize
 
     def init(self, param: Any, hyperparams: Any) -> AdamaxState:
         return AdamaxState(None, zeros_like(param), zeros_like(param))
@@ -67,7 +68,7 @@ def adamax(
     lr: Hyperparameter = 2e-3,
     betas: tuple[BetaOption, BetaOption] = (0.9, 0.999),
     eps: Hyperparameter = 1e-8,
-    weight_decay: Hyperparameter = 0.0,
+    weight_decay: Hyperparameter = 0,
     maximize: bool = False,
     foreach: bool = False,
     decay_mask: Any = None,
@@ -105,4 +106,5 @@ def adamax(
         >>> [round(x, 6) for x in updates.tolist()]
         [-0.5]
     """
-    return lift(Adamax(lr, betas, eps, weight_decay, maximize), foreach, decay_mask)
+    rule = Adamax(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, maximize=maximize)
+    return lift(rule, foreach, decay_mask)

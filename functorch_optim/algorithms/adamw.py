@@ -50,5 +50,13 @@ def adamw(
         [-0.1]
         >>> tx = adamw(decay_mask=lambda path: not path.endswith("bias"))
     """
-    rule = Adam(lr, betas, eps, weight_decay, amsgrad, maximize, decoupled_weight_decay=True)
+    rule = Adam(
+        lr=lr,
+        betas=betas,
+        eps=eps,
+        weight_decay=weight_decay,
+        amsgrad=amsgrad,
+        maximize=maximize,
+        decoupled_weight_decay=True,
+    )
     return lift(rule, foreach, decay_mask)

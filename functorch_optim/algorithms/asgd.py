@@ -1,6 +1,6 @@
 """Averaged stochastic gradient descent."""
 
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from functorch_optim.hyperparams import (
     AnyNumber,
     Hyperparameter,
     LearningRate,
+    Maximize,
     WeightDecay,
     as_float,
     maximum,
@@ -45,11 +46,11 @@ class ASGD(Rule):
     starts_from_options = True
 
     lr: LearningRate
-    lambd: AnyNumber
-    alpha: AnyNumber
-    t0: AnyNumber
+    lambd: Annotated[AnyNumber, "decay of the parameter"]
+    alpha: Annotated[AnyNumber, "power of eta's decay"]
+    t0: Annotated[AnyNumber, "the update at which averaging starts"]
     weight_decay: WeightDecay
-    maximize: bool
+    maximize: Maximize
 
     def init(self, param: Any, hyperparams: Any) -> ASGDState:
         return ASGDState(None, None, None, zeros_like(param))
@@ -79,7 +80,7 @@ def asgd(
     lambd: Hyperparameter = 1e-4,
     alpha: Hyperparameter = 0.75,
     t0: Hyperparameter = 1e6,
-    weight_decay: Hyperparameter = 0.0,
+    weight_decay: Hyperparameter = 0,
     maximize: bool = False,
     foreach: bool = False,
     decay_mask: Any = None,
@@ -122,4 +123,5 @@ def asgd(
         >>> updates.tolist(), state.ax.tolist()
         ([-0.5], [0.5])
     """
-    return lift(ASGD(lr, lambd, alpha, t0, weight_decay, maximize), foreach, decay_mask)
+    rule = ASGD(lr=lr, lambd=lambd, alpha=alpha, t0=t0, weight_decay=weight_decay, maximize=maximize)
+    return lift(rule, foreach, decay_mask)

@@ -1,7 +1,7 @@
 """Muon: momentum, orthogonalised by Newton-Schulz iterations."""
 
 import math
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -49,13 +49,13 @@ class Muon(Rule):
     lr: NonNegativeLearningRate
     momentum: MuonMomentum
     weight_decay: MuonWeightDecay
-    nesterov: bool
+    nesterov: Annotated[bool, "whether to look one average ahead"]
     ns_coefficients: Coefficients
-    eps: AnyNumber
-    ns_steps: int
-    adjust_lr_fn: str | None
-    batched: bool
-    reshape: str | None
+    eps: Annotated[AnyNumber, "the least norm that u is divided by"]
+    ns_steps: Annotated[int, "the number of iterations, below 100"]
+    adjust_lr_fn: Annotated[str | None, '``"original"`` (also None) or ``"match_rms_adamw"``']
+    batched: Annotated[bool, "whether a parameter of more than two dimensions is a stack of matrices"]
+    reshape: Annotated[str | None, "how a parameter of more than two dimensions becomes one matrix instead"]
     axis_name: Any
 
     def __post_init__(self) -> None:
@@ -238,6 +238,17 @@ def muon(
         >>> [[round(x, 2) for x in row] for row in updates.tolist()]
         [[-0.07, -0.0], [-0.0, 0.11]]
     """
-    spread = axes.as_axes(axis_name, "muon")
-    options = (nesterov, ns_coefficients, eps, ns_steps, adjust_lr_fn, batched, reshape, spread)
-    return lift(Muon(lr, momentum, weight_decay, *options), decay_mask=decay_mask)
+    rule = Muon(
+        lr=lr,
+        momentum=momentum,
+        weight_decay=weight_decay,
+        nesterov=nesterov,
+        ns_coefficients=ns_coefficients,
+        eps=eps,
+        ns_steps=ns_steps,
+        adjust_lr_fn=adjust_lr_fn,
+        batched=batched,
+        reshape=reshape,
+        axis_name=axes.as_axes(axis_name, "muon"),
+    )
+    return lift(rule, decay_mask=decay_mask)

@@ -1,6 +1,6 @@
 """NAdam: Adam with Nesterov momentum."""
 
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 
@@ -12,9 +12,11 @@ from functorch_optim.hyperparams import (
     Beta,
     BetaOption,
     Betas,
+    DecoupledWeightDecay,
     Epsilon,
     Hyperparameter,
     LearningRate,
+    Maximize,
     MomentumDecay,
     WeightDecay,
     as_float,
@@ -52,10 +54,10 @@ class NAdam(Rule):
     lr: LearningRate
     betas: Betas
     eps: Epsilon
-    weight_decay: WeightDecay
+    weight_decay: Annotated[WeightDecay, "coefficient of the decay"]
     momentum_decay: MomentumDecay
-    decoupled_weight_decay: bool
-    maximize: bool
+    decoupled_weight_decay: DecoupledWeightDecay
+    maximize: Maximize
 
     def init(self, param: Any, hyperparams: Any) -> NAdamState:
         return NAdamState(None, None, zeros_like(param), zeros_like(param))
@@ -95,7 +97,7 @@ def nadam(
     lr: Hyperparameter = 2e-3,
     betas: tuple[BetaOption, BetaOption] = (0.9, 0.999),
     eps: Hyperparameter = 1e-8,
-    weight_decay: Hyperparameter = 0.0,
+    weight_decay: Hyperparameter = 0,
     momentum_decay: Hyperparameter = 4e-3,
     decoupled_weight_decay: bool = False,
     maximize: bool = False,
@@ -141,6 +143,13 @@ def nadam(
         >>> [round(x, 6) for x in updates.tolist()]
         [-0.105645]
     """
-    return lift(
-        NAdam(lr, betas, eps, weight_decay, momentum_decay, decoupled_weight_decay, maximize), foreach, decay_mask
+    rule = NAdam(
+        lr=lr,
+        betas=betas,
+        eps=eps,
+        weight_decay=weight_decay,
+        momentum_decay=momentum_decay,
+        decoupled_weight_decay=decoupled_weight_decay,
+        maximize=maximize,
     )
+    return lift(rule, foreach, decay_mask)

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +16,11 @@ from functorch_optim.hyperparams import (
     Beta,
     BetaOption,
     Betas,
+    DecoupledWeightDecay,
     Epsilon,
     Hyperparameter,
     LearningRate,
+    Maximize,
     WeightDecay,
     as_float,
     on_host,
@@ -52,9 +54,9 @@ class RAdam(Rule):
     lr: LearningRate
     betas: Betas
     eps: Epsilon
-    weight_decay: WeightDecay
-    decoupled_weight_decay: bool
-    maximize: bool
+    weight_decay: Annotated[WeightDecay, "coefficient of the decay"]
+    decoupled_weight_decay: DecoupledWeightDecay
+    maximize: Maximize
 
     def init(self, param: Any, hyperparams: Any) -> RAdamState:
         return RAdamState(None, zeros_like(param), zeros_like(param))
@@ -149,7 +151,7 @@ def radam(
     lr: Hyperparameter = 1e-3,
     betas: tuple[BetaOption, BetaOption] = (0.9, 0.999),
     eps: Hyperparameter = 1e-8,
-    weight_decay: Hyperparameter = 0.0,
+    weight_decay: Hyperparameter = 0,
     decoupled_weight_decay: bool = False,
     maximize: bool = False,
     foreach: bool = False,
@@ -192,4 +194,12 @@ def radam(
         >>> [round(x, 6) for x in updates.tolist()]
         [-0.2]
     """
-    return lift(RAdam(lr, betas, eps, weight_decay, decoupled_weight_decay, maximize), foreach, decay_mask)
+    rule = RAdam(
+        lr=lr,
+        betas=betas,
+        eps=eps,
+        weight_decay=weight_decay,
+        decoupled_weight_decay=decoupled_weight_decay,
+        maximize=maximize,
+    )
+    return lift(rule, foreach, decay_mask)

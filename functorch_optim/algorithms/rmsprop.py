@@ -1,6 +1,6 @@
 """RMSprop: gradients over the root of their mean square."""
 
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from functorch_optim.hyperparams import (
     Epsilon,
     Hyperparameter,
     LearningRate,
+    Maximize,
     Momentum,
     WeightDecay,
     is_static_zero,
@@ -49,8 +50,8 @@ class RMSprop(Rule):
     eps: Epsilon
     weight_decay: WeightDecay
     momentum: Momentum
-    centered: bool
-    maximize: bool
+    centered: Annotated[bool, "whether to divide by the standard deviation instead of the root mean square"]
+    maximize: Maximize
 
     def init(self, param: Any, hyperparams: Any) -> RMSpropState:
         return RMSpropState(
@@ -85,8 +86,8 @@ def rmsprop(
     lr: Hyperparameter = 1e-2,
     alpha: BetaOption = 0.99,
     eps: Hyperparameter = 1e-8,
-    weight_decay: Hyperparameter = 0.0,
-    momentum: Hyperparameter = 0.0,
+    weight_decay: Hyperparameter = 0,
+    momentum: Hyperparameter = 0,
     centered: bool = False,
     maximize: bool = False,
     foreach: bool = False,
@@ -130,4 +131,13 @@ def rmsprop(
         >>> [round(x, 6) for x in updates.tolist()]
         [-1.0]
     """
-    return lift(RMSprop(lr, alpha, eps, weight_decay, momentum, centered, maximize), foreach, decay_mask)
+    rule = RMSprop(
+        lr=lr,
+        alpha=alpha,
+        eps=eps,
+        weight_decay=weight_decay,
+        momentum=momentum,
+        centered=centered,
+        maximize=maximize,
+    )
+    return lift(rule, foreach, decay_mask)

@@ -1,6 +1,6 @@
 """Rprop: step sizes that grow while the gradient keeps its sign."""
 
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from functorch_optim.base import GradientTransformation, exportable
 from functorch_optim.core.lift import lift
 from functorch_optim.core.numerics import full_like, zeros_like
 from functorch_optim.core.rule import Rule
-from functorch_optim.hyperparams import AnyPair, Etas, Hyperparameter, LearningRate, known
+from functorch_optim.hyperparams import AnyPair, Etas, Hyperparameter, LearningRate, Maximize, known
 
 
 @exportable
@@ -34,10 +34,10 @@ class Rprop(Rule):
     elementwise = True
     starts_from_options = True
 
-    lr: LearningRate
+    lr: Annotated[LearningRate, "the first step size"]
     etas: Etas
-    step_sizes: AnyPair
-    maximize: bool
+    step_sizes: Annotated[AnyPair, "the smallest and the largest step size, which bind from the first update on"]
+    maximize: Maximize
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -65,7 +65,7 @@ class Rprop(Rule):
 def rprop(
     lr: Hyperparameter = 1e-2,
     etas: tuple[Hyperparameter, Hyperparameter] = (0.5, 1.2),
-    step_sizes: tuple[Hyperparameter, Hyperparameter] = (1e-6, 50.0),
+    step_sizes: tuple[Hyperparameter, Hyperparameter] = (1e-6, 50),
     maximize: bool = False,
     foreach: bool = False,
 ) -> GradientTransformation:
@@ -105,4 +105,4 @@ def rprop(
         >>> [round(x, 6) for x in updates.tolist()]
         [-0.6]
     """
-    return lift(Rprop(lr, etas, step_sizes, maximize), foreach)
+    return lift(Rprop(lr=lr, etas=etas, step_sizes=step_sizes, maximize=maximize), foreach)

@@ -1,6 +1,6 @@
 """Stochastic gradient descent with momentum."""
 
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from functorch_optim.hyperparams import (
     AnyNumber,
     Hyperparameter,
     LearningRate,
+    Maximize,
     Momentum,
     WeightDecay,
     is_static_zero,
@@ -42,10 +43,10 @@ class SGD(Rule):
 
     lr: LearningRate
     momentum: Momentum
-    dampening: AnyNumber
+    dampening: Annotated[AnyNumber, "share of the gradient that is left out of the buffer, from the second update on"]
     weight_decay: WeightDecay
-    nesterov: bool
-    maximize: bool
+    nesterov: Annotated[bool, "whether to look one buffer ahead; needs momentum and zero dampening"]
+    maximize: Maximize
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -82,9 +83,9 @@ class SGD(Rule):
 
 def sgd(
     lr: Hyperparameter = 1e-3,
-    momentum: Hyperparameter = 0.0,
-    dampening: Hyperparameter = 0.0,
-    weight_decay: Hyperparameter = 0.0,
+    momentum: Hyperparameter = 0,
+    dampening: Hyperparameter = 0,
+    weight_decay: Hyperparameter = 0,
     nesterov: bool = False,
     maximize: bool = False,
     foreach: bool = False,
@@ -133,4 +134,12 @@ def sgd(
         >>> state.momentum_buffer.tolist()
         [2.0]
     """
-    return lift(SGD(lr, momentum, dampening, weight_decay, nesterov, maximize), foreach, decay_mask)
+    rule = SGD(
+        lr=lr,
+        momentum=momentum,
+        dampening=dampening,
+        weight_decay=weight_decay,
+        nesterov=nesterov,
+        maximize=maximize,
+    )
+    return lift(rule, foreach, decay_mask)

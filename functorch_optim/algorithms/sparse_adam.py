@@ -1,6 +1,6 @@
 """SparseAdam: Adam on the rows that a row-sparse gradient touches."""
 
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from functorch_optim.hyperparams import (
     BetaOption,
     Betas,
     Hyperparameter,
+    Maximize,
     PositiveEpsilon,
     PositiveLearningRate,
     one_minus_power,
@@ -45,8 +46,8 @@ class SparseAdam(Rule):
 
     lr: PositiveLearningRate
     eps: PositiveEpsilon
-    betas: Betas
-    maximize: bool
+    betas: Annotated[Betas, "decay rates of the two averages"]
+    maximize: Maximize
 
     @classmethod
     def _call_name(cls) -> str:
@@ -118,4 +119,4 @@ def sparse_adam(
         >>> fo.apply_updates(table, updates).round(4).tolist()
         [[0.0, 0.0], [-0.5, -0.5], [0.0, 0.0], [0.0, 0.0]]
     """
-    return lift(SparseAdam(lr, eps, betas, maximize))
+    return lift(SparseAdam(lr=lr, betas=betas, eps=eps, maximize=maximize))

@@ -1,4 +1,4 @@
-"""Muon with the face of ``torch.optim.Muon``, alone and together with AdamW for what is no matrix."""
+"""Muon together with AdamW for what is no matrix."""
 
 import functools
 import inspect
@@ -13,62 +13,6 @@ from functorch_optim.optim.engine.kinds import Algorithms
 from functorch_optim.optim.optimizer import Optimizer
 from functorch_optim.optim.param_groups import GroupRules
 from functorch_optim.optim.torch_habits import FUNCTIONAL_ONLY
-
-
-class Muon(Optimizer):
-    """Muon, momentum orthogonalised by Newton-Schulz iterations; the equations are in :func:`functorch_optim.muon`.
-
-    Args:
-        params: the parameters, in any form that :class:`functorch_optim.optim.Optimizer` takes; all of them matrices,
-            or with ``batched=True`` or ``reshape`` arrays of more than two dimensions.
-        lr, weight_decay, momentum, nesterov, ns_coefficients, eps, ns_steps, adjust_lr_fn: as for
-            :func:`functorch_optim.muon`; a number may change in ``param_groups`` from step to step.
-        batched, reshape: as for :func:`functorch_optim.muon`; they stand in the groups only where they are given.
-        group_rules: ``(regular expression, options)`` pairs, as for :class:`functorch_optim.optim.Optimizer`.
-
-    Raises:
-        ValueError: an option outside its range, with torch's message, before ``params`` is looked at; a parameter that
-            is no matrix, which is named.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> optimizer = Muon([jnp.ones((2, 2))])
-        >>> optimizer.step([jnp.ones((2, 2))])
-        >>> bool(jnp.all(optimizer.params[0] < 1))
-        True
-    """
-
-    constructor = staticmethod(functools.partial(muon, batched=False))
-
-    def __init__(
-        self,
-        params: Any,
-        lr: Any = 1e-3,
-        weight_decay: Any = 0.1,
-        momentum: Any = 0.95,
-        nesterov: bool = True,
-        ns_coefficients: Any = (3.4445, -4.7750, 2.0315),
-        eps: Any = 1e-7,
-        ns_steps: int = 5,
-        adjust_lr_fn: str | None = None,
-        batched: bool = False,
-        reshape: str | None = None,
-        *,
-        group_rules: GroupRules = (),
-    ) -> None:
-        defaults = {
-            "lr": lr,
-            "weight_decay": weight_decay,
-            "momentum": momentum,
-            "nesterov": nesterov,
-            "ns_coefficients": ns_coefficients,
-            "eps": eps,
-            "ns_steps": ns_steps,
-            "adjust_lr_fn": adjust_lr_fn,
-            **({"batched": True} if batched else {}),
-            **({} if reshape is None else {"reshape": reshape}),
-        }
-        super().__init__(params, defaults, group_rules=group_rules)
 
 
 def _defaults(constructor: Callable[..., Any], only_if_given: Collection[str] = ()) -> dict[str, Any]:

@@ -1,0 +1,160 @@
+"""What an option is stands once: rules, functions, classes, their docstrings and the stub say the same."""
+
+import ast
+import copy
+import functools
+import inspect
+import pickle
+import re
+from dataclasses import fields
+from pathlib import Path
+from typing import get_type_hints
+
+import jax.numpy as jnp
+import pytest
+from functorch_optim.optim.torch_habits import FUNCTIONAL_ONLY
+
+import functorch_optim as fo
+from functorch_optim import optim
+from functorch_optim.hyperparams import data_options, option_docs
+from functorch_optim.optim.signatures import COMMON
+from tests.algorithms import ALGORITHMS, oracle
+from tests.tools.stubs import STUB, stub
+
+RECORD = (Path(__file__).parent / "signatures.txt").read_text().splitlines()
+FUNCTIONS = {**{row.title: name for name, row in ALGORITHMS.items()}, "SparseAdam": "sparse_adam"}
+each_class = pytest.mark.parametrize("title", FUNCTIONS)
+
+
+def rule_of(title):
+    return type(getattr(fo, FUNCTIONS[title])().update.of.rule)
+
+
+def options_of(function):
+    """The parameters of an algorithm's function that groups have too."""
+    return {k: p for k, p in inspect.signature(function).parameters.items() if k not in FUNCTIONAL_ONLY}
+
+
+def bare(kind):
+    """The signature of a class without its types."""
+    own = inspect.signature(kind)
+    parameters = [parameter.replace(annotation=parameter.empty) for parameter in own.parameters.values()]
+    return own.replace(parameters=parameters, return_annotation=own.empty)
+
+
+def arguments_in(docstring):
+    """The entries of the section Args, each as one line."""
+    section = re.search(r"^Args:\n((?:    .*\n|\n)+)", inspect.cleandoc(docstring), re.MULTILINE)[1]
+    entries = re.split(r"^    (?=\S)", section, flags=re.MULTILINE)[1:]
+    return {name: " ".join(text.split()) for name, text in (entry.split(": ", 1) for entry in entries)}
+
+
+def test_signatures_and_keys_of_groups_are_those_on_record():
+    titles = [name for name in optim.__all__ if inspect.isclass(getattr(optim, name)) and name != "Optimizer"]
+    assert [f"{title}{bare(getattr(optim, title))}" for title in titles] == RECORD[::2]
+    groups = [getattr(optim, title)([jnp.ones((2, 2))]).param_groups[0] for title in titles]
+    assert [" ".join(group) for group in groups] == [f"params {line.strip()}" for line in RECORD[1::2]]
+
+
+@pytest.mark.torch
+@each_class
+def test_signatures_are_torchs(title):
+    pytest.importorskip("torch", reason="compares with a live torch")
+    theirs, ours = bare(oracle(title)), bare(getattr(optim, title))
+    beyond = ("group_rules", "batched", "reshape")
+    assert str(ours.replace(parameters=[p for n, p in ours.parameters.items() if n not in beyond])) == str(theirs)
+
+
+@each_class
+def test_functions_have_the_options_of_their_rules(title):
+    options, rule = options_of(getattr(fo, FUNCTIONS[title])), rule_of(title)
+    declared = {f.name for f in fields(rule)} - {"axis_name"} - getattr(optim, title).forced.keys()
+    assert options.keys() == declared
+    types = get_type_hints(rule)
+    assert {name: option.annotation for name, option in options.items()} == {name: types[name] for name in options}
+
+
+@each_class
+def test_functions_call_their_rules_by_keywords(title):
+    function, rule = getattr(fo, FUNCTIONS[title]), rule_of(title)
+    nodes = ast.walk(ast.parse(inspect.getsource(function)))
+    (call,) = [node for node in nodes if isinstance(node, ast.Call) and ast.unparse(node.func) == rule.__name__]
+    assert not call.args
+    passed = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+    assert {name: passed[name] for name in options_of(function)} == {name: name for name in options_of(function)}
+
+
+@each_class
+def test_docstrings_of_functions_begin_an_option_as_the_rule_says(title):
+    function = getattr(fo, FUNCTIONS[title])
+    told, docs = arguments_in(function.__doc__), option_docs(rule_of(title))
+    assert list(told) == list(inspect.signature(function).parameters)
+    assert not {name: text for name, text in told.items() if not text.startswith(docs.get(name, ""))}
+    assert options_of(function).keys() <= docs.keys()
+
+
+@each_class
+def test_classes_have_the_options_of_their_functions(title):
+    function, kind = getattr(fo, FUNCTIONS[title]), getattr(optim, title)
+    parameters = inspect.signature(kind).parameters
+    assert parameters.keys() - COMMON.keys() == options_of(function).keys()
+    data = data_options(rule_of(title))
+    assert all(
+        parameters[name].annotation == p.annotation for name, p in options_of(function).items() if name not in data
+    )
+    assert list(arguments_in(kind.__doc__)) == list(parameters)
+    for part in (f":func:`functorch_optim.{FUNCTIONS[title]}`", "\nRaises:\n", "\nExample:\n    >>> "):
+        assert part in kind.__doc__
+
+
+def test_the_stub_is_up_to_date():
+    assert STUB.read_text() == stub(), "write it anew: make stubs"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        ((), {}, r"Adam.__init__\(\) missing 1 required positional argument: 'params'"),
+        (([],), {"learning_rate": 0.1}, r"Adam.__init__\(\) got an unexpected keyword argument 'learning_rate'"),
+        (([], 0.1), {"lr": 0.1}, r"Adam.__init__\(\) got multiple values for argument 'lr'"),
+        (([], *[0.1] * 6), {}, r"Adam.__init__\(\) takes from 2 to 7 positional arguments but 8 were given"),
+    ],
+)
+def test_wrong_arguments_are_told_in_pythons_words(arguments, options, message):
+    with pytest.raises(TypeError, match=f"^{message}$"):
+        optim.Adam(*arguments, **options)
+
+
+class Counted(optim.Optimizer):
+    """A class that takes its part in the construction."""
+
+    made = 0
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        Counted.made += 1
+
+
+class Mine(optim.AdamW, Counted):
+    """A class of a user."""
+
+    def __init__(self, params, lr=0.5, **options):
+        super().__init__(params, lr, **options)
+
+
+def test_subclasses_construct_as_ever():
+    optimizer = Mine({"w": jnp.ones(2)}, weight_decay=0.25)
+    assert Counted.made == 1
+    for each in (optimizer, copy.deepcopy(optimizer), pickle.loads(pickle.dumps(optimizer))):
+        each.step({"w": jnp.ones(2)})
+        group = each.param_groups[0]
+        assert (type(each), group["lr"], group["weight_decay"], group["decoupled_weight_decay"]) == (
+            Mine,
+            0.5,
+            0.25,
+            True,
+        )
+    assert inspect.getdoc(Mine) == "A class of a user."
+    assert list(inspect.signature(Mine).parameters) == ["params", "lr", "options"]
+    partial = functools.partial(optim.SGD, lr=0.25)
+    assert partial([jnp.ones(1)]).param_groups[0]["lr"] == 0.25
