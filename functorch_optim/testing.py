@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from functorch_optim import rows, trees
-from functorch_optim.base import GradientTransformation, apply_updates
+from functorch_optim.base import apply_updates
 from functorch_optim.core.lift import lift
 from functorch_optim.core.rule import Rule
 from functorch_optim.core.rule_checks import check_class, check_update
@@ -36,20 +36,30 @@ class Case:
         self.params = _some_params(rule) if params is None else params
         self.grads = self.draw(1)
 
-    def draw(self, seed: int, dtype: Any = None) -> list[Any]:
-        """Gradients of every step, row-sparse where the rule needs that."""
-        generator = np.random.default_rng(seed)
+    def draw(self, seed: int) -> list[Any]:
+        """Dense gradients of every step."""
+        draw = np.random.default_rng(seed)
+        return [
+            jax.tree.map(lambda x: jnp.asarray(draw.normal(size=x.shape), x.dtype), self.params) for _ in range(_STEPS)
+        ]
 
-        def one(param: Any) -> Any:
-            grad = jnp.asarray(generator.normal(size=param.shape), dtype or param.dtype)
-            return _as_rows(grad) if self.rule.needs_rows else grad
+    def taken(self, grad: Any) -> Any:
+        """A gradient as the rule takes it: row-sparse, with every row named, where it needs that."""
+        return jax.tree.map(_as_rows, grad) if self.rule.needs_rows else grad
 
-        return [jax.tree.map(one, self.params) for _ in range(_STEPS)]
+    def moved(self, params: Any, grads: list[Any], state: Any = None, by: Any = None) -> tuple[Any, Any]:
+        """The parameters and the state after a step with each of the gradients; ``by`` another transformation."""
+        tx = self.tx if by is None else by
+        state = tx.init(params) if state is None else state
+        for grad in grads:
+            updates, state = tx.update(self.taken(grad), state, params)
+            params = apply_updates(params, updates)
+        return params, state
 
     @functools.cached_property
     def end(self) -> tuple[Any, Any]:
         """The parameters and the state after all steps."""
-        return jax.jit(functools.partial(moved, self.tx))(self.params, self.grads)
+        return jax.jit(self.moved)(self.params, self.grads)
 
     def fail(self, what: str) -> NoReturn:
         raise AssertionError(f"{type(self.rule).__name__}: {what}")
@@ -96,15 +106,6 @@ def check_rule(rule: Rule, params: Any = None) -> Report:
     return Report(tuple(checked), not_checked)
 
 
-def moved(tx: GradientTransformation, params: Any, grads: list[Any], state: Any = None) -> tuple[Any, Any]:
-    """The parameters and the state after a step with each of the gradients."""
-    state = tx.init(params) if state is None else state
-    for grad in grads:
-        updates, state = tx.update(grad, state, params)
-        params = apply_updates(params, updates)
-    return params, state
-
-
 def _some_params(rule: Rule) -> dict[str, jax.Array]:
     """A matrix, a vector, and a scalar where gradients need no rows."""
     draw = np.random.default_rng(0)
@@ -120,8 +121,8 @@ def _as_rows(grad: jax.Array) -> Any:
 def _kept(case: Case, dtype: Any) -> None:
     """A state keeps its structure and types, an update is as wide as the calculation, a parameter keeps its dtype."""
     params = jax.tree.map(lambda x: x.astype(dtype), case.params)
-    state, (grad, *_) = case.tx.init(params), case.draw(1, dtype)
-    updates, new = jax.eval_shape(case.tx.update, grad, state, params)
+    grad, state = jax.tree.map(lambda x: x.astype(dtype), case.grads[0]), case.tx.init(params)
+    updates, new = jax.eval_shape(case.tx.update, case.taken(grad), state, params)
     if jax.tree.structure(new) != jax.tree.structure(state):
         case.fail(f"update turns a state {jax.tree.structure(state)} into {jax.tree.structure(new)}: return every slot")
     for path, before, after in _pairs(state, new):
@@ -171,7 +172,7 @@ def _numbers(case: Case) -> str | None:
     @jax.jit
     def run(numbers: Any, params: Any, grads: list[Any]) -> Any:
         traces.append(None)
-        return moved(lift(_with_numbers(case.rule, numbers)), params, grads)
+        return case.moved(params, grads, by=lift(_with_numbers(case.rule, numbers)))
 
     try:
         result = run(numbers, case.params, case.grads)
@@ -215,21 +216,20 @@ def _vmap(case: Case) -> None:
     """An ensemble under ``vmap`` goes where its members go alone."""
     second = jax.tree.map(lambda x: x + 1, case.params), case.draw(2)
     params, grads = jax.tree.map(lambda *each: jnp.stack(each), second, (case.params, case.grads))
-    together, _ = jax.jit(jax.vmap(functools.partial(moved, case.tx)))(params, grads)
+    together, _ = jax.jit(jax.vmap(case.moved))(params, grads)
     member = jax.tree.map(lambda x: x[1], together)
     case.compare(member, case.end[0], "under vmap a member of an ensemble moves otherwise than alone")
 
 
 def _grad(case: Case) -> None:
     """A step and its derivative are finite, also where a gradient is zero."""
-    zero = jax.tree.map(functools.partial(rows.map_values, jnp.zeros_like), case.grads[0], is_leaf=trees.is_sparse)
-    grads = [zero, *case.grads[1:]]
+    grads = [jax.tree.map(jnp.zeros_like, case.grads[0]), *case.grads[1:]]
 
     def loss(grads: list[Any]) -> tuple[Any, Any]:
-        params, _ = moved(case.tx, case.params, grads)
+        params, _ = case.moved(case.params, grads)
         return sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(params)), params
 
-    derivative, params = jax.jit(jax.grad(loss, has_aux=True, allow_int=True))(grads)
+    derivative, params = jax.jit(jax.grad(loss, has_aux=True))(grads)
     if not _finite(params):
         case.fail("a gradient of zero gives an update that is not finite: divide by no less than an epsilon")
     if not _finite(derivative):
@@ -240,8 +240,7 @@ def _grad(case: Case) -> None:
 
 
 def _finite(tree: Any) -> bool:
-    leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
-    return all(bool(jnp.isfinite(leaf).all()) for leaf in leaves)
+    return all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(tree))
 
 
 def _sharding(case: Case) -> str | None:
@@ -262,7 +261,7 @@ def _sharding(case: Case) -> str | None:
         for path, param, held in _pairs(params, tree) if _beside(tree, params) else []:
             if held.shape == param.shape and not held.sharding.is_equivalent_to(param.sharding, param.ndim):
                 case.fail(f"the slot {slot} of {path} is not split as its parameter: make it by fo.rules.zeros_like")
-    found = jax.jit(functools.partial(moved, case.tx))(params, grads, state)
+    found = jax.jit(case.moved)(params, grads, state)
     case.compare(found, case.end, "split over devices it moves otherwise than whole")
     return None
 
@@ -294,7 +293,7 @@ def _none(case: Case) -> str | None:
         return "there is one parameter: give two"
     grads = [treedef.unflatten([None, *treedef.flatten_up_to(grad)[1:]]) for grad in case.grads]
     start = case.tx.init(case.params)
-    params, state = jax.jit(functools.partial(moved, case.tx))(case.params, grads)
+    params, state = jax.jit(case.moved)(case.params, grads)
     expected = treedef.unflatten([leaves[0], *jax.tree.leaves(case.end[0])[1:]])
     case.compare(params, expected, "beside a parameter without a gradient others move otherwise")
     for slot, tree in state._asdict().items():
@@ -310,7 +309,8 @@ def _packing(case: Case) -> str | None:
         return "it does not say elementwise = True"
     if case.rule.needs_rows:
         return "row-sparse gradients are not packed"
-    params, state = jax.jit(functools.partial(moved, lift(case.rule, foreach=True)))(case.params, case.grads)
+    packed = lift(case.rule, foreach=True)
+    params, state = jax.jit(functools.partial(case.moved, by=packed))(case.params, case.grads)
     mend = "with foreach=True it moves otherwise than one by one: leave elementwise out"
     case.compare((params, state.unpack(params)), case.end, mend)
     return None
