@@ -1,5 +1,8 @@
 """A rule from outside of the library: what it gets by being lifted, and what is said of the slips in it."""
 
+import ast
+from graphlib import TopologicalSorter
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -294,3 +297,27 @@ def test_a_broken_promise_names_the_class_and_the_mend(slip, monkeypatch):
         monkeypatch.setitem(globals(), "Slip", kind)
     with pytest.raises(AssertionError, match=rf"Slip: .*{message}"):
         check_rule(kind(0.5))
+
+
+ROOT = Path(fo.__file__).parent.parent
+
+
+def imports_of(module):
+    """The modules of the library that one imports, wherever in it."""
+    found = set()
+    for node in ast.walk(ast.parse((ROOT / f"{module.replace('.', '/')}.py").read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("functorch_optim"):
+            named = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name for name in {*named, node.module} if (ROOT / f"{name.replace('.', '/')}.py").exists()}
+    return found
+
+
+def test_what_a_rule_rests_on_is_imported_in_no_circle():
+    graph, waiting = {}, [f"functorch_optim.core.{path.stem}" for path in (ROOT / "functorch_optim/core").glob("[!_]*")]
+    while waiting:
+        module = waiting.pop()
+        if module not in graph:
+            graph[module] = imports_of(module)
+            waiting += graph[module]
+    TopologicalSorter(graph).prepare()
+    assert "functorch_optim.base" in graph and "functorch_optim.algorithms.adam" not in graph
