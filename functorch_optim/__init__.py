@@ -1,6 +1,6 @@
 """The algorithms of torch.optim, with torch's numbers, as pure composable JAX."""
 
-from functorch_optim import checkpoint, fusion, interop, schedules
+from functorch_optim import checkpoint, fusion, interop, rules, schedules, testing
 from functorch_optim.algorithms.adadelta import AdadeltaState, adadelta
 from functorch_optim.algorithms.adafactor import AdafactorState, adafactor
 from functorch_optim.algorithms.adagrad import AdagradState, adagrad
@@ -127,6 +127,7 @@ __all__ = [
     "radam",
     "rmsprop",
     "rprop",
+    "rules",
     "scale",
     "scale_by_schedule",
     "schedules",
@@ -138,6 +139,7 @@ __all__ = [
     "stochastic_rounding",
     "swa",
     "swap_params",
+    "testing",
     "update_average",
     "value_and_sparse_grad",
 ]

@@ -1,9 +1,13 @@
-"""The README's code runs as it stands."""
+"""The code of the README and of the guide runs as it stands."""
 
+import importlib
 import pathlib
 import re
 
-README = (pathlib.Path(__file__).parent.parent / "README.md").read_text()
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
 
 
 def test_python_blocks_run_in_order(standard_promotion):
@@ -15,3 +19,17 @@ def test_python_blocks_run_in_order(standard_promotion):
     assert namespace["optimizer"].state["w"]["step"] == 3
     assert int(namespace["state"].step) == 2
     assert namespace["tuned_step"]._cache_size() == 1
+
+
+def test_the_guide_to_an_algorithm_of_ones_own_runs(tmp_path, monkeypatch, standard_promotion, capsys):
+    """As a module, so that the rule in it can be pickled."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "writing-an-algorithm.md").read_text(), re.DOTALL)
+    lion = blocks[0].partition("@rules")[2]
+    assert len([line for line in lion.splitlines() if line]) <= 25
+    (tmp_path / "written_by_the_guide.py").write_text("\n".join(blocks))
+    monkeypatch.syspath_prepend(tmp_path)
+    guide = importlib.import_module("written_by_the_guide")
+    assert guide.params["w"].tolist() == pytest.approx([0.85, -1.8])
+    assert guide.report.checked[-1] == "packing" and not guide.report.not_checked
+    printed = capsys.readouterr().out
+    assert "Slip.momentum is a number" in printed and "[ 0.85 -1.8 ] [ 0.03" in printed

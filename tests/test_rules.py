@@ -1,5 +1,8 @@
 """A rule from outside of the library: what it gets by being lifted, and what is said of the slips in it."""
 
+import ast
+from graphlib import TopologicalSorter
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +13,7 @@ import functorch_optim as fo
 from functorch_optim.algorithms import adagrad, rprop
 from functorch_optim.core.rule_checks import check_class, check_update
 from functorch_optim.hyperparams import Hyperparameter, LearningRate, WeightDecay
+from functorch_optim.testing import check_rule
 from tests.table import TABLE
 
 PARAMS = {"a": jnp.ones((2, 2)), "b": jnp.ones(3)}
@@ -69,6 +73,18 @@ SLIPS = {
     "float": ({"__annotations__": {"lr": float}}, r"Slip\.lr is a number.*annotate it with a mark of .*hyperparams"),
     "union": ({"__annotations__": {"lr": Hyperparameter}}, r"Slip\.lr is a number.*LearningRate"),
     "pair": ({"__annotations__": {"lr": tuple[float, float]}}, r"Slip\.lr is a number.*Betas"),
+    "an annotated title": (
+        {"title": "Slip", "__annotations__": {"title": str, "lr": LearningRate}},
+        r"Slip\.title is annotated, which makes it an option, .*: leave the annotation out, or call",
+    ),
+    "an option called like a method": (
+        {"start": 0.5, "__annotations__": {"lr": LearningRate, "start": LearningRate}},
+        r"Slip\.start is annotated, .* fo\.Rule has that name for itself",
+    ),
+    "decoupled_weight_decay": (
+        {"decoupled_weight_decay": True},
+        r"Slip has decoupled_weight_decay, .*: declare the options lr and weight_decay",
+    ),
     "update": ({"update": None}, r"Slip does not define update: def update\(self, grad.*scalars"),
     "scalars": ({"scalars": None}, r"Slip does not define scalars: def scalars\(self, step"),
     "init's arguments": ({"init": lambda self, param: None}, r"Slip\.init must take what def init\(self, param.*takes"),
@@ -100,6 +116,38 @@ def test_a_slip_names_the_class_and_the_mend(slip):
     members, message = SLIPS[slip]
     with pytest.raises(TypeError, match=message):
         fo.lift(changed(**members)(0.5))
+
+
+OF_UPDATE = ("init's step", "one result", "other slots", "needs_params", "needs_params by a method")
+
+
+@pytest.mark.parametrize("slip", [slip for slip in SLIPS if slip not in OF_UPDATE])
+def test_a_class_is_checked_when_it_is_made(slip):
+    members, message = SLIPS[slip]
+    with pytest.raises(TypeError, match=message):
+        changed(**members)
+
+
+def test_what_others_complete_is_checked_when_it_is_complete():
+    class Base(fo.Rule, abstract=True):
+        lr: LearningRate
+
+    with pytest.raises(TypeError, match="Slip has no title"):
+        type("Slip", (Base,), {})
+    whole = {name: vars(Sign)[name] for name in ("title", "state", "init", "scalars", "update")}
+    assert repr(type("Whole", (Base,), whole)(0.5)) == "sign(lr=0.5)"
+
+
+def test_a_name_that_is_defined_later_is_looked_up_at_the_first_use():
+    rule = changed(__annotations__={"lr": "Later"}, __module__=__name__)
+    with pytest.raises(NameError):
+        rule(0.5)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setitem(globals(), "Later", LearningRate)
+        assert rule(0.5).lr == 0.5
+        patched.setitem(globals(), "Later", float)
+        with pytest.raises(TypeError, match=r"Slip\.lr is a number"):
+            fo.lift(rule(0.5))
 
 
 def by_norm(self, grad, param, slots, scalars):
@@ -155,3 +203,121 @@ def test_the_rules_of_the_library_are_what_they_say(name):
 def test_those_that_read_an_option_at_the_start_too():
     for rule in (adagrad.adagrad(initial_accumulator_value=1.0), rprop.rprop()):
         check_update(rule.update.of.rule)
+
+
+PROMISES = {"class", "update", "structure", "dtype", "numbers", "vmap", "grad", "sharding", "pickling"}
+PROMISES |= {"None gradients"}
+
+
+def test_a_rule_that_keeps_the_promises_is_told_what_was_checked():
+    report = check_rule(Sign(0.5, 0.1))
+    assert set(report.checked) == {*PROMISES, "elementwise", "packing"} and not report.not_checked
+    rest = check_rule(fo.muon(0.0, weight_decay=0.0, momentum=0.5).update.of.rule, {"only": jnp.eye(3)}).not_checked
+    assert rest == {
+        "sharding": "no parameter has an even number of rows",
+        "None gradients": "there is one parameter: give two",
+        "packing": "it does not say elementwise = True",
+    }
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", [*RULES, "muon", "sparse_adam"])
+def test_the_rules_of_the_library_keep_the_promises(name):
+    others = {"muon": fo.muon().update.of.rule, "sparse_adam": fo.sparse_adam().update.of.rule}
+    params = {"one": jnp.ones((4, 2)), "other": jnp.ones((2, 3))} if name == "muon" else None
+    assert set(check_rule({**RULES, **others}[name], params).checked) >= PROMISES
+
+
+def average_of(make):
+    return lambda self, param, hyperparams: SignState(None, make(param))
+
+
+def moves(direction):
+    return lambda self, grad, param, slots, scalars: (-direction(grad), slots)
+
+
+def centred(grad):
+    shape = jax.ShapeDtypeStruct(grad.shape, grad.dtype)
+    return jax.pure_callback(lambda x: x - x.mean(), shape, grad, vmap_method="broadcast_all")
+
+
+BROKEN = {
+    "weak type": (
+        {"init": average_of(lambda p: jnp.full(p.shape, 0.0))},
+        r"'average\.\w+' with a weak type, .*zeros_like",
+    ),
+    "another slot": (
+        {
+            "init": average_of(lambda p: jnp.zeros(p.shape[1:], p.dtype)),
+            "update": lambda self, grad, param, slots, scalars: (-grad, SignState(None, grad)),
+        },
+        r"update turns the slot 'average\.\w+' of float32\(.*\) into .*: return every slot as init makes it",
+    ),
+    "narrow delta": (
+        {"update": moves(lambda grad: grad.astype(jnp.bfloat16))},
+        r"a delta of bfloat16.*: calculate in the gradient's dtype, float32",
+    ),
+    "a branch": (
+        {"scalars": lambda self, step, hyperparams: (0.1 if hyperparams.lr > 0.1 else 0.2,)},
+        r"a number among the options must be traceable: choose by jnp\.where",
+    ),
+    "another number": (
+        {
+            "scalars": lambda self, step, hyperparams: (hyperparams.lr if isinstance(hyperparams.lr, float) else 9.0,),
+            "update": lambda self, grad, param, slots, scalars: (-scalars[0] * grad, slots),
+        },
+        r"traced numbers update otherwise than Python's",
+    ),
+    "the whole ensemble": (
+        {"update": moves(centred)},
+        r"under vmap a member of an ensemble moves otherwise than alone",
+    ),
+    "no epsilon": (
+        {"update": moves(lambda grad: grad / abs(grad))},
+        r"is not finite: divide by no less than an epsilon",
+    ),
+    "a root": ({"update": moves(lambda grad: jnp.sqrt(grad * grad))}, r"derivative .* take roots by fo\.rules\.sqrt"),
+    "a slot in one place": (
+        {"init": average_of(lambda p: jnp.zeros(p.shape, p.dtype))},
+        r"the slot average of 'matrix' is not split as its parameter: make it by fo\.rules\.zeros_like",
+    ),
+    "a class in a function": ({}, r"cannot be pickled: define it and its state at a module's top level"),
+    "elementwise by size": (
+        {"update": moves(lambda grad: grad if grad.size < 10 else 2 * grad), "elementwise": True},
+        r"with foreach=True it moves otherwise than one by one: leave elementwise out",
+    ),
+}
+
+
+@pytest.mark.parametrize("slip", BROKEN)
+def test_a_broken_promise_names_the_class_and_the_mend(slip, monkeypatch):
+    members, message = BROKEN[slip]
+    kind = changed(**members)
+    if slip != "a class in a function":
+        monkeypatch.setitem(globals(), "Slip", kind)
+    with pytest.raises(AssertionError, match=rf"Slip: .*{message}"):
+        check_rule(kind(0.5))
+
+
+ROOT = Path(fo.__file__).parent.parent
+
+
+def imports_of(module):
+    """The modules of the library that one imports, wherever in it."""
+    found = set()
+    for node in ast.walk(ast.parse((ROOT / f"{module.replace('.', '/')}.py").read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("functorch_optim"):
+            named = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name for name in {*named, node.module} if (ROOT / f"{name.replace('.', '/')}.py").exists()}
+    return found
+
+
+def test_what_a_rule_rests_on_is_imported_in_no_circle():
+    graph, waiting = {}, [f"functorch_optim.core.{path.stem}" for path in (ROOT / "functorch_optim/core").glob("[!_]*")]
+    while waiting:
+        module = waiting.pop()
+        if module not in graph:
+            graph[module] = imports_of(module)
+            waiting += graph[module]
+    TopologicalSorter(graph).prepare()
+    assert "functorch_optim.base" in graph and "functorch_optim.algorithms.adam" not in graph

@@ -44,7 +44,7 @@ def update_dense(
     """The update of one parameter by a dense gradient; all that goes in is multiplied by ``one``."""
     if jnp.issubdtype(grad.dtype, jnp.complexfloating):
         both = [jax.tree.map(part, (grad, param, slots)) for part in (jnp.real, jnp.imag)]
-        real, imag = (update_dense(rule, scalars, *each, one=one, decayed=decayed) for each in both)
+        real, imag = (update_dense(rule, scalars, g, p, s, one, decayed) for g, p, s in both)
         return jax.tree.map(jax.lax.complex, real, imag)
     dtype = trees.compute_dtype(grad, param, *jax.tree.leaves(slots))
     g, p, wide = jax.tree.map(lambda x: jnp.asarray(x, dtype), (grad, param, slots))

@@ -23,8 +23,8 @@ def lift(rule: Rule, foreach: bool = False, decay_mask: Any = None) -> GradientT
     Raises:
         ValueError: ``foreach`` for a rule that is not ``elementwise``, ``decay_mask`` for one without weight decay.
         TypeError: the mask holds something else than booleans. The first time that a class of rules from outside of
-            this library comes here, its slips raise too: what it does not define, updates of another form, and, as a
-            ValueError, ``elementwise`` claimed wrongly.
+            this library comes here, its slips raise too: updates of another form, and, as a ValueError,
+            ``elementwise`` claimed wrongly.
     """
     if not type(rule).__module__.startswith("functorch_optim."):  # the library's own are checked by its tests
         check_once(rule)

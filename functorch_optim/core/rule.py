@@ -19,6 +19,7 @@ class Rule(Options):
     declares them, are applied by the lift; of ``axis_name`` each parameter's rule has what it says of that parameter,
     :attr:`split`. A rule that says ``elementwise = True`` may be packed, and is compiled
     to one pass over memory where the compiler can. A class that others complete says ``abstract=True``.
+    ``docs/writing-an-algorithm.md`` is a guide, :mod:`functorch_optim.rules` has what a rule needs.
 
     Raises:
         TypeError: the class does not say all that the lift reads; the message names the mend.

@@ -1,0 +1,81 @@
+"""All that is needed to write an algorithm: ``fo.rules``. ``docs/writing-an-algorithm.md`` is the guide.
+
+A rule is a subclass of :class:`Rule`, its options annotated with marks such as :data:`LearningRate`; :func:`lift` makes
+a transformation of it, and :func:`functorch_optim.testing.check_rule` tests it.
+"""
+
+from functorch_optim.base import exportable
+from functorch_optim.core.lift import lift
+from functorch_optim.core.numerics import average_of_squares, coefficient, decay_of, full_like, lerp, sqrt, zeros_like
+from functorch_optim.core.rule import Rule
+from functorch_optim.hyperparams import (
+    Alpha,
+    AnyNumber,
+    AnyPair,
+    Beta,
+    BetaOption,
+    Betas,
+    Epsilon,
+    Hyperparameter,
+    LearningRate,
+    LearningRateDecay,
+    Momentum,
+    MomentumDecay,
+    NonNegative,
+    Option,
+    PositiveEpsilon,
+    PositiveLearningRate,
+    Rho,
+    WeightDecay,
+    as_count,
+    as_float,
+    is_static_zero,
+    maximum,
+    minimum,
+    on_host,
+    one_minus_power,
+    power,
+    scalar_sqrt,
+    single,
+)
+
+__all__ = [
+    "Alpha",
+    "AnyNumber",
+    "AnyPair",
+    "Beta",
+    "BetaOption",
+    "Betas",
+    "Epsilon",
+    "Hyperparameter",
+    "LearningRate",
+    "LearningRateDecay",
+    "Momentum",
+    "MomentumDecay",
+    "NonNegative",
+    "Option",
+    "PositiveEpsilon",
+    "PositiveLearningRate",
+    "Rho",
+    "Rule",
+    "WeightDecay",
+    "as_count",
+    "as_float",
+    "average_of_squares",
+    "coefficient",
+    "decay_of",
+    "exportable",
+    "full_like",
+    "is_static_zero",
+    "lerp",
+    "lift",
+    "maximum",
+    "minimum",
+    "on_host",
+    "one_minus_power",
+    "power",
+    "scalar_sqrt",
+    "single",
+    "sqrt",
+    "zeros_like",
+]
