@@ -112,11 +112,23 @@ def test_strong_wolfe_forgets_all_but_start_and_end_where_evaluations_end_before
 
 def test_strong_wolfe_goes_on_between_the_two_lowest():
     """Also where the lower one of them is above the line of the first condition."""
-    search = StrongWolfe(c1=0.5)
-    state, trials = run(search, lambda t: (-0.4 * t, -0.4) if t < 1 else (-0.1, 0.1), max_iterations=2)
+
+    def function(t):
+        return (-0.4 * t, -0.4 if t else -1.0) if t < 1 else (-0.1, 0.1)
+
+    state, trials = run(StrongWolfe(c1=0.5), function, max_iterations=1)
     assert trials[2].value < trials[1].value < trials[0].value
-    assert same(state.bracket.high, trials[1]) or same(state.best, trials[1])
-    assert trials[2].t < trials[3].t < 1
+    assert same(state.best, trials[2]) and same(state.bracket.high, trials[1])
+
+
+@pytest.mark.parametrize(("value", "ends"), [(0.0, [0.0, 0.0, 0.0]), (-0.1, [1.0, 0.7, 0.7])])
+def test_strong_wolfe_keeps_torchs_end_where_values_are_equal(value, ends):
+    """The first of the two ends: that which was the start, or which came in its place."""
+    search = StrongWolfe(c1=0.5)
+    state = search.init(Trial(*map(jnp.asarray, (0.0, 0.0, -1.0))), 1.0, 1.0, 9)
+    for t, end in zip([1.0, 0.7, 0.8], ends, strict=True):
+        state = step_of(search)(state, Trial(*map(jnp.asarray, (t, value, 0.6))))
+        assert state.best.t == end
 
 
 @pytest.mark.parametrize(
@@ -242,7 +254,12 @@ def test_strong_wolfe_tries_what_torch_tries():
     torch = pytest.importorskip("torch", reason="it is torch's line search")
     from torch.optim.lbfgs import _strong_wolfe
 
-    for function in (*FUNCTIONS.values(), *map(waves, range(20))):
+    def rounded(function):
+        """With many equal values."""
+        return lambda t: (np.round(2 * function(t)[0]), 2 * function(t)[1])
+
+    random = [*map(waves, range(15))]
+    for function in (*FUNCTIONS.values(), *random, *map(rounded, random)):
         for t in (0.1, 1.0, 30.0):  # shorter steps make the cubic's rounding visible
             for most in (1, 3, 25):
                 tried = []
