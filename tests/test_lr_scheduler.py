@@ -634,6 +634,13 @@ def test_one_cycle_ends():
         scheduler.step()
 
 
+def test_one_cycle_ends_at_the_initial_rate_divided_once_more():
+    optimizer, make = ours("OneCycleLR", {"max_lr": 1.0, "total_steps": 5, "div_factor": 10, "final_div_factor": 100})
+    scheduler = make(optimizer)
+    values = run(optimizer, scheduler, 4)
+    np.testing.assert_allclose([values[0][0], values[-1][0]], [0.1, 0.001], rtol=1e-12)
+
+
 def test_get_lr_outside_of_a_step_warns():
     optimizer, make = ours("ExponentialLR", {"gamma": 0.5})
     scheduler = make(optimizer)

@@ -420,3 +420,12 @@ def test_vmap_and_derivatives():
     slope = jax.grad(lambda table: jnp.sum(step(table, data[0], ids[0]) ** 2))(tables[0])
     np.testing.assert_allclose(slope, 2 * step(tables[0], data[0], ids[0]), rtol=1e-6)
     assert bool(jnp.all(jnp.isfinite(jax.grad(lambda data: jnp.sum(step(tables[0], data, ids[0]) ** 2))(data[0]))))
+
+
+def test_an_id_below_the_range_has_no_row_in_the_gradient():
+    """Counted from the end once, it would be another row."""
+    ids = jnp.array([-5, 1])
+    _, grads = fo.value_and_sparse_grad(lambda params: jnp.sum(params["table"][ids]), "table")(
+        {"table": jnp.ones((3, 2))}
+    )
+    np.testing.assert_array_equal(grads["table"].todense(), [[0, 0], [1, 1], [0, 0]])

@@ -831,3 +831,8 @@ def test_batch_statistics_refuses_what_it_cannot_mean():
         fo.batch_statistics([jnp.ones((4, 3), int)])
     with pytest.raises(ValueError, match="axis 5 is out of bounds for a batch with 2 dimensions"):
         fo.batch_statistics([jnp.ones((4, 3))], axis=5)
+
+
+def test_the_share_of_a_list_has_the_digits_of_float32():
+    (mean,) = swa_utils.get_swa_multi_avg_fn()([jnp.zeros(1)], [jnp.ones(1)], 2)
+    np.testing.assert_allclose(mean, [1 / 3], rtol=1e-6)
