@@ -28,8 +28,9 @@ class StrongWolfe(LineSearch):
     A point where value or slope is not finite counts as infinitely high: the search steps back from it, and what it
     returns is never higher than the start.
 
-    A point that was once the high end never becomes the low one: the next low end is the one of before or the new
-    point. Where the evaluations end before there is a bracket, it is the start or the new point.
+    The gradients of two points are enough, of the start and of ``best``. A high end never becomes the low one: the
+    next low end is the one of before or the new point. Where the evaluations end before there is a bracket, torch
+    returns the start or the new point.
 
     Source: Nocedal and Wright, "Numerical Optimization", 2006, algorithms 3.5 and 3.6, in the form of torch's LBFGS.
     """

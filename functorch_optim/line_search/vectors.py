@@ -62,4 +62,4 @@ jax.tree_util.register_dataclass(Vector, ["parts"], ["over"])
 
 def select(condition: Any, a: Any, b: Any) -> Any:
     """``a`` where ``condition``, else ``b``: trees alike."""
-    return jax.tree.map(lambda x, y: jnp.where(condition, x, y), a, b)
+    return jax.tree.map(lambda x, y: x if x is y else jnp.where(condition, x, y), a, b)
