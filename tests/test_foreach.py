@@ -10,7 +10,7 @@ import pytest
 
 import functorch_optim as fo
 from functorch_optim import optim
-from functorch_optim.optim import histories
+from functorch_optim.optim.engine import histories
 from tests.algorithms import ALGORITHMS, FULL, names
 from tests.equality import relative
 

@@ -214,7 +214,7 @@ def test_the_usual_loop_copies_nothing(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_compiled_step_aliases_parameters_and_state(name):
-    from functorch_optim.optim import rule_engine
+    from functorch_optim.optim.engine import by_parameter
 
     options = {"momentum": 0.9} if name == "SGD" else {}
     optimizer = getattr(optim, name)([jnp.ones((64, 64))] + [jnp.ones(256) for _ in range(3)], lr=0.1, **options)
@@ -223,7 +223,7 @@ def test_the_compiled_step_aliases_parameters_and_state(name):
     rows = [history.row for history in engine.histories]
     plan, numbers, _ = engine._plan([0] * 4, engine.histories, [engine.histories[0].algorithm], optimizer._settings())
     compiled = (
-        rule_engine.compiled_update(plan, in_place=True)
+        by_parameter.compiled_update(plan, in_place=True)
         .lower(optimizer.params, rows, optimizer.params, numbers)
         .compile()
     )

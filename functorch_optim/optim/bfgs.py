@@ -5,24 +5,26 @@ from typing import Any
 import jax.numpy as jnp
 
 from functorch_optim.algorithms.bfgs import BFGSState, bfgs
-from functorch_optim.optim.closure_engine import ClosureEngine, ClosureOptimizer, Entry, defaults
+from functorch_optim.optim.engine.on_first import OnFirst
+from functorch_optim.optim.engine.protocol import Entry
+from functorch_optim.optim.minimizer import Minimizer, defaults
 from functorch_optim.optim.ownership import own
-from functorch_optim.optim.param_groups import Layout
 
 _ARRAYS = ("d", "H", "prev_flat_grad")
 _NUMBERS = ("t", "prev_loss", "loss_weight", "loss_size")
 
 
-class BFGSEngine(ClosureEngine):
+class BFGSCodec(OnFirst):
     """The state's vectors are flat already."""
 
-    def entry(self, layout: Layout, state: BFGSState) -> Entry:
-        del layout
+    name = "bfgs"
+
+    def entry(self, state: BFGSState) -> Entry:
         numbers = {key: float(getattr(state, key)) for key in _NUMBERS}
         return {"d": state.d, "t": numbers.pop("t"), "H": state.H, "prev_flat_grad": state.prev_flat_grad, **numbers}
 
-    def from_entry(self, layout: Layout, params: list[Any], entry: Entry, fresh: BFGSState) -> BFGSState:
-        del layout, params
+    def from_entry(self, params: Any, entry: Entry, fresh: BFGSState) -> BFGSState:
+        del params
         missing = [key for key in (*_ARRAYS, "t", "prev_loss") if key not in entry]
         if missing:
             raise KeyError(f"the state of BFGS has no {', '.join(missing)}; it has {', '.join(entry)}")
@@ -34,7 +36,7 @@ class BFGSEngine(ClosureEngine):
         return fresh._replace(**arrays, **numbers)
 
 
-class BFGS(ClosureOptimizer):
+class BFGS(Minimizer):
     """BFGS with a dense inverse Hessian; the equations are in :func:`functorch_optim.bfgs`.
 
     Args:
@@ -58,7 +60,7 @@ class BFGS(ClosureOptimizer):
     """
 
     constructor = staticmethod(bfgs)
-    engine_type = BFGSEngine
+    codec = BFGSCodec()
 
     def __init__(
         self,

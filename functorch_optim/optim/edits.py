@@ -9,32 +9,15 @@ import jax.numpy as jnp
 
 from functorch_optim import trees
 from functorch_optim.optim import state_dict as torch_layout
+from functorch_optim.optim.engine.packs import Leaves
+from functorch_optim.optim.groups import Grouped
 from functorch_optim.optim.ownership import own_beside
-from functorch_optim.optim.packs import Leaves
-from functorch_optim.optim.param_groups import Layout
-from functorch_optim.optim.transaction import Transaction
 from functorch_optim.optim.views import Entry, State
 from functorch_optim.torch_tensors import as_array
 
 
-class Edited:
+class Edited(Grouped):
     """The part of an optimizer that edits the state of single parameters."""
-
-    _engine: Any
-    _layout: Layout
-    _held: Leaves
-    _grads: list[Any] | None
-    _checked: Any
-    _transaction: Transaction
-    _leaves: Any
-    _gradients: Any
-    _need_engine: Callable[[], None]
-    _refuse_tracing: Callable[[], None]
-    _refuse_traced: Callable[[list[Any]], None]
-    _settings: Callable[[], list[dict[str, Any]]]
-    _settle: Callable[[], None]
-    _check_alive: Callable[..., None]
-    _handed: list[Any]
 
     @property
     def state(self) -> State:
@@ -53,7 +36,7 @@ class Edited:
 
     def _entries(self) -> list[dict[str, Any]]:
         """The state of every parameter, empty where there is none."""
-        return [{} for _ in self._layout.group_of] if self._engine is None else self._engine.entries(self._layout)
+        return self._engine.entries(self._layout)
 
     @property
     def _keys(self) -> Sequence[Any]:
@@ -145,7 +128,7 @@ class Edited:
         else:
             indices = [self._index_of(n) for n in ([names] if isinstance(names, str | int) else names)]
         with self._transaction.changing:
-            if self._engine is not None and self._engine.together:
+            if self._engine.together:
                 indices = list(range(len(self._layout.group_of)))
             self._rewrite({index: {} for index in indices})
 
@@ -189,7 +172,7 @@ class Edited:
             if array.shape != before.shape and grads is not None:
                 grads = [None if number == index else grad for number, grad in enumerate(grads)]
             changes = {index: _carried(entry, before, array, state, label)} if entry else {}
-            if self._engine is not None and self._engine.together and isinstance(state, Mapping) and not state:
+            if self._engine.together and isinstance(state, Mapping) and not state:
                 changes = {number: {} for number in range(len(leaves))}
             self._rewrite(changes, (leaves, grads))
 

@@ -7,21 +7,23 @@ import jax
 import jax.numpy as jnp
 
 from functorch_optim.algorithms.lbfgs import LBFGSState, lbfgs
-from functorch_optim.optim.closure_engine import ClosureEngine, ClosureOptimizer, Entry, defaults, flat, unflat
-from functorch_optim.optim.param_groups import Layout
+from functorch_optim.optim.engine.on_first import OnFirst, flat, unflat
+from functorch_optim.optim.engine.protocol import Entry
+from functorch_optim.optim.minimizer import Minimizer, defaults
 
 
-class LBFGSEngine(ClosureEngine):
+class LBFGSCodec(OnFirst):
     """The pairs stand in torch's state as lists, the oldest first, each flat."""
 
+    name = "lbfgs"
     scalars = ("t", "prev_loss", "H_diag")
 
-    def resized(self, state: LBFGSState, options: Mapping[str, Any]) -> LBFGSState:
-        size = state.ro.shape[0]
-        if options["history_size"] == size:
-            return state
+    def resized(self, state: LBFGSState, options: Mapping[str, Any]) -> LBFGSState | None:
+        """With as many pairs as ``history_size`` says."""
+        if options["history_size"] == state.ro.shape[0]:
+            return None
         changes, steps, products = self._pairs(state)
-        return _with_pairs(state, changes, steps, products, options["history_size"])
+        return _with_pairs(state, changes, steps, products, int(options["history_size"]))
 
     def _pairs(self, state: LBFGSState) -> tuple[list[Any], list[Any], list[Any]]:
         """The changes of the gradient, the steps and the products, each as a list."""
@@ -30,8 +32,7 @@ class LBFGSEngine(ClosureEngine):
         one = [jax.tree.map(lambda x, i=i: x[i], (state.old_dirs, state.old_stps, state.ro)) for i in order]
         return [y for y, _, _ in one], [s for _, s, _ in one], [r for _, _, r in one]
 
-    def entry(self, layout: Layout, state: LBFGSState) -> Entry:
-        del layout
+    def entry(self, state: LBFGSState) -> Entry:
         changes, steps, products = self._pairs(state)
         return {
             "d": flat(state.d),
@@ -45,16 +46,16 @@ class LBFGSEngine(ClosureEngine):
             "al": [None] * state.ro.shape[0],
         }
 
-    def from_entry(self, layout: Layout, params: list[Any], entry: Entry, fresh: LBFGSState) -> LBFGSState:
+    def from_entry(self, params: Any, entry: Entry, fresh: LBFGSState) -> LBFGSState:
         missing = [key for key in ("old_dirs", "old_stps", "ro", "prev_flat_grad") if key not in entry]
         if missing:
             raise KeyError(f"the state of LBFGS has no {', '.join(missing)}; it has {', '.join(entry)}")
         if not len(entry["old_dirs"]) == len(entry["old_stps"]) == len(entry["ro"]):
             raise ValueError("old_dirs, old_stps and ro of the state of LBFGS have different lengths")
-        tree, dtype = layout.structure.unflatten(params), fresh.t.dtype
+        dtype = fresh.t.dtype
         scalars = {key: jnp.asarray(entry[key], dtype) for key in ("t", "H_diag", "prev_loss")}
-        changes, steps = ([unflat(row, tree, key) for row in entry[key]] for key in ("old_dirs", "old_stps"))
-        vectors = {key: unflat(entry[key], tree, key) for key in ("d", "prev_flat_grad")}
+        changes, steps = ([unflat(row, params, key) for row in entry[key]] for key in ("old_dirs", "old_stps"))
+        vectors = {key: unflat(entry[key], params, key) for key in ("d", "prev_flat_grad")}
         products = [jnp.asarray(product, dtype) for product in entry["ro"]]
         return _with_pairs(fresh._replace(**scalars, **vectors), changes, steps, products, fresh.ro.shape[0])
 
@@ -79,7 +80,7 @@ def _with_pairs(state: LBFGSState, changes: list[Any], steps: list[Any], product
     )
 
 
-class LBFGS(ClosureOptimizer):
+class LBFGS(Minimizer):
     """L-BFGS; the equations are in :func:`functorch_optim.lbfgs`.
 
     Args:
@@ -105,7 +106,7 @@ class LBFGS(ClosureOptimizer):
     """
 
     constructor = staticmethod(lbfgs)
-    engine_type = LBFGSEngine
+    codec = LBFGSCodec()
 
     def __init__(
         self,

@@ -8,10 +8,11 @@ from typing import Any
 from functorch_optim.algorithms.adamw import adamw
 from functorch_optim.algorithms.muon import muon
 from functorch_optim.algorithms.muon_adamw import matrices_for
+from functorch_optim.optim.engine.by_parameter import ByParameter
+from functorch_optim.optim.engine.kinds import Algorithms
+from functorch_optim.optim.engine.torch_habits import FUNCTIONAL_ONLY
 from functorch_optim.optim.optimizer import Optimizer
 from functorch_optim.optim.param_groups import GroupRules
-from functorch_optim.optim.rule_engine import RuleEngine
-from functorch_optim.optim.torch_habits import FUNCTIONAL_ONLY
 
 
 class Muon(Optimizer):
@@ -134,8 +135,9 @@ class MuonAdamW(Optimizer):
             _check_algorithm(len(self.param_groups), param_group)
         super().add_param_group(param_group)
 
-    def _make_engine(self) -> Any:
-        return RuleEngine({"muon": functools.partial(muon, batched=False), "adamw": adamw}, self._options)
+    def _make_engine(self) -> ByParameter:
+        makers: dict[str | None, Callable[..., Any]] = {"muon": functools.partial(muon, batched=False), "adamw": adamw}
+        return ByParameter(Algorithms(makers, self._options))
 
     def _known_options(self) -> Collection[str]:
         return {key for options in self._options.values() for key in options}

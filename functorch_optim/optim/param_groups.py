@@ -1,41 +1,16 @@
 """What an optimizer is built from: a tree, a list, named pairs, groups or rules become leaves, names and groups."""
 
 import difflib
-import operator
 import re
-import weakref
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from functorch_optim import trees, variables
-from functorch_optim.optim.views import refuse_edits
-
-
-class Layout(NamedTuple):
-    """How the leaves of the parameters belong together: their tree, their names, and the group of each.
-
-    Where the tree is a list of trees, ``element_of`` says for each group in which of them its parameters are.
-    """
-
-    structure: trees.Structure
-    names: list[str] | None
-    group_of: list[int]
-    element_of: tuple[int, ...] | None = None
-
-    @property
-    def labels(self) -> list[str]:
-        """What a message calls each leaf: its name, or its number."""
-        return self.names if self.names is not None else [str(index) for index in range(len(self.group_of))]
-
-    @property
-    def order(self) -> list[int]:
-        """The leaves in the order in which torch numbers them: group after group."""
-        return sorted(range(len(self.group_of)), key=lambda index: self.group_of[index])
-
+from functorch_optim.optim.layout import Layout
 
 GroupRules = Sequence[tuple[str | Callable[[str, Any], bool], Mapping[str, Any]]]
 
@@ -302,53 +277,3 @@ def check_options(options: Mapping[str, Any], known: Collection[str], where: str
             close = [_SYNONYMS[key]]
         if close:
             raise ValueError(f"{where}: {key!r} is no option of this optimizer; did you mean {close[0]!r}?")
-
-
-class GroupParams(Sequence[jax.Array]):
-    """The current parameters of one group, in order: ``group['params']``. A single one may be written."""
-
-    def __init__(self, optimizer: Any, index: int) -> None:
-        self._owner = weakref.ref(optimizer)  # no cycle: the arrays go when the optimizer does
-        self._index = index
-
-    @property
-    def _optimizer(self) -> Any:
-        optimizer = self._owner()
-        if optimizer is None:
-            raise ReferenceError("the optimizer of this group is gone")
-        return optimizer
-
-    def is_of(self, optimizer: Any, index: int) -> bool:
-        """Whether these are the parameters of this group."""
-        return self._owner() is optimizer and self._index == index
-
-    def __deepcopy__(self, memo: Any) -> list[jax.Array]:
-        return list(self)
-
-    def _members(self) -> list[int]:
-        return [leaf for leaf, group in enumerate(self._optimizer._layout.group_of) if group == self._index]
-
-    def _leaves(self) -> list[jax.Array]:
-        optimizer = self._optimizer
-        with optimizer._transaction.handing:
-            leaves = optimizer._leaves
-            return [leaves[member] for member in self._members()]
-
-    def __setitem__(self, index: Any, array: Any) -> None:
-        member = self._members()[operator.index(index)]
-        self._optimizer.replace(self._optimizer._keys[member], array)
-
-    def __len__(self) -> int:
-        return self._optimizer._layout.group_of.count(self._index)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self._leaves()[index]
-
-    def __iter__(self) -> Iterator[jax.Array]:
-        return iter(self._leaves())
-
-    def __repr__(self) -> str:
-        return f"<{len(self)} parameters>"
-
-
-refuse_edits(GroupParams)

@@ -10,9 +10,9 @@ import numpy as np
 
 from functorch_optim import trees
 from functorch_optim.hyperparams import Beta
+from functorch_optim.optim.layout import Layout
 from functorch_optim.optim.options import is_schedule, plain
 from functorch_optim.optim.ownership import own
-from functorch_optim.optim.param_groups import Layout
 from functorch_optim.torch_tensors import as_array
 
 Entry = dict[str, Any]

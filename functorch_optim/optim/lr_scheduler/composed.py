@@ -7,8 +7,9 @@ from itertools import chain
 from typing import Any, ClassVar
 
 from functorch_optim.hyperparams import as_count
-from functorch_optim.optim.lr_scheduler.base import LRScheduler, all_or_nothing, reset_rates
+from functorch_optim.optim.lr_scheduler.base import LRScheduler
 from functorch_optim.optim.lr_scheduler.plateau import ReduceLROnPlateau
+from functorch_optim.optim.lr_scheduler.writing import all_or_nothing, reset_rates
 from functorch_optim.optim.optimizer import Optimizer
 
 

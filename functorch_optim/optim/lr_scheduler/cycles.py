@@ -7,8 +7,8 @@ import numpy as np
 
 from functorch_optim import schedules
 from functorch_optim.hyperparams import as_integer
-from functorch_optim.optim.lr_scheduler.base import (
-    LRScheduler,
+from functorch_optim.optim.lr_scheduler.base import LRScheduler
+from functorch_optim.optim.lr_scheduler.writing import (
     all_or_nothing,
     check_optimizer,
     per_group,

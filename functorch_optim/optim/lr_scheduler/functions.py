@@ -4,7 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 from functorch_optim import schedules
-from functorch_optim.optim.lr_scheduler.base import LRScheduler, saved_function
+from functorch_optim.optim.lr_scheduler.base import LRScheduler
+from functorch_optim.optim.lr_scheduler.writing import saved_function
 from functorch_optim.optim.optimizer import Optimizer
 
 

@@ -6,13 +6,8 @@ from typing import Any, ClassVar, SupportsFloat
 
 import numpy as np
 
-from functorch_optim.optim.lr_scheduler.base import (
-    EPOCH_WARNING,
-    LRScheduler,
-    check_epoch,
-    check_optimizer,
-    reset_rates,
-)
+from functorch_optim.optim.lr_scheduler.base import EPOCH_WARNING, LRScheduler
+from functorch_optim.optim.lr_scheduler.writing import check_epoch, check_optimizer, reset_rates
 from functorch_optim.optim.optimizer import Optimizer
 from functorch_optim.schedules.plateau import check_plateau, is_better
 from functorch_optim.schedules.schedule import check_number

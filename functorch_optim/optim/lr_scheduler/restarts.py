@@ -4,7 +4,8 @@ import math
 from typing import ClassVar
 
 from functorch_optim import schedules
-from functorch_optim.optim.lr_scheduler.base import LRScheduler, check_epoch
+from functorch_optim.optim.lr_scheduler.base import LRScheduler
+from functorch_optim.optim.lr_scheduler.writing import check_epoch
 from functorch_optim.optim.optimizer import Optimizer
 from functorch_optim.schedules.schedule import check_number
 

@@ -3,7 +3,8 @@
 from typing import ClassVar
 
 from functorch_optim import schedules
-from functorch_optim.optim.lr_scheduler.base import LRScheduler, all_or_nothing, check_optimizer, per_group
+from functorch_optim.optim.lr_scheduler.base import LRScheduler
+from functorch_optim.optim.lr_scheduler.writing import all_or_nothing, check_optimizer, per_group
 from functorch_optim.optim.optimizer import Optimizer
 
 

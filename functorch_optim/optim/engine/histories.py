@@ -8,9 +8,10 @@ import jax
 
 from functorch_optim.core.lifted import Lifted
 from functorch_optim.core.packing import packable
+from functorch_optim.hyperparams import single
+from functorch_optim.optim.engine.packs import Leaves, Pack, cut_all, join_all
+from functorch_optim.optim.engine.torch_habits import habits_of
 from functorch_optim.optim.options import is_traced
-from functorch_optim.optim.packs import Leaves, Pack, cut_all, join_all
-from functorch_optim.optim.torch_habits import habits_of
 
 FEWEST = 256  # with foreach=None so many small parameters are packed; a hundred cost as much to cut as they save
 
@@ -35,6 +36,30 @@ class History:
         counts_steps = habits_of(type(self.algorithm.rule)).counts_steps
         step = self.step if counts_steps else min(self.step, 1)
         return step, tuple([id(value) if is_traced(value) else value for value in self.carried.values()])
+
+
+def fitted(history: History, algorithm: Lifted, param: Any, options: Any) -> History:
+    """The history with the slots that the algorithm uses in its row.
+
+    A slot that is not there yet starts as the algorithm starts it; where torch counts no steps, the count does too.
+    """
+    if history.algorithm is algorithm:
+        return history
+    rule, hyperparams = algorithm.rule, algorithm.rule.at(options)
+    if history.row is None:
+        carried = {name: single(value) for name, value in rule.start(hyperparams).items()}
+        return History(rule.init(param, hyperparams), 0, carried, {}, algorithm)
+    held = {**history.idle, **slots_of(history.row)}
+    whole = all(name in held for name in algorithm.slot_names)
+    row = rule.empty() if whole else rule.init(param, hyperparams)
+    row = row._replace(**{name: held.pop(name) for name in algorithm.slot_names if name in held})
+    restarts = not whole and not habits_of(type(rule)).counts_steps
+    return History(row, 0 if restarts else history.step, history.carried, held, algorithm)
+
+
+def slots_of(row: Any) -> dict[str, Any]:
+    """The slots of one parameter's state that are there."""
+    return {name: value for name, value in row._asdict().items() if name != "step" and value is not None}
 
 
 class Histories:

@@ -1,0 +1,1 @@
+"""What an optimizer asks of an algorithm: one protocol, two engines, by parameter and by tree."""

@@ -1,0 +1,321 @@
+"""Steps a transformation of the whole tree: one state for all parameters, with the groups' numbers as data."""
+
+import functools
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.tree_util import PyTreeDef
+
+from functorch_optim import base, trees
+from functorch_optim.base import GradientTransformation, Transform, transformation
+from functorch_optim.combinators import NamedStates, partition
+from functorch_optim.core.packing import ForeachState
+from functorch_optim.hyperparams import as_integer
+from functorch_optim.optim.engine.by_path import BY_PATH
+from functorch_optim.optim.engine.packs import Leaves
+from functorch_optim.optim.engine.protocol import Codec, Entry, Group, Run
+from functorch_optim.optim.layout import Layout
+from functorch_optim.optim.losses import CompiledLosses
+from functorch_optim.optim.options import delayed, is_number
+from functorch_optim.optim.ownership import exclusive, own
+from functorch_optim.optim.state_dict import Loaded, Refused
+from functorch_optim.optim.transaction import Args, Compiled
+from functorch_optim.transforms.conjugation import conjugate_leaf
+
+Make = Callable[..., GradientTransformation]
+Template = tuple[tuple[str, Any], ...]  # a group's options, with the structure of numbers in their place
+
+
+class Grown(NamedTuple):
+    """The first state that is a partition's: a group has come beside the only one."""
+
+    state: NamedStates
+
+
+class Within(Transform):
+    """A transformation of one element of a list of trees: it sees that tree, whatever stands beside it."""
+
+    of: GradientTransformation
+    element: int
+
+    def init(self, params: Any) -> Any:
+        return self.of.init(params[self.element])
+
+    def update(self, updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+        own = None if params is None else params[self.element]
+        if callable(extra.get("value_fn")):
+            extra["value_fn"] = self._of_element(extra["value_fn"], params)
+        new, state = self.of.update(updates[self.element], state, own, **extra)
+        return [new if index == self.element else each for index, each in enumerate(updates)], state
+
+    def _of_element(self, value_fn: Callable[[Any], Any], params: Any) -> Callable[[Any], Any]:
+        def of_element(own: Any) -> Any:
+            return value_fn([own if index == self.element else each for index, each in enumerate(params)])
+
+        return of_element
+
+
+class ByTree:
+    """One state for all parameters; several groups are a partition.
+
+    ``make`` is called with a group's options, of which those in ``static`` reach it as they are and the numbers among
+    the others as traced scalars. ``codec`` lays the state out in torch's ``state_dict``.
+    """
+
+    one_by_one = False
+
+    def __init__(
+        self, make: Make, names: Sequence[str], static: Collection[str], codec: Codec = BY_PATH, strict: bool = False
+    ) -> None:
+        unknown = [name for name in static if name not in names]
+        if unknown:
+            raise ValueError(f"static names no options: {', '.join(unknown)}; the options are {', '.join(names)}")
+        self.make = make
+        self.option_names = tuple(names)
+        self.static = frozenset(static)
+        self.data_names = set(names) - self.static
+        self.codec = codec
+        self.strict = strict
+        self.together = codec.together
+        self._leaves: list[Any] = []
+        self._structure = trees.Structure.of(())
+        self._several = False
+        self._exported: list[int] | None = None
+        self._compiled: dict[Any, Compiled] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_compiled": {}, "_leaves": list(self._leaves)}
+
+    @property
+    def state(self) -> Any:
+        """The transformation's state."""
+        return self._structure.unflatten(self._leaves)
+
+    def arrays(self) -> list[jax.Array]:
+        """All arrays as they are kept."""
+        return self._leaves
+
+    def commit(self, state: Any) -> None:
+        """Go on from ``state``."""
+        several = self._several
+        if isinstance(state, Grown):
+            several, state = True, state.state
+        leaves, treedef = jax.tree.flatten(state)
+        self._leaves, self._structure, self._several = leaves, trees.Structure(treedef), several
+        self._exported = None
+
+    def takes_rows(self, options: Group) -> bool:
+        """Whether gradients may be row-sparse: the transformation raises where they may not."""
+        del options
+        return True
+
+    def reads(self, options: Group) -> tuple[tuple[str, ...], set[str]]:
+        """The names of the options of a group that a step reads, and those among them that may be numbers."""
+        del options
+        return self.option_names, self.data_names
+
+    def check(self, options: Group, live: bool = False) -> None:
+        """Raise unless the transformation can be made with these options."""
+        del live
+        self._made(options)
+
+    def _made(self, options: Group) -> GradientTransformation:
+        return self.make(**{name: options[name] for name in self.option_names})
+
+    def start(self, layout: Layout, params: list[Any], settings: list[Any]) -> None:
+        """The state before the first update."""
+        self._several = len(settings) > 1  # then the state is that of a partition
+        state = self._whole(layout, settings).init(layout.structure.unflatten(params))
+        if any(isinstance(node, ForeachState) for node in jax.tree.leaves(state, is_leaf=_is_packed)):
+            raise ValueError(
+                "a transformation with foreach=True keeps the state of many parameters in one array, which has no "
+                "place in a state_dict: leave foreach out here"
+            )
+        self.commit(state)
+
+    def extended(self, layout: Layout, params: list[Any], settings: list[Any]) -> Grown:
+        """The state for :meth:`commit` with further parameters: a group of their own, with a state of its own."""
+        state = self.state
+        fresh = self._whole(layout, settings).init(layout.structure.unflatten(params))
+        assert isinstance(fresh, NamedStates)
+        known = state.states if self._several else {"group0": state}  # each in its own tree, which stays what it was
+        return Grown(NamedStates({**fresh.states, **known}))
+
+    def _whole(self, layout: Layout, options: Sequence[Group]) -> GradientTransformation:
+        """The transformation of the whole tree; the options of each group as given."""
+        members = [self._made(one) for one in options]
+        if layout.element_of is not None:
+            members = [transformation(Within(tx, n)) for tx, n in zip(members, layout.element_of, strict=True)]
+        if len(members) == 1:
+            return members[0]
+        labels = layout.structure.unflatten([f"group{group}" for group in layout.group_of])
+        return partition({f"group{index}": member for index, member in enumerate(members)}, labels)
+
+    def _split(self, options: Group) -> tuple[Template, list[float]]:
+        """A group's options with the structure of the numbers in their place, and the numbers."""
+        template, numbers = [], []
+        for name in self.option_names:
+            value = options[name]
+            if name in self.static:
+                count = as_integer(value)  # of JAX and NumPy too, which have no hash
+                value = value if count is None else count
+            elif is_number(value):
+                leaves, value = jax.tree.flatten(value)
+                numbers += leaves
+            template.append((name, value))
+        return tuple(template), numbers
+
+    def step(
+        self, layout: Layout, held: Leaves, grads: list[Any], settings: list[Any], run: Run, in_place: bool = True
+    ) -> None:
+        """Update the parameters; where there is no gradient the transformation gets None."""
+        del in_place  # nothing is traced here
+        templates, numbers = self._templates(settings)
+        key = (templates, tuple(layout.group_of))
+        if key not in self._compiled:
+            self._compiled[key] = Compiled(self._update(layout, templates), (0, 1))
+        self._run(self._compiled[key], held, grads, numbers, settings, run)
+
+    def step_by_loss(
+        self,
+        layout: Layout,
+        held: Leaves,
+        losses: CompiledLosses,
+        closure: Callable[..., Any],
+        args: tuple[Any, ...],
+        settings: list[Any],
+        run: Run,
+    ) -> Any:
+        """Update the parameters with a transformation that evaluates ``closure(params, *args)``; the loss before."""
+        templates, numbers = self._templates(settings)
+
+        def make(loss: Callable[..., Any]) -> Callable[..., Any]:
+            return self._update(layout, templates, loss)
+
+        compiled = losses.compiled(closure, (templates, tuple(layout.group_of)), make, donated=(0, 1))
+        return self._run(compiled, held, args, numbers, settings, run)
+
+    def _templates(self, settings: Sequence[Group]) -> tuple[tuple[Template, ...], np.ndarray]:
+        """The templates of all groups, and their numbers as one vector."""
+        split = [self._split(options) for options in settings]
+        numbers = np.array([number for _, group in split for number in group], np.float64)
+        return tuple(template for template, _ in split), numbers
+
+    def _run(
+        self, compiled: Compiled, held: Leaves, data: Any, numbers: np.ndarray, settings: Sequence[Group], run: Run
+    ) -> Any:
+        """One call of what :meth:`_update` gave, as one change; the loss."""
+        kept, structure = self._fitted(settings)
+
+        def arguments() -> Args:
+            return exclusive(held.arrays()), structure.unflatten(exclusive(kept)), data, numbers
+
+        def commit(result: Any) -> None:
+            _, params, leaves = result
+            self._leaves, self._structure, self._exported = leaves, structure, None
+            held.put_all(params)
+
+        return run(compiled, arguments, commit)[0]
+
+    def _fitted(self, settings: Sequence[Group]) -> tuple[list[Any], trees.Structure]:
+        """The leaves and the structure of the state as these options need it."""
+        resized = self.codec.resized(self.state, settings[0])
+        if resized is None:
+            return self._leaves, self._structure
+        leaves, treedef = jax.tree.flatten(resized)
+        return leaves, trees.Structure(treedef)
+
+    def _update(
+        self, layout: Layout, templates: tuple[Template, ...], loss: Callable[..., Any] | None = None
+    ) -> Callable[..., Any]:
+        """``(params, state, data, numbers) -> (loss, params, state)``; data are the gradients, or where the loss is
+        given, its further arguments."""
+
+        def optimizer_step(leaves: list[Any], state: Any, data: Any, numbers: jax.Array) -> Any:
+            params, tx = layout.structure.unflatten(leaves), self._whole(layout, _filled(templates, numbers))
+            if loss is None:
+                value, more = None, {}
+                descent = layout.structure.unflatten([None if g is None else conjugate_leaf(g) for g in data])
+            else:
+                value_fn = functools.partial(_with_arguments, loss, data)
+                value, grads = jax.value_and_grad(value_fn)(params)
+                descent, more = jax.tree.map(conjugate_leaf, grads), {"value": value, "value_fn": value_fn}
+            updates, after = tx.update(descent, state, params, **more)
+            before, new = jax.tree.structure(state), jax.tree.structure(after)
+            if before != new:  # found while tracing: nothing has changed
+                raise TypeError(f"the transformation changed its state's structure, from {before} to {new}")
+            return value, jax.tree.leaves(base.apply_updates(params, updates)), jax.tree.leaves(after)
+
+        return optimizer_step
+
+    def entries(self, layout: Layout) -> list[Entry]:
+        """The state by parameter."""
+        return self.codec.entries(layout, self.state, self._several)
+
+    def read(
+        self, layout: Layout, params: list[Any], loaded: Loaded, settings: list[Any], dtype: Any, refused: Refused
+    ) -> Any:
+        """The state that a state dict tells, for :meth:`commit`."""
+        fresh = self._whole(layout, settings).init(layout.structure.unflatten(params))
+        return self.codec.read(layout, params, loaded, fresh, self.state, self._several, dtype, refused)
+
+    def functional(
+        self, layout: Layout, params: list[Any], options: Sequence[Group], settings: list[Any], counts: list[int]
+    ) -> tuple[GradientTransformation, Any]:
+        """``(transformation, state)`` that continue from here."""
+        del params
+        leaves, structure = self._fitted(settings)
+        state = structure.unflatten(leaves)
+        late = self.codec.behind(state, counts)
+        live = [
+            {name: one[name] if name in self.static else delayed(one[name], late) for name in self.option_names}
+            for one in options
+        ]
+        self._exported = self.codec.counters(state)  # the state may be donated before it is restored
+        return self._whole(layout, live), state
+
+    def restored(
+        self, layout: Layout, params: list[Any], state: Any, settings: list[Any], counts: list[int]
+    ) -> tuple[Any, list[int]]:
+        """The state for :meth:`commit` and the groups' counts, from a state as :meth:`functional` gives it."""
+        del layout, params
+        leaves, structure = self._fitted(settings)
+        present = structure.unflatten(leaves)
+        after = _matched(present, state)
+        before = self.codec.counters(present) if self._exported is None else self._exported
+        done = max((b - a for a, b in zip(before, self.codec.counters(after), strict=True)), default=0)
+        return after, [count + done for count in counts]
+
+
+def _is_packed(node: Any) -> bool:
+    return isinstance(node, ForeachState)
+
+
+def _with_arguments(loss: Callable[..., Any], args: tuple[Any, ...], params: Any) -> Any:
+    return loss(params, *args)
+
+
+def _filled(templates: tuple[Template, ...], numbers: jax.Array) -> list[dict[str, Any]]:
+    """The groups' options, with numbers in their places."""
+    position = iter(range(len(numbers)))
+    return [
+        {
+            name: held.unflatten([numbers[next(position)] for _ in range(held.num_leaves)])
+            if isinstance(held, PyTreeDef)
+            else held
+            for name, held in template
+        }
+        for template in templates
+    ]
+
+
+def _matched(state: Any, given: Any) -> Any:
+    """A copy of ``given``, which must have the structure, shapes and dtypes of ``state``."""
+    names, models, treedef = trees.named_leaves(state)
+    leaves = trees.align(state, given, "the leaves of the state")
+    for name, model, leaf in zip(names, models, leaves, strict=True):
+        if getattr(leaf, "shape", None) != model.shape or leaf.dtype != model.dtype:
+            raise ValueError(f"{trees.quote(name)} of the state is not {jax.typeof(model)}, but {leaf!r:.100}")
+    return treedef.unflatten(map(own, leaves))

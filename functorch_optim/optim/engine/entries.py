@@ -1,0 +1,86 @@
+"""Histories of parameters as torch's ``state_dict`` has them."""
+
+import functools
+from collections.abc import Collection
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from functorch_optim import trees
+from functorch_optim.optim.engine.histories import History, slots_of
+from functorch_optim.optim.engine.protocol import Entry
+from functorch_optim.optim.engine.torch_habits import habits_of
+from functorch_optim.optim.options import is_traced
+from functorch_optim.optim.state_dict import count_of, kept
+from functorch_optim.placement import sharding_of
+
+
+def entries_of(histories: Collection[History], types: Collection[Any]) -> list[Entry]:
+    """What torch's ``state_dict`` has of each parameter; ``types`` are the rules that there are."""
+    counting = {rule.state for rule in types if habits_of(rule).counts_steps}
+    integers = {rule.state for rule in types if habits_of(rule).integer_step}
+    result = []
+    for history in histories:
+        slots = {**slots_of(history.row), **history.idle} if history.row is not None else {}
+        if type(history.row) in counting:
+            scalars = {"step": history.step, **history.carried}
+            slots = {
+                **{key: v if is_traced(v) else np.asarray(v, np.float32) for key, v in scalars.items()},
+                **slots,
+            }
+            if type(history.row) in integers:
+                slots["step"] = history.step
+        result.append(slots)
+    return result
+
+
+def history_of(entry: Entry, rule: Any, param: Any, name: str, dtype: Any = None, live: Any = None) -> History:
+    """The history that an entry tells. Its slots are not narrower than those in ``live``, else than new ones."""
+    given = {key: value for key, value in entry.items() if value is not None}
+    if not given:
+        return History()
+    expected, quoted = _shapes(rule, param.shape, param.dtype), trees.quote(name)
+    counts_steps = habits_of(type(rule)).counts_steps
+    needed = [*(["step"] if counts_steps else []), *rule.carried, *slots_of(expected)]
+    missing = [key for key in needed if key not in given]
+    unknown = [key for key in given if key not in expected._fields]
+    if unknown or (missing and counts_steps):
+        raise KeyError(
+            f"the state of the parameter {quoted} is not one of {rule.title}: "
+            f"it has {', '.join(given)}, it should have {', '.join(needed) or 'nothing'}"
+        )
+    try:
+        step = count_of(given.pop("step", 1))
+    except ValueError as error:
+        raise ValueError(f"step of the parameter {quoted} {error}") from error
+    carried = {key: given.pop(key) for key in rule.carried}
+    carried = {key: v if is_traced(v) else float(np.float32(v)) for key, v in carried.items()}
+    placed = {}
+    for slot, value in given.items():
+        where = f"{slot} of the parameter {quoted}"
+        model = (live or {}).get(slot, getattr(expected, slot))
+        shape, own = (param.shape, trees.slot_dtype(param)) if model is None else (model.shape, model.dtype)
+        array = value if hasattr(value, "dtype") else np.asarray(value).astype(own)
+        if array.shape != shape:
+            raise ValueError(f"{where} has shape {array.shape}, but it should have {shape}")
+        if not jnp.issubdtype(array.dtype, jnp.inexact):
+            raise TypeError(f"{where} is not floating")
+        slot_array = kept(array, _slot_dtype(array.dtype, own, dtype), dtype, where)
+        sharding = None if is_traced(param) else sharding_of(param, shape)
+        placed[slot] = slot_array if sharding is None else jax.device_put(slot_array, sharding)
+    return History(rule.empty()._replace(**placed), step, carried)
+
+
+@functools.lru_cache(maxsize=1024)
+def _shapes(rule: Any, shape: tuple[int, ...], dtype: Any) -> Any:
+    return rule.shapes(jax.ShapeDtypeStruct(shape, dtype))
+
+
+def _slot_dtype(saved: Any, own: Any, dtype: Any) -> Any:
+    """The dtype of a slot after loading: the wider of ``own`` and the saved one, or ``dtype``; complex where it is."""
+    real = trees.wider_dtype(own, saved) if dtype is None else jnp.finfo(dtype).dtype
+    if jnp.issubdtype(own, jnp.complexfloating):
+        real = jnp.dtype(jnp.complex128 if real == jnp.float64 else jnp.complex64)
+    return jax.dtypes.canonicalize_dtype(real)

@@ -1,0 +1,117 @@
+"""Hands the histories of parameters to the functional face, and takes them back."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import jax.numpy as jnp
+
+from functorch_optim import trees
+from functorch_optim.base import GradientTransformation
+from functorch_optim.combinators import NamedStates, partition
+from functorch_optim.optim.engine.entries import history_of
+from functorch_optim.optim.engine.histories import History, slots_of
+from functorch_optim.optim.engine.kinds import Algorithms, lifted
+from functorch_optim.optim.engine.protocol import Group
+from functorch_optim.optim.engine.torch_habits import habits_of
+from functorch_optim.optim.layout import Layout
+from functorch_optim.optim.options import delayed
+
+
+def functional(
+    algorithms: Algorithms, layout: Layout, histories: list[History], options: Sequence[Group], counts: list[int]
+) -> tuple[GradientTransformation, Any]:
+    """``(transformation, state)`` that continue from fitted histories; a partition where histories or groups differ."""
+    transformations, states, labels = {}, {}, [""] * len(histories)
+    for label, indices in _cohorts(layout, histories).items():
+        group = layout.group_of[indices[0]]
+        step = max(histories[i].step for i in indices)
+        tx = _transformation(algorithms, options[group], counts[group] - step)
+        own_rows: list[Any] = [None] * len(histories)
+        carried: dict[str, float] = {}
+        for i in indices:
+            own_rows[i], labels[i], carried = histories[i].row, label, histories[i].carried
+        transformations[label] = tx
+        scalars = {name: jnp.asarray(value, jnp.float32) for name, value in carried.items()}
+        states[label] = lifted(tx).state_of(layout.structure, own_rows, jnp.asarray(step, jnp.int32), scalars)
+    if len(states) == 1:
+        return next(iter(transformations.values())), next(iter(states.values()))
+    return partition(transformations, layout.structure.unflatten(labels)), NamedStates(states)
+
+
+def restored(
+    algorithms: Algorithms,
+    layout: Layout,
+    params: list[Any],
+    histories: list[History],
+    state: Any,
+    settings: list[Any],
+    counts: list[int],
+) -> tuple[list[History], list[int]]:
+    """The histories and the groups' counts that a state tells; ``histories`` are those that were handed over, fitted.
+
+    Raises:
+        ValueError: the state is not one that :func:`functional` gives.
+    """
+    cohorts, states = _matched(_cohorts(layout, histories), layout, histories, state)
+    after, new_counts, whole = list(histories), list(counts), layout.structure.unflatten(layout.labels)
+    for label, indices in cohorts.items():
+        one, step = states[label], int(states[label].step)
+        rule = algorithms.of(settings, layout.group_of[indices[0]]).rule
+        carried = {name: getattr(one, name) for name in rule.carried}
+        trees_of_slots = {name: tree for name, tree in slots_of(one).items() if name not in carried}
+        slots = {name: trees.align(whole, tree, f"slots {name}") for name, tree in trees_of_slots.items()}
+        for i in indices:
+            rule = algorithms.of(settings, layout.group_of[i]).rule
+            entry = {"step": step, **carried, **{name: leaves[i] for name, leaves in slots.items()}}
+            live = {**slots_of(histories[i].row), **histories[i].idle}
+            read = history_of(entry, rule, params[i], layout.labels[i], live=live)
+            new = step or habits_of(type(rule)).starts_whole
+            after[i] = replace(read, step=step, idle=histories[i].idle) if new else History()
+        group, before = layout.group_of[indices[0]], max(histories[i].step for i in indices)
+        new_counts[group] = max(new_counts[group], counts[group] + step - before)
+    return after, new_counts
+
+
+def _cohorts(layout: Layout, histories: list[History]) -> dict[str, list[int]]:
+    """The parameters that one state of a functional transformation can serve, by label."""
+    members: dict[tuple[int, Any], list[int]] = {}
+    for index, (group, history) in enumerate(zip(layout.group_of, histories, strict=True)):
+        members.setdefault((group, history.age()), []).append(index)
+    parts: dict[int, list[Any]] = {}
+    for group, part in members:
+        parts.setdefault(group, []).append(part)
+    return {
+        f"group{group}" if len(parts[group]) == 1 else f"group{group}.{parts[group].index(part)}": indices
+        for (group, part), indices in members.items()
+    }
+
+
+def _transformation(algorithms: Algorithms, options: Group, late: int) -> GradientTransformation:
+    """The transformation of a group, whose schedules are given a step that is ``late``."""
+    kind = algorithms.kind(options)
+    return kind.constructor(
+        **{
+            name: delayed(options[name], late) if name in kind.data_names else options[name]
+            for name in kind.options_of(options)
+        }
+    )
+
+
+def _matched(
+    cohorts: dict[str, list[int]], layout: Layout, histories: list[History], state: Any
+) -> tuple[dict[str, list[int]], dict[str, Any]]:
+    """The parts of a state, and the parameters of each."""
+    if isinstance(state, NamedStates):
+        states = state.states
+    elif len(set(layout.group_of)) == 1:  # one state for all, whatever their histories were
+        cohorts, states = {"all": list(range(len(histories)))}, {"all": state}
+    else:
+        states = {}
+    algorithms = {label: histories[indices[0]].algorithm for label, indices in cohorts.items()}
+    fields = {label: each.rule.empty()._fields for label, each in algorithms.items() if each is not None}
+    if set(states) != set(cohorts) or any(getattr(one, "_fields", None) != fields[k] for k, one in states.items()):
+        raise ValueError(
+            f"the state is not one that functional() gives now, with the parts {', '.join(cohorts)}: {state!r:.200}"
+        )
+    return cohorts, states

@@ -1,0 +1,80 @@
+"""The engine of an optimizer to which no algorithm was given: it has no state, and makes no step."""
+
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from functorch_optim.optim.engine.packs import Leaves
+from functorch_optim.optim.engine.protocol import Entry, Group, Run
+from functorch_optim.optim.layout import Layout
+from functorch_optim.optim.state_dict import Loaded, Refused
+
+
+class NoAlgorithm:
+    """What :class:`functorch_optim.optim.Optimizer` has when it is made itself, and not one of its subclasses."""
+
+    strict = False
+    one_by_one = True
+    together = False
+
+    def __init__(self, owner: str) -> None:
+        self.owner = owner
+        self.data_names: set[str] = set()
+
+    def refuse(self) -> NoReturn:
+        """Raise, as what needs an algorithm must."""
+        raise NotImplementedError(f"{self.owner} does not define transformation(self, **options)")
+
+    def reads(self, options: Group) -> tuple[tuple[str, ...], set[str]]:
+        """No options."""
+        del options
+        return (), set()
+
+    def check(self, options: Group, live: bool = False) -> None:
+        """Any options will do."""
+
+    def takes_rows(self, options: Group) -> bool:
+        """Gradients may be anything."""
+        del options
+        return True
+
+    def start(self, layout: Layout, params: list[Any], settings: list[Any]) -> None:
+        """Nothing to begin with."""
+
+    def extended(self, layout: Layout, params: list[Any], settings: list[Any]) -> NoReturn:
+        """Raise."""
+        self.refuse()
+
+    def step(
+        self, layout: Layout, held: Leaves, grads: list[Any], settings: list[Any], run: Run, in_place: bool = True
+    ) -> NoReturn:
+        """Raise."""
+        self.refuse()
+
+    def entries(self, layout: Layout) -> list[Entry]:
+        """An empty one for each parameter."""
+        return [{} for _ in layout.group_of]
+
+    def read(
+        self, layout: Layout, params: list[Any], loaded: Loaded, settings: list[Any], dtype: Any, refused: Refused
+    ) -> NoReturn:
+        """Raise."""
+        self.refuse()
+
+    def commit(self, state: Any) -> None:
+        """Nothing changes."""
+
+    def arrays(self) -> list[Any]:
+        """None."""
+        return []
+
+    def functional(
+        self, layout: Layout, params: list[Any], options: Sequence[Group], settings: list[Any], counts: list[int]
+    ) -> NoReturn:
+        """Raise."""
+        self.refuse()
+
+    def restored(
+        self, layout: Layout, params: list[Any], state: Any, settings: list[Any], counts: list[int]
+    ) -> NoReturn:
+        """Raise."""
+        self.refuse()

@@ -1,0 +1,150 @@
+"""Lays one state of all parameters out on the first of them, as torch's LBFGS does."""
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from functorch_optim import trees
+from functorch_optim.algorithms.quasi_newton import flattened
+from functorch_optim.optim.engine.protocol import Entry, Group
+from functorch_optim.optim.layout import Layout
+from functorch_optim.optim.ownership import own
+from functorch_optim.optim.state_dict import Loaded, Refused, kept
+
+
+class OnFirst:
+    """The :class:`~functorch_optim.optim.engine.protocol.Codec` of quasi-Newton states; a subclass has the vectors."""
+
+    together = True
+    name: ClassVar[str]
+    scalars: ClassVar[tuple[str, ...]] = ("t", "prev_loss")  # finite numbers of torch's state
+
+    def entry(self, state: Any) -> Entry:
+        """What torch's ``state_dict`` has of the first parameter, counts apart."""
+        raise NotImplementedError(f"{type(self).__name__} does not define entry")  # abstract: every subclass does
+
+    def from_entry(self, params: Any, entry: Entry, fresh: Any) -> Any:
+        """The state that an entry tells, ``fresh`` being the first and ``params`` the tree."""
+        raise NotImplementedError(f"{type(self).__name__} does not define from_entry")  # abstract: every subclass does
+
+    def resized(self, state: Any, options: Group) -> Any:
+        """No option changes the shapes of a state."""
+        del state, options
+
+    def counters(self, state: Any) -> list[int]:
+        """How often the state was updated."""
+        return [int(state.step)]
+
+    def behind(self, state: Any, counts: list[int]) -> int:
+        """The state counts its own updates, from the first after it was loaded."""
+        return counts[0] - int(state.step)
+
+    def entries(self, layout: Layout, state: Any, several: bool) -> list[Entry]:
+        """The state on the first parameter; nothing before the first step."""
+        del several
+        counts = {"func_evals": int(state.func_evals), "n_iter": int(state.n_iter)}
+        rest: list[Entry] = [{} for _ in layout.group_of[1:]]
+        if counts["func_evals"] == 0:
+            return [{}, *rest]
+        careful = {"careful": True} if bool(state.careful) else {}  # torch has no such key
+        return [{**counts, **(self.entry(state) if counts["n_iter"] else {}), **careful}, *rest]
+
+    def read(
+        self,
+        layout: Layout,
+        params: list[Any],
+        loaded: Loaded,
+        fresh: Any,
+        present: Any,
+        several: bool,
+        dtype: Any,
+        refused: Refused,
+    ) -> Any:
+        """The state of the one entry that is there; ``present`` where it does not fit."""
+        del several
+        try:
+            return self._read(layout, params, loaded, fresh, dtype)
+        except (KeyError, TypeError, ValueError) as error:
+            refused[layout.labels[0]] = error
+            return present
+
+    def _read(self, layout: Layout, params: list[Any], loaded: Loaded, fresh: Any, dtype: Any) -> Any:
+        if loaded.missing or loaded.unexpected:
+            raise ValueError("the state is one of all parameters together, and fits no others")
+        found = [_permuted(entry, loaded.order, params) for entry in loaded.entries if entry]
+        if not found:
+            return fresh
+        if len(found) > 1 or not {"func_evals", "n_iter"} <= found[0].keys():
+            raise KeyError(
+                f"the state is not one of {self.name}, which stands on one parameter alone and has func_evals and "
+                f"n_iter; it has {', '.join(found[0])}"
+            )
+        counts = {key: jnp.asarray(int(found[0][key]), jnp.int32) for key in ("func_evals", "n_iter")}
+        counts["careful"] = jnp.asarray(bool(found[0].get("careful", False)))
+        entry = {key: value for key, value in found[0].items() if value is not None}
+        if int(entry["n_iter"]) == 0 or "d" not in entry:
+            return fresh._replace(**{**counts, "n_iter": fresh.n_iter})
+        for key in self.scalars:
+            if key not in entry or jnp.shape(entry[key]) != () or not jnp.isfinite(jnp.asarray(entry[key], float)):
+                raise ValueError(f"{key} of the state must be a finite number, but it is {entry.get(key)!r:.100}")
+        own_dtype = _common_dtype(jax.tree.leaves(fresh.d))
+        for key, value in entry.items():
+            entry[key] = _mapped(lambda v, key=key: kept(v, own_dtype, dtype, f"{key} of the state"), value)
+        return self.from_entry(layout.structure.unflatten(params), entry, fresh)._replace(**counts)
+
+
+def _permuted(entry: Entry, order: list[int | None], params: list[Any]) -> Entry:
+    """An entry whose flat vectors have the parameters in their own order, not in the saved one."""
+    if order == list(range(len(params))):
+        return entry
+    sizes = [param.size * (2 if jnp.iscomplexobj(param) else 1) for param in params]
+    starts = np.cumsum([0, *[sizes[leaf] for leaf in order if leaf is not None]])
+    start_of = dict(zip(order, starts, strict=False))
+    places = np.concatenate([start_of[leaf] + np.arange(size) for leaf, size in enumerate(sizes)])
+
+    def moved(value: Any) -> Any:
+        for axis in range(value.ndim):
+            if value.shape[axis] != len(places):
+                raise ValueError(f"a vector of the state has {value.shape[axis]} entries, the parameters {len(places)}")
+            value = np.take(np.asarray(value), places, axis)
+        return value
+
+    return {key: _mapped(moved, value) for key, value in entry.items()}
+
+
+def _mapped(function: Callable[[Any], Any], value: Any) -> Any:
+    """``function`` of an array that is no scalar, or of those in a list; anything else as it is."""
+    if isinstance(value, list):
+        return [_mapped(function, item) for item in value]
+    return function(value) if getattr(value, "ndim", 0) else value
+
+
+def _common_dtype(leaves: list[Any]) -> Any:
+    """The real dtype of one vector that has all the leaves."""
+    several = len({leaf.dtype for leaf in leaves}) > 1
+    return jnp.finfo(trees.compute_dtype(*leaves) if several else leaves[0].dtype).dtype
+
+
+def flat(tree: Any) -> jax.Array:
+    """The leaves of a tree as torch lays them out: one vector, complex entries as pairs."""
+    leaves = jax.tree.leaves(tree)
+    return flattened(leaves, _common_dtype(leaves))
+
+
+def unflat(vector: Any, like: Any, where: str) -> Any:
+    """A vector of :func:`flat` as a tree with the shapes and dtypes of ``like``, placed as its leaves are."""
+    leaves, treedef = jax.tree.flatten(like)
+    vector, result, start = np.asarray(vector), [], 0
+    sizes = [leaf.size * (2 if jnp.iscomplexobj(leaf) else 1) for leaf in leaves]
+    if vector.shape != (sum(sizes),):
+        raise ValueError(f"{where} has shape {vector.shape}, but it should have {(sum(sizes),)}")
+    for leaf, size in zip(leaves, sizes, strict=True):
+        part = vector[start : start + size]
+        start += size
+        if jnp.iscomplexobj(leaf):
+            part = part[0::2] + 1j * part[1::2]
+        result.append(jax.device_put(own(part.reshape(leaf.shape).astype(leaf.dtype)), leaf.sharding))
+    return treedef.unflatten(result)

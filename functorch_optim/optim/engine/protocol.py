@@ -1,0 +1,130 @@
+"""What :class:`functorch_optim.optim.Optimizer` asks of the engine that holds the state and makes the steps."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import jax
+
+from functorch_optim.optim.engine.packs import Leaves
+from functorch_optim.optim.layout import Layout
+from functorch_optim.optim.state_dict import Loaded, Refused
+from functorch_optim.optim.transaction import Arguments, Commit, Compiled
+
+Entry = dict[str, Any]  # what torch's state_dict has of one parameter
+Group = Mapping[str, Any]  # the options of a parameter group
+Run = Callable[[Compiled, Arguments, Commit], Any]  # one compiled call as one change of the optimizer
+
+
+class Codec(Protocol):
+    """How torch's ``state_dict`` has a state of all parameters, and what else must be known of such a state.
+
+    ``several`` says whether the state is a partition's, one state for each group.
+    """
+
+    @property
+    def together(self) -> bool:
+        """Whether the state begins anew as a whole only."""
+        ...
+
+    def entries(self, layout: Layout, state: Any, several: bool) -> list[Entry]:
+        """The state by parameter."""
+        ...
+
+    def read(
+        self,
+        layout: Layout,
+        params: list[Any],
+        loaded: Loaded,
+        fresh: Any,
+        present: Any,
+        several: bool,
+        dtype: Any,
+        refused: Refused,
+    ) -> Any:
+        """The state that entries tell, in the form of ``fresh``, the first state; see :meth:`Engine.read`."""
+        ...
+
+    def resized(self, state: Any, options: Group) -> Any:
+        """The state as these options need it, where that is another; else None."""
+        ...
+
+    def counters(self, state: Any) -> list[int]:
+        """Numbers that each update raises by one."""
+        ...
+
+    def behind(self, state: Any, counts: list[int]) -> int:
+        """How far the step that the transformation counts is behind the groups' counts."""
+        ...
+
+
+class Engine(Protocol):
+    """The state of the parameters, and the step.
+
+    A state passes through an engine's hands in a form of its own: :meth:`extended`, :meth:`read` and :meth:`restored`
+    return one without changing anything, and :meth:`commit` goes on from it and raises nothing.
+    """
+
+    data_names: set[str]  # options that are numbers, which a step takes as data
+    strict: bool  # whether every option of data_names must be a number
+    one_by_one: bool  # whether a parameter's state can be read without the others'
+    together: bool  # whether all parameters share one state, which begins anew as a whole
+
+    def reads(self, options: Group) -> tuple[tuple[str, ...], set[str]]:
+        """The names of the options that a step reads, and those among them that are numbers."""
+        ...
+
+    def check(self, options: Group, live: bool = False) -> None:
+        """Raise unless the algorithm takes these options; ``live`` ones stand in a group already."""
+        ...
+
+    def takes_rows(self, options: Group) -> bool:
+        """Whether the gradients of a group may be row-sparse."""
+        ...
+
+    def start(self, layout: Layout, params: list[Any], settings: list[Any]) -> None:
+        """Begin with parameters that have no state."""
+        ...
+
+    def extended(self, layout: Layout, params: list[Any], settings: list[Any]) -> Any:
+        """The state with the parameters that ``layout`` has beyond the known ones."""
+        ...
+
+    def step(
+        self, layout: Layout, held: Leaves, grads: list[Any], settings: list[Any], run: Run, in_place: bool = True
+    ) -> None:
+        """Update the parameters ``held`` by one gradient each, None where there is none.
+
+        Without ``in_place`` the arrays before live on.
+        """
+        ...
+
+    def entries(self, layout: Layout) -> list[Entry]:
+        """The state of each parameter as torch's ``state_dict`` has it; empty before its first update."""
+        ...
+
+    def read(
+        self, layout: Layout, params: list[Any], loaded: Loaded, settings: list[Any], dtype: Any, refused: Refused
+    ) -> Any:
+        """The state that a ``state_dict`` tells. An entry of None keeps what is here; what does not fit is put into
+        ``refused`` by the parameter's label, and keeps what is here too."""
+        ...
+
+    def commit(self, state: Any) -> None:
+        """Go on from ``state``."""
+        ...
+
+    def arrays(self) -> list[jax.Array]:
+        """All arrays as they are kept."""
+        ...
+
+    def functional(
+        self, layout: Layout, params: list[Any], options: Sequence[Group], settings: list[Any], counts: list[int]
+    ) -> tuple[Any, Any]:
+        """A transformation and its state, which continue from here."""
+        ...
+
+    def restored(
+        self, layout: Layout, params: list[Any], state: Any, settings: list[Any], counts: list[int]
+    ) -> tuple[Any, list[int]]:
+        """The state that a functional loop ended with, and the groups' counts of updates."""
+        ...

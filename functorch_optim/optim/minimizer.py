@@ -1,0 +1,84 @@
+"""Optimizers that evaluate the loss themselves: a step is many iterations, in one compiled call."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+from functorch_optim.algorithms.quasi_newton import QuasiNewton
+from functorch_optim.base import Update
+from functorch_optim.hyperparams import as_count, data_options
+from functorch_optim.optim.engine.by_tree import ByTree
+from functorch_optim.optim.engine.on_first import OnFirst
+from functorch_optim.optim.engine.protocol import Run
+from functorch_optim.optim.losses import takes_parameters
+from functorch_optim.optim.optimizer import Optimizer
+from functorch_optim.optim.processes import check_same_everywhere
+
+
+class Minimizer(Optimizer):
+    """Base of the optimizers whose step needs the loss as a function."""
+
+    codec: ClassVar[OnFirst]
+
+    def __init__(self, params: Any, defaults: Mapping[str, Any]) -> None:
+        super().__init__(params, defaults)
+        if len(self.param_groups) != 1:
+            raise ValueError(f"{type(self).__name__} doesn't support per-parameter options (parameter groups)")
+
+    def _make_engine(self) -> ByTree:
+        make, names = type(self).constructor, tuple(self.defaults)
+        assert make is not None
+        update = make(**self.defaults).update
+        assert isinstance(update, Update) and isinstance(update.of, QuasiNewton)
+        return ByTree(make, names, set(names) - data_options(type(update.of)).keys(), self.codec, strict=True)
+
+    def add_param_group(self, param_group: Mapping[str, Any]) -> None:
+        """There is one group: this raises ValueError."""
+        raise ValueError(f"{type(self).__name__} doesn't support per-parameter options (parameter groups)")
+
+    def step(self, closure: Any = None, *args: Any) -> Any:
+        """Up to ``max_iter`` iterations, in one compiled call.
+
+        Args:
+            closure: a function ``closure(params, *args)`` that returns the loss, a real scalar. It is differentiated
+                and compiled, as by :meth:`backward`: define it outside the loop, and pass what changes as arguments.
+            *args: the further arguments of the closure.
+
+        Returns:
+            The loss before the step, as in torch.
+
+        Raises:
+            TypeError: there is no closure, or one that takes no parameters.
+            ValueError: over several processes, the arguments differ from process to process.
+        """
+        name = type(self).__name__
+        self._refuse_tracing()
+        if closure is None:
+            raise TypeError(f"{name}.step() missing 1 required positional argument: 'closure'")
+        if not self._is_closure(closure):
+            raise TypeError(f"{name}.step() evaluates the loss itself: give it closure(params, *args), not gradients")
+        if not args and not takes_parameters(closure):
+            raise TypeError(
+                f"{name}.step() evaluates the loss at parameters of its own: it needs closure(params), which takes them"
+            )
+        check_same_everywhere(args, self._leaves, name)
+        return self._change(functools.partial(self._minimise, closure, args), {0})
+
+    def _minimise(self, closure: Callable[..., Any], args: tuple[Any, ...], run: Run) -> Any:
+        assert isinstance(self._engine, ByTree)
+        return self._engine.step_by_loss(self._layout, self._held, self._losses, closure, args, self._settings(), run)
+
+
+def defaults(
+    lr: Any, max_iter: Any, max_eval: Any, tolerances: tuple[Any, Any], maximize: bool, **own: Any
+) -> dict[str, Any]:
+    """The options of a group in torch's order; ``maximize``, which torch has not, only where it is given."""
+    return {
+        "lr": lr,
+        "max_iter": max_iter,
+        "max_eval": as_count("max_iter", max_iter, 0) * 5 // 4 if max_eval is None else max_eval,
+        "tolerance_grad": tolerances[0],
+        "tolerance_change": tolerances[1],
+        **own,
+        **({"maximize": True} if maximize else {}),
+    }

@@ -1,0 +1,170 @@
+"""The state of an optimizer as torch's ``state_dict``, in and out, and as what is pickled."""
+
+import copy
+import warnings
+from collections.abc import Collection, Mapping
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from functorch_optim.optim import state_dict as torch_layout
+from functorch_optim.optim.edits import Edited
+from functorch_optim.optim.engine.packs import Leaves
+from functorch_optim.optim.hooks import Hooked, Occasions
+from functorch_optim.optim.layout import GroupParams
+from functorch_optim.optim.losses import CompiledLosses
+from functorch_optim.optim.tracing import trace_state
+from functorch_optim.optim.views import ParamGroups
+
+
+class Saved(Edited, Hooked):
+    """The part of an optimizer that is saved and loaded."""
+
+    forced: ClassVar[Mapping[str, Any]] = {}  # options that stay as the class sets them, whatever is loaded
+    _loaded_groups: list[dict[str, Any]] | None  # as they were loaded, for a scheduler that is next
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state as torch lays it out: ``{"state": {number: slots}, "param_groups": [...]}``.
+
+        Parameters are numbered through the groups in order; one that was never updated has no entry. Slots are arrays
+        of JAX, ``step`` a float32 scalar of NumPy, the options of a group Python numbers. A schedule in a group is
+        stored as its value, and the group's count of updates beside it as ``schedule_step``.
+        """
+        self._hooks.state_dict_pre.call(self)
+        with self._transaction.handing:
+            self._settle()
+            self._check_groups()
+            self._check_alive(wait=False)
+            entries, numbers = self._engine.entries(self._layout), self._engine.data_names
+            state = torch_layout.write(self._layout, self.param_groups, numbers, self._counts, entries)
+        return self._hooks.state_dict_post.replace(self, state)
+
+    def load_state_dict(
+        self,
+        state_dict: Mapping[str, Any],
+        match: str | None = None,
+        strict: bool = True,
+        dtype: Any = None,
+        keep: Collection[str] = (),
+    ) -> torch_layout.NotLoaded:
+        """Take over the state and the groups' options of a ``state_dict``, of torch's or of this library's.
+
+        Args:
+            state_dict: its arrays may be NumPy's, JAX's or torch's.
+            match: ``"name"`` finds a parameter's state by its name, in any order and any grouping; ``"position"`` by
+                its number in the groups, as torch does. By default by name where both sides have names.
+            strict: whether all parameters, and no others, must be there and fit. Otherwise what fits is loaded, and
+                the other parameters keep the state they have.
+            dtype: what floating slots are cast to. By default a slot takes the wider of two dtypes, the saved one and
+                the one that the optimizer would make, so that nothing saved is rounded.
+            keep: names of options whose present values stay in every group, ``["lr"]`` say.
+
+        A group takes the options of the saved group that its parameters were in; where they were in several that
+        differ in an option, it keeps its own, with a warning. A schedule that stands in a group stays, and continues
+        at the count that was saved. Names stay.
+
+        Returns:
+            What was not loaded: names of parameters that are missing and that are unexpected, and why others do not
+            fit.
+
+        Raises:
+            ValueError, KeyError, TypeError: the state does not fit, all of what does not in one message; precision
+                would be lost; the constructor refuses an option; no group has an option of a name in ``keep``. The
+                optimizer is left as it was.
+
+        Example:
+            >>> import jax.numpy as jnp
+            >>> from functorch_optim import optim
+            >>> source = optim.Adam({"body": jnp.ones(2), "old_head": jnp.ones(1)}, lr=0.5)
+            >>> source.step({"body": jnp.ones(2), "old_head": jnp.ones(1)})
+            >>> target = optim.Adam({"body": jnp.ones(2), "head": jnp.ones(3)})
+            >>> target.load_state_dict(source.state_dict(), strict=False)
+            NotLoaded(missing=['head'], unexpected=['old_head'], refused={})
+            >>> target.param_groups[0]["lr"], list(target.state)
+            (0.5, ['body'])
+            >>> target.param_groups[0]["lr"] = 0.01
+            >>> target.load_state_dict(source.state_dict(), strict=False, keep=["lr"]).missing
+            ['head']
+            >>> target.param_groups[0]["lr"]
+            0.01
+        """
+        self._need_engine()
+        if isinstance(state_dict, Mapping):
+            state_dict = self._hooks.load_pre.replace(self, dict(state_dict))
+        with self._transaction.changing:
+            not_loaded = self._load(state_dict, match, strict, dtype, keep)
+        self._hooks.load_post.call(self)
+        return not_loaded
+
+    def _load(
+        self,
+        state_dict: Mapping[str, Any],
+        match: str | None,
+        strict: bool = True,
+        dtype: Any = None,
+        keep: Collection[str] = (),
+    ) -> torch_layout.NotLoaded:
+        """:meth:`load_state_dict` without its hooks."""
+        self._refuse_tracing()
+        self._check_kept(keep)
+        dtype = None if dtype is None else jnp.dtype(dtype)
+        if dtype is not None and not jnp.issubdtype(dtype, jnp.floating):
+            raise TypeError(f"dtype must be a floating one, but it is {dtype}")
+        if dtype is not None and jax.dtypes.canonicalize_dtype(dtype) != dtype:
+            raise TypeError(f"dtype is {dtype}, but 64-bit numbers are disabled (jax_enable_x64)")
+        numbers = self._engine.data_names
+        loaded = torch_layout.read(self._layout, self.param_groups, self._counts, numbers, state_dict, match, strict)
+        self._refuse_traced(jax.tree.leaves(loaded.entries))
+        groups = []
+        for live, group in zip(self.param_groups, loaded.groups, strict=True):
+            options = self._defaults_of({**live, **group}).items()
+            kept = {key: live.get(key, value) for key, value in options if key not in group}
+            kept |= {key: live[key] for key in keep if key in live}
+            groups.append({**group, **kept, **self.forced})
+        pairs = zip(groups, loaded.counts, strict=True)
+        settings = [self._numbers(group, count, index) for index, (group, count) in enumerate(pairs)]
+        for index, group in enumerate(groups):
+            self._check_options(group, index, live=True)
+        refused: torch_layout.Refused = {}
+        state = self._engine.read(self._layout, self._leaves, loaded, settings, dtype, refused)
+        if strict:
+            torch_layout.check_strict(loaded.missing, loaded.unexpected, refused)
+        if loaded.warning:
+            warnings.warn(loaded.warning, UserWarning, stacklevel=3)  # the caller of load_state_dict
+        loaded_groups = [{"params": GroupParams(self, index), **group} for index, group in enumerate(groups)]
+
+        def commit() -> None:
+            self._engine.commit(state)
+            self._counts, self._loaded_groups = loaded.counts, groups
+            for live, group in zip(self.param_groups, loaded_groups, strict=True):
+                live.clear()
+                live.update(group)
+
+        self._transaction.commit(commit)
+        reasons = {name: torch_layout.reason(error) for name, error in refused.items()}
+        return torch_layout.NotLoaded(loaded.missing, loaded.unexpected, reasons)
+
+    def _check_kept(self, keep: Collection[str]) -> None:
+        """Raise unless the groups have options of all these names."""
+        if isinstance(keep, str):
+            raise TypeError(f"keep must be a collection of names, but it is the string {keep!r}")
+        known = {key for group in self.param_groups for key in group} - {"params", "param_names"}
+        unknown = sorted(set(keep) - known)
+        if unknown:
+            raise ValueError(f"keep names {unknown}, which no parameter group has: the options are {sorted(known)}")
+
+    def __getstate__(self) -> dict[str, Any]:
+        with self._transaction.handing:  # and with containers of its own: another thread may be in a step
+            self._settle()
+            groups = [{key: value for key, value in group.items() if key != "params"} for group in self.param_groups]
+            held, engine = Leaves(list(self._held.arrays())), copy.copy(self._engine)
+            state = {**vars(self), "param_groups": groups, "_held": held, "_engine": engine}
+        state.update(_checked=None, _handed=[], _handed_grads=[])
+        del state["_losses"], state["_hooks"], state["_given"], state["_made_under"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _losses=CompiledLosses(), _hooks=Occasions(), _given=[], _made_under=trace_state())
+        groups = enumerate(state["param_groups"])
+        self.param_groups = ParamGroups({"params": GroupParams(self, index), **group} for index, group in groups)
