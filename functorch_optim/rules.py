@@ -6,7 +6,7 @@ a transformation of it, and :func:`functorch_optim.testing.check_rule` tests it.
 
 from functorch_optim.base import exportable
 from functorch_optim.core.lift import lift
-from functorch_optim.core.numerics import average_of_squares, coefficient, decay_of, full_like, lerp, sqrt, zeros_like
+from functorch_optim.core.numerics import average_of_squares, decay_of, full_like, lerp, sqrt, zeros_like
 from functorch_optim.core.rule import Rule
 from functorch_optim.hyperparams import (
     Alpha,
@@ -62,7 +62,6 @@ __all__ = [
     "as_count",
     "as_float",
     "average_of_squares",
-    "coefficient",
     "decay_of",
     "exportable",
     "full_like",

@@ -8,7 +8,7 @@ import pytest
 
 import functorch_optim as fo
 from functorch_optim import optim
-from functorch_optim.optim.torch_habits import habits_of
+from functorch_optim.optim.engine.torch_habits import habits_of
 from tests.algorithms import ALGORITHMS, ELSEWHERE, FULL, cases_of, covering
 
 TITLES = {**{name: row.title for name, row in ALGORITHMS.items()}, **{k: title for k, (title, _) in ELSEWHERE.items()}}

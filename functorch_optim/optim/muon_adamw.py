@@ -10,9 +10,9 @@ from functorch_optim.algorithms.muon import muon
 from functorch_optim.algorithms.muon_adamw import matrices_for
 from functorch_optim.optim.engine.by_parameter import ByParameter
 from functorch_optim.optim.engine.kinds import Algorithms
+from functorch_optim.optim.engine.torch_habits import FUNCTIONAL_ONLY
 from functorch_optim.optim.optimizer import Optimizer
 from functorch_optim.optim.param_groups import GroupRules
-from functorch_optim.optim.torch_habits import FUNCTIONAL_ONLY
 
 
 def _defaults(constructor: Callable[..., Any], only_if_given: Collection[str] = ()) -> dict[str, Any]:

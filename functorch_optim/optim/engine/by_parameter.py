@@ -18,10 +18,10 @@ from functorch_optim.optim.engine.kinds import Algorithms, Held
 from functorch_optim.optim.engine.packs import Leaves
 from functorch_optim.optim.engine.prepared import Prepared
 from functorch_optim.optim.engine.protocol import Entry, Group, Run
+from functorch_optim.optim.engine.torch_habits import habits_of
 from functorch_optim.optim.layout import Layout
 from functorch_optim.optim.options import is_zero
 from functorch_optim.optim.state_dict import Loaded, Refused
-from functorch_optim.optim.torch_habits import habits_of
 from functorch_optim.optim.transaction import Args
 
 

@@ -11,9 +11,9 @@ import numpy as np
 from functorch_optim import trees
 from functorch_optim.optim.engine.histories import History, slots_of
 from functorch_optim.optim.engine.protocol import Entry
+from functorch_optim.optim.engine.torch_habits import habits_of
 from functorch_optim.optim.options import is_traced
 from functorch_optim.optim.state_dict import count_of, kept
-from functorch_optim.optim.torch_habits import habits_of
 from functorch_optim.placement import sharding_of
 
 

@@ -13,9 +13,9 @@ from functorch_optim.optim.engine.entries import history_of
 from functorch_optim.optim.engine.histories import History, slots_of
 from functorch_optim.optim.engine.kinds import Algorithms, lifted
 from functorch_optim.optim.engine.protocol import Group
+from functorch_optim.optim.engine.torch_habits import habits_of
 from functorch_optim.optim.layout import Layout
 from functorch_optim.optim.options import delayed
-from functorch_optim.optim.torch_habits import habits_of
 
 
 def functional(

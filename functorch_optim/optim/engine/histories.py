@@ -10,8 +10,8 @@ from functorch_optim.core.lifted import Lifted
 from functorch_optim.core.packing import packable
 from functorch_optim.hyperparams import single
 from functorch_optim.optim.engine.packs import Leaves, Pack, cut_all, join_all
+from functorch_optim.optim.engine.torch_habits import habits_of
 from functorch_optim.optim.options import is_traced
-from functorch_optim.optim.torch_habits import habits_of
 
 FEWEST = 256  # with foreach=None so many small parameters are packed; a hundred cost as much to cut as they save
 

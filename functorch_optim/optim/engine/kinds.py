@@ -8,8 +8,8 @@ from functorch_optim.base import GradientTransformation, Update
 from functorch_optim.core.lifted import Lifted
 from functorch_optim.hyperparams import Named, checked, data_options
 from functorch_optim.optim.engine.protocol import Group
+from functorch_optim.optim.engine.torch_habits import FUNCTIONAL_ONLY, habits_of
 from functorch_optim.optim.options import is_traced, is_zero
-from functorch_optim.optim.torch_habits import FUNCTIONAL_ONLY, habits_of
 
 
 class Kind:
