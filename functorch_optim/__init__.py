@@ -23,22 +23,13 @@ from functorch_optim.averaging.batch_norm import BatchStatistics, batch_statisti
 from functorch_optim.averaging.ema import ema, ema_warmup
 from functorch_optim.averaging.swa import swa
 from functorch_optim.base import EmptyState, GradientTransformation, apply_updates, identity
-from functorch_optim.combinators import (
-    ChainState,
-    MaskedState,
-    NamedStates,
-    chain,
-    current_hyperparams,
-    find_state,
-    masked,
-    named_chain,
-    partition,
-)
+from functorch_optim.combinators import ChainState, NamedStates, chain, current_hyperparams, find_state, named_chain
 from functorch_optim.core.lift import lift
 from functorch_optim.core.packing import ForeachState
 from functorch_optim.core.rule import Rule
 from functorch_optim.fusion import enable_cpu_fusion
 from functorch_optim.hyperparams import Beta
+from functorch_optim.selection import MaskedState, masked, partition
 from functorch_optim.sparse_grad import value_and_sparse_grad
 from functorch_optim.transforms.clipping import clip_by_global_norm, clip_by_value, global_norm
 from functorch_optim.transforms.conditional import AccumulateState, SkipNonfiniteState, accumulate, skip_nonfinite

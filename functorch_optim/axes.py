@@ -22,7 +22,7 @@ from jax.core import Tracer
 from jax.sharding import PartitionSpec
 
 from functorch_optim import trees
-from functorch_optim.combinators import Labels, as_labels
+from functorch_optim.selection import Labels, as_labels
 
 Axes = tuple[str, ...]
 Split = tuple[Axes, ...]  # the axes over which each dimension is split; () where none is

@@ -1,26 +1,20 @@
-"""Transformations of transformations: chain, named_chain, partition, masked; and how to look into a composed state."""
+"""Transformations in turn: chain and named_chain; and how to look into a composed state."""
 
-from collections.abc import Callable, Hashable, Iterator, Mapping
-from dataclasses import replace
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from functorch_optim import trees
 from functorch_optim.base import (
-    EmptyState,
-    Frozen,
     GradientTransformation,
     Transform,
     Update,
     effects_of,
     exportable,
-    identity,
     transformation,
 )
-from functorch_optim.effects import Effect, Effects, Kind, Leaves, check_effects, for_each
+from functorch_optim.effects import Effects, Kind, Leaves, check_effects, for_each
 
 
 @exportable
@@ -35,13 +29,6 @@ class NamedStates(NamedTuple):
     """The states of named transformations: a named chain's links, or a partition's labels."""
 
     states: dict[Any, Any]
-
-
-@exportable
-class MaskedState(NamedTuple):
-    """The state of a masked transformation: ``inner`` has None where the mask is False."""
-
-    inner: Any
 
 
 class Wrapper(Transform):
@@ -171,236 +158,6 @@ def named_chain(*pairs: tuple[str, GradientTransformation]) -> GradientTransform
         if names.count(name) > 1:
             raise ValueError(f"named_chain: the name {name!r} occurs more than once")
     return transformation(NamedChain(tuple(link for _, link in pairs), names))
-
-
-class ByLeaf(Frozen):
-    """Labels by the dotted path and the array, whose values must not matter."""
-
-    function: Callable[[str, Any], Any]
-
-    def label(self, name: str, leaf: Any) -> Hashable:
-        return self.function(name, leaf)
-
-
-class Labels(Frozen):
-    """A pytree of labels, or a function of the dotted path; compared by its content."""
-
-    function: Callable[[str], Hashable] | ByLeaf | None
-    leaves: tuple[Hashable, ...] = ()
-    structure: Any = None
-
-    def __repr__(self) -> str:
-        return repr(self.function or self.structure.unflatten(self.leaves))
-
-    def of(self, names: trees.Names, tree: Any) -> list[Hashable]:
-        """The label of every leaf of ``tree``; a label may stand for a whole subtree."""
-        if isinstance(self.function, ByLeaf):
-            pairs = zip(names, jax.tree.leaves(tree, is_leaf=trees.is_leaf), strict=True)
-            return [None if leaf is None else self.function.label(name, leaf) for name, leaf in pairs]
-        if self.function is not None:
-            return [self.function(name) for name in names]
-        if not names:  # nothing to label; also optax's placeholder, which has no structure to compare
-            return []
-        try:
-            subtrees = self.structure.treedef.flatten_up_to(tree)
-        except ValueError as error:
-            raise ValueError(f"the labels do not have the structure of the parameters: {error}") from error
-        sizes = [len(jax.tree.leaves(subtree, is_leaf=trees.is_leaf)) for subtree in subtrees]
-        return [label for label, size in zip(self.leaves, sizes, strict=True) for _ in range(size)]
-
-
-def as_labels(labels: Any, is_leaf: Callable[[Any], bool] = trees.is_leaf) -> Labels:
-    if callable(labels) and jax.tree_util.all_leaves([labels]):  # and not a module of labels
-        return Labels(labels)
-    leaves, structure = jax.tree.flatten(labels, is_leaf=is_leaf)
-    return Labels(None, tuple(leaves), trees.Structure(structure))
-
-
-def as_mask(who: str, mask: Any) -> Labels:
-    """The labels True and False of a tree of booleans, or of a function of the dotted path.
-
-    Raises:
-        TypeError: a leaf of the tree is no boolean.
-    """
-    labels = as_labels(mask)
-    if labels.function is not None:
-        return labels
-    for leaf in labels.leaves:
-        if leaf is not None and not _is_flag(leaf):
-            raise TypeError(f"{who}: a mask is a tree of booleans, or a function of the path, but it holds {leaf!r}")
-    return replace(labels, leaves=tuple(None if leaf is None else bool(leaf) for leaf in labels.leaves))
-
-
-def flags_of(who: str, mask: Labels, tree: Any) -> list[bool]:
-    """What a mask says of the leaves of ``tree``.
-
-    Raises:
-        ValueError: another structure; TypeError: the function of the path gives something else than a boolean.
-    """
-    names, leaves, _ = trees.named_leaves(tree, none_is_leaf=True)
-    flags = []
-    for name, leaf, flag in zip(names, leaves, mask.of(names, tree), strict=True):
-        if leaf is None:
-            continue
-        if not _is_flag(flag):
-            raise TypeError(f"{who} must be True or False at the parameter {trees.quote(name)}, but it is {flag!r}")
-        flags.append(bool(flag))
-    return flags
-
-
-def _is_flag(leaf: Any) -> bool:
-    """Whether a leaf of a mask is a boolean, or an array of one."""
-    if isinstance(leaf, jax.Array):
-        return leaf.shape == () and jnp.issubdtype(leaf.dtype, jnp.bool_)
-    return isinstance(leaf, bool | np.bool_)
-
-
-def _select(tree: Any, labels: list[Hashable], label: Hashable) -> Any:
-    """``tree`` with None at every leaf that has another label."""
-    _, leaves, treedef = trees.named_leaves(tree, none_is_leaf=True)
-    return treedef.unflatten([leaf if own == label else None for leaf, own in zip(leaves, labels, strict=True)])
-
-
-def _of_part(extra: dict[str, Any], params: Any, labels: list[Hashable], label: Hashable) -> dict[str, Any]:
-    """``value_fn`` as a function of the parameters with this label, the others as they are."""
-    value_fn = extra.get("value_fn")
-    if not callable(value_fn) or params is None:
-        return {}
-    leaves, treedef = jax.tree.flatten(params, is_leaf=trees.is_leaf)
-
-    def of_part(part: Any) -> Any:
-        own = jax.tree.leaves(part, is_leaf=trees.is_leaf)
-        pairs = zip(own, leaves, labels, strict=True)
-        return value_fn(treedef.unflatten([new if mine == label else other for new, other, mine in pairs]))
-
-    return {"value_fn": of_part}
-
-
-class Partition(Transform):
-    labels: Labels
-    names: tuple[Hashable, ...]
-    members: tuple[GradientTransformation, ...]
-
-    def __repr__(self) -> str:
-        members = dict(zip(self.names, self.members, strict=True))
-        return f"partition({members!r}, {self.labels!r})"
-
-    def init(self, params: Any) -> NamedStates:
-        names, leaves, _ = trees.named_leaves(params, none_is_leaf=True)
-        labels = self.labels.of(names, params)
-        for name, leaf, label in zip(names, leaves, labels, strict=True):
-            if leaf is not None and label not in self.names:
-                raise ValueError(
-                    f"partition: the parameter {trees.quote(name)} has the label {label!r}, "
-                    f"which is none of {', '.join(map(repr, self.names))}"
-                )
-        pairs = zip(self.names, self.members, strict=True)
-        return NamedStates({name: member.init(_select(params, labels, name)) for name, member in pairs})
-
-    def update(self, updates: Any, state: NamedStates, params: Any = None, **extra: Any) -> tuple[Any, NamedStates]:
-        if params is not None:
-            trees.align(params, updates, "gradients")
-        names, leaves, treedef = trees.named_leaves(updates, none_is_leaf=True)
-        labels = self.labels.of(names, updates if params is None else params)
-        states = {}
-        for name, member in zip(self.names, self.members, strict=True):
-            own_updates = _select(updates, labels, name)
-            own_params = None if params is None else _select(params, labels, name)
-            keywords = {**extra, **_of_part(extra, params, labels, name)}
-            new, states[name] = member.update(own_updates, state.states[name], own_params, **keywords)
-            new_leaves = jax.tree.leaves(new, is_leaf=trees.is_leaf)
-            leaves = [n if own == name else old for n, old, own in zip(new_leaves, leaves, labels, strict=True)]
-        return treedef.unflatten(leaves), NamedStates(states)
-
-    def hyperparams(self, state: NamedStates) -> dict[Any, Any]:
-        pairs = zip(self.names, self.members, strict=True)
-        return {name: current_hyperparams(member, state.states[name]) for name, member in pairs}
-
-    def effects(self, at: Leaves | None) -> list[Effects]:
-        each = [effects_of(member, at) for member in self.members]
-        if at is None:
-            same = len({tuple(effect.kind for effect in effects) for [effects] in each}) == 1
-            return each[0] if same else for_each(at, (Effect(Kind.UNKNOWN, self._call_name()),))
-        own = dict(zip(self.names, each, strict=True))
-        labels = self.labels.of(at.names, at.tree)
-        return [own[label][index] if label in own else () for index, label in enumerate(labels)]
-
-
-def partition(transformations: Mapping[Any, GradientTransformation], labels: Any) -> GradientTransformation:
-    """Give each parameter to the transformation of its label.
-
-    Args:
-        transformations: label -> transformation. Each sees the whole tree with None at the others' leaves.
-        labels: a pytree of labels with the parameters' structure (a label may stand for a whole subtree), or a
-            function from a parameter's dotted path (``"layers.0.weight"``) to its label.
-
-    Returns:
-        A transformation whose state holds one state a label; :func:`find_state` finds it by the label.
-
-    Raises:
-        ValueError: from ``init``, a label that has no transformation; the message names the parameter.
-
-    Example:
-        >>> import functorch_optim as fo
-        >>> members = {"decay": fo.adamw(), "plain": fo.adam()}
-        >>> tx = partition(members, lambda path: "plain" if "bias" in path else "decay")
-        >>> state = tx.init({"bias": jax.numpy.zeros(2), "kernel": jax.numpy.zeros(3)})
-        >>> fo.find_state(state, "plain").exp_avg
-        {'bias': Array([0., 0.], dtype=float32), 'kernel': None}
-    """
-    names = tuple(sorted(transformations, key=str))
-    return transformation(Partition(as_labels(labels), names, tuple(transformations[name] for name in names)))
-
-
-class Masked(Wrapper):
-    mask: Labels
-
-    inside: ClassVar[bool] = True  # what the mask says where ``inner`` is applied
-    elsewhere: ClassVar[GradientTransformation] = identity()
-
-    def __repr__(self) -> str:
-        return f"{self._call_name()}({self.inner!r}, {self.mask!r})"
-
-    @property
-    def _both(self) -> Partition:
-        members = (self.elsewhere, self.inner) if self.inside else (self.inner, self.elsewhere)
-        return Partition(self.mask, (False, True), members)
-
-    def init(self, params: Any) -> MaskedState:
-        return MaskedState(self._both.init(params).states[self.inside])
-
-    def update(self, updates: Any, state: MaskedState, params: Any = None, **extra: Any) -> tuple[Any, MaskedState]:
-        states = NamedStates({not self.inside: EmptyState(), self.inside: state.inner})
-        updates, states = self._both.update(updates, states, params, **extra)
-        return updates, MaskedState(states.states[self.inside])
-
-    def effects(self, at: Leaves | None) -> list[Effects]:
-        return self._both.effects(at)
-
-
-def masked(inner: GradientTransformation, mask: Any) -> GradientTransformation:
-    """Apply ``inner`` where ``mask`` is True; elsewhere the updates pass unchanged.
-
-    What passes an algorithm unchanged is the gradient itself, which :func:`apply_updates` would add: to let parameters
-    stand still use :func:`functorch_optim.freeze`.
-
-    Args:
-        inner: a transformation.
-        mask: a pytree of booleans with the parameters' structure (one may stand for a subtree), or a function from a
-            parameter's dotted path to a boolean.
-
-    Raises:
-        TypeError: the mask holds something else than booleans.
-
-    Example:
-        >>> import functorch_optim as fo
-        >>> tx = masked(fo.scale(0.0), {"frozen": True, "free": False})
-        >>> grads = {"frozen": jax.numpy.ones(()), "free": jax.numpy.ones(())}
-        >>> updates, _ = tx.update(grads, tx.init(grads))
-        >>> updates["frozen"].item(), updates["free"].item()
-        (0.0, 1.0)
-    """
-    return transformation(Masked(inner, as_mask("masked", mask)))
 
 
 def find_state(state: Any, type_or_name: type | str) -> Any:

@@ -1,9 +1,7 @@
 """Hyperparameters as data: what an option may be, its check, its value at a step, and scalars that keep their digits.
 
 An option is a Python number, an array of one element (traced too), or a schedule ``step -> value``. Numbers stay
-Python doubles until a step's scalars are formed, so every coefficient is rounded once. Given Python numbers and a
-Python step the functions here calculate in doubles, as torch does on the host; given traced values they use forms that
-do not cancel.
+Python doubles until a step's scalars are formed, so every coefficient is rounded once.
 """
 
 import functools
@@ -251,18 +249,11 @@ def normalise(name: str, value: Any) -> Any:
 @functools.cache
 def data_options(cls: type) -> dict[str, Option]:
     """The fields of a class that are data, with their marks."""
-    return {name: mark for name, notes in _notes(cls).items() for mark in notes if isinstance(mark, Option)}
-
-
-def option_docs(cls: type) -> dict[str, str]:
-    """What the fields of a class are, as it stands beside their types, with their ranges."""
-    words = {name: [note for note in notes if isinstance(note, str)] for name, notes in _notes(cls).items()}
-    ranges = {name: option.range for name, option in data_options(cls).items()}
-    return {name: ", ".join(filter(None, [own[-1], ranges.get(name)])) for name, own in words.items() if own}
+    return {name: mark for name, notes in field_notes(cls).items() for mark in notes if isinstance(mark, Option)}
 
 
 @functools.cache
-def _notes(cls: type) -> dict[str, tuple[Any, ...]]:
+def field_notes(cls: type) -> dict[str, tuple[Any, ...]]:
     """What stands beside the type of each field; an outer note after those that its type has already."""
     hints = get_type_hints(cls, include_extras=True)
     return {f.name: getattr(hints[f.name], "__metadata__", ()) for f in fields(cls)}
@@ -356,60 +347,3 @@ def resolve(name: str, value: Any, step: Any, beta: bool = False) -> Any:
 def is_static_zero(value: Any) -> bool:
     """Whether an option is the Python number zero, which is known while tracing; data never is."""
     return isinstance(value, float) and value == 0.0
-
-
-def on_host(*values: Any) -> bool:
-    """Whether all the values are Python numbers."""
-    for value in values:  # noqa: SIM110 a generator would double the cost
-        if isinstance(value, jax.Array):
-            return False
-    return True
-
-
-def scalar_sqrt(value: Any) -> Any:
-    """The square root of a number in doubles, of a traced scalar in its dtype."""
-    return math.sqrt(value) if on_host(value) else jnp.sqrt(value)
-
-
-def as_float(value: Any) -> Any:
-    """A step or a scalar as a Python float, or as an array of JAX's default float dtype."""
-    return float(value) if on_host(value) else value.astype(jnp.result_type(float))
-
-
-def power(base: Any, exponent: Any) -> Any:
-    """``base**exponent`` of positive numbers, in doubles on the host."""
-    return base**exponent if on_host(base, exponent) else jnp.power(base, exponent)
-
-
-def maximum(a: Any, b: Any) -> Any:
-    """The larger of two scalars."""
-    return max(a, b) if on_host(a, b) else jnp.maximum(a, b)
-
-
-def minimum(a: Any, b: Any) -> Any:
-    """The smaller of two scalars."""
-    return min(a, b) if on_host(a, b) else jnp.minimum(a, b)
-
-
-def single(value: Any) -> Any:
-    """A scalar as torch keeps it in a float32 tensor."""
-    return float(np.float32(value)) if on_host(value) else value.astype(jnp.float32)
-
-
-def one_minus_power(beta: Beta, step: Any) -> Any:
-    """``1 - beta**step``, the bias correction after ``step`` updates.
-
-    On the host it is torch's expression in doubles. Traced it is ``-expm1(step * log1p(-(1 - beta)))``, which keeps
-    its digits where beta is near 1.
-
-    Example:
-        >>> one_minus_power(Beta.of(0.5), 2)
-        0.75
-    """
-    if on_host(beta.value, step):
-        return 1 - beta.value**step
-    if on_host(beta.value):
-        log_beta = math.log1p(-beta.complement) if beta.complement < 1 else -math.inf
-    else:
-        log_beta = jnp.log1p(-beta.complement)
-    return -jnp.expm1(jnp.asarray(step, jnp.result_type(float)) * log_beta)

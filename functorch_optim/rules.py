@@ -8,6 +8,16 @@ from functorch_optim.base import exportable
 from functorch_optim.core.lift import lift
 from functorch_optim.core.numerics import average_of_squares, decay_of, full_like, lerp, sqrt, zeros_like
 from functorch_optim.core.rule import Rule
+from functorch_optim.core.scalar_math import (
+    as_float,
+    maximum,
+    minimum,
+    on_host,
+    one_minus_power,
+    power,
+    scalar_sqrt,
+    single,
+)
 from functorch_optim.hyperparams import (
     Alpha,
     AnyNumber,
@@ -28,15 +38,7 @@ from functorch_optim.hyperparams import (
     Rho,
     WeightDecay,
     as_count,
-    as_float,
     is_static_zero,
-    maximum,
-    minimum,
-    on_host,
-    one_minus_power,
-    power,
-    scalar_sqrt,
-    single,
 )
 
 __all__ = [

@@ -15,9 +15,9 @@ import pytest
 
 import functorch_optim as fo
 from functorch_optim import optim
-from functorch_optim.hyperparams import data_options, option_docs
+from functorch_optim.hyperparams import data_options
 from functorch_optim.optim.engine.torch_habits import FUNCTIONAL_ONLY
-from functorch_optim.optim.signatures import COMMON
+from functorch_optim.optim.signatures import COMMON, option_docs
 from tests.algorithms import ALGORITHMS, oracle
 from tests.tools.stubs import STUB, stub
 

@@ -11,6 +11,7 @@ from functorch_optim.base import GradientTransformation, exportable
 from functorch_optim.core.lift import lift
 from functorch_optim.core.numerics import sqrt, zeros_like
 from functorch_optim.core.rule import Rule
+from functorch_optim.core.scalar_math import as_float, minimum, power
 from functorch_optim.hyperparams import (
     Beta2Decay,
     ClippingThreshold,
@@ -19,9 +20,6 @@ from functorch_optim.hyperparams import (
     Maximize,
     NonNegativeLearningRate,
     NonNegativeWeightDecay,
-    as_float,
-    minimum,
-    power,
 )
 
 

@@ -8,6 +8,7 @@ from functorch_optim.base import GradientTransformation, exportable
 from functorch_optim.core.lift import lift
 from functorch_optim.core.numerics import full_like, sqrt
 from functorch_optim.core.rule import Rule
+from functorch_optim.core.scalar_math import as_float
 from functorch_optim.hyperparams import (
     Epsilon,
     Hyperparameter,
@@ -16,7 +17,6 @@ from functorch_optim.hyperparams import (
     LearningRateDecay,
     Maximize,
     WeightDecay,
-    as_float,
 )
 
 

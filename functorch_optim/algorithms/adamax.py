@@ -9,6 +9,7 @@ from functorch_optim.base import GradientTransformation, exportable
 from functorch_optim.core.lift import lift
 from functorch_optim.core.numerics import lerp, zeros_like
 from functorch_optim.core.rule import Rule
+from functorch_optim.core.scalar_math import one_minus_power
 from functorch_optim.hyperparams import (
     Beta,
     BetaOption,
@@ -18,7 +19,6 @@ from functorch_optim.hyperparams import (
     LearningRate,
     Maximize,
     WeightDecay,
-    one_minus_power,
 )
 
 

@@ -9,16 +9,8 @@ from functorch_optim.base import GradientTransformation, exportable
 from functorch_optim.core.lift import lift
 from functorch_optim.core.numerics import decay_of, zeros_like
 from functorch_optim.core.rule import Rule
-from functorch_optim.hyperparams import (
-    AnyNumber,
-    Hyperparameter,
-    LearningRate,
-    Maximize,
-    WeightDecay,
-    as_float,
-    maximum,
-    single,
-)
+from functorch_optim.core.scalar_math import as_float, maximum, single
+from functorch_optim.hyperparams import AnyNumber, Hyperparameter, LearningRate, Maximize, WeightDecay
 
 
 @exportable

@@ -6,7 +6,7 @@ from typing import Any
 from functorch_optim.algorithms.adamw import adamw
 from functorch_optim.algorithms.muon import muon
 from functorch_optim.base import GradientTransformation, transformation
-from functorch_optim.combinators import ByLeaf, Labels, Partition
+from functorch_optim.selection import ByLeaf, Labels, Partition
 
 
 def is_matrix(name: str, array: Any) -> bool:

@@ -8,6 +8,7 @@ from functorch_optim.base import GradientTransformation, exportable
 from functorch_optim.core.lift import lift
 from functorch_optim.core.numerics import average_of_squares, lerp, sqrt, zeros_like
 from functorch_optim.core.rule import Rule
+from functorch_optim.core.scalar_math import as_float, one_minus_power, power, single
 from functorch_optim.hyperparams import (
     Beta,
     BetaOption,
@@ -19,10 +20,6 @@ from functorch_optim.hyperparams import (
     Maximize,
     MomentumDecay,
     WeightDecay,
-    as_float,
-    one_minus_power,
-    power,
-    single,
 )
 
 

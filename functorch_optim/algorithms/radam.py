@@ -12,6 +12,7 @@ from functorch_optim.base import GradientTransformation, exportable
 from functorch_optim.core.lift import lift
 from functorch_optim.core.numerics import average_of_squares, lerp, sqrt, zeros_like
 from functorch_optim.core.rule import Rule
+from functorch_optim.core.scalar_math import as_float, on_host, one_minus_power, scalar_sqrt
 from functorch_optim.hyperparams import (
     Beta,
     BetaOption,
@@ -22,10 +23,6 @@ from functorch_optim.hyperparams import (
     LearningRate,
     Maximize,
     WeightDecay,
-    as_float,
-    on_host,
-    one_minus_power,
-    scalar_sqrt,
 )
 
 

@@ -9,6 +9,7 @@ from functorch_optim.base import GradientTransformation, exportable
 from functorch_optim.core.lift import lift
 from functorch_optim.core.numerics import zeros_like
 from functorch_optim.core.rule import Rule
+from functorch_optim.core.scalar_math import on_host
 from functorch_optim.hyperparams import (
     AnyNumber,
     Hyperparameter,
@@ -17,7 +18,6 @@ from functorch_optim.hyperparams import (
     Momentum,
     WeightDecay,
     is_static_zero,
-    on_host,
 )
 
 

@@ -10,6 +10,7 @@ from functorch_optim.base import GradientTransformation, exportable
 from functorch_optim.core.lift import lift
 from functorch_optim.core.numerics import sqrt, zeros_like
 from functorch_optim.core.rule import Rule
+from functorch_optim.core.scalar_math import one_minus_power, scalar_sqrt
 from functorch_optim.hyperparams import (
     BetaOption,
     Betas,
@@ -17,8 +18,6 @@ from functorch_optim.hyperparams import (
     Maximize,
     PositiveEpsilon,
     PositiveLearningRate,
-    one_minus_power,
-    scalar_sqrt,
 )
 
 

@@ -3,11 +3,11 @@
 from typing import Any
 
 from functorch_optim.base import GradientTransformation, transformation
-from functorch_optim.combinators import as_mask
 from functorch_optim.core.lifted import Lifted
 from functorch_optim.core.packing import Packed
 from functorch_optim.core.rule import Rule
 from functorch_optim.core.rule_checks import check_once
+from functorch_optim.selection import as_mask
 
 
 def lift(rule: Rule, foreach: bool = False, decay_mask: Any = None) -> GradientTransformation:

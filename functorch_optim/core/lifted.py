@@ -10,12 +10,12 @@ import jax.numpy as jnp
 
 from functorch_optim import axes, rows, trees, variables
 from functorch_optim.base import Transform
-from functorch_optim.combinators import Labels, flags_of
 from functorch_optim.core.leaf import LeafUpdate, leaf_update
 from functorch_optim.core.numerics import next_step
 from functorch_optim.core.rule import Rule
 from functorch_optim.core.scalars import StepScalars, step_scalars
 from functorch_optim.effects import Effect, Effects, Kind, Leaves, for_each
+from functorch_optim.selection import Labels, flags_of
 
 
 class Aligned(NamedTuple):

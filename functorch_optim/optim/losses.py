@@ -10,9 +10,10 @@ from typing import Any
 
 import jax
 
+from functorch_optim.optim.places import Watch
 from functorch_optim.optim.tracing import refuse_traced
 from functorch_optim.optim.transaction import Compiled
-from functorch_optim.optim.watch import Closed, Watch, captured_arrays, watch
+from functorch_optim.optim.watch import Closed, captured_arrays, watch
 from functorch_optim.sparse_grad import Sparse, value_and_sparse_grad
 
 _PACKAGE = __name__.partition(".")[0] + "."

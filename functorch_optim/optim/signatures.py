@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from inspect import Parameter
 from typing import Any, NamedTuple
 
-from functorch_optim.hyperparams import data_options, option_docs
+from functorch_optim.hyperparams import data_options, field_notes
 from functorch_optim.optim.optimizer import Optimizer
 from functorch_optim.optim.param_groups import GroupRules
 
@@ -94,6 +94,13 @@ def _argument(name: str, known: Mapping[str, Parameter], rule: type) -> Argument
     own, data = known[name], data_options(rule).get(name)
     kind = own.annotation if data is None else tuple[(Any,) * data.length] if data.length else Any
     return Argument(kind, own.default, option_docs(rule)[name])
+
+
+def option_docs(cls: type) -> dict[str, str]:
+    """What the fields of a class are, as it stands beside their types, with their ranges."""
+    words = {name: [note for note in notes if isinstance(note, str)] for name, notes in field_notes(cls).items()}
+    ranges = {name: option.range for name, option in data_options(cls).items()}
+    return {name: ", ".join(filter(None, [own[-1], ranges.get(name)])) for name, own in words.items() if own}
 
 
 def _init(cls: type, arguments: Mapping[str, Argument], keywords: set[str], keys: Sequence[str]) -> Callable[..., None]:

@@ -12,18 +12,17 @@ import itertools
 import operator
 import sys
 import types
-import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 from jax.core import Tracer
 
+from functorch_optim.optim.places import PLAIN, Node, Places, Watch, original
 from functorch_optim.optim.reads import Chain, Reads, reads_of
 
-_PLAIN = bool | int | float | complex | str | bytes | np.generic | np.dtype | types.NoneType
 _ARRAY = jax.Array | np.ndarray
 _FUNCTION = types.FunctionType | types.MethodType | functools.partial
 _CLOSED = frozenset({"jax", "jaxlib", "numpy", "functorch_optim", *sys.stdlib_module_names} - {"__main__"})
@@ -38,48 +37,9 @@ class Closed:
     """Base of what is not searched for captured arrays, because it keeps them itself."""
 
 
-class _Node(NamedTuple):
-    """A value, and the number of the place where it stands."""
-
-    value: Any
-    place: int
-
-
-class Check(NamedTuple):
-    """A step from the value number ``parent``, and what must be there: the same object, an equal one, or anything."""
-
-    parent: int
-    step: Callable[[Any], Any]
-    kind: str = ""
-    expected: Any = None
-
-
-class Watch(NamedTuple):
-    """The places to look at before a compiled function is called again; ``unseen`` says what has none, in words."""
-
-    checks: list[Check]
-    unseen: str
-
-    def holds(self, function: Any) -> bool:
-        """Whether everything that ``function`` reads is what it was."""
-        values = [function]
-        try:
-            for parent, step, kind, expected in self.checks:
-                value = step(values[parent])
-                values.append(value)
-                if kind == "same":
-                    if expected() is not value:
-                        return False
-                elif kind and value is not expected and not (type(value) is type(expected) and value == expected):
-                    return False
-        except (AttributeError, LookupError, TypeError, ValueError):  # the place is gone
-            return False
-        return True
-
-
 def watch(function: Any, captured: Iterable[Any]) -> Watch:
     """What to look at, for a function that was traced and captured these arrays."""
-    arrays = {id(array): array for array in map(_original, captured) if not isinstance(array, Tracer)}
+    arrays = {id(array): array for array in map(original, captured) if not isinstance(array, Tracer)}
     walk = _Walk(function, arrays)
     walk.follow_code()
     walk.search_objects()
@@ -98,77 +58,16 @@ def captured_arrays(jaxpr: Any) -> Iterator[Any]:
                     yield from captured_arrays(inner)
 
 
-def _original(array: Any) -> Any:
-    """The array of NumPy that a constant, or an attribute, is a view of; any other as it is."""
-    while isinstance(array, np.ndarray) and isinstance(array.base, np.ndarray):
-        array = array.base
-    return array
-
-
-class _Places:
-    """The places that steps lead to from a function, number 0, and what must stand at some of them."""
-
-    def __init__(self) -> None:
-        self.found: set[int] = set()  # the identities of the arrays that are watched
-        self._steps: list[tuple[int, Any]] = [(0, None)]
-        self._numbers: dict[Any, int] = {}
-        self._watched: dict[int, tuple[str, Any]] = {}
-
-    def step(self, node: _Node, key: Any, step: Callable[[Any], Any], value: Any) -> _Node:
-        place = node.place, key
-        if place not in self._numbers:
-            self._numbers[place] = len(self._steps)
-            self._steps.append((node.place, step))
-        return _Node(value, self._numbers[place])
-
-    def attribute(self, node: _Node, name: str, value: Any) -> _Node:
-        return self.step(node, ("attribute", name), operator.attrgetter(name), value)
-
-    def item(self, node: _Node, key: Any) -> _Node:
-        return self.step(node, ("item", key), operator.itemgetter(key), node.value[key])
-
-    def member(self, node: _Node, name: str) -> _Node:
-        """What an object itself has under a name, whatever its class makes of it."""
-        value = vars(node.value)[name]
-        if inspect.getattr_static(type(node.value), name, None) is None and getattr(node.value, name, None) is value:
-            return self.attribute(node, name, value)
-        return self.item(self.attribute(node, "__dict__", vars(node.value)), name)
-
-    def watch(self, node: _Node) -> None:
-        if isinstance(node.value, _PLAIN):
-            self._watched[node.place] = "equal", node.value
-            return
-        self.found.add(id(_original(node.value)))
-        try:
-            self._watched[node.place] = "same", weakref.ref(node.value)
-        except TypeError:  # known by what is in it
-            return
-
-    def checks(self) -> list[Check]:
-        """The steps to all that is watched, each once."""
-        needed = {0}
-        for place in self._watched:
-            while place not in needed:
-                needed.add(place)
-                place = self._steps[place][0]
-        order = sorted(needed)
-        number = {place: index for index, place in enumerate(order)}
-        return [
-            Check(number[self._steps[place][0]], self._steps[place][1], *self._watched.get(place, ()))
-            for place in order[1:]
-        ]
-
-
-class _Walk(_Places):
+class _Walk(Places):
     """From a function to what it reads."""
 
     def __init__(self, function: Any, captured: dict[int, Any]) -> None:
         super().__init__()
         self.iterators = False
-        self._root, self._captured = _Node(function, 0), captured
+        self._root, self._captured = Node(function, 0), captured
         self._loose: set[str] = set()  # attributes that are read of values of which the code does not tell the origin
         self._written: set[str] = set()
-        self._used: dict[Any, _Node] = {}
+        self._used: dict[Any, Node] = {}
         self._ways: Counter[Any] = Counter()
         self._todo: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
 
@@ -191,7 +90,7 @@ class _Walk(_Places):
         self._ways[key] += 1
         return self._ways[key] > _WAYS
 
-    def _value(self, node: _Node) -> None:
+    def _value(self, node: Node) -> None:
         """A value that the code uses as a whole."""
         value = node.value
         if isinstance(value, types.ModuleType | type) or (node.place, id(value)) in self._used:
@@ -204,7 +103,7 @@ class _Walk(_Places):
             return
         if node.place and not isinstance(value, types.MethodType) and not _is_installed(value):
             self.watch(node)
-        if isinstance(value, _PLAIN | _ARRAY) or self._is_known(id(value)):
+        if isinstance(value, PLAIN | _ARRAY) or self._is_known(id(value)):
             return
         self._calls(node)
         if node.place and not isinstance(value, _FUNCTION):
@@ -212,17 +111,17 @@ class _Walk(_Places):
             for name in self._loose.intersection(named):
                 self._attribute(node, (name,))
 
-    def _items(self, node: _Node) -> None:
+    def _items(self, node: Node) -> None:
         """The items of a container; of a dict's numbers those whose keys the code names."""
         container = node.value
         self.watch(self.step(node, "len", len, len(container)))
         for key in _keys(container) if len(container) <= _MANY else ():
             value = container[key]
-            unnamed = isinstance(container, dict) and isinstance(value, _PLAIN) and key not in self._loose
+            unnamed = isinstance(container, dict) and isinstance(value, PLAIN) and key not in self._loose
             if not unnamed and not (isinstance(value, jax.Array) and id(value) not in self._captured):
                 self._later(self._value, self.item(node, key))
 
-    def _calls(self, node: _Node) -> None:
+    def _calls(self, node: Node) -> None:
         """What is read where a function is called, a method, a partial, what wraps a function, an object."""
         value = node.value
         if isinstance(value, types.FunctionType):
@@ -238,7 +137,7 @@ class _Walk(_Places):
         elif callable(value):
             self._methods(node, "__call__")
 
-    def _function(self, node: _Node, owner: _Node | None) -> None:
+    def _function(self, node: Node, owner: Node | None) -> None:
         """What a function reads; ``owner`` is its first argument, where that is known."""
         function = node.value
         home, installed = (function.__module__ or "").partition(".")[0], _is_installed(function)
@@ -257,7 +156,7 @@ class _Walk(_Places):
             if getattr(function, name):
                 self._later(self._value, self.attribute(node, name, getattr(function, name)))
 
-    def _variable(self, node: _Node, chain: Chain) -> _Node | None:
+    def _variable(self, node: Node, chain: Chain) -> Node | None:
         """A variable that a function reads from around it, if it has a value there."""
         function = node.value
         if chain.kind == "global":
@@ -270,7 +169,7 @@ class _Walk(_Places):
         except ValueError:  # not assigned yet
             return None
 
-    def _attribute(self, node: _Node, names: tuple[str, ...]) -> None:
+    def _attribute(self, node: Node, names: tuple[str, ...]) -> None:
         """The value at the end of a chain of attributes, and the methods on the way."""
         owner = node.value
         if not names:
@@ -291,7 +190,7 @@ class _Walk(_Places):
             if value is not _NOTHING:
                 self._attribute(self.attribute(node, name, value), rest)
 
-    def _methods(self, node: _Node, name: str) -> None:
+    def _methods(self, node: Node, name: str) -> None:
         """A method, or the function of a property, and those that it overrides."""
         kinds = type(node.value).__mro__
         for index, kind in enumerate(kinds):
@@ -306,18 +205,18 @@ class _Walk(_Places):
     def search_objects(self) -> None:
         """Look for the captured arrays that the code does not name in all that it reaches."""
         missing, seen = self._captured.keys() - self.found, set[int]()
-        ends = _PLAIN | _ARRAY | types.ModuleType | type | Closed
+        ends = PLAIN | _ARRAY | types.ModuleType | type | Closed
         queue = deque([self._root, *self._used.values()] if missing else [])
         while queue and len(seen) < _FAR:
             node = queue.popleft()
-            if id(_original(node.value)) in missing:
+            if id(original(node.value)) in missing:
                 self.watch(node)
             elif id(node.value) not in seen and not isinstance(node.value, ends):
                 seen.add(id(node.value))
                 queue.extend(_parts(self, node))
 
 
-def _parts(places: _Places, node: _Node) -> Iterator[_Node]:
+def _parts(places: Places, node: Node) -> Iterator[Node]:
     """What hangs on an object."""
     value = node.value
     if isinstance(value, dict | list | tuple):

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 
 from functorch_optim import rows, trees
 from functorch_optim.base import EmptyState, GradientTransformation, Transform, effects_of, transformation
-from functorch_optim.combinators import Masked, as_mask
 from functorch_optim.effects import Effects, Leaves
+from functorch_optim.selection import Masked, as_mask
 
 
 def zero_update(leaf: Any) -> Any:

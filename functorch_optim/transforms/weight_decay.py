@@ -6,10 +6,10 @@ import jax
 
 from functorch_optim import trees
 from functorch_optim.base import GradientTransformation, transformation
-from functorch_optim.combinators import masked
 from functorch_optim.core.numerics import coefficient
 from functorch_optim.effects import Effects, Kind, Leaves
 from functorch_optim.hyperparams import Hyperparameter, WeightDecay
+from functorch_optim.selection import masked
 from functorch_optim.transforms.scaling import Scheduled
 
 

@@ -10,7 +10,7 @@ from jax.tree_util import PyTreeDef
 
 from functorch_optim import base, trees
 from functorch_optim.base import GradientTransformation, Transform, transformation
-from functorch_optim.combinators import NamedStates, partition
+from functorch_optim.combinators import NamedStates
 from functorch_optim.core.packing import ForeachState
 from functorch_optim.hyperparams import as_integer
 from functorch_optim.optim.engine.by_path import BY_PATH
@@ -22,6 +22,7 @@ from functorch_optim.optim.options import delayed, is_number
 from functorch_optim.optim.ownership import exclusive, own
 from functorch_optim.optim.state_dict import Loaded, Refused
 from functorch_optim.optim.transaction import Args, Compiled
+from functorch_optim.selection import partition
 from functorch_optim.transforms.conjugation import conjugate_leaf
 
 Make = Callable[..., GradientTransformation]

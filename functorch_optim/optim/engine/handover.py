@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from functorch_optim import trees
 from functorch_optim.base import GradientTransformation
-from functorch_optim.combinators import NamedStates, partition
+from functorch_optim.combinators import NamedStates
 from functorch_optim.optim.engine.entries import history_of
 from functorch_optim.optim.engine.histories import History, slots_of
 from functorch_optim.optim.engine.kinds import Algorithms, lifted
@@ -16,6 +16,7 @@ from functorch_optim.optim.engine.protocol import Group
 from functorch_optim.optim.engine.torch_habits import habits_of
 from functorch_optim.optim.layout import Layout
 from functorch_optim.optim.options import delayed
+from functorch_optim.selection import partition
 
 
 def functional(

@@ -8,7 +8,7 @@ import jax
 
 from functorch_optim.core.lifted import Lifted
 from functorch_optim.core.packing import packable
-from functorch_optim.hyperparams import single
+from functorch_optim.core.scalar_math import single
 from functorch_optim.optim.engine.packs import Leaves, Pack, cut_all, join_all
 from functorch_optim.optim.engine.torch_habits import habits_of
 from functorch_optim.optim.options import is_traced

@@ -1,0 +1,67 @@
+"""Scalar math: in doubles where all is Python numbers, in forms that keep their digits where a number is traced."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from functorch_optim.hyperparams import Beta
+
+
+def on_host(*values: Any) -> bool:
+    """Whether all the values are Python numbers."""
+    for value in values:  # noqa: SIM110 a generator would double the cost
+        if isinstance(value, jax.Array):
+            return False
+    return True
+
+
+def scalar_sqrt(value: Any) -> Any:
+    """The square root of a number in doubles, of a traced scalar in its dtype."""
+    return math.sqrt(value) if on_host(value) else jnp.sqrt(value)
+
+
+def as_float(value: Any) -> Any:
+    """A step or a scalar as a Python float, or as an array of JAX's default float dtype."""
+    return float(value) if on_host(value) else value.astype(jnp.result_type(float))
+
+
+def power(base: Any, exponent: Any) -> Any:
+    """``base**exponent`` of positive numbers, in doubles on the host."""
+    return base**exponent if on_host(base, exponent) else jnp.power(base, exponent)
+
+
+def maximum(a: Any, b: Any) -> Any:
+    """The larger of two scalars."""
+    return max(a, b) if on_host(a, b) else jnp.maximum(a, b)
+
+
+def minimum(a: Any, b: Any) -> Any:
+    """The smaller of two scalars."""
+    return min(a, b) if on_host(a, b) else jnp.minimum(a, b)
+
+
+def single(value: Any) -> Any:
+    """A scalar as torch keeps it in a float32 tensor."""
+    return float(np.float32(value)) if on_host(value) else value.astype(jnp.float32)
+
+
+def one_minus_power(beta: Beta, step: Any) -> Any:
+    """``1 - beta**step``, the bias correction after ``step`` updates.
+
+    On the host it is torch's expression in doubles. Traced it is ``-expm1(step * log1p(-(1 - beta)))``, which keeps
+    its digits where beta is near 1.
+
+    Example:
+        >>> one_minus_power(Beta.of(0.5), 2)
+        0.75
+    """
+    if on_host(beta.value, step):
+        return 1 - beta.value**step
+    if on_host(beta.value):
+        log_beta = math.log1p(-beta.complement) if beta.complement < 1 else -math.inf
+    else:
+        log_beta = jnp.log1p(-beta.complement)
+    return -jnp.expm1(jnp.asarray(step, jnp.result_type(float)) * log_beta)

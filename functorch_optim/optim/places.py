@@ -1,0 +1,112 @@
+"""The places where constants of a compiled function stand outside of it, each as the steps that lead there."""
+
+import inspect
+import operator
+import types
+import weakref
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+PLAIN = bool | int | float | complex | str | bytes | np.generic | np.dtype | types.NoneType
+
+
+class Node(NamedTuple):
+    """A value, and the number of the place where it stands."""
+
+    value: Any
+    place: int
+
+
+class Check(NamedTuple):
+    """A step from the value number ``parent``, and what must be there: the same object, an equal one, or anything."""
+
+    parent: int
+    step: Callable[[Any], Any]
+    kind: str = ""
+    expected: Any = None
+
+
+class Watch(NamedTuple):
+    """The places to look at before a compiled function is called again; ``unseen`` says what has none, in words."""
+
+    checks: list[Check]
+    unseen: str
+
+    def holds(self, function: Any) -> bool:
+        """Whether everything that ``function`` reads is what it was."""
+        values = [function]
+        try:
+            for parent, step, kind, expected in self.checks:
+                value = step(values[parent])
+                values.append(value)
+                if kind == "same":
+                    if expected() is not value:
+                        return False
+                elif kind and value is not expected and not (type(value) is type(expected) and value == expected):
+                    return False
+        except (AttributeError, LookupError, TypeError, ValueError):  # the place is gone
+            return False
+        return True
+
+
+def original(array: Any) -> Any:
+    """The array of NumPy that a constant, or an attribute, is a view of; any other as it is."""
+    while isinstance(array, np.ndarray) and isinstance(array.base, np.ndarray):
+        array = array.base
+    return array
+
+
+class Places:
+    """The places that steps lead to from a function, number 0, and what must stand at some of them."""
+
+    def __init__(self) -> None:
+        self.found: set[int] = set()  # the identities of the arrays that are watched
+        self._steps: list[tuple[int, Any]] = [(0, None)]
+        self._numbers: dict[Any, int] = {}
+        self._watched: dict[int, tuple[str, Any]] = {}
+
+    def step(self, node: Node, key: Any, step: Callable[[Any], Any], value: Any) -> Node:
+        place = node.place, key
+        if place not in self._numbers:
+            self._numbers[place] = len(self._steps)
+            self._steps.append((node.place, step))
+        return Node(value, self._numbers[place])
+
+    def attribute(self, node: Node, name: str, value: Any) -> Node:
+        return self.step(node, ("attribute", name), operator.attrgetter(name), value)
+
+    def item(self, node: Node, key: Any) -> Node:
+        return self.step(node, ("item", key), operator.itemgetter(key), node.value[key])
+
+    def member(self, node: Node, name: str) -> Node:
+        """What an object itself has under a name, whatever its class makes of it."""
+        value = vars(node.value)[name]
+        if inspect.getattr_static(type(node.value), name, None) is None and getattr(node.value, name, None) is value:
+            return self.attribute(node, name, value)
+        return self.item(self.attribute(node, "__dict__", vars(node.value)), name)
+
+    def watch(self, node: Node) -> None:
+        if isinstance(node.value, PLAIN):
+            self._watched[node.place] = "equal", node.value
+            return
+        self.found.add(id(original(node.value)))
+        try:
+            self._watched[node.place] = "same", weakref.ref(node.value)
+        except TypeError:  # known by what is in it
+            return
+
+    def checks(self) -> list[Check]:
+        """The steps to all that is watched, each once."""
+        needed = {0}
+        for place in self._watched:
+            while place not in needed:
+                needed.add(place)
+                place = self._steps[place][0]
+        order = sorted(needed)
+        number = {place: index for index, place in enumerate(order)}
+        return [
+            Check(number[self._steps[place][0]], self._steps[place][1], *self._watched.get(place, ()))
+            for place in order[1:]
+        ]
