@@ -306,3 +306,20 @@ def test_betas_keep_their_digits_through_a_state_dict():
     assert saved["param_groups"][0]["betas"] == (0.9, 0.999)
     optimizer.load_state_dict(saved)
     assert optimizer.param_groups[0]["betas"] == defaults["betas"]
+
+
+@pytest.mark.parametrize("kind", [int, np.int64, jnp.int32])
+def test_a_static_integer_may_be_an_array(kind):
+    """It reaches the transformation as Python's, which has a hash."""
+    seen = []
+
+    def make(lr, every):
+        seen.append(type(every))
+        return fo.accumulate(fo.sgd(lr=lr), every=every)
+
+    optimizer = optim.Optimizer.from_transform(make, [jnp.ones(1)], {"lr": 1.0, "every": kind(2)}, static=["every"])
+    seen.clear()
+    for _ in range(2):
+        optimizer.step([jnp.full(1, 0.5)])
+    assert optimizer.params[0].item() == 0.5
+    assert set(seen) == {int}
