@@ -7,6 +7,7 @@ from functorch_optim.optim.engine.packs import Leaves
 from functorch_optim.optim.engine.protocol import Entry, Group, Run
 from functorch_optim.optim.layout import Layout
 from functorch_optim.optim.state_dict import Loaded, Refused
+from functorch_optim.typing import Options, PyTree
 
 
 class NoAlgorithm:
@@ -37,15 +38,15 @@ class NoAlgorithm:
         del options
         return True
 
-    def start(self, layout: Layout, params: list[Any], settings: list[Any]) -> None:
+    def start(self, layout: Layout, params: list[PyTree], settings: list[PyTree]) -> None:
         """Nothing to begin with."""
 
-    def extended(self, layout: Layout, params: list[Any], settings: list[Any]) -> NoReturn:
+    def extended(self, layout: Layout, params: list[PyTree], settings: list[Options]) -> NoReturn:
         """Raise."""
         self.refuse()
 
     def step(
-        self, layout: Layout, held: Leaves, grads: list[Any], settings: list[Any], run: Run, in_place: bool = True
+        self, layout: Layout, held: Leaves, grads: list[PyTree], settings: list[PyTree], run: Run, in_place: bool = True
     ) -> NoReturn:
         """Raise."""
         self.refuse()
@@ -55,26 +56,26 @@ class NoAlgorithm:
         return [{} for _ in layout.group_of]
 
     def read(
-        self, layout: Layout, params: list[Any], loaded: Loaded, settings: list[Any], dtype: Any, refused: Refused
+        self, layout: Layout, params: list[PyTree], loaded: Loaded, settings: list[PyTree], dtype: Any, refused: Refused
     ) -> NoReturn:
         """Raise."""
         self.refuse()
 
-    def commit(self, state: Any) -> None:
+    def commit(self, state: PyTree) -> None:
         """Nothing changes."""
 
-    def arrays(self) -> list[Any]:
+    def arrays(self) -> list[PyTree]:
         """None."""
         return []
 
     def functional(
-        self, layout: Layout, params: list[Any], options: Sequence[Group], settings: list[Any], counts: list[int]
+        self, layout: Layout, params: list[PyTree], options: Sequence[Group], settings: list[PyTree], counts: list[int]
     ) -> NoReturn:
         """Raise."""
         self.refuse()
 
     def restored(
-        self, layout: Layout, params: list[Any], state: Any, settings: list[Any], counts: list[int]
+        self, layout: Layout, params: list[PyTree], state: PyTree, settings: list[PyTree], counts: list[int]
     ) -> NoReturn:
         """Raise."""
         self.refuse()
