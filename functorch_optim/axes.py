@@ -14,12 +14,12 @@ Without it such a transformation raises where its input varies, or might.
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 from jax.sharding import PartitionSpec
+from jax.typing import DTypeLike
 
 from functorch_optim import trees
 from functorch_optim.selection import Labels, as_labels
@@ -229,7 +229,7 @@ def max_over(array: jax.Array, axes: Axes) -> jax.Array:
     return array
 
 
-def total(values: Sequence[PyTree], each: Sequence[Axes], dtype: Any) -> jax.Array:
+def total(values: Sequence[PyTree], each: Sequence[Axes], dtype: DTypeLike | None) -> jax.Array:
     """The sum of scalars, each summed over axes of its own; there is one sum over devices for each set of axes."""
     groups: dict[Axes, jax.Array] = {}
     for value, axes in zip(values, each, strict=True):

@@ -1,6 +1,7 @@
 """Pytrees as the library sees them: leaves with names, None and row-sparse gradients as leaves, errors with paths."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -57,7 +58,7 @@ class Structure:
         return Structure.of, (self.treedef.unflatten(range(self.treedef.num_leaves)),)
 
 
-def path_name(path: KeyPath) -> str:
+def path_name(path: KeyPath[Any]) -> str:
     """A key path as a dotted name: ``layers.0.weight``; the attribute ``value`` of nnx's variables is dropped."""
     if path and path[-1] == jax.tree_util.GetAttrKey("value"):
         path = path[:-1]
@@ -203,7 +204,7 @@ def map_updates(function: Callable[..., PyTree], who: str, updates: PyTree, *res
         TypeError: a leaf is not floating; the message names it.
     """
 
-    def at(path: KeyPath, update: PyTree, *others: object) -> PyTree:
+    def at(path: KeyPath[Any], update: PyTree, *others: object) -> PyTree:
         if is_absent(update):
             return update
         name = path_name(path)

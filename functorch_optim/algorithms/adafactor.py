@@ -6,6 +6,7 @@ from typing import Annotated, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from functorch_optim import axes
 from functorch_optim.base import GradientTransformation, exportable
@@ -75,7 +76,7 @@ class Adafactor(Rule):
             threshold=hyperparams.d,
         )
 
-    def at_dtype(self, scalars: AdafactorScalars, dtype: Any) -> AdafactorScalars:
+    def at_dtype(self, scalars: AdafactorScalars, dtype: DTypeLike | None) -> AdafactorScalars:
         return scalars if scalars.eps1 is not None else scalars._replace(eps1=float(jnp.finfo(dtype).eps))
 
     def update(

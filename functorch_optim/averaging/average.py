@@ -1,6 +1,6 @@
 """What the averages share: a last link of a chain that averages the parameters which result, and the way to them."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,7 @@ class Average(Options, Transform):
 
     start_step: int
     every: int
-    dtype: Any
+    dtype: DTypeLike | None
 
     def __post_init__(self) -> None:
         super().__post_init__()

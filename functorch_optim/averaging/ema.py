@@ -1,9 +1,9 @@
 """The exponential moving average of the parameters."""
 
 from types import ModuleType
-from typing import Any
 
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from functorch_optim.averaging.average import Average
 from functorch_optim.base import GradientTransformation, transformation
@@ -59,7 +59,7 @@ def ema(
     debias: bool = False,
     start_step: int = 0,
     every: int = 1,
-    dtype: Any = None,
+    dtype: DTypeLike | None = None,
 ) -> GradientTransformation:
     r"""An exponential moving average of the parameters; place it last in a chain.
 

@@ -25,7 +25,7 @@ def strays(state_dict: Mapping[str, PyTree]) -> list[str]:
 
 def has_form(node: PyTree) -> bool:
     """Whether a node is built as the state dict of an optimizer is."""
-    if not (isinstance(node, Mapping) and node.keys() == {"state", "param_groups"}):
+    if not (isinstance(node, Mapping) and node.keys() == {"state", "param_groups"}):  # pyright: ignore[reportUnnecessaryComparison] keys compare as sets
         return False
     groups, state = node["param_groups"], node["state"]
     return (

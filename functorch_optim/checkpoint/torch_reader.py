@@ -145,7 +145,9 @@ def _tensor_of_dtype(
     return _view(storage, dtype, offset, size, stride, metadata)
 
 
-def _view(storage: object, dtype: Any, offset: object, size: object, stride: object, metadata: object) -> np.ndarray:
+def _view(
+    storage: object, dtype: DTypeLike | None, offset: object, size: object, stride: object, metadata: object
+) -> np.ndarray:
     if not (isinstance(storage, _Storage) and isinstance(dtype, np.dtype)):
         raise CheckpointError("refused: a tensor without a storage")
     shape, steps = _numbers(size), _numbers(stride)

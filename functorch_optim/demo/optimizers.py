@@ -6,7 +6,7 @@ from functorch_optim.typing import PyTree
 
 WARMUP_EPOCHS, DECAY_EPOCHS = 1, 30  # the schedule's horizon; independent of --epochs, so that a run can be prolonged
 DEFAULT_LR = {"sgd": 0.1, "adam": 2e-3, "adamw": 2e-3}
-OPTIONS = {"sgd": {"momentum": 0.9, "nesterov": True}, "adam": {}, "adamw": {}}
+OPTIONS: dict[str, dict[str, PyTree]] = {"sgd": {"momentum": 0.9, "nesterov": True}, "adam": {}, "adamw": {}}
 CLASSES = {"sgd": optim.SGD, "adam": optim.Adam, "adamw": optim.AdamW}
 MAX_NORM = 1.0
 

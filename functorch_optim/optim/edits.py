@@ -90,7 +90,7 @@ class Edited(Grouped):
                 )
         if self._engine.one_by_one:
             present = [None] * len(present)
-        entries = [changes.get(index, entry) for index, entry in enumerate(present)]
+        entries: list[PyTree] = [changes.get(index, entry) for index, entry in enumerate(present)]
         loaded = torch_layout.Loaded(
             [entry if entry is None else {key: as_array(value) for key, value in entry.items()} for entry in entries],
             list(range(len(entries))), [], [], [], [], None,

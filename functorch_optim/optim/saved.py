@@ -47,7 +47,7 @@ class Saved(Edited, Hooked):
         state_dict: Mapping[str, PyTree],
         match: str | None = None,
         strict: bool = True,
-        dtype: Any = None,
+        dtype: DTypeLike | None = None,
         keep: Collection[str] = (),
     ) -> torch_layout.NotLoaded:
         """Take over the state and the groups' options of a ``state_dict``, of torch's or of this library's.
@@ -161,7 +161,7 @@ class Saved(Edited, Hooked):
             self._settle()
             groups = [{key: value for key, value in group.items() if key != "params"} for group in self.param_groups]
             held, engine = Leaves(list(self._held.arrays())), copy.copy(self._engine)
-            state = {**vars(self), "param_groups": groups, "_held": held, "_engine": engine}
+            state: dict[str, object] = {**vars(self), "param_groups": groups, "_held": held, "_engine": engine}
         state.update(_checked=None, _handed=[], _handed_grads=[], _records=[])
         del state["_losses"], state["_hooks"], state["_given"], state["_made_under"]
         return state

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from functorch_optim import trees
 from functorch_optim.hyperparams import Beta
@@ -275,7 +276,7 @@ def check_strict(missing: Sequence[str], unexpected: Sequence[str], refused: Ref
         raise ValueError("\n".join(parts))
 
 
-def kept(value: Any, target: Any, dtype: Any, where: str) -> jax.Array:
+def kept(value: Any, target: Any, dtype: DTypeLike | None, where: str) -> jax.Array:
     """A saved array as an array of dtype ``target``, which is its own, or a wider one, unless ``dtype`` was asked for.
 
     Raises:

@@ -1,6 +1,6 @@
 """Other parameters and another state in an optimizer for a while."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 
 from functorch_optim import trees
@@ -14,7 +14,7 @@ _WHO = "swap_in_optimizer_params_and_state"
 @contextmanager
 def swap_in_optimizer_params_and_state(
     optimizer: Optimizer, swapin_parameters: PyTree, swapin_optim_state: Mapping[str, PyTree]
-) -> Iterator[None]:
+) -> Generator[None]:
     """Let the optimizer work on other parameters with another state, and give it back its own at the end.
 
     Inside, ``optimizer.params``, ``state``, ``param_groups`` and ``step`` are those of what was swapped in; take from

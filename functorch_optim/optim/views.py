@@ -1,7 +1,7 @@
 """What an optimizer hands out, and how writes into it reach the optimizer."""
 
 import operator
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
@@ -47,7 +47,7 @@ def handed_tree(handed: list[Handed], structure: trees.Structure, leaves: list[P
 
 
 @contextmanager
-def forgotten_if_refused(handed: list[Handed], one: Handed) -> Iterator[None]:
+def forgotten_if_refused(handed: list[Handed], one: Handed) -> Generator[None]:
     """Stop watching a tree into which something was written that does not fit."""
     try:
         yield

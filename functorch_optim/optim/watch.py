@@ -24,7 +24,7 @@ from functorch_optim.optim.places import PLAIN, Node, Places, Watch, original
 from functorch_optim.optim.reads import Chain, Reads, reads_of
 
 _ARRAY = jax.Array | np.ndarray
-_FUNCTION = types.FunctionType | types.MethodType | functools.partial
+_FUNCTION = types.FunctionType | types.MethodType | functools.partial  # pyright: ignore[reportMissingTypeArgument] isinstance takes none
 _CLOSED = frozenset({"jax", "jaxlib", "numpy", "functorch_optim", *sys.stdlib_module_names} - {"__main__"})
 _INSTALLED = ("site-packages", "dist-packages")
 _MANY = 1000  # items of a container that the code reads

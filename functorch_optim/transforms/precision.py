@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
+from jax.typing import DTypeLike
 
 from functorch_optim import axes, trees
 from functorch_optim.base import GradientTransformation, add_update, exportable, transformation
@@ -232,7 +233,7 @@ class MasterWeights(Wrapper):
         return treedef.unflatten(deltas), MasterWeightsState(treedef.unflatten(new), inner)
 
 
-def narrowed(array: jax.Array, dtype: Any) -> jax.Array:
+def narrowed(array: jax.Array, dtype: DTypeLike | None) -> jax.Array:
     """The numbers rounded to those of a narrower dtype, the finite ones to finite ones: a parameter that were infinite
     could not be led back. XLA may drop a mere way there and back."""
     narrow, wide = jnp.finfo(dtype), jnp.finfo(array.dtype)

@@ -5,9 +5,9 @@ of a group with the same number of updates share their scalars; a parameter with
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
+from jax.typing import DTypeLike
 
 from functorch_optim import rows
 from functorch_optim.base import GradientTransformation
@@ -62,12 +62,12 @@ class ByParameter:
         """Whether the gradients of a group may be row-sparse."""
         return self.algorithms.kind(options).rule_type.takes_rows
 
-    def start(self, layout: Layout, params: list[PyTree], settings: list[PyTree]) -> None:
+    def start(self, layout: Layout, params: list[PyTree], settings: Sequence[Options]) -> None:
         """Take up parameters that have no history."""
         self.histories = []
         self.commit(self.extended(layout, params, settings))
 
-    def extended(self, layout: Layout, params: list[PyTree], settings: list[Options]) -> list[History]:
+    def extended(self, layout: Layout, params: list[PyTree], settings: Sequence[Options]) -> list[History]:
         """The state for :meth:`commit` with the further parameters that ``layout`` has after the known ones."""
         histories = list(self.histories)
         everything = list(zip(params, layout.labels, layout.group_of, strict=True))
@@ -79,7 +79,13 @@ class ByParameter:
         return histories
 
     def step(
-        self, layout: Layout, held: Leaves, grads: list[PyTree], settings: list[PyTree], run: Run, in_place: bool = True
+        self,
+        layout: Layout,
+        held: Leaves,
+        grads: list[PyTree],
+        settings: Sequence[Options],
+        run: Run,
+        in_place: bool = True,
     ) -> None:
         """Update the parameters where there is a gradient; without ``in_place`` the arrays before live on."""
         groups = [self.algorithms.held(settings, group) for group in range(len(settings))]
@@ -104,7 +110,7 @@ class ByParameter:
         held: Leaves,
         grads: list[PyTree],
         groups: list[Held],
-        settings: list[Options],
+        settings: Sequence[Options],
         in_place: bool,
     ) -> Prepared:
         """Which parameters these gradients update, with which histories; small ones packed."""
@@ -138,7 +144,13 @@ class ByParameter:
         return entries_of(self._known.read(), [kind.rule_type for kind in self.algorithms.kinds.values()])
 
     def read(
-        self, layout: Layout, params: list[PyTree], loaded: Loaded, settings: list[PyTree], dtype: Any, refused: Refused
+        self,
+        layout: Layout,
+        params: list[PyTree],
+        loaded: Loaded,
+        settings: Sequence[Options],
+        dtype: DTypeLike | None,
+        refused: Refused,
     ) -> PyTree:
         """The histories that a state dict tells, for :meth:`commit`; where it tells none, those that are here."""
         histories = list(self.histories)
@@ -162,19 +174,24 @@ class ByParameter:
         self.histories = state
 
     def functional(
-        self, layout: Layout, params: list[PyTree], options: Sequence[Group], settings: list[PyTree], counts: list[int]
+        self,
+        layout: Layout,
+        params: list[PyTree],
+        options: Sequence[Group],
+        settings: Sequence[Options],
+        counts: list[int],
     ) -> tuple[GradientTransformation, PyTree]:
         """``(transformation, state)`` that continue from here; a partition where histories or groups differ."""
         return handover.functional(self.algorithms, layout, self._fitted(layout, params, settings), options, counts)
 
     def restored(
-        self, layout: Layout, params: list[PyTree], state: PyTree, settings: list[PyTree], counts: list[int]
+        self, layout: Layout, params: list[PyTree], state: PyTree, settings: Sequence[Options], counts: list[int]
     ) -> tuple[list[History], list[int]]:
         """The histories for :meth:`commit` and the groups' counts, from a state as :meth:`functional` gives it."""
         histories = self._fitted(layout, params, settings)
         return handover.restored(self.algorithms, layout, params, histories, state, settings, counts)
 
-    def _fitted(self, layout: Layout, params: list[PyTree], settings: list[Options]) -> list[History]:
+    def _fitted(self, layout: Layout, params: list[PyTree], settings: Sequence[Options]) -> list[History]:
         """The histories as the next step would find them."""
         return [
             fitted(history, self.algorithms.of(settings, group), param, settings[group])

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +46,7 @@ class ByPath:
         fresh: PyTree,
         present: PyTree,
         several: bool,
-        dtype: Any,
+        dtype: DTypeLike | None,
         refused: Refused,
     ) -> PyTree:
         """An empty entry resets a parameter; a missing or refused entry keeps its present state."""
@@ -116,7 +116,9 @@ def _views(layout: Layout, state: PyTree, several: bool) -> tuple[list[View], li
     return [View(members, keys[place]) for members, place in found], [leaf for _, leaf in flat], treedef
 
 
-def _shared(key: str, entry: Entry, held: Mapping[int, Entry], leaf: PyTree, name: str, dtype: DTypeLike) -> jax.Array:
+def _shared(
+    key: str, entry: Entry, held: Mapping[int, Entry], leaf: PyTree, name: str, dtype: DTypeLike | None
+) -> jax.Array:
     """The entry's value for ``key``; raises unless all entries that share this leaf agree.
 
     Raises:

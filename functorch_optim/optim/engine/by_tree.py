@@ -2,11 +2,12 @@
 
 import functools
 from collections.abc import Callable, Collection, Hashable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 from jax.tree_util import PyTreeDef
+from jax.typing import DTypeLike
 
 from functorch_optim import base, trees
 from functorch_optim.base import GradientTransformation, Transform, transformation
@@ -126,7 +127,7 @@ class ByTree:
     def _made(self, options: Group) -> GradientTransformation:
         return self.make(**{name: options[name] for name in self.option_names})
 
-    def start(self, layout: Layout, params: list[PyTree], settings: list[PyTree]) -> None:
+    def start(self, layout: Layout, params: list[PyTree], settings: Sequence[Options]) -> None:
         """The state before the first update."""
         self._several = len(settings) > 1  # then the state is that of a partition
         state = self._whole(layout, settings).init(layout.structure.unflatten(params))
@@ -137,7 +138,7 @@ class ByTree:
             )
         self.commit(state)
 
-    def extended(self, layout: Layout, params: list[PyTree], settings: list[Options]) -> Grown:
+    def extended(self, layout: Layout, params: list[PyTree], settings: Sequence[Options]) -> Grown:
         """The state for :meth:`commit` with further parameters: a group of their own, with a state of its own."""
         state = self.state
         fresh = self._whole(layout, settings).init(layout.structure.unflatten(params))
@@ -170,7 +171,13 @@ class ByTree:
         return tuple(template), numbers
 
     def step(
-        self, layout: Layout, held: Leaves, grads: list[PyTree], settings: list[PyTree], run: Run, in_place: bool = True
+        self,
+        layout: Layout,
+        held: Leaves,
+        grads: list[PyTree],
+        settings: Sequence[Options],
+        run: Run,
+        in_place: bool = True,
     ) -> None:
         """Update the parameters; where there is no gradient the transformation gets None."""
         del in_place  # nothing is traced here
@@ -187,7 +194,7 @@ class ByTree:
         losses: CompiledLosses,
         closure: Callable[..., PyTree],
         args: tuple[PyTree, ...],
-        settings: list[PyTree],
+        settings: Sequence[Options],
         run: Run,
     ) -> PyTree:
         """Update the parameters with a transformation that evaluates ``closure(params, *args)``; the loss before."""
@@ -257,14 +264,25 @@ class ByTree:
         return self.codec.entries(layout, self.state, self._several)
 
     def read(
-        self, layout: Layout, params: list[PyTree], loaded: Loaded, settings: list[PyTree], dtype: Any, refused: Refused
+        self,
+        layout: Layout,
+        params: list[PyTree],
+        loaded: Loaded,
+        settings: Sequence[Options],
+        dtype: DTypeLike | None,
+        refused: Refused,
     ) -> PyTree:
         """The state that a state dict tells, for :meth:`commit`."""
         fresh = self._whole(layout, settings).init(layout.structure.unflatten(params))
         return self.codec.read(layout, params, loaded, fresh, self.state, self._several, dtype, refused)
 
     def functional(
-        self, layout: Layout, params: list[PyTree], options: Sequence[Group], settings: list[PyTree], counts: list[int]
+        self,
+        layout: Layout,
+        params: list[PyTree],
+        options: Sequence[Group],
+        settings: Sequence[Options],
+        counts: list[int],
     ) -> tuple[GradientTransformation, PyTree]:
         """``(transformation, state)`` that continue from here."""
         del params
@@ -279,7 +297,7 @@ class ByTree:
         return self._whole(layout, live), state
 
     def restored(
-        self, layout: Layout, params: list[PyTree], state: PyTree, settings: list[PyTree], counts: list[int]
+        self, layout: Layout, params: list[PyTree], state: PyTree, settings: Sequence[Options], counts: list[int]
     ) -> tuple[PyTree, list[int]]:
         """The state for :meth:`commit` and the groups' counts, from a state as :meth:`functional` gives it."""
         del layout, params

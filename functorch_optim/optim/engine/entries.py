@@ -78,11 +78,11 @@ def history_of(
 
 
 @functools.lru_cache(maxsize=1024)
-def _shapes(rule: Any, shape: tuple[int, ...], dtype: Any) -> PyTree:
+def _shapes(rule: Any, shape: tuple[int, ...], dtype: DTypeLike | None) -> PyTree:
     return rule.shapes(jax.ShapeDtypeStruct(shape, dtype))
 
 
-def _slot_dtype(saved: PyTree, own: PyTree, dtype: Any) -> DTypeLike:
+def _slot_dtype(saved: PyTree, own: PyTree, dtype: DTypeLike | None) -> DTypeLike:
     """The dtype of a slot after loading: the wider of ``own`` and the saved one, or ``dtype``; complex where it is."""
     real = trees.wider_dtype(own, saved) if dtype is None else jnp.finfo(dtype).dtype
     if jnp.issubdtype(own, jnp.complexfloating):

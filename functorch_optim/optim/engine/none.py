@@ -1,7 +1,9 @@
 """The engine of an optimizer to which no algorithm was given: it has no state, and makes no step."""
 
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import NoReturn
+
+from jax.typing import DTypeLike
 
 from functorch_optim.optim.engine.packs import Leaves
 from functorch_optim.optim.engine.protocol import Entry, Group, Run
@@ -38,15 +40,21 @@ class NoAlgorithm:
         del options
         return True
 
-    def start(self, layout: Layout, params: list[PyTree], settings: list[PyTree]) -> None:
+    def start(self, layout: Layout, params: list[PyTree], settings: Sequence[Options]) -> None:
         """Nothing to begin with."""
 
-    def extended(self, layout: Layout, params: list[PyTree], settings: list[Options]) -> NoReturn:
+    def extended(self, layout: Layout, params: list[PyTree], settings: Sequence[Options]) -> NoReturn:
         """Raise."""
         self.refuse()
 
     def step(
-        self, layout: Layout, held: Leaves, grads: list[PyTree], settings: list[PyTree], run: Run, in_place: bool = True
+        self,
+        layout: Layout,
+        held: Leaves,
+        grads: list[PyTree],
+        settings: Sequence[Options],
+        run: Run,
+        in_place: bool = True,
     ) -> NoReturn:
         """Raise."""
         self.refuse()
@@ -56,7 +64,13 @@ class NoAlgorithm:
         return [{} for _ in layout.group_of]
 
     def read(
-        self, layout: Layout, params: list[PyTree], loaded: Loaded, settings: list[PyTree], dtype: Any, refused: Refused
+        self,
+        layout: Layout,
+        params: list[PyTree],
+        loaded: Loaded,
+        settings: Sequence[Options],
+        dtype: DTypeLike | None,
+        refused: Refused,
     ) -> NoReturn:
         """Raise."""
         self.refuse()
@@ -69,13 +83,18 @@ class NoAlgorithm:
         return []
 
     def functional(
-        self, layout: Layout, params: list[PyTree], options: Sequence[Group], settings: list[PyTree], counts: list[int]
+        self,
+        layout: Layout,
+        params: list[PyTree],
+        options: Sequence[Group],
+        settings: Sequence[Options],
+        counts: list[int],
     ) -> NoReturn:
         """Raise."""
         self.refuse()
 
     def restored(
-        self, layout: Layout, params: list[PyTree], state: PyTree, settings: list[PyTree], counts: list[int]
+        self, layout: Layout, params: list[PyTree], state: PyTree, settings: Sequence[Options], counts: list[int]
     ) -> NoReturn:
         """Raise."""
         self.refuse()

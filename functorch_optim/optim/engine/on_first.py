@@ -62,7 +62,7 @@ class OnFirst:
         fresh: PyTree,
         present: PyTree,
         several: bool,
-        dtype: Any,
+        dtype: DTypeLike | None,
         refused: Refused,
     ) -> PyTree:
         """The state of the one entry that is there; ``present`` where it does not fit."""
@@ -73,7 +73,9 @@ class OnFirst:
             refused[layout.labels[0]] = error
             return present
 
-    def _read(self, layout: Layout, params: list[PyTree], loaded: Loaded, fresh: PyTree, dtype: DTypeLike) -> PyTree:
+    def _read(
+        self, layout: Layout, params: list[PyTree], loaded: Loaded, fresh: PyTree, dtype: DTypeLike | None
+    ) -> PyTree:
         if loaded.missing or loaded.unexpected:
             raise ValueError("the state is one of all parameters together, and fits no others")
         found = [_permuted(entry, loaded.order, params) for entry in loaded.entries if entry]

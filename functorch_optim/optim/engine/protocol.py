@@ -1,9 +1,10 @@
 """What :class:`functorch_optim.optim.Optimizer` asks of the engine that holds the state and makes the steps."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import jax
+from jax.typing import DTypeLike
 
 from functorch_optim.optim.engine.packs import Leaves
 from functorch_optim.optim.layout import Layout
@@ -12,7 +13,7 @@ from functorch_optim.optim.transaction import Arguments, Commit, Compiled
 from functorch_optim.typing import Options, PyTree
 
 Entry = dict[str, PyTree]  # what torch's state_dict has of one parameter
-Group = Mapping[str, PyTree]  # the options of a parameter group
+Group = Options  # the options of a parameter group
 Run = Callable[[Compiled, Arguments, Commit], PyTree]  # one compiled call as one change of the optimizer
 
 
@@ -39,7 +40,7 @@ class Codec(Protocol):
         fresh: PyTree,
         present: PyTree,
         several: bool,
-        dtype: Any,
+        dtype: DTypeLike | None,
         refused: Refused,
     ) -> PyTree:
         """The state that entries tell, in the form of ``fresh``, the first state; see :meth:`Engine.read`."""
@@ -82,16 +83,22 @@ class Engine(Protocol):
         """Whether the gradients of a group may be row-sparse."""
         ...
 
-    def start(self, layout: Layout, params: list[PyTree], settings: list[PyTree]) -> None:
+    def start(self, layout: Layout, params: list[PyTree], settings: Sequence[Options]) -> None:
         """Begin with parameters that have no state."""
         ...
 
-    def extended(self, layout: Layout, params: list[PyTree], settings: list[Options]) -> PyTree:
+    def extended(self, layout: Layout, params: list[PyTree], settings: Sequence[Options]) -> PyTree:
         """The state with the parameters that ``layout`` has beyond the known ones."""
         ...
 
     def step(
-        self, layout: Layout, held: Leaves, grads: list[PyTree], settings: list[PyTree], run: Run, in_place: bool = True
+        self,
+        layout: Layout,
+        held: Leaves,
+        grads: list[PyTree],
+        settings: Sequence[Options],
+        run: Run,
+        in_place: bool = True,
     ) -> None:
         """Update the parameters ``held`` by one gradient each, None where there is none.
 
@@ -104,7 +111,13 @@ class Engine(Protocol):
         ...
 
     def read(
-        self, layout: Layout, params: list[PyTree], loaded: Loaded, settings: list[PyTree], dtype: Any, refused: Refused
+        self,
+        layout: Layout,
+        params: list[PyTree],
+        loaded: Loaded,
+        settings: Sequence[Options],
+        dtype: DTypeLike | None,
+        refused: Refused,
     ) -> PyTree:
         """The state that a ``state_dict`` tells. An entry of None keeps what is here; what does not fit is put into
         ``refused`` by the parameter's label, and keeps what is here too."""
@@ -119,13 +132,18 @@ class Engine(Protocol):
         ...
 
     def functional(
-        self, layout: Layout, params: list[PyTree], options: Sequence[Group], settings: list[PyTree], counts: list[int]
+        self,
+        layout: Layout,
+        params: list[PyTree],
+        options: Sequence[Group],
+        settings: Sequence[Options],
+        counts: list[int],
     ) -> tuple[PyTree, PyTree]:
         """A transformation and its state, which continue from here."""
         ...
 
     def restored(
-        self, layout: Layout, params: list[PyTree], state: PyTree, settings: list[PyTree], counts: list[int]
+        self, layout: Layout, params: list[PyTree], state: PyTree, settings: Sequence[Options], counts: list[int]
     ) -> tuple[PyTree, list[int]]:
         """The state that a functional loop ended with, and the groups' counts of updates."""
         ...

@@ -1,7 +1,7 @@
 """What every scheduler does: count epochs, ask for the learning rates, write them into the groups."""
 
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping
 from contextlib import contextmanager
 from typing import ClassVar
 
@@ -122,7 +122,7 @@ class LRScheduler:
         return [self]
 
     @contextmanager
-    def _stepping(self) -> Iterator[None]:
+    def _stepping(self) -> Generator[None]:
         """Around a step: an error inside undoes it, and what was loaded before it is not due any more."""
         with all_or_nothing(self.optimizer, *self._members()):
             yield

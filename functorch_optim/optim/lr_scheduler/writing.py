@@ -3,7 +3,7 @@
 import copy
 import math
 import types
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,7 +15,7 @@ from functorch_optim.typing import PyTree
 
 
 @contextmanager
-def all_or_nothing(optimizer: Optimizer, *objects: object) -> Iterator[None]:
+def all_or_nothing(optimizer: Optimizer, *objects: object) -> Generator[None]:
     """Leave the groups, and the attributes of the objects, as they were when something is raised inside."""
     lives = [*optimizer.param_groups, *map(vars, objects)]
     before = [dict(live) for live in lives]

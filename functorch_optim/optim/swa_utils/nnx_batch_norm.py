@@ -1,7 +1,7 @@
 """Statistics of the batch normalisation in a flax nnx module."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -67,7 +67,7 @@ def _check(name: str, layer: Any) -> None:
 
 
 @contextmanager
-def _training(module: PyTree, modules: list[object]) -> Iterator[None]:
+def _training(module: PyTree, modules: list[object]) -> Generator[None]:
     """The module in training mode; afterwards every part of it in the mode it was in."""
     modes = [{name: vars(one)[name] for name in _MODES if name in vars(one)} for one in modules]
     module.train()
@@ -80,7 +80,7 @@ def _training(module: PyTree, modules: list[object]) -> Iterator[None]:
 
 
 @contextmanager
-def _cumulative(layers: list[PyTree]) -> Iterator[None]:
+def _cumulative(layers: list[PyTree]) -> Generator[None]:
     """The layers as :class:`Cumulative` ones, with a count of their calls; afterwards as they were."""
     kept = [(type(layer), layer.momentum, layer.use_fast_variance) for layer in layers]
     for layer in layers:
