@@ -14,21 +14,22 @@ Without it such a transformation raises where its input varies, or might.
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 from jax.sharding import PartitionSpec
+from jax.typing import DTypeLike
 
 from functorch_optim import trees
 from functorch_optim.selection import Labels, as_labels
+from functorch_optim.typing import PyTree
 
 Axes = tuple[str, ...]
 Split = tuple[Axes, ...]  # the axes over which each dimension is split; () where none is
 
 
-def varying(array: Any) -> frozenset[str]:
+def varying(array: PyTree) -> frozenset[str]:
     """The manual axes over which an array, or what is in a tree, is known to vary; under ``check_vma=False`` none."""
     found: frozenset[str] = frozenset()
     for leaf in jax.tree.leaves(array):
@@ -44,12 +45,12 @@ def vary_over(array: jax.Array, axes: frozenset[str]) -> jax.Array:
     return jax.lax.pcast(array, tuple(sorted(missing)), to="varying") if missing else array
 
 
-def vary_as(array: jax.Array, model: Any) -> jax.Array:
+def vary_as(array: jax.Array, model: PyTree) -> jax.Array:
     """The array, which counts as varying wherever ``model`` varies."""
     return vary_over(array, varying(model))
 
 
-def named(placement: Any) -> frozenset[str]:
+def named(placement: PyTree) -> frozenset[str]:
     """All the axes in what :func:`over` or :func:`splits` gave."""
     return frozenset(jax.tree.leaves(placement))
 
@@ -89,11 +90,11 @@ def _check_known(who: str) -> None:
         )
 
 
-def _is_entry(node: Any) -> bool:
+def _is_entry(node: PyTree) -> bool:
     return trees.is_leaf(node) or (type(node) is tuple and all(isinstance(name, str) for name in node))
 
 
-def as_axes(axis_name: Any, who: str) -> Labels | None:
+def as_axes(axis_name: PyTree, who: str) -> Labels | None:
     """The option ``axis_name`` as it is stored.
 
     Raises:
@@ -107,7 +108,7 @@ def as_axes(axis_name: Any, who: str) -> Labels | None:
     return labels
 
 
-def _named(entry: Any, who: str) -> list[Axes]:
+def _named(entry: PyTree, who: str) -> list[Axes]:
     """The axes that an entry of ``axis_name`` names, those of a spec dimension by dimension."""
     parts = list(entry) if isinstance(entry, PartitionSpec) else [() if entry is None else entry]
     parts = [(part,) if isinstance(part, str) else () if part is None else part for part in parts]
@@ -119,7 +120,7 @@ def _named(entry: Any, who: str) -> list[Axes]:
     )
 
 
-def _entries(axis_name: Labels | None, tree: Any, who: str, remedy: str = "") -> list[Any]:
+def _entries(axis_name: Labels | None, tree: PyTree, who: str, remedy: str = "") -> list[PyTree]:
     """What ``axis_name`` says of each leaf, those included that are None; () of all without it.
 
     Raises:
@@ -141,7 +142,7 @@ def _entries(axis_name: Labels | None, tree: Any, who: str, remedy: str = "") ->
     return [()] * len(leaves)
 
 
-def _check_told(entries: list[Any], axis_name: Labels | None, who: str) -> None:
+def _check_told(entries: list[PyTree], axis_name: Labels | None, who: str) -> None:
     """Raise where a name stands for several leaves, and it is not known which of them vary."""
     alone = axis_name is not None and axis_name.structure is not None and axis_name.structure.treedef.num_nodes == 1
     if alone and len(entries) > 1 and not isinstance(entries[0], PartitionSpec):
@@ -154,13 +155,13 @@ def _check_told(entries: list[Any], axis_name: Labels | None, who: str) -> None:
             )
 
 
-def _of(leaf: Any, named: Axes) -> Axes:
+def _of(leaf: PyTree, named: Axes) -> Axes:
     """Those of the axes over which a leaf varies, or might."""
     found = varying(leaf)
     return tuple(axis for axis in named if axis in found or not _is_known(axis))
 
 
-def over(axis_name: Labels | None, tree: Any, who: str, once: bool = True) -> list[Axes]:
+def over(axis_name: Labels | None, tree: PyTree, who: str, once: bool = True) -> list[Axes]:
     """The axes to sum over, for each leaf of ``tree`` that is there; ``once`` says that every array must count once.
 
     Raises:
@@ -175,7 +176,7 @@ def over(axis_name: Labels | None, tree: Any, who: str, once: bool = True) -> li
     return [_of(leaf, axes) for leaf, axes in zip(leaves, each, strict=True) if not trees.is_absent(leaf)]
 
 
-def over_or_varying(axis_name: Labels | None, tree: Any, who: str) -> list[Axes]:
+def over_or_varying(axis_name: Labels | None, tree: PyTree, who: str) -> list[Axes]:
     """As :func:`over`; without ``axis_name`` the axes over which each leaf varies, where that is known.
 
     Raises:
@@ -189,7 +190,7 @@ def over_or_varying(axis_name: Labels | None, tree: Any, who: str) -> list[Axes]
     return [tuple(sorted(varying(leaf))) for leaf in leaves]
 
 
-def splits(axis_name: Labels | None, tree: Any, who: str) -> list[Split]:
+def splits(axis_name: Labels | None, tree: PyTree, who: str) -> list[Split]:
     """The axes over which each dimension is split, for each leaf of ``tree`` that is there; () where none is.
 
     Raises:
@@ -228,7 +229,7 @@ def max_over(array: jax.Array, axes: Axes) -> jax.Array:
     return array
 
 
-def total(values: Sequence[Any], each: Sequence[Axes], dtype: Any) -> jax.Array:
+def total(values: Sequence[PyTree], each: Sequence[Axes], dtype: DTypeLike | None) -> jax.Array:
     """The sum of scalars, each summed over axes of its own; there is one sum over devices for each set of axes."""
     groups: dict[Axes, jax.Array] = {}
     for value, axes in zip(values, each, strict=True):

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from functorch_optim import rows, trees
 from functorch_optim.effects import Effect, Effects, Kind, Leaves, for_each
+from functorch_optim.typing import Array, PyTree
 
 _Class = TypeVar("_Class", bound=type)
 
@@ -32,8 +33,8 @@ class GradientTransformation(NamedTuple):
         [0.0, 1.0]
     """
 
-    init: Callable[[Any], Any]
-    update: Callable[..., tuple[Any, Any]]
+    init: Callable[[PyTree], PyTree]
+    update: Callable[..., tuple[PyTree, PyTree]]
 
     def __repr__(self) -> str:
         if isinstance(self.init, Init) and self.init.of == getattr(self.update, "of", None):
@@ -62,7 +63,7 @@ class Frozen:
     those who pickle functions by value (cloudpickle). They never change, so a copy of one is itself.
     """
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+    def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
         dataclass(frozen=True, repr=False)(cls)
 
@@ -78,11 +79,11 @@ class Frozen:
     def __copy__(self) -> Self:
         return self
 
-    def __deepcopy__(self, memo: Any) -> Self:
+    def __deepcopy__(self, memo: object) -> Self:
         del memo
         return self
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {
             name: _portable(f"{self._call_name()}: the option {name!r}", value) for name, value in vars(self).items()
         }
@@ -109,13 +110,13 @@ class _ByValue:
     pickled inside another one, whose name is what there is to say.
     """
 
-    def __init__(self, where: str, value: Callable[..., Any]) -> None:
+    def __init__(self, where: str, value: Callable[..., object]) -> None:
         self.where, self.value = where, value
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> tuple[object, ...]:
         value = self.value
 
-        def held() -> Callable[..., Any]:
+        def held() -> Callable[..., object]:
             return value
 
         kind = getattr(value, "__name__", type(value).__name__)
@@ -126,23 +127,23 @@ class _ByValue:
         return _call, (held,)
 
 
-def _call(function: Callable[[], Any]) -> Any:
+def _call(function: Callable[[], object]) -> object:
     return function()
 
 
 class Transform(Frozen):
     """What this library's transformations are made of: the options as fields, ``init`` and ``update`` as methods."""
 
-    def init(self, params: Any) -> Any:
+    def init(self, params: PyTree) -> PyTree:
         """The state for ``params``, built at once."""
         del params
         return EmptyState()
 
-    def update(self, updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+    def update(self, updates: PyTree, state: PyTree, params: PyTree = None, **extra: object) -> tuple[PyTree, PyTree]:
         """The updates to apply, and the next state."""
         raise NotImplementedError(f"{type(self).__name__} does not define update")  # abstract: every subclass does
 
-    def hyperparams(self, state: Any) -> dict[str, Any]:
+    def hyperparams(self, state: PyTree) -> dict[str, PyTree]:
         """What the next update would use, by name; empty where there is nothing to report."""
         del state
         return {}
@@ -161,7 +162,7 @@ class Init(Frozen):
 
     of: Transform
 
-    def __call__(self, params: Any) -> Any:
+    def __call__(self, params: PyTree) -> PyTree:
         return self.of.init(params)
 
 
@@ -170,7 +171,7 @@ class Update(Frozen):
 
     of: Transform
 
-    def __call__(self, updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+    def __call__(self, updates: PyTree, state: PyTree, params: PyTree = None, **extra: object) -> tuple[PyTree, PyTree]:
         return self.of.update(updates, state, params, **extra)
 
 
@@ -187,7 +188,7 @@ def effects_of(tx: GradientTransformation, at: Leaves | None) -> list[Effects]:
 
 
 class Identity(Transform):
-    def update(self, updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+    def update(self, updates: PyTree, state: PyTree, params: PyTree = None, **extra: object) -> tuple[PyTree, PyTree]:
         del params, extra
         return updates, state
 
@@ -202,7 +203,7 @@ def identity() -> GradientTransformation:
     return transformation(Identity())
 
 
-def apply_updates(params: Any, updates: Any) -> Any:
+def apply_updates(params: PyTree, updates: PyTree) -> PyTree:
     """``params + updates``, leaf by leaf, each parameter keeping its dtype.
 
     The sum is formed in the wider of the two dtypes and rounded once, so a float32 update of a bfloat16 parameter
@@ -228,7 +229,7 @@ def apply_updates(params: Any, updates: Any) -> Any:
     return jax.tree.unflatten(treedef, [add_update(p, u) for p, u in zip(leaves, additions, strict=True)])
 
 
-def add_update(param: Any, update: Any) -> Any:
+def add_update(param: Array, update: PyTree) -> PyTree:
     """One parameter plus its update, as :func:`apply_updates` adds them."""
     if update is None:
         return param

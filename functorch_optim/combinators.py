@@ -15,20 +15,21 @@ from functorch_optim.base import (
     transformation,
 )
 from functorch_optim.effects import Effects, Kind, Leaves, check_effects, for_each
+from functorch_optim.typing import PyTree
 
 
 @exportable
 class ChainState(NamedTuple):
     """The states of a chain's links, in order."""
 
-    states: tuple[Any, ...]
+    states: tuple[PyTree, ...]
 
 
 @exportable
 class NamedStates(NamedTuple):
     """The states of named transformations: a named chain's links, or a partition's labels."""
 
-    states: dict[Any, Any]
+    states: dict[Any, PyTree]
 
 
 class Wrapper(Transform):
@@ -36,7 +37,7 @@ class Wrapper(Transform):
 
     inner: GradientTransformation
 
-    def hyperparams(self, state: Any) -> dict[Any, Any]:
+    def hyperparams(self, state: PyTree) -> dict[Any, PyTree]:
         return current_hyperparams(self.inner, state.inner)
 
     def effects(self, at: Leaves | None) -> list[Effects]:
@@ -60,7 +61,7 @@ class Links(Transform):
             together = [before + own for before, own in zip(together, effects_of(link, at), strict=True)]
         return together
 
-    def check(self, params: Any) -> None:
+    def check(self, params: PyTree) -> None:
         """Raise if the chain is wrong for one of the parameters."""
         if any(effect.kind is Kind.UNKNOWN for effect in self.effects(None)[0]):
             names, leaves, _ = trees.named_leaves(params, none_is_leaf=True)
@@ -73,15 +74,17 @@ class Chain(Links):
     def __repr__(self) -> str:
         return f"chain({', '.join(map(repr, self.links))})"
 
-    def init(self, params: Any) -> ChainState:
+    def init(self, params: PyTree) -> ChainState:
         self.check(params)
         return ChainState(tuple(link.init(params) for link in self.links))
 
-    def update(self, updates: Any, state: ChainState, params: Any = None, **extra: Any) -> tuple[Any, ChainState]:
+    def update(
+        self, updates: PyTree, state: ChainState, params: PyTree = None, **extra: object
+    ) -> tuple[PyTree, ChainState]:
         updates, states = _update_in_turn(self.links, updates, state.states, params, extra)
         return updates, ChainState(tuple(states))
 
-    def hyperparams(self, state: ChainState) -> dict[str, Any]:
+    def hyperparams(self, state: ChainState) -> dict[str, PyTree]:
         each = [current_hyperparams(link, one) for link, one in zip(self.links, state.states, strict=True)]
         names = [name for values in each for name in values]
         return {
@@ -98,21 +101,25 @@ class NamedChain(Links):
         pairs = ", ".join(f"({name!r}, {link!r})" for name, link in zip(self.names, self.links, strict=True))
         return f"named_chain({pairs})"
 
-    def init(self, params: Any) -> NamedStates:
+    def init(self, params: PyTree) -> NamedStates:
         self.check(params)
         return NamedStates({name: link.init(params) for name, link in zip(self.names, self.links, strict=True)})
 
-    def update(self, updates: Any, state: NamedStates, params: Any = None, **extra: Any) -> tuple[Any, NamedStates]:
+    def update(
+        self, updates: PyTree, state: NamedStates, params: PyTree = None, **extra: object
+    ) -> tuple[PyTree, NamedStates]:
         states = [state.states[name] for name in self.names]
         updates, states = _update_in_turn(self.links, updates, states, params, extra)
         return updates, NamedStates(dict(zip(self.names, states, strict=True)))
 
-    def hyperparams(self, state: NamedStates) -> dict[str, Any]:
+    def hyperparams(self, state: NamedStates) -> dict[str, PyTree]:
         pairs = zip(self.names, self.links, strict=True)
         return {name: current_hyperparams(link, state.states[name]) for name, link in pairs}
 
 
-def _update_in_turn(links: Any, updates: Any, states: Any, params: Any, extra: dict[str, Any]) -> tuple[Any, list[Any]]:
+def _update_in_turn(
+    links: PyTree, updates: PyTree, states: PyTree, params: PyTree, extra: dict[str, PyTree]
+) -> tuple[PyTree, list[PyTree]]:
     if len(states) != len(links):
         raise ValueError(f"a chain of {len(links)} transformations got a state of {len(states)}")
     after = []
@@ -160,7 +167,7 @@ def named_chain(*pairs: tuple[str, GradientTransformation]) -> GradientTransform
     return transformation(NamedChain(tuple(link for _, link in pairs), names))
 
 
-def find_state(state: Any, type_or_name: type | str) -> Any:
+def find_state(state: PyTree, type_or_name: type | str) -> PyTree:
     """The one state inside a composed state that has a type, or the name given in a named chain or a partition.
 
     Raises:
@@ -179,12 +186,12 @@ def find_state(state: Any, type_or_name: type | str) -> Any:
     return found[0]
 
 
-def _typed(state: Any, kind: type) -> list[Any]:
+def _typed(state: PyTree, kind: type) -> list[PyTree]:
     nodes = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, kind))
     return [node for node in nodes if isinstance(node, kind)]
 
 
-def _named(state: Any, name: str) -> Iterator[Any]:
+def _named(state: PyTree, name: str) -> Iterator[PyTree]:
     for node in _typed(state, NamedStates):
         for own, inner in node.states.items():
             if own == name:
@@ -192,7 +199,7 @@ def _named(state: Any, name: str) -> Iterator[Any]:
             yield from _named(inner, name)
 
 
-def current_hyperparams(tx: GradientTransformation, state: Any) -> dict[str, Any]:
+def current_hyperparams(tx: GradientTransformation, state: PyTree) -> dict[str, PyTree]:
     """What the next update of ``tx`` would use: numbers as they are, schedules at the state's step.
 
     Returns:

@@ -1,7 +1,9 @@
 """Which way the updates of a chain point: what each link does to their sign, and the chains that this rules out."""
 
 import enum
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from functorch_optim.typing import PyTree
 
 
 class Kind(enum.Enum):
@@ -27,7 +29,7 @@ class Leaves(NamedTuple):
     """The parameters, None where there is none: their dotted names and the tree."""
 
     names: list[str]
-    tree: Any
+    tree: PyTree
 
 
 def for_each(at: Leaves | None, effects: Effects) -> list[Effects]:

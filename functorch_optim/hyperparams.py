@@ -7,7 +7,6 @@ Python doubles until a step's scalars are formed, so every coefficient is rounde
 import functools
 import math
 import operator
-from collections.abc import Callable
 from dataclasses import dataclass, fields
 from types import SimpleNamespace
 from typing import Annotated, Any, NamedTuple, get_type_hints
@@ -18,6 +17,7 @@ import numpy as np
 from jax.core import Tracer
 
 from functorch_optim.base import Frozen
+from functorch_optim.typing import Numeric, PyTree, StepFunction
 
 
 class Beta(NamedTuple):
@@ -40,7 +40,7 @@ class Beta(NamedTuple):
         return value if isinstance(value, Beta) else cls(value, 1 - value)
 
 
-Schedule = Callable[[Any], Any]
+Schedule = StepFunction
 Hyperparameter = float | jax.Array | Schedule
 BetaOption = Hyperparameter | Beta
 
@@ -58,7 +58,7 @@ class Option:
     length: int = 0
     optional: bool = False
 
-    def check(self, name: str, value: Any, index: int = 0) -> None:
+    def check(self, name: str, value: object, index: int = 0) -> None:
         number = known(value)
         if number is None:
             return
@@ -168,7 +168,7 @@ class Named(Frozen):
     name: str
     index: int | None = None
 
-    def __call__(self, values: Any) -> Any:
+    def __call__(self, values: Any) -> PyTree:
         return values[self.name] if self.index is None else values[self.name][self.index]
 
 
@@ -178,7 +178,7 @@ class Scalar:
     def __init__(self, array: jax.Array) -> None:
         self.array = array
 
-    def _key(self) -> Any:
+    def _key(self) -> object:
         if isinstance(self.array, Tracer):
             return id(self.array)
         return (self.array.dtype, np.asarray(self.array).tobytes())
@@ -203,7 +203,7 @@ def as_integer(value: Any) -> int | None:
         return None
 
 
-def as_count(name: str, value: Any, least: int) -> int:
+def as_count(name: str, value: object, least: int) -> int:
     """An option that is a count, as a Python int.
 
     Raises:
@@ -253,13 +253,13 @@ def data_options(cls: type) -> dict[str, Option]:
 
 
 @functools.cache
-def field_notes(cls: type) -> dict[str, tuple[Any, ...]]:
+def field_notes(cls: type) -> dict[str, tuple[object, ...]]:
     """What stands beside the type of each field; an outer note after those that its type has already."""
     hints = get_type_hints(cls, include_extras=True)
     return {f.name: getattr(hints[f.name], "__metadata__", ()) for f in fields(cls)}
 
 
-def checked(name: str, option: Option, value: Any) -> Any:
+def checked(name: str, option: Option, value: object) -> Any:
     """An option as it is stored.
 
     Raises:
@@ -308,15 +308,15 @@ class Options(Frozen):
             resolved[name] = tuple(one(value=item) for item in value) if option.length else one(value=value)
         return SimpleNamespace(**resolved)
 
-    def placeholder(self) -> Any:
+    def placeholder(self) -> SimpleNamespace:
         """A namespace like that of :meth:`at` with numbers of no meaning, for what depends on shapes alone."""
-        resolved: dict[str, Any] = {}
+        resolved: dict[str, PyTree] = {}
         for name, option in data_options(type(self)).items():
             one = Beta.of(0.5) if option.beta else 0.5
             resolved[name] = (one,) * option.length if option.length else one
         return SimpleNamespace(**resolved)
 
-    def hyperparams_at(self, step: Any) -> dict[str, Any]:
+    def hyperparams_at(self, step: Numeric) -> dict[str, PyTree]:
         """The same as a plain dictionary of values, for people."""
         return jax.tree.map(
             lambda x: x.value if isinstance(x, Beta) else x,
@@ -325,7 +325,7 @@ class Options(Frozen):
         )
 
 
-def resolve(name: str, value: Any, step: Any, beta: bool = False) -> Any:
+def resolve(name: str, value: Any, step: Numeric, beta: bool = False) -> PyTree:
     """An option's value at ``step``: a Python float, or a scalar of JAX's default float dtype."""
     if value is None:
         return None
@@ -344,6 +344,6 @@ def resolve(name: str, value: Any, step: Any, beta: bool = False) -> Any:
     return Beta.of(value) if beta else value
 
 
-def is_static_zero(value: Any) -> bool:
+def is_static_zero(value: object) -> bool:
     """Whether an option is the Python number zero, which is known while tracing; data never is."""
     return isinstance(value, float) and value == 0.0

@@ -7,8 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from functorch_optim.typing import Array, PyTree
 
-def placed(leaf: Any, model: Any) -> Any:
+
+def placed(leaf: PyTree, model: PyTree) -> PyTree:
     """A leaf as ``model`` is: JAX's where the model is, and free to go where others are if the model is free; else as
     it is, NumPy's."""
     if not isinstance(model, jax.Array | jax.ShapeDtypeStruct):
@@ -19,7 +21,7 @@ def placed(leaf: Any, model: Any) -> Any:
     return jax.device_put(leaf, sharding)
 
 
-def _concrete(sharding: Any) -> Any:
+def _concrete(sharding: object) -> PyTree:
     """A sharding with devices. That of ``jax.eval_shape`` may have none: then those of the mesh that is set."""
     if not isinstance(sharding, NamedSharding) or isinstance(sharding.mesh, Mesh):
         return sharding
@@ -36,7 +38,7 @@ def divides(sharding: Any, shape: tuple[int, ...]) -> bool:
     return True
 
 
-def sharding_of(param: Any, shape: tuple[int, ...]) -> Any:
+def sharding_of(param: Array, shape: tuple[int, ...]) -> PyTree:
     """Where an array belongs that a parameter owns: where the parameter is, split as it is in the dimensions that it
     has whole. None where the parameter's place does not tell."""
     if shape == param.shape:

@@ -1,15 +1,16 @@
 """Row-sparse gradients: a ``BCOO`` with one sparse dimension, of which only the rows that it names are touched."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.experimental.sparse import BCOO
 from jax.sharding import PartitionSpec
 
+from functorch_optim.typing import PyTree
 
-def is_rows(leaf: Any) -> bool:
+
+def is_rows(leaf: PyTree) -> bool:
     """Whether a leaf of a gradient tree is row-sparse; what reaches here was checked."""
     return isinstance(leaf, BCOO)
 
@@ -32,7 +33,7 @@ def make(
     return BCOO((data, indices[:, None]), shape=shape, unique_indices=unique, indices_sorted=ordered)
 
 
-def map_values(function: Callable[[jax.Array], jax.Array], leaf: Any) -> Any:
+def map_values(function: Callable[[jax.Array], jax.Array], leaf: PyTree) -> PyTree:
     """A linear elementwise function of a leaf, which may be row-sparse."""
     if not is_rows(leaf):
         return function(leaf)
@@ -92,7 +93,7 @@ def together(array: jax.Array, dimensions: int) -> jax.Array:
     return jax.sharding.reshard(array, sharding.update(spec=whole))
 
 
-def _axes(part: Any) -> set[str]:
+def _axes(part: PyTree) -> set[str]:
     """The axes in one entry of a spec."""
     return set() if part is None else {part} if isinstance(part, str) else set(part)
 
@@ -103,7 +104,7 @@ def put(array: jax.Array, indices: jax.Array, values: jax.Array) -> jax.Array:
     return array.at[indices].set(values, mode="drop", out_sharding=sharding if any(sharding.spec[:1]) else None)
 
 
-def added(param: jax.Array, update: BCOO, add_update: Callable[[Any, Any], Any]) -> jax.Array:
+def added(param: jax.Array, update: BCOO, add_update: Callable[[PyTree, PyTree], PyTree]) -> jax.Array:
     """The dense array plus a row-sparse one; ``add_update`` adds dense ones of different dtypes."""
     sharding = jax.typeof(param).sharding
     if param.dtype == update.dtype and not any(sharding.spec[:1]):
@@ -112,7 +113,7 @@ def added(param: jax.Array, update: BCOO, add_update: Callable[[Any, Any], Any])
     return put(param, indices_of(once), add_update(take(param, indices_of(once)), once.data))
 
 
-def add(held: Any, new: Any) -> Any:
+def add(held: PyTree, new: PyTree) -> PyTree:
     """The sum of two gradients of one parameter; of two row-sparse ones it is row-sparse, with the entries of both."""
     if is_rows(held) and is_rows(new):
         data = jnp.concatenate([held.data, new.data])
@@ -121,6 +122,6 @@ def add(held: Any, new: Any) -> Any:
     return held + new
 
 
-def zeros_like(leaf: Any) -> Any:
+def zeros_like(leaf: PyTree) -> PyTree:
     """A zero gradient of the same kind; a row-sparse one has no rows."""
     return make(leaf.data[:0], indices_of(leaf)[:0], leaf.shape) if is_rows(leaf) else jnp.zeros_like(leaf)

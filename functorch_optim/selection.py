@@ -21,21 +21,22 @@ from functorch_optim.base import (
 )
 from functorch_optim.combinators import NamedStates, Wrapper, current_hyperparams
 from functorch_optim.effects import Effect, Effects, Kind, Leaves, for_each
+from functorch_optim.typing import PyTree
 
 
 @exportable
 class MaskedState(NamedTuple):
     """The state of a masked transformation: ``inner`` has None where the mask is False."""
 
-    inner: Any
+    inner: PyTree
 
 
 class ByLeaf(Frozen):
     """Labels by the dotted path and the array, whose values must not matter."""
 
-    function: Callable[[str, Any], Any]
+    function: Callable[[str, PyTree], PyTree]
 
-    def label(self, name: str, leaf: Any) -> Hashable:
+    def label(self, name: str, leaf: PyTree) -> Hashable:
         return self.function(name, leaf)
 
 
@@ -44,12 +45,12 @@ class Labels(Frozen):
 
     function: Callable[[str], Hashable] | ByLeaf | None
     leaves: tuple[Hashable, ...] = ()
-    structure: Any = None
+    structure: PyTree = None
 
     def __repr__(self) -> str:
         return repr(self.function or self.structure.unflatten(self.leaves))
 
-    def of(self, names: trees.Names, tree: Any) -> list[Hashable]:
+    def of(self, names: trees.Names, tree: PyTree) -> list[Hashable]:
         """The label of every leaf of ``tree``; a label may stand for a whole subtree."""
         if isinstance(self.function, ByLeaf):
             pairs = zip(names, jax.tree.leaves(tree, is_leaf=trees.is_leaf), strict=True)
@@ -66,14 +67,14 @@ class Labels(Frozen):
         return [label for label, size in zip(self.leaves, sizes, strict=True) for _ in range(size)]
 
 
-def as_labels(labels: Any, is_leaf: Callable[[Any], bool] = trees.is_leaf) -> Labels:
+def as_labels(labels: PyTree, is_leaf: Callable[[PyTree], bool] = trees.is_leaf) -> Labels:
     if callable(labels) and jax.tree_util.all_leaves([labels]):  # and not a module of labels
         return Labels(labels)
     leaves, structure = jax.tree.flatten(labels, is_leaf=is_leaf)
     return Labels(None, tuple(leaves), trees.Structure(structure))
 
 
-def as_mask(who: str, mask: Any) -> Labels:
+def as_mask(who: str, mask: PyTree) -> Labels:
     """The labels True and False of a tree of booleans, or of a function of the dotted path.
 
     Raises:
@@ -88,7 +89,7 @@ def as_mask(who: str, mask: Any) -> Labels:
     return replace(labels, leaves=tuple(None if leaf is None else bool(leaf) for leaf in labels.leaves))
 
 
-def flags_of(who: str, mask: Labels, tree: Any) -> list[bool]:
+def flags_of(who: str, mask: Labels, tree: PyTree) -> list[bool]:
     """What a mask says of the leaves of ``tree``.
 
     Raises:
@@ -105,27 +106,27 @@ def flags_of(who: str, mask: Labels, tree: Any) -> list[bool]:
     return flags
 
 
-def _is_flag(leaf: Any) -> bool:
+def _is_flag(leaf: PyTree) -> bool:
     """Whether a leaf of a mask is a boolean, or an array of one."""
     if isinstance(leaf, jax.Array):
         return leaf.shape == () and jnp.issubdtype(leaf.dtype, jnp.bool_)
     return isinstance(leaf, bool | np.bool_)
 
 
-def _select(tree: Any, labels: list[Hashable], label: Hashable) -> Any:
+def _select(tree: PyTree, labels: list[Hashable], label: Hashable) -> PyTree:
     """``tree`` with None at every leaf that has another label."""
     _, leaves, treedef = trees.named_leaves(tree, none_is_leaf=True)
     return treedef.unflatten([leaf if own == label else None for leaf, own in zip(leaves, labels, strict=True)])
 
 
-def _of_part(extra: dict[str, Any], params: Any, labels: list[Hashable], label: Hashable) -> dict[str, Any]:
+def _of_part(extra: dict[str, PyTree], params: PyTree, labels: list[Hashable], label: Hashable) -> dict[str, PyTree]:
     """``value_fn`` as a function of the parameters with this label, the others as they are."""
     value_fn = extra.get("value_fn")
     if not callable(value_fn) or params is None:
         return {}
     leaves, treedef = jax.tree.flatten(params, is_leaf=trees.is_leaf)
 
-    def of_part(part: Any) -> Any:
+    def of_part(part: PyTree) -> PyTree:
         own = jax.tree.leaves(part, is_leaf=trees.is_leaf)
         pairs = zip(own, leaves, labels, strict=True)
         return value_fn(treedef.unflatten([new if mine == label else other for new, other, mine in pairs]))
@@ -142,7 +143,7 @@ class Partition(Transform):
         members = dict(zip(self.names, self.members, strict=True))
         return f"partition({members!r}, {self.labels!r})"
 
-    def init(self, params: Any) -> NamedStates:
+    def init(self, params: PyTree) -> NamedStates:
         names, leaves, _ = trees.named_leaves(params, none_is_leaf=True)
         labels = self.labels.of(names, params)
         for name, leaf, label in zip(names, leaves, labels, strict=True):
@@ -154,7 +155,9 @@ class Partition(Transform):
         pairs = zip(self.names, self.members, strict=True)
         return NamedStates({name: member.init(_select(params, labels, name)) for name, member in pairs})
 
-    def update(self, updates: Any, state: NamedStates, params: Any = None, **extra: Any) -> tuple[Any, NamedStates]:
+    def update(
+        self, updates: PyTree, state: NamedStates, params: PyTree = None, **extra: object
+    ) -> tuple[PyTree, NamedStates]:
         if params is not None:
             trees.align(params, updates, "gradients")
         names, leaves, treedef = trees.named_leaves(updates, none_is_leaf=True)
@@ -169,7 +172,7 @@ class Partition(Transform):
             leaves = [n if own == name else old for n, old, own in zip(new_leaves, leaves, labels, strict=True)]
         return treedef.unflatten(leaves), NamedStates(states)
 
-    def hyperparams(self, state: NamedStates) -> dict[Any, Any]:
+    def hyperparams(self, state: NamedStates) -> dict[Any, PyTree]:
         pairs = zip(self.names, self.members, strict=True)
         return {name: current_hyperparams(member, state.states[name]) for name, member in pairs}
 
@@ -183,7 +186,7 @@ class Partition(Transform):
         return [own[label][index] if label in own else () for index, label in enumerate(labels)]
 
 
-def partition(transformations: Mapping[Any, GradientTransformation], labels: Any) -> GradientTransformation:
+def partition(transformations: Mapping[Hashable, GradientTransformation], labels: PyTree) -> GradientTransformation:
     """Give each parameter to the transformation of its label.
 
     Args:
@@ -223,10 +226,12 @@ class Masked(Wrapper):
         members = (self.elsewhere, self.inner) if self.inside else (self.inner, self.elsewhere)
         return Partition(self.mask, (False, True), members)
 
-    def init(self, params: Any) -> MaskedState:
+    def init(self, params: PyTree) -> MaskedState:
         return MaskedState(self._both.init(params).states[self.inside])
 
-    def update(self, updates: Any, state: MaskedState, params: Any = None, **extra: Any) -> tuple[Any, MaskedState]:
+    def update(
+        self, updates: PyTree, state: MaskedState, params: PyTree = None, **extra: object
+    ) -> tuple[PyTree, MaskedState]:
         states = NamedStates({not self.inside: EmptyState(), self.inside: state.inner})
         updates, states = self._both.update(updates, states, params, **extra)
         return updates, MaskedState(states.states[self.inside])
@@ -235,7 +240,7 @@ class Masked(Wrapper):
         return self._both.effects(at)
 
 
-def masked(inner: GradientTransformation, mask: Any) -> GradientTransformation:
+def masked(inner: GradientTransformation, mask: PyTree) -> GradientTransformation:
     """Apply ``inner`` where ``mask`` is True; elsewhere the updates pass unchanged.
 
     What passes an algorithm unchanged is the gradient itself, which :func:`apply_updates` would add: to let parameters

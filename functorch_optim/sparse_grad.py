@@ -1,6 +1,6 @@
 """Gradients of embedding tables that name the rows that were looked up, and never form the table's size."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import jax
@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from functorch_optim import axes, rows, trees
+from functorch_optim.typing import PyTree
 
 Sparse = str | Collection[str] | Callable[[str], bool]
 
@@ -55,20 +56,20 @@ class Table:
         name = trees.quote(self._name)
         return f"the table {name} has a row-sparse gradient and can only be looked up, table[ids]; {what}"
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> PyTree:
         raise AttributeError(self._refused(f"it has no {name!r}"))
 
-    def __iter__(self) -> Any:  # without it Python would count up table[0], table[1], ... for ever
+    def __iter__(self) -> Iterator[object]:  # without it Python would count up table[0], table[1], ... for ever
         raise TypeError(self._refused("its rows cannot be iterated over"))
 
-    def __array__(self, *args: Any, **keywords: Any) -> Any:
+    def __array__(self, *args: object, **keywords: object) -> PyTree:
         raise TypeError(self._refused("it is no array"))
 
     __array_ufunc__ = None
     __contains__ = None
 
 
-def named(sparse: Sparse, params: Any) -> Sparse:
+def named(sparse: Sparse, params: PyTree) -> Sparse:
     """The names that ``sparse`` means, if it is a function of them."""
     if not callable(sparse):
         return sparse
@@ -89,7 +90,7 @@ def _chosen(sparse: Sparse, names: list[str]) -> list[bool]:
     return [name in wanted for name in names]
 
 
-def value_and_sparse_grad(loss: Callable[..., Any], sparse: Sparse, has_aux: bool = False) -> Callable[..., Any]:
+def value_and_sparse_grad(loss: Callable[..., PyTree], sparse: Sparse, has_aux: bool = False) -> Callable[..., PyTree]:
     """``jax.value_and_grad`` of a loss whose tables get row-sparse gradients.
 
     Args:
@@ -119,7 +120,7 @@ def value_and_sparse_grad(loss: Callable[..., Any], sparse: Sparse, has_aux: boo
         (6.0, [3, 7, 3], [3.0, 3.0])
     """
 
-    def value_and_grad(params: Any, *args: Any) -> Any:
+    def value_and_grad(params: PyTree, *args: object) -> PyTree:
         names, leaves, treedef = trees.named_leaves(params)
         chosen = _chosen(sparse, names)
         for name, leaf, is_table in zip(names, leaves, chosen, strict=True):
@@ -127,7 +128,7 @@ def value_and_sparse_grad(loss: Callable[..., Any], sparse: Sparse, has_aux: boo
                 raise ValueError(f"the table {trees.quote(name)} has no rows, it is a scalar")
         leaves = [jnp.asarray(leaf) if is_table else leaf for leaf, is_table in zip(leaves, chosen, strict=True)]
 
-        def run(dense: list[Any], addends: list[Any] | None, leaves: list[Any]) -> Any:
+        def run(dense: list[PyTree], addends: list[PyTree] | None, leaves: list[PyTree]) -> PyTree:
             given, added = iter(dense), iter(addends or [None] * len(leaves))
             mixed = [
                 Table(name, leaf, next(added)) if is_table else next(given)
@@ -157,7 +158,7 @@ def _zeros(found: jax.ShapeDtypeStruct) -> jax.Array:
     return axes.vary_as(jnp.zeros(found.shape, found.dtype, device=found.sharding), found)
 
 
-def _rows(table: jax.Array, looked_up: list[jax.Array], grads: list[jax.Array]) -> Any:
+def _rows(table: jax.Array, looked_up: list[jax.Array], grads: list[jax.Array]) -> PyTree:
     """The gradient of a table, of those of what was looked up."""
     row = table.shape[1:]
     looked_up = [rows.together(ids, ids.ndim) for ids in looked_up]

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.typing import DTypeLike
 
 from functorch_optim import rows, trees
 from functorch_optim.base import apply_updates
@@ -17,6 +18,7 @@ from functorch_optim.core.lift import lift
 from functorch_optim.core.rule import Rule
 from functorch_optim.core.rule_checks import check_class, check_update
 from functorch_optim.hyperparams import Beta, data_options
+from functorch_optim.typing import Array, PyTree
 
 _STEPS, _RELATIVE, _ABSOLUTE = 3, 1e-4, 1e-6
 
@@ -31,23 +33,23 @@ class Report(NamedTuple):
 class Case:
     """A rule with parameters to update, and the gradients of some steps."""
 
-    def __init__(self, rule: Rule, params: Any) -> None:
+    def __init__(self, rule: Rule, params: PyTree) -> None:
         self.rule, self.tx = rule, lift(rule)
         self.params = _some_params(rule) if params is None else params
         self.grads = self.draw(1)
 
-    def draw(self, seed: int) -> list[Any]:
+    def draw(self, seed: int) -> list[PyTree]:
         """Dense gradients of every step."""
         draw = np.random.default_rng(seed)
         return [
             jax.tree.map(lambda x: jnp.asarray(draw.normal(size=x.shape), x.dtype), self.params) for _ in range(_STEPS)
         ]
 
-    def taken(self, grad: Any) -> Any:
+    def taken(self, grad: Array) -> PyTree:
         """A gradient as the rule takes it: row-sparse, with every row named, where it needs that."""
         return jax.tree.map(_as_rows, grad) if self.rule.needs_rows else grad
 
-    def moved(self, params: Any, grads: list[Any], state: Any = None, by: Any = None) -> tuple[Any, Any]:
+    def moved(self, params: PyTree, grads: list[PyTree], state: PyTree = None, by: Any = None) -> tuple[PyTree, PyTree]:
         """The parameters and the state after a step with each of the gradients; ``by`` another transformation."""
         tx = self.tx if by is None else by
         state = tx.init(params) if state is None else state
@@ -57,14 +59,14 @@ class Case:
         return params, state
 
     @functools.cached_property
-    def end(self) -> tuple[Any, Any]:
+    def end(self) -> tuple[PyTree, PyTree]:
         """The parameters and the state after all steps."""
         return jax.jit(self.moved)(self.params, self.grads)
 
     def fail(self, what: str) -> NoReturn:
         raise AssertionError(f"{type(self.rule).__name__}: {what}")
 
-    def compare(self, found: Any, expected: Any, what: str) -> None:
+    def compare(self, found: PyTree, expected: PyTree, what: str) -> None:
         """Fail unless two trees have the same numbers, but for rounding."""
         names, leaves, _ = trees.named_leaves(jax.tree.map(np.asarray, found))
         for name, one, other in zip(names, leaves, jax.tree.leaves(expected), strict=True):
@@ -72,7 +74,7 @@ class Case:
                 self.fail(f"{what}: {trees.quote(name)} is {one} and not {np.asarray(other)}")
 
 
-def check_rule(rule: Rule, params: Any = None) -> Report:
+def check_rule(rule: Rule, params: PyTree = None) -> Report:
     """Raise unless a rule keeps what every algorithm of this library promises.
 
     Args:
@@ -113,12 +115,12 @@ def _some_params(rule: Rule) -> dict[str, jax.Array]:
     return {name: jnp.asarray(draw.normal(size=shape), jnp.float32) for name, shape in shapes.items()}
 
 
-def _as_rows(grad: jax.Array) -> Any:
+def _as_rows(grad: jax.Array) -> PyTree:
     """A dense gradient as a row-sparse one that names every row."""
     return rows.make(grad, jnp.arange(grad.shape[0], dtype=jnp.int32), grad.shape, unique=True, ordered=True)
 
 
-def _kept(case: Case, dtype: Any) -> None:
+def _kept(case: Case, dtype: DTypeLike) -> None:
     """A state keeps its structure and types, an update is as wide as the calculation, a parameter keeps its dtype."""
     params = jax.tree.map(lambda x: x.astype(dtype), case.params)
     grad, state = jax.tree.map(lambda x: x.astype(dtype), case.grads[0]), case.tx.init(params)
@@ -145,7 +147,7 @@ def _kept(case: Case, dtype: Any) -> None:
             )
 
 
-def _pairs(tree: Any, other: Any) -> list[tuple[str, Any, Any]]:
+def _pairs(tree: PyTree, other: PyTree) -> list[tuple[str, PyTree, PyTree]]:
     """The leaves of two trees of one structure, with names; a row-sparse one is a leaf."""
     names, leaves, _ = trees.named_leaves(tree)
     others = trees.named_leaves(other)[1]
@@ -170,7 +172,7 @@ def _numbers(case: Case) -> str | None:
         return "no option is a number other than zero"
 
     @jax.jit
-    def run(numbers: Any, params: Any, grads: list[Any]) -> Any:
+    def run(numbers: Any, params: PyTree, grads: list[PyTree]) -> PyTree:
         traces.append(None)
         return case.moved(params, grads, by=lift(_with_numbers(case.rule, numbers)))
 
@@ -189,9 +191,9 @@ def _numbers(case: Case) -> str | None:
     return None
 
 
-def _numbers_of(rule: Rule) -> dict[str, Any]:
+def _numbers_of(rule: Rule) -> dict[str, PyTree]:
     """The options that are Python numbers, as arrays by their place; zeros stay, for they may leave something out."""
-    found: dict[str, Any] = {}
+    found: dict[str, PyTree] = {}
     for name, option in data_options(type(rule)).items():
         value = getattr(rule, name)
         for index, item in enumerate(value if option.length else (value,)):
@@ -202,7 +204,7 @@ def _numbers_of(rule: Rule) -> dict[str, Any]:
     return found
 
 
-def _with_numbers(rule: Rule, numbers: dict[str, Any]) -> Rule:
+def _with_numbers(rule: Rule, numbers: dict[str, PyTree]) -> Rule:
     """The rule with other numbers."""
     changed = {}
     for name, own in numbers.items():
@@ -225,7 +227,7 @@ def _grad(case: Case) -> None:
     """A step and its derivative are finite, also where a gradient is zero."""
     grads = [jax.tree.map(jnp.zeros_like, case.grads[0]), *case.grads[1:]]
 
-    def loss(grads: list[Any]) -> tuple[Any, Any]:
+    def loss(grads: list[PyTree]) -> tuple[PyTree, PyTree]:
         params, _ = case.moved(case.params, grads)
         return sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(params)), params
 
@@ -239,7 +241,7 @@ def _grad(case: Case) -> None:
         )
 
 
-def _finite(tree: Any) -> bool:
+def _finite(tree: PyTree) -> bool:
     return all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(tree))
 
 
@@ -251,7 +253,7 @@ def _sharding(case: Case) -> str | None:
     if not any(param.ndim and param.shape[0] % 2 == 0 for param in jax.tree.leaves(case.params)):
         return "no parameter has an even number of rows"
 
-    def put(array: Any) -> Any:
+    def put(array: Array) -> PyTree:
         spec = PartitionSpec("x") if array.ndim and array.shape[0] % 2 == 0 else PartitionSpec()
         return jax.device_put(array, NamedSharding(mesh, spec))
 
@@ -266,7 +268,7 @@ def _sharding(case: Case) -> str | None:
     return None
 
 
-def _beside(tree: Any, params: Any) -> bool:
+def _beside(tree: PyTree, params: PyTree) -> bool:
     """Whether a tree has an array for every parameter."""
     return jax.tree.structure(tree) == jax.tree.structure(params)
 

@@ -6,21 +6,25 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.experimental.sparse import BCOO, JAXSparse
+from jax.tree_util import KeyPath
+from jax.typing import DTypeLike
+
+from functorch_optim.typing import Array, PyTree, TreeDef
 
 Names = list[str]
 
 
-def is_leaf(node: Any) -> bool:
+def is_leaf(node: PyTree) -> bool:
     """Whether a gradient tree ends here: None is "no gradient", and a sparse array is never opened."""
     return node is None or isinstance(node, JAXSparse)
 
 
-def is_sparse(node: Any) -> bool:
+def is_sparse(node: PyTree) -> bool:
     """Whether a node is a sparse array."""
     return isinstance(node, JAXSparse)
 
 
-def is_absent(leaf: Any) -> bool:
+def is_absent(leaf: PyTree) -> bool:
     """Whether a leaf of a gradient tree is no gradient: None, or what ``jax.grad`` gives for integers, a float0."""
     return leaf is None or getattr(leaf, "dtype", None) == jax.dtypes.float0
 
@@ -31,14 +35,14 @@ class Structure:
     A PyTreeDef refuses to be pickled where it has nodes of other libraries, and a copy of some is not equal to them.
     """
 
-    def __init__(self, treedef: Any) -> None:
+    def __init__(self, treedef: TreeDef) -> None:
         self.treedef = treedef
 
     @classmethod
-    def of(cls, tree: Any) -> "Structure":
+    def of(cls, tree: PyTree) -> "Structure":
         return cls(jax.tree.structure(tree))
 
-    def unflatten(self, leaves: Any) -> Any:
+    def unflatten(self, leaves: PyTree) -> PyTree:
         return self.treedef.unflatten(leaves)
 
     def __eq__(self, other: object) -> bool:
@@ -47,21 +51,21 @@ class Structure:
     def __hash__(self) -> int:
         return hash(self.treedef)
 
-    def __deepcopy__(self, memo: Any) -> "Structure":
+    def __deepcopy__(self, memo: object) -> "Structure":
         return self  # it never changes
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> tuple[object, ...]:
         return Structure.of, (self.treedef.unflatten(range(self.treedef.num_leaves)),)
 
 
-def path_name(path: Any) -> str:
+def path_name(path: KeyPath[Any]) -> str:
     """A key path as a dotted name: ``layers.0.weight``; the attribute ``value`` of nnx's variables is dropped."""
     if path and path[-1] == jax.tree_util.GetAttrKey("value"):
         path = path[:-1]
     return jax.tree_util.keystr(path, simple=True, separator=".")
 
 
-def named_leaves(tree: Any, none_is_leaf: bool = False) -> tuple[Names, list[Any], Any]:
+def named_leaves(tree: PyTree, none_is_leaf: bool = False) -> tuple[Names, list[PyTree], PyTree]:
     """Dotted names, leaves and structure of a tree."""
     flat, treedef = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_leaf if none_is_leaf else is_sparse)
     return [path_name(path) for path, _ in flat], [leaf for _, leaf in flat], treedef
@@ -72,7 +76,7 @@ def quote(name: str) -> str:
     return f"'{name}'" if name else "(the only one)"
 
 
-def align(reference: Any, tree: Any, what: str, of: str = "the parameters") -> list[Any]:
+def align(reference: PyTree, tree: PyTree, what: str, of: str = "the parameters") -> list[PyTree]:
     """The nodes of ``tree`` that stand where ``reference`` has leaves.
 
     Raises:
@@ -95,7 +99,7 @@ def align(reference: Any, tree: Any, what: str, of: str = "the parameters") -> l
         ) from error
 
 
-def check_parameter(name: str, param: Any) -> None:
+def check_parameter(name: str, param: Array) -> None:
     """Raise unless ``param`` is something an optimizer can update: a dense floating or complex array."""
     if is_sparse(param):
         raise ValueError(
@@ -115,7 +119,7 @@ def check_parameter(name: str, param: Any) -> None:
         )
 
 
-def check_floating(name: str, array: Any, what: str, hint: str = "") -> None:
+def check_floating(name: str, array: Array, what: str, hint: str = "") -> None:
     """Raise unless ``array`` is an array of a floating or complex dtype."""
     if not (hasattr(array, "shape") and hasattr(array, "dtype")):
         raise TypeError(f"{what} of the parameter {quote(name)} is not an array but {type(array).__name__}")
@@ -123,7 +127,7 @@ def check_floating(name: str, array: Any, what: str, hint: str = "") -> None:
         raise TypeError(f"{what} of the parameter {quote(name)} has dtype {array.dtype}, which is not floating{hint}")
 
 
-def check_like(name: str, array: Any, param: Any, what: str) -> None:
+def check_like(name: str, array: PyTree, param: Array, what: str) -> None:
     """Raise unless ``array`` can stand beside ``param``: an array of its shape, complex where it is complex."""
     if array is None:
         return
@@ -136,15 +140,15 @@ def check_like(name: str, array: Any, param: Any, what: str) -> None:
         raise TypeError(f"{what} of the parameter {quote(name)} is {array.dtype}, the parameter is {param.dtype}")
 
 
-def check_dense(name: str, update: Any, who: str, hint: str = "") -> None:
+def check_dense(name: str, update: PyTree, who: str, hint: str = "") -> None:
     """Raise if ``update`` is sparse."""
     if is_sparse(update):
         raise RuntimeError(f"{who} does not support sparse gradients: the parameter {quote(name)}{hint}")
 
 
 def pair(
-    reference: Any, tree: Any, who: str, hint: str = "", what: str = "gradient", rows: bool = False
-) -> tuple[list[Any], list[Any], Any]:
+    reference: PyTree, tree: PyTree, who: str, hint: str = "", what: str = "gradient", rows: bool = False
+) -> tuple[list[PyTree], list[PyTree], PyTree]:
     """The leaves of ``reference``, what stands at them in ``tree``, checked, None where it is no gradient, and the
     structure.
 
@@ -160,7 +164,7 @@ def pair(
 
 
 def check_update(
-    name: str, leaf: Any, model: Any, who: str, hint: str = "", what: str = "gradient", rows: bool = False
+    name: str, leaf: PyTree, model: PyTree, who: str, hint: str = "", what: str = "gradient", rows: bool = False
 ) -> None:
     """Raise unless ``leaf`` is None or a dense array, with ``rows`` also a row-sparse one, that can stand beside
     ``model``."""
@@ -179,28 +183,28 @@ def check_update(
     check_like(name, leaf, model, f"the {what}")
 
 
-def map_dense(function: Callable[..., Any], who: str, updates: Any, *rest: Any) -> Any:
+def map_dense(function: Callable[..., PyTree], who: str, updates: PyTree, *rest: object) -> PyTree:
     """``function`` at every leaf of ``updates``; what is no gradient stays.
 
     Raises:
         TypeError: a leaf is not floating; RuntimeError: it is sparse. Both name the leaf.
     """
 
-    def dense(name: str, update: Any, *others: Any) -> Any:
+    def dense(name: str, update: PyTree, *others: object) -> PyTree:
         check_dense(name, update, who)
         return function(update, *others)
 
     return map_updates(dense, who, updates, *rest)
 
 
-def map_updates(function: Callable[..., Any], who: str, updates: Any, *rest: Any) -> Any:
+def map_updates(function: Callable[..., PyTree], who: str, updates: PyTree, *rest: object) -> PyTree:
     """``function(name, leaf)`` at every leaf of ``updates``, sparse ones too; what is no gradient stays.
 
     Raises:
         TypeError: a leaf is not floating; the message names it.
     """
 
-    def at(path: Any, update: Any, *others: Any) -> Any:
+    def at(path: KeyPath[Any], update: PyTree, *others: object) -> PyTree:
         if is_absent(update):
             return update
         name = path_name(path)
@@ -216,12 +220,12 @@ def map_updates(function: Callable[..., Any], who: str, updates: Any, *rest: Any
 # ``state_dtype`` and an option ``dtype=`` say otherwise.
 
 
-def is_narrow(array: Any) -> bool:
+def is_narrow(array: Array) -> bool:
     """Whether an array is real and of a floating dtype narrower than float32."""
     return bool(jnp.issubdtype(array.dtype, jnp.floating) and jnp.finfo(array.dtype).bits < 32)
 
 
-def compute_dtype(*arrays: Any) -> Any:
+def compute_dtype(*arrays: PyTree) -> DTypeLike:
     """The dtype to calculate in: wide enough for all the arrays, and at least float32. None counts for nothing."""
     dtypes = [array.dtype for array in arrays if array is not None]
     double = any(jnp.finfo(dtype).bits == 64 for dtype in dtypes)
@@ -230,7 +234,7 @@ def compute_dtype(*arrays: Any) -> Any:
     return jnp.dtype(jnp.float64 if double else jnp.float32)
 
 
-def slot_dtype(param: Any) -> Any:
+def slot_dtype(param: Array) -> DTypeLike:
     """The dtype of a parameter's slots: its own, as in torch; float32 for one of a smaller range, such as float16.
 
     There the squares of ordinary gradients are zero or infinite, and an epsilon of 1e-8 is zero.
@@ -239,13 +243,13 @@ def slot_dtype(param: Any) -> Any:
     return jnp.dtype(jnp.float32) if small else jnp.dtype(param.dtype)
 
 
-def holds(dtype: Any, other: Any) -> bool:
+def holds(dtype: DTypeLike, other: PyTree) -> bool:
     """Whether every number of the floating dtype ``other`` is one of ``dtype``."""
     wide, narrow = jnp.finfo(dtype), jnp.finfo(other)
     return wide.nmant >= narrow.nmant and wide.maxexp >= narrow.maxexp and wide.minexp <= narrow.minexp
 
 
-def wider_dtype(dtype: Any, other: Any) -> Any:
+def wider_dtype(dtype: DTypeLike, other: PyTree) -> DTypeLike:
     """The real floating dtype that holds the numbers of both; float32 where neither holds the other's.
 
     Example:

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 
 from functorch_optim import trees
+from functorch_optim.typing import PyTree
 
 _COLLECTIONS = ("batch_stats", "cache", "intermediates", "perturbations")
 
@@ -16,19 +17,19 @@ def nnx() -> Any:
     return sys.modules.get("flax.nnx")
 
 
-def is_nnx(model: Any) -> bool:
+def is_nnx(model: PyTree) -> bool:
     """Whether this is a module of flax nnx."""
     return nnx() is not None and isinstance(model, nnx().Module)
 
 
-def parameters(tree: Any) -> Any:
+def parameters(tree: PyTree) -> PyTree:
     """A tree with the state of its ``nnx.Param`` variables in the place of every module of nnx."""
     if not any(map(is_nnx, jax.tree.leaves(tree, is_leaf=is_nnx))):
         return tree
     return jax.tree.map(lambda node: nnx().state(node, nnx().Param) if is_nnx(node) else node, tree, is_leaf=is_nnx)
 
 
-def other_variables(tree: Any) -> str:
+def other_variables(tree: PyTree) -> str:
     """The variables of flax in a tree that are no parameters, in words; nothing where there are none."""
     if isinstance(tree, Mapping) and "params" in tree:
         beside = [key for key in _COLLECTIONS if key in tree and jax.tree.leaves(tree[key])]
@@ -43,12 +44,12 @@ def other_variables(tree: Any) -> str:
     return f"variables of flax nnx ({', '.join(sorted(set(others.values())))}) in it: {trees.quote(next(iter(others)))}"
 
 
-def _is_other(node: Any) -> bool:
+def _is_other(node: PyTree) -> bool:
     """Whether a node is a variable that holds something, and no parameter."""
     return isinstance(node, nnx().Variable) and not isinstance(node, nnx().Param) and bool(jax.tree.leaves(node))
 
 
-def check_parameters(tree: Any) -> None:
+def check_parameters(tree: PyTree) -> None:
     """Raise if a tree holds variables of flax that are no parameters: an optimizer would train them.
 
     Raises:

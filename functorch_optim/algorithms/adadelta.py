@@ -1,6 +1,7 @@
 """Adadelta: a step size from the ratio of two running averages."""
 
-from typing import Annotated, Any, NamedTuple
+from types import SimpleNamespace
+from typing import Annotated, NamedTuple
 
 import jax
 
@@ -18,21 +19,22 @@ from functorch_optim.hyperparams import (
     Rho,
     WeightDecay,
 )
+from functorch_optim.typing import Array, Numeric, PyTree
 
 
 @exportable
 class AdadeltaState(NamedTuple):
     """``step`` counts updates; the averages of squared gradients and of squared deltas are trees."""
 
-    step: Any
-    square_avg: Any
-    acc_delta: Any
+    step: PyTree
+    square_avg: PyTree
+    acc_delta: PyTree
 
 
 class AdadeltaScalars(NamedTuple):
-    lr: Any
+    lr: PyTree
     rho: Beta
-    eps: Any
+    eps: Numeric
 
 
 class Adadelta(Rule):
@@ -46,14 +48,14 @@ class Adadelta(Rule):
     weight_decay: WeightDecay
     maximize: Maximize
 
-    def init(self, param: Any, hyperparams: Any) -> AdadeltaState:
+    def init(self, param: Array, hyperparams: SimpleNamespace) -> AdadeltaState:
         return AdadeltaState(None, zeros_like(param), zeros_like(param))
 
-    def scalars(self, step: Any, hyperparams: Any) -> AdadeltaScalars:
+    def scalars(self, step: Numeric, hyperparams: SimpleNamespace) -> AdadeltaScalars:
         return AdadeltaScalars(hyperparams.lr, hyperparams.rho, hyperparams.eps)
 
     def update(
-        self, grad: jax.Array, param: Any, slots: AdadeltaState, scalars: AdadeltaScalars
+        self, grad: jax.Array, param: Array | None, slots: AdadeltaState, scalars: AdadeltaScalars
     ) -> tuple[jax.Array, AdadeltaState]:
         square_avg = average_of_squares(slots.square_avg, grad, scalars.rho)
         above, below = slots.acc_delta + scalars.eps, square_avg + scalars.eps
@@ -70,7 +72,7 @@ def adadelta(
     weight_decay: Hyperparameter = 0,
     maximize: bool = False,
     foreach: bool = False,
-    decay_mask: Any = None,
+    decay_mask: PyTree = None,
 ) -> GradientTransformation:
     r"""Adadelta, as ``torch.optim.Adadelta``.
 

@@ -1,10 +1,12 @@
 """Adafactor: second moments of matrices as the product of a row and a column."""
 
+from types import SimpleNamespace
 from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from functorch_optim import axes
 from functorch_optim.base import GradientTransformation, exportable
@@ -21,24 +23,25 @@ from functorch_optim.hyperparams import (
     NonNegativeLearningRate,
     NonNegativeWeightDecay,
 )
+from functorch_optim.typing import Array, Numeric, PyTree
 
 
 @exportable
 class AdafactorState(NamedTuple):
     """``step`` counts updates. A leaf of two or more dimensions has row and column, others the whole variance."""
 
-    step: Any
-    row_var: Any
-    col_var: Any
-    variance: Any
+    step: PyTree
+    row_var: PyTree
+    col_var: PyTree
+    variance: PyTree
 
 
 class AdafactorScalars(NamedTuple):
-    weight: Any  # of the new statistics: 1 - beta2 of this step
-    relative_size: Any
-    eps1: Any  # None: the machine epsilon of the parameter's dtype
-    eps2: Any
-    threshold: Any
+    weight: Numeric | None  # of the new statistics: 1 - beta2 of this step
+    relative_size: Numeric
+    eps1: PyTree  # None: the machine epsilon of the parameter's dtype
+    eps2: Numeric
+    threshold: Numeric
 
 
 class Adafactor(Rule):
@@ -54,16 +57,16 @@ class Adafactor(Rule):
     d: ClippingThreshold
     weight_decay: NonNegativeWeightDecay
     maximize: Maximize
-    axis_name: Any
+    axis_name: PyTree
 
-    def init(self, param: Any, hyperparams: Any) -> AdafactorState:
+    def init(self, param: Array, hyperparams: SimpleNamespace) -> AdafactorState:
         if param.ndim < 2:
             return AdafactorState(None, None, None, zeros_like(param))
         zeros: Any = zeros_like(param)  # its sums have the sharding that is left of the parameter's
         row, col = (self._over(jnp.sum(zeros, axis, keepdims=True, dtype=zeros.dtype), axis) for axis in (-1, -2))
         return AdafactorState(None, row, col, None)
 
-    def scalars(self, step: Any, hyperparams: Any) -> AdafactorScalars:
+    def scalars(self, step: Numeric, hyperparams: SimpleNamespace) -> AdafactorScalars:
         count = as_float(step)
         return AdafactorScalars(
             weight=power(count, hyperparams.beta2_decay),
@@ -73,11 +76,11 @@ class Adafactor(Rule):
             threshold=hyperparams.d,
         )
 
-    def at_dtype(self, scalars: AdafactorScalars, dtype: Any) -> AdafactorScalars:
+    def at_dtype(self, scalars: AdafactorScalars, dtype: DTypeLike | None) -> AdafactorScalars:
         return scalars if scalars.eps1 is not None else scalars._replace(eps1=float(jnp.finfo(dtype).eps))
 
     def update(
-        self, grad: jax.Array, param: Any, slots: AdafactorState, scalars: AdafactorScalars
+        self, grad: jax.Array, param: Array, slots: AdafactorState, scalars: AdafactorScalars
     ) -> tuple[jax.Array, AdafactorState]:
         if grad.size == 0:
             return grad, slots
@@ -128,8 +131,8 @@ def adafactor(
     d: Hyperparameter = 1.0,
     weight_decay: Hyperparameter = 0.0,
     maximize: bool = False,
-    decay_mask: Any = None,
-    axis_name: Any = None,
+    decay_mask: PyTree = None,
+    axis_name: PyTree = None,
 ) -> GradientTransformation:
     r"""Adafactor, as ``torch.optim.Adafactor``.
 

@@ -1,6 +1,7 @@
 """Adagrad: a step size that falls with the sum of squared gradients."""
 
-from typing import Any, NamedTuple
+from types import SimpleNamespace
+from typing import NamedTuple
 
 import jax
 
@@ -18,19 +19,20 @@ from functorch_optim.hyperparams import (
     Maximize,
     WeightDecay,
 )
+from functorch_optim.typing import Array, Numeric, PyTree
 
 
 @exportable
 class AdagradState(NamedTuple):
     """``step`` counts updates; ``sum`` is a tree of the sums of squared gradients."""
 
-    step: Any
-    sum: Any
+    step: PyTree
+    sum: PyTree
 
 
 class AdagradScalars(NamedTuple):
-    step_size: Any
-    eps: Any
+    step_size: Numeric
+    eps: Numeric
 
 
 class Adagrad(Rule):
@@ -47,14 +49,14 @@ class Adagrad(Rule):
     eps: Epsilon
     maximize: Maximize
 
-    def init(self, param: Any, hyperparams: Any) -> AdagradState:
+    def init(self, param: Array, hyperparams: SimpleNamespace) -> AdagradState:
         return AdagradState(None, full_like(param, hyperparams.initial_accumulator_value))
 
-    def scalars(self, step: Any, hyperparams: Any) -> AdagradScalars:
+    def scalars(self, step: Numeric, hyperparams: SimpleNamespace) -> AdagradScalars:
         return AdagradScalars(hyperparams.lr / (1 + as_float(step - 1) * hyperparams.lr_decay), hyperparams.eps)
 
     def update(
-        self, grad: jax.Array, param: Any, slots: AdagradState, scalars: AdagradScalars
+        self, grad: jax.Array, param: Array | None, slots: AdagradState, scalars: AdagradScalars
     ) -> tuple[jax.Array, AdagradState]:
         total = slots.sum + grad * grad
         return -scalars.step_size * grad / (sqrt(total) + scalars.eps), AdagradState(None, total)
@@ -68,7 +70,7 @@ def adagrad(
     eps: Hyperparameter = 1e-10,
     maximize: bool = False,
     foreach: bool = False,
-    decay_mask: Any = None,
+    decay_mask: PyTree = None,
 ) -> GradientTransformation:
     r"""Adagrad, as ``torch.optim.Adagrad``.
 

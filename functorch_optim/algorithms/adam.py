@@ -1,6 +1,7 @@
 """Adam, with AMSGrad and with coupled or decoupled weight decay."""
 
-from typing import Annotated, Any, NamedTuple
+from types import SimpleNamespace
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,24 +22,25 @@ from functorch_optim.hyperparams import (
     Maximize,
     WeightDecay,
 )
+from functorch_optim.typing import Array, Numeric, PyTree
 
 
 @exportable
 class AdamState(NamedTuple):
     """``step`` counts updates; the moments are trees like the parameters (the third only for AMSGrad)."""
 
-    step: Any
-    exp_avg: Any
-    exp_avg_sq: Any
-    max_exp_avg_sq: Any
+    step: PyTree
+    exp_avg: PyTree
+    exp_avg_sq: PyTree
+    max_exp_avg_sq: PyTree
 
 
 class AdamScalars(NamedTuple):
     beta1: Beta
     beta2: Beta
-    step_size: Any
-    bias_correction2_sqrt: Any
-    eps: Any
+    step_size: Numeric
+    bias_correction2_sqrt: Numeric
+    eps: Numeric
 
 
 class Adam(Rule):
@@ -55,7 +57,7 @@ class Adam(Rule):
     maximize: Maximize
     decoupled_weight_decay: DecoupledWeightDecay
 
-    def init(self, param: Any, hyperparams: Any) -> AdamState:
+    def init(self, param: Array, hyperparams: SimpleNamespace) -> AdamState:
         return AdamState(
             step=None,
             exp_avg=zeros_like(param),
@@ -63,7 +65,7 @@ class Adam(Rule):
             max_exp_avg_sq=zeros_like(param) if self.amsgrad else None,
         )
 
-    def scalars(self, step: Any, hyperparams: Any) -> AdamScalars:
+    def scalars(self, step: Numeric, hyperparams: SimpleNamespace) -> AdamScalars:
         beta1, beta2 = hyperparams.betas
         return AdamScalars(
             beta1,
@@ -93,7 +95,7 @@ def adam(
     maximize: bool = False,
     decoupled_weight_decay: bool = False,
     foreach: bool = False,
-    decay_mask: Any = None,
+    decay_mask: PyTree = None,
 ) -> GradientTransformation:
     r"""Adam, as ``torch.optim.Adam``.
 

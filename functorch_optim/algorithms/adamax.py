@@ -1,6 +1,7 @@
 """Adamax: Adam with the infinity norm in the second moment's place."""
 
-from typing import Annotated, Any, NamedTuple
+from types import SimpleNamespace
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,22 +21,23 @@ from functorch_optim.hyperparams import (
     Maximize,
     WeightDecay,
 )
+from functorch_optim.typing import Array, Numeric, PyTree
 
 
 @exportable
 class AdamaxState(NamedTuple):
     """``step`` counts updates; the first moment and the decayed largest magnitude are trees."""
 
-    step: Any
-    exp_avg: Any
-    exp_inf: Any
+    step: PyTree
+    exp_avg: PyTree
+    exp_inf: PyTree
 
 
 class AdamaxScalars(NamedTuple):
     beta1: Beta
-    beta2: Any
-    step_size: Any
-    eps: Any
+    beta2: Numeric | None
+    step_size: Numeric
+    eps: Numeric
 
 
 class Adamax(Rule):
@@ -49,15 +51,15 @@ class Adamax(Rule):
     weight_decay: WeightDecay
     maximize: Maximize
 
-    def init(self, param: Any, hyperparams: Any) -> AdamaxState:
+    def init(self, param: Array, hyperparams: SimpleNamespace) -> AdamaxState:
         return AdamaxState(None, zeros_like(param), zeros_like(param))
 
-    def scalars(self, step: Any, hyperparams: Any) -> AdamaxScalars:
+    def scalars(self, step: Numeric, hyperparams: SimpleNamespace) -> AdamaxScalars:
         beta1, beta2 = hyperparams.betas
         return AdamaxScalars(beta1, beta2.value, hyperparams.lr / one_minus_power(beta1, step), hyperparams.eps)
 
     def update(
-        self, grad: jax.Array, param: Any, slots: AdamaxState, scalars: AdamaxScalars
+        self, grad: jax.Array, param: Array | None, slots: AdamaxState, scalars: AdamaxScalars
     ) -> tuple[jax.Array, AdamaxState]:
         exp_avg = lerp(slots.exp_avg, grad, scalars.beta1)
         exp_inf = jnp.maximum(scalars.beta2 * slots.exp_inf, jnp.abs(grad) + scalars.eps)
@@ -71,7 +73,7 @@ def adamax(
     weight_decay: Hyperparameter = 0,
     maximize: bool = False,
     foreach: bool = False,
-    decay_mask: Any = None,
+    decay_mask: PyTree = None,
 ) -> GradientTransformation:
     r"""Adamax, as ``torch.optim.Adamax``.
 

@@ -1,11 +1,10 @@
 """AdamW: Adam with decoupled weight decay."""
 
-from typing import Any
-
 from functorch_optim.algorithms.adam import Adam
 from functorch_optim.base import GradientTransformation
 from functorch_optim.core.lift import lift
 from functorch_optim.hyperparams import BetaOption, Hyperparameter
+from functorch_optim.typing import PyTree
 
 
 def adamw(
@@ -16,7 +15,7 @@ def adamw(
     amsgrad: bool = False,
     maximize: bool = False,
     foreach: bool = False,
-    decay_mask: Any = None,
+    decay_mask: PyTree = None,
 ) -> GradientTransformation:
     r"""Adam with weight decay on the parameter instead of the gradient, as ``torch.optim.AdamW``.
 

@@ -1,6 +1,7 @@
 """Averaged stochastic gradient descent."""
 
-from typing import Annotated, Any, NamedTuple
+from types import SimpleNamespace
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,22 +12,23 @@ from functorch_optim.core.numerics import decay_of, zeros_like
 from functorch_optim.core.rule import Rule
 from functorch_optim.core.scalar_math import as_float, maximum, single
 from functorch_optim.hyperparams import AnyNumber, Hyperparameter, LearningRate, Maximize, WeightDecay
+from functorch_optim.typing import Array, Numeric, PyTree
 
 
 @exportable
 class ASGDState(NamedTuple):
     """``step`` counts updates; ``eta`` and ``mu`` are float32 scalars for the next one; ``ax`` is the average."""
 
-    step: Any
-    eta: Any
-    mu: Any
-    ax: Any
+    step: PyTree
+    eta: PyTree
+    mu: PyTree
+    ax: PyTree
 
 
 class ASGDScalars(NamedTuple):
-    decay: Any
-    eta: Any
-    mu: Any
+    decay: PyTree
+    eta: PyTree
+    mu: Numeric
 
 
 class ASGD(Rule):
@@ -44,13 +46,15 @@ class ASGD(Rule):
     weight_decay: WeightDecay
     maximize: Maximize
 
-    def init(self, param: Any, hyperparams: Any) -> ASGDState:
+    def init(self, param: Array, hyperparams: SimpleNamespace) -> ASGDState:
         return ASGDState(None, None, None, zeros_like(param))
 
-    def start(self, hyperparams: Any) -> dict[str, Any]:
+    def start(self, hyperparams: SimpleNamespace) -> dict[str, PyTree]:
         return {"eta": hyperparams.lr, "mu": 1.0}
 
-    def carry(self, step: Any, hyperparams: Any, carried: dict[str, Any]) -> tuple[ASGDScalars, dict[str, Any]]:
+    def carry(
+        self, step: Numeric, hyperparams: SimpleNamespace, carried: dict[str, PyTree]
+    ) -> tuple[ASGDScalars, dict[str, PyTree]]:
         count, lr, eta = as_float(step), hyperparams.lr, as_float(carried["eta"])
         after = {
             "eta": single(lr / (1 + hyperparams.lambd * lr * count) ** hyperparams.alpha),
@@ -59,7 +63,7 @@ class ASGD(Rule):
         return ASGDScalars(hyperparams.lambd * eta, eta, as_float(carried["mu"])), after
 
     def update(
-        self, grad: jax.Array, param: Any, slots: ASGDState, scalars: ASGDScalars
+        self, grad: jax.Array, param: Array, slots: ASGDState, scalars: ASGDScalars
     ) -> tuple[jax.Array, ASGDState]:
         delta = -decay_of(scalars.decay, param) - scalars.eta * grad
         after = param + delta
@@ -75,7 +79,7 @@ def asgd(
     weight_decay: Hyperparameter = 0,
     maximize: bool = False,
     foreach: bool = False,
-    decay_mask: Any = None,
+    decay_mask: PyTree = None,
 ) -> GradientTransformation:
     r"""Averaged stochastic gradient descent, as ``torch.optim.ASGD``.
 

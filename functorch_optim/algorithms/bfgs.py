@@ -1,11 +1,12 @@
 """BFGS: quasi-Newton steps with a dense inverse Hessian."""
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
+from jax.typing import DTypeLike
 
 from functorch_optim import axes
 from functorch_optim.algorithms.quasi_newton import QuasiNewton, flattened
@@ -14,6 +15,7 @@ from functorch_optim.hyperparams import Hyperparameter
 from functorch_optim.line_search.hager_zhang import HagerZhang
 from functorch_optim.line_search.search import LineSearch
 from functorch_optim.line_search.vectors import Vector
+from functorch_optim.typing import PyTree
 
 ERROR, FORGETTING = 1e-6, 0.7  # epsilon and Delta of Hager and Zhang
 
@@ -25,17 +27,17 @@ class BFGSState(NamedTuple):
     minimised, ``careful`` says that a fixed step once led to a point without a finite value. ``loss_weight`` and
     ``loss_size`` are Q and C of Hager and Zhang, a running average of the loss's magnitude."""
 
-    step: Any
-    func_evals: Any
-    n_iter: Any
-    careful: Any
-    d: Any
-    t: Any
-    H: Any
-    prev_flat_grad: Any
-    prev_loss: Any
-    loss_weight: Any
-    loss_size: Any
+    step: PyTree
+    func_evals: PyTree
+    n_iter: PyTree
+    careful: PyTree
+    d: PyTree
+    t: PyTree
+    H: PyTree
+    prev_flat_grad: PyTree
+    prev_loss: PyTree
+    loss_weight: PyTree
+    loss_size: PyTree
 
 
 @exportable
@@ -55,7 +57,7 @@ class BFGS(QuasiNewton):
     def searches(self) -> tuple[str, ...]:
         return ("strong_wolfe", "hager_zhang")
 
-    def init(self, params: Any) -> BFGSState:
+    def init(self, params: PyTree) -> BFGSState:
         leaves = self.checked_leaves(params)
         shapes = [
             axes.whole_shape(leaf.shape, split) for leaf, split in zip(leaves, self.placement_of(params), strict=True)
@@ -75,18 +77,18 @@ class BFGS(QuasiNewton):
             loss_size=jnp.zeros((), dtype),
         )
 
-    def to_vector(self, tree: Any, dtype: Any) -> Vector:
+    def to_vector(self, tree: PyTree, dtype: DTypeLike) -> Vector:
         leaves = jax.tree.leaves(tree)
         whole = [_whole(leaf, split) for leaf, split in zip(leaves, self._splits(leaves), strict=True)]
         return Vector((flattened(whole, dtype),))
 
-    def placement_of(self, tree: Any) -> tuple[Any, ...]:
+    def placement_of(self, tree: PyTree) -> tuple[PyTree, ...]:
         return tuple(axes.splits(self.axis_name, tree, "bfgs"))
 
-    def _splits(self, leaves: list[Any]) -> tuple[axes.Split, ...]:
+    def _splits(self, leaves: list[PyTree]) -> tuple[axes.Split, ...]:
         return self.placement or ((),) * len(leaves)
 
-    def from_vector(self, vector: Vector, like: Any) -> Any:
+    def from_vector(self, vector: Vector, like: PyTree) -> PyTree:
         leaves, treedef = jax.tree.flatten(like)
         (flat,), result, start = vector.parts, [], 0
         for leaf, split in zip(leaves, self._splits(leaves), strict=True):
@@ -98,13 +100,13 @@ class BFGS(QuasiNewton):
             result.append(_placed(axes.part(part.reshape(shape).astype(leaf.dtype), split), leaf))
         return treedef.unflatten(result)
 
-    def vector_of(self, stored: Any, dtype: Any) -> Vector:
+    def vector_of(self, stored: PyTree, dtype: DTypeLike) -> Vector:
         return Vector((stored.astype(dtype),))
 
-    def stored_vector(self, vector: Vector, stored: Any) -> Any:
+    def stored_vector(self, vector: Vector, stored: PyTree) -> PyTree:
         return vector.parts[0].astype(stored.dtype)
 
-    def memory_of(self, state: BFGSState, dtype: Any) -> Curvature:
+    def memory_of(self, state: BFGSState, dtype: DTypeLike) -> Curvature:
         return Curvature(*(x.astype(dtype) for x in (state.H, state.loss_weight, state.loss_size)))
 
     def stored(self, state: BFGSState, memory: Curvature) -> BFGSState:
@@ -145,7 +147,7 @@ def updated_inverse(inverse: jax.Array, y: jax.Array, s: jax.Array, ys: jax.Arra
     return inverse - crossed - crossed.T + (jnp.dot(y, hy) + ys) * jnp.outer(scaled, scaled)
 
 
-def _entries(leaf: Any, shape: tuple[int, ...]) -> int:
+def _entries(leaf: PyTree, shape: tuple[int, ...]) -> int:
     """How many entries a leaf of this shape has in the vector."""
     return math.prod(shape) * (2 if jnp.issubdtype(leaf.dtype, jnp.complexfloating) else 1)
 
@@ -158,7 +160,7 @@ def _whole(leaf: jax.Array, split: axes.Split) -> jax.Array:
     return jax.sharding.reshard(leaf, sharding.update(spec=PartitionSpec())) if any(sharding.spec) else leaf
 
 
-def _placed(leaf: jax.Array, like: Any) -> jax.Array:
+def _placed(leaf: jax.Array, like: PyTree) -> jax.Array:
     sharding = jax.typeof(like).sharding if isinstance(like, jax.Array) else None
     return jax.sharding.reshard(leaf, sharding) if sharding is not None and any(sharding.spec) else leaf
 
@@ -171,7 +173,7 @@ def bfgs(
     tolerance_change: Hyperparameter = 1e-9,
     line_search_fn: str | None = None,
     maximize: bool = False,
-    axis_name: Any = None,
+    axis_name: PyTree = None,
 ) -> GradientTransformation:
     r"""BFGS with a dense inverse Hessian H, one update of up to ``max_iter`` iterations in one compiled loop.
 

@@ -1,9 +1,10 @@
 """L-BFGS: quasi-Newton steps from the last few changes of the gradient."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from functorch_optim import axes
 from functorch_optim.algorithms.quasi_newton import QuasiNewton
@@ -11,6 +12,7 @@ from functorch_optim.base import GradientTransformation, exportable, transformat
 from functorch_optim.core.numerics import zeros_like
 from functorch_optim.hyperparams import Hyperparameter, as_count
 from functorch_optim.line_search.vectors import Vector
+from functorch_optim.typing import Numeric, PyTree
 
 
 @exportable
@@ -20,19 +22,19 @@ class LBFGSState(NamedTuple):
     without a finite value; ``step`` counts updates. The other fields are torch's; ``prev_loss`` has the sign of what is
     minimised."""
 
-    step: Any
-    func_evals: Any
-    n_iter: Any
-    careful: Any
-    n_pairs: Any
-    d: Any
-    t: Any
-    old_dirs: Any
-    old_stps: Any
-    ro: Any
-    H_diag: Any
-    prev_flat_grad: Any
-    prev_loss: Any
+    step: PyTree
+    func_evals: PyTree
+    n_iter: PyTree
+    careful: PyTree
+    n_pairs: PyTree
+    d: PyTree
+    t: PyTree
+    old_dirs: PyTree
+    old_stps: PyTree
+    ro: PyTree
+    H_diag: PyTree
+    prev_flat_grad: PyTree
+    prev_loss: PyTree
 
 
 @exportable
@@ -57,13 +59,13 @@ class LBFGS(QuasiNewton):
     def _call_name(cls) -> str:
         return "lbfgs"
 
-    def init(self, params: Any) -> LBFGSState:
+    def init(self, params: PyTree) -> LBFGSState:
         dtype = self.dtype_of(self.checked_leaves(params))
 
-        def zeros() -> Any:
+        def zeros() -> PyTree:
             return jax.tree.map(zeros_like, params)
 
-        def history() -> Any:
+        def history() -> PyTree:
             return jax.tree.map(lambda z: jax.lax.broadcast(z, (self.history_size,)), zeros())
 
         return LBFGSState(
@@ -82,7 +84,7 @@ class LBFGS(QuasiNewton):
             prev_loss=jnp.zeros((), dtype),
         )
 
-    def to_vector(self, tree: Any, dtype: Any) -> Vector:
+    def to_vector(self, tree: PyTree, dtype: DTypeLike) -> Vector:
         """The leaves, real and imaginary parts apart."""
         pairs = [
             (jnp.real(leaf), jnp.imag(leaf)) if jnp.iscomplexobj(leaf) else (leaf,) for leaf in jax.tree.leaves(tree)
@@ -92,10 +94,10 @@ class LBFGS(QuasiNewton):
             return Vector(parts)
         return Vector(parts, tuple(own for own, pair in zip(self.placement, pairs, strict=True) for _ in pair))
 
-    def placement_of(self, tree: Any) -> tuple[Any, ...]:
+    def placement_of(self, tree: PyTree) -> tuple[PyTree, ...]:
         return tuple(axes.over(self.axis_name, tree, "lbfgs"))
 
-    def from_vector(self, vector: Vector, like: Any) -> Any:
+    def from_vector(self, vector: Vector, like: PyTree) -> PyTree:
         leaves, treedef = jax.tree.flatten(like)
         parts = iter(vector.parts)
         joined = [
@@ -103,7 +105,7 @@ class LBFGS(QuasiNewton):
         ]
         return treedef.unflatten([x.astype(leaf.dtype) for x, leaf in zip(joined, leaves, strict=True)])
 
-    def memory_of(self, state: LBFGSState, dtype: Any) -> Pairs:
+    def memory_of(self, state: LBFGSState, dtype: DTypeLike) -> Pairs:
         y, s = (self.to_vector(tree, dtype) for tree in (state.old_dirs, state.old_stps))
         return Pairs(y, s, state.ro.astype(dtype), state.H_diag.astype(dtype), state.n_pairs)
 
@@ -124,7 +126,7 @@ class LBFGS(QuasiNewton):
         accepted = ~first & (ys > 1e-10)
         at = memory.number % memory.ro.shape[0]
 
-        def put(rows: Any, new: Any) -> Any:
+        def put(rows: PyTree, new: PyTree) -> PyTree:
             kept = jnp.where(accepted, new, jax.lax.dynamic_index_in_dim(rows, at, keepdims=False))
             return jax.lax.dynamic_update_index_in_dim(rows, kept, at, 0)
 
@@ -146,16 +148,16 @@ def two_loop(memory: Pairs, grad: Vector) -> Vector:
     size = memory.ro.shape[0]
     held = jnp.minimum(memory.number, size)
 
-    def row(rows: Vector, index: Any) -> Vector:
+    def row(rows: Vector, index: Numeric) -> Vector:
         return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, index, keepdims=False), rows)
 
-    def backward(k: Any, carry: tuple[Vector, jax.Array]) -> tuple[Vector, jax.Array]:
+    def backward(k: Numeric, carry: tuple[Vector, jax.Array]) -> tuple[Vector, jax.Array]:
         q, alphas = carry
         index = (memory.number - 1 - k) % size
         alpha = row(memory.s, index).dot(q) * memory.ro[index]
         return q - alpha * row(memory.y, index), alphas.at[index].set(alpha)
 
-    def forward(k: Any, r: Vector) -> Vector:
+    def forward(k: Numeric, r: Vector) -> Vector:
         index = (memory.number - held + k) % size
         beta = row(memory.y, index).dot(r) * memory.ro[index]
         return r + (alphas[index] - beta) * row(memory.s, index)
@@ -173,7 +175,7 @@ def lbfgs(
     history_size: int = 100,
     line_search_fn: str | None = None,
     maximize: bool = False,
-    axis_name: Any = None,
+    axis_name: PyTree = None,
 ) -> GradientTransformation:
     r"""L-BFGS, as ``torch.optim.LBFGS``: one update makes up to ``max_iter`` iterations in one compiled loop.
 

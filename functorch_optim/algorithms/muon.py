@@ -1,6 +1,7 @@
 """Muon: momentum, orthogonalised by Newton-Schulz iterations."""
 
 import math
+from types import SimpleNamespace
 from typing import Annotated, Any, NamedTuple
 
 import jax
@@ -23,21 +24,22 @@ from functorch_optim.hyperparams import (
     NonNegativeLearningRate,
     as_count,
 )
+from functorch_optim.typing import Array, Numeric, PyTree
 
 
 @exportable
 class MuonState(NamedTuple):
     """``step`` counts updates (torch keeps none); ``momentum_buffer`` is a tree of averages of the gradients."""
 
-    step: Any
-    momentum_buffer: Any
+    step: PyTree
+    momentum_buffer: PyTree
 
 
 class MuonScalars(NamedTuple):
-    lr: Any
-    momentum: Any
-    coefficients: Any
-    eps: Any
+    lr: PyTree
+    momentum: PyTree
+    coefficients: Numeric
+    eps: Numeric
 
 
 class Muon(Rule):
@@ -56,7 +58,7 @@ class Muon(Rule):
     adjust_lr_fn: Annotated[str | None, '``"original"`` (also None) or ``"match_rms_adamw"``']
     batched: Annotated[bool, "whether a parameter of more than two dimensions is a stack of matrices"]
     reshape: Annotated[str | None, "how a parameter of more than two dimensions becomes one matrix instead"]
-    axis_name: Any
+    axis_name: PyTree
 
     def __post_init__(self) -> None:
         if not isinstance(self.ns_coefficients, tuple | list) or len(self.ns_coefficients) != 3:
@@ -72,7 +74,7 @@ class Muon(Rule):
         if self.reshape not in (None, "out_first", "out_last"):
             raise ValueError(f"reshape must be None, 'out_first' or 'out_last', but it is {self.reshape!r}")
 
-    def check_parameter(self, name: str, param: Any) -> None:
+    def check_parameter(self, name: str, param: Array) -> None:
         super().check_parameter(name, param)
         if param.ndim < 2 or (param.ndim > 2 and not self.batched and self.reshape is None):
             more = "" if param.ndim < 2 else ", batched=True takes stacks of matrices, reshape= kernels of convolutions"
@@ -81,14 +83,14 @@ class Muon(Rule):
                 f"parameter {trees.quote(name)}; muon_adamw gives AdamW what is no matrix{more}"
             )
 
-    def init(self, param: Any, hyperparams: Any) -> MuonState:
+    def init(self, param: Array, hyperparams: SimpleNamespace) -> MuonState:
         return MuonState(None, zeros_like(param))
 
-    def scalars(self, step: Any, hyperparams: Any) -> MuonScalars:
+    def scalars(self, step: Numeric, hyperparams: SimpleNamespace) -> MuonScalars:
         return MuonScalars(hyperparams.lr, hyperparams.momentum, hyperparams.ns_coefficients, hyperparams.eps)
 
     def update(
-        self, grad: jax.Array, param: Any, slots: MuonState, scalars: MuonScalars
+        self, grad: jax.Array, param: Array | None, slots: MuonState, scalars: MuonScalars
     ) -> tuple[jax.Array, MuonState]:
         average = lerp(slots.momentum_buffer, grad, scalars.momentum)
         ahead = Beta(scalars.momentum.complement, scalars.momentum.value)
@@ -156,7 +158,7 @@ def orthogonalize(matrices: jax.Array, coefficients: Any, steps: int, eps: Any) 
     norm = _bf16(sqrt(jnp.sum(x * x, axis=(-2, -1), keepdims=True)))
     x = _bf16(x / jnp.maximum(norm, _bf16(floor)))
 
-    def iterate(_: Any, x: jax.Array) -> jax.Array:
+    def iterate(_: object, x: jax.Array) -> jax.Array:
         gram = _bf16(_product(x, jnp.matrix_transpose(x)))
         polynomial = _bf16(b * gram + c * _product(gram, gram))
         return _bf16(a * x + _product(polynomial, x))
@@ -186,8 +188,8 @@ def muon(
     adjust_lr_fn: str | None = None,
     batched: bool = True,
     reshape: str | None = None,
-    decay_mask: Any = None,
-    axis_name: Any = None,
+    decay_mask: PyTree = None,
+    axis_name: PyTree = None,
 ) -> GradientTransformation:
     r"""Muon, as ``torch.optim.Muon``, for matrices, and beyond it for stacks of matrices and convolution kernels.
 

@@ -1,15 +1,15 @@
 """Muon for matrices and AdamW for the rest, as one transformation."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from functorch_optim.algorithms.adamw import adamw
 from functorch_optim.algorithms.muon import muon
 from functorch_optim.base import GradientTransformation, transformation
 from functorch_optim.selection import ByLeaf, Labels, Partition
+from functorch_optim.typing import Array, PyTree
 
 
-def is_matrix(name: str, array: Any) -> bool:
+def is_matrix(name: str, array: Array) -> bool:
     """Whether a parameter has two dimensions.
 
     Example:
@@ -21,7 +21,7 @@ def is_matrix(name: str, array: Any) -> bool:
     return array.ndim == 2
 
 
-def has_matrices(name: str, array: Any) -> bool:
+def has_matrices(name: str, array: Array) -> bool:
     """Whether a parameter has two dimensions or more.
 
     Example:
@@ -33,7 +33,7 @@ def has_matrices(name: str, array: Any) -> bool:
     return array.ndim >= 2
 
 
-def matrices_for(options: Mapping[str, Any]) -> Callable[[str, Any], bool]:
+def matrices_for(options: Mapping[str, PyTree]) -> Callable[[str, PyTree], bool]:
     """What Muon takes by default with these options: matrices, with ``batched`` or ``reshape`` also larger arrays."""
     return has_matrices if options.get("batched") or options.get("reshape") is not None else is_matrix
 
@@ -41,15 +41,15 @@ def matrices_for(options: Mapping[str, Any]) -> Callable[[str, Any], bool]:
 class Routing(ByLeaf):
     """``"muon"`` where ``function`` says so, else ``"adamw"``."""
 
-    def label(self, name: str, leaf: Any) -> str:
+    def label(self, name: str, leaf: PyTree) -> str:
         return "muon" if self.function(name, leaf) else "adamw"
 
 
 def muon_adamw(
-    muon_options: Mapping[str, Any] | None = None,
-    adamw_options: Mapping[str, Any] | None = None,
-    use_muon: Callable[[str, Any], bool] | None = None,
-    axis_name: Any = None,
+    muon_options: Mapping[str, PyTree] | None = None,
+    adamw_options: Mapping[str, PyTree] | None = None,
+    use_muon: Callable[[str, PyTree], bool] | None = None,
+    axis_name: PyTree = None,
 ) -> GradientTransformation:
     """Muon for the matrices and AdamW for all other parameters.
 

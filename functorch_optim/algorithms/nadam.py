@@ -1,6 +1,7 @@
 """NAdam: Adam with Nesterov momentum."""
 
-from typing import Annotated, Any, NamedTuple
+from types import SimpleNamespace
+from typing import Annotated, NamedTuple
 
 import jax
 
@@ -21,25 +22,26 @@ from functorch_optim.hyperparams import (
     MomentumDecay,
     WeightDecay,
 )
+from functorch_optim.typing import Array, Numeric, PyTree
 
 
 @exportable
 class NAdamState(NamedTuple):
     """``step`` counts updates; ``mu_product`` is the float32 product of the momenta; the moments are trees."""
 
-    step: Any
-    mu_product: Any
-    exp_avg: Any
-    exp_avg_sq: Any
+    step: PyTree
+    mu_product: PyTree
+    exp_avg: PyTree
+    exp_avg_sq: PyTree
 
 
 class NAdamScalars(NamedTuple):
     beta1: Beta
     beta2: Beta
-    bias_correction2: Any
-    grad_size: Any
-    momentum_size: Any
-    eps: Any
+    bias_correction2: Numeric
+    grad_size: Numeric
+    momentum_size: Numeric
+    eps: Numeric
 
 
 class NAdam(Rule):
@@ -56,13 +58,15 @@ class NAdam(Rule):
     decoupled_weight_decay: DecoupledWeightDecay
     maximize: Maximize
 
-    def init(self, param: Any, hyperparams: Any) -> NAdamState:
+    def init(self, param: Array, hyperparams: SimpleNamespace) -> NAdamState:
         return NAdamState(None, None, zeros_like(param), zeros_like(param))
 
-    def start(self, hyperparams: Any) -> dict[str, Any]:
+    def start(self, hyperparams: SimpleNamespace) -> dict[str, PyTree]:
         return {"mu_product": 1.0}
 
-    def carry(self, step: Any, hyperparams: Any, carried: dict[str, Any]) -> tuple[NAdamScalars, dict[str, Any]]:
+    def carry(
+        self, step: Numeric, hyperparams: SimpleNamespace, carried: dict[str, PyTree]
+    ) -> tuple[NAdamScalars, dict[str, PyTree]]:
         beta1, beta2 = hyperparams.betas
         mu, mu_next = (
             beta1.value * (1.0 - 0.5 * power(0.96, count * hyperparams.momentum_decay))
@@ -81,7 +85,7 @@ class NAdam(Rule):
         return scalars, {"mu_product": product}
 
     def update(
-        self, grad: jax.Array, param: Any, slots: NAdamState, scalars: NAdamScalars
+        self, grad: jax.Array, param: Array | None, slots: NAdamState, scalars: NAdamScalars
     ) -> tuple[jax.Array, NAdamState]:
         exp_avg = lerp(slots.exp_avg, grad, scalars.beta1)
         exp_avg_sq = average_of_squares(slots.exp_avg_sq, grad, scalars.beta2)
@@ -99,7 +103,7 @@ def nadam(
     decoupled_weight_decay: bool = False,
     maximize: bool = False,
     foreach: bool = False,
-    decay_mask: Any = None,
+    decay_mask: PyTree = None,
 ) -> GradientTransformation:
     r"""Adam with Nesterov momentum, as ``torch.optim.NAdam``.
 

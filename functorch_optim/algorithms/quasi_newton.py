@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from functorch_optim import axes, trees, variables
 from functorch_optim.base import Transform
@@ -16,6 +17,7 @@ from functorch_optim.line_search.fixed_step import FixedStep
 from functorch_optim.line_search.search import LineSearch, Objective, Trial, search_along
 from functorch_optim.line_search.strong_wolfe import StrongWolfe
 from functorch_optim.line_search.vectors import Vector, select
+from functorch_optim.typing import Array, PyTree
 
 
 class Progress(NamedTuple):
@@ -26,7 +28,7 @@ class Progress(NamedTuple):
     grad: Vector
     d: Vector
     t: jax.Array
-    memory: Any
+    memory: PyTree
     prev_grad: Vector
     prev_value: jax.Array
     evaluations: jax.Array
@@ -49,7 +51,7 @@ class QuasiNewton(Options, Transform):
     tolerance_change: AnyNumber
     line_search_fn: str | None
     maximize: bool
-    axis_name: Any  # as it was given, or :attr:`placement`
+    axis_name: PyTree  # as it was given, or :attr:`placement`
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -74,58 +76,58 @@ class QuasiNewton(Options, Transform):
         return ("strong_wolfe",)
 
     @property
-    def placement(self) -> tuple[Any, ...]:
+    def placement(self) -> tuple[PyTree, ...]:
         """How each leaf is spread over a mesh inside ``shard_map``; () where none is."""
         return self.axis_name if isinstance(self.axis_name, tuple) else ()
 
-    def placement_of(self, tree: Any) -> tuple[Any, ...]:
+    def placement_of(self, tree: PyTree) -> tuple[PyTree, ...]:
         """:attr:`placement` of such leaves."""
         raise NotImplementedError(f"{type(self).__name__} does not define placement_of")  # abstract: subclasses do
 
-    def placed(self, tree: Any) -> Any:
+    def placed(self, tree: PyTree) -> PyTree:
         """This algorithm for leaves that are spread so."""
         placement = self.placement_of(tree)
         return replace(self, axis_name=placement) if any(placement) else self
 
-    def to_vector(self, tree: Any, dtype: Any) -> Vector:
+    def to_vector(self, tree: PyTree, dtype: DTypeLike) -> Vector:
         """A tree of parameters or gradients as a vector of this real dtype."""
         raise NotImplementedError(f"{type(self).__name__} does not define to_vector")  # abstract: subclasses do
 
-    def from_vector(self, vector: Vector, like: Any) -> Any:
+    def from_vector(self, vector: Vector, like: PyTree) -> PyTree:
         """A vector as a tree with the structure, shapes and dtypes of ``like``."""
         raise NotImplementedError(f"{type(self).__name__} does not define from_vector")  # abstract: subclasses do
 
-    def vector_of(self, stored: Any, dtype: Any) -> Vector:
+    def vector_of(self, stored: PyTree, dtype: DTypeLike) -> Vector:
         """A vector of this dtype, from how the state keeps it."""
         return self.to_vector(stored, dtype)
 
-    def stored_vector(self, vector: Vector, stored: Any) -> Any:
+    def stored_vector(self, vector: Vector, stored: PyTree) -> PyTree:
         """A vector as the state keeps it in the place of ``stored``."""
         return self.from_vector(vector, stored)
 
-    def memory_of(self, state: Any, dtype: Any) -> Any:
+    def memory_of(self, state: PyTree, dtype: DTypeLike) -> PyTree:
         """What a state has of the curvature."""
         raise NotImplementedError(f"{type(self).__name__} does not define memory_of")  # abstract: subclasses do
 
     def advance(
-        self, memory: Any, y: Vector, s: Vector, value: jax.Array, grad: Vector, first: jax.Array
-    ) -> tuple[Any, Vector]:
+        self, memory: PyTree, y: Vector, s: Vector, value: jax.Array, grad: Vector, first: jax.Array
+    ) -> tuple[PyTree, Vector]:
         """The memory with the step ``s`` along which the gradient changed by ``y``, and the next direction.
 
         In the ``first`` iteration of all there is no step, and the direction is the gradient's.
         """
         raise NotImplementedError(f"{type(self).__name__} does not define advance")  # abstract: subclasses do
 
-    def stored(self, state: Any, memory: Any) -> Any:
+    def stored(self, state: PyTree, memory: PyTree) -> PyTree:
         """``state`` with this memory."""
         raise NotImplementedError(f"{type(self).__name__} does not define stored")  # abstract: subclasses do
 
-    def line_search(self, memory: Any, tolerance_change: jax.Array) -> LineSearch:
+    def line_search(self, memory: PyTree, tolerance_change: jax.Array) -> LineSearch:
         """The line search; torch's strong Wolfe search has a tolerance of its own."""
         del memory, tolerance_change
         return FixedStep() if self.line_search_fn is None else StrongWolfe()
 
-    def checked_leaves(self, params: Any) -> list[Any]:
+    def checked_leaves(self, params: PyTree) -> list[PyTree]:
         """The leaves of the parameters."""
         variables.check_parameters(params)
         names, leaves, _ = trees.named_leaves(params)
@@ -133,20 +135,20 @@ class QuasiNewton(Options, Transform):
             trees.check_parameter(name, leaf)
         return leaves
 
-    def dtype_of(self, leaves: list[Any]) -> Any:
+    def dtype_of(self, leaves: list[PyTree]) -> DTypeLike:
         """The real dtype to calculate in."""
         return jnp.finfo(trees.compute_dtype(*leaves)).dtype if leaves else jnp.dtype(jnp.float32)
 
-    def update(
+    def update(  # pyright: ignore[reportIncompatibleMethodOverride] it needs the objective
         self,
-        updates: Any,
-        state: Any,
-        params: Any = None,
+        updates: PyTree,
+        state: PyTree,
+        params: PyTree = None,
         *,
         value: Any = None,
-        value_fn: Callable[[Any], Any] | None = None,
-        **extra: Any,
-    ) -> tuple[Any, Any]:
+        value_fn: Callable[[PyTree], PyTree] | None = None,
+        **extra: object,
+    ) -> tuple[PyTree, PyTree]:
         del extra
         name = self._call_name()
         if params is None or value_fn is None:
@@ -169,8 +171,14 @@ class QuasiNewton(Options, Transform):
         return self.placed(filled)._update(filled, updates, state, params, value, value_fn)
 
     def _update(
-        self, filled: Any, updates: Any, state: Any, params: Any, value: Any, value_fn: Callable[[Any], Any]
-    ) -> tuple[Any, Any]:
+        self,
+        filled: PyTree,
+        updates: PyTree,
+        state: PyTree,
+        params: PyTree,
+        value: object,
+        value_fn: Callable[[PyTree], PyTree],
+    ) -> tuple[PyTree, PyTree]:
         dtype = self.dtype_of(jax.tree.leaves(params))
         sign = -1 if self.maximize else 1
 
@@ -183,13 +191,13 @@ class QuasiNewton(Options, Transform):
         new, state = self._step(objective, x, sign * jnp.asarray(value, dtype), grad, state, dtype)
         return self.from_vector(new - x, jax.tree.map(lambda p: _wide(p, dtype), params)), state
 
-    def _descent(self, filled: Any, dtype: Any, sign: int) -> Vector:
+    def _descent(self, filled: PyTree, dtype: DTypeLike, sign: int) -> Vector:
         """The gradient to descend along."""
         return sign * self.to_vector(filled, dtype)
 
     def _step(
-        self, objective: Objective, x: Vector, value: jax.Array, grad: Vector, state: Any, dtype: Any
-    ) -> tuple[Vector, Any]:
+        self, objective: Objective, x: Vector, value: jax.Array, grad: Vector, state: PyTree, dtype: DTypeLike
+    ) -> tuple[Vector, PyTree]:
         """The point after one step, and the state."""
         options = jax.tree.map(lambda option: jnp.asarray(option, dtype), self._numbers(state))
         d, prev_grad = (self.vector_of(stored, dtype) for stored in (state.d, state.prev_flat_grad))
@@ -230,13 +238,13 @@ class QuasiNewton(Options, Transform):
             prev_loss=last.prev_value.astype(state.prev_loss.dtype),
         )
 
-    def _numbers(self, state: Any) -> dict[str, Any]:
+    def _numbers(self, state: PyTree) -> dict[str, PyTree]:
         return vars(self.at(state.step))
 
-    def hyperparams(self, state: Any) -> dict[str, Any]:
+    def hyperparams(self, state: PyTree) -> dict[str, PyTree]:
         return self._numbers(state)
 
-    def _iterate(self, objective: Objective, p: Progress, options: dict[str, Any]) -> Progress:
+    def _iterate(self, objective: Objective, p: Progress, options: dict[str, PyTree]) -> Progress:
         n_iter, iteration = p.n_iter + 1, p.iteration + 1
         first = n_iter == 1
         memory, d = self.advance(p.memory, p.grad - p.prev_grad, p.t * p.d, p.value, p.grad, first)
@@ -276,7 +284,7 @@ class QuasiNewton(Options, Transform):
         )
 
 
-def flattened(leaves: list[Any], dtype: Any) -> jax.Array:
+def flattened(leaves: list[PyTree], dtype: DTypeLike) -> jax.Array:
     """One vector of all leaves as torch lays them out: complex entries as pairs of real and imaginary part."""
     parts = [jnp.stack([jnp.real(x), jnp.imag(x)], -1) if jnp.iscomplexobj(x) else x for x in leaves]
     return jnp.concatenate([jnp.asarray(part, dtype).reshape(-1) for part in parts])
@@ -287,7 +295,7 @@ def _check_value(name: str, value: Any) -> None:
         raise TypeError(f"{name}: the objective must give a real scalar, but it gave {value!r:.100}")
 
 
-def _check_shared(name: str, value: Any, grads: Any, placement: Any) -> None:
+def _check_shared(name: str, value: object, grads: PyTree, placement: PyTree) -> None:
     """Raise where devices that make one step together see different objectives, or a gradient that is not its own."""
     together = axes.named(placement)
     apart = axes.varying(value) - (axes.varying(grads) - together)
@@ -299,16 +307,16 @@ def _check_shared(name: str, value: Any, grads: Any, placement: Any) -> None:
     axes.check_known(together, f"{name}: the gradient of an objective that all devices share")
 
 
-def _filled(grads: Any, params: Any) -> Any:
+def _filled(grads: PyTree, params: PyTree) -> PyTree:
     """The gradients with zeros where there is none, so that those parameters stay."""
 
-    def dense(param: Any, grad: Any) -> Any:
+    def dense(param: PyTree, grad: PyTree) -> PyTree:
         return jnp.zeros_like(param) if grad is None else grad.todense() if trees.is_sparse(grad) else grad
 
     return jax.tree.map(dense, params, grads)
 
 
-def _wide(param: Any, dtype: Any) -> Any:
+def _wide(param: Array, dtype: DTypeLike) -> PyTree:
     """Something with the shape of a parameter and the dtype that its update has."""
     kind = jax.lax.complex(*[jnp.zeros((), dtype)] * 2).dtype if jnp.iscomplexobj(param) else dtype
     return jax.ShapeDtypeStruct(param.shape, kind)

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from types import SimpleNamespace
 from typing import Annotated, Any, NamedTuple
 
 import jax
@@ -24,23 +25,24 @@ from functorch_optim.hyperparams import (
     Maximize,
     WeightDecay,
 )
+from functorch_optim.typing import Array, Numeric, PyTree
 
 
 @exportable
 class RAdamState(NamedTuple):
     """``step`` counts updates; the moments are trees like the parameters."""
 
-    step: Any
-    exp_avg: Any
-    exp_avg_sq: Any
+    step: PyTree
+    exp_avg: PyTree
+    exp_avg_sq: PyTree
 
 
 class RAdamScalars(NamedTuple):
     beta1: Beta
     beta2: Beta
-    step_size: Any
-    rectification: Any  # times sqrt(1 - beta2**t); 0 where the step is not adaptive
-    eps: Any
+    step_size: Numeric
+    rectification: Numeric  # times sqrt(1 - beta2**t); 0 where the step is not adaptive
+    eps: Numeric
 
 
 class RAdam(Rule):
@@ -55,10 +57,10 @@ class RAdam(Rule):
     decoupled_weight_decay: DecoupledWeightDecay
     maximize: Maximize
 
-    def init(self, param: Any, hyperparams: Any) -> RAdamState:
+    def init(self, param: Array, hyperparams: SimpleNamespace) -> RAdamState:
         return RAdamState(None, zeros_like(param), zeros_like(param))
 
-    def scalars(self, step: Any, hyperparams: Any) -> RAdamScalars:
+    def scalars(self, step: Numeric, hyperparams: SimpleNamespace) -> RAdamScalars:
         beta1, beta2 = hyperparams.betas
         return RAdamScalars(
             beta1,
@@ -69,7 +71,7 @@ class RAdam(Rule):
         )
 
     def update(
-        self, grad: jax.Array, param: Any, slots: RAdamState, scalars: RAdamScalars
+        self, grad: jax.Array, param: Array | None, slots: RAdamState, scalars: RAdamScalars
     ) -> tuple[jax.Array, RAdamState]:
         exp_avg = lerp(slots.exp_avg, grad, scalars.beta1)
         exp_avg_sq = average_of_squares(slots.exp_avg_sq, grad, scalars.beta2)
@@ -78,7 +80,7 @@ class RAdam(Rule):
         return delta, RAdamState(None, exp_avg, exp_avg_sq)
 
 
-def _rectification(beta2: Beta, step: Any) -> Any:
+def _rectification(beta2: Beta, step: Any) -> PyTree:
     """``sqrt((rho - 4) (rho - 2) rho_inf / ((rho_inf - 4) (rho_inf - 2) rho))`` where rho > 5, else 0."""
     if on_host(beta2.value, step):
         rho_inf = 2 / (1 - beta2.value) - 1
@@ -138,7 +140,7 @@ def _bernoulli(x: jax.Array) -> jax.Array:
     return jnp.where(x < 1, x / 2 + y * tail, 1 - x / jnp.expm1(jnp.maximum(x, 1)))
 
 
-def _offset(rate: Any) -> Any:
+def _offset(rate: Numeric) -> PyTree:
     """``2 / (1 - exp(-L)) - 1 - 2 / L`` = coth(L / 2) - 2 / L for small L."""
     square = rate * rate
     return rate / 6 * (1 - square / 60 * (1 - square / 42 * (1 - square / 40)))
@@ -152,7 +154,7 @@ def radam(
     decoupled_weight_decay: bool = False,
     maximize: bool = False,
     foreach: bool = False,
-    decay_mask: Any = None,
+    decay_mask: PyTree = None,
 ) -> GradientTransformation:
     r"""Rectified Adam, as ``torch.optim.RAdam``.
 

@@ -1,6 +1,7 @@
 """RMSprop: gradients over the root of their mean square."""
 
-from typing import Annotated, Any, NamedTuple
+from types import SimpleNamespace
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,23 +22,24 @@ from functorch_optim.hyperparams import (
     WeightDecay,
     is_static_zero,
 )
+from functorch_optim.typing import Array, Numeric, PyTree
 
 
 @exportable
 class RMSpropState(NamedTuple):
     """``step`` counts updates; the buffer is None without momentum, the mean gradient unless centered."""
 
-    step: Any
-    square_avg: Any
-    momentum_buffer: Any
-    grad_avg: Any
+    step: PyTree
+    square_avg: PyTree
+    momentum_buffer: PyTree
+    grad_avg: PyTree
 
 
 class RMSpropScalars(NamedTuple):
-    lr: Any
+    lr: PyTree
     alpha: Beta
-    eps: Any
-    momentum: Any
+    eps: Numeric
+    momentum: Numeric | None
 
 
 class RMSprop(Rule):
@@ -53,7 +55,7 @@ class RMSprop(Rule):
     centered: Annotated[bool, "whether to divide by the standard deviation instead of the root mean square"]
     maximize: Maximize
 
-    def init(self, param: Any, hyperparams: Any) -> RMSpropState:
+    def init(self, param: Array, hyperparams: SimpleNamespace) -> RMSpropState:
         return RMSpropState(
             step=None,
             square_avg=zeros_like(param),
@@ -61,11 +63,11 @@ class RMSprop(Rule):
             grad_avg=zeros_like(param) if self.centered else None,
         )
 
-    def scalars(self, step: Any, hyperparams: Any) -> RMSpropScalars:
+    def scalars(self, step: Numeric, hyperparams: SimpleNamespace) -> RMSpropScalars:
         return RMSpropScalars(hyperparams.lr, hyperparams.alpha, hyperparams.eps, hyperparams.momentum)
 
     def update(
-        self, grad: jax.Array, param: Any, slots: RMSpropState, scalars: RMSpropScalars
+        self, grad: jax.Array, param: Array | None, slots: RMSpropState, scalars: RMSpropScalars
     ) -> tuple[jax.Array, RMSpropState]:
         square_avg = average_of_squares(slots.square_avg, grad, scalars.alpha)
         slots = slots._replace(square_avg=square_avg)
@@ -91,7 +93,7 @@ def rmsprop(
     centered: bool = False,
     maximize: bool = False,
     foreach: bool = False,
-    decay_mask: Any = None,
+    decay_mask: PyTree = None,
 ) -> GradientTransformation:
     r"""RMSprop, as ``torch.optim.RMSprop``.
 

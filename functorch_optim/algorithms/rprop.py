@@ -1,6 +1,7 @@
 """Rprop: step sizes that grow while the gradient keeps its sign."""
 
-from typing import Annotated, Any, NamedTuple
+from types import SimpleNamespace
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,22 +11,23 @@ from functorch_optim.core.lift import lift
 from functorch_optim.core.numerics import full_like, zeros_like
 from functorch_optim.core.rule import Rule
 from functorch_optim.hyperparams import AnyPair, Etas, Hyperparameter, LearningRate, Maximize, known
+from functorch_optim.typing import Array, Numeric, PyTree
 
 
 @exportable
 class RpropState(NamedTuple):
     """``step`` counts updates; the last gradient and the step sizes are trees."""
 
-    step: Any
-    prev: Any
-    step_size: Any
+    step: PyTree
+    prev: PyTree
+    step_size: PyTree
 
 
 class RpropScalars(NamedTuple):
-    shrink: Any
-    grow: Any
-    smallest: Any
-    largest: Any
+    shrink: Numeric
+    grow: Numeric
+    smallest: Numeric
+    largest: Numeric
 
 
 class Rprop(Rule):
@@ -45,14 +47,14 @@ class Rprop(Rule):
         if (shrink is not None and not 0 < shrink < 1) or (grow is not None and not grow > 1):
             raise ValueError(f"Invalid eta values: {shrink}, {grow} (option 'etas')")
 
-    def init(self, param: Any, hyperparams: Any) -> RpropState:
+    def init(self, param: Array, hyperparams: SimpleNamespace) -> RpropState:
         return RpropState(None, zeros_like(param), full_like(param, hyperparams.lr))
 
-    def scalars(self, step: Any, hyperparams: Any) -> RpropScalars:
+    def scalars(self, step: Numeric, hyperparams: SimpleNamespace) -> RpropScalars:
         return RpropScalars(*hyperparams.etas, *hyperparams.step_sizes)
 
     def update(
-        self, grad: jax.Array, param: Any, slots: RpropState, scalars: RpropScalars
+        self, grad: jax.Array, param: Array | None, slots: RpropState, scalars: RpropScalars
     ) -> tuple[jax.Array, RpropState]:
         agreement = grad * slots.prev
         factor = jnp.where(agreement > 0, scalars.grow, jnp.where(agreement < 0, scalars.shrink, 1))

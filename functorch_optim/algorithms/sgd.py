@@ -1,6 +1,7 @@
 """Stochastic gradient descent with momentum."""
 
-from typing import Annotated, Any, NamedTuple
+from types import SimpleNamespace
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,20 +20,21 @@ from functorch_optim.hyperparams import (
     WeightDecay,
     is_static_zero,
 )
+from functorch_optim.typing import Array, Numeric, PyTree
 
 
 @exportable
 class SGDState(NamedTuple):
     """``step`` counts updates (torch keeps none); ``momentum_buffer`` is None without momentum."""
 
-    step: Any
-    momentum_buffer: Any
+    step: PyTree
+    momentum_buffer: PyTree
 
 
 class SGDScalars(NamedTuple):
-    lr: Any
-    momentum: Any
-    gain: Any
+    lr: PyTree
+    momentum: Numeric | None
+    gain: Numeric
 
 
 class SGD(Rule):
@@ -54,7 +56,7 @@ class SGD(Rule):
         if self.nesterov and (is_static_zero(self.momentum) or damped):
             raise ValueError("Nesterov momentum requires a momentum and zero dampening")
 
-    def init(self, param: Any, hyperparams: Any) -> SGDState:
+    def init(self, param: Array, hyperparams: SimpleNamespace) -> SGDState:
         return SGDState(step=None, momentum_buffer=None if is_static_zero(self.momentum) else zeros_like(param))
 
     def is_linear(self) -> bool:
@@ -63,7 +65,7 @@ class SGD(Rule):
     def moves_all_rows(self) -> bool:
         return not is_static_zero(self.momentum)
 
-    def scalars(self, step: Any, hyperparams: Any) -> SGDScalars:
+    def scalars(self, step: Numeric, hyperparams: SimpleNamespace) -> SGDScalars:
         # torch starts the buffer as a copy of the gradient: nothing in it yet, and no dampening.
         gain = 1.0 - hyperparams.dampening
         if not is_static_zero(self.dampening):
@@ -89,7 +91,7 @@ def sgd(
     nesterov: bool = False,
     maximize: bool = False,
     foreach: bool = False,
-    decay_mask: Any = None,
+    decay_mask: PyTree = None,
 ) -> GradientTransformation:
     r"""Stochastic gradient descent, as ``torch.optim.SGD``.
 

@@ -1,6 +1,7 @@
 """SparseAdam: Adam on the rows that a row-sparse gradient touches."""
 
-from typing import Annotated, Any, NamedTuple
+from types import SimpleNamespace
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,22 +20,23 @@ from functorch_optim.hyperparams import (
     PositiveEpsilon,
     PositiveLearningRate,
 )
+from functorch_optim.typing import Array, Numeric, PyTree
 
 
 @exportable
 class SparseAdamState(NamedTuple):
     """``step`` counts updates; the other fields are dense trees like the parameters."""
 
-    step: Any
-    exp_avg: Any
-    exp_avg_sq: Any
+    step: PyTree
+    exp_avg: PyTree
+    exp_avg_sq: PyTree
 
 
 class SparseAdamScalars(NamedTuple):
-    step_size: Any
-    gain1: Any
-    gain2: Any
-    eps: Any
+    step_size: Numeric
+    gain1: Numeric
+    gain2: Numeric
+    eps: Numeric
 
 
 class SparseAdam(Rule):
@@ -52,22 +54,22 @@ class SparseAdam(Rule):
     def _call_name(cls) -> str:
         return "sparse_adam"
 
-    def check_parameter(self, name: str, param: Any) -> None:
+    def check_parameter(self, name: str, param: Array) -> None:
         if jnp.issubdtype(param.dtype, jnp.complexfloating):
             raise ValueError(
                 f"Complex params at indices [{trees.quote(name)}]: SparseAdam does not support complex parameters"
             )
 
-    def init(self, param: Any, hyperparams: Any) -> SparseAdamState:
+    def init(self, param: Array, hyperparams: SimpleNamespace) -> SparseAdamState:
         return SparseAdamState(None, zeros_like(param), zeros_like(param))
 
-    def scalars(self, step: Any, hyperparams: Any) -> SparseAdamScalars:
+    def scalars(self, step: Numeric, hyperparams: SimpleNamespace) -> SparseAdamScalars:
         beta1, beta2 = hyperparams.betas
         corrected = scalar_sqrt(one_minus_power(beta2, step)) / one_minus_power(beta1, step)
         return SparseAdamScalars(hyperparams.lr * corrected, beta1.complement, beta2.complement, hyperparams.eps)
 
     def update(
-        self, grad: jax.Array, param: Any, slots: SparseAdamState, scalars: SparseAdamScalars
+        self, grad: jax.Array, param: Array | None, slots: SparseAdamState, scalars: SparseAdamScalars
     ) -> tuple[jax.Array, SparseAdamState]:
         average = slots.exp_avg + scalars.gain1 * (grad - slots.exp_avg)
         squares = slots.exp_avg_sq + scalars.gain2 * (grad * grad - slots.exp_avg_sq)

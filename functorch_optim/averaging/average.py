@@ -1,16 +1,18 @@
 """What the averages share: a last link of a chain that averages the parameters which result, and the way to them."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
+from jax.typing import DTypeLike
 
 from functorch_optim import trees
 from functorch_optim.base import GradientTransformation, Transform, add_update, exportable
 from functorch_optim.combinators import find_state
 from functorch_optim.core.numerics import lerp, next_step
 from functorch_optim.hyperparams import Beta, Options, as_count
+from functorch_optim.typing import Numeric, PyTree
 
 
 @exportable
@@ -18,11 +20,11 @@ class AverageState(NamedTuple):
     """``step`` counts updates, ``n_averaged`` those that went into ``average``. ``weight`` is the share that parameters
     have in it, where it began with zeros; ``trained`` has the parameters while they are swapped."""
 
-    step: Any
-    n_averaged: Any
-    average: Any
-    weight: Any = None
-    trained: Any = None
+    step: PyTree
+    n_averaged: PyTree
+    average: PyTree
+    weight: PyTree = None
+    trained: PyTree = None
 
 
 class Average(Options, Transform):
@@ -30,7 +32,7 @@ class Average(Options, Transform):
 
     start_step: int
     every: int
-    dtype: Any
+    dtype: DTypeLike | None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -41,7 +43,7 @@ class Average(Options, Transform):
             if not jnp.issubdtype(self.dtype, jnp.floating):
                 raise TypeError(f"dtype must be a floating one, but it is {self.dtype}")
 
-    def keep(self, n_averaged: Any) -> Beta:
+    def keep(self, n_averaged: Numeric) -> Beta:
         """The share of the average that stays when the parameters come in for the time number ``n_averaged`` + 1."""
         raise NotImplementedError(f"{type(self).__name__} does not define keep")  # abstract: every subclass does
 
@@ -50,7 +52,7 @@ class Average(Options, Transform):
         """Whether the average begins with zeros, whose share is taken out when it is read."""
         return False
 
-    def init(self, params: Any) -> AverageState:
+    def init(self, params: PyTree) -> AverageState:
         count, first = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
         names, leaves, treedef = trees.named_leaves(params)
         for name, leaf in zip(names, leaves, strict=True):
@@ -58,13 +60,15 @@ class Average(Options, Transform):
         average = treedef.unflatten([jnp.zeros_like(leaf, dtype=self._dtype_of(leaf)) for leaf in leaves])
         return AverageState(first, count, average, jnp.zeros((), jnp.result_type(float)) if self.from_zero else None)
 
-    def _dtype_of(self, param: Any) -> Any:
+    def _dtype_of(self, param: PyTree) -> DTypeLike:
         wide = trees.compute_dtype(param) if self.dtype is None else self.dtype
         if jnp.issubdtype(param.dtype, jnp.complexfloating) and self.dtype is not None:
             return jnp.dtype(jnp.complex128 if jnp.finfo(wide).bits == 64 else jnp.complex64)
         return wide
 
-    def update(self, updates: Any, state: AverageState, params: Any = None, **extra: Any) -> tuple[Any, AverageState]:
+    def update(
+        self, updates: PyTree, state: AverageState, params: PyTree = None, **extra: object
+    ) -> tuple[PyTree, AverageState]:
         del extra
         if params is None:
             raise ValueError(f"{self._call_name()} needs the parameters: update(grads, state, params)")
@@ -89,7 +93,7 @@ class Average(Options, Transform):
             weight,
         )
 
-    def hyperparams(self, state: AverageState) -> dict[str, Any]:
+    def hyperparams(self, state: AverageState) -> dict[str, PyTree]:
         return self.hyperparams_at(state.n_averaged)
 
 
@@ -115,7 +119,7 @@ def mix(average: jax.Array, param: jax.Array, keep: Beta) -> jax.Array:
     return lerp(average.astype(real), param.astype(real), share).astype(average.dtype)
 
 
-def averaged_params(state: Any, params: Any = None) -> Any:
+def averaged_params(state: PyTree, params: PyTree = None) -> PyTree:
     """The averaged parameters out of a state, composed as it may be.
 
     Args:
@@ -158,7 +162,7 @@ def averaged_params(state: Any, params: Any = None) -> Any:
     )
 
 
-def swap_params(params: Any, state: Any) -> tuple[Any, Any]:
+def swap_params(params: PyTree, state: PyTree) -> tuple[PyTree, PyTree]:
     """Exchange the parameters for their averages, for evaluation; and, called again, back.
 
     Args:
@@ -187,16 +191,16 @@ def swap_params(params: Any, state: Any) -> tuple[Any, Any]:
     return averaged, _replaced(state, one._replace(trained=params))
 
 
-def _replaced(state: Any, new: AverageState) -> Any:
+def _replaced(state: PyTree, new: AverageState) -> PyTree:
     """The state with another average in it."""
 
-    def is_average(node: Any) -> bool:
+    def is_average(node: PyTree) -> bool:
         return isinstance(node, AverageState)
 
     return jax.tree.map(lambda node: new if is_average(node) else node, state, is_leaf=is_average)
 
 
-def update_average(average: GradientTransformation, state: Any, params: Any) -> Any:
+def update_average(average: GradientTransformation, state: PyTree, params: PyTree) -> PyTree:
     """The next state of an average that stands alone: ``average`` is what :func:`ema` or :func:`swa` made.
 
     Example:

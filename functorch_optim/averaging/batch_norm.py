@@ -2,24 +2,25 @@
 
 import math
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from functorch_optim import trees
 from functorch_optim.base import exportable
+from functorch_optim.typing import Numeric, PyTree
 
 
 @exportable
 class BatchStatistics(NamedTuple):
     """Means and unbiased variances of the features, in the structure of a batch."""
 
-    mean: Any
-    var: Any
+    mean: object
+    var: object
 
 
-def batch_statistics(batches: Iterable[Any], axis: int | tuple[int, ...] = -1) -> BatchStatistics:
+def batch_statistics(batches: Iterable[PyTree], axis: int | tuple[int, ...] = -1) -> BatchStatistics:
     r"""The mean over batches of each batch's mean and of its unbiased variance.
 
     What torch's batch normalisation with ``momentum=None`` gathers: for the batches :math:`x_1, ..., x_k`, each with n
@@ -47,7 +48,7 @@ def batch_statistics(batches: Iterable[Any], axis: int | tuple[int, ...] = -1) -
     return mean_of(_of_one(batch, axis) for batch in batches)
 
 
-def mean_of(statistics: Iterable[Any]) -> Any:
+def mean_of(statistics: Iterable[PyTree]) -> PyTree:
     """The mean of trees that come one by one.
 
     Raises:
@@ -61,12 +62,12 @@ def mean_of(statistics: Iterable[Any]) -> Any:
     return average
 
 
-def cumulative(average: Any, new: Any, count: Any) -> Any:
+def cumulative(average: PyTree, new: PyTree, count: Numeric) -> PyTree:
     """The mean of ``count`` trees, whose mean is ``average``, and of one more."""
     return jax.tree.map(lambda a, x: a + (x - a) / jnp.asarray(count + 1, a.dtype), average, new)
 
 
-def bessel(size: Any, shape: tuple[int, ...]) -> Any:
+def bessel(size: Numeric, shape: tuple[int, ...]) -> PyTree:
     """What makes a variance over ``size`` elements unbiased: n / (n - 1).
 
     Raises:
@@ -91,7 +92,7 @@ def _others(ndim: int, axis: int | tuple[int, ...]) -> tuple[int, ...]:
     return tuple(index for index in range(ndim) if index not in features)
 
 
-def _of_one(batch: Any, axis: int | tuple[int, ...]) -> BatchStatistics:
+def _of_one(batch: PyTree, axis: int | tuple[int, ...]) -> BatchStatistics:
     pairs = jax.tree.map(lambda x: _moments(x, axis), batch)
     return BatchStatistics(*jax.tree.transpose(jax.tree.structure(batch), jax.tree.structure((0, 0)), pairs))
 

@@ -1,13 +1,15 @@
 """The exponential moving average of the parameters."""
 
-from typing import Any
+from types import ModuleType
 
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from functorch_optim.averaging.average import Average
 from functorch_optim.base import GradientTransformation, transformation
 from functorch_optim.hyperparams import Beta, BetaOption, Decay, resolve
 from functorch_optim.schedules.schedule import Schedule, as_float
+from functorch_optim.typing import Numeric
 
 
 class Ema(Average):
@@ -23,7 +25,7 @@ class Ema(Average):
     def from_zero(self) -> bool:
         return self.debias
 
-    def keep(self, n_averaged: Any) -> Beta:
+    def keep(self, n_averaged: Numeric) -> Beta:
         if isinstance(self.decay, ema_warmup):
             return self.decay.pair(n_averaged)
         return resolve("decay", self.decay, n_averaged, beta=True)
@@ -42,11 +44,11 @@ class ema_warmup(Schedule):
 
     decay: Decay
 
-    def evaluate(self, step: Any, xp: Any) -> Any:
+    def evaluate(self, step: Numeric, xp: ModuleType) -> Numeric:
         t = as_float(step, xp)
         return xp.minimum(resolve("decay", self.decay, step, beta=True).value, (1 + t) / (10 + t))
 
-    def pair(self, step: Any) -> Beta:
+    def pair(self, step: Numeric) -> Beta:
         """The value and one minus it, which keeps its digits."""
         t, largest = jnp.asarray(step, jnp.result_type(float)), resolve("decay", self.decay, step, beta=True)
         return Beta(jnp.minimum(largest.value, (1 + t) / (10 + t)), jnp.maximum(largest.complement, 9 / (10 + t)))
@@ -57,7 +59,7 @@ def ema(
     debias: bool = False,
     start_step: int = 0,
     every: int = 1,
-    dtype: Any = None,
+    dtype: DTypeLike | None = None,
 ) -> GradientTransformation:
     r"""An exponential moving average of the parameters; place it last in a chain.
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from functorch_optim.averaging.average import Average
 from functorch_optim.base import GradientTransformation, transformation
@@ -15,7 +16,7 @@ class Swa(Average):
         return Beta(1 - share, share)
 
 
-def swa(start_step: int = 0, every: int = 1, dtype: Any = None) -> GradientTransformation:
+def swa(start_step: int = 0, every: int = 1, dtype: DTypeLike | None = None) -> GradientTransformation:
     r"""The mean of the parameters over the updates; place it last in a chain.
 
     The updates pass through. With p the parameters that result from them, and n how often they came in before::

@@ -4,13 +4,13 @@ import errno
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from typing import BinaryIO
 
 
 @contextmanager
-def atomic_write(path: str | os.PathLike[str], sync: bool = True) -> Iterator[BinaryIO]:
+def atomic_write(path: str | os.PathLike[str], sync: bool = True) -> Generator[BinaryIO]:
     """A file to write to that takes the place of ``path`` when the block ends without an error.
 
     Until then ``path`` is what it was, also when the process is killed; what is left of it then is a file whose name
@@ -35,7 +35,7 @@ def atomic_write(path: str | os.PathLike[str], sync: bool = True) -> Iterator[Bi
 
 
 @contextmanager
-def atomic_path(path: str | os.PathLike[str], sync: bool = True) -> Iterator[str]:
+def atomic_path(path: str | os.PathLike[str], sync: bool = True) -> Generator[str]:
     """The name of an empty file, for what writes files by name; as :func:`atomic_write` otherwise."""
     target = _target(os.fsdecode(path))
     folder, name = os.path.split(target)

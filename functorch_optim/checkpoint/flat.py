@@ -13,6 +13,7 @@ from functorch_optim.checkpoint.errors import CheckpointError, shown
 from functorch_optim.checkpoint.state_names import flatten_state_dict, is_state_dict, unflatten_state_dict
 from functorch_optim.checkpoint.work import Work
 from functorch_optim.placement import placed
+from functorch_optim.typing import PyTree
 
 FORMAT = 2  # raise it when what is written changes, and keep the reader of every number before; 2 has a checksum
 MARK = "__functorch_optim__"  # the text that says the format, and how the names form the tree
@@ -25,11 +26,11 @@ _RESERVED = ("__functorch_optim", "__metadata__", "__dtype__")  # how no name ma
 class Flat(NamedTuple):
     """Arrays by name, and everything else by name as JSON."""
 
-    arrays: dict[str, Any]
+    arrays: dict[str, PyTree]
     texts: dict[str, str]
 
 
-def flatten(tree: Any) -> Flat:
+def flatten(tree: PyTree) -> Flat:
     """The arrays of a tree and the JSON of what is no array, by dotted names.
 
     The state dict of an optimizer becomes ``state.<name>.exp_avg`` and ``param_groups.<name>.lr``, as torch's
@@ -43,7 +44,7 @@ def flatten(tree: Any) -> Flat:
     return Flat(writer.arrays, {**writer.texts, MARK: json.dumps({"format": FORMAT, "tree": outline})})
 
 
-def unflatten(flat: Flat, like: Any = None) -> Any:
+def unflatten(flat: Flat, like: PyTree = None) -> PyTree:
     """The tree that was flattened; with ``like`` in its structure, placed as its leaves are.
 
     What was not written by :func:`flatten` comes back as a dict by name, or as a state dict, if the names are of one.
@@ -63,7 +64,7 @@ def unflatten(flat: Flat, like: Any = None) -> Any:
     return treedef.unflatten([placed(leaf, model) for leaf, model in zip(leaves, models, strict=True)])
 
 
-def to_arrays(tree: Any) -> dict[str, Any]:
+def to_arrays(tree: PyTree) -> dict[str, PyTree]:
     """A tree as a dict of arrays alone, for formats that take nothing else (orbax, npz, msgpack).
 
     The arrays stay what and where they are, sharded ones too. Numbers, strings, lists of them and the structure are in
@@ -88,7 +89,7 @@ def to_arrays(tree: Any) -> dict[str, Any]:
     return {**arrays, _TEXTS: np.frombuffer(json.dumps(texts).encode(), np.uint8)}
 
 
-def from_arrays(arrays: Mapping[str, Any], like: Any = None) -> Any:
+def from_arrays(arrays: Mapping[str, PyTree], like: PyTree = None) -> PyTree:
     """The tree of :func:`to_arrays`; with ``like`` in its structure, placed as its leaves are.
 
     Raises:
@@ -109,10 +110,10 @@ def from_arrays(arrays: Mapping[str, Any], like: Any = None) -> Any:
 class _Writer(NamedTuple):
     """Collects arrays and texts; ``write`` returns the outline of a node: how it is made of what has which name."""
 
-    arrays: dict[str, Any]
+    arrays: dict[str, PyTree]
     texts: dict[str, str]
 
-    def write(self, node: Any, path: tuple[Any, ...]) -> Any:
+    def write(self, node: PyTree, path: tuple[object, ...]) -> PyTree:
         if is_state_dict(node):
             options, outline = flatten_state_dict(node), _outline_of_groups(node)
             return {"state_dict": outline, "entries": self._items(options.items(), path)}
@@ -137,10 +138,10 @@ class _Writer(NamedTuple):
             raise CheckpointError(f"{_where(path)} is {type(node).__name__!r}, which is neither an array nor JSON")
         return {"dict": [[trees.path_name(key), self.write(child, (*path, *key))] for key, child in children]}
 
-    def _items(self, items: Any, path: tuple[Any, ...]) -> list[list[Any]]:
+    def _items(self, items: PyTree, path: tuple[object, ...]) -> list[list[PyTree]]:
         return [[key, self.write(value, (*path, jax.tree_util.DictKey(key)))] for key, value in items]
 
-    def _keep(self, where: dict[str, Any], path: tuple[Any, ...], value: Any) -> str:
+    def _keep(self, where: dict[str, PyTree], path: tuple[object, ...], value: object) -> str:
         name = trees.path_name(path) or "value"
         if name in self.arrays or name in self.texts:
             raise CheckpointError(f"two leaves of the tree have the name {name!r}")
@@ -150,22 +151,22 @@ class _Writer(NamedTuple):
         return name
 
 
-def _outline_of_groups(state_dict: Mapping[str, Any]) -> list[Any]:
+def _outline_of_groups(state_dict: Mapping[str, PyTree]) -> list[PyTree]:
     return [
         [list(group["params"]), list(group["param_names"]) if "param_names" in group else None]
         for group in state_dict["param_groups"]
     ]
 
 
-def _is_plain(node: Any) -> bool:
+def _is_plain(node: PyTree) -> bool:
     return node is None or type(node) in (bool, int, float, str)
 
 
-def _where(path: tuple[Any, ...]) -> str:
+def _where(path: tuple[object, ...]) -> str:
     return trees.quote(trees.path_name(path)) if path else "the tree"
 
 
-def _storable(array: Any, path: tuple[Any, ...]) -> Any:
+def _storable(array: PyTree, path: tuple[object, ...]) -> PyTree:
     if isinstance(array, jax.Array) and jnp.issubdtype(array.dtype, jax.dtypes.extended):
         raise CheckpointError(f"{_where(path)} is an array of random keys: write jax.random.key_data of it")
     try:
@@ -202,10 +203,10 @@ class _Reader:
         self._left = {**flat.texts, **flat.arrays}
         self._work = Work(sum(map(len, flat.texts.values())))
 
-    def tree(self) -> Any:
+    def tree(self) -> PyTree:
         return self._read(self._outline)
 
-    def _read(self, outline: Any) -> Any:
+    def _read(self, outline: Any) -> PyTree:
         """The node of an outline."""
         if isinstance(outline, str):
             leaf = self._take(outline)
@@ -222,13 +223,13 @@ class _Reader:
         items = json.loads(self._take(given)) if isinstance(given, str) else list(map(self._read, given))
         return items if kind == "list" else tuple(items)
 
-    def _take(self, name: str) -> Any:
+    def _take(self, name: str) -> PyTree:
         if name not in self._left:
             raise CheckpointError(f"what was saved is damaged: {shown(name)!r} is missing, or in two places")
         return self._left.pop(name)
 
 
-def _foreign(flat: Flat) -> Any:
+def _foreign(flat: Flat) -> PyTree:
     """What other programs wrote: arrays by name, and a state dict, if the names are of one."""
     plain = {
         name: json.loads(text) for name, text in flat.texts.items() if name.startswith(("param_groups.", "state."))
@@ -244,7 +245,7 @@ def _natural(name: str) -> list[tuple[int, int | str]]:
     return [(0, int(part)) if part.isdecimal() else (1, part) for part in name.split(".")]
 
 
-def _restored(flat: Flat, like: Any) -> tuple[list[Any], list[Any], Any]:
+def _restored(flat: Flat, like: PyTree) -> tuple[list[PyTree], list[PyTree], PyTree]:
     """The leaves that stand under the names of those of ``like``, those of ``like``, and its structure."""
     names, models, treedef = trees.named_leaves(like)
     names = [name or "value" for name in names]
@@ -265,16 +266,16 @@ def _restored(flat: Flat, like: Any) -> tuple[list[Any], list[Any], Any]:
     return leaves, models, treedef
 
 
-def _told(texts: Mapping[str, str]) -> dict[str, Any]:
+def _told(texts: Mapping[str, str]) -> dict[str, PyTree]:
     """The numbers and strings among the leaves, as JAX sees them: those in a list one by one, and no None."""
-    found: dict[str, Any] = {}
+    found: dict[str, PyTree] = {}
     for name, text in texts.items():
         value = None if name == MARK else json.loads(text)
         found |= {f"{name}.{i}": one for i, one in enumerate(value)} if isinstance(value, list) else {name: value}
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _kind(leaf: Any) -> str:
+def _kind(leaf: PyTree) -> str:
     if hasattr(leaf, "shape") and hasattr(leaf, "dtype"):
         return f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
     return type(leaf).__name__

@@ -3,15 +3,16 @@
 import math
 import re
 from collections.abc import Callable
-from typing import Any
 
 import ml_dtypes
 import numpy as np
+from jax.typing import DTypeLike
 
 from functorch_optim.checkpoint.errors import CheckpointError, shown
 from functorch_optim.checkpoint.pickle_machine import Known
 from functorch_optim.checkpoint.plain_tree import Refused, Unfinished
 from functorch_optim.checkpoint.work import Work
+from functorch_optim.typing import PyTree
 
 _PLAIN = re.compile(r"[?biufcSU]\d{0,9}|b1")  # numbers, booleans and texts: no objects, records, dates
 _ORDERS = ("<", ">", "|", "=")
@@ -21,15 +22,15 @@ _LARGEST = {"b": (np.uint8, 1), "U": (np.uint32, 0x10FFFF)}  # what an entry of 
 class _Dtype(Unfinished):
     """A dtype, whose byte order a pickle says afterwards."""
 
-    def __init__(self, dtype: np.dtype[Any]) -> None:
+    def __init__(self, dtype: np.dtype) -> None:
         self.dtype = dtype
 
-    def build(self, state: Any) -> None:
+    def build(self, state: PyTree) -> None:
         if type(state) is not tuple or len(state) < 2 or state[1] not in _ORDERS:
             raise CheckpointError("refused: a dtype of NumPy's with a state that is none")
         self.dtype = self.dtype.newbyteorder(state[1])
 
-    def finish(self) -> Any:
+    def finish(self) -> PyTree:
         return self.dtype
 
 
@@ -40,19 +41,19 @@ class _Array(Unfinished):
         self.work = work
         self.array: np.ndarray | None = None
 
-    def build(self, state: Any) -> None:
+    def build(self, state: PyTree) -> None:
         if type(state) is not tuple or len(state) != 5:
             raise CheckpointError("refused: an array of NumPy's with a state that is none")
         _, shape, dtype, is_fortran, data = state
         self.array = _array(self.work, data, dtype, shape, "F" if is_fortran is True else "C")
 
-    def finish(self) -> Any:
+    def finish(self) -> PyTree:
         if self.array is None:
             raise CheckpointError("refused: an array of NumPy's without contents")
         return self.array
 
 
-def _dtype(name: Any, align: Any = False, copy: Any = False) -> _Dtype | Refused:
+def _dtype(name: object, align: object = False, copy: object = False) -> _Dtype | Refused:
     del align, copy
     if isinstance(name, np.dtype):
         return _Dtype(name)
@@ -61,7 +62,7 @@ def _dtype(name: Any, align: Any = False, copy: Any = False) -> _Dtype | Refused
     return _Dtype(np.dtype(name))
 
 
-def _array(work: Work, data: Any, dtype: Any, shape: Any, order: Any = "C") -> np.ndarray:
+def _array(work: Work, data: PyTree, dtype: DTypeLike, shape: object, order: object = "C") -> np.ndarray:
     """An array of bytes, in the byte order of this machine."""
     if type(data) not in (bytes, bytearray) or not isinstance(dtype, np.dtype) or order not in ("C", "F"):
         raise CheckpointError("refused: an array of NumPy's that is not made of bytes")
@@ -81,15 +82,15 @@ def _array(work: Work, data: Any, dtype: Any, shape: Any, order: Any = "C") -> n
     return array
 
 
-def _scalar(work: Work, dtype: Any, data: Any) -> Any:
+def _scalar(work: Work, dtype: DTypeLike, data: PyTree) -> PyTree:
     """A scalar as Python's number or text."""
     return _array(work, data, dtype, ()).item()
 
 
-def names(work: Work) -> dict[tuple[str, str], Any]:
+def names(work: Work) -> dict[tuple[str, str], PyTree]:
     """What the names of NumPy in a pickle mean."""
 
-    def known(name: str, call: Callable[..., Any]) -> dict[tuple[str, str], Any]:
+    def known(name: str, call: Callable[..., PyTree]) -> dict[tuple[str, str], PyTree]:
         module, _, function = name.rpartition(".")
         spelt = (module, module.replace("_core", "core"))  # as it was called before NumPy 2
         return {(each, function): Known(name, call) for each in spelt}
@@ -110,5 +111,5 @@ def names(work: Work) -> dict[tuple[str, str], Any]:
     }
 
 
-def _no_class(*_: Any) -> Any:
+def _no_class(*_: object) -> PyTree:
     raise CheckpointError("refused: an array of NumPy's that is made by its class")

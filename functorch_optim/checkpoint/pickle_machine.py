@@ -2,12 +2,13 @@
 
 import pickletools
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 from functorch_optim.checkpoint.errors import CheckpointError, shown
 from functorch_optim.checkpoint.plain_tree import Refused, Skip, Unfinished, finished, plain
 from functorch_optim.checkpoint.work import Work
+from functorch_optim.typing import PyTree
 
 _SCALARS = (str, int, float, bool, bytes, complex, type(None))
 _CONSTANTS = {
@@ -24,7 +25,7 @@ _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 class Known:
     """A name that a pickle may use, and what calling it does here; with ``lenient`` also with what is refused."""
 
-    def __init__(self, name: str, call: Callable[..., Any], lenient: bool = False) -> None:
+    def __init__(self, name: str, call: Callable[..., PyTree], lenient: bool = False) -> None:
         self.name = name
         self.call = call
         self.lenient = lenient
@@ -33,14 +34,14 @@ class Known:
 class _Made(Unfinished):
     """What an unknown class makes of several values and nothing else: a namedtuple, or as good as one."""
 
-    def __init__(self, kind: Refused, values: tuple[Any, ...]) -> None:
+    def __init__(self, kind: Refused, values: tuple[PyTree, ...]) -> None:
         self.kind, self.values = kind, values
 
-    def build(self, state: Any) -> None:
+    def build(self, state: PyTree) -> None:
         del state  # it has more than its values
         self.refusal = self.kind
 
-    def finish(self) -> Any:
+    def finish(self) -> PyTree:
         return self.values
 
 
@@ -56,15 +57,15 @@ class PickleMachine:
         CheckpointError: from :meth:`run`, whatever is wrong.
     """
 
-    def __init__(self, find: Callable[[str, str], Any], load: Callable[[Any], Any], work: Work) -> None:
+    def __init__(self, find: Callable[[str, str], PyTree], load: Callable[[PyTree], PyTree], work: Work) -> None:
         self.find = find
         self.load = load
         self.work = work
-        self.stack: list[Any] = []
+        self.stack: list[PyTree] = []
         self.marks: list[int] = []  # where in the stack they are
-        self.memo: dict[int, Any] = {}
+        self.memo: dict[int, PyTree] = {}
 
-    def run(self, pickle: bytes, skip: Skip = ()) -> Any:
+    def run(self, pickle: bytes, skip: Skip = ()) -> PyTree:
         """What the pickle describes, without the entries that are refused where ``skip`` says so."""
         try:
             for opcode, argument, _ in pickletools.genops(pickle):
@@ -78,7 +79,7 @@ class PickleMachine:
         except Exception as error:  # whatever a wrong pickle makes of the steps
             raise CheckpointError(f"the pickle in the file is damaged: {shown(error)}") from error
 
-    def _step(self, name: str, argument: Any) -> None:
+    def _step(self, name: str, argument: object) -> None:
         if name in _CONSTANTS:
             self.stack.append(argument)
         elif name in _VALUES:
@@ -94,12 +95,12 @@ class PickleMachine:
                 raise CheckpointError(f"refused: the pickle uses {name}")
             action(self, argument)
 
-    def _pop(self) -> Any:
+    def _pop(self) -> PyTree:
         if self.marks and self.marks[-1] >= len(self.stack):
             raise CheckpointError("the pickle in the file is damaged: it takes what is before a mark")
         return self.stack.pop()
 
-    def _until_mark(self) -> list[Any]:
+    def _until_mark(self) -> list[PyTree]:
         begin = self.marks.pop()
         items = self.stack[begin:]
         del self.stack[begin:]
@@ -108,11 +109,11 @@ class PickleMachine:
     def _put(self, place: int) -> None:
         self.memo[self.work.key(self.memo, place)] = self.stack[-1]
 
-    def _append(self, items: list[Any]) -> None:
+    def _append(self, items: list[PyTree]) -> None:
         if not isinstance(self.stack[-1], Refused):
             _expect(self.stack[-1], list).extend(items)
 
-    def _set_items(self, items: list[Any]) -> None:
+    def _set_items(self, items: list[PyTree]) -> None:
         if not isinstance(self.stack[-1], Refused):
             target = _expect(self.stack[-1], dict)
             for key, value in zip(items[::2], items[1::2], strict=True):
@@ -123,7 +124,7 @@ class PickleMachine:
         if not isinstance(self.stack[-1], Refused):
             add_all(self.work, _expect(self.stack[-1], set), items)
 
-    def _global(self, module: Any, name: Any) -> None:
+    def _global(self, module: PyTree, name: object) -> None:
         self.stack.append(self.find(_expect(module, str), _expect(name, str)))
 
     def _reduce(self) -> None:
@@ -160,12 +161,12 @@ class PickleMachine:
             _expect(target, OrderedDict)
             _expect(state, dict)
 
-    def _load(self, identity: Any) -> None:
+    def _load(self, identity: Hashable) -> None:
         refused = refusal(identity) if type(identity) is tuple and len(identity) < 100 else None
         self.stack.append(self.load(identity) if refused is None else refused)
 
 
-_ACTIONS: dict[str, Callable[[PickleMachine, Any], Any]] = {
+_ACTIONS: dict[str, Callable[[PickleMachine, PyTree], PyTree]] = {
     "MARK": lambda self, _: self.marks.append(len(self.stack)),
     "POP": lambda self, _: self._pop(),
     "POP_MARK": lambda self, _: self._until_mark(),
@@ -191,18 +192,18 @@ _ACTIONS: dict[str, Callable[[PickleMachine, Any], Any]] = {
 }
 
 
-def _expect(value: Any, kind: type) -> Any:
+def _expect(value: object, kind: type) -> PyTree:
     if not isinstance(value, kind):
         raise CheckpointError(f"the pickle has {type(value).__name__!r} where it should have {kind.__name__!r}")
     return value
 
 
-def refusal(values: tuple[Any, ...]) -> Refused | None:
+def refusal(values: tuple[object, ...]) -> Refused | None:
     """The first of these that is refused."""
     return next((value for value in values if isinstance(value, Refused)), None)
 
 
-def as_key(work: Work, held: dict[Any, Any] | set[Any], given: Any) -> Any:
+def as_key(work: Work, held: dict[Hashable, PyTree] | set[PyTree], given: object) -> PyTree:
     """A key that is cheap to hash, or why there is none: nested tuples that share their parts take for ever."""
     key = finished(given)
     if isinstance(key, Refused):
@@ -213,7 +214,7 @@ def as_key(work: Work, held: dict[Any, Any] | set[Any], given: Any) -> Any:
     return Refused(f"refused: a key of the type {type(key).__name__!r}")
 
 
-def add_all(work: Work, held: set[Any], items: Any) -> set[Any]:
+def add_all(work: Work, held: set[PyTree], items: PyTree) -> set[PyTree]:
     """A set with these items, which are as keys are."""
     for item in items:
         held.add(as_key(work, held, item))

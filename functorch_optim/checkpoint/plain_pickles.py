@@ -1,6 +1,7 @@
 """Python's own types as pickles have them: plain containers, texts and numbers, which is all that is made of them."""
 
 from collections import Counter, OrderedDict
+from collections.abc import Hashable
 from functools import partial
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
@@ -8,65 +9,66 @@ from typing import Any
 from functorch_optim.checkpoint.errors import CheckpointError
 from functorch_optim.checkpoint.pickle_machine import Known, add_all, as_key
 from functorch_optim.checkpoint.work import Work
+from functorch_optim.typing import PyTree
 
 
-def _ordered(work: Work, items: Any = ()) -> OrderedDict[Any, Any]:
+def _ordered(work: Work, items: PyTree = ()) -> OrderedDict[PyTree, PyTree]:
     if type(items) not in (list, tuple) or not all(type(item) in (list, tuple) and len(item) == 2 for item in items):
         raise CheckpointError("refused: an OrderedDict of what is no list of pairs")
-    held: OrderedDict[Any, Any] = OrderedDict()
+    held: OrderedDict[PyTree, PyTree] = OrderedDict()
     for key, value in items:
         held[as_key(work, held, key)] = value
     return held
 
 
-def _counter(work: Work, counts: Any = None) -> Counter[Any]:
+def _counter(work: Work, counts: object = None) -> Counter[PyTree]:
     if counts is not None and type(counts) is not dict:
         raise CheckpointError("refused: a Counter of what are no counts")
-    held: Counter[Any] = Counter()
+    held: Counter[PyTree] = Counter()
     for key, count in (counts or {}).items():
         held[as_key(work, held, key)] = count
     return held
 
 
-def _set(work: Work, items: Any = ()) -> set[Any]:
+def _set(work: Work, items: PyTree = ()) -> set[PyTree]:
     if type(items) not in (list, tuple):
         raise CheckpointError("refused: a set of what is no list")
     return add_all(work, set(), items)
 
 
-def _frozenset(work: Work, items: Any = ()) -> frozenset[Any]:
+def _frozenset(work: Work, items: PyTree = ()) -> frozenset[PyTree]:
     return frozenset(_set(work, items))
 
 
-def _default_dict(factory: Any = None) -> dict[Any, Any]:
+def _default_dict(factory: object = None) -> dict[Hashable, PyTree]:
     del factory  # only what is there is read
     return {}
 
 
-def _deque(items: Any = (), maxlen: Any = None) -> list[Any]:
+def _deque(items: PyTree = (), maxlen: object = None) -> list[PyTree]:
     del maxlen
     if type(items) not in (list, tuple):
         raise CheckpointError("refused: a deque of what is no list")
     return list(items)
 
 
-def _path(kind: Any, *parts: Any) -> str:
+def _path(kind: type, *parts: object) -> str:
     if not all(type(part) is str for part in parts):
         raise CheckpointError("refused: a path of what are no texts")
     return str(kind(*parts))
 
 
-def _bytes(text: Any = "", encoding: Any = "latin1") -> bytes:
+def _bytes(text: object = "", encoding: object = "latin1") -> bytes:
     if type(text) is not str or type(encoding) is not str or encoding != "latin1":
         raise CheckpointError("refused: an encoding other than latin1")
     return text.encode("latin1")
 
 
-def _bytearray(data: Any = b"", encoding: Any = "latin1") -> bytearray:
+def _bytearray(data: PyTree = b"", encoding: object = "latin1") -> bytearray:
     return bytearray(data if type(data) is bytes else _bytes(data, encoding))
 
 
-def _complex(real: Any, imag: Any) -> complex:
+def _complex(real: object, imag: object) -> complex:
     if type(real) is not float or type(imag) is not float:
         raise CheckpointError("refused: a complex number of what are no numbers")
     return complex(real, imag)

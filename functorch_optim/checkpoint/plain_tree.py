@@ -2,15 +2,15 @@
 
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
 
 import numpy as np
 
 from functorch_optim.checkpoint.errors import CheckpointError
 from functorch_optim.checkpoint.work import Work
+from functorch_optim.typing import PyTree
 
 Skip = Iterable[str] | Callable[[str], bool]
-_Place = tuple[Any, Any] | None  # where that stands in which something is, and its key there
+_Place = tuple[PyTree, PyTree] | None  # where that stands in which something is, and its key there
 
 _SETS = (set, frozenset)
 _CONTAINERS = (dict, OrderedDict, Counter, list, tuple, *_SETS)
@@ -31,23 +31,23 @@ class Unfinished:
 
     refusal: Refused | None = None
 
-    def build(self, state: Any) -> None:
+    def build(self, state: PyTree) -> None:
         """Take what the pickle says."""
         raise NotImplementedError(f"{type(self).__name__} does not define build")  # abstract: every subclass does
 
-    def finish(self) -> Any:
+    def finish(self) -> PyTree:
         """What it is then, always the same object."""
         raise NotImplementedError(f"{type(self).__name__} does not define finish")  # abstract: every subclass does
 
 
-def finished(value: Any) -> Any:
+def finished(value: object) -> PyTree:
     """The value itself, of something unfinished what it has become."""
     if isinstance(value, Unfinished):
         return value.finish() if value.refusal is None else value.refusal
     return value
 
 
-def checked_skip(skip: Any) -> Any:
+def checked_skip(skip: object) -> PyTree:
     """The option ``skip`` as it is used: a function of the place, or a tuple of places.
 
     Raises:
@@ -62,7 +62,7 @@ def checked_skip(skip: Any) -> Any:
     return places
 
 
-def plain(tree: Any, skip: Skip, work: Work) -> Any:
+def plain(tree: PyTree, skip: Skip, work: Work) -> PyTree:
     """The tree, in which lists and dicts are changed, if something in it is left out.
 
     None is inside of itself, none deeper than 500, and they are not more than ten million, a shared one counted
@@ -81,13 +81,13 @@ class _Walk:
     def __init__(self, skip: Callable[[str], bool], work: Work) -> None:
         self._skip = skip
         self._work = work
-        self._done: dict[int, tuple[Any, Any, int]] = {}  # a container, what becomes of it, and how many it holds
+        self._done: dict[int, tuple[PyTree, PyTree, int]] = {}  # a container, what becomes of it, and how many it has
         self._open: set[int] = set()
         self._refused: list[str] = []
 
-    def over(self, tree: Any) -> Any:
+    def over(self, tree: PyTree) -> PyTree:
         root = [finished(tree)]
-        pending: list[tuple[Any, _Place, bool]] = [(root[0], None, False)] if type(root[0]) in _CONTAINERS else []
+        pending: list[tuple[PyTree, _Place, bool]] = [(root[0], None, False)] if type(root[0]) in _CONTAINERS else []
         while pending:
             node, place, leaving = pending.pop()
             if leaving:
@@ -106,7 +106,7 @@ class _Walk:
             raise CheckpointError(_listed(self._refused or ["everything in the file is refused and skipped"]))
         return result
 
-    def _close(self, node: Any, place: _Place) -> None:
+    def _close(self, node: PyTree, place: _Place) -> None:
         """Say what becomes of a container whose entries are done."""
         self._open.remove(id(node))
         size, kept, changed = 1, [], False
@@ -128,7 +128,7 @@ class _Walk:
             result = _replaced(node, kept)
         self._done[id(node)] = (node, result, size)
 
-    def _kept(self, child: Any, place: _Place) -> Any:
+    def _kept(self, child: object, place: _Place) -> PyTree:
         """What stays of an entry."""
         if type(child) in _CONTAINERS:
             return self._done[id(child)][1]
@@ -146,7 +146,7 @@ class _Walk:
             self._refused.append(f"{where[:300]}: {why}" if where else why)
 
 
-def _entries(node: Any) -> Iterator[tuple[Any, Any]]:
+def _entries(node: PyTree) -> Iterator[tuple[PyTree, PyTree]]:
     """What a container holds, by key or number; a set only keys."""
     if isinstance(node, _SETS):
         return iter(())
@@ -154,12 +154,12 @@ def _entries(node: Any) -> Iterator[tuple[Any, Any]]:
     return ((key, finished(value)) for key, value in pairs)
 
 
-def _has_unfinished(node: Any) -> bool:
+def _has_unfinished(node: PyTree) -> bool:
     values = node.values() if isinstance(node, dict) else node
     return any(isinstance(value, Unfinished) for value in values)
 
 
-def _replaced(node: Any, kept: list[tuple[Any, Any]]) -> Any:
+def _replaced(node: PyTree, kept: list[tuple[PyTree, PyTree]]) -> PyTree:
     """The container with these entries alone."""
     if isinstance(node, dict):
         remaining = {id(key) for key, _ in kept}

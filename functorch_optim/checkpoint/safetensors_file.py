@@ -1,7 +1,6 @@
 """Trees in safetensors files."""
 
 import os
-from typing import Any
 
 import numpy as np
 
@@ -9,12 +8,13 @@ from functorch_optim.checkpoint import safetensors_format
 from functorch_optim.checkpoint.atomic import atomic_write
 from functorch_optim.checkpoint.errors import CheckpointError, shown
 from functorch_optim.checkpoint.flat import MARK, Flat, flatten, format_of, unflatten
+from functorch_optim.typing import PyTree
 
 _DTYPE = "__dtype__."  # before the name of an array that is kept as bytes, its dtype and shape
 _CHECKED = 2  # the first format that has a checksum
 
 
-def save_safetensors(tree: Any, path: str | os.PathLike[str], sync: bool = True) -> None:
+def save_safetensors(tree: PyTree, path: str | os.PathLike[str], sync: bool = True) -> None:
     """Write a tree into a safetensors file.
 
     The arrays have dotted names. A ``state_dict`` of an optimizer has those of torch's distributed checkpoints,
@@ -57,7 +57,7 @@ def save_safetensors(tree: Any, path: str | os.PathLike[str], sync: bool = True)
         safetensors_format.write(file, arrays, texts)
 
 
-def load_safetensors(path: str | os.PathLike[str], like: Any = None, verify: bool = True) -> Any:
+def load_safetensors(path: str | os.PathLike[str], like: PyTree = None, verify: bool = True) -> PyTree:
     """Read a safetensors file.
 
     The checksum that :func:`save_safetensors` writes is compared before a value is given. Files of other programs have

@@ -7,12 +7,13 @@ import re
 import struct
 import zlib
 from collections.abc import Mapping
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import ml_dtypes
 import numpy as np
 
 from functorch_optim.checkpoint.errors import CheckpointError, shown
+from functorch_optim.typing import PyTree
 
 CHECKSUM = "__functorch_optim_checksum__"  # the text that has the CRC-32 of the file, taken with zeros in its place
 _UNSET = b"00000000"
@@ -41,16 +42,16 @@ class Content(NamedTuple):
 
 class _Entry(NamedTuple):
     name: str
-    dtype: np.dtype[Any]
+    dtype: np.dtype
     shape: tuple[int, ...]
 
 
-def is_kept(dtype: np.dtype[Any]) -> bool:
+def is_kept(dtype: np.dtype) -> bool:
     """Whether the format has arrays of this dtype."""
     return dtype.newbyteorder("=") in _CODES
 
 
-def write(file: BinaryIO, arrays: Mapping[str, Any], texts: Mapping[str, str]) -> None:
+def write(file: BinaryIO, arrays: Mapping[str, PyTree], texts: Mapping[str, str]) -> None:
     """Write arrays, NumPy's or JAX's, one after the other, and texts.
 
     Raises:
@@ -69,9 +70,9 @@ def write(file: BinaryIO, arrays: Mapping[str, Any], texts: Mapping[str, str]) -
     file.write(f"{checksum:08x}".encode())
 
 
-def _header(arrays: Mapping[str, Any], texts: Mapping[str, str]) -> bytes:
+def _header(arrays: Mapping[str, PyTree], texts: Mapping[str, str]) -> bytes:
     """The length and the JSON, filled up with spaces, so that the arrays begin at a multiple of eight."""
-    entries: dict[str, Any] = {"__metadata__": {CHECKSUM: _UNSET.decode(), **texts}}
+    entries: dict[str, PyTree] = {"__metadata__": {CHECKSUM: _UNSET.decode(), **texts}}
     end = 0
     for name, array in arrays.items():
         begin, end = end, end + array.size * array.dtype.itemsize
@@ -154,7 +155,7 @@ def _contents(told: bytes, room: int) -> tuple[dict[str, str], list[_Entry]]:
     return texts, entries
 
 
-def _unique(items: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique(items: list[tuple[str, PyTree]]) -> dict[str, PyTree]:
     held = dict(items)
     if len(held) < len(items):
         raise ValueError("a name is there twice")

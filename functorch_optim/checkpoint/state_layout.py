@@ -9,8 +9,9 @@ from functorch_optim.checkpoint.errors import CheckpointError
 from functorch_optim.checkpoint.pieces import Leaf, Piece, parts_of
 from functorch_optim.checkpoint.state_names import has_form, strays
 from functorch_optim.torch_tensors import as_array
+from functorch_optim.typing import PyTree
 
-Entry = Mapping[str, Any]
+Entry = Mapping[str, PyTree]
 
 _SCALARS = ("step", "mu_product", "eta", "mu")  # of one number each, also where a parameter is one number
 _FACTORED = {"row_var": "col_var", "col_var": "row_var"}  # what a statistic is of the transposed matrix
@@ -19,7 +20,7 @@ _FLAT = "func_evals"  # what the one entry of an optimizer has whose vectors are
 _ORIENTED = "ns_coefficients"  # the option of a group whose algorithm asks which axis has the outputs
 
 
-def from_torch(layout: Any, state_dict: Mapping[str, Any], names: Sequence[str] | None) -> dict[str, Any]:
+def from_torch(layout: Any, state_dict: Mapping[str, PyTree], names: Sequence[str] | None) -> dict[str, PyTree]:
     """The state dict of torch as one of this library; see ``TorchLayout.state_from_torch``."""
     groups = _groups(state_dict)
     named = _torch_names(layout, groups, names)
@@ -45,11 +46,11 @@ def from_torch(layout: Any, state_dict: Mapping[str, Any], names: Sequence[str] 
     return {"state": state, "param_groups": saved}
 
 
-def to_torch(layout: Any, state_dict: Mapping[str, Any], order: Sequence[str] | None) -> dict[str, Any]:
+def to_torch(layout: Any, state_dict: Mapping[str, PyTree], order: Sequence[str] | None) -> dict[str, PyTree]:
     """The state dict of this library as one of torch; see ``TorchLayout.state_to_torch``."""
     leaf_of = {leaf.name: leaf for leaf in layout.leaves}
     place = {name: number for number, name in enumerate(layout.torch_shapes if order is None else order)}
-    parts: list[tuple[list[str], list[Entry], dict[str, Any]]] = []
+    parts: list[tuple[list[str], list[Entry], dict[str, PyTree]]] = []
     for index, group in enumerate(_groups(state_dict)):
         if len(group.get("param_names", ())) != len(group["params"]):
             raise CheckpointError(f"group {index} of the state dict has no names: make the optimizer of a named tree")
@@ -80,7 +81,7 @@ def to_torch(layout: Any, state_dict: Mapping[str, Any], order: Sequence[str] | 
     return {"state": state, "param_groups": saved}
 
 
-def _groups(state_dict: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+def _groups(state_dict: Mapping[str, PyTree]) -> Sequence[Mapping[str, PyTree]]:
     if not has_form(state_dict):
         raise CheckpointError("a state dict of an optimizer has the keys 'state' and 'param_groups', and nothing else")
     if strays(state_dict):
@@ -88,17 +89,19 @@ def _groups(state_dict: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
     return state_dict["param_groups"]
 
 
-def _entry(state_dict: Mapping[str, Any], number: Any) -> Entry:
+def _entry(state_dict: Mapping[str, PyTree], number: object) -> Entry:
     state = state_dict["state"]
     entry = state.get(number, state.get(str(number), {}))
     return {key: as_array(value) for key, value in entry.items()}
 
 
-def _options(group: Mapping[str, Any]) -> dict[str, Any]:
+def _options(group: Mapping[str, PyTree]) -> dict[str, PyTree]:
     return {key: as_array(value) for key, value in group.items() if key not in ("params", "param_names")}
 
 
-def _torch_names(layout: Any, groups: Sequence[Mapping[str, Any]], names: Sequence[str] | None) -> list[dict[str, Any]]:
+def _torch_names(
+    layout: Any, groups: Sequence[Mapping[str, PyTree]], names: Sequence[str] | None
+) -> list[dict[str, PyTree]]:
     """The numbers of each group's parameters, by torch's names."""
     numbers = [number for group in groups for number in group["params"]]
     if names is None and all(len(group.get("param_names", ())) == len(group["params"]) for group in groups):
@@ -144,7 +147,7 @@ def _check_shapes(layout: Any, entry_of: Mapping[str, Entry]) -> None:
                 )
 
 
-def _belongs(leaf: Leaf, numbers: Mapping[str, Any]) -> bool:
+def _belongs(leaf: Leaf, numbers: Mapping[str, PyTree]) -> bool:
     """Whether a leaf's parameters are in this group."""
     inside = [piece.name in numbers for piece in leaf.pieces]
     if any(inside) and not all(inside):
@@ -206,18 +209,18 @@ def _same_keys(name: str, entries: Sequence[Entry]) -> list[str]:
     return keys
 
 
-def _is_slot(key: str, value: Any) -> bool:
+def _is_slot(key: str, value: object) -> bool:
     """Whether a value is one of a parameter's arrays, not a number that parameters may share."""
     return key not in _SCALARS and hasattr(value, "shape")
 
 
-def _shared(key: str, values: Sequence[Any], name: str) -> Any:
+def _shared(key: str, values: Sequence[object], name: str) -> PyTree:
     if any(not np.array_equal(np.asarray(value), np.asarray(values[0])) for value in values):
         raise CheckpointError(f"{key} of what {name!r} is made of differs: {', '.join(map(str, values))}")
     return np.array(values[0]) if hasattr(values[0], "shape") else values[0]  # never torch's own memory
 
 
-def _like(key: str, value: Any, piece: Piece) -> np.ndarray:
+def _like(key: str, value: object, piece: Piece) -> np.ndarray:
     array = np.asarray(value)
     if array.shape != piece.torch_shape:
         raise CheckpointError(f"{key} of torch's {piece.name!r} has shape {array.shape}, not {piece.torch_shape}")
@@ -243,7 +246,7 @@ def _check_whole(key: str, piece: Piece) -> None:
         )
 
 
-def _factored(key: str, piece: Piece, value: Any, inverse: bool) -> tuple[str, np.ndarray]:
+def _factored(key: str, piece: Piece, value: object, inverse: bool) -> tuple[str, np.ndarray]:
     """A statistic over the rows or columns of the last two axes, in the other layout, and its name there."""
     last = piece.axes[-2:]
     count = len(piece.axes)
@@ -288,8 +291,8 @@ def _flat_entries(entries: Iterable[Entry], order: np.ndarray, count: int) -> li
 def _permuted(entry: Entry, order: np.ndarray) -> Entry:
     """A flat history in another order: vectors, matrices, lists of them."""
 
-    def moved(key: str) -> Callable[[Any], Any]:
-        def move(value: Any) -> Any:
+    def moved(key: str) -> Callable[[PyTree], PyTree]:
+        def move(value: PyTree) -> PyTree:
             if isinstance(value, list):
                 return [move(item) for item in value]
             array = np.array(value) if hasattr(value, "shape") else value
@@ -304,7 +307,7 @@ def _permuted(entry: Entry, order: np.ndarray) -> Entry:
     return {key: moved(key)(value) for key, value in entry.items()}
 
 
-def _orientation(group: Mapping[str, Any], leaves: Sequence[Leaf]) -> dict[str, Any]:
+def _orientation(group: Mapping[str, PyTree], leaves: Sequence[Leaf]) -> dict[str, PyTree]:
     """What says to Muon that the outputs are the last axis here, where they are the first in torch."""
     if _ORIENTED not in group:
         return {}

@@ -1,31 +1,31 @@
 """State dicts by name, as torch's distributed checkpoints flatten them."""
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Hashable, Mapping, Sequence
 
 from functorch_optim.checkpoint.errors import CheckpointError
+from functorch_optim.typing import PyTree
 
 _EMPTY = re.compile(r"\(group \d+\)")  # what stands for a group without parameters
 _OUTSIDE = ("params", "param_names")  # what a group has beside its options
 
-Group = tuple[list[Any], list[str] | None]  # the numbers of a group's parameters, and their names
+Group = tuple[list[PyTree], list[str] | None]  # the numbers of a group's parameters, and their names
 
 
-def is_state_dict(node: Any) -> bool:
+def is_state_dict(node: PyTree) -> bool:
     """Whether a node is the state dict of an optimizer, with no state of a parameter that is in no group."""
     return has_form(node) and not strays(node)
 
 
-def strays(state_dict: Mapping[str, Any]) -> list[str]:
+def strays(state_dict: Mapping[str, PyTree]) -> list[str]:
     """The numbers of the states whose parameters are in no group."""
     known = {str(number) for group in state_dict["param_groups"] for number in group["params"]}
     return [str(number) for number in state_dict["state"] if str(number) not in known]
 
 
-def has_form(node: Any) -> bool:
+def has_form(node: PyTree) -> bool:
     """Whether a node is built as the state dict of an optimizer is."""
-    if not (isinstance(node, Mapping) and node.keys() == {"state", "param_groups"}):
+    if not (isinstance(node, Mapping) and node.keys() == {"state", "param_groups"}):  # pyright: ignore[reportUnnecessaryComparison] keys compare as sets
         return False
     groups, state = node["param_groups"], node["state"]
     return (
@@ -36,7 +36,7 @@ def has_form(node: Any) -> bool:
     )
 
 
-def flatten_state_dict(state_dict: Mapping[str, Any]) -> dict[str, Any]:
+def flatten_state_dict(state_dict: Mapping[str, PyTree]) -> dict[str, PyTree]:
     """``state.<name>.<slot>`` and ``param_groups.<name>.<option>`` of every parameter, in one dict.
 
     It is what ``torch.distributed.checkpoint.state_dict.get_optimizer_state_dict`` gives with
@@ -57,8 +57,8 @@ def flatten_state_dict(state_dict: Mapping[str, Any]) -> dict[str, Any]:
     """
     if not is_state_dict(state_dict):
         raise CheckpointError("a state dict of an optimizer has the keys 'state' and 'param_groups', and nothing else")
-    flat: dict[str, Any] = {}
-    name_of: dict[Any, str] = {}
+    flat: dict[str, PyTree] = {}
+    name_of: dict[Hashable, str] = {}
     taken: set[str] = set()
     for index, group in enumerate(state_dict["param_groups"]):
         names = [str(name) for name in group.get("param_names", group["params"])]
@@ -78,7 +78,7 @@ def flatten_state_dict(state_dict: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def unflatten_state_dict(flat: Mapping[str, Any], groups: Sequence[Group] | None = None) -> dict[str, Any]:
+def unflatten_state_dict(flat: Mapping[str, PyTree], groups: Sequence[Group] | None = None) -> dict[str, PyTree]:
     """The state dict of :func:`flatten_state_dict`.
 
     Args:
@@ -95,7 +95,7 @@ def unflatten_state_dict(flat: Mapping[str, Any], groups: Sequence[Group] | None
         >>> unflatten_state_dict(flat)
         {'state': {0: {'step': 3.0}}, 'param_groups': [{'lr': 0.5, 'params': [0, 1], 'param_names': ['w', 'b']}]}
     """
-    kinds: dict[str, dict[str, Any]] = {"state": {}, "param_groups": {}}
+    kinds: dict[str, dict[str, PyTree]] = {"state": {}, "param_groups": {}}
     for key, value in flat.items():
         kind, _, rest = str(key).partition(".")
         if kind not in kinds:
@@ -126,11 +126,11 @@ def _labels(groups: Sequence[Group]) -> list[list[str]]:
     ]
 
 
-def _divided(kind: str, flat: Mapping[str, Any], labels: list[list[str]] | None) -> dict[str, dict[str, Any]]:
+def _divided(kind: str, flat: Mapping[str, PyTree], labels: list[list[str]] | None) -> dict[str, dict[str, PyTree]]:
     """``<name>.<key>`` by name and key: the longest of the names that are known, or what stands before the last dot."""
     known = {label for group in labels or () for label in group}
     lengths = sorted({len(label) for label in known}, reverse=True)
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, dict[str, PyTree]] = {}
     for rest, value in flat.items():
         if labels is None:
             name = rest.rpartition(".")[0] if "." in rest else None
@@ -142,9 +142,9 @@ def _divided(kind: str, flat: Mapping[str, Any], labels: list[list[str]] | None)
     return found
 
 
-def _grouped(options: dict[str, dict[str, Any]]) -> tuple[list[Group], list[dict[str, Any]]]:
+def _grouped(options: dict[str, dict[str, PyTree]]) -> tuple[list[Group], list[dict[str, PyTree]]]:
     """Parameters with the same options, numbered group after group; a list among the options becomes a tuple."""
-    together: dict[str, tuple[dict[str, Any], list[str]]] = {}
+    together: dict[str, tuple[dict[str, PyTree], list[str]]] = {}
     for name, own in options.items():
         own |= {key: tuple(value) for key, value in own.items() if isinstance(value, list)}
         together.setdefault(repr(own), (own, []))[1].append(name)

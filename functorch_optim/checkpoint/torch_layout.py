@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +13,7 @@ from functorch_optim.checkpoint.errors import CheckpointError
 from functorch_optim.checkpoint.flat import placed
 from functorch_optim.checkpoint.pieces import Leaf, Piece, behind_images, fits, parts_of, piece_of
 from functorch_optim.torch_tensors import as_array
+from functorch_optim.typing import PyTree
 
 
 class LeafRule(NamedTuple):
@@ -101,8 +102,8 @@ class TorchLayout:
 
     def __init__(
         self,
-        params: Any,
-        torch_params: Mapping[str, Any],
+        params: PyTree,
+        torch_params: Mapping[str, PyTree],
         *,
         rules: Sequence[LeafRule] = (),
         rename: Iterable[tuple[str, str]] = (),
@@ -171,7 +172,7 @@ class TorchLayout:
         """Whether a parameter of torch has a leaf in the tree."""
         return bool(parts_of(name, self.leaves))
 
-    def params_from_torch(self, torch_params: Mapping[str, Any]) -> Any:
+    def params_from_torch(self, torch_params: Mapping[str, PyTree]) -> PyTree:
         """The tree with torch's values, in their dtypes, each placed as the leaf that it was made with.
 
         Raises:
@@ -189,7 +190,7 @@ class TorchLayout:
         pairs = zip(names, models, strict=True)
         return treedef.unflatten([placed(made[n], model) if n in made else model for n, model in pairs])
 
-    def params_to_torch(self, params: Any) -> dict[str, np.ndarray]:
+    def params_to_torch(self, params: PyTree) -> dict[str, np.ndarray]:
         """Torch's state dict, of NumPy's arrays, of the values in a tree like the one that the layout was made with.
 
         :func:`functorch_optim.checkpoint.save_torch` writes it for ``torch.load`` and ``model.load_state_dict``.
@@ -213,7 +214,9 @@ class TorchLayout:
                 result[name] = np.concatenate(parts) if len(parts) > 1 else np.array(parts[0].reshape(shape), order="C")
         return result | {name: result[of] for name, of in self._tied.items() if of in result}
 
-    def state_from_torch(self, state_dict: Mapping[str, Any], names: Sequence[str] | None = None) -> dict[str, Any]:
+    def state_from_torch(
+        self, state_dict: Mapping[str, PyTree], names: Sequence[str] | None = None
+    ) -> dict[str, PyTree]:
         """The ``state_dict`` of a torch optimizer for the optimizer of this library over the tree.
 
         Every slot is laid out as its parameter; Adafactor's row and column statistics change places, L-BFGS's flat
@@ -231,7 +234,7 @@ class TorchLayout:
         """
         return state_layout.from_torch(self, state_dict, names)
 
-    def state_to_torch(self, state_dict: Mapping[str, Any], names: Sequence[str] | None = None) -> dict[str, Any]:
+    def state_to_torch(self, state_dict: Mapping[str, PyTree], names: Sequence[str] | None = None) -> dict[str, PyTree]:
         """The ``state_dict`` of an optimizer of this library over the tree, for the torch optimizer, with its names.
 
         Torch goes by position: the groups are in their order here, and each has its parameters in the order of torch's
@@ -257,7 +260,7 @@ class _Search(NamedTuple):
     rename: list[tuple[str, str]]
     stacked: dict[str, str]
 
-    def leaf(self, name: str, model: Any) -> Leaf | str | None:
+    def leaf(self, name: str, model: PyTree) -> Leaf | str | None:
         """The leaf; None if it is to stay as it is; what is wrong with it."""
         if not hasattr(model, "dtype") or not hasattr(model, "shape"):
             return None
@@ -321,7 +324,7 @@ class _Search(NamedTuple):
         return found
 
 
-def _is_floating(value: Any) -> bool:
+def _is_floating(value: PyTree) -> bool:
     """Whether torch trains such an array or tensor."""
     kind = str(value.dtype)
     return any(word in kind for word in ("float", "complex", "half", "double"))

@@ -1,11 +1,13 @@
 """Files of ``torch.save``, read without torch and without executing anything that is in them."""
 
 import os
+from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
+from jax.typing import DTypeLike
 
 from functorch_optim.checkpoint import numpy_pickles, plain_pickles
 from functorch_optim.checkpoint.archive import Archive
@@ -14,6 +16,7 @@ from functorch_optim.checkpoint.errors import CheckpointError, shown
 from functorch_optim.checkpoint.pickle_machine import Known, PickleMachine
 from functorch_optim.checkpoint.plain_tree import Refused, Skip, checked_skip
 from functorch_optim.checkpoint.work import Work
+from functorch_optim.typing import PyTree
 
 
 @dataclass(frozen=True)
@@ -21,14 +24,14 @@ class _Kind:
     """The class of a storage: what its elements are."""
 
     name: str
-    dtype: np.dtype[Any]
+    dtype: np.dtype
 
 
 class _Class:
     """A class of tensors, as which a tensor may be kept."""
 
 
-def load_torch(path: str | os.PathLike[str], verify: bool = True, mapped: bool = True, *, skip: Skip = ()) -> Any:
+def load_torch(path: str | os.PathLike[str], verify: bool = True, mapped: bool = True, *, skip: Skip = ()) -> PyTree:
     """What ``torch.save`` wrote, with NumPy's arrays in the place of tensors.
 
     Nothing of the file is executed: of the names in it only those that tensors and containers need mean something, and
@@ -81,7 +84,7 @@ class _Copies:
 @dataclass(frozen=True)
 class _Storage:
     data: np.ndarray
-    dtype: np.dtype[Any]
+    dtype: np.dtype
     copies: _Copies
 
 
@@ -94,7 +97,7 @@ class _Storages:
         self._booleans: set[str] = set()  # those that are known to be of 0 and 1
         self._copies = _Copies(len(archive.bytes))
 
-    def __call__(self, identity: Any) -> _Storage:
+    def __call__(self, identity: Hashable) -> _Storage:
         if type(identity) is not tuple or [type(part) for part in identity[:6]] != [str, _Kind, str, str, int]:
             raise CheckpointError("refused: a storage that is not named as torch names it")
         _, kind, key, _, count = identity
@@ -114,13 +117,13 @@ class _Storages:
 
 
 def _tensor(
-    storage: Any,
-    offset: Any,
-    size: Any,
-    stride: Any,
-    requires_grad: Any = False,
-    hooks: Any = None,
-    metadata: Any = None,
+    storage: object,
+    offset: object,
+    size: object,
+    stride: object,
+    requires_grad: object = False,
+    hooks: object = None,
+    metadata: object = None,
 ) -> np.ndarray:
     """A tensor as a view of its storage."""
     del requires_grad, hooks
@@ -128,21 +131,23 @@ def _tensor(
 
 
 def _tensor_of_dtype(
-    storage: Any,
-    offset: Any,
-    size: Any,
-    stride: Any,
-    requires_grad: Any,
-    hooks: Any,
-    dtype: Any,
-    metadata: Any = None,
+    storage: object,
+    offset: object,
+    size: object,
+    stride: object,
+    requires_grad: object,
+    hooks: object,
+    dtype: DTypeLike,
+    metadata: object = None,
 ) -> np.ndarray:
     """The same where the storage is one of bytes."""
     del requires_grad, hooks
     return _view(storage, dtype, offset, size, stride, metadata)
 
 
-def _view(storage: Any, dtype: Any, offset: Any, size: Any, stride: Any, metadata: Any) -> np.ndarray:
+def _view(
+    storage: object, dtype: DTypeLike | None, offset: object, size: object, stride: object, metadata: object
+) -> np.ndarray:
     if not (isinstance(storage, _Storage) and isinstance(dtype, np.dtype)):
         raise CheckpointError("refused: a tensor without a storage")
     shape, steps = _numbers(size), _numbers(stride)
@@ -161,7 +166,7 @@ def _view(storage: Any, dtype: Any, offset: Any, size: Any, stride: Any, metadat
     return _resolved(array, metadata, storage.copies)
 
 
-def _resolved(array: np.ndarray, metadata: Any, copies: _Copies) -> np.ndarray:
+def _resolved(array: np.ndarray, metadata: object, copies: _Copies) -> np.ndarray:
     """A tensor whose sign or conjugation is noted beside it, with both carried out."""
     if metadata is None:
         return array
@@ -182,14 +187,14 @@ def _numbers(values: Any) -> tuple[int, ...]:
     return tuple(values)
 
 
-def _parameter(data: Any, requires_grad: Any = True, hooks: Any = None, state: Any = None) -> np.ndarray:
+def _parameter(data: PyTree, requires_grad: object = True, hooks: object = None, state: PyTree = None) -> np.ndarray:
     del requires_grad, hooks, state
     if not isinstance(data, np.ndarray):
         raise CheckpointError("refused: a parameter that is no tensor")
     return data
 
 
-def _with_attributes(function: Any, kind: Any, arguments: Any, state: Any) -> np.ndarray:
+def _with_attributes(function: Any, kind: type, arguments: Any, state: PyTree) -> np.ndarray:
     """A tensor that has attributes, or is a ``Buffer``: the tensor."""
     del state
     tensors = [
@@ -208,7 +213,7 @@ _FUNCTIONS = {
     ("torch", "Size"): _numbers,
     ("torch._tensor", "_rebuild_from_type_v2"): _with_attributes,
 }
-_NAMES: dict[tuple[str, str], Any] = {
+_NAMES: dict[tuple[str, str], PyTree] = {
     **{key: Known(".".join(key), function) for key, function in _FUNCTIONS.items()},
     **{("torch", name): _Kind(name, dtype) for name, dtype in STORAGES.items()},
     ("torch.storage", "UntypedStorage"): _Kind("UntypedStorage", np.dtype(np.uint8)),
@@ -219,7 +224,7 @@ _NAMES: dict[tuple[str, str], Any] = {
 }
 
 
-def _find(names: dict[tuple[str, str], Any], module: str, name: str) -> Any:
+def _find(names: dict[tuple[str, str], PyTree], module: str, name: str) -> PyTree:
     if (module, name) in names:
         return names[module, name]
     if module in ("torch", "torch._utils"):

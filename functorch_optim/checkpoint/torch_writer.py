@@ -14,13 +14,14 @@ from functorch_optim import trees
 from functorch_optim.checkpoint.atomic import atomic_write
 from functorch_optim.checkpoint.dtypes import STORAGES, UNTYPED
 from functorch_optim.checkpoint.errors import CheckpointError
+from functorch_optim.typing import PyTree
 
 _STORAGE_OF = {dtype: name for name, dtype in STORAGES.items()}
 _NAME_OF = {dtype: name for name, dtype in UNTYPED.items()}
 _ALIGNMENT = 64
 
 
-def save_torch(tree: Any, path: str | os.PathLike[str], sync: bool = True) -> None:
+def save_torch(tree: PyTree, path: str | os.PathLike[str], sync: bool = True) -> None:
     """Write a tree for ``torch.load(path, weights_only=True)`` and for :func:`functorch_optim.checkpoint.load_torch`.
 
     The file is there whole or not at all (:func:`functorch_optim.checkpoint.atomic_write`).
@@ -55,7 +56,7 @@ def save_torch(tree: Any, path: str | os.PathLike[str], sync: bool = True) -> No
         _write(archive, "version", b"3\n")
 
 
-def _write(archive: zipfile.ZipFile, name: str, data: Any) -> None:
+def _write(archive: zipfile.ZipFile, name: str, data: PyTree) -> None:
     """One record, whose bytes begin at a multiple of 64, as torch has them, so that they can be mapped."""
     info = zipfile.ZipInfo(f"archive/{name}", (1980, 1, 1, 0, 0, 0))
     view = memoryview(data)
@@ -76,9 +77,9 @@ class _Pickle:
         self.bytes = bytearray(b"\x80\x02")
         self.arrays: list[np.ndarray] = []
         self._numbers: dict[int, int] = {}  # of the arrays, by identity
-        self._kept: list[Any] = []  # alive, so that identities stay
+        self._kept: list[PyTree] = []  # alive, so that identities stay
 
-    def write(self, node: Any, where: str = "", depth: int = 0) -> None:
+    def write(self, node: PyTree, where: str = "", depth: int = 0) -> None:
         kind = type(node)
         if depth > 200:
             raise CheckpointError(f"'{where[:60]}...' is nested more than 200 deep, or inside of itself")
@@ -112,7 +113,7 @@ class _Pickle:
         else:
             raise CheckpointError(f"{trees.quote(where)} is {kind.__name__!r}, which is not written into torch's files")
 
-    def _call(self, function: str, arguments: tuple[Any, ...], where: str, depth: int) -> None:
+    def _call(self, function: str, arguments: tuple[object, ...], where: str, depth: int) -> None:
         self.bytes += f"c{function}\n".encode()
         self.write(arguments, where, depth + 1)
         self.bytes += b"R"
@@ -135,13 +136,13 @@ class _Pickle:
             self.write(value, f"{where}.{key}" if where else str(key), depth + 1)
         self.bytes += b"u"
 
-    def _items(self, begin: bytes, items: Any, end: bytes, where: str, depth: int) -> None:
+    def _items(self, begin: bytes, items: PyTree, end: bytes, where: str, depth: int) -> None:
         self.bytes += begin
         for index, item in enumerate(items):
             self.write(item, f"{where}.{index}" if where else str(index), depth + 1)
         self.bytes += end
 
-    def _tensor(self, given: Any, where: str) -> None:
+    def _tensor(self, given: PyTree, where: str) -> None:
         """An array as a tensor that is contiguous in a storage of its own."""
         if isinstance(given, jax.Array) and jnp.issubdtype(given.dtype, jax.dtypes.extended):
             raise CheckpointError(f"{trees.quote(where)} is an array of random keys: write jax.random.key_data of it")
@@ -166,7 +167,7 @@ class _Pickle:
             self.bytes += f"ctorch\n{_NAME_OF[array.dtype]}\n".encode()
         self.bytes += b"tR"
 
-    def _number(self, given: Any) -> int:
+    def _number(self, given: object) -> int:
         """The number of an array's storage; an array that was there before has the same."""
         if id(given) not in self._numbers:
             flat = np.ascontiguousarray(np.asarray(given)).reshape(-1)

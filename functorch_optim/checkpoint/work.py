@@ -1,9 +1,10 @@
 """How much a file may ask for: what would grow faster than the file is refused."""
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from typing import Any
 
 from functorch_optim.checkpoint.errors import CheckpointError
+from functorch_optim.typing import PyTree
 
 _ALWAYS = 1 << 28  # comparisons of numbers, of which a machine makes some hundred million in a second
 _PER_BYTE = 256
@@ -25,7 +26,7 @@ class Work:
         if self.left < 0:
             raise CheckpointError(f"refused: {what}")
 
-    def key(self, held: dict[Any, Any] | set[Any], key: Any) -> Any:
+    def key(self, held: dict[Any, PyTree] | set[PyTree], key: Hashable) -> PyTree:
         """A key that is to be put among those that are held.
 
         Python hashes texts with a secret. Of everything else a file can choose keys that all meet in one place, so
@@ -35,20 +36,20 @@ class Work:
             self.spend(len(held) * _weight(key), "keys that are no texts, more than a file of this size may have")
         return key
 
-    def keyed(self, items: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
+    def keyed(self, items: Iterable[tuple[PyTree, PyTree]]) -> dict[Hashable, PyTree]:
         """A dict of these items."""
-        held: dict[Any, Any] = {}
+        held: dict[Hashable, PyTree] = {}
         for key, value in items:
             held[self.key(held, key)] = value
         return held
 
 
-def _counts_up(held: dict[Any, Any] | set[Any], key: Any) -> bool:
+def _counts_up(held: dict[Hashable, PyTree] | set[PyTree], key: Hashable) -> bool:
     last = next(reversed(held)) if isinstance(held, dict) else None
     return type(key) is int and type(last) is int and key == last + 1
 
 
-def _weight(key: Any) -> int:
+def _weight(key: Hashable) -> int:
     """How much longer than that of two numbers a comparison takes."""
     if type(key) is int:
         return 1 + (key.bit_length() >> 8)

@@ -6,7 +6,7 @@ from dataclasses import fields
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 
-def check_names(cls: Any, base: Any) -> None:
+def check_names(cls: type, base: type) -> None:
     """Raise if a class takes a name of the contract for an option: so does ``title: str = ...``.
 
     Raises:
@@ -20,7 +20,7 @@ def check_names(cls: Any, base: Any) -> None:
             )
 
 
-def check_declaration(cls: Any, base: Any) -> None:
+def check_declaration(cls: type, base: type) -> None:
     """Raise unless a class, which is descended from the contract ``base``, is whole.
 
     Raises:
@@ -38,7 +38,7 @@ def check_declaration(cls: Any, base: Any) -> None:
         _check_method(cls, base, method)
 
 
-def _check_state(cls: Any) -> None:
+def _check_state(cls: type) -> None:
     """Raise unless the state is a NamedTuple with a step, and with all that is carried."""
     slots: tuple[str, ...] = getattr(getattr(cls, "state", None), "_fields", ())
     if "step" not in slots:
@@ -54,7 +54,7 @@ def _check_state(cls: Any) -> None:
             )
 
 
-def _check_options(cls: Any) -> None:
+def _check_options(cls: type) -> None:
     """Raise unless every number has a mark, and decoupled weight decay what it is made of."""
     name, options, hints = cls.__name__, {field.name for field in fields(cls)}, _hints(cls)
     for option in sorted(options):
@@ -72,7 +72,7 @@ def _check_options(cls: Any) -> None:
         )
 
 
-def _own_annotations(cls: Any) -> dict[str, Any]:
+def _own_annotations(cls: type) -> dict[str, Any]:
     """The annotations in the class itself; none where one names something that is defined later."""
     try:
         return inspect.get_annotations(cls)
@@ -80,7 +80,7 @@ def _own_annotations(cls: Any) -> dict[str, Any]:
         return {}
 
 
-def _hints(cls: Any) -> dict[str, Any]:
+def _hints(cls: type) -> dict[str, Any]:
     """The annotations of a class and its bases, evaluated; none where one names something that is defined later."""
     try:
         return get_type_hints(cls, include_extras=True)
@@ -88,13 +88,13 @@ def _hints(cls: Any) -> dict[str, Any]:
         return {}  # the first lift looks again
 
 
-def _is_number(hint: Any) -> bool:
+def _is_number(hint: object) -> bool:
     """Whether an annotation without a mark stands for a number or a tuple of numbers."""
     parts = get_args(hint) if get_origin(hint) in (Union, types.UnionType, tuple) else ()
     return hint is float or any(map(_is_number, parts))
 
 
-def _check_method(cls: Any, base: Any, method: str) -> None:
+def _check_method(cls: type, base: type, method: str) -> None:
     """Raise unless a class defines a method that takes what the lift gives it."""
     own, expected = getattr(cls, method), inspect.signature(getattr(base, method))
     if own is getattr(base, method):

@@ -14,11 +14,12 @@ from functorch_optim.core.numerics import coefficient, decay_of
 from functorch_optim.core.rule import Rule
 from functorch_optim.core.scalars import StepScalars
 from functorch_optim.fusion import one_pass
+from functorch_optim.typing import Array, PyTree
 
-LeafUpdate = Callable[[Any, Any, Any], tuple[Any, Any]]
+LeafUpdate = Callable[[PyTree, PyTree, PyTree], tuple[PyTree, PyTree]]
 
 
-def leaf_update(rule: Rule, scalars: StepScalars, decayed: Any = None) -> LeafUpdate:
+def leaf_update(rule: Rule, scalars: StepScalars, decayed: PyTree = None) -> LeafUpdate:
     """``(grad, param, slots) -> (delta, slots)`` of one parameter; without a gradient None and the slots as they are.
 
     Where it is traced, it is once for all parameters of a shape and dtype. An array ``decayed`` says which entries
@@ -27,7 +28,7 @@ def leaf_update(rule: Rule, scalars: StepScalars, decayed: Any = None) -> LeafUp
     plain = functools.partial(update_dense, rule, scalars, decayed=decayed)
     compiled = jax.jit(functools.partial(_in_one_pass, plain) if rule.elementwise and one_pass() else plain)
 
-    def update(grad: Any, param: Any, slots: Any) -> tuple[Any, Any]:
+    def update(grad: PyTree, param: PyTree, slots: PyTree) -> tuple[PyTree, PyTree]:
         if grad is None:
             return None, slots
         if rows.is_rows(grad):
@@ -39,8 +40,8 @@ def leaf_update(rule: Rule, scalars: StepScalars, decayed: Any = None) -> LeafUp
 
 
 def update_dense(
-    rule: Rule, scalars: StepScalars, grad: Any, param: Any, slots: Any, one: Any = None, decayed: Any = None
-) -> tuple[Any, Any]:
+    rule: Rule, scalars: StepScalars, grad: Array, param: PyTree, slots: PyTree, one: Any = None, decayed: PyTree = None
+) -> tuple[PyTree, PyTree]:
     """The update of one parameter by a dense gradient; all that goes in is multiplied by ``one``."""
     if jnp.issubdtype(grad.dtype, jnp.complexfloating):
         both = [jax.tree.map(part, (grad, param, slots)) for part in (jnp.real, jnp.imag)]
@@ -62,11 +63,11 @@ def update_dense(
     return delta, jax.tree.map(lambda x, old: x.astype(old.dtype), new, slots)
 
 
-def _where(decayed: Any, with_decay: jax.Array, without: jax.Array) -> jax.Array:
+def _where(decayed: PyTree, with_decay: jax.Array, without: jax.Array) -> jax.Array:
     return with_decay if decayed is None else jnp.where(decayed, with_decay, without)
 
 
-def _in_one_pass(update: Callable[..., Any], grad: Any, param: Any, slots: Any) -> tuple[Any, Any]:
+def _in_one_pass(update: Callable[..., PyTree], grad: Array, param: Array, slots: PyTree) -> tuple[PyTree, PyTree]:
     """The update once for every result, of which only that one is taken: so none depends on another, and the compiler
     writes all of them in one pass over memory. Each begins with a product by a one that the compiler does not know,
     which keeps it from seeing that the updates are the same. (A barrier around the arrays would keep passes apart.)"""
@@ -78,7 +79,7 @@ def _in_one_pass(update: Callable[..., Any], grad: Any, param: Any, slots: Any) 
     return delta, slots._replace(**new)
 
 
-def update_rows(rule: Rule, scalars: StepScalars, grad: Any, param: Any, slots: Any) -> tuple[Any, Any]:
+def update_rows(rule: Rule, scalars: StepScalars, grad: Array, param: Array, slots: PyTree) -> tuple[PyTree, PyTree]:
     """:func:`update_dense` on the rows that the gradient names; the update is row-sparse too."""
     dtype = trees.compute_dtype(grad)
     wide = rows.map_values(lambda x: x.astype(dtype), grad)

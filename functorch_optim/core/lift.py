@@ -1,16 +1,15 @@
 """``lift`` makes a transformation over any pytree of a rule."""
 
-from typing import Any
-
 from functorch_optim.base import GradientTransformation, transformation
 from functorch_optim.core.lifted import Lifted
 from functorch_optim.core.packing import Packed
 from functorch_optim.core.rule import Rule
 from functorch_optim.core.rule_checks import check_once
 from functorch_optim.selection import as_mask
+from functorch_optim.typing import PyTree
 
 
-def lift(rule: Rule, foreach: bool = False, decay_mask: Any = None) -> GradientTransformation:
+def lift(rule: Rule, foreach: bool = False, decay_mask: PyTree = None) -> GradientTransformation:
     """The transformation that applies ``rule`` to every leaf of a pytree.
 
     With ``decay_mask``, a tree of booleans or a function of the dotted path as in :func:`functorch_optim.masked`, the

@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,16 +16,17 @@ from functorch_optim.core.rule import Rule
 from functorch_optim.core.scalars import StepScalars, step_scalars
 from functorch_optim.effects import Effect, Effects, Kind, Leaves, for_each
 from functorch_optim.selection import Labels, flags_of
+from functorch_optim.typing import Numeric, PyTree, TreeDef
 
 
 class Aligned(NamedTuple):
     """The leaves of an update: gradients, parameters (None where they were not given), rows of slots, and whether the
     parameter decays."""
 
-    treedef: Any
-    grads: list[Any]
-    params: list[Any]
-    slots: list[Any]
+    treedef: TreeDef
+    grads: list[PyTree]
+    params: list[PyTree]
+    slots: list[PyTree]
     decays: list[bool]
 
 
@@ -42,7 +43,7 @@ class Lifted(Transform):
         mask = "" if self.decay_mask is None else f", decay_mask={self.decay_mask!r}"
         return f"{repr(self.rule)[:-1]}{mask}{more})"
 
-    def init(self, params: Any) -> Any:
+    def init(self, params: PyTree) -> PyTree:
         variables.check_parameters(params)
         names, leaves, treedef = trees.named_leaves(params)
         for name, leaf in zip(names, leaves, strict=True):
@@ -58,25 +59,25 @@ class Lifted(Transform):
         ]
         return self.state_of(treedef, own, jnp.zeros((), jnp.int32), carried)
 
-    def update(self, updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+    def update(self, updates: PyTree, state: PyTree, params: PyTree = None, **extra: object) -> tuple[PyTree, PyTree]:
         del extra
         scalars, state = self.advanced(state)
         return self.update_with(scalars, updates, state, params)
 
-    def advanced(self, state: Any) -> tuple[StepScalars, Any]:
+    def advanced(self, state: PyTree) -> tuple[StepScalars, PyTree]:
         """The coefficients of the next step, and the state with that step's count and scalars."""
         step = next_step(state.step)
         before = {name: getattr(state, name) for name in self.rule.carried}
         scalars, carried = step_scalars(self.rule, step, self.rule.at(state.step), before)
         return scalars, state._replace(step=step, **carried)
 
-    def hyperparams(self, state: Any) -> dict[str, Any]:
+    def hyperparams(self, state: PyTree) -> dict[str, PyTree]:
         return self.rule.hyperparams_at(state.step)
 
     def effects(self, at: Leaves | None) -> list[Effects]:
         return for_each(at, (Effect(Kind.STEPS, self.rule._call_name()),))
 
-    def update_with(self, scalars: StepScalars, grads: Any, state: Any, params: Any) -> tuple[Any, Any]:
+    def update_with(self, scalars: StepScalars, grads: PyTree, state: PyTree, params: PyTree) -> tuple[PyTree, PyTree]:
         """The update with coefficients made elsewhere (on the host, say); ``state``'s own scalars stay as they are."""
         aligned = self.aligned(scalars, grads, state, params)
         algorithms = self.of_leaves(aligned.treedef, aligned.grads)
@@ -87,7 +88,7 @@ class Lifted(Transform):
         carried = {name: getattr(state, name) for name in self.rule.carried}
         return deltas, self.state_of(aligned.treedef, [row for _, row in results], state.step, carried)
 
-    def of_leaves(self, treedef: Any, leaves: list[Any]) -> "list[Lifted]":
+    def of_leaves(self, treedef: TreeDef, leaves: list[PyTree]) -> "list[Lifted]":
         """The algorithm of each leaf: this one, or where the leaf is split over axes of a mesh, one that knows how."""
         options = vars(self.rule)
         if "axis_name" not in options:  # a rule that does not look beyond single entries
@@ -97,7 +98,7 @@ class Lifted(Transform):
         known = {split: Lifted(replace(self.rule, axis_name=split)) if split else self for split in splits}
         return [known[split] for split in splits]
 
-    def aligned(self, scalars: StepScalars, grads: Any, state: Any, params: Any) -> "Aligned":
+    def aligned(self, scalars: StepScalars, grads: PyTree, state: PyTree, params: PyTree) -> "Aligned":
         """What an update is given, leaf by leaf, checked."""
         if params is None and (scalars.needs_params or self.rule.needs_params):
             why = "" if self.rule.needs_params else " with weight decay"
@@ -128,7 +129,7 @@ class Lifted(Transform):
         ]
         return Aligned(treedef, grad_leaves, param_leaves, held, decays)
 
-    def decays(self, params: Any) -> list[bool]:
+    def decays(self, params: PyTree) -> list[bool]:
         """Whether each parameter decays, where the rule has a weight decay."""
         if self.decay_mask is None:
             return [True] * len(jax.tree.leaves(params))
@@ -141,12 +142,12 @@ class Lifted(Transform):
         one, other = (self.rule.shapes(shape) for shape in shapes)
         return [name for name in one._fields if getattr(one, name) is not None or getattr(other, name) is not None]
 
-    def state_of(self, treedef: Any, own: list[Any], step: Any, carried: dict[str, Any]) -> Any:
+    def state_of(self, treedef: PyTree, own: list[PyTree], step: Numeric, carried: dict[str, PyTree]) -> PyTree:
         """The state of a whole tree, of the parameters' own states in the order of its leaves (None without one)."""
         slots = {name: treedef.unflatten([getattr(row, name, None) for row in own]) for name in self.slot_names}
         return self.rule.empty()._replace(step=step, **carried, **slots)
 
-    def check_gradient(self, name: str, grad: Any, decayed: bool) -> None:
+    def check_gradient(self, name: str, grad: PyTree, decayed: bool) -> None:
         """Raise if the algorithm has no update for a dense gradient, or with weight decay for a row-sparse one."""
         if grad is not None and self.rule.needs_rows and not rows.is_rows(grad):
             raise RuntimeError(
@@ -162,6 +163,6 @@ class Lifted(Transform):
         """:meth:`leaf_update` for parameters that decay and for those that do not, as far as there are any."""
         return {own: self.leaf_update(scalars if own else scalars.without_decay()) for own in set(decays)}
 
-    def leaf_update(self, scalars: StepScalars, decayed: Any = None) -> LeafUpdate:
+    def leaf_update(self, scalars: StepScalars, decayed: PyTree = None) -> LeafUpdate:
         """The update of one parameter: :func:`functorch_optim.core.leaf.leaf_update` of the rule."""
         return leaf_update(self.rule, scalars, decayed)

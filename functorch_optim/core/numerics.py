@@ -1,16 +1,16 @@
 """Array math that algorithms, transformations and averages share."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from functorch_optim import trees
 from functorch_optim.hyperparams import Beta
+from functorch_optim.typing import Numeric, PyTree
 
 
-def coefficient(value: Any, dtype: Any) -> Any:
+def coefficient(value: Numeric, dtype: DTypeLike) -> Numeric:
     """A real coefficient rounded once to the precision of the calculation: a constant where it is known."""
     real = jnp.finfo(dtype).dtype
     return (jnp.asarray(value, real) if isinstance(value, jax.Array) else real.type(value)).astype(dtype)
@@ -21,7 +21,7 @@ def next_step(step: jax.Array) -> jax.Array:
     return jnp.where(step < np.iinfo(np.int32).max, step + 1, step)
 
 
-def zeros_like(param: Any) -> jax.Array | None:
+def zeros_like(param: PyTree) -> jax.Array | None:
     """A slot: zeros in a buffer of its own, with the parameter's shape and sharding, never weakly typed.
 
     Its dtype is that of :func:`functorch_optim.trees.slot_dtype`: the parameter's, but for float16 float32.
@@ -29,7 +29,7 @@ def zeros_like(param: Any) -> jax.Array | None:
     return None if param is None else jnp.zeros_like(param, dtype=trees.slot_dtype(param))
 
 
-def full_like(param: Any, value: Any) -> jax.Array | None:
+def full_like(param: PyTree, value: Numeric) -> jax.Array | None:
     """A slot filled with ``value``, in a complex one with ``value + value * 1j``."""
     if param is None:
         return None

@@ -6,17 +6,19 @@ is to be added to the parameters is cut into leaves again.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jax.typing import DTypeLike
 
 from functorch_optim import axes, rows, trees
 from functorch_optim.base import exportable
 from functorch_optim.core.lifted import Lifted
 from functorch_optim.core.scalars import StepScalars
+from functorch_optim.typing import Numeric, PyTree
 
 LARGEST = 8192  # entries of a leaf that is packed: beyond, joining and cutting cost more than the buffers do
 
@@ -29,10 +31,10 @@ class ForeachState(NamedTuple):
     same slots, each a dict of flat buffers by dtype, in the order of the leaves.
     """
 
-    leaves: Any
-    packed: Any
+    leaves: PyTree
+    packed: PyTree
 
-    def unpack(self, params: Any) -> Any:
+    def unpack(self, params: PyTree) -> PyTree:
         """The state that the same transformation has without ``foreach``.
 
         Args:
@@ -65,10 +67,10 @@ class Packed(Lifted):
     def __repr__(self) -> str:
         return self._repr(", foreach=True")
 
-    def init(self, params: Any) -> ForeachState:
+    def init(self, params: PyTree) -> ForeachState:
         return self.pack(super().init(params), params)
 
-    def pack(self, state: Any, params: Any) -> ForeachState:
+    def pack(self, state: PyTree, params: PyTree) -> ForeachState:
         """The packed state of what the same transformation has without ``foreach``."""
         _, leaves, treedef = trees.named_leaves(params)
         small = packable(leaves) if self.slot_names else [False] * len(leaves)
@@ -82,10 +84,10 @@ class Packed(Lifted):
             kept[slot] = treedef.unflatten([None if gone else leaf for gone, leaf in zip(small, held, strict=True)])
         return ForeachState(state._replace(**kept), self.rule.empty()._replace(**packed))
 
-    def hyperparams(self, state: Any) -> dict[str, Any]:
+    def hyperparams(self, state: PyTree) -> dict[str, PyTree]:
         return super().hyperparams(state.leaves)
 
-    def update(self, updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+    def update(self, updates: PyTree, state: PyTree, params: PyTree = None, **extra: object) -> tuple[PyTree, PyTree]:
         del extra
         if params is None:
             raise ValueError(f"{self.rule.title} with foreach=True needs the parameters: update(grads, state, params)")
@@ -112,7 +114,7 @@ class Packed(Lifted):
         new = self.state_of(given.treedef, new_slots, leaves.step, carried)
         return given.treedef.unflatten(deltas), ForeachState(new, self.rule.empty()._replace(**packed))
 
-    def _check_dtypes(self, groups: dict[str, list[int]], packed: Any) -> None:
+    def _check_dtypes(self, groups: dict[str, list[int]], packed: PyTree) -> None:
         """Raise unless the buffers are those of parameters of these dtypes."""
         held = {key for slot in self.slot_names for key in getattr(packed, slot)}
         if groups.keys() != held:
@@ -121,7 +123,9 @@ class Packed(Lifted):
                 f"{', '.join(sorted(groups))}: unpack it, cast it, and pack it anew"
             )
 
-    def _update_group(self, own: Any, row: Any, scalars: StepScalars, step: Any) -> tuple[list[Any], Any]:
+    def _update_group(
+        self, own: PyTree, row: PyTree, scalars: StepScalars, step: Numeric
+    ) -> tuple[list[PyTree], PyTree]:
         """The updates of the leaves of one flat buffer, and its next slots."""
         decays = [decay for _, _, decay in own]
         updates, shapes = self.leaf_updates(scalars, decays), [param.shape for _, param, _ in own]
@@ -149,7 +153,7 @@ class Packed(Lifted):
         return parts, new
 
 
-def packable(leaves: Sequence[Any]) -> list[bool]:
+def packable(leaves: Sequence[PyTree]) -> list[bool]:
     """Which leaves are small, and whole on every device that has them, the same for all."""
     found, placement = [], None
     for leaf in leaves:
@@ -166,7 +170,7 @@ def packable(leaves: Sequence[Any]) -> list[bool]:
     return found
 
 
-def groups_of(leaves: Sequence[Any], small: Sequence[bool]) -> dict[str, list[int]]:
+def groups_of(leaves: Sequence[PyTree], small: Sequence[bool]) -> dict[str, list[int]]:
     """The numbers of the small leaves by dtype."""
     groups: dict[str, list[int]] = {}
     for index, (leaf, packed) in enumerate(zip(leaves, small, strict=True)):
@@ -175,12 +179,12 @@ def groups_of(leaves: Sequence[Any], small: Sequence[bool]) -> dict[str, list[in
     return groups
 
 
-def joined(leaves: Sequence[Any], dtype: Any) -> jax.Array:
+def joined(leaves: Sequence[PyTree], dtype: DTypeLike) -> jax.Array:
     """The leaves as one flat array of a dtype."""
     return jnp.concatenate([jnp.asarray(leaf, dtype).reshape(-1) for leaf in leaves])
 
 
-def cut(flat: jax.Array, shapes: Sequence[tuple[int, ...]], starts: Sequence[Any] | None = None) -> list[Any]:
+def cut(flat: jax.Array, shapes: Sequence[tuple[int, ...]], starts: Sequence[PyTree] | None = None) -> list[PyTree]:
     """The leaves that were joined."""
     bounds = bounds_of(shapes)
     if starts is None:
@@ -196,7 +200,7 @@ def bounds_of(shapes: Sequence[tuple[int, ...]]) -> list[int]:
     return np.cumsum([0, *[int(np.prod(shape)) for shape in shapes]]).tolist()
 
 
-def runtime_starts(shapes: Sequence[tuple[int, ...]], step: Any) -> Sequence[Any] | None:
+def runtime_starts(shapes: Sequence[tuple[int, ...]], step: Numeric) -> Sequence[PyTree] | None:
     """Where each leaf starts, as scalars that the compiler does not know.
 
     Cuts at known places are so many different kernels, of 8 ms of compile time each; cuts that read their place are

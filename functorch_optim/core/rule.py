@@ -1,14 +1,17 @@
 """The contract of an algorithm that treats every parameter alone: a rule says how one parameter is updated."""
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from types import SimpleNamespace
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from functorch_optim import axes, trees
 from functorch_optim.core.declaration import check_declaration, check_names
 from functorch_optim.hyperparams import Options
+from functorch_optim.typing import Array, Numeric, PyTree
 
 
 class Rule(Options):
@@ -26,7 +29,7 @@ class Rule(Options):
     """
 
     title: ClassVar[str]
-    state: ClassVar[Callable[..., Any]]
+    state: ClassVar[Callable[..., PyTree]]
     carried: ClassVar[tuple[str, ...]] = ()  # scalars that go from step to step, float32 as torch keeps them
     sparse_hint: ClassVar[str] = ""
     takes_rows: ClassVar[bool] = False  # whether gradients may be row-sparse
@@ -36,7 +39,7 @@ class Rule(Options):
     starts_from_options: ClassVar[bool] = False  # whether init and start read numbers among the options
     elementwise: ClassVar[bool] = False  # whether every entry of a parameter is updated for itself alone
 
-    def __init_subclass__(cls, abstract: bool = False, **kwargs: Any) -> None:
+    def __init_subclass__(cls, abstract: bool = False, **kwargs: object) -> None:
         check_names(cls, Rule)
         super().__init_subclass__(**kwargs)
         if not abstract:
@@ -47,12 +50,12 @@ class Rule(Options):
         return getattr(cls, "title", cls.__name__).lower()
 
     @classmethod
-    def empty(cls) -> Any:
+    def empty(cls) -> PyTree:
         """A state with nothing in it."""
         fields: tuple[str, ...] = cls.state._fields  # pyright: ignore[reportFunctionMemberAccess] a NamedTuple
         return cls.state(**dict.fromkeys(fields))
 
-    def check_parameter(self, name: str, param: Any) -> None:
+    def check_parameter(self, name: str, param: Array) -> None:
         """Raise unless the algorithm can update such a parameter."""
         if self.complex_hint and jnp.issubdtype(param.dtype, jnp.complexfloating):
             raise RuntimeError(f"{self.complex_hint}: the parameter {trees.quote(name)}")
@@ -63,11 +66,11 @@ class Rule(Options):
         own = vars(self).get("axis_name")
         return own if isinstance(own, tuple) else ()
 
-    def init(self, param: Any, hyperparams: Any) -> Any:
+    def init(self, param: Array, hyperparams: SimpleNamespace) -> PyTree:
         """The slots of one parameter before its first update; None are the step, what is carried, and other slots."""
         raise NotImplementedError(f"{type(self).__name__} does not define init")  # abstract: every subclass does
 
-    def shapes(self, param: Any) -> Any:
+    def shapes(self, param: PyTree) -> PyTree:
         """What :meth:`init` gives, as shapes and dtypes."""
         return jax.eval_shape(lambda p: self.init(p, self.placeholder()), param)
 
@@ -79,24 +82,26 @@ class Rule(Options):
         """Whether rows move that a row-sparse gradient does not name; then it is made dense."""
         return False
 
-    def start(self, hyperparams: Any) -> dict[str, Any]:
+    def start(self, hyperparams: SimpleNamespace) -> dict[str, PyTree]:
         """The scalars in ``carried`` before the first update."""
         del hyperparams
         return {}
 
-    def scalars(self, step: Any, hyperparams: Any) -> Any:
+    def scalars(self, step: Numeric, hyperparams: SimpleNamespace) -> PyTree:
         """The coefficients of update number ``step`` (the first is 1), a pytree of scalars, once for all parameters."""
         raise NotImplementedError(f"{type(self).__name__} does not define scalars")  # abstract: every subclass does
 
-    def carry(self, step: Any, hyperparams: Any, carried: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    def carry(
+        self, step: Numeric, hyperparams: SimpleNamespace, carried: dict[str, PyTree]
+    ) -> tuple[PyTree, dict[str, PyTree]]:
         """:meth:`scalars` of a rule that carries scalars from step to step, and what the next step gets."""
         return self.scalars(step, hyperparams), carried
 
-    def at_dtype(self, scalars: Any, dtype: Any) -> Any:
+    def at_dtype(self, scalars: PyTree, dtype: DTypeLike) -> PyTree:
         """The coefficients for a parameter of this dtype."""
         del dtype
         return scalars
 
-    def update(self, grad: jax.Array, param: Any, slots: Any, scalars: Any) -> tuple[jax.Array, Any]:
+    def update(self, grad: jax.Array, param: PyTree, slots: PyTree, scalars: PyTree) -> tuple[jax.Array, PyTree]:
         """What to add to the parameter, and its next slots: array math in one real dtype."""
         raise NotImplementedError(f"{type(self).__name__} does not define update")  # abstract: every subclass does

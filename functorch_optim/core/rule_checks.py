@@ -2,7 +2,6 @@
 
 import weakref
 from dataclasses import fields
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +12,7 @@ from functorch_optim.core.numerics import coefficient
 from functorch_optim.core.rule import Rule
 from functorch_optim.core.scalars import step_scalars
 from functorch_optim.hyperparams import data_options
+from functorch_optim.typing import PyTree
 
 _known_good: weakref.WeakKeyDictionary[type[Rule], set[tuple[str, ...]]] = weakref.WeakKeyDictionary()
 
@@ -59,14 +59,14 @@ def check_update(rule: Rule) -> None:
             _check_elementwise(rule, scalars)
 
 
-def _scalars(rule: Rule) -> Any:
+def _scalars(rule: Rule) -> PyTree:
     """The coefficients of some step."""
     numbers = rule.placeholder()
     own, _ = step_scalars(rule, 3, numbers, rule.start(numbers))
     return jax.tree.map(lambda x: coefficient(x, jnp.dtype(jnp.float32)), rule.at_dtype(own.rule, jnp.float32))
 
 
-def _check_without_params(rule: Rule, array: Any, slots: Any, scalars: Any) -> None:
+def _check_without_params(rule: Rule, array: PyTree, slots: PyTree, scalars: PyTree) -> None:
     """Raise if the update reads the parameter."""
     try:
         jax.eval_shape(lambda g, s: rule.update(g, None, s, scalars), array, slots)
@@ -77,11 +77,11 @@ def _check_without_params(rule: Rule, array: Any, slots: Any, scalars: Any) -> N
         ) from error
 
 
-def _check_elementwise(rule: Rule, scalars: Any) -> None:
+def _check_elementwise(rule: Rule, scalars: PyTree) -> None:
     """Raise if two arrays joined are updated otherwise than each for itself."""
     draw = np.random.default_rng(0)
 
-    def random(like: Any) -> jax.Array:
+    def random(like: PyTree) -> jax.Array:
         return jnp.asarray(draw.uniform(0.1, 1.0, like.shape) * like.size, jnp.float32)
 
     models = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((2, 3), (2,))]
@@ -93,7 +93,7 @@ def _check_elementwise(rule: Rule, scalars: Any) -> None:
     def flat(*arrays: jax.Array) -> jax.Array:
         return jnp.concatenate([array.reshape(-1) for array in arrays])
 
-    def both(leaves: Any) -> Any:
+    def both(leaves: PyTree) -> PyTree:
         apart = [rule.update(grad, param, slots, scalars) for grad, param, slots in leaves]
         grad, param, slots = jax.tree.map(flat, *leaves)
         return jax.tree.map(flat, *apart), rule.update(grad, param, slots, scalars)

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from functorch_optim.hyperparams import Beta
+from functorch_optim.typing import Numeric, PyTree
 
 
-def on_host(*values: Any) -> bool:
+def on_host(*values: object) -> bool:
     """Whether all the values are Python numbers."""
     for value in values:  # noqa: SIM110 a generator would double the cost
         if isinstance(value, jax.Array):
@@ -18,37 +19,37 @@ def on_host(*values: Any) -> bool:
     return True
 
 
-def scalar_sqrt(value: Any) -> Any:
+def scalar_sqrt(value: Numeric) -> Numeric:
     """The square root of a number in doubles, of a traced scalar in its dtype."""
     return math.sqrt(value) if on_host(value) else jnp.sqrt(value)
 
 
-def as_float(value: Any) -> Any:
+def as_float(value: Any) -> PyTree:
     """A step or a scalar as a Python float, or as an array of JAX's default float dtype."""
     return float(value) if on_host(value) else value.astype(jnp.result_type(float))
 
 
-def power(base: Any, exponent: Any) -> Any:
+def power(base: Numeric, exponent: Numeric) -> Numeric:
     """``base**exponent`` of positive numbers, in doubles on the host."""
     return base**exponent if on_host(base, exponent) else jnp.power(base, exponent)
 
 
-def maximum(a: Any, b: Any) -> Any:
+def maximum(a: Numeric, b: Numeric) -> PyTree:
     """The larger of two scalars."""
     return max(a, b) if on_host(a, b) else jnp.maximum(a, b)
 
 
-def minimum(a: Any, b: Any) -> Any:
+def minimum(a: Numeric, b: Numeric) -> Numeric:
     """The smaller of two scalars."""
     return min(a, b) if on_host(a, b) else jnp.minimum(a, b)
 
 
-def single(value: Any) -> Any:
+def single(value: Any) -> Numeric:
     """A scalar as torch keeps it in a float32 tensor."""
     return float(np.float32(value)) if on_host(value) else value.astype(jnp.float32)
 
 
-def one_minus_power(beta: Beta, step: Any) -> Any:
+def one_minus_power(beta: Beta, step: Any) -> PyTree:
     """``1 - beta**step``, the bias correction after ``step`` updates.
 
     On the host it is torch's expression in doubles. Traced it is ``-expm1(step * log1p(-(1 - beta)))``, which keeps

@@ -7,14 +7,15 @@ import jax
 from functorch_optim.base import Frozen
 from functorch_optim.core.rule import Rule
 from functorch_optim.hyperparams import is_static_zero
+from functorch_optim.typing import Numeric, PyTree
 
 
 class StepScalars(Frozen):
     """A step's coefficients: the rule's own, and those of the weight decay (None where there is none)."""
 
     rule: Any
-    coupled_decay: Any = None
-    decoupled_decay: Any = None
+    coupled_decay: PyTree = None
+    decoupled_decay: PyTree = None
 
     @property
     def needs_params(self) -> bool:
@@ -26,8 +27,8 @@ class StepScalars(Frozen):
 
 
 def step_scalars(
-    rule: Rule, step: Any, hyperparams: Any, carried: dict[str, Any] | None = None
-) -> tuple[StepScalars, dict[str, Any]]:
+    rule: Rule, step: Numeric, hyperparams: Any, carried: dict[str, PyTree] | None = None
+) -> tuple[StepScalars, dict[str, PyTree]]:
     """The coefficients of update number ``step``, in doubles where all is Python numbers, else traced; and the scalars
     that the next update gets."""
     own, carried = rule.carry(step, hyperparams, carried or {})

@@ -1,23 +1,23 @@
 """The file from which a run goes on."""
 
 import pathlib
-from typing import Any
 
 import numpy as np
 
 import functorch_optim as fo
 from functorch_optim.demo.errors import DemoError
+from functorch_optim.typing import PyTree
 
 RUN = {"optimizer": str, "lr": float, "epoch": int, "history": np.ndarray}  # what stands in a checkpoint
 
 
-def save(path: pathlib.Path, tree: Any, run: dict[str, Any]) -> None:
+def save(path: pathlib.Path, tree: PyTree, run: dict[str, PyTree]) -> None:
     """Write atomically: the old file or the new one is there, whole, whenever the process dies."""
     path.parent.mkdir(parents=True, exist_ok=True)
     fo.checkpoint.save_torch({"run": run, "arrays": fo.checkpoint.to_arrays(tree)}, path)
 
 
-def load(path: pathlib.Path, like: Any, optimizer: str, lr: float) -> tuple[Any, dict[str, Any]]:
+def load(path: pathlib.Path, like: PyTree, optimizer: str, lr: float) -> tuple[PyTree, dict[str, PyTree]]:
     """The tree that :func:`save` wrote, with the structure, shapes and dtypes of ``like``, and what stood beside it."""
     try:
         saved = fo.checkpoint.load_torch(path)

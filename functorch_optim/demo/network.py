@@ -1,10 +1,10 @@
 """The network, its loss and its accuracy."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from functorch_optim.typing import PyTree
 
 
 def init_params(seed: int) -> dict[str, dict[str, jax.Array]]:
@@ -20,7 +20,7 @@ def init_params(seed: int) -> dict[str, dict[str, jax.Array]]:
     }
 
 
-def predict(params: Any, images: jax.Array) -> jax.Array:
+def predict(params: PyTree, images: jax.Array) -> jax.Array:
     """Logits (n, 10)."""
     x = images
     for name in ("conv1", "conv2"):
@@ -34,11 +34,11 @@ def predict(params: Any, images: jax.Array) -> jax.Array:
     return x @ params["dense2"]["kernel"] + params["dense2"]["bias"].reshape(1, -1)
 
 
-def loss_fn(params: Any, images: jax.Array, labels: jax.Array) -> jax.Array:
+def loss_fn(params: PyTree, images: jax.Array, labels: jax.Array) -> jax.Array:
     log_probs = jax.nn.log_softmax(predict(params, images))
     return -jnp.mean(jnp.take_along_axis(log_probs, labels[:, None], axis=1))
 
 
 @jax.jit
-def accuracy(params: Any, images: jax.Array, labels: jax.Array) -> jax.Array:
+def accuracy(params: PyTree, images: jax.Array, labels: jax.Array) -> jax.Array:
     return jnp.mean(jnp.argmax(predict(params, images), axis=1) == labels)

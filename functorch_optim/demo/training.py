@@ -1,7 +1,7 @@
 """The training, twice: as a functional loop, and as a torch user would write it."""
 
 import pathlib
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +13,11 @@ from functorch_optim.demo import checkpoint, data
 from functorch_optim.demo.network import accuracy, init_params, loss_fn
 from functorch_optim.demo.optimizers import CLASSES, MAX_NORM, OPTIONS, make_optimizer, make_schedule
 from functorch_optim.demo.plot import plot
+from functorch_optim.typing import PyTree
 
 
-def make_step(tx: fo.GradientTransformation) -> Any:
-    def train_step(params: Any, state: Any, images: jax.Array, labels: jax.Array) -> Any:
+def make_step(tx: fo.GradientTransformation) -> PyTree:
+    def train_step(params: PyTree, state: PyTree, images: jax.Array, labels: jax.Array) -> PyTree:
         loss, grads = jax.value_and_grad(loss_fn)(params, images, labels)
         updates, state = tx.update(grads, state, params)
         return fo.apply_updates(params, updates), state, loss
@@ -28,12 +29,12 @@ class Result(NamedTuple):
     """What training gives: the parameters, the test accuracy, and the largest differences from the torch face, after
     the first epoch and at the end. Rounding grows where a ReLU or a maximum switches: there the loss has a kink."""
 
-    params: Any
+    params: PyTree
     accuracy: float
     differences: tuple[float, float]
 
 
-def train_as_in_torch(optimizer: optim.Optimizer, digits: data.Digits, first: int, epochs: int) -> list[Any]:
+def train_as_in_torch(optimizer: optim.Optimizer, digits: data.Digits, first: int, epochs: int) -> list[PyTree]:
     """The same training with the stateful face, line by line what a torch user writes; the parameters after every
     epoch."""
     from tqdm import tqdm
@@ -49,7 +50,7 @@ def train_as_in_torch(optimizer: optim.Optimizer, digits: data.Digits, first: in
     return history
 
 
-def largest_difference(some: Any, others: Any) -> float:
+def largest_difference(some: PyTree, others: PyTree) -> float:
     differences = jax.tree.map(lambda a, b: float(np.max(np.abs(a - b))), some, others)
     return max(jax.tree.leaves(differences))
 

@@ -1,12 +1,13 @@
 """The line search of Hager and Zhang: secant steps in a bracket, until the approximate Wolfe conditions hold."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from functorch_optim.line_search.search import LineSearch, SearchState, Trial
 from functorch_optim.line_search.vectors import select
+from functorch_optim.typing import Numeric
 
 # EXPAND: no upper end yet; SHRINK: the upper end lies too high; then the rounds of secant2 and a bisection.
 EXPAND, SHRINK, SECANT, SECANT_AGAIN, BISECT = range(5)
@@ -38,10 +39,10 @@ class HagerZhang(LineSearch):
     SIAM J. Optim. 2005, section 4.
     """
 
-    error: Any = 0.0
+    error: Numeric = 0.0
     delta: float = 0.1
     sigma: float = 0.9
-    tolerance_change: Any = 1e-9
+    tolerance_change: Numeric = 1e-9
 
     def bracket_at(self, start: Trial) -> Bracket:
         return Bracket(jnp.asarray(EXPAND, jnp.int32), start.t, a=start, b=start, before=(start, start))

@@ -1,7 +1,7 @@
 """What a line search is: an object that knows scalars only, and the one loop that runs it along a direction."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from functorch_optim import axes
 from functorch_optim.base import Frozen
 from functorch_optim.line_search.vectors import Vector, select
+from functorch_optim.typing import Numeric, PyTree
 
 Objective = Callable[[Vector], tuple[jax.Array, Vector]]  # the value and the gradient
 
@@ -37,7 +38,7 @@ class SearchState(NamedTuple):
     max_iterations: jax.Array  # how many evaluations may follow the first
     size: jax.Array  # the direction's largest magnitude
     done: jax.Array
-    bracket: Any
+    bracket: PyTree
 
     def counted(self) -> "SearchState":
         """With one evaluation more."""
@@ -52,7 +53,9 @@ class SearchState(NamedTuple):
 class LineSearch(Frozen):
     """Base of the line searches: a subclass has its constants as fields, and says what a trial leads to."""
 
-    def init(self, start: Trial, t: Any, size: Any, max_iterations: Any, skip: Any = False) -> SearchState:
+    def init(
+        self, start: Trial, t: PyTree, size: Numeric, max_iterations: Numeric, skip: Numeric = False
+    ) -> SearchState:
         """The state before the first trial.
 
         Args:
@@ -73,7 +76,7 @@ class LineSearch(Frozen):
             bracket=self.bracket_at(start),
         )
 
-    def bracket_at(self, start: Trial) -> Any:
+    def bracket_at(self, start: Trial) -> PyTree:
         """What the search remembers before the first trial."""
         del start
         return ()

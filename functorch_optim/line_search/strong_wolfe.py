@@ -1,12 +1,13 @@
 """A line search for the strong Wolfe conditions: bracketing, then zooming, by cubic interpolation."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from functorch_optim.line_search.search import LineSearch, SearchState, Trial
 from functorch_optim.line_search.vectors import select
+from functorch_optim.typing import Numeric
 
 
 class Bracket(NamedTuple):
@@ -102,7 +103,7 @@ class StrongWolfe(LineSearch):
         )
 
 
-def cubic_interpolate(a: Trial, b: Trial, low: Any, high: Any) -> jax.Array:
+def cubic_interpolate(a: Trial, b: Trial, low: Numeric, high: Numeric) -> jax.Array:
     """The minimum of the cubic through two points and their slopes, limited to [low, high].
 
     Where there is none, the middle; where the value of a point is not finite, a tenth of the way from the other.

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from functorch_optim import axes
 from functorch_optim.base import Frozen
+from functorch_optim.typing import Numeric, PyTree
 
 
 class Vector(Frozen):
@@ -33,7 +34,7 @@ class Vector(Frozen):
     def __neg__(self) -> Self:
         return jax.tree.map(jnp.negative, self)
 
-    def __rmul__(self, factor: Any) -> Self:
+    def __rmul__(self, factor: Numeric) -> Self:
         return jax.tree.map(lambda x: factor * x, self)
 
     def dot(self, other: Self) -> jax.Array:
@@ -60,6 +61,6 @@ class Vector(Frozen):
 jax.tree_util.register_dataclass(Vector, ["parts"], ["over"])
 
 
-def select(condition: Any, a: Any, b: Any) -> Any:
+def select(condition: Numeric, a: Any, b: Any) -> PyTree:
     """``a`` where ``condition``, else ``b``: trees alike."""
     return jax.tree.map(lambda x, y: x if x is y else jnp.where(condition, x, y), a, b)

@@ -1,14 +1,14 @@
 """BFGS with the face that ``torch.optim.LBFGS`` has."""
 
-from typing import Any
-
 import jax.numpy as jnp
 
 from functorch_optim.algorithms.bfgs import BFGSState, bfgs
+from functorch_optim.hyperparams import Hyperparameter
 from functorch_optim.optim.engine.on_first import OnFirst
 from functorch_optim.optim.engine.protocol import Entry
 from functorch_optim.optim.minimizer import Minimizer, defaults
 from functorch_optim.optim.ownership import own
+from functorch_optim.typing import PyTree
 
 _ARRAYS = ("d", "H", "prev_flat_grad")
 _NUMBERS = ("t", "prev_loss", "loss_weight", "loss_size")
@@ -23,7 +23,7 @@ class BFGSCodec(OnFirst):
         numbers = {key: float(getattr(state, key)) for key in _NUMBERS}
         return {"d": state.d, "t": numbers.pop("t"), "H": state.H, "prev_flat_grad": state.prev_flat_grad, **numbers}
 
-    def from_entry(self, params: Any, entry: Entry, fresh: BFGSState) -> BFGSState:
+    def from_entry(self, params: PyTree, entry: Entry, fresh: BFGSState) -> BFGSState:
         del params
         missing = [key for key in (*_ARRAYS, "t", "prev_loss") if key not in entry]
         if missing:
@@ -64,12 +64,12 @@ class BFGS(Minimizer):
 
     def __init__(
         self,
-        params: Any,
-        lr: Any = 1,
+        params: PyTree,
+        lr: Hyperparameter = 1,
         max_iter: int = 20,
         max_eval: int | None = None,
-        tolerance_grad: Any = 1e-7,
-        tolerance_change: Any = 1e-9,
+        tolerance_grad: Hyperparameter = 1e-7,
+        tolerance_change: Hyperparameter = 1e-9,
         line_search_fn: str | None = None,
         maximize: bool = False,
     ) -> None:

@@ -1,7 +1,7 @@
 """Work on the state of single parameters: read it, write it, begin anew, exchange a parameter."""
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,6 +14,7 @@ from functorch_optim.optim.groups import Grouped
 from functorch_optim.optim.ownership import own_beside
 from functorch_optim.optim.views import Entry, State
 from functorch_optim.torch_tensors import as_array
+from functorch_optim.typing import Options, PyTree
 
 
 class Edited(Grouped):
@@ -34,29 +35,31 @@ class Edited(Grouped):
         found = {key: Entry(entry, functools.partial(self._change_entry, key)) for key, entry in pairs if entry}
         return State(found, self._change_state)
 
-    def _entries(self) -> list[dict[str, Any]]:
+    def _entries(self) -> list[dict[str, PyTree]]:
         """The state of every parameter, empty where there is none."""
         return self._engine.entries(self._layout)
 
     @property
-    def _keys(self) -> Sequence[Any]:
+    def _keys(self) -> Sequence[PyTree]:
         """What a parameter is called in :attr:`state`."""
         return self._layout.names if self._layout.names is not None else range(len(self._layout.group_of))
 
-    def _index_of(self, key: Any) -> int:
+    def _index_of(self, key: PyTree) -> int:
         if key not in self._keys:
             known = ", ".join(map(repr, self._keys[:10]))
             raise KeyError(f"the optimizer has no parameter {key!r}; it has {known}{', ...' * (len(self._keys) > 10)}")
         return self._keys.index(key)
 
-    def _change_entry(self, key: Any, change: Callable[[dict[str, Any]], Mapping[str, Any]]) -> Mapping[str, Any]:
+    def _change_entry(self, key: PyTree, change: Callable[[dict[str, PyTree]], Mapping[str, PyTree]]) -> Options:
         index = self._index_of(key)
         with self._transaction.changing:
             before = self._entries()[index]
             self._rewrite({index: _like_before(before, change(dict(before)))})
             return self._entries()[index]
 
-    def _change_state(self, change: Callable[[dict[Any, Any]], Mapping[Any, Any]]) -> Mapping[Any, Any]:
+    def _change_state(
+        self, change: Callable[[dict[PyTree, PyTree]], Mapping[PyTree, PyTree]]
+    ) -> Mapping[Hashable, PyTree]:
         with self._transaction.changing:
             before = dict(self.state)
             after = change(dict(before))
@@ -69,13 +72,15 @@ class Edited(Grouped):
             return dict(self.state)
 
     def _rewrite(
-        self, changes: Mapping[int, Mapping[str, Any]], parameters: tuple[list[Any], list[Any] | None] | None = None
+        self,
+        changes: Mapping[int, Mapping[str, PyTree]],
+        parameters: tuple[list[PyTree], list[PyTree] | None] | None = None,
     ) -> None:
         """Put other entries in the place of those of some parameters, and other ``parameters`` with their gradients."""
         self._need_engine()
         self._refuse_tracing()
         self._refuse_traced(jax.tree.leaves(list(changes.values())))
-        present: list[Any] = self._entries()
+        present: list[PyTree] = self._entries()
         for index, entry in changes.items():
             unknown = [key for key in entry if present[index] and key not in present[index]]
             if unknown and not self._engine.one_by_one:  # where each is read by itself, they are refused there
@@ -85,7 +90,7 @@ class Edited(Grouped):
                 )
         if self._engine.one_by_one:
             present = [None] * len(present)
-        entries = [changes.get(index, entry) for index, entry in enumerate(present)]
+        entries: list[PyTree] = [changes.get(index, entry) for index, entry in enumerate(present)]
         loaded = torch_layout.Loaded(
             [entry if entry is None else {key: as_array(value) for key, value in entry.items()} for entry in entries],
             list(range(len(entries))), [], [], [], [], None,
@@ -132,7 +137,7 @@ class Edited(Grouped):
                 indices = list(range(len(self._layout.group_of)))
             self._rewrite({index: {} for index in indices})
 
-    def replace(self, name: Any, array: Any, state: Any = None) -> None:
+    def replace(self, name: object, array: PyTree, state: PyTree = None) -> None:
         """Put another array, of another shape if need be, in the place of a parameter: to prune, to grow an embedding.
 
         Args:
@@ -177,11 +182,11 @@ class Edited(Grouped):
             self._rewrite(changes, (leaves, grads))
 
 
-def _like_before(before: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, Any]:
+def _like_before(before: Mapping[str, PyTree], entry: Mapping[str, PyTree]) -> dict[str, PyTree]:
     """The entry, its new arrays in the dtype of those in whose place they come."""
     result = {}
     for key, value in entry.items():
-        held: Any = before.get(key)
+        held: PyTree = before.get(key)
         value = as_array(value)
         if value is not held and getattr(held, "ndim", 0) and jnp.shape(value) == held.shape:
             value = jnp.asarray(value).astype(held.dtype)
@@ -189,7 +194,9 @@ def _like_before(before: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[st
     return result
 
 
-def _carried(entry: Mapping[str, Any], before: Any, array: Any, state: Any, label: str) -> dict[str, Any]:
+def _carried(
+    entry: Mapping[str, PyTree], before: PyTree, array: PyTree, state: PyTree, label: str
+) -> dict[str, PyTree]:
     """The entry of a parameter that is exchanged."""
     if state is None:
         if array.shape != before.shape:

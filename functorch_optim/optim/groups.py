@@ -1,8 +1,7 @@
 """The parameter groups of an optimizer: their options, checked and read, and groups that come later."""
 
 import weakref
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Sequence
 
 from functorch_optim import trees
 from functorch_optim.optim import options as group_options
@@ -14,12 +13,13 @@ from functorch_optim.optim.ownership import own
 from functorch_optim.optim.param_groups import check_dense, extended
 from functorch_optim.optim.values import Values
 from functorch_optim.optim.views import REFUSED, ParamGroups, added
+from functorch_optim.typing import Options, PyTree
 
 
 class Grouped(Values):
     """The part of an optimizer that has the groups."""
 
-    _given: list[Callable[[], Any]]  # weak references to the arrays that were given
+    _given: list[Callable[[], PyTree]]  # weak references to the arrays that were given
     _counts: list[int]  # the updates of each group
     _records: list[Record]  # what was read out of the groups last
 
@@ -27,9 +27,9 @@ class Grouped(Values):
         if isinstance(self._engine, NoAlgorithm):
             self._engine.refuse()
 
-    def _new_group(self, layout: Layout, index: int, given: Mapping[str, Any]) -> dict[str, Any]:
+    def _new_group(self, layout: Layout, index: int, given: Options) -> dict[str, PyTree]:
         """A group's dict in torch's order: the user's keys, the names, the defaults that are left; checked."""
-        group: dict[str, Any] = {"params": GroupParams(self, index), **given}
+        group: dict[str, PyTree] = {"params": GroupParams(self, index), **given}
         if layout.names is not None:
             names = zip(layout.names, layout.group_of, strict=True)
             group["param_names"] = [name for name, own_group in names if own_group == index]
@@ -37,7 +37,7 @@ class Grouped(Values):
         self._check_options(group, index)
         return group
 
-    def _check_options(self, group: Mapping[str, Any], index: int, live: bool = False) -> None:
+    def _check_options(self, group: Options, index: int, live: bool = False) -> None:
         """Raise unless the engine takes the options of a group, which is named; ``live`` ones each by itself."""
         try:
             self._engine.check(group, live)
@@ -45,7 +45,7 @@ class Grouped(Values):
             kind = ValueError if isinstance(error, ValueError) else TypeError
             raise kind(f"{error}, in parameter group {index}") from error
 
-    def add_param_group(self, param_group: Mapping[str, Any]) -> None:
+    def add_param_group(self, param_group: Options) -> None:
         """Take more parameters in, as a group of their own.
 
         Args:
@@ -91,7 +91,7 @@ class Grouped(Values):
 
             self._transaction.commit(commit)
 
-    def _check_new(self, index: int, leaves: Sequence[Any]) -> None:
+    def _check_new(self, index: int, leaves: Sequence[PyTree]) -> None:
         """Raise if an array of group ``index`` is one that the optimizer has."""
         held = {id(leaf): name for name, leaf in zip(self._layout.labels, self._leaves, strict=True)}
         given = zip(self._layout.labels, self._given, strict=False)  # a copy has none
@@ -107,12 +107,12 @@ class Grouped(Values):
         """The names of all options that a group may have."""
         return self.defaults.keys()
 
-    def _defaults_of(self, group: Mapping[str, Any]) -> Mapping[str, Any]:
+    def _defaults_of(self, group: Options) -> Options:
         """The options that a group has where it says nothing else."""
         del group
         return self.defaults
 
-    def _settings(self) -> list[dict[str, Any]]:
+    def _settings(self) -> list[dict[str, PyTree]]:
         """The options of every group as they stand now; the same dict as before where they are the same."""
         groups, records = self.param_groups, self._records
         if len(records) == len(groups) and type(groups) is ParamGroups and all(map(Record.holds, records, groups)):
@@ -133,7 +133,7 @@ class Grouped(Values):
             if not (isinstance(params := group.get("params"), GroupParams) and params.is_of(self, index)):
                 raise TypeError(f"'params' of parameter group {index} was written to: {REFUSED}")
 
-    def _numbers(self, group: Mapping[str, Any], count: int, index: int) -> dict[str, Any]:
+    def _numbers(self, group: Options, count: int, index: int) -> dict[str, PyTree]:
         """The options of one group that the engine reads."""
         engine = self._engine
         names, numbers = engine.reads(group)
@@ -142,7 +142,7 @@ class Grouped(Values):
         return values
 
 
-def weak(leaf: Any) -> Callable[[], Any]:
+def weak(leaf: PyTree) -> Callable[[], PyTree]:
     """A reference that does not keep the array that was given."""
     try:
         return weakref.ref(leaf)

@@ -7,11 +7,12 @@ import types
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from jax.profiler import TraceAnnotation
 
-Hook = Callable[..., Any]
+from functorch_optim.typing import PyTree
+
+Hook = Callable[..., PyTree]
 _ids = itertools.count()
 
 
@@ -39,7 +40,7 @@ class RemovableHandle:
     def __enter__(self) -> "RemovableHandle":
         return self
 
-    def __exit__(self, *exception: Any) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.remove()
 
 
@@ -53,12 +54,12 @@ class Hooks(OrderedDict[int, Hook]):
             self.move_to_end(handle.id, last=False)
         return handle
 
-    def call(self, *args: Any) -> None:
+    def call(self, *args: object) -> None:
         """Call all; what they return is ignored."""
         for hook in list(self.values()):
             hook(*args)
 
-    def replace(self, optimizer: Any, value: Any) -> Any:
+    def replace(self, optimizer: object, value: object) -> PyTree:
         """``value`` as the functions leave it, each of which may return another."""
         for hook in list(self.values()):
             result = hook(optimizer, value)
@@ -110,7 +111,7 @@ class Occasions:
     state_dict_post: Hooks = field(default_factory=Hooks)
     load_pre: Hooks = field(default_factory=Hooks)
     load_post: Hooks = field(default_factory=Hooks)
-    scheduled: Any = None  # what stood in the place of ``step`` when a scheduler began
+    scheduled: object = None  # what stood in the place of ``step`` when a scheduler began
 
 
 class Hooked:
@@ -119,7 +120,7 @@ class Hooked:
     def __init__(self) -> None:
         self._hooks = Occasions()
 
-    def __init_subclass__(cls, **options: Any) -> None:
+    def __init_subclass__(cls, **options: object) -> None:
         super().__init_subclass__(**options)
         if isinstance(vars(cls).get("step"), types.FunctionType):
             cls.step = with_hooks(vars(cls)["step"])  # pyright: ignore[reportAttributeAccessIssue] every subclass's own
@@ -158,12 +159,12 @@ class Hooked:
         return self._hooks.load_post.register(hook, prepend)
 
 
-def with_hooks(step: Callable[..., Any]) -> Callable[..., Any]:
+def with_hooks(step: Callable[..., PyTree]) -> Callable[..., PyTree]:
     """A class's ``step``, shown in JAX's profiler under torch's name, with the hooks around it."""
 
     @functools.wraps(step)
-    def wrapped(self: Hooked, *args: Any, **kwargs: Any) -> Any:
-        outer: tuple[Any, ...] = getattr(_running, "optimizers", ())
+    def wrapped(self: Hooked, *args: object, **kwargs: object) -> PyTree:
+        outer: tuple[PyTree, ...] = getattr(_running, "optimizers", ())
         if any(optimizer is self for optimizer in outer):  # a subclass's step that calls its base's
             return step(self, *args, **kwargs)
         try:
@@ -182,7 +183,7 @@ def with_hooks(step: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
-def _replaced(hook: Hook, result: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
+def _replaced(hook: Hook, result: PyTree, args: PyTree, kwargs: object) -> tuple[PyTree, PyTree]:
     if result is None:
         return args, kwargs
     if not (isinstance(result, tuple) and len(result) == 2):

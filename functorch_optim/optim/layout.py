@@ -9,6 +9,7 @@ import jax
 
 from functorch_optim import trees
 from functorch_optim.optim.views import refuse_edits
+from functorch_optim.typing import PyTree
 
 
 class Layout(NamedTuple):
@@ -36,22 +37,22 @@ class Layout(NamedTuple):
 class GroupParams(Sequence[jax.Array]):
     """The current parameters of one group, in order: ``group['params']``. A single one may be written."""
 
-    def __init__(self, optimizer: Any, index: int) -> None:
+    def __init__(self, optimizer: object, index: int) -> None:
         self._owner = weakref.ref(optimizer)  # no cycle: the arrays go when the optimizer does
         self._index = index
 
     @property
-    def _optimizer(self) -> Any:
+    def _optimizer(self) -> PyTree:
         optimizer = self._owner()
         if optimizer is None:
             raise ReferenceError("the optimizer of this group is gone")
         return optimizer
 
-    def is_of(self, optimizer: Any, index: int) -> bool:
+    def is_of(self, optimizer: object, index: int) -> bool:
         """Whether these are the parameters of this group."""
         return self._owner() is optimizer and self._index == index
 
-    def __deepcopy__(self, memo: Any) -> list[jax.Array]:
+    def __deepcopy__(self, memo: object) -> list[jax.Array]:
         return list(self)
 
     def _members(self) -> list[int]:
@@ -63,14 +64,14 @@ class GroupParams(Sequence[jax.Array]):
             leaves = optimizer._leaves
             return [leaves[member] for member in self._members()]
 
-    def __setitem__(self, index: Any, array: Any) -> None:
+    def __setitem__(self, index: Any, array: PyTree) -> None:
         member = self._members()[operator.index(index)]
         self._optimizer.replace(self._optimizer._keys[member], array)
 
     def __len__(self) -> int:
         return self._optimizer._layout.group_of.count(self._index)
 
-    def __getitem__(self, index: Any) -> Any:
+    def __getitem__(self, index: Any) -> PyTree:
         return self._leaves()[index]
 
     def __iter__(self) -> Iterator[jax.Array]:

@@ -1,15 +1,14 @@
 """L-BFGS with the face of ``torch.optim.LBFGS``."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
 from functorch_optim.algorithms.lbfgs import LBFGSState, lbfgs
+from functorch_optim.hyperparams import Hyperparameter
 from functorch_optim.optim.engine.on_first import OnFirst, flat, unflat
 from functorch_optim.optim.engine.protocol import Entry
 from functorch_optim.optim.minimizer import Minimizer, defaults
+from functorch_optim.typing import Options, PyTree
 
 
 class LBFGSCodec(OnFirst):
@@ -18,14 +17,14 @@ class LBFGSCodec(OnFirst):
     name = "lbfgs"
     scalars = ("t", "prev_loss", "H_diag")
 
-    def resized(self, state: LBFGSState, options: Mapping[str, Any]) -> LBFGSState | None:
+    def resized(self, state: LBFGSState, options: Options) -> LBFGSState | None:
         """With as many pairs as ``history_size`` says."""
         if options["history_size"] == state.ro.shape[0]:
             return None
         changes, steps, products = self._pairs(state)
         return _with_pairs(state, changes, steps, products, int(options["history_size"]))
 
-    def _pairs(self, state: LBFGSState) -> tuple[list[Any], list[Any], list[Any]]:
+    def _pairs(self, state: LBFGSState) -> tuple[list[PyTree], list[PyTree], list[PyTree]]:
         """The changes of the gradient, the steps and the products, each as a list."""
         size, number = state.ro.shape[0], int(state.n_pairs)
         order = [index % size for index in range(max(number - size, 0), number)]
@@ -46,7 +45,7 @@ class LBFGSCodec(OnFirst):
             "al": [None] * state.ro.shape[0],
         }
 
-    def from_entry(self, params: Any, entry: Entry, fresh: LBFGSState) -> LBFGSState:
+    def from_entry(self, params: PyTree, entry: Entry, fresh: LBFGSState) -> LBFGSState:
         missing = [key for key in ("old_dirs", "old_stps", "ro", "prev_flat_grad") if key not in entry]
         if missing:
             raise KeyError(f"the state of LBFGS has no {', '.join(missing)}; it has {', '.join(entry)}")
@@ -60,12 +59,14 @@ class LBFGSCodec(OnFirst):
         return _with_pairs(fresh._replace(**scalars, **vectors), changes, steps, products, fresh.ro.shape[0])
 
 
-def _with_pairs(state: LBFGSState, changes: list[Any], steps: list[Any], products: list[Any], size: int) -> LBFGSState:
+def _with_pairs(
+    state: LBFGSState, changes: list[object], steps: list[object], products: list[PyTree], size: int
+) -> LBFGSState:
     """The state with the last ``size`` of these pairs."""
     held = min(len(products), size)
 
-    def stacked(rows: list[Any], like: Any) -> Any:
-        def one(model: Any, *parts: Any) -> Any:
+    def stacked(rows: list[PyTree], like: PyTree) -> PyTree:
+        def one(model: PyTree, *parts: PyTree) -> PyTree:
             empty = jnp.zeros((size - held, *model.shape[1:]), model.dtype)
             whole = jnp.concatenate([jnp.stack(parts), empty]) if parts else empty
             return jax.device_put(whole, model.sharding)
@@ -110,12 +111,12 @@ class LBFGS(Minimizer):
 
     def __init__(
         self,
-        params: Any,
-        lr: Any = 1,
+        params: PyTree,
+        lr: Hyperparameter = 1,
         max_iter: int = 20,
         max_eval: int | None = None,
-        tolerance_grad: Any = 1e-7,
-        tolerance_change: Any = 1e-9,
+        tolerance_grad: Hyperparameter = 1e-7,
+        tolerance_change: Hyperparameter = 1e-9,
         history_size: int = 100,
         line_search_fn: str | None = None,
         maximize: bool = False,

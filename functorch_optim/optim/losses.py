@@ -5,7 +5,7 @@ import inspect
 import sys
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import jax
@@ -15,6 +15,7 @@ from functorch_optim.optim.tracing import refuse_traced
 from functorch_optim.optim.transaction import Compiled
 from functorch_optim.optim.watch import Closed, captured_arrays, watch
 from functorch_optim.sparse_grad import Sparse, value_and_sparse_grad
+from functorch_optim.typing import PyTree
 
 _PACKAGE = __name__.partition(".")[0] + "."
 _INSTEAD = "pass what changes as arguments, step(closure, *args) or backward(loss, *args)"
@@ -28,12 +29,12 @@ class CompiledLosses(Closed):
     """
 
     def __init__(self) -> None:
-        self._entries: dict[Any, dict[Any, _OfLoss]] = {}
-        self._compiles: dict[Any, int] = {}
+        self._entries: dict[Hashable, dict[Hashable, _OfLoss]] = {}
+        self._compiles: dict[Hashable, int] = {}
 
     def value_and_grad(
-        self, loss: Callable[..., Any], has_aux: bool, jit: bool, sparse: Sparse = ()
-    ) -> Callable[..., Any]:
+        self, loss: Callable[..., PyTree], has_aux: bool, jit: bool, sparse: Sparse = ()
+    ) -> Callable[..., PyTree]:
         if not jit:
             return differentiated(loss, has_aux, sparse)
         tables = sparse if callable(sparse) or isinstance(sparse, str) else tuple(sparse)
@@ -42,9 +43,9 @@ class CompiledLosses(Closed):
 
     def compiled(
         self,
-        loss: Callable[..., Any],
+        loss: Callable[..., PyTree],
         kind: Any,
-        make: Callable[[Any], Callable[..., Any]],
+        make: Callable[[PyTree], Callable[..., PyTree]],
         donated: tuple[int, ...] = (),
     ) -> Compiled:
         """``make(loss)``, compiled; the same function as before for the same loss and an equal ``kind``."""
@@ -58,7 +59,7 @@ class CompiledLosses(Closed):
     def _reference(self, loss: Any) -> Any:
         """A key that does not keep the loss alive, and takes its entries along when it goes."""
 
-        def forget(gone: Any) -> None:
+        def forget(gone: object) -> None:
             self._entries.pop(gone, None)
 
         try:
@@ -79,7 +80,7 @@ class CompiledLosses(Closed):
             return _Identity(owner), function
         return key
 
-    def _count(self, loss: Any, kind: Any, changed: bool) -> None:
+    def _count(self, loss: PyTree, kind: type, changed: bool) -> None:
         code = _code(loss)
         if code is None:
             return
@@ -93,7 +94,7 @@ class CompiledLosses(Closed):
 
 
 class _Identity:
-    def __init__(self, of: Any) -> None:
+    def __init__(self, of: object) -> None:
         self.of = of
 
     def __eq__(self, other: object) -> bool:
@@ -103,7 +104,7 @@ class _Identity:
         return id(self.of)
 
 
-def differentiated(loss: Callable[..., Any], has_aux: bool, sparse: Sparse) -> Callable[..., Any]:
+def differentiated(loss: Callable[..., PyTree], has_aux: bool, sparse: Sparse) -> Callable[..., PyTree]:
     """``value_and_grad``, with row-sparse gradients of the tables that ``sparse`` names."""
     if callable(sparse) or isinstance(sparse, str) or sparse:
         return value_and_sparse_grad(loss, sparse, has_aux)
@@ -116,22 +117,22 @@ class _OfLoss(Compiled):
     It refers to the loss weakly, or the cache would keep every loss alive; the caller holds it while it is called.
     """
 
-    def __init__(self, loss: Any, make: Callable[[Any], Callable[..., Any]], donated: tuple[int, ...]) -> None:
+    def __init__(self, loss: Any, make: Callable[[PyTree], Callable[..., PyTree]], donated: tuple[int, ...]) -> None:
         self.watch = Watch([], "")
         self._traced = False
-        self._captured: list[Any] = []
+        self._captured: list[PyTree] = []
         try:
-            self._loss: Any = weakref.WeakMethod(loss) if inspect.ismethod(loss) else weakref.ref(loss)
+            self._loss: Callable[[], Any] = weakref.WeakMethod(loss) if inspect.ismethod(loss) else weakref.ref(loss)
         except TypeError:
             self._loss = lambda: loss
         self._make = make
         super().__init__(self._run, donated)
 
-    def _run(self, *args: Any) -> Any:
+    def _run(self, *args: PyTree) -> PyTree:
         self._traced = True
         return self._make(self._loss())(*args)
 
-    def _called(self, function: Any, args: tuple[Any, ...]) -> Any:
+    def _called(self, function: Any, args: tuple[PyTree, ...]) -> PyTree:
         try:
             result = function(*args)
             if self.positions:
@@ -141,17 +142,17 @@ class _OfLoss(Compiled):
             raise
         return result
 
-    def finish(self, args: tuple[Any, ...]) -> None:
+    def finish(self, args: tuple[PyTree, ...]) -> None:
         """Look around where the function was traced, now or for arguments of another shape."""
         if self._traced:
             self._look_around(args)
             self._traced = False
 
-    def holds(self, loss: Any) -> bool:
+    def holds(self, loss: object) -> bool:
         """Whether the function is still that of the loss; not when it was interrupted before it could look around."""
         return not self._traced and self.watch.holds(loss)
 
-    def _look_around(self, args: Any) -> None:
+    def _look_around(self, args: PyTree) -> None:
         loss, unseen = self._loss(), self.watch.unseen
         self._captured += captured_arrays(self.traced(*args).jaxpr)  # which is not traced again
         self.watch = watch(loss, self._captured)
@@ -179,7 +180,7 @@ def _warn(message: str) -> None:
     warnings.warn(message, UserWarning, stacklevel=level)
 
 
-def takes_parameters(closure: Callable[..., Any]) -> bool:
+def takes_parameters(closure: Callable[..., PyTree]) -> bool:
     """Whether a closure needs an argument: ``closure(params)``, not torch's ``closure()``."""
     try:
         signature = inspect.signature(closure)

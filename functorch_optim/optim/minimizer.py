@@ -1,18 +1,19 @@
 """Optimizers that evaluate the loss themselves: a step is many iterations, in one compiled call."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 from functorch_optim.algorithms.quasi_newton import QuasiNewton
 from functorch_optim.base import Update
-from functorch_optim.hyperparams import as_count, data_options
+from functorch_optim.hyperparams import Hyperparameter, as_count, data_options
 from functorch_optim.optim.engine.by_tree import ByTree
 from functorch_optim.optim.engine.on_first import OnFirst
 from functorch_optim.optim.engine.protocol import Run
 from functorch_optim.optim.losses import takes_parameters
 from functorch_optim.optim.optimizer import Optimizer
 from functorch_optim.optim.processes import check_same_everywhere
+from functorch_optim.typing import Options, PyTree
 
 
 class Minimizer(Optimizer):
@@ -20,7 +21,7 @@ class Minimizer(Optimizer):
 
     codec: ClassVar[OnFirst]
 
-    def __init__(self, params: Any, defaults: Mapping[str, Any]) -> None:
+    def __init__(self, params: PyTree, defaults: Options) -> None:
         super().__init__(params, defaults)
         if len(self.param_groups) != 1:
             raise ValueError(f"{type(self).__name__} doesn't support per-parameter options (parameter groups)")
@@ -32,11 +33,11 @@ class Minimizer(Optimizer):
         assert isinstance(update, Update) and isinstance(update.of, QuasiNewton)
         return ByTree(make, names, set(names) - data_options(type(update.of)).keys(), self.codec, strict=True)
 
-    def add_param_group(self, param_group: Mapping[str, Any]) -> None:
+    def add_param_group(self, param_group: Options) -> None:
         """There is one group: this raises ValueError."""
         raise ValueError(f"{type(self).__name__} doesn't support per-parameter options (parameter groups)")
 
-    def step(self, closure: Any = None, *args: Any) -> Any:
+    def step(self, closure: Any = None, *args: PyTree) -> PyTree:
         """Up to ``max_iter`` iterations, in one compiled call.
 
         Args:
@@ -64,14 +65,19 @@ class Minimizer(Optimizer):
         check_same_everywhere(args, self._leaves, name)
         return self._change(functools.partial(self._minimise, closure, args), {0})
 
-    def _minimise(self, closure: Callable[..., Any], args: tuple[Any, ...], run: Run) -> Any:
+    def _minimise(self, closure: Callable[..., PyTree], args: tuple[PyTree, ...], run: Run) -> PyTree:
         assert isinstance(self._engine, ByTree)
         return self._engine.step_by_loss(self._layout, self._held, self._losses, closure, args, self._settings(), run)
 
 
 def defaults(
-    lr: Any, max_iter: Any, max_eval: Any, tolerances: tuple[Any, Any], maximize: bool, **own: Any
-) -> dict[str, Any]:
+    lr: Hyperparameter,
+    max_iter: object,
+    max_eval: object,
+    tolerances: tuple[object, object],
+    maximize: bool,
+    **own: object,
+) -> dict[str, PyTree]:
     """The options of a group in torch's order; ``maximize``, which torch has not, only where it is given."""
     return {
         "lr": lr,

@@ -3,7 +3,6 @@
 import functools
 import inspect
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
 
 from functorch_optim.algorithms.adamw import adamw
 from functorch_optim.algorithms.muon import muon
@@ -13,9 +12,10 @@ from functorch_optim.optim.engine.kinds import Algorithms
 from functorch_optim.optim.engine.torch_habits import FUNCTIONAL_ONLY
 from functorch_optim.optim.optimizer import Optimizer
 from functorch_optim.optim.param_groups import GroupRules
+from functorch_optim.typing import Options, PyTree
 
 
-def _defaults(constructor: Callable[..., Any], only_if_given: Collection[str] = ()) -> dict[str, Any]:
+def _defaults(constructor: Callable[..., PyTree], only_if_given: Collection[str] = ()) -> dict[str, PyTree]:
     parameters = inspect.signature(constructor).parameters
     return {name: parameter.default for name, parameter in parameters.items() if name not in only_if_given}
 
@@ -52,13 +52,13 @@ class MuonAdamW(Optimizer):
 
     def __init__(
         self,
-        params: Any,
-        muon_options: Mapping[str, Any] | None = None,
-        adamw_options: Mapping[str, Any] | None = None,
-        use_muon: Callable[[str, Any], bool] | None = None,
+        params: PyTree,
+        muon_options: Options | None = None,
+        adamw_options: Options | None = None,
+        use_muon: Callable[[str, PyTree], bool] | None = None,
     ) -> None:
         own = dict(muon_options or {})
-        self._options: dict[str | None, dict[str, Any]] = {
+        self._options: dict[str | None, dict[str, PyTree]] = {
             "muon": _filled("muon", _MUON, own, _ONLY_IF_GIVEN),
             "adamw": _filled("adamw", _ADAMW, dict(adamw_options or {}), ()),
         }
@@ -73,31 +73,32 @@ class MuonAdamW(Optimizer):
                 _check_algorithm(index, group)
         super().__init__(params, self._options["adamw"], group_rules=rules)
 
-    def add_param_group(self, param_group: Mapping[str, Any]) -> None:
+    def add_param_group(self, param_group: Options) -> None:
         """As for every optimizer; the group must say its ``algorithm``."""
         if isinstance(param_group, Mapping):
             _check_algorithm(len(self.param_groups), param_group)
         super().add_param_group(param_group)
 
     def _make_engine(self) -> ByParameter:
-        makers: dict[str | None, Callable[..., Any]] = {"muon": functools.partial(muon, batched=False), "adamw": adamw}
+        makers: dict[str | None, Callable[..., PyTree]] = {
+            "muon": functools.partial(muon, batched=False),
+            "adamw": adamw,
+        }
         return ByParameter(Algorithms(makers, self._options))
 
     def _known_options(self) -> Collection[str]:
         return {key for options in self._options.values() for key in options}
 
-    def _defaults_of(self, group: Mapping[str, Any]) -> Mapping[str, Any]:
+    def _defaults_of(self, group: Options) -> Options:
         return self._options.get(group.get("algorithm"), self._options["adamw"])
 
 
-def _check_algorithm(index: int, group: Mapping[str, Any]) -> None:
+def _check_algorithm(index: int, group: Options) -> None:
     if "algorithm" not in group:
         raise ValueError(f"parameter group {index} must say its algorithm, 'muon' or 'adamw'")
 
 
-def _filled(
-    algorithm: str, defaults: Mapping[str, Any], given: Mapping[str, Any], more: Collection[str]
-) -> dict[str, Any]:
+def _filled(algorithm: str, defaults: Options, given: Options, more: Collection[str]) -> dict[str, PyTree]:
     unknown = [key for key in given if key not in defaults and key not in more]
     if unknown:
         raise TypeError(

@@ -1,6 +1,6 @@
 """The stateful face of torch.optim over the functional core."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from typing import Any, ClassVar
 
 import jax
@@ -22,6 +22,7 @@ from functorch_optim.optim.saved import Saved
 from functorch_optim.optim.tracing import trace_state
 from functorch_optim.optim.transaction import Arguments, Commit, Compiled, Transaction
 from functorch_optim.optim.views import ParamGroups
+from functorch_optim.typing import Options, PyTree
 
 __all__ = ["Optimizer", "register_optimizer_step_post_hook", "register_optimizer_step_pre_hook"]
 
@@ -66,7 +67,7 @@ class Optimizer(Saved):
 
     constructor: ClassVar[Callable[..., GradientTransformation] | None] = None
 
-    def __init__(self, params: Any, defaults: Mapping[str, Any], *, group_rules: GroupRules = ()) -> None:
+    def __init__(self, params: PyTree, defaults: Options, *, group_rules: GroupRules = ()) -> None:
         super().__init__()
         self.defaults = dict(defaults)
         group_options.check_flags(self.defaults)
@@ -94,8 +95,8 @@ class Optimizer(Saved):
     def from_transform(
         cls,
         make: Callable[..., GradientTransformation],
-        params: Any,
-        defaults: Mapping[str, Any],
+        params: PyTree,
+        defaults: Options,
         static: Collection[str] = (),
         *,
         group_rules: GroupRules = (),
@@ -125,7 +126,7 @@ class Optimizer(Saved):
         """
         return _Composed(make, params, defaults, static, group_rules)
 
-    def transformation(self, **options: Any) -> GradientTransformation:
+    def transformation(self, **options: object) -> GradientTransformation:
         """What a group's options make; a subclass defines this and calls ``super().__init__(params, defaults)``."""
         raise NotImplementedError(f"{type(self).__name__} does not define transformation(self, **options)")
 
@@ -137,7 +138,7 @@ class Optimizer(Saved):
             return ByTree(self.transformation, list(self.defaults), ())
         return NoAlgorithm(type(self).__name__)
 
-    def step(self, closure: Any = None, *args: Any) -> Any:
+    def step(self, closure: Any = None, *args: PyTree) -> PyTree:
         """Update the parameters.
 
         Args:
@@ -171,7 +172,7 @@ class Optimizer(Saved):
         self._step(grads)
         return loss
 
-    def _is_closure(self, given: Any) -> bool:
+    def _is_closure(self, given: object) -> bool:
         """Whether this is a function and not gradients; a module of functions is a tree, and may be either."""
         if not callable(given) or type(given) is type(self._tree()):
             return False
@@ -183,7 +184,7 @@ class Optimizer(Saved):
             return True
         return False
 
-    def _step(self, grads: list[Any] | None) -> None:
+    def _step(self, grads: list[PyTree] | None) -> None:
         """Update with these gradients, or with the accumulated ones."""
         with self._transaction.changing:
             self._need_engine()
@@ -196,11 +197,11 @@ class Optimizer(Saved):
                 self._change(lambda run: engine.step(self._layout, self._held, used, settings, run, in_place), updated)
             self._opt_called = True
 
-    def _change(self, step: Callable[..., Any], updated: Collection[int]) -> Any:
+    def _change(self, step: Callable[..., PyTree], updated: Collection[int]) -> PyTree:
         """``step(run)`` as one change of the optimizer, in which the groups ``updated`` count an update."""
 
-        def run(compiled: Compiled, arguments: Arguments, commit: Commit) -> Any:
-            def commit_and_count(result: Any) -> None:
+        def run(compiled: Compiled, arguments: Arguments, commit: Commit) -> PyTree:
+            def commit_and_count(result: PyTree) -> None:
                 commit(result)
                 for group in updated:
                     self._counts[group] += 1
@@ -217,7 +218,7 @@ class Optimizer(Saved):
                 self._check_alive()
                 raise
 
-    def functional(self) -> tuple[GradientTransformation, Any, Any]:
+    def functional(self) -> tuple[GradientTransformation, PyTree, PyTree]:
         """``(tx, params, state)`` to go on with in a compiled loop; :meth:`restore` takes back what comes of it.
 
         Several groups become a :func:`functorch_optim.partition`, also parameters of one group whose numbers of
@@ -242,7 +243,7 @@ class Optimizer(Saved):
             tx, state = self._engine.functional(self._layout, self._leaves, self.param_groups, settings, self._counts)
             return tx, self._tree(), state
 
-    def restore(self, params: Any, state: Any) -> None:
+    def restore(self, params: PyTree, state: PyTree) -> None:
         """Take parameters and state from a functional loop that :meth:`functional` began.
 
         Raises:
@@ -276,8 +277,8 @@ class _Composed(Optimizer):
     def __init__(
         self,
         make: Callable[..., GradientTransformation],
-        params: Any,
-        defaults: Mapping[str, Any],
+        params: PyTree,
+        defaults: Options,
         static: Collection[str],
         group_rules: GroupRules,
     ) -> None:

@@ -1,16 +1,17 @@
 """The numbers of a parameter group as they stand now: what a step reads out of ``param_groups``."""
 
 import operator
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from jax.core import Tracer
 
 from functorch_optim.base import Frozen
 from functorch_optim.hyperparams import Beta
+from functorch_optim.typing import Options, PyTree
 
 
-def value_at(value: Any, count: int) -> Any:
+def value_at(value: Any, count: int) -> PyTree:
     """An option's value before update number ``count`` (the first is 0): a Python float, or what is no number.
 
     Schedules are evaluated, arrays of one element read, lists and tuples (betas) become tuples. What is traced stays.
@@ -28,24 +29,24 @@ def value_at(value: Any, count: int) -> Any:
     return float(value) if hasattr(value, "__float__") else value
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: object) -> bool:
     """Whether what :func:`value_at` gave is a number, or a tuple of numbers."""
     if isinstance(value, tuple) and not isinstance(value, Beta):
         return any(map(is_number, value)) and all(item is None or is_number(item) for item in value)
     return isinstance(value, float | Beta | Tracer)
 
 
-def is_traced(value: Any) -> bool:
+def is_traced(value: object) -> bool:
     """Whether an option is traced, or one of a tuple of them."""
     return isinstance(value, Tracer) or (isinstance(value, tuple | list) and any(map(is_traced, value)))
 
 
-def is_zero(value: Any) -> bool:
+def is_zero(value: object) -> bool:
     """Whether an option is zero; of a traced one that is not known."""
     return not isinstance(value, Tracer) and value == 0
 
 
-def check_flags(options: Mapping[str, Any]) -> None:
+def check_flags(options: Options) -> None:
     """torch's rules for flags that exclude each other.
 
     Raises:
@@ -59,7 +60,7 @@ def check_flags(options: Mapping[str, Any]) -> None:
         raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
 
 
-def plain(value: Any, count: int) -> Any:
+def plain(value: object, count: int) -> PyTree:
     """The same for ``state_dict``: Python numbers as they are, a :class:`Beta` as its value."""
     if isinstance(value, int):
         return value
@@ -69,14 +70,14 @@ def plain(value: Any, count: int) -> Any:
     return tuple(plain(item, count) for item in value) if isinstance(value, tuple) else value
 
 
-def is_schedule(value: Any) -> bool:
+def is_schedule(value: object) -> bool:
     """Whether an option holds a schedule, or several options in a tuple of which one does."""
     return callable(value) or (isinstance(value, tuple | list) and any(map(is_schedule, value)))
 
 
 def read(
-    group: Mapping[str, Any], names: Iterable[str], data: Collection[str], strict: bool, count: int, index: int
-) -> dict[str, Any]:
+    group: Options, names: Iterable[str], data: Collection[str], strict: bool, count: int, index: int
+) -> dict[str, PyTree]:
     """The options ``names`` of a group, those in ``data`` as numbers, or with ``strict=False`` where they are.
 
     Raises:
@@ -106,16 +107,16 @@ class Record:
 
     __slots__ = ("_keys", "_values", "options")
 
-    def __init__(self, group: Mapping[str, Any], options: dict[str, Any]) -> None:
+    def __init__(self, group: Options, options: dict[str, PyTree]) -> None:
         self._keys, self._values = list(group), list(group.values())
         self.options = options
 
-    def holds(self, group: Mapping[str, Any]) -> bool:
+    def holds(self, group: Options) -> bool:
         """Whether the group has the same keys and the very same values."""
         return list(group) == self._keys and all(map(operator.is_, group.values(), self._values))
 
 
-def is_constant(value: Any) -> bool:
+def is_constant(value: object) -> bool:
     """Whether an option is a plain value, which nobody can change without writing another into the group."""
     if isinstance(value, tuple):
         return all(map(is_constant, value))
@@ -128,11 +129,11 @@ class Delayed(Frozen):
     schedule: Any
     by: int
 
-    def __call__(self, step: Any) -> Any:
+    def __call__(self, step: Any) -> PyTree:
         return self.schedule(step + self.by)
 
 
-def delayed(value: Any, by: int) -> Any:
+def delayed(value: object, by: int) -> PyTree:
     """An option for a functional transformation whose step runs ``by`` updates behind the group's count."""
     if isinstance(value, tuple | list) and not isinstance(value, Beta):
         return tuple(delayed(item, by) for item in value)

@@ -1,7 +1,6 @@
 """Arrays that the optimizer may overwrite: its own, unless somebody else holds them too."""
 
 import sys
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,15 +8,16 @@ import numpy as np
 from jax.core import Tracer
 
 from functorch_optim.placement import divides, sharding_of
+from functorch_optim.typing import PyTree
 
 
-def own(array: Any) -> jax.Array:
+def own(array: PyTree) -> jax.Array:
     """A copy in a buffer that nobody else has, not weakly typed, with the array's sharding."""
     array = array if hasattr(array, "dtype") else np.asarray(array)
     return jnp.array(array, dtype=jax.dtypes.canonicalize_dtype(array.dtype), copy=True)
 
 
-def own_beside(array: Any, model: Any) -> jax.Array:
+def own_beside(array: PyTree, model: PyTree) -> jax.Array:
     """A copy as :func:`own` makes it, which stands where ``model`` stands unless the array is committed elsewhere."""
     copied = own(array)
     if isinstance(copied, Tracer) or isinstance(model, Tracer) or not model.committed:
@@ -28,7 +28,7 @@ def own_beside(array: Any, model: Any) -> jax.Array:
     return copied if sharding is None else jax.device_put(copied, sharding)
 
 
-def _references(tree: Any) -> list[int]:
+def _references(tree: PyTree) -> list[int]:
     """How many references each leaf has, counted in one and the same way at import and later."""
     leaves = jax.tree.leaves(tree)
     return [sys.getrefcount(leaf) for leaf in leaves]
@@ -38,7 +38,7 @@ def _references(tree: Any) -> list[int]:
 _ALONE = _references([(object(),)])[0]
 
 
-def exclusive(tree: Any, holders: int = 1) -> Any:
+def exclusive(tree: PyTree, holders: int = 1) -> PyTree:
     """``tree`` with a copy in the place of every array that somebody besides ``holders`` containers refers to.
 
     An array that a user keeps, from ``params`` or ``state_dict`` say, is thereby left alone when the tree is donated.

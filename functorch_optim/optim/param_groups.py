@@ -11,8 +11,9 @@ import numpy as np
 
 from functorch_optim import trees, variables
 from functorch_optim.optim.layout import Layout
+from functorch_optim.typing import Options, PyTree
 
-GroupRules = Sequence[tuple[str | Callable[[str, Any], bool], Mapping[str, Any]]]
+GroupRules = Sequence[tuple[str | Callable[[str, PyTree], bool], Mapping[str, PyTree]]]
 
 # Keys that torch and its schedulers put into groups: never taken for a misspelt option.
 _KNOWN_EXTRAS = {"initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr", "param_names", "name"}
@@ -26,21 +27,21 @@ _SETS = (
 class Parsed(NamedTuple):
     """The leaves of the parameters, how they are laid out, and what stood beside them in each group."""
 
-    leaves: list[Any]
+    leaves: list[PyTree]
     layout: Layout
-    options: list[dict[str, Any]]
+    options: list[dict[str, PyTree]]
 
 
 class _Body(NamedTuple):
     """The parameters of one group. ``own_names`` says that the user gave the names, one by one."""
 
-    tree: Any
-    leaves: list[Any]
+    tree: PyTree
+    leaves: list[PyTree]
     names: list[str] | None
     own_names: bool = False
 
 
-def parse(params: Any, group_rules: GroupRules, known: Collection[str]) -> Parsed:
+def parse(params: PyTree, group_rules: GroupRules, known: Collection[str]) -> Parsed:
     """Read ``params`` in any of the forms an optimizer takes; ``known`` are the options of a group.
 
     Raises:
@@ -59,7 +60,7 @@ def parse(params: Any, group_rules: GroupRules, known: Collection[str]) -> Parse
     return Parsed(body.leaves, Layout(trees.Structure.of(body.tree), body.names, [0] * len(body.leaves)), [{}])
 
 
-def _listed(params: Any, complaint: str) -> Any:
+def _listed(params: PyTree, complaint: str) -> PyTree:
     """Pytrees as they are, other iterables as a list."""
     if isinstance(params, set | frozenset):
         raise TypeError(_SETS)
@@ -72,15 +73,15 @@ def _listed(params: Any, complaint: str) -> Any:
     return list(params)
 
 
-def _is_array(value: Any) -> bool:
+def _is_array(value: object) -> bool:
     return isinstance(value, jax.Array | np.ndarray | np.generic)
 
 
-def _is_pair(value: Any) -> bool:
+def _is_pair(value: object) -> bool:
     return isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], str)
 
 
-def _body(params: Any) -> _Body:
+def _body(params: PyTree) -> _Body:
     """One group's parameters: named pairs, a flat list of arrays (no names), or a tree; of a module its parameters."""
     params = variables.parameters(params)
     if type(params) in (list, tuple):
@@ -104,7 +105,7 @@ def _body(params: Any) -> _Body:
     return _Body(params, leaves, names)
 
 
-def _check_leaves(names: Iterable[str], leaves: Iterable[Any]) -> None:
+def _check_leaves(names: Iterable[str], leaves: Iterable[PyTree]) -> None:
     for name, leaf in zip(names, leaves, strict=True):
         if not trees.is_sparse(leaf):  # of which check_dense tells by torch's numbers
             trees.check_parameter(name, leaf)
@@ -140,7 +141,7 @@ def _check_unique(names: Sequence[str]) -> None:
         raise ValueError(f"several parameters have the name {', '.join(map(trees.quote, repeated))}")
 
 
-def _check_distinct(arrays: Sequence[Any]) -> None:
+def _check_distinct(arrays: Sequence[PyTree]) -> None:
     first: dict[int, int] = {}
     for index, array in enumerate(arrays):
         if id(array) in first:
@@ -151,7 +152,7 @@ def _check_distinct(arrays: Sequence[Any]) -> None:
         first[id(array)] = index
 
 
-def _groups(elements: Sequence[Mapping[str, Any]], known: Collection[str]) -> Parsed:
+def _groups(elements: Sequence[Mapping[str, PyTree]], known: Collection[str]) -> Parsed:
     pairs = [_element(index, element, known) for index, element in enumerate(elements)]
     bodies, options = [body for body, _ in pairs], [own for _, own in pairs]
     named = [body.names is not None for body in bodies if body.leaves]
@@ -171,7 +172,7 @@ def _groups(elements: Sequence[Mapping[str, Any]], known: Collection[str]) -> Pa
     return Parsed([leaf for body in bodies for leaf in body.leaves], layout, options)
 
 
-def _element(index: int, element: Mapping[str, Any], known: Collection[str]) -> tuple[_Body, dict[str, Any]]:
+def _element(index: int, element: Mapping[str, PyTree], known: Collection[str]) -> tuple[_Body, dict[str, PyTree]]:
     """The parameters and the options of a group dict."""
     given = element["params"]
     given = [given] if _is_array(given) else _listed(given, f"params of parameter group {index} should be Tensors")
@@ -187,7 +188,7 @@ def _partly_named(named: bool) -> str:
     )
 
 
-def extended(layout: Layout, index: int, element: Any, known: Collection[str]) -> Parsed:
+def extended(layout: Layout, index: int, element: object, known: Collection[str]) -> Parsed:
     """The leaves and options of one more group, number ``index``, and the layout with it.
 
     The tree becomes the list of the old tree, or of the groups' trees where it was that, and of the new one.
@@ -251,7 +252,7 @@ def _ruled(body: _Body, group_rules: GroupRules, known: Collection[str]) -> Pars
     return Parsed(body.leaves, Layout(trees.Structure.of(body.tree), body.names, found), options + rest)
 
 
-def _matcher(pattern: Any) -> Callable[[str, Any], Any]:
+def _matcher(pattern: Any) -> Callable[[str, PyTree], PyTree]:
     """A rule's pattern as a function of a parameter's name and array."""
     if callable(pattern):
         return pattern
@@ -259,7 +260,7 @@ def _matcher(pattern: Any) -> Callable[[str, Any], Any]:
     return lambda name, array: search(name)
 
 
-def check_options(options: Mapping[str, Any], known: Collection[str], where: str) -> None:
+def check_options(options: Options, known: Collection[str], where: str) -> None:
     """Raise if a key looks like a misspelt option; any other key that is no option is the user's own."""
     for key in options:
         if not isinstance(key, str):

@@ -4,7 +4,7 @@ import inspect
 import operator
 import types
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,7 +34,7 @@ class Watch(NamedTuple):
     checks: list[Check]
     unseen: str
 
-    def holds(self, function: Any) -> bool:
+    def holds(self, function: object) -> bool:
         """Whether everything that ``function`` reads is what it was."""
         values = [function]
         try:
@@ -64,17 +64,17 @@ class Places:
     def __init__(self) -> None:
         self.found: set[int] = set()  # the identities of the arrays that are watched
         self._steps: list[tuple[int, Any]] = [(0, None)]
-        self._numbers: dict[Any, int] = {}
+        self._numbers: dict[Hashable, int] = {}
         self._watched: dict[int, tuple[str, Any]] = {}
 
-    def step(self, node: Node, key: Any, step: Callable[[Any], Any], value: Any) -> Node:
+    def step(self, node: Node, key: object, step: Callable[[Any], Any], value: object) -> Node:
         place = node.place, key
         if place not in self._numbers:
             self._numbers[place] = len(self._steps)
             self._steps.append((node.place, step))
         return Node(value, self._numbers[place])
 
-    def attribute(self, node: Node, name: str, value: Any) -> Node:
+    def attribute(self, node: Node, name: str, value: object) -> Node:
         return self.step(node, ("attribute", name), operator.attrgetter(name), value)
 
     def item(self, node: Node, key: Any) -> Node:

@@ -1,14 +1,15 @@
 """What must be the same in every process of a run over several."""
 
 import zlib
-from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from functorch_optim.typing import PyTree
 
-def check_same_everywhere(args: Any, params: list[Any], who: str) -> None:
+
+def check_same_everywhere(args: PyTree, params: list[PyTree], who: str) -> None:
     """Raise, in every process, unless the arguments that a process has for itself alone are equal in all.
 
     A line search decides by the loss. Processes that see other numbers go other ways, and each waits for collectives

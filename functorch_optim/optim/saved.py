@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from functorch_optim.optim import state_dict as torch_layout
 from functorch_optim.optim.edits import Edited
@@ -16,15 +17,16 @@ from functorch_optim.optim.layout import GroupParams
 from functorch_optim.optim.losses import CompiledLosses
 from functorch_optim.optim.tracing import trace_state
 from functorch_optim.optim.views import ParamGroups
+from functorch_optim.typing import PyTree
 
 
 class Saved(Edited, Hooked):
     """The part of an optimizer that is saved and loaded."""
 
-    forced: ClassVar[Mapping[str, Any]] = {}  # options that stay as the class sets them, whatever is loaded
-    _loaded_groups: list[dict[str, Any]] | None  # as they were loaded, for a scheduler that is next
+    forced: ClassVar[Mapping[str, PyTree]] = {}  # options that stay as the class sets them, whatever is loaded
+    _loaded_groups: list[dict[str, PyTree]] | None  # as they were loaded, for a scheduler that is next
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, PyTree]:
         """The state as torch lays it out: ``{"state": {number: slots}, "param_groups": [...]}``.
 
         Parameters are numbered through the groups in order; one that was never updated has no entry. Slots are arrays
@@ -42,10 +44,10 @@ class Saved(Edited, Hooked):
 
     def load_state_dict(
         self,
-        state_dict: Mapping[str, Any],
+        state_dict: Mapping[str, PyTree],
         match: str | None = None,
         strict: bool = True,
-        dtype: Any = None,
+        dtype: DTypeLike | None = None,
         keep: Collection[str] = (),
     ) -> torch_layout.NotLoaded:
         """Take over the state and the groups' options of a ``state_dict``, of torch's or of this library's.
@@ -99,10 +101,10 @@ class Saved(Edited, Hooked):
 
     def _load(
         self,
-        state_dict: Mapping[str, Any],
+        state_dict: Mapping[str, PyTree],
         match: str | None,
         strict: bool = True,
-        dtype: Any = None,
+        dtype: DTypeLike | None = None,
         keep: Collection[str] = (),
     ) -> torch_layout.NotLoaded:
         """:meth:`load_state_dict` without its hooks."""
@@ -154,12 +156,12 @@ class Saved(Edited, Hooked):
         if unknown:
             raise ValueError(f"keep names {unknown}, which no parameter group has: the options are {sorted(known)}")
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         with self._transaction.handing:  # and with containers of its own: another thread may be in a step
             self._settle()
             groups = [{key: value for key, value in group.items() if key != "params"} for group in self.param_groups]
             held, engine = Leaves(list(self._held.arrays())), copy.copy(self._engine)
-            state = {**vars(self), "param_groups": groups, "_held": held, "_engine": engine}
+            state: dict[str, object] = {**vars(self), "param_groups": groups, "_held": held, "_engine": engine}
         state.update(_checked=None, _handed=[], _handed_grads=[], _records=[])
         del state["_losses"], state["_hooks"], state["_given"], state["_made_under"]
         return state

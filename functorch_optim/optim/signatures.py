@@ -14,13 +14,14 @@ from typing import Any, NamedTuple
 from functorch_optim.hyperparams import data_options, field_notes
 from functorch_optim.optim.optimizer import Optimizer
 from functorch_optim.optim.param_groups import GroupRules
+from functorch_optim.typing import Options, PyTree
 
 
 class Argument(NamedTuple):
     """An argument of a constructor: its type, its default, and what it is."""
 
-    type: Any
-    default: Any
+    type: object
+    default: object
     doc: str
 
 
@@ -69,7 +70,7 @@ class Declared(Optimizer):
     """
 
     def __init_subclass__(
-        cls, of: Callable[..., Any] | None = None, args: str = "", last: str = "", **more: Any
+        cls, of: Callable[..., PyTree] | None = None, args: str = "", last: str = "", **more: object
     ) -> None:
         super().__init_subclass__(**more)
         if of is not None:
@@ -82,7 +83,7 @@ class Declared(Optimizer):
             cls.__init__ = _init(cls, arguments, {*keywords, "group_rules"}, keys)
             cls.__doc__ = _docstring(cls, getattr(of, "func", of).__name__, arguments)
 
-    def _begin(self, params: Any, options: Mapping[str, Any], group_rules: GroupRules) -> None:
+    def _begin(self, params: PyTree, options: Options, group_rules: GroupRules) -> None:
         """What the constructor does with its arguments, the options in the order of a group's keys."""
         super().__init__(params, {**options, **self.forced}, group_rules=group_rules)
 

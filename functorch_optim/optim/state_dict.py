@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from functorch_optim import trees
 from functorch_optim.hyperparams import Beta
@@ -14,8 +15,9 @@ from functorch_optim.optim.layout import Layout
 from functorch_optim.optim.options import is_schedule, plain
 from functorch_optim.optim.ownership import own
 from functorch_optim.torch_tensors import as_array
+from functorch_optim.typing import Numeric, Options, PyTree
 
-Entry = dict[str, Any]
+Entry = dict[str, PyTree]
 Refused = dict[str, Exception]  # why a state does not fit, by parameter
 COUNT = "schedule_step"  # a group's count of updates, stored where a schedule stands in the group
 
@@ -38,7 +40,7 @@ class Loaded(NamedTuple):
 
     entries: list[Entry | None]
     order: list[int | None]
-    groups: list[dict[str, Any]]
+    groups: list[dict[str, PyTree]]
     counts: list[int]
     missing: list[str]
     unexpected: list[str]
@@ -48,7 +50,7 @@ class Loaded(NamedTuple):
 class _Pairing(NamedTuple):
     """Which saved parameter is which: the number of each leaf, and for each group the saved groups it comes from."""
 
-    number_of: list[Any]
+    number_of: list[PyTree]
     sources: list[list[int]]
     missing: list[str]
     unexpected: list[str]
@@ -59,11 +61,11 @@ _ABSENT = object()  # the number of a leaf that the state dict does not have
 
 def write(
     layout: Layout,
-    groups: Sequence[Mapping[str, Any]],
+    groups: Sequence[Mapping[str, PyTree]],
     numbers: Collection[str],
     counts: Sequence[int],
     entries: Sequence[Entry],
-) -> dict[str, Any]:
+) -> dict[str, PyTree]:
     """``{"state": {number: entry}, "param_groups": [...]}``; nothing in it is the live object.
 
     ``numbers`` names the options that are numbers; everything else in a group is kept as it is.
@@ -86,10 +88,10 @@ def write(
 
 def read(
     layout: Layout,
-    groups: Sequence[Mapping[str, Any]],
+    groups: Sequence[Mapping[str, PyTree]],
     counts: Sequence[int],
     numbers: Collection[str],
-    state_dict: Any,
+    state_dict: object,
     match: str | None,
     strict: bool,
 ) -> Loaded:
@@ -137,7 +139,7 @@ def read(
     return Loaded(entries, order, options, new_counts, pairing.missing, pairing.unexpected, warning)
 
 
-def _check_form(saved: Any, state: Any) -> None:
+def _check_form(saved: PyTree, state: PyTree) -> None:
     if not isinstance(saved, Sequence) or not all(isinstance(g, Mapping) and "params" in g for g in saved):
         raise ValueError("the 'param_groups' of a state_dict must be a list of dicts with the key 'params'")
     if not isinstance(state, Mapping):
@@ -147,7 +149,7 @@ def _check_form(saved: Any, state: Any) -> None:
             raise ValueError(f"the state of number {number} must be a dict, but it is {type(entry).__name__}")
 
 
-def count_of(step: Any) -> int:
+def count_of(step: Numeric) -> int:
     """A saved count of steps.
 
     Raises:
@@ -159,7 +161,7 @@ def count_of(step: Any) -> int:
     return int(array)
 
 
-def _has_names(layout: Layout, saved: Sequence[Mapping[str, Any]], match: str | None) -> bool:
+def _has_names(layout: Layout, saved: Sequence[Mapping[str, PyTree]], match: str | None) -> bool:
     """Whether parameters are found by their names."""
     both = layout.names is not None and all(len(g.get("param_names", ())) == len(g["params"]) for g in saved)
     if match == "name" and not both:
@@ -169,7 +171,7 @@ def _has_names(layout: Layout, saved: Sequence[Mapping[str, Any]], match: str | 
     return both and match != "position"
 
 
-def _by_name(layout: Layout, groups: Sequence[Any], saved: Sequence[Mapping[str, Any]]) -> _Pairing:
+def _by_name(layout: Layout, groups: Sequence[object], saved: Sequence[Mapping[str, PyTree]]) -> _Pairing:
     """In any order and any grouping."""
     assert layout.names is not None
     pairs = [(name, index) for index, group in enumerate(saved) for name in group["param_names"]]
@@ -197,14 +199,16 @@ def _by_name(layout: Layout, groups: Sequence[Any], saved: Sequence[Mapping[str,
     )
 
 
-def _by_position(layout: Layout, groups: Sequence[Any], saved: Sequence[Mapping[str, Any]], strict: bool) -> _Pairing:
+def _by_position(
+    layout: Layout, groups: Sequence[object], saved: Sequence[Mapping[str, PyTree]], strict: bool
+) -> _Pairing:
     """As torch does: the groups in their order, and in each the parameters in theirs."""
     if strict and len(saved) != len(groups):
         raise ValueError(
             "loaded state dict has a different number of parameter groups: "
             f"{len(saved)}, the optimizer has {len(groups)}"
         )
-    number_of: list[Any] = [_ABSENT] * len(layout.group_of)
+    number_of: list[PyTree] = [_ABSENT] * len(layout.group_of)
     missing: list[str] = []
     unexpected = [str(number) for group in saved[len(groups) :] for number in group["params"]]
     for index in range(len(groups)):
@@ -223,7 +227,7 @@ def _by_position(layout: Layout, groups: Sequence[Any], saved: Sequence[Mapping[
     return _Pairing(number_of, sources, missing, unexpected)
 
 
-def _merged(saved: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], list[str]]:
+def _merged(saved: Sequence[Mapping[str, PyTree]]) -> tuple[dict[str, PyTree], list[str]]:
     """The options that saved groups have in common, and the names of those in which they differ."""
     if len(saved) == 1:
         return {key: value for key, value in saved[0].items() if key not in ("params", "param_names")}, []
@@ -238,7 +242,7 @@ def _merged(saved: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], list[st
     return merged, unequal
 
 
-def _equal(one: Any, other: Any) -> bool:
+def _equal(one: Any, other: PyTree) -> bool:
     if one is other:
         return True
     if isinstance(one, list | tuple) and isinstance(other, list | tuple):
@@ -272,7 +276,7 @@ def check_strict(missing: Sequence[str], unexpected: Sequence[str], refused: Ref
         raise ValueError("\n".join(parts))
 
 
-def kept(value: Any, target: Any, dtype: Any, where: str) -> jax.Array:
+def kept(value: Any, target: Any, dtype: DTypeLike | None, where: str) -> jax.Array:
     """A saved array as an array of dtype ``target``, which is its own, or a wider one, unless ``dtype`` was asked for.
 
     Raises:
@@ -294,7 +298,7 @@ def kept(value: Any, target: Any, dtype: Any, where: str) -> jax.Array:
     return own(array if array.dtype == target else array.astype(target))
 
 
-def _count(group: Mapping[str, Any], entries: Sequence[Entry]) -> int:
+def _count(group: Options, entries: Sequence[Entry]) -> int:
     """How many updates a group has had: as it was saved, else as many as its parameter with the most."""
     return int(group.get(COUNT, max((_steps(entry) for entry in entries), default=0)))
 
@@ -308,8 +312,8 @@ def _steps(entry: Entry) -> int:
 
 
 def _options(
-    live: Mapping[str, Any], saved: Mapping[str, Any], unequal: Collection[str], numbers: Collection[str]
-) -> dict[str, Any]:
+    live: Options, saved: Mapping[str, PyTree], unequal: Collection[str], numbers: Collection[str]
+) -> dict[str, PyTree]:
     """A group's options after loading: the saved ones, but the live names, the live schedules, and what is unequal."""
     options = {
         key: _like(live.get(key), _number(key, value)) if key in numbers else copy.deepcopy(as_array(value))
@@ -324,18 +328,18 @@ def _options(
     return {**options, **stay}
 
 
-def _number(key: str, value: Any) -> Any:
+def _number(key: str, value: object) -> PyTree:
     try:
         return plain(as_array(value), 0)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{key!r} of the loaded state dict is no number: {error}") from error
 
 
-def _without_params(group: Mapping[str, Any]) -> dict[str, Any]:
+def _without_params(group: Options) -> dict[str, PyTree]:
     return {key: value for key, value in group.items() if key != "params"}
 
 
-def _like(live: Any, value: Any) -> Any:
+def _like(live: PyTree, value: object) -> PyTree:
     """A number that was saved, as a :class:`Beta` where the live option is one."""
     if isinstance(live, Beta):
         return Beta.of(value)

@@ -1,20 +1,20 @@
 """Other parameters and another state in an optimizer for a while."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 from functorch_optim import trees
 from functorch_optim.optim.optimizer import Optimizer
 from functorch_optim.optim.views import replaced
+from functorch_optim.typing import PyTree
 
 _WHO = "swap_in_optimizer_params_and_state"
 
 
 @contextmanager
 def swap_in_optimizer_params_and_state(
-    optimizer: Optimizer, swapin_parameters: Any, swapin_optim_state: Mapping[str, Any]
-) -> Iterator[None]:
+    optimizer: Optimizer, swapin_parameters: PyTree, swapin_optim_state: Mapping[str, PyTree]
+) -> Generator[None]:
     """Let the optimizer work on other parameters with another state, and give it back its own at the end.
 
     Inside, ``optimizer.params``, ``state``, ``param_groups`` and ``step`` are those of what was swapped in; take from
@@ -62,7 +62,9 @@ def swap_in_optimizer_params_and_state(
         optimizer._transaction.commit(lambda: _put_back(optimizer, kept, groups))
 
 
-def _put_back(optimizer: Optimizer, kept: dict[str, Any], groups: list[tuple[dict[str, Any], dict[str, Any]]]) -> None:
+def _put_back(
+    optimizer: Optimizer, kept: dict[str, PyTree], groups: list[tuple[dict[str, PyTree], dict[str, PyTree]]]
+) -> None:
     """What the optimizer had, and its groups' options."""
     vars(optimizer).update(kept)
     replaced(optimizer.param_groups, [group for group, _ in groups])
@@ -71,7 +73,7 @@ def _put_back(optimizer: Optimizer, kept: dict[str, Any], groups: list[tuple[dic
         group.update(own_options)
 
 
-def _check_groups(optimizer: Optimizer, state_dict: Any) -> None:
+def _check_groups(optimizer: Optimizer, state_dict: object) -> None:
     if not (isinstance(state_dict, Mapping) and {"state", "param_groups"} <= state_dict.keys()):
         raise RuntimeError(f"{_WHO} requires a DCP-style optimizer state_dict: a mapping with 'state', 'param_groups'")
     if len(state_dict["param_groups"]) != len(optimizer.param_groups):
@@ -101,7 +103,7 @@ def _check_groups(optimizer: Optimizer, state_dict: Any) -> None:
         )
 
 
-def _in_structure(optimizer: Optimizer, params: Any) -> Any:
+def _in_structure(optimizer: Optimizer, params: PyTree) -> PyTree:
     """The parameters in the optimizer's structure; those of a mapping by their names, or in their order."""
     layout = optimizer._layout
     if isinstance(params, Mapping) and layout.names is not None and set(params) == set(layout.names):
@@ -111,7 +113,7 @@ def _in_structure(optimizer: Optimizer, params: Any) -> Any:
     except ValueError:
         if not isinstance(params, Mapping) or layout.names is not None or len(params) != len(layout.group_of):
             raise
-        leaves: list[Any] = [None] * len(params)
+        leaves: list[PyTree] = [None] * len(params)
         for index, array in zip(layout.order, params.values(), strict=True):
             leaves[index] = array
         return layout.structure.unflatten(leaves)

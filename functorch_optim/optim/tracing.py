@@ -1,10 +1,10 @@
 """What an optimizer has to know of JAX's tracing: whether it is inside of a traced function, and what is traced."""
 
-from typing import Any
-
 import jax
 from jax.core import Tracer
 from jax.extend.core import get_opaque_trace_state
+
+from functorch_optim.typing import PyTree
 
 TRACED = (
     "the optimizer keeps its parameters outside of a traced function: inside one, use functional(), or an optimizer "
@@ -12,7 +12,7 @@ TRACED = (
 )
 
 
-def trace_state() -> Any:
+def trace_state() -> object:
     """Equal only within one and the same trace."""
     return get_opaque_trace_state(convention="functorch_optim")
 
@@ -20,7 +20,7 @@ def trace_state() -> Any:
 OUTSIDE = trace_state()
 
 
-def refuse_traced(leaves: Any) -> None:
+def refuse_traced(leaves: PyTree) -> None:
     """Raise if a leaf is traced: what is kept from step to step must be an array."""
     for leaf in jax.tree.leaves(leaves):
         if isinstance(leaf, Tracer):

@@ -14,15 +14,17 @@ from typing import Any
 import jax
 from jax.extend.core import jaxpr_as_fun
 
+from functorch_optim.typing import PyTree
+
 # The C functions below the public ones: a step asks for the handlers of all signals, in 2 microseconds and not in 60.
 _signal: Any = getattr(signal, "_signal", signal)
 _SIGNALS = sorted(map(int, signal.valid_signals()))
 
 
 # Named here: annotations of functions within functions are evaluated at every step.
-Args = tuple[Any, ...]
+Args = tuple[PyTree, ...]
 Arguments = Callable[[], Args]
-Commit = Callable[[Any], None]
+Commit = Callable[[PyTree], None]
 
 
 class CallsBackError(Exception):
@@ -37,7 +39,7 @@ class Compiled:
     raise then, too.
     """
 
-    def __init__(self, function: Callable[..., Any], positions: tuple[int, ...] = ()) -> None:
+    def __init__(self, function: Callable[..., PyTree], positions: tuple[int, ...] = ()) -> None:
         self.positions = positions
         self.calls_back = False
         self._quiet = jax.jit(_without_callbacks(function), donate_argnums=positions)
@@ -49,7 +51,7 @@ class Compiled:
             return False
         return not (jax.config.jax_debug_nans or jax.config.jax_debug_infs)  # pyright: ignore[reportAttributeAccessIssue] jax declares its flags at run time
 
-    def in_place(self, *args: Any) -> Any:
+    def in_place(self, *args: object) -> PyTree:
         """The results; arguments may be gone.
 
         Raises:
@@ -61,15 +63,15 @@ class Compiled:
             self.calls_back = True
             raise
 
-    def lower(self, *args: Any) -> Any:
+    def lower(self, *args: object) -> PyTree:
         """As :func:`jax.jit`'s, of the form that overwrites."""
         return self._quiet.lower(*args)
 
-    def traced(self, *args: Any) -> Any:
+    def traced(self, *args: object) -> PyTree:
         """As :func:`jax.jit`'s ``trace``, of the form that is called."""
         return (self._careful if self.calls_back else self._quiet).trace(*args)
 
-    def __call__(self, *args: Any) -> Any:
+    def __call__(self, *args: object) -> PyTree:
         """The results; all arguments stay."""
         if not self.positions and not self.calls_back:
             with contextlib.suppress(CallsBackError):
@@ -77,22 +79,22 @@ class Compiled:
         result = self._finished(self._called(self._careful, args), args)
         return jax.block_until_ready(result) if self.calls_back else result
 
-    def _finished(self, result: Any, args: tuple[Any, ...]) -> Any:
+    def _finished(self, result: PyTree, args: tuple[PyTree, ...]) -> PyTree:
         self.finish(args)
         return result
 
-    def _called(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    def _called(self, function: Callable[..., PyTree], args: tuple[PyTree, ...]) -> PyTree:
         return function(*args)
 
-    def finish(self, args: tuple[Any, ...]) -> None:
+    def finish(self, args: tuple[PyTree, ...]) -> None:
         """What is left to do after a call with ``args``; with :meth:`in_place` when its results are in their places."""
 
 
-def _without_callbacks(function: Callable[..., Any]) -> Callable[..., Any]:
+def _without_callbacks(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
     """``function``, which raises :class:`CallsBackError` while it is traced if it has effects beside its results."""
 
     @functools.wraps(function)  # profiles show its name
-    def checked(*args: Any) -> Any:
+    def checked(*args: object) -> PyTree:
         closed, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
         if closed.effects or _calls_back(closed.jaxpr):
             raise CallsBackError
@@ -113,7 +115,7 @@ def _calls_back(jaxpr: Any) -> bool:
     return False
 
 
-def _is_jaxpr(value: Any) -> bool:
+def _is_jaxpr(value: object) -> bool:
     return hasattr(value, "eqns")
 
 
@@ -128,7 +130,7 @@ class Uninterrupted:
 
     def __init__(self, committing: bool = True) -> None:
         self.committing = committing
-        self.overwritten: Sequence[Any] = ()
+        self.overwritten: Sequence[PyTree] = ()
         self._handlers: dict[int, Any] = {}
         self._waiting: list[tuple[int, Any]] = []
         self._over = False
@@ -152,7 +154,7 @@ class Uninterrupted:
         self._over = True
         self._deliver()
 
-    def _receive(self, number: int, frame: Any) -> None:
+    def _receive(self, number: int, frame: object) -> None:
         handler = self._handlers[number]
         waits = self.committing or handler is not signal.default_int_handler or _any_deleted(self.overwritten)
         if waits and not self._over:
@@ -175,7 +177,7 @@ class Uninterrupted:
                 self._deliver()
 
 
-def _any_deleted(arguments: Sequence[Any]) -> bool:
+def _any_deleted(arguments: Sequence[object]) -> bool:
     return any(leaf.is_deleted() for leaf in jax.tree.leaves(arguments) if isinstance(leaf, jax.Array))
 
 
@@ -190,7 +192,7 @@ class Transaction:
         self.changing = threading.RLock()
         self.handing = threading.RLock()
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> tuple[object, ...]:
         return Transaction, ()  # a copy is one of its own
 
     def commit(self, change: Callable[[], None]) -> None:
@@ -198,7 +200,7 @@ class Transaction:
         with Uninterrupted(), self.handing:
             change()
 
-    def run(self, compiled: Compiled, arguments: Arguments, commit: Commit) -> Any:
+    def run(self, compiled: Compiled, arguments: Arguments, commit: Commit) -> PyTree:
         """``commit(compiled(*arguments()))`` in one piece; returns the results.
 
         ``arguments`` gives arrays that nobody else holds where ``compiled`` overwrites them; ``commit``, which raises
@@ -216,7 +218,7 @@ class Transaction:
         self.commit(lambda: commit(result))
         return result
 
-    def _in_place(self, compiled: Compiled, arguments: Arguments, commit: Commit) -> tuple[Args, Any]:
+    def _in_place(self, compiled: Compiled, arguments: Arguments, commit: Commit) -> tuple[Args, PyTree]:
         """:meth:`run` where arguments are overwritten; the arguments and the results."""
         # Handlers wait from the beginning: what they took of the arrays that arguments() gives would be overwritten.
         with Uninterrupted(committing=False) as section, self.handing:

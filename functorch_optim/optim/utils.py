@@ -1,22 +1,22 @@
 """Clipping of gradients, as ``torch.nn.utils`` does it, on gradients as values."""
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from functorch_optim import axes, trees
 from functorch_optim.transforms.clipping import clip_by_value, scale_to_norm
+from functorch_optim.typing import Numeric, PyTree
 
 
 def clip_grad_norm(
-    grads: Any,
-    max_norm: Any,
+    grads: PyTree,
+    max_norm: Numeric,
     norm_type: float = 2.0,
     error_if_nonfinite: bool = False,
-    axis_name: Any = None,
-) -> tuple[Any, jax.Array]:
+    axis_name: PyTree = None,
+) -> tuple[PyTree, jax.Array]:
     """Scale gradients together so that their norm is at most ``max_norm``.
 
     ``g * min(1, max_norm / (norm + 1e-6))``, the norm being that of all entries as one vector.
@@ -54,16 +54,16 @@ def clip_grad_norm(
 
 
 @functools.partial(jax.jit, static_argnames=("norm_type", "axis_name"))
-def total_norm(grads: Any, norm_type: float = 2.0, axis_name: axes.Labels | None = None) -> jax.Array:
+def total_norm(grads: PyTree, norm_type: float = 2.0, axis_name: axes.Labels | None = None) -> jax.Array:
     """The p-norm of all entries of a tree as one vector, the norm of the leaves' norms; 0 of an empty tree.
 
     Example:
         >>> total_norm([jnp.array([3.0, -4.0]), None, jnp.array(1.0)], norm_type=float("inf")).item()
         4.0
     """
-    norms: list[Any] = []
+    norms: list[PyTree] = []
 
-    def add(leaf: Any) -> None:
+    def add(leaf: PyTree) -> None:
         magnitudes = jnp.abs(leaf.astype(trees.compute_dtype(leaf))).reshape(-1)
         norms.append(jnp.linalg.norm(magnitudes, norm_type) if leaf.size else jnp.zeros((), magnitudes.dtype))
 
@@ -79,7 +79,7 @@ def total_norm(grads: Any, norm_type: float = 2.0, axis_name: axes.Labels | None
 _scaled = jax.jit(functools.partial(scale_to_norm, who="clip_grad_norm"))
 
 
-def clip_grad_value(grads: Any, clip_value: Any) -> Any:
+def clip_grad_value(grads: PyTree, clip_value: Numeric) -> PyTree:
     """Limit every entry of the gradients to ``[-clip_value, clip_value]``, real and imaginary parts apart.
 
     Source: ``torch.nn.utils.clip_grad_value_``.

@@ -1,7 +1,6 @@
 """The parameters of an optimizer and their gradients: handed out, taken back, checked."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,24 +19,25 @@ from functorch_optim.optim.transaction import Compiled, Transaction
 from functorch_optim.optim.views import Handed, forgotten_if_refused, handed_tree
 from functorch_optim.sparse_grad import Sparse, named
 from functorch_optim.torch_tensors import as_array
+from functorch_optim.typing import Numeric, PyTree
 
 
 class Values:
     """The part of an optimizer that has the parameters and their gradients."""
 
-    defaults: dict[str, Any]
-    param_groups: list[dict[str, Any]]
+    defaults: dict[str, PyTree]
+    param_groups: list[dict[str, PyTree]]
     _engine: Engine
     _layout: Layout
     _held: Leaves
-    _grads: list[Any] | None
+    _grads: list[PyTree] | None
     _handed: list[Handed]  # trees of the parameters that may be written into
     _handed_grads: list[Handed]
-    _checked: Any  # the types of the gradients that have passed the checks
+    _checked: object  # the types of the gradients that have passed the checks
     _losses: CompiledLosses
     _transaction: Transaction
     _lent: bool  # whether functional() gave the arrays away, until restore()
-    _made_under: Any
+    _made_under: object
 
     @property
     def _leaves(self) -> list[jax.Array]:
@@ -46,7 +46,7 @@ class Values:
         return self._held.arrays()
 
     @property
-    def _gradients(self) -> list[Any] | None:
+    def _gradients(self) -> list[PyTree] | None:
         """The accumulated gradients, one by one."""
         self._settle()
         return self._grads
@@ -71,7 +71,7 @@ class Values:
                         self._grads, handed.leaves = grads, leaves
 
     @property
-    def params(self) -> Any:
+    def params(self) -> PyTree:
         """The current parameters in the structure they were given in.
 
         An iterable is given back as a list; with group dicts it is the list of the groups' trees. What is written into
@@ -89,20 +89,20 @@ class Values:
         with self._transaction.handing:
             return handed_tree(self._handed, self._layout.structure, self._leaves)
 
-    def _tree(self) -> Any:
+    def _tree(self) -> PyTree:
         """The current parameters in their structure, not watched."""
         with self._transaction.handing:
             return self._layout.structure.unflatten(self._leaves)
 
     @params.setter
-    def params(self, params: Any) -> None:
+    def params(self, params: PyTree) -> None:
         with self._transaction.changing:
             self._settle()
             held = self._taken(params)
             with self._transaction.handing:
                 self._held, self._handed = held, []
 
-    def _taken(self, params: Any) -> Leaves:
+    def _taken(self, params: PyTree) -> Leaves:
         """New values of the parameters, checked and copied."""
         self._refuse_tracing()
         models = self._held.arrays()
@@ -118,7 +118,7 @@ class Values:
         return Leaves(leaf if leaf is model else own_beside(leaf, model) for leaf, model in pairs)
 
     @property
-    def grads(self) -> Any:
+    def grads(self) -> PyTree:
         """The accumulated gradients as :func:`jax.grad` gives them, in the parameters' structure; None without any.
 
         What is written into the tree is taken over, with the checks of an assignment, at the next use of the optimizer:
@@ -129,7 +129,7 @@ class Values:
             return None if leaves is None else handed_tree(self._handed_grads, self._layout.structure, leaves)
 
     @grads.setter
-    def grads(self, grads: Any) -> None:
+    def grads(self, grads: PyTree) -> None:
         with self._transaction.changing:
             self._settle()
             new = None if grads is None else self._aligned(grads)
@@ -143,11 +143,11 @@ class Values:
         if isinstance(jnp.zeros(()), Tracer):  # no transformation that executes, and no compile-time evaluation
             raise RuntimeError(TRACED)
 
-    def _refuse_traced(self, leaves: list[Any]) -> None:
+    def _refuse_traced(self, leaves: list[PyTree]) -> None:
         if not self.defaults.get("differentiable") or trace_state() != self._made_under:
             refuse_traced(leaves)
 
-    def _aligned(self, grads: Any) -> list[Any]:
+    def _aligned(self, grads: PyTree) -> list[PyTree]:
         """The gradients in the order of the leaves, checked."""
         try:
             leaves = self._layout.structure.treedef.flatten_up_to(grads)
@@ -168,12 +168,12 @@ class Values:
 
     def backward(
         self,
-        loss_fn: Callable[..., Any],
-        *args: Any,
+        loss_fn: Callable[..., PyTree],
+        *args: object,
         has_aux: bool = False,
         jit: bool = True,
         sparse: Sparse = (),
-    ) -> Any:
+    ) -> PyTree:
         """The loss ``loss_fn(params, *args)``, whose gradients are added to :attr:`grads`.
 
         Args:
@@ -199,14 +199,14 @@ class Values:
             self._accumulate(grads)
         return value
 
-    def _evaluate(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    def _evaluate(self, function: Callable[..., PyTree], args: tuple[PyTree, ...]) -> PyTree:
         try:
             return function(self._tree(), *args)
         except (RuntimeError, ValueError):
             self._check_alive()
             raise
 
-    def _accumulate(self, grads: list[Any]) -> None:
+    def _accumulate(self, grads: list[PyTree]) -> None:
         self._settle()
         self._handed_grads = []
         if self._grads is None:
@@ -217,7 +217,7 @@ class Values:
             self._grads = _add(self._grads, grads)
             return
 
-        def commit(total: list[Any]) -> None:
+        def commit(total: list[PyTree]) -> None:
             self._grads = total
 
         self._transaction.run(_add_dense, lambda: (exclusive(self._grads), grads), commit)
@@ -240,15 +240,15 @@ class Values:
                 new = [leaf if leaf is None else rows.zeros_like(leaf) for leaf in grads]
             self._grads, self._handed_grads = new, []
 
-    def clip_grad_norm(self, max_norm: Any, norm_type: float = 2.0, error_if_nonfinite: bool = False) -> jax.Array:
+    def clip_grad_norm(self, max_norm: Numeric, norm_type: float = 2.0, error_if_nonfinite: bool = False) -> jax.Array:
         """:func:`functorch_optim.optim.utils.clip_grad_norm` on :attr:`grads`; returns the total norm."""
         return self._clipped(lambda grads: utils.clip_grad_norm(grads, max_norm, norm_type, error_if_nonfinite))
 
-    def clip_grad_value(self, clip_value: Any) -> None:
+    def clip_grad_value(self, clip_value: Numeric) -> None:
         """:func:`functorch_optim.optim.utils.clip_grad_value` on :attr:`grads`."""
         self._clipped(lambda grads: (utils.clip_grad_value(grads, clip_value), None))
 
-    def _clipped(self, clip: Callable[[Any], tuple[Any, Any]]) -> Any:
+    def _clipped(self, clip: Callable[[PyTree], tuple[PyTree, PyTree]]) -> PyTree:
         """Put what ``clip`` makes of the gradients in their place; the second thing that it returns."""
         with self._transaction.changing:
             self._refuse_tracing()
@@ -259,7 +259,7 @@ class Values:
 
     def _check_alive(self, wait: bool = True) -> None:
         """Say so where arrays are gone, in the place of what jax says of them; with ``wait`` also where they failed."""
-        kept: list[Any] = [*self._held.kept(), *self._engine.arrays()]
+        kept: list[PyTree] = [*self._held.kept(), *self._engine.arrays()]
         arrays = [array for array in kept if isinstance(array, jax.Array) and not isinstance(array, Tracer)]
         error = None
         gone = any(array.is_deleted() for array in arrays)
@@ -287,14 +287,14 @@ class Values:
         return "the state"
 
 
-def _signature(leaf: Any) -> Any:
+def _signature(leaf: PyTree) -> PyTree:
     """What the checks of a gradient depend on; equal to nothing else where that is not known."""
     if rows.is_rows(leaf):
         return leaf.shape, leaf.dtype, leaf.n_sparse, leaf.n_batch
     return leaf if leaf is None else getattr(leaf, "aval", object())
 
 
-def _add(held: list[Any], grads: list[Any]) -> list[Any]:
+def _add(held: list[PyTree], grads: list[PyTree]) -> list[PyTree]:
     """The sums; where one of the two is None, the other."""
     pairs = zip(held, grads, strict=True)
     return [new if old is None else old if new is None else rows.add(old, new) for old, new in pairs]

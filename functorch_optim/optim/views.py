@@ -1,25 +1,26 @@
 """What an optimizer hands out, and how writes into it reach the optimizer."""
 
 import operator
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import jax
 
 from functorch_optim import trees
+from functorch_optim.typing import PyTree
 
 
 class Handed:
     """A tree of current arrays that was handed out, and its leaves when it was looked at last."""
 
-    def __init__(self, tree: Any, leaves: list[Any]) -> None:
+    def __init__(self, tree: PyTree, leaves: list[PyTree]) -> None:
         self.tree = tree
         self.leaves = leaves
 
     def written(
-        self, structure: trees.Structure, present: Sequence[Any], what: str
-    ) -> tuple[list[Any], list[Any] | None]:
+        self, structure: trees.Structure, present: Sequence[PyTree], what: str
+    ) -> tuple[list[PyTree], list[PyTree] | None]:
         """The leaves of the tree now; and ``present`` with those that somebody wrote, None if there are none.
 
         Raises:
@@ -37,7 +38,7 @@ class Handed:
         return leaves, [held if new is old else new for new, old, held in whole]
 
 
-def handed_tree(handed: list[Handed], structure: trees.Structure, leaves: list[Any]) -> Any:
+def handed_tree(handed: list[Handed], structure: trees.Structure, leaves: list[PyTree]) -> PyTree:
     """The arrays in their structure, a tree that is watched: the last one, if it has these arrays."""
     if handed and all(map(operator.is_, handed[-1].leaves, leaves)):
         return handed[-1].tree
@@ -46,7 +47,7 @@ def handed_tree(handed: list[Handed], structure: trees.Structure, leaves: list[A
 
 
 @contextmanager
-def forgotten_if_refused(handed: list[Handed], one: Handed) -> Iterator[None]:
+def forgotten_if_refused(handed: list[Handed], one: Handed) -> Generator[None]:
     """Stop watching a tree into which something was written that does not fit."""
     try:
         yield
@@ -79,7 +80,7 @@ class _Written(dict[Any, Any]):
             raise KeyError(key)
         self._become(lambda held: {name: value for name, value in held.items() if name != key})
 
-    def pop(self, key: Any, *default: Any) -> Any:
+    def pop(self, key: Any, *default: object) -> Any:
         if key not in self and default:
             return default[0]
         value = self[key]
@@ -90,12 +91,12 @@ class _Written(dict[Any, Any]):
         key = next(reversed(self))
         return key, self.pop(key)
 
-    def setdefault(self, key: Any, default: Any = None) -> Any:
+    def setdefault(self, key: Any, default: object = None) -> Any:
         if key not in self:
             self[key] = default
         return self[key]
 
-    def update(self, *args: Any, **kwargs: Any) -> None:
+    def update(self, *args: object, **kwargs: object) -> None:
         added = dict(*args, **kwargs)
         self._become(lambda held: {**held, **added})
 
@@ -106,10 +107,10 @@ class _Written(dict[Any, Any]):
     def clear(self) -> None:
         self._become(lambda held: {})
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> tuple[object, ...]:
         return dict, (dict(self),)
 
-    def __copy__(self) -> dict[Any, Any]:
+    def __copy__(self) -> dict[Hashable, Any]:
         return dict(self)
 
 
@@ -121,7 +122,7 @@ class State(_Written):
     """The entries of the parameters that have one."""
 
 
-def _flat(node: _Written) -> tuple[list[tuple[Any, Any]], tuple[Any, ...]]:
+def _flat(node: _Written) -> tuple[list[tuple[Hashable, PyTree]], tuple[Hashable, ...]]:
     keys = tuple(sorted(node))
     return [(jax.tree_util.DictKey(key), node[key]) for key in keys], keys
 
@@ -139,15 +140,15 @@ REFUSED = (
 )
 
 
-def _refuse(self: Any, *args: Any, **kwargs: Any) -> NoReturn:
+def _refuse(self: object, *args: object, **kwargs: object) -> NoReturn:
     """Raise: groups and their parameters come and go in other ways."""
     raise TypeError(REFUSED)
 
 
-class ParamGroups(list[dict[str, Any]]):
+class ParamGroups(list[dict[str, PyTree]]):
     """The groups. Their dicts are written into; the list changes by ``add_param_group`` alone."""
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> tuple[object, ...]:
         return list, (list(self),)
 
 
@@ -162,11 +163,11 @@ def refuse_edits(kind: type) -> None:
 refuse_edits(ParamGroups)
 
 
-def added(groups: list[Any], group: Any) -> None:
+def added(groups: list[PyTree], group: object) -> None:
     """Append to a :class:`ParamGroups`."""
     list.append(groups, group)
 
 
-def replaced(groups: list[Any], new: Iterable[Any]) -> None:
+def replaced(groups: list[PyTree], new: Iterable[PyTree]) -> None:
     """Put others in the place of all groups of a :class:`ParamGroups`."""
     list.__setitem__(groups, slice(None), new)

@@ -13,7 +13,7 @@ import operator
 import sys
 import types
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -24,7 +24,7 @@ from functorch_optim.optim.places import PLAIN, Node, Places, Watch, original
 from functorch_optim.optim.reads import Chain, Reads, reads_of
 
 _ARRAY = jax.Array | np.ndarray
-_FUNCTION = types.FunctionType | types.MethodType | functools.partial
+_FUNCTION = types.FunctionType | types.MethodType | functools.partial  # pyright: ignore[reportMissingTypeArgument] isinstance takes none
 _CLOSED = frozenset({"jax", "jaxlib", "numpy", "functorch_optim", *sys.stdlib_module_names} - {"__main__"})
 _INSTALLED = ("site-packages", "dist-packages")
 _MANY = 1000  # items of a container that the code reads
@@ -37,7 +37,7 @@ class Closed:
     """Base of what is not searched for captured arrays, because it keeps them itself."""
 
 
-def watch(function: Any, captured: Iterable[Any]) -> Watch:
+def watch(function: object, captured: Iterable[object]) -> Watch:
     """What to look at, for a function that was traced and captured these arrays."""
     arrays = {id(array): array for array in map(original, captured) if not isinstance(array, Tracer)}
     walk = _Walk(function, arrays)
@@ -61,15 +61,15 @@ def captured_arrays(jaxpr: Any) -> Iterator[Any]:
 class _Walk(Places):
     """From a function to what it reads."""
 
-    def __init__(self, function: Any, captured: dict[int, Any]) -> None:
+    def __init__(self, function: object, captured: dict[int, Any]) -> None:
         super().__init__()
         self.iterators = False
         self._root, self._captured = Node(function, 0), captured
         self._loose: set[str] = set()  # attributes that are read of values of which the code does not tell the origin
         self._written: set[str] = set()
-        self._used: dict[Any, Node] = {}
-        self._ways: Counter[Any] = Counter()
-        self._todo: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
+        self._used: dict[Hashable, Node] = {}
+        self._ways: Counter[object] = Counter()
+        self._todo: deque[tuple[Callable[..., None], tuple[object, ...]]] = deque()
 
     def follow_code(self) -> None:
         """Go along what the code reads, until it names nothing new."""
@@ -82,7 +82,7 @@ class _Walk(Places):
                 function, arguments = self._todo.popleft()
                 function(*arguments)
 
-    def _later(self, function: Callable[..., None], *arguments: Any) -> None:
+    def _later(self, function: Callable[..., None], *arguments: object) -> None:
         self._todo.append((function, arguments))
 
     def _is_known(self, *key: int) -> bool:
@@ -245,7 +245,7 @@ def _keys(container: Any) -> list[Any]:
     return list(container) if isinstance(container, dict) else list(range(len(container)))
 
 
-def _is_installed(function: Any) -> bool:
+def _is_installed(function: object) -> bool:
     """Whether this is a function of an installed package, which nobody writes anew in a running program."""
     code = getattr(function, "__code__", None)
     return isinstance(code, types.CodeType) and any(part in code.co_filename for part in _INSTALLED)

@@ -1,6 +1,6 @@
 """Schedules of schedules: one after the other, or multiplied; nested in each other without limit."""
 
-from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import jax
@@ -10,11 +10,12 @@ import numpy as np
 from functorch_optim.hyperparams import AnyNumber, Scalar
 from functorch_optim.schedules.decay import reached
 from functorch_optim.schedules.schedule import Schedule, check_milestones, number
+from functorch_optim.typing import Numeric, PyTree, StepFunction
 
-SubSchedule = Callable[[Any], Any] | float
+SubSchedule = StepFunction | float
 
 
-def at(schedule: SubSchedule, step: Any, xp: Any) -> Any:
+def at(schedule: SubSchedule, step: Any, xp: ModuleType) -> PyTree:
     """The value of a schedule, of a function of the step, or of a number."""
     if isinstance(schedule, Schedule):
         return schedule.evaluate(step, xp)
@@ -22,7 +23,7 @@ def at(schedule: SubSchedule, step: Any, xp: Any) -> Any:
     return value if xp is np else jnp.broadcast_to(jnp.asarray(value, jnp.result_type(float)), jnp.shape(step))
 
 
-def as_part(name: str, part: Any) -> Any:
+def as_part(name: str, part: PyTree) -> PyTree:
     """A part of a composition as it is stored: a function of the step, or a number."""
     if callable(part) or isinstance(part, Scalar):
         return part
@@ -33,7 +34,7 @@ def as_part(name: str, part: Any) -> Any:
     return float(part)
 
 
-def _parts(schedules: Any) -> tuple[SubSchedule, ...]:
+def _parts(schedules: object) -> tuple[SubSchedule, ...]:
     if not isinstance(schedules, list | tuple):
         raise TypeError(f"schedules must be a list of schedules, but it is {schedules!r}")
     return tuple(as_part("schedules", part) for part in schedules)
@@ -43,7 +44,7 @@ class Composite(Schedule):
     """Base of the schedules that hold others."""
 
     def _holds_arrays(self) -> bool:
-        parts: list[Any] = []
+        parts: list[PyTree] = []
         for value in vars(self).values():
             parts += value if isinstance(value, tuple) else [value]
         return any(p._holds_arrays() if isinstance(p, Schedule) else isinstance(p, Scalar) for p in parts)
@@ -85,7 +86,7 @@ class sequential(Composite):
         if list(self.milestones) != sorted(self.milestones):
             raise ValueError(f"milestones must ascend, but they are {list(self.milestones)}")
 
-    def evaluate(self, step: Any, xp: Any) -> Any:
+    def evaluate(self, step: Numeric, xp: ModuleType) -> Numeric:
         index = reached(self.milestones, step, xp)
         starts = (0, *self.milestones)
         if xp is np:
@@ -124,7 +125,7 @@ class chained(Composite):
         if not self.schedules:
             raise ValueError("chained expects at least one schedule")
 
-    def evaluate(self, step: Any, xp: Any) -> Any:
+    def evaluate(self, step: Numeric, xp: ModuleType) -> Numeric:
         value = number(self.lr)
         for part in self.schedules:
             value = value * at(part, step, xp)

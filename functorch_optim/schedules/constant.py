@@ -1,9 +1,10 @@
 """A value that does not change."""
 
-from typing import Any
+from types import ModuleType
 
 from functorch_optim.hyperparams import AnyNumber
 from functorch_optim.schedules.schedule import Schedule, number
+from functorch_optim.typing import Numeric
 
 
 class constant(Schedule):
@@ -19,6 +20,6 @@ class constant(Schedule):
 
     value: AnyNumber
 
-    def evaluate(self, step: Any, xp: Any) -> Any:
+    def evaluate(self, step: Numeric, xp: ModuleType) -> Numeric:
         del step, xp
         return number(self.value)

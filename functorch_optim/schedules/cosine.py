@@ -1,6 +1,7 @@
 """Cosines: half a period down, with restarts, or after a warm-up."""
 
 import math
+from types import ModuleType
 from typing import Any
 
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ from functorch_optim.schedules.schedule import (
     number,
     wrapped,
 )
+from functorch_optim.typing import Numeric
 
 
 class cosine_annealing(Schedule):
@@ -50,13 +52,13 @@ class cosine_annealing(Schedule):
         super().__post_init__()
         check_positive("T_max", self.T_max)
 
-    def evaluate(self, step: Any, xp: Any) -> Any:
+    def evaluate(self, step: Numeric, xp: ModuleType) -> Numeric:
         period = 2 * self.T_max
         _, phase = wrapped(step, period, xp)
         done = xp.minimum(phase, period - phase)
         return between(number(self.lr), number(self.eta_min), done, self.T_max, xp, "cos")
 
-    def next(self, lr: Any, step: int) -> Any:
+    def next(self, lr: Numeric, step: int) -> Numeric:
         """The value at ``step``, at least 1, from that before it, in doubles."""
         low, base = number(self.eta_min), number(self.lr)
         if (step - 1 - self.T_max) % (2 * self.T_max) == 0:  # that before was eta_min: there is no ratio to it
@@ -101,7 +103,7 @@ class cosine_annealing_warm_restarts(Schedule):
                 kind = "positive integer" if name == "T_0" else "integer T_mult >= 1"
                 raise ValueError(f"Expected {kind}{' T_0' if name == 'T_0' else ''}, but got {value}")
 
-    def evaluate(self, step: Any, xp: Any) -> Any:
+    def evaluate(self, step: Any, xp: ModuleType) -> Numeric:
         if self.T_mult == 1:
             done, length = step % self.T_0, self.T_0
         elif xp is np:
@@ -155,7 +157,7 @@ class warmup_cosine(Schedule):
         check_count("warmup_steps", self.warmup_steps, 0)
         check_count("total_steps", self.total_steps, self.warmup_steps + 1)
 
-    def evaluate(self, step: Any, xp: Any) -> Any:
+    def evaluate(self, step: Numeric, xp: ModuleType) -> Numeric:
         peak, end = number(self.peak), number(self.end)
         rise = peak * fraction(step, max(self.warmup_steps, 1), xp)
         length = self.total_steps - self.warmup_steps

@@ -1,10 +1,10 @@
 """Triangles between two values, for a learning rate and, the other way round, for a momentum."""
 
-from collections.abc import Callable
-from typing import Any
+from types import ModuleType
 
 from functorch_optim.hyperparams import AnyNumber, NonNegative
 from functorch_optim.schedules.schedule import Schedule, between, check_choice, check_positive, number, power, wrapped
+from functorch_optim.typing import Numeric, StepFunction
 
 MODES = ("triangular", "triangular2", "exp_range")
 
@@ -37,7 +37,7 @@ class cyclic(Schedule):
     step_size_down: float | None = None
     mode: str = "triangular"
     gamma: NonNegative = 1.0
-    scale_fn: Callable[[Any], Any] | None = None
+    scale_fn: StepFunction | None = None
     scale_mode: str = "cycle"
 
     def __post_init__(self) -> None:
@@ -51,12 +51,12 @@ class cyclic(Schedule):
             raise TypeError(f"scale_fn must be a function, but it is {self.scale_fn!r}")
         check_choice("scale_mode", self.scale_mode, ("cycle", "iterations"))
 
-    def evaluate(self, step: Any, xp: Any) -> Any:
+    def evaluate(self, step: Numeric, xp: ModuleType) -> Numeric:
         low, high = number(self.base_lr), number(self.max_lr)
         height = self.height(step, xp)
         return low * (1 - height) + high * height
 
-    def height(self, step: Any, xp: Any) -> Any:
+    def height(self, step: Numeric, xp: ModuleType) -> Numeric:
         """How far up the scaled triangle is, from 0 to 1."""
         up = self.step_size_up
         down = up if self.step_size_down is None else self.step_size_down
@@ -65,7 +65,7 @@ class cyclic(Schedule):
         height = xp.where(place <= up, rise, fall)
         return height * self._scale(cycle + 1, step, xp)
 
-    def _scale(self, cycle: Any, step: Any, xp: Any) -> Any:
+    def _scale(self, cycle: Numeric, step: Numeric, xp: ModuleType) -> Numeric:
         if self.scale_fn is not None:
             return self.scale_fn(cycle if self.scale_mode == "cycle" else step)
         if self.mode == "exp_range":
@@ -94,7 +94,7 @@ class cyclic_momentum(Schedule):
     step_size_down: float | None = None
     mode: str = "triangular"
     gamma: NonNegative = 1.0
-    scale_fn: Callable[[Any], Any] | None = None
+    scale_fn: StepFunction | None = None
     scale_mode: str = "cycle"
 
     def __post_init__(self) -> None:
@@ -106,7 +106,7 @@ class cyclic_momentum(Schedule):
         shape = (self.step_size_up, self.step_size_down, self.mode, gamma, self.scale_fn, self.scale_mode)
         return cyclic(0.0, 1.0, *shape)
 
-    def evaluate(self, step: Any, xp: Any) -> Any:
+    def evaluate(self, step: Numeric, xp: ModuleType) -> Numeric:
         low, high = number(self.base_momentum), number(self.max_momentum)
         height = self._cycle().height(step, xp)
         return high * (1 - height) + low * height

@@ -1,7 +1,6 @@
 """Factors that fall with the step: at once, in steps, exponentially, along a polynomial; or change by a function."""
 
-from collections.abc import Callable
-from typing import Any
+from types import ModuleType
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +8,7 @@ import numpy as np
 
 from functorch_optim.hyperparams import AnyNumber, NonNegative
 from functorch_optim.schedules.schedule import Schedule, as_float, between, check_count, check_milestones, number, power
+from functorch_optim.typing import Numeric, PyTree, StepFunction
 
 
 class step_decay(Schedule):
@@ -36,10 +36,10 @@ class step_decay(Schedule):
         super().__post_init__()
         check_count("step_size", self.step_size, 1)
 
-    def evaluate(self, step: Any, xp: Any) -> Any:
+    def evaluate(self, step: Numeric, xp: ModuleType) -> Numeric:
         return number(self.lr) * power(number(self.gamma), step // self.step_size, xp)
 
-    def next(self, lr: Any, step: int) -> Any:
+    def next(self, lr: Numeric, step: int) -> Numeric:
         """The value at ``step``, at least 1, from that before it."""
         return lr * number(self.gamma) if step % self.step_size == 0 else lr
 
@@ -68,15 +68,15 @@ class multi_step_decay(Schedule):
         check_milestones(self.milestones)
         object.__setattr__(self, "milestones", tuple(sorted(int(m) for m in self.milestones)))
 
-    def evaluate(self, step: Any, xp: Any) -> Any:
+    def evaluate(self, step: Numeric, xp: ModuleType) -> Numeric:
         return number(self.lr) * power(number(self.gamma), reached(self.milestones, step, xp), xp)
 
-    def next(self, lr: Any, step: int) -> Any:
+    def next(self, lr: Numeric, step: int) -> Numeric:
         """The value at ``step``, at least 1, from that before it."""
         return lr * number(self.gamma) ** self.milestones.count(step)
 
 
-def reached(milestones: tuple[int, ...], step: Any, xp: Any) -> Any:
+def reached(milestones: tuple[int, ...], step: Numeric, xp: ModuleType) -> Numeric:
     """How many of the sorted milestones are at ``step`` or before."""
     if not milestones:
         return xp.zeros_like(step)
@@ -109,10 +109,10 @@ class constant_factor(Schedule):
         super().__post_init__()
         check_count("total_iters", self.total_iters, 0)
 
-    def evaluate(self, step: Any, xp: Any) -> Any:
+    def evaluate(self, step: Numeric, xp: ModuleType) -> Numeric:
         return number(self.lr) * xp.where(step < self.total_iters, number(self.factor), 1.0)
 
-    def next(self, lr: Any, step: int) -> Any:
+    def next(self, lr: Numeric, step: int) -> Numeric:
         """The value at ``step``, at least 1, from that before it."""
         if step != self.total_iters:
             return lr
@@ -146,11 +146,11 @@ class linear(Schedule):
         super().__post_init__()
         check_count("total_iters", self.total_iters, 0)
 
-    def evaluate(self, step: Any, xp: Any) -> Any:
+    def evaluate(self, step: Numeric, xp: ModuleType) -> Numeric:
         lr, start, end = number(self.lr), number(self.start_factor), number(self.end_factor)
         return between(lr * start, lr * end, step, self.total_iters, xp)
 
-    def next(self, lr: Any, step: int) -> Any:
+    def next(self, lr: Numeric, step: int) -> Numeric:
         """The value at ``step``, at least 1, from that before it."""
         start, end = number(self.start_factor), number(self.end_factor)
         if step > self.total_iters:
@@ -176,10 +176,10 @@ class exponential_decay(Schedule):
     lr: AnyNumber
     gamma: NonNegative
 
-    def evaluate(self, step: Any, xp: Any) -> Any:
+    def evaluate(self, step: Numeric, xp: ModuleType) -> Numeric:
         return number(self.lr) * power(number(self.gamma), step, xp)
 
-    def next(self, lr: Any, step: int) -> Any:
+    def next(self, lr: Numeric, step: int) -> Numeric:
         """The value at ``step``, at least 1, from that before it."""
         del step
         return lr * number(self.gamma)
@@ -208,10 +208,10 @@ class polynomial_decay(Schedule):
         super().__post_init__()
         check_count("total_iters", self.total_iters, 1)
 
-    def evaluate(self, step: Any, xp: Any) -> Any:
+    def evaluate(self, step: Numeric, xp: ModuleType) -> Numeric:
         return number(self.lr) * between(1.0, 0.0, step, self.total_iters, xp) ** number(self.power)
 
-    def next(self, lr: Any, step: int) -> Any:
+    def next(self, lr: Numeric, step: int) -> Numeric:
         """The value at ``step``, at least 1, from that before it."""
         if step > self.total_iters:
             return lr
@@ -237,27 +237,27 @@ class multiplicative(Schedule):
     """
 
     lr: AnyNumber
-    lr_lambda: Callable[[Any], Any]
+    lr_lambda: StepFunction
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not callable(self.lr_lambda):
             raise TypeError(f"lr_lambda should be a function, but got {type(self.lr_lambda).__name__}")
 
-    def evaluate(self, step: Any, xp: Any) -> Any:
+    def evaluate(self, step: Numeric, xp: ModuleType) -> Numeric:
         value = number(self.lr)
         if xp is np:
             for earlier in range(1, int(step) + 1):
                 value = value * self.lr_lambda(earlier)
             return value
 
-        def product(last: Any) -> Any:
+        def product(last: Numeric) -> PyTree:
             one = jnp.ones((), jnp.result_type(float))
             return jax.lax.fori_loop(1, last + 1, lambda k, p: p * jnp.asarray(self.lr_lambda(k), p.dtype), one)
 
         steps = jnp.floor(as_float(step, xp)).astype(jnp.int32)
         return value * jax.vmap(product)(steps.reshape(-1)).reshape(steps.shape)
 
-    def next(self, lr: Any, step: int) -> Any:
+    def next(self, lr: Numeric, step: int) -> Numeric:
         """The value at ``step``, at least 1, from that before it."""
         return lr * self.lr_lambda(step)

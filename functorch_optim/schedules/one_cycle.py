@@ -1,12 +1,13 @@
 """The 1cycle policy: one rise and one long fall of the learning rate, and the reverse of the momentum."""
 
-from typing import Any
+from types import ModuleType
 
 from functorch_optim.hyperparams import AnyNumber, as_integer, known
 from functorch_optim.schedules.schedule import Schedule, as_float, between, number
+from functorch_optim.typing import Numeric, PyTree
 
 
-def _check(total_steps: Any, pct_start: Any, anneal_strategy: Any) -> None:
+def _check(total_steps: Numeric, pct_start: Numeric, anneal_strategy: object) -> None:
     if (as_integer(total_steps) or 0) < 1:
         raise ValueError(f"Expected positive integer total_steps, but got {total_steps}")
     if not isinstance(pct_start, float) or not 0 <= pct_start <= 1:
@@ -23,7 +24,9 @@ def phase_ends(total_steps: int, pct_start: float, three_phase: bool) -> tuple[f
     return rise, float(total_steps - 1)
 
 
-def through_phases(values: tuple[Any, ...], ends: tuple[float, ...], step: Any, strategy: str, xp: Any) -> Any:
+def through_phases(
+    values: tuple[object, ...], ends: tuple[float, ...], step: Numeric, strategy: str, xp: ModuleType
+) -> PyTree:
     """``values[k]`` to ``values[k + 1]`` in phase k; the last value afterwards."""
     step = as_float(step, xp)
     result, start = values[-1], 0.0
@@ -78,7 +81,7 @@ class one_cycle(Schedule):
             if divisor is not None and not divisor > 0:
                 raise ValueError(f"{name} divides a learning rate, so it must be above 0, but it is {divisor}")
 
-    def evaluate(self, step: Any, xp: Any) -> Any:
+    def evaluate(self, step: Numeric, xp: ModuleType) -> Numeric:
         high = number(self.max_lr)
         start = high / number(self.div_factor)
         last = start / number(self.final_div_factor)
@@ -117,7 +120,7 @@ class one_cycle_momentum(Schedule):
         super().__post_init__()
         _check(self.total_steps, self.pct_start, self.anneal_strategy)
 
-    def evaluate(self, step: Any, xp: Any) -> Any:
+    def evaluate(self, step: Numeric, xp: ModuleType) -> Numeric:
         low, high = number(self.base_momentum), number(self.max_momentum)
         values = (high, low, high, high) if self.three_phase else (high, low, high)
         ends = phase_ends(self.total_steps, self.pct_start, self.three_phase)
@@ -156,5 +159,5 @@ class swa_annealing(Schedule):
         if epochs is None or epochs < 0:
             raise ValueError(f"anneal_epochs must be equal or greater than 0, got {self.anneal_epochs}")
 
-    def evaluate(self, step: Any, xp: Any) -> Any:
+    def evaluate(self, step: Numeric, xp: ModuleType) -> Numeric:
         return between(number(self.lr), number(self.swa_lr), step, self.anneal_epochs, xp, self.anneal_strategy)

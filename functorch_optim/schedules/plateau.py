@@ -1,21 +1,23 @@
 """A learning rate that falls when a metric stops getting better."""
 
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
 from functorch_optim.base import Frozen, exportable
 from functorch_optim.schedules.schedule import check_count, check_number
+from functorch_optim.typing import Numeric, PyTree
 
 
 @exportable
 class PlateauState(NamedTuple):
     """``lr`` is the value to use; the counts and ``best`` are torch's."""
 
-    lr: Any
-    best: Any
-    num_bad_epochs: Any
-    cooldown_counter: Any
+    lr: PyTree
+    best: PyTree
+    num_bad_epochs: PyTree
+    cooldown_counter: PyTree
 
 
 class reduce_on_plateau(Frozen):
@@ -70,7 +72,7 @@ class reduce_on_plateau(Frozen):
         worst = jnp.asarray(jnp.inf if self.mode == "min" else -jnp.inf, dtype)
         return PlateauState(jnp.asarray(self.lr, dtype), worst, jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
 
-    def update(self, metric: Any, state: PlateauState) -> tuple[Any, PlateauState]:
+    def update(self, metric: Numeric, state: PlateauState) -> tuple[PyTree, PlateauState]:
         """The value to use from now on, and the next state."""
         metric = jnp.asarray(metric).astype(state.best.dtype)
         better = is_better(metric, state.best, self.mode, self.threshold, self.threshold_mode, jnp)
@@ -105,7 +107,9 @@ def check_plateau(options: Any) -> None:
     check_number("eps", options.eps, 0)
 
 
-def is_better(metric: Any, best: Any, mode: str, threshold: float, threshold_mode: str, xp: Any) -> Any:
+def is_better(
+    metric: Numeric, best: Numeric, mode: str, threshold: float, threshold_mode: str, xp: ModuleType
+) -> PyTree:
     """Whether a metric is better than the best before, by more than the threshold.
 
     Example:

@@ -1,10 +1,12 @@
 """A picture of schedules."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
+from functorch_optim.typing import StepFunction
 
-def plot(schedule: Callable[[Any], Any] | Mapping[str, Callable[[Any], Any]], steps: int, ax: Any = None) -> Any:
+
+def plot(schedule: StepFunction | Mapping[str, StepFunction], steps: int, ax: Any = None) -> Any:
     """Draw one schedule, or several by name, over the steps 0 to ``steps - 1``.
 
     Args:

@@ -6,6 +6,7 @@ a float; given an array, in JAX's default float dtype.
 
 import math
 from collections.abc import Iterable
+from types import ModuleType
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from functorch_optim.hyperparams import Options, Scalar, as_integer
+from functorch_optim.typing import Numeric, PyTree
 
 
 class Schedule(Options):
@@ -24,11 +26,11 @@ class Schedule(Options):
             if isinstance(value, np.integer):  # whose dtype must not meet the step's
                 object.__setattr__(self, name, int(value))
 
-    def evaluate(self, step: Any, xp: Any) -> Any:
+    def evaluate(self, step: Numeric, xp: ModuleType) -> Numeric:
         """The value at ``step``, with numpy's or jax.numpy's functions in ``xp``."""
         raise NotImplementedError(f"{type(self).__name__} does not define evaluate")  # abstract: every subclass does
 
-    def __call__(self, step: Any) -> Any:
+    def __call__(self, step: Numeric) -> PyTree:
         """The value at ``step``: the number of updates so far, an int, a fraction or an array of these."""
         traced = isinstance(step, jax.Array) or self._holds_arrays()
         if not traced and np.ndim(step) == 0:
@@ -43,22 +45,22 @@ class Schedule(Options):
         return any(isinstance(option, Scalar) for option in vars(self).values())
 
 
-def number(option: Any) -> Any:
+def number(option: Any) -> PyTree:
     """An option of a schedule for arithmetic: a Python float or a scalar of JAX's default float dtype."""
     return option.array.astype(jnp.result_type(float)) if isinstance(option, Scalar) else option
 
 
-def fraction(numerator: Any, denominator: Any, xp: Any) -> Any:
+def fraction(numerator: Numeric, denominator: Numeric, xp: ModuleType) -> Numeric:
     """``numerator / denominator`` in the default float dtype, of integers or floats."""
     return numerator / denominator if xp is np else as_float(numerator, xp) / denominator
 
 
-def as_float(value: Any, xp: Any) -> Any:
+def as_float(value: Numeric, xp: ModuleType) -> PyTree:
     """A step in the default float dtype."""
     return value if xp is np else jnp.asarray(value).astype(jnp.result_type(float))
 
 
-def power(base: Any, exponent: Any, xp: Any) -> Any:
+def power(base: Numeric, exponent: Numeric, xp: ModuleType) -> Numeric:
     """``base ** exponent``, of a number and steps: traced it keeps the digits of a Python ``base`` at large steps.
 
     There it is ``exp(exponent * log(base))`` with the logarithm in two parts, of which the first has so few digits that
@@ -73,7 +75,7 @@ def power(base: Any, exponent: Any, xp: Any) -> Any:
     return jnp.exp(exponent * high) * jnp.exp(exponent * (log - high))
 
 
-def between(start: Any, end: Any, done: Any, length: Any, xp: Any, strategy: str = "linear") -> Any:
+def between(start: Any, end: Any, done: Numeric, length: Numeric, xp: ModuleType, strategy: str = "linear") -> Numeric:
     """From ``start`` to ``end`` while ``done`` goes from 0 to ``length``, along a straight line or half a cosine.
 
     Exactly the one before, and the other after; in between never beyond them, which one product and one sum in float32
@@ -88,7 +90,7 @@ def between(start: Any, end: Any, done: Any, length: Any, xp: Any, strategy: str
     return xp.where(done >= length, end, xp.where(done <= 0, start, inside))
 
 
-def wrapped(step: Any, period: float, xp: Any) -> tuple[Any, Any]:
+def wrapped(step: Any, period: float, xp: ModuleType) -> tuple[Numeric, Numeric]:
     """How many whole periods ``step`` has behind it, as a float, and the steps since: with integers where it can be."""
     whole, parts = float(period).as_integer_ratio()  # so many steps are so many periods
     if xp is np:
@@ -113,7 +115,7 @@ def check_count(name: str, value: Any, least: int) -> None:
         raise kind(f"{name} must be an integer of at least {least}, but it is {value!r}")
 
 
-def check_milestones(milestones: Any) -> None:
+def check_milestones(milestones: object) -> None:
     """Raise unless it is a sequence (TypeError) of integers of at least 0."""
     if isinstance(milestones, str) or not isinstance(milestones, Iterable):
         raise TypeError(f"milestones must be a list of epochs, but it is {milestones!r}")
@@ -137,7 +139,7 @@ def check_number(name: str, value: Any, least: float = -math.inf) -> None:
         raise ValueError(f"{name} must be a finite number{at_least}, but it is {value!r}")
 
 
-def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     """Raise unless an option is one of the choices."""
     if value not in choices:
         raise ValueError(f"{name} must be {' or '.join(map(repr, choices))}, but it is {value!r}")

@@ -1,10 +1,11 @@
 """Warm-ups, and schedules that begin with one."""
 
-from typing import Any
+from types import ModuleType
 
 from functorch_optim.hyperparams import AnyNumber
 from functorch_optim.schedules.combinators import Composite, SubSchedule, as_part, at
 from functorch_optim.schedules.schedule import Schedule, as_float, between, check_count, fraction, number
+from functorch_optim.typing import Numeric
 
 
 class warmup(Composite):
@@ -34,7 +35,7 @@ class warmup(Composite):
         object.__setattr__(self, "schedule", as_part("schedule", self.schedule))
         check_count("steps", self.steps, 0)
 
-    def evaluate(self, step: Any, xp: Any) -> Any:
+    def evaluate(self, step: Numeric, xp: ModuleType) -> Numeric:
         factor = between(number(self.start_factor), 1.0, step, self.steps, xp)
         value = at(self.schedule, xp.maximum(step - self.steps, 0), xp)
         return xp.where(step < self.steps, value * factor, value)
@@ -71,7 +72,7 @@ class warmup_stable_decay(Schedule):
         for name in ("warmup_steps", "stable_steps", "decay_steps"):
             check_count(name, getattr(self, name), 0)
 
-    def evaluate(self, step: Any, xp: Any) -> Any:
+    def evaluate(self, step: Numeric, xp: ModuleType) -> Numeric:
         peak, end = number(self.peak), number(self.end)
         rise = peak * fraction(step, max(self.warmup_steps, 1), xp)
         fall = between(peak, end, step - self.warmup_steps - self.stable_steps, self.decay_steps, xp)
@@ -102,7 +103,7 @@ class inverse_sqrt(Schedule):
         super().__post_init__()
         check_count("warmup_steps", self.warmup_steps, 0)
 
-    def evaluate(self, step: Any, xp: Any) -> Any:
+    def evaluate(self, step: Numeric, xp: ModuleType) -> Numeric:
         length = max(self.warmup_steps, 1)
         rise = fraction(step, length, xp)
         fall = xp.sqrt(length / as_float(xp.maximum(step, length), xp))

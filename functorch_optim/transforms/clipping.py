@@ -10,9 +10,10 @@ from functorch_optim.base import GradientTransformation, transformation
 from functorch_optim.core.numerics import sqrt
 from functorch_optim.hyperparams import Hyperparameter, NonNegative
 from functorch_optim.transforms.scaling import Scheduled, multiply
+from functorch_optim.typing import Numeric, PyTree
 
 
-def global_norm(tree: Any, axis_name: Any = None) -> jax.Array:
+def global_norm(tree: PyTree, axis_name: PyTree = None) -> jax.Array:
     """The Euclidean norm of all the leaves together, summed in float32 or wider; None leaves count for nothing.
 
     Args:
@@ -29,10 +30,10 @@ def global_norm(tree: Any, axis_name: Any = None) -> jax.Array:
     return _norm(tree, axes.as_axes(axis_name, "global_norm"), "global_norm")
 
 
-def _norm(tree: Any, axis_name: axes.Labels | None, who: str) -> jax.Array:
-    squares: list[Any] = []
+def _norm(tree: PyTree, axis_name: axes.Labels | None, who: str) -> jax.Array:
+    squares: list[PyTree] = []
 
-    def add(leaf: Any) -> None:
+    def add(leaf: PyTree) -> None:
         wide = leaf.astype(trees.compute_dtype(leaf))
         squares.append(jnp.sum(jnp.real(wide) ** 2 + jnp.imag(wide) ** 2 if jnp.iscomplexobj(wide) else wide**2))
 
@@ -40,7 +41,7 @@ def _norm(tree: Any, axis_name: axes.Labels | None, who: str) -> jax.Array:
     return sqrt(axes.total(squares, axes.over(axis_name, tree, who), trees.compute_dtype(*squares)))
 
 
-def scale_to_norm(tree: Any, norm: jax.Array, max_norm: Any, who: str) -> Any:
+def scale_to_norm(tree: PyTree, norm: jax.Array, max_norm: Numeric, who: str) -> PyTree:
     """``tree``, whose norm is ``norm``, scaled down to ``max_norm`` if it is larger; ``who`` stands in errors."""
     # torch's coefficient: the 1e-6 keeps a zero norm from dividing by zero.
     coefficient = jnp.minimum(jnp.asarray(max_norm, norm.dtype) / (norm + 1e-6), 1.0)
@@ -51,13 +52,13 @@ class ClipByGlobalNorm(Scheduled):
     max_norm: NonNegative
     axis_name: axes.Labels | None
 
-    def apply(self, values: Any, updates: Any, params: Any) -> Any:
+    def apply(self, values: Any, updates: PyTree, params: PyTree) -> PyTree:
         del params
         norm = _norm(updates, self.axis_name, "clip_by_global_norm")
         return scale_to_norm(updates, norm, values.max_norm, "clip_by_global_norm")
 
 
-def clip_by_global_norm(max_norm: Hyperparameter, axis_name: Any = None) -> GradientTransformation:
+def clip_by_global_norm(max_norm: Hyperparameter, axis_name: PyTree = None) -> GradientTransformation:
     """Scale all gradients together so that their Euclidean norm is at most ``max_norm``.
 
     ``g * min(1, max_norm / (norm + 1e-6))``, as ``torch.nn.utils.clip_grad_norm_``. A non-finite norm makes every
@@ -84,7 +85,7 @@ def clip_by_global_norm(max_norm: Hyperparameter, axis_name: Any = None) -> Grad
 class ClipByValue(Scheduled):
     max_value: NonNegative
 
-    def apply(self, values: Any, updates: Any, params: Any) -> Any:
+    def apply(self, values: Any, updates: PyTree, params: PyTree) -> PyTree:
         del params
 
         def clip(x: jax.Array) -> jax.Array:

@@ -1,7 +1,7 @@
 """Transformations that run an inner one only at some updates: gradient accumulation, and skipping non-finite ones."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,27 +12,30 @@ from functorch_optim.combinators import Wrapper
 from functorch_optim.core.numerics import next_step
 from functorch_optim.hyperparams import as_integer
 from functorch_optim.transforms.scaling import multiply
+from functorch_optim.typing import Array, PyTree
 
 
 @exportable
 class AccumulateState(NamedTuple):
     """``micro_step`` counts gradients since the last inner update; ``accumulated`` is their sum, float32 at least."""
 
-    micro_step: Any
-    accumulated: Any
-    inner: Any
+    micro_step: PyTree
+    accumulated: PyTree
+    inner: PyTree
 
 
 @exportable
 class SkipNonfiniteState(NamedTuple):
     """``consecutive`` counts the non-finite gradients since the last finite one, ``total`` all of them."""
 
-    consecutive: Any
-    total: Any
-    inner: Any
+    consecutive: PyTree
+    total: PyTree
+    inner: PyTree
 
 
-def _run_if(condition: jax.Array, run: Callable[..., tuple[Any, Any]], state: Any, *operands: Any) -> tuple[Any, Any]:
+def _run_if(
+    condition: jax.Array, run: Callable[..., tuple[PyTree, PyTree]], state: PyTree, *operands: object
+) -> tuple[PyTree, PyTree]:
     """``run(state, *operands)`` where ``condition`` holds; elsewhere updates that change nothing, and ``state``.
 
     Arrays go in as operands, not by closure, so that both branches see their sharding; and both give arrays that vary
@@ -40,11 +43,11 @@ def _run_if(condition: jax.Array, run: Callable[..., tuple[Any, Any]], state: An
     """
     shapes = jax.eval_shape(run, state, *operands)
 
-    def something(state: Any, *operands: Any) -> tuple[Any, Any]:
+    def something(state: PyTree, *operands: object) -> tuple[PyTree, PyTree]:
         updates, new = run(state, *operands)
         return updates, jax.tree.map(axes.vary_as, new, state)
 
-    def nothing(state: Any, *operands: Any) -> tuple[Any, Any]:
+    def nothing(state: PyTree, *operands: object) -> tuple[PyTree, PyTree]:
         del operands
         # -0.0 is the zero that leaves every number as it is, 0.0 and -0.0 included.
         zeros = jax.tree.map(lambda x: jnp.full(x.shape, -0.0, x.dtype, device=x.sharding), shapes[0])
@@ -57,18 +60,18 @@ class Accumulate(Wrapper):
     every: int
     average: bool
 
-    def init(self, params: Any) -> AccumulateState:
+    def init(self, params: PyTree) -> AccumulateState:
         return AccumulateState(jnp.zeros((), jnp.int32), jax.tree.map(_no_sum, params), self.inner.init(params))
 
     def update(
-        self, updates: Any, state: AccumulateState, params: Any = None, **extra: Any
-    ) -> tuple[Any, AccumulateState]:
+        self, updates: PyTree, state: AccumulateState, params: PyTree = None, **extra: object
+    ) -> tuple[PyTree, AccumulateState]:
         sums, grads, treedef = trees.pair(state.accumulated, updates, "accumulate")
         sums = [s if g is None else _plus(s, g) for g, s in zip(grads, sums, strict=True)]
         last = state.micro_step == self.every - 1
         factor = 1.0 / self.every if self.average else 1.0
 
-        def run(state: tuple[Any, Any], params: Any) -> tuple[Any, tuple[Any, Any]]:
+        def run(state: tuple[PyTree, PyTree], params: PyTree) -> tuple[PyTree, tuple[PyTree, PyTree]]:
             sums, inner = jax.tree.leaves(state[0]), state[1]
             whole = [None if g is None else multiply(_wide(s), factor) for g, s in zip(grads, sums, strict=True)]
             new, inner = self.inner.update(treedef.unflatten(whole), inner, params, **extra)
@@ -79,7 +82,7 @@ class Accumulate(Wrapper):
         return new, AccumulateState(jnp.where(last, 0, state.micro_step + 1), accumulated, inner)
 
 
-def _no_sum(param: Any) -> jax.Array:
+def _no_sum(param: Array) -> jax.Array:
     """Where gradients of a parameter are summed; bfloat16 would stop counting at 256."""
     inexact = jnp.issubdtype(param.dtype, jnp.inexact)
     return jnp.zeros_like(param, dtype=trees.compute_dtype(param) if inexact else param.dtype)
@@ -129,12 +132,12 @@ class SkipNonfinite(Wrapper):
     max_consecutive: int
     axis_name: axes.Labels | None
 
-    def init(self, params: Any) -> SkipNonfiniteState:
+    def init(self, params: PyTree) -> SkipNonfiniteState:
         return SkipNonfiniteState(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32), self.inner.init(params))
 
     def update(
-        self, updates: Any, state: SkipNonfiniteState, params: Any = None, **extra: Any
-    ) -> tuple[Any, SkipNonfiniteState]:
+        self, updates: PyTree, state: SkipNonfiniteState, params: PyTree = None, **extra: object
+    ) -> tuple[PyTree, SkipNonfiniteState]:
         finite = _all_finite(updates, self.axis_name)
         consecutive = jnp.where(finite, 0, next_step(state.consecutive))
         total = jnp.where(finite, state.total, next_step(state.total))
@@ -148,7 +151,7 @@ class SkipNonfinite(Wrapper):
         return new, SkipNonfiniteState(consecutive, total, inner)
 
 
-def _all_finite(updates: Any, axis_name: axes.Labels | None) -> jax.Array:
+def _all_finite(updates: PyTree, axis_name: axes.Labels | None) -> jax.Array:
     """Whether all the gradients are finite, on all devices."""
     bad: list[jax.Array] = []
     trees.map_dense(lambda x: bad.append(jnp.any(~jnp.isfinite(x))), "skip_nonfinite", updates)
@@ -157,7 +160,7 @@ def _all_finite(updates: Any, axis_name: axes.Labels | None) -> jax.Array:
 
 
 def skip_nonfinite(
-    inner: GradientTransformation, max_consecutive: int, axis_name: Any = None
+    inner: GradientTransformation, max_consecutive: int, axis_name: PyTree = None
 ) -> GradientTransformation:
     """Leave out an update whose gradient holds an infinity or a NaN: nothing changes but the counters.
 

@@ -1,21 +1,22 @@
 """The complex conjugate, between JAX's gradients and torch's."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
 from functorch_optim import rows, trees
 from functorch_optim.base import EmptyState, GradientTransformation, Transform, transformation
+from functorch_optim.typing import PyTree
 
 
-def conjugate_leaf(leaf: Any) -> Any:
+def conjugate_leaf(leaf: PyTree) -> PyTree:
     """The complex conjugate of one array, which may be row-sparse; a real one as it is."""
     return rows.map_values(jnp.conj, leaf) if jnp.issubdtype(leaf.dtype, jnp.complexfloating) else leaf
 
 
 class Conjugate(Transform):
-    def update(self, updates: Any, state: EmptyState, params: Any = None, **extra: Any) -> tuple[Any, EmptyState]:
+    def update(
+        self, updates: PyTree, state: EmptyState, params: PyTree = None, **extra: object
+    ) -> tuple[PyTree, EmptyState]:
         del params, extra
         return jax.tree.map(conjugate_leaf, updates, is_leaf=trees.is_sparse), state
 

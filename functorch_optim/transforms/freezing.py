@@ -1,6 +1,6 @@
 """Parameters that stand still."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +9,10 @@ from functorch_optim import rows, trees
 from functorch_optim.base import EmptyState, GradientTransformation, Transform, effects_of, transformation
 from functorch_optim.effects import Effects, Leaves
 from functorch_optim.selection import Masked, as_mask
+from functorch_optim.typing import PyTree
 
 
-def zero_update(leaf: Any) -> Any:
+def zero_update(leaf: PyTree) -> PyTree:
     """An update that changes nothing: -0.0, which leaves every number as it is, 0.0 and -0.0 included."""
     if trees.is_absent(leaf) or not jnp.issubdtype(leaf.dtype, jnp.inexact):
         return None
@@ -19,7 +20,9 @@ def zero_update(leaf: Any) -> Any:
 
 
 class SetToZero(Transform):
-    def update(self, updates: Any, state: EmptyState, params: Any = None, **extra: Any) -> tuple[Any, EmptyState]:
+    def update(
+        self, updates: PyTree, state: EmptyState, params: PyTree = None, **extra: object
+    ) -> tuple[PyTree, EmptyState]:
         del params, extra
         return jax.tree.map(zero_update, updates, is_leaf=trees.is_sparse), state
 
@@ -44,7 +47,7 @@ class Freeze(Masked):
         return effects_of(self.inner, None) if at is None else super().effects(at)
 
 
-def freeze(inner: GradientTransformation, frozen: Any) -> GradientTransformation:
+def freeze(inner: GradientTransformation, frozen: PyTree) -> GradientTransformation:
     """Let the parameters where ``frozen`` is True stand still, and apply ``inner`` to the others.
 
     ``inner`` sees neither the frozen parameters nor their gradients. So it keeps no state for them, does not decay them

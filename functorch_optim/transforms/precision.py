@@ -7,10 +7,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
+from jax.typing import DTypeLike
 
 from functorch_optim import axes, trees
 from functorch_optim.base import GradientTransformation, add_update, exportable, transformation
 from functorch_optim.combinators import Wrapper, current_hyperparams
+from functorch_optim.typing import Array, PyTree
 
 
 class StateDtype(Wrapper):
@@ -20,7 +22,7 @@ class StateDtype(Wrapper):
     def _call_name(cls) -> str:
         return "state_dtype"
 
-    def init(self, params: Any) -> Any:
+    def init(self, params: PyTree) -> PyTree:
         dtypes = dict(self.dtypes)
         leaves, treedef = jax.tree_util.tree_flatten_with_path(self.inner.init(params), is_leaf=lambda x: x is None)
         slots: dict[str, None] = {}
@@ -39,21 +41,21 @@ class StateDtype(Wrapper):
             raise ValueError(f"state_dtype: the state has no slot {', '.join(missing)}; it has {', '.join(slots)}")
         return treedef.unflatten(cast)
 
-    def update(self, updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+    def update(self, updates: PyTree, state: PyTree, params: PyTree = None, **extra: object) -> tuple[PyTree, PyTree]:
         return self.inner.update(updates, state, params, **extra)
 
-    def hyperparams(self, state: Any) -> dict[str, Any]:
+    def hyperparams(self, state: PyTree) -> dict[str, PyTree]:
         return current_hyperparams(self.inner, state)
 
 
-def _is_slot_of_one(leaf: Any, params: Any) -> bool:
+def _is_slot_of_one(leaf: PyTree, params: PyTree) -> bool:
     """Whether a leaf may be a slot of parameters that are a single array."""
     if leaf is None or not jax.tree_util.all_leaves([params]):
         return False
     return leaf.shape != () or jnp.shape(params) == ()
 
 
-def state_dtype(inner: GradientTransformation, dtypes: Mapping[str, Any]) -> GradientTransformation:
+def state_dtype(inner: GradientTransformation, dtypes: Mapping[str, PyTree]) -> GradientTransformation:
     """Keep slots of ``inner`` in another floating dtype; the arithmetic stays in float32.
 
     Args:
@@ -81,8 +83,8 @@ def state_dtype(inner: GradientTransformation, dtypes: Mapping[str, Any]) -> Gra
 class StochasticRoundingState(NamedTuple):
     """``key`` is the data of the next random key."""
 
-    key: Any
-    inner: Any
+    key: PyTree
+    inner: PyTree
 
 
 class StochasticRounding(Wrapper):
@@ -94,10 +96,10 @@ class StochasticRounding(Wrapper):
     def _call_name(cls) -> str:
         return "stochastic_rounding"
 
-    def init(self, params: Any) -> StochasticRoundingState:
+    def init(self, params: PyTree) -> StochasticRoundingState:
         return StochasticRoundingState(jnp.asarray(self.key, jnp.uint32), self.inner.init(params))
 
-    def update(self, updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+    def update(self, updates: PyTree, state: PyTree, params: PyTree = None, **extra: object) -> tuple[PyTree, PyTree]:
         if params is None:
             raise ValueError("stochastic_rounding needs the parameters: update(grads, state, params)")
         updates, inner = self.inner.update(updates, state.inner, params, **extra)
@@ -113,14 +115,14 @@ class StochasticRounding(Wrapper):
         return treedef.unflatten(rounded), StochasticRoundingState(jax.random.key_data(later), inner)
 
 
-def _of_shard(key: Any, split: axes.Axes) -> Any:
+def _of_shard(key: PyTree, split: axes.Axes) -> PyTree:
     """A key of its own for every shard."""
     for axis in split:
         key = jax.random.fold_in(key, jax.lax.axis_index(axis))
     return key
 
 
-def _rounded(param: Any, update: Any, key: Any) -> jax.Array:
+def _rounded(param: Array, update: PyTree, key: PyTree) -> jax.Array:
     """What leads from the parameter to one of the two bfloat16 numbers around the sum, the nearer the more often."""
     wide = jnp.asarray(param, jnp.float32)
     whole = wide + jnp.asarray(update, jnp.float32)
@@ -141,7 +143,7 @@ def _hashed(x: jax.Array) -> jax.Array:
     return x ^ (x >> 16)
 
 
-def stochastic_rounding(inner: GradientTransformation, key: Any, axis_name: Any = None) -> GradientTransformation:
+def stochastic_rounding(inner: GradientTransformation, key: PyTree, axis_name: PyTree = None) -> GradientTransformation:
     """Round bfloat16 parameters up or down at random, so that on average nothing of an update is lost.
 
     A sum ``p + u`` between two neighbouring bfloat16 numbers becomes the upper one with the probability of its distance
@@ -203,8 +205,8 @@ def _key(given: Any) -> jax.Array:
 class MasterWeightsState(NamedTuple):
     """``master`` has the parameters in float32, None where they are float32 or wider themselves."""
 
-    master: Any
-    inner: Any
+    master: PyTree
+    inner: PyTree
 
 
 class MasterWeights(Wrapper):
@@ -212,11 +214,11 @@ class MasterWeights(Wrapper):
     def _call_name(cls) -> str:
         return "master_weights"
 
-    def init(self, params: Any) -> MasterWeightsState:
+    def init(self, params: PyTree) -> MasterWeightsState:
         master = jax.tree.map(lambda p: _widened(p) if trees.is_narrow(p) else None, params)
         return MasterWeightsState(master, self.inner.init(_whole(params, master)))
 
-    def update(self, updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+    def update(self, updates: PyTree, state: PyTree, params: PyTree = None, **extra: object) -> tuple[PyTree, PyTree]:
         if params is None:
             raise ValueError("master_weights needs the parameters: update(grads, state, params)")
         whole = _whole(params, state.master)
@@ -231,7 +233,7 @@ class MasterWeights(Wrapper):
         return treedef.unflatten(deltas), MasterWeightsState(treedef.unflatten(new), inner)
 
 
-def narrowed(array: jax.Array, dtype: Any) -> jax.Array:
+def narrowed(array: jax.Array, dtype: DTypeLike | None) -> jax.Array:
     """The numbers rounded to those of a narrower dtype, the finite ones to finite ones: a parameter that were infinite
     could not be led back. XLA may drop a mere way there and back."""
     narrow, wide = jnp.finfo(dtype), jnp.finfo(array.dtype)
@@ -241,13 +243,13 @@ def narrowed(array: jax.Array, dtype: Any) -> jax.Array:
     return jax.lax.optimization_barrier(whole.astype(dtype)).astype(array.dtype)  # keeps subnormal numbers
 
 
-def _widened(param: Any) -> jax.Array:
+def _widened(param: Array) -> jax.Array:
     if isinstance(param, jax.ShapeDtypeStruct):
         return jnp.zeros_like(param, dtype=jnp.float32)
     return param.astype(jnp.float32)
 
 
-def _whole(params: Any, master: Any) -> Any:
+def _whole(params: PyTree, master: PyTree) -> PyTree:
     """The parameters, each from the masters where it has one."""
     leaves, treedef = jax.tree.flatten(params)
     pairs = zip(treedef.flatten_up_to(master), leaves, strict=True)

@@ -10,38 +10,39 @@ from functorch_optim.base import EmptyState, GradientTransformation, Transform, 
 from functorch_optim.core.numerics import coefficient, next_step
 from functorch_optim.effects import Effects, Kind, Leaves
 from functorch_optim.hyperparams import AnyNumber, Hyperparameter, Options, Schedule, known
+from functorch_optim.typing import Numeric, PyTree
 
 
 @exportable
 class StepState(NamedTuple):
     """The number of updates so far."""
 
-    step: Any
+    step: PyTree
 
 
 class Scheduled(Options, Transform):
     """A transform without memory but for the step, which it keeps only if an option is a schedule."""
 
-    def apply(self, values: Any, updates: Any, params: Any) -> Any:
+    def apply(self, values: object, updates: PyTree, params: PyTree) -> PyTree:
         """The new updates, with the options' values in ``values``."""
         raise NotImplementedError(f"{type(self).__name__} does not define apply")  # abstract: every subclass does
 
-    def init(self, params: Any) -> Any:
+    def init(self, params: PyTree) -> PyTree:
         del params
         scheduled = any(callable(value) for value in vars(self).values())
         return StepState(jnp.zeros((), jnp.int32)) if scheduled else EmptyState()
 
-    def update(self, updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+    def update(self, updates: PyTree, state: PyTree, params: PyTree = None, **extra: object) -> tuple[PyTree, PyTree]:
         del extra
         if isinstance(state, StepState):
             return self.apply(self.at(state.step), updates, params), StepState(next_step(state.step))
         return self.apply(self.at(0), updates, params), state
 
-    def hyperparams(self, state: Any) -> dict[str, Any]:
+    def hyperparams(self, state: PyTree) -> dict[str, PyTree]:
         return self.hyperparams_at(state.step if isinstance(state, StepState) else 0)
 
 
-def multiply(array: jax.Array, factor: Any) -> jax.Array:
+def multiply(array: jax.Array, factor: Numeric) -> jax.Array:
     """``array * factor`` in the array's precision (float32 at least), rounded once to the array's dtype."""
     dtype = trees.compute_dtype(array)
     return (array.astype(dtype) * coefficient(factor, dtype)).astype(array.dtype)
@@ -50,10 +51,10 @@ def multiply(array: jax.Array, factor: Any) -> jax.Array:
 class Scale(Scheduled):
     factor: AnyNumber
 
-    def apply(self, values: Any, updates: Any, params: Any) -> Any:
+    def apply(self, values: Any, updates: PyTree, params: PyTree) -> PyTree:
         del params
 
-        def each(name: str, leaf: Any) -> Any:
+        def each(name: str, leaf: PyTree) -> PyTree:
             del name
             return rows.map_values(lambda x: multiply(x, values.factor), leaf)
 

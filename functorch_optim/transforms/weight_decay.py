@@ -11,17 +11,18 @@ from functorch_optim.effects import Effects, Kind, Leaves
 from functorch_optim.hyperparams import Hyperparameter, WeightDecay
 from functorch_optim.selection import masked
 from functorch_optim.transforms.scaling import Scheduled
+from functorch_optim.typing import PyTree
 
 
 class AddDecayedWeights(Scheduled):
     weight_decay: WeightDecay
 
-    def apply(self, values: Any, updates: Any, params: Any) -> Any:
+    def apply(self, values: Any, updates: PyTree, params: PyTree) -> PyTree:
         if params is None:
             raise ValueError("add_decayed_weights needs the parameters: update(updates, state, params)")
         leaves, grads, treedef = trees.pair(params, updates, "add_decayed_weights")
 
-        def add(update: Any, param: jax.Array) -> Any:
+        def add(update: PyTree, param: jax.Array) -> PyTree:
             if update is None:
                 return None
             dtype = trees.compute_dtype(update, param)
@@ -34,7 +35,7 @@ class AddDecayedWeights(Scheduled):
         return self.effect(Kind.DECAYS, at)
 
 
-def add_decayed_weights(weight_decay: Hyperparameter, mask: Any = None) -> GradientTransformation:
+def add_decayed_weights(weight_decay: Hyperparameter, mask: PyTree = None) -> GradientTransformation:
     """Add ``weight_decay * p`` to the updates; ``update`` needs ``params``.
 
     Before an algorithm it is L2 regularisation. The updates of an algorithm are negated already, so after one it would

@@ -5,9 +5,9 @@ of a group with the same number of updates share their scalars; a parameter with
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
+from jax.typing import DTypeLike
 
 from functorch_optim import rows
 from functorch_optim.base import GradientTransformation
@@ -23,6 +23,7 @@ from functorch_optim.optim.layout import Layout
 from functorch_optim.optim.options import is_zero
 from functorch_optim.optim.state_dict import Loaded, Refused
 from functorch_optim.optim.transaction import Args
+from functorch_optim.typing import Options, PyTree
 
 
 class ByParameter:
@@ -37,7 +38,7 @@ class ByParameter:
         self.data_names = algorithms.data_names
         self._known = Histories()
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {**vars(self), "_known": self._known.snapshot()}
 
     @property
@@ -61,12 +62,12 @@ class ByParameter:
         """Whether the gradients of a group may be row-sparse."""
         return self.algorithms.kind(options).rule_type.takes_rows
 
-    def start(self, layout: Layout, params: list[Any], settings: list[Any]) -> None:
+    def start(self, layout: Layout, params: list[PyTree], settings: Sequence[Options]) -> None:
         """Take up parameters that have no history."""
         self.histories = []
         self.commit(self.extended(layout, params, settings))
 
-    def extended(self, layout: Layout, params: list[Any], settings: list[Any]) -> list[History]:
+    def extended(self, layout: Layout, params: list[PyTree], settings: Sequence[Options]) -> list[History]:
         """The state for :meth:`commit` with the further parameters that ``layout`` has after the known ones."""
         histories = list(self.histories)
         everything = list(zip(params, layout.labels, layout.group_of, strict=True))
@@ -78,7 +79,13 @@ class ByParameter:
         return histories
 
     def step(
-        self, layout: Layout, held: Leaves, grads: list[Any], settings: list[Any], run: Run, in_place: bool = True
+        self,
+        layout: Layout,
+        held: Leaves,
+        grads: list[PyTree],
+        settings: Sequence[Options],
+        run: Run,
+        in_place: bool = True,
     ) -> None:
         """Update the parameters where there is a gradient; without ``in_place`` the arrays before live on."""
         groups = [self.algorithms.held(settings, group) for group in range(len(settings))]
@@ -92,7 +99,7 @@ class ByParameter:
         def arguments() -> Args:
             return prepared.arguments(grads, numbers)
 
-        def commit(result: Any) -> None:
+        def commit(result: PyTree) -> None:
             prepared.commit(known, result, carried)
 
         run(compiled, arguments, commit)
@@ -101,9 +108,9 @@ class ByParameter:
         self,
         layout: Layout,
         held: Leaves,
-        grads: list[Any],
+        grads: list[PyTree],
         groups: list[Held],
-        settings: list[Any],
+        settings: Sequence[Options],
         in_place: bool,
     ) -> Prepared:
         """Which parameters these gradients update, with which histories; small ones packed."""
@@ -137,8 +144,14 @@ class ByParameter:
         return entries_of(self._known.read(), [kind.rule_type for kind in self.algorithms.kinds.values()])
 
     def read(
-        self, layout: Layout, params: list[Any], loaded: Loaded, settings: list[Any], dtype: Any, refused: Refused
-    ) -> Any:
+        self,
+        layout: Layout,
+        params: list[PyTree],
+        loaded: Loaded,
+        settings: Sequence[Options],
+        dtype: DTypeLike | None,
+        refused: Refused,
+    ) -> PyTree:
         """The histories that a state dict tells, for :meth:`commit`; where it tells none, those that are here."""
         histories = list(self.histories)
         everything = zip(loaded.entries, layout.group_of, params, layout.labels, strict=True)
@@ -157,23 +170,28 @@ class ByParameter:
         """All arrays as they are kept."""
         return self._known.arrays()
 
-    def commit(self, state: Any) -> None:
+    def commit(self, state: PyTree) -> None:
         self.histories = state
 
     def functional(
-        self, layout: Layout, params: list[Any], options: Sequence[Group], settings: list[Any], counts: list[int]
-    ) -> tuple[GradientTransformation, Any]:
+        self,
+        layout: Layout,
+        params: list[PyTree],
+        options: Sequence[Group],
+        settings: Sequence[Options],
+        counts: list[int],
+    ) -> tuple[GradientTransformation, PyTree]:
         """``(transformation, state)`` that continue from here; a partition where histories or groups differ."""
         return handover.functional(self.algorithms, layout, self._fitted(layout, params, settings), options, counts)
 
     def restored(
-        self, layout: Layout, params: list[Any], state: Any, settings: list[Any], counts: list[int]
+        self, layout: Layout, params: list[PyTree], state: PyTree, settings: Sequence[Options], counts: list[int]
     ) -> tuple[list[History], list[int]]:
         """The histories for :meth:`commit` and the groups' counts, from a state as :meth:`functional` gives it."""
         histories = self._fitted(layout, params, settings)
         return handover.restored(self.algorithms, layout, params, histories, state, settings, counts)
 
-    def _fitted(self, layout: Layout, params: list[Any], settings: list[Any]) -> list[History]:
+    def _fitted(self, layout: Layout, params: list[PyTree], settings: Sequence[Options]) -> list[History]:
         """The histories as the next step would find them."""
         return [
             fitted(history, self.algorithms.of(settings, group), param, settings[group])

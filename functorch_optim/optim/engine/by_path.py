@@ -2,17 +2,19 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from functorch_optim import trees
 from functorch_optim.optim.engine.protocol import Entry, Group
 from functorch_optim.optim.layout import Layout
 from functorch_optim.optim.state_dict import Loaded, Refused, kept
 from functorch_optim.placement import placed
+from functorch_optim.typing import PyTree
 
 
 class View(NamedTuple):
@@ -27,7 +29,7 @@ class ByPath:
 
     together = False
 
-    def entries(self, layout: Layout, state: Any, several: bool) -> list[Entry]:
+    def entries(self, layout: Layout, state: PyTree, several: bool) -> list[Entry]:
         """The state by parameter."""
         views, leaves, _ = _views(layout, state, several)
         result: list[Entry] = [{} for _ in layout.group_of]
@@ -39,14 +41,14 @@ class ByPath:
     def read(
         self,
         layout: Layout,
-        params: list[Any],
+        params: list[PyTree],
         loaded: Loaded,
-        fresh: Any,
-        present: Any,
+        fresh: PyTree,
+        present: PyTree,
         several: bool,
-        dtype: Any,
+        dtype: DTypeLike | None,
         refused: Refused,
-    ) -> Any:
+    ) -> PyTree:
         """An empty entry resets a parameter; a missing or refused entry keeps its present state."""
         del params
         views, leaves, treedef = _views(layout, fresh, several)
@@ -68,16 +70,16 @@ class ByPath:
             filled.append(before if value is before else placed(value, leaf))
         return treedef.unflatten(filled)
 
-    def resized(self, state: Any, options: Group) -> None:
+    def resized(self, state: PyTree, options: Group) -> None:
         """No option changes the shapes of a state."""
         del state, options
 
-    def counters(self, state: Any) -> list[int]:
+    def counters(self, state: PyTree) -> list[int]:
         """The integer scalars of a state: how often its transformations were updated."""
         leaves = jax.tree.leaves(state)
         return [int(leaf) for leaf in leaves if leaf.ndim == 0 and jnp.issubdtype(leaf.dtype, jnp.integer)]
 
-    def behind(self, state: Any, counts: list[int]) -> int:
+    def behind(self, state: PyTree, counts: list[int]) -> int:
         """Schedules of a group are given the group's own count."""
         del state, counts
         return 0
@@ -86,7 +88,7 @@ class ByPath:
 BY_PATH = ByPath()
 
 
-def _views(layout: Layout, state: Any, several: bool) -> tuple[list[View], list[Any], Any]:
+def _views(layout: Layout, state: PyTree, several: bool) -> tuple[list[View], list[PyTree], PyTree]:
     """To which parameters each leaf of the state belongs and under which key; the leaves; the structure.
 
     A leaf whose path ends with a parameter's path is a slot of it. Of the others each parameter of the group has the
@@ -114,7 +116,9 @@ def _views(layout: Layout, state: Any, several: bool) -> tuple[list[View], list[
     return [View(members, keys[place]) for members, place in found], [leaf for _, leaf in flat], treedef
 
 
-def _shared(key: str, entry: Entry, held: Mapping[int, Entry], leaf: Any, name: str, dtype: Any) -> jax.Array:
+def _shared(
+    key: str, entry: Entry, held: Mapping[int, Entry], leaf: PyTree, name: str, dtype: DTypeLike | None
+) -> jax.Array:
     """The entry's value for ``key``; raises unless all entries that share this leaf agree.
 
     Raises:

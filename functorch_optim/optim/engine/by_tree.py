@@ -1,12 +1,13 @@
 """Steps a transformation of the whole tree: one state for all parameters, with the groups' numbers as data."""
 
 import functools
-from collections.abc import Callable, Collection, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection, Hashable, Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
 from jax.tree_util import PyTreeDef
+from jax.typing import DTypeLike
 
 from functorch_optim import base, trees
 from functorch_optim.base import GradientTransformation, Transform, transformation
@@ -24,9 +25,10 @@ from functorch_optim.optim.state_dict import Loaded, Refused
 from functorch_optim.optim.transaction import Args, Compiled
 from functorch_optim.selection import partition
 from functorch_optim.transforms.conjugation import conjugate_leaf
+from functorch_optim.typing import Options, PyTree
 
 Make = Callable[..., GradientTransformation]
-Template = tuple[tuple[str, Any], ...]  # a group's options, with the structure of numbers in their place
+Template = tuple[tuple[str, PyTree], ...]  # a group's options, with the structure of numbers in their place
 
 
 class Grown(NamedTuple):
@@ -41,18 +43,18 @@ class Within(Transform):
     of: GradientTransformation
     element: int
 
-    def init(self, params: Any) -> Any:
+    def init(self, params: PyTree) -> PyTree:
         return self.of.init(params[self.element])
 
-    def update(self, updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+    def update(self, updates: PyTree, state: PyTree, params: PyTree = None, **extra: PyTree) -> tuple[PyTree, PyTree]:
         own = None if params is None else params[self.element]
         if callable(extra.get("value_fn")):
             extra["value_fn"] = self._of_element(extra["value_fn"], params)
         new, state = self.of.update(updates[self.element], state, own, **extra)
         return [new if index == self.element else each for index, each in enumerate(updates)], state
 
-    def _of_element(self, value_fn: Callable[[Any], Any], params: Any) -> Callable[[Any], Any]:
-        def of_element(own: Any) -> Any:
+    def _of_element(self, value_fn: Callable[[PyTree], PyTree], params: PyTree) -> Callable[[PyTree], PyTree]:
+        def of_element(own: PyTree) -> PyTree:
             return value_fn([own if index == self.element else each for index, each in enumerate(params)])
 
         return of_element
@@ -80,17 +82,17 @@ class ByTree:
         self.codec = codec
         self.strict = strict
         self.together = codec.together
-        self._leaves: list[Any] = []
+        self._leaves: list[PyTree] = []
         self._structure = trees.Structure.of(())
         self._several = False
         self._exported: list[int] | None = None
-        self._compiled: dict[Any, Compiled] = {}
+        self._compiled: dict[Hashable, Compiled] = {}
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {**vars(self), "_compiled": {}, "_leaves": list(self._leaves)}
 
     @property
-    def state(self) -> Any:
+    def state(self) -> PyTree:
         """The transformation's state."""
         return self._structure.unflatten(self._leaves)
 
@@ -98,7 +100,7 @@ class ByTree:
         """All arrays as they are kept."""
         return self._leaves
 
-    def commit(self, state: Any) -> None:
+    def commit(self, state: PyTree) -> None:
         """Go on from ``state``."""
         several = self._several
         if isinstance(state, Grown):
@@ -125,7 +127,7 @@ class ByTree:
     def _made(self, options: Group) -> GradientTransformation:
         return self.make(**{name: options[name] for name in self.option_names})
 
-    def start(self, layout: Layout, params: list[Any], settings: list[Any]) -> None:
+    def start(self, layout: Layout, params: list[PyTree], settings: Sequence[Options]) -> None:
         """The state before the first update."""
         self._several = len(settings) > 1  # then the state is that of a partition
         state = self._whole(layout, settings).init(layout.structure.unflatten(params))
@@ -136,7 +138,7 @@ class ByTree:
             )
         self.commit(state)
 
-    def extended(self, layout: Layout, params: list[Any], settings: list[Any]) -> Grown:
+    def extended(self, layout: Layout, params: list[PyTree], settings: Sequence[Options]) -> Grown:
         """The state for :meth:`commit` with further parameters: a group of their own, with a state of its own."""
         state = self.state
         fresh = self._whole(layout, settings).init(layout.structure.unflatten(params))
@@ -169,7 +171,13 @@ class ByTree:
         return tuple(template), numbers
 
     def step(
-        self, layout: Layout, held: Leaves, grads: list[Any], settings: list[Any], run: Run, in_place: bool = True
+        self,
+        layout: Layout,
+        held: Leaves,
+        grads: list[PyTree],
+        settings: Sequence[Options],
+        run: Run,
+        in_place: bool = True,
     ) -> None:
         """Update the parameters; where there is no gradient the transformation gets None."""
         del in_place  # nothing is traced here
@@ -184,15 +192,15 @@ class ByTree:
         layout: Layout,
         held: Leaves,
         losses: CompiledLosses,
-        closure: Callable[..., Any],
-        args: tuple[Any, ...],
-        settings: list[Any],
+        closure: Callable[..., PyTree],
+        args: tuple[PyTree, ...],
+        settings: Sequence[Options],
         run: Run,
-    ) -> Any:
+    ) -> PyTree:
         """Update the parameters with a transformation that evaluates ``closure(params, *args)``; the loss before."""
         templates, numbers = self._templates(settings)
 
-        def make(loss: Callable[..., Any]) -> Callable[..., Any]:
+        def make(loss: Callable[..., PyTree]) -> Callable[..., PyTree]:
             return self._update(layout, templates, loss)
 
         compiled = losses.compiled(closure, (templates, tuple(layout.group_of)), make, donated=(0, 1))
@@ -205,22 +213,22 @@ class ByTree:
         return tuple(template for template, _ in split), numbers
 
     def _run(
-        self, compiled: Compiled, held: Leaves, data: Any, numbers: np.ndarray, settings: Sequence[Group], run: Run
-    ) -> Any:
+        self, compiled: Compiled, held: Leaves, data: PyTree, numbers: np.ndarray, settings: Sequence[Group], run: Run
+    ) -> PyTree:
         """One call of what :meth:`_update` gave, as one change; the loss."""
         kept, structure = self._fitted(settings)
 
         def arguments() -> Args:
             return exclusive(held.arrays()), structure.unflatten(exclusive(kept)), data, numbers
 
-        def commit(result: Any) -> None:
+        def commit(result: PyTree) -> None:
             _, params, leaves = result
             self._leaves, self._structure, self._exported = leaves, structure, None
             held.put_all(params)
 
         return run(compiled, arguments, commit)[0]
 
-    def _fitted(self, settings: Sequence[Group]) -> tuple[list[Any], trees.Structure]:
+    def _fitted(self, settings: Sequence[Group]) -> tuple[list[PyTree], trees.Structure]:
         """The leaves and the structure of the state as these options need it."""
         resized = self.codec.resized(self.state, settings[0])
         if resized is None:
@@ -229,12 +237,12 @@ class ByTree:
         return leaves, trees.Structure(treedef)
 
     def _update(
-        self, layout: Layout, templates: tuple[Template, ...], loss: Callable[..., Any] | None = None
-    ) -> Callable[..., Any]:
+        self, layout: Layout, templates: tuple[Template, ...], loss: Callable[..., PyTree] | None = None
+    ) -> Callable[..., PyTree]:
         """``(params, state, data, numbers) -> (loss, params, state)``; data are the gradients, or where the loss is
         given, its further arguments."""
 
-        def optimizer_step(leaves: list[Any], state: Any, data: Any, numbers: jax.Array) -> Any:
+        def optimizer_step(leaves: list[PyTree], state: PyTree, data: PyTree, numbers: jax.Array) -> PyTree:
             params, tx = layout.structure.unflatten(leaves), self._whole(layout, _filled(templates, numbers))
             if loss is None:
                 value, more = None, {}
@@ -256,15 +264,26 @@ class ByTree:
         return self.codec.entries(layout, self.state, self._several)
 
     def read(
-        self, layout: Layout, params: list[Any], loaded: Loaded, settings: list[Any], dtype: Any, refused: Refused
-    ) -> Any:
+        self,
+        layout: Layout,
+        params: list[PyTree],
+        loaded: Loaded,
+        settings: Sequence[Options],
+        dtype: DTypeLike | None,
+        refused: Refused,
+    ) -> PyTree:
         """The state that a state dict tells, for :meth:`commit`."""
         fresh = self._whole(layout, settings).init(layout.structure.unflatten(params))
         return self.codec.read(layout, params, loaded, fresh, self.state, self._several, dtype, refused)
 
     def functional(
-        self, layout: Layout, params: list[Any], options: Sequence[Group], settings: list[Any], counts: list[int]
-    ) -> tuple[GradientTransformation, Any]:
+        self,
+        layout: Layout,
+        params: list[PyTree],
+        options: Sequence[Group],
+        settings: Sequence[Options],
+        counts: list[int],
+    ) -> tuple[GradientTransformation, PyTree]:
         """``(transformation, state)`` that continue from here."""
         del params
         leaves, structure = self._fitted(settings)
@@ -278,8 +297,8 @@ class ByTree:
         return self._whole(layout, live), state
 
     def restored(
-        self, layout: Layout, params: list[Any], state: Any, settings: list[Any], counts: list[int]
-    ) -> tuple[Any, list[int]]:
+        self, layout: Layout, params: list[PyTree], state: PyTree, settings: Sequence[Options], counts: list[int]
+    ) -> tuple[PyTree, list[int]]:
         """The state for :meth:`commit` and the groups' counts, from a state as :meth:`functional` gives it."""
         del layout, params
         leaves, structure = self._fitted(settings)
@@ -290,15 +309,15 @@ class ByTree:
         return after, [count + done for count in counts]
 
 
-def _is_packed(node: Any) -> bool:
+def _is_packed(node: PyTree) -> bool:
     return isinstance(node, ForeachState)
 
 
-def _with_arguments(loss: Callable[..., Any], args: tuple[Any, ...], params: Any) -> Any:
+def _with_arguments(loss: Callable[..., PyTree], args: tuple[PyTree, ...], params: PyTree) -> PyTree:
     return loss(params, *args)
 
 
-def _filled(templates: tuple[Template, ...], numbers: jax.Array) -> list[dict[str, Any]]:
+def _filled(templates: tuple[Template, ...], numbers: jax.Array) -> list[dict[str, PyTree]]:
     """The groups' options, with numbers in their places."""
     position = iter(range(len(numbers)))
     return [
@@ -312,7 +331,7 @@ def _filled(templates: tuple[Template, ...], numbers: jax.Array) -> list[dict[st
     ]
 
 
-def _matched(state: Any, given: Any) -> Any:
+def _matched(state: PyTree, given: object) -> PyTree:
     """A copy of ``given``, which must have the structure, shapes and dtypes of ``state``."""
     names, models, treedef = trees.named_leaves(state)
     leaves = trees.align(state, given, "the leaves of the state")

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from functorch_optim import trees
 from functorch_optim.optim.engine.histories import History, slots_of
@@ -15,9 +16,10 @@ from functorch_optim.optim.engine.torch_habits import habits_of
 from functorch_optim.optim.options import is_traced
 from functorch_optim.optim.state_dict import count_of, kept
 from functorch_optim.placement import sharding_of
+from functorch_optim.typing import PyTree
 
 
-def entries_of(histories: Collection[History], types: Collection[Any]) -> list[Entry]:
+def entries_of(histories: Collection[History], types: Collection[PyTree]) -> list[Entry]:
     """What torch's ``state_dict`` has of each parameter; ``types`` are the rules that there are."""
     counting = {rule.state for rule in types if habits_of(rule).counts_steps}
     integers = {rule.state for rule in types if habits_of(rule).integer_step}
@@ -36,7 +38,9 @@ def entries_of(histories: Collection[History], types: Collection[Any]) -> list[E
     return result
 
 
-def history_of(entry: Entry, rule: Any, param: Any, name: str, dtype: Any = None, live: Any = None) -> History:
+def history_of(
+    entry: Entry, rule: Any, param: PyTree, name: str, dtype: DTypeLike | None = None, live: PyTree = None
+) -> History:
     """The history that an entry tells. Its slots are not narrower than those in ``live``, else than new ones."""
     given = {key: value for key, value in entry.items() if value is not None}
     if not given:
@@ -74,11 +78,11 @@ def history_of(entry: Entry, rule: Any, param: Any, name: str, dtype: Any = None
 
 
 @functools.lru_cache(maxsize=1024)
-def _shapes(rule: Any, shape: tuple[int, ...], dtype: Any) -> Any:
+def _shapes(rule: Any, shape: tuple[int, ...], dtype: DTypeLike | None) -> PyTree:
     return rule.shapes(jax.ShapeDtypeStruct(shape, dtype))
 
 
-def _slot_dtype(saved: Any, own: Any, dtype: Any) -> Any:
+def _slot_dtype(saved: PyTree, own: PyTree, dtype: DTypeLike | None) -> DTypeLike:
     """The dtype of a slot after loading: the wider of ``own`` and the saved one, or ``dtype``; complex where it is."""
     real = trees.wider_dtype(own, saved) if dtype is None else jnp.finfo(dtype).dtype
     if jnp.issubdtype(own, jnp.complexfloating):

@@ -1,8 +1,7 @@
 """Hands the histories of parameters to the functional face, and takes them back."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import jax.numpy as jnp
 
@@ -17,19 +16,20 @@ from functorch_optim.optim.engine.torch_habits import habits_of
 from functorch_optim.optim.layout import Layout
 from functorch_optim.optim.options import delayed
 from functorch_optim.selection import partition
+from functorch_optim.typing import Numeric, Options, PyTree
 
 
 def functional(
     algorithms: Algorithms, layout: Layout, histories: list[History], options: Sequence[Group], counts: list[int]
-) -> tuple[GradientTransformation, Any]:
+) -> tuple[GradientTransformation, PyTree]:
     """``(transformation, state)`` that continue from fitted histories; a partition where histories or groups differ."""
     transformations, states, labels = {}, {}, [""] * len(histories)
     for label, indices in _cohorts(layout, histories).items():
         group = layout.group_of[indices[0]]
         step = max(histories[i].step for i in indices)
         tx = _transformation(algorithms, options[group], counts[group] - step)
-        own_rows: list[Any] = [None] * len(histories)
-        carried: dict[str, float] = {}
+        own_rows: list[PyTree] = [None] * len(histories)
+        carried: dict[str, Numeric] = {}
         for i in indices:
             own_rows[i], labels[i], carried = histories[i].row, label, histories[i].carried
         transformations[label] = tx
@@ -43,10 +43,10 @@ def functional(
 def restored(
     algorithms: Algorithms,
     layout: Layout,
-    params: list[Any],
+    params: list[PyTree],
     histories: list[History],
-    state: Any,
-    settings: list[Any],
+    state: PyTree,
+    settings: Sequence[Options],
     counts: list[int],
 ) -> tuple[list[History], list[int]]:
     """The histories and the groups' counts that a state tells; ``histories`` are those that were handed over, fitted.
@@ -76,10 +76,10 @@ def restored(
 
 def _cohorts(layout: Layout, histories: list[History]) -> dict[str, list[int]]:
     """The parameters that one state of a functional transformation can serve, by label."""
-    members: dict[tuple[int, Any], list[int]] = {}
+    members: dict[tuple[int, PyTree], list[int]] = {}
     for index, (group, history) in enumerate(zip(layout.group_of, histories, strict=True)):
         members.setdefault((group, history.age()), []).append(index)
-    parts: dict[int, list[Any]] = {}
+    parts: dict[int, list[Hashable]] = {}
     for group, part in members:
         parts.setdefault(group, []).append(part)
     return {
@@ -100,8 +100,8 @@ def _transformation(algorithms: Algorithms, options: Group, late: int) -> Gradie
 
 
 def _matched(
-    cohorts: dict[str, list[int]], layout: Layout, histories: list[History], state: Any
-) -> tuple[dict[str, list[int]], dict[str, Any]]:
+    cohorts: dict[str, list[int]], layout: Layout, histories: list[History], state: PyTree
+) -> tuple[dict[str, list[int]], dict[str, PyTree]]:
     """The parts of a state, and the parameters of each."""
     if isinstance(state, NamedStates):
         states = state.states

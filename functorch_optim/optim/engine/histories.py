@@ -12,6 +12,7 @@ from functorch_optim.core.scalar_math import single
 from functorch_optim.optim.engine.packs import Leaves, Pack, cut_all, join_all
 from functorch_optim.optim.engine.torch_habits import habits_of
 from functorch_optim.optim.options import is_traced
+from functorch_optim.typing import Numeric, PyTree
 
 FEWEST = 256  # with foreach=None so many small parameters are packed; a hundred cost as much to cut as they save
 
@@ -24,13 +25,13 @@ class History:
     present options do not use, which torch keeps too; ``row`` was made for ``algorithm``.
     """
 
-    row: Any = None
+    row: PyTree = None
     step: int = 0
-    carried: dict[str, float] = field(default_factory=dict)
-    idle: dict[str, Any] = field(default_factory=dict)
+    carried: dict[str, Numeric] = field(default_factory=dict)
+    idle: dict[str, PyTree] = field(default_factory=dict)
     algorithm: Lifted | None = None
 
-    def age(self) -> tuple[int, tuple[float, ...]]:
+    def age(self) -> tuple[int, tuple[Numeric, ...]]:
         """What it has to do with a step's scalars: parameters of which it is equal share them."""
         assert self.algorithm is not None
         counts_steps = habits_of(type(self.algorithm.rule)).counts_steps
@@ -38,7 +39,7 @@ class History:
         return step, tuple([id(value) if is_traced(value) else value for value in self.carried.values()])
 
 
-def fitted(history: History, algorithm: Lifted, param: Any, options: Any) -> History:
+def fitted(history: History, algorithm: Lifted, param: PyTree, options: Any) -> History:
     """The history with the slots that the algorithm uses in its row.
 
     A slot that is not there yet starts as the algorithm starts it; where torch counts no steps, the count does too.
@@ -57,7 +58,7 @@ def fitted(history: History, algorithm: Lifted, param: Any, options: Any) -> His
     return History(row, 0 if restarts else history.step, history.carried, held, algorithm)
 
 
-def slots_of(row: Any) -> dict[str, Any]:
+def slots_of(row: PyTree) -> dict[str, PyTree]:
     """The slots of one parameter's state that are there."""
     return {name: value for name, value in row._asdict().items() if name != "step" and value is not None}
 
@@ -66,7 +67,7 @@ class Histories:
     """The histories of an optimizer's parameters. Those of a pack share one, until they are asked for one by one."""
 
     def __init__(self, histories: Iterable[History] = ()) -> None:
-        self._alone: list[Any] = list(histories)  # None in the place of what is packed
+        self._alone: list[PyTree] = list(histories)  # None in the place of what is packed
         self.packs: list[Pack] = []
         self.packed: frozenset[int] = frozenset()
         self._owner: Leaves | None = None  # what has the packed parameters

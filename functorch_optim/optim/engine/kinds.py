@@ -1,7 +1,7 @@
 """The algorithms that parameter groups may have, and the rule that the options of a group make."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from functorch_optim.base import GradientTransformation, Update
@@ -10,12 +10,13 @@ from functorch_optim.hyperparams import Named, checked, data_options
 from functorch_optim.optim.engine.protocol import Group
 from functorch_optim.optim.engine.torch_habits import FUNCTIONAL_ONLY, habits_of
 from functorch_optim.optim.options import is_traced, is_zero
+from functorch_optim.typing import Options, PyTree
 
 
 class Kind:
     """An algorithm that groups may have: what makes its lifted rule, and of which options."""
 
-    def __init__(self, constructor: Callable[..., GradientTransformation], defaults: Mapping[str, Any]) -> None:
+    def __init__(self, constructor: Callable[..., GradientTransformation], defaults: Options) -> None:
         self.constructor = constructor
         self._parameters = tuple(
             name for name in inspect.signature(constructor).parameters if name not in FUNCTIONAL_ONLY
@@ -24,11 +25,11 @@ class Kind:
         self.rule_type = type(self.made(defaults).rule)
         self.data_names = data_options(self.rule_type).keys() & set(self._parameters)
 
-    def options_of(self, group: Mapping[str, Any]) -> list[str]:
+    def options_of(self, group: Options) -> list[str]:
         """The options of a group: those that it must have, and of those that torch lacks the ones it has."""
         return [name for name in self._parameters if name in self._required or name in group]
 
-    def checked(self, options: Mapping[str, Any]) -> dict[str, Any]:
+    def checked(self, options: Options) -> dict[str, PyTree]:
         """The options with stand-ins for their numbers, each of which was checked by itself."""
         stand_ins = {}
         for name in self.data_names & set(self.options_of(options)):
@@ -38,7 +39,7 @@ class Kind:
             stand_ins[name] = tuple(None if value[n.index] is None else n for n in named) if named else Named(name)
         return {**options, **stand_ins}
 
-    def made(self, options: Mapping[str, Any]) -> Lifted:
+    def made(self, options: Options) -> Lifted:
         return lifted(self.constructor(**{name: options[name] for name in self.options_of(options)}))
 
 
@@ -60,15 +61,15 @@ class Algorithms:
     def __init__(
         self,
         constructors: Mapping[str | None, Callable[..., GradientTransformation]],
-        defaults: Mapping[str | None, Mapping[str, Any]],
+        defaults: Mapping[str | None, Options],
     ) -> None:
         self.kinds = {name: Kind(constructor, defaults[name]) for name, constructor in constructors.items()}
         self.data_names: set[str] = set().union(*(kind.data_names for kind in self.kinds.values()))
-        self._made: dict[Any, Lifted] = {}
+        self._made: dict[Hashable, Lifted] = {}
         self._held: dict[int, Held] = {}  # by group
         self._decayed: set[int] = set()  # the groups whose weight decay was once not zero
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {**vars(self), "_made": {}, "_held": {}, "_decayed": set(self._decayed)}
 
     def kind(self, options: Group) -> Kind:
@@ -122,7 +123,7 @@ class Algorithms:
             self._decayed.add(group)
         elif group not in self._decayed:
             zeros.add("weight_decay")
-        held: dict[str, Any] = {}
+        held: dict[str, PyTree] = {}
         for name in kind.options_of(options):
             if name not in data:
                 held[name] = options[name]

@@ -1,12 +1,15 @@
 """The engine of an optimizer to which no algorithm was given: it has no state, and makes no step."""
 
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import NoReturn
+
+from jax.typing import DTypeLike
 
 from functorch_optim.optim.engine.packs import Leaves
 from functorch_optim.optim.engine.protocol import Entry, Group, Run
 from functorch_optim.optim.layout import Layout
 from functorch_optim.optim.state_dict import Loaded, Refused
+from functorch_optim.typing import Options, PyTree
 
 
 class NoAlgorithm:
@@ -37,15 +40,21 @@ class NoAlgorithm:
         del options
         return True
 
-    def start(self, layout: Layout, params: list[Any], settings: list[Any]) -> None:
+    def start(self, layout: Layout, params: list[PyTree], settings: Sequence[Options]) -> None:
         """Nothing to begin with."""
 
-    def extended(self, layout: Layout, params: list[Any], settings: list[Any]) -> NoReturn:
+    def extended(self, layout: Layout, params: list[PyTree], settings: Sequence[Options]) -> NoReturn:
         """Raise."""
         self.refuse()
 
     def step(
-        self, layout: Layout, held: Leaves, grads: list[Any], settings: list[Any], run: Run, in_place: bool = True
+        self,
+        layout: Layout,
+        held: Leaves,
+        grads: list[PyTree],
+        settings: Sequence[Options],
+        run: Run,
+        in_place: bool = True,
     ) -> NoReturn:
         """Raise."""
         self.refuse()
@@ -55,26 +64,37 @@ class NoAlgorithm:
         return [{} for _ in layout.group_of]
 
     def read(
-        self, layout: Layout, params: list[Any], loaded: Loaded, settings: list[Any], dtype: Any, refused: Refused
+        self,
+        layout: Layout,
+        params: list[PyTree],
+        loaded: Loaded,
+        settings: Sequence[Options],
+        dtype: DTypeLike | None,
+        refused: Refused,
     ) -> NoReturn:
         """Raise."""
         self.refuse()
 
-    def commit(self, state: Any) -> None:
+    def commit(self, state: PyTree) -> None:
         """Nothing changes."""
 
-    def arrays(self) -> list[Any]:
+    def arrays(self) -> list[PyTree]:
         """None."""
         return []
 
     def functional(
-        self, layout: Layout, params: list[Any], options: Sequence[Group], settings: list[Any], counts: list[int]
+        self,
+        layout: Layout,
+        params: list[PyTree],
+        options: Sequence[Group],
+        settings: Sequence[Options],
+        counts: list[int],
     ) -> NoReturn:
         """Raise."""
         self.refuse()
 
     def restored(
-        self, layout: Layout, params: list[Any], state: Any, settings: list[Any], counts: list[int]
+        self, layout: Layout, params: list[PyTree], state: PyTree, settings: Sequence[Options], counts: list[int]
     ) -> NoReturn:
         """Raise."""
         self.refuse()

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from functorch_optim import trees
 from functorch_optim.algorithms.quasi_newton import flattened
@@ -13,6 +14,7 @@ from functorch_optim.optim.engine.protocol import Entry, Group
 from functorch_optim.optim.layout import Layout
 from functorch_optim.optim.ownership import own
 from functorch_optim.optim.state_dict import Loaded, Refused, kept
+from functorch_optim.typing import PyTree
 
 
 class OnFirst:
@@ -22,27 +24,27 @@ class OnFirst:
     name: ClassVar[str]
     scalars: ClassVar[tuple[str, ...]] = ("t", "prev_loss")  # finite numbers of torch's state
 
-    def entry(self, state: Any) -> Entry:
+    def entry(self, state: PyTree) -> Entry:
         """What torch's ``state_dict`` has of the first parameter, counts apart."""
         raise NotImplementedError(f"{type(self).__name__} does not define entry")  # abstract: every subclass does
 
-    def from_entry(self, params: Any, entry: Entry, fresh: Any) -> Any:
+    def from_entry(self, params: PyTree, entry: Entry, fresh: PyTree) -> PyTree:
         """The state that an entry tells, ``fresh`` being the first and ``params`` the tree."""
         raise NotImplementedError(f"{type(self).__name__} does not define from_entry")  # abstract: every subclass does
 
-    def resized(self, state: Any, options: Group) -> Any:
+    def resized(self, state: PyTree, options: Group) -> PyTree:
         """No option changes the shapes of a state."""
         del state, options
 
-    def counters(self, state: Any) -> list[int]:
+    def counters(self, state: PyTree) -> list[int]:
         """How often the state was updated."""
         return [int(state.step)]
 
-    def behind(self, state: Any, counts: list[int]) -> int:
+    def behind(self, state: PyTree, counts: list[int]) -> int:
         """The state counts its own updates, from the first after it was loaded."""
         return counts[0] - int(state.step)
 
-    def entries(self, layout: Layout, state: Any, several: bool) -> list[Entry]:
+    def entries(self, layout: Layout, state: PyTree, several: bool) -> list[Entry]:
         """The state on the first parameter; nothing before the first step."""
         del several
         counts = {"func_evals": int(state.func_evals), "n_iter": int(state.n_iter)}
@@ -55,14 +57,14 @@ class OnFirst:
     def read(
         self,
         layout: Layout,
-        params: list[Any],
+        params: list[PyTree],
         loaded: Loaded,
-        fresh: Any,
-        present: Any,
+        fresh: PyTree,
+        present: PyTree,
         several: bool,
-        dtype: Any,
+        dtype: DTypeLike | None,
         refused: Refused,
-    ) -> Any:
+    ) -> PyTree:
         """The state of the one entry that is there; ``present`` where it does not fit."""
         del several
         try:
@@ -71,7 +73,9 @@ class OnFirst:
             refused[layout.labels[0]] = error
             return present
 
-    def _read(self, layout: Layout, params: list[Any], loaded: Loaded, fresh: Any, dtype: Any) -> Any:
+    def _read(
+        self, layout: Layout, params: list[PyTree], loaded: Loaded, fresh: PyTree, dtype: DTypeLike | None
+    ) -> PyTree:
         if loaded.missing or loaded.unexpected:
             raise ValueError("the state is one of all parameters together, and fits no others")
         found = [_permuted(entry, loaded.order, params) for entry in loaded.entries if entry]
@@ -96,7 +100,7 @@ class OnFirst:
         return self.from_entry(layout.structure.unflatten(params), entry, fresh)._replace(**counts)
 
 
-def _permuted(entry: Entry, order: list[int | None], params: list[Any]) -> Entry:
+def _permuted(entry: Entry, order: list[int | None], params: list[PyTree]) -> Entry:
     """An entry whose flat vectors have the parameters in their own order, not in the saved one."""
     if order == list(range(len(params))):
         return entry
@@ -105,7 +109,7 @@ def _permuted(entry: Entry, order: list[int | None], params: list[Any]) -> Entry
     start_of = dict(zip(order, starts, strict=False))
     places = np.concatenate([start_of[leaf] + np.arange(size) for leaf, size in enumerate(sizes)])
 
-    def moved(value: Any) -> Any:
+    def moved(value: Any) -> PyTree:
         for axis in range(value.ndim):
             if value.shape[axis] != len(places):
                 raise ValueError(f"a vector of the state has {value.shape[axis]} entries, the parameters {len(places)}")
@@ -115,26 +119,26 @@ def _permuted(entry: Entry, order: list[int | None], params: list[Any]) -> Entry
     return {key: _mapped(moved, value) for key, value in entry.items()}
 
 
-def _mapped(function: Callable[[Any], Any], value: Any) -> Any:
+def _mapped(function: Callable[[PyTree], PyTree], value: object) -> PyTree:
     """``function`` of an array that is no scalar, or of those in a list; anything else as it is."""
     if isinstance(value, list):
         return [_mapped(function, item) for item in value]
     return function(value) if getattr(value, "ndim", 0) else value
 
 
-def _common_dtype(leaves: list[Any]) -> Any:
+def _common_dtype(leaves: list[PyTree]) -> DTypeLike:
     """The real dtype of one vector that has all the leaves."""
     several = len({leaf.dtype for leaf in leaves}) > 1
     return jnp.finfo(trees.compute_dtype(*leaves) if several else leaves[0].dtype).dtype
 
 
-def flat(tree: Any) -> jax.Array:
+def flat(tree: PyTree) -> jax.Array:
     """The leaves of a tree as torch lays them out: one vector, complex entries as pairs."""
     leaves = jax.tree.leaves(tree)
     return flattened(leaves, _common_dtype(leaves))
 
 
-def unflat(vector: Any, like: Any, where: str) -> Any:
+def unflat(vector: PyTree, like: PyTree, where: str) -> PyTree:
     """A vector of :func:`flat` as a tree with the shapes and dtypes of ``like``, placed as its leaves are."""
     leaves, treedef = jax.tree.flatten(like)
     vector, result, start = np.asarray(vector), [], 0

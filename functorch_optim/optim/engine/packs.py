@@ -10,6 +10,7 @@ import numpy as np
 from functorch_optim import trees
 from functorch_optim.core.packing import cut, joined, runtime_starts
 from functorch_optim.optim.transaction import Uninterrupted
+from functorch_optim.typing import PyTree
 
 _CUT_LATER: Any = None
 
@@ -48,7 +49,7 @@ class Leaves:
                 self._arrays, self._behind = arrays, []
         return self._arrays
 
-    def kept(self) -> list[Any]:
+    def kept(self) -> list[PyTree]:
         """What is there of every parameter without cutting: its array, or None."""
         return self._arrays
 
@@ -78,11 +79,11 @@ class Leaves:
 
 
 @functools.lru_cache(maxsize=64)
-def _cutter(shapes: tuple[tuple[int, ...], ...]) -> Any:
+def _cutter(shapes: tuple[tuple[int, ...], ...]) -> PyTree:
     return jax.jit(lambda flat, one: [cut(x, shapes, runtime_starts(shapes, one)) for x in flat])
 
 
-def cut_all(flat: Any, shapes: tuple[tuple[int, ...], ...]) -> list[Any]:
+def cut_all(flat: object, shapes: tuple[tuple[int, ...], ...]) -> list[PyTree]:
     """The arrays of which ``flat`` was joined, or trees of them."""
     buffers, treedef = jax.tree.flatten(flat)
     with jax.ensure_compile_time_eval():  # what is read inside a traced function is kept outside of it
@@ -95,13 +96,13 @@ def _joined(columns: list[list[jax.Array]]) -> list[jax.Array]:
     return [joined(column, column[0].dtype) for column in columns]
 
 
-def joined_grads(grads: Sequence[Any], param: Any) -> jax.Array:
+def joined_grads(grads: Sequence[PyTree], param: PyTree) -> jax.Array:
     """The gradients of a pack as one, in a dtype that holds them all."""
     dtypes = {grad.dtype for grad in grads}
     return joined(grads, dtypes.pop() if len(dtypes) == 1 else trees.compute_dtype(*grads, param))
 
 
-def join_all(nodes: Sequence[Any]) -> Any:
+def join_all(nodes: Sequence[object]) -> PyTree:
     """Trees of arrays of one structure as one tree of flat buffers."""
     columns = [list(column) for column in zip(*map(jax.tree.leaves, nodes), strict=True)]
     return jax.tree.unflatten(jax.tree.structure(nodes[0]), _joined(columns))

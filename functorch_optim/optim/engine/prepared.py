@@ -2,6 +2,7 @@
 
 import functools
 import operator
+from collections.abc import Hashable
 from typing import Any, NamedTuple
 
 import jax
@@ -19,13 +20,14 @@ from functorch_optim.optim.options import is_traced
 from functorch_optim.optim.ownership import exclusive
 from functorch_optim.optim.transaction import Args, Compiled
 from functorch_optim.transforms.conjugation import conjugate_leaf
+from functorch_optim.typing import PyTree
 
 
 class Member(NamedTuple):
     """Parameters that share a step's scalars: their algorithm, and how its scalars are packed."""
 
     algorithm: Lifted
-    scalars: Any  # the structure of StepScalars
+    scalars: PyTree  # the structure of StepScalars
 
 
 class Plan(NamedTuple):
@@ -42,7 +44,7 @@ def compiled_update(plan: Plan, in_place: bool) -> Compiled:
     The parameters and states of packs are flat, their gradients lists.
     """
 
-    def optimizer_step(params: Any, states: Any, grads: Any, numbers: jax.Array) -> Any:
+    def optimizer_step(params: PyTree, states: PyTree, grads: PyTree, numbers: jax.Array) -> PyTree:
         updates, start = [], 0
         for member in plan.members:
             stop = start + member.scalars.num_leaves
@@ -90,25 +92,25 @@ class Prepared:
         self.in_place = in_place
         self.whole = len(active) == len(held)
         self._share()
-        self._structures: list[Any] = []
+        self._structures: list[PyTree] = []
         self._compiled: Compiled | None = None
 
     def _share(self) -> None:
         """Give parameters of a group with histories of one age the same scalars."""
-        keys: dict[Any, int] = {}
+        keys: dict[Hashable, int] = {}
         pairs = zip(self.groups, self.histories, strict=True)
         self.member_of = tuple([keys.setdefault((group, *each.age()), len(keys)) for group, each in pairs])
         first = [self.member_of.index(member) for member in range(len(keys))]
         self.members = [(self.groups[index], self.histories[index]) for index in first]
         self._structures = []
 
-    def serves(self, held: Leaves, grads: list[Any], groups: list[Held]) -> bool:
+    def serves(self, held: Leaves, grads: list[PyTree], groups: list[Held]) -> bool:
         """Whether a step by these gradients, with these algorithms, is this one."""
         if held is not self.held or list(map(type, grads)) != self.kinds:
             return False
         return all(map(operator.is_, [group.algorithm for group in groups], self.algorithms))
 
-    def at(self, groups: list[Held]) -> tuple[Compiled, Any, list[dict[str, Any]]]:
+    def at(self, groups: list[Held]) -> tuple[Compiled, PyTree, list[dict[str, PyTree]]]:
         """The compiled call for the next step, its numbers, and what each member carries to the step after it."""
         ages = [(group, *history.age()) for group, history in self.members]
         if len(set(ages)) < len(ages):
@@ -129,7 +131,7 @@ class Prepared:
             self._structures = structures
         return self._compiled, _as_vector(numbers), carried
 
-    def arguments(self, grads: list[Any], numbers: Any) -> Args:
+    def arguments(self, grads: list[PyTree], numbers: Any) -> Args:
         """What the compiled call gets; with ``in_place`` in arrays that nobody else has."""
         held, alone = self.held, self.histories[: len(self.active)]
         params = held.all_alone() if self.whole else held.some(self.active)
@@ -146,7 +148,7 @@ class Prepared:
             numbers,
         )
 
-    def commit(self, known: Histories, result: Any, carried: list[dict[str, Any]]) -> None:
+    def commit(self, known: Histories, result: PyTree, carried: list[dict[str, PyTree]]) -> None:
         """Put the results in their places; the next step like this one needs no preparation."""
         held, (params, rows) = self.held, result
         for row, history, member in zip(rows, self.histories, self.member_of, strict=True):
@@ -168,14 +170,14 @@ class Prepared:
         known.prepared = self if self.in_place and BCOO not in self.kinds else None
 
 
-def _as_vector(numbers: list[Any]) -> Any:
+def _as_vector(numbers: list[object]) -> PyTree:
     """The scalars of a step in one array, in doubles where none is traced."""
     if set(map(type, numbers)) <= {float} or not any(map(is_traced, numbers)):
         return np.array(numbers, np.float64)
     return jnp.stack([jnp.asarray(number, jnp.result_type(float)) for number in numbers])
 
 
-def _exclusive(rows_of: list[Any], again: list[bool]) -> list[Any]:
+def _exclusive(rows_of: list[object], again: list[bool]) -> list[PyTree]:
     """:func:`exclusive`, where the arrays of the rows marked in ``again`` are held twice."""
     once, twice = ([row for row, two in zip(rows_of, again, strict=True) if two is kind] for kind in (False, True))
     alone, shared = iter(exclusive(once)), iter(exclusive(twice, 2))

@@ -1,18 +1,20 @@
 """What :class:`functorch_optim.optim.Optimizer` asks of the engine that holds the state and makes the steps."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import jax
+from jax.typing import DTypeLike
 
 from functorch_optim.optim.engine.packs import Leaves
 from functorch_optim.optim.layout import Layout
 from functorch_optim.optim.state_dict import Loaded, Refused
 from functorch_optim.optim.transaction import Arguments, Commit, Compiled
+from functorch_optim.typing import Options, PyTree
 
-Entry = dict[str, Any]  # what torch's state_dict has of one parameter
-Group = Mapping[str, Any]  # the options of a parameter group
-Run = Callable[[Compiled, Arguments, Commit], Any]  # one compiled call as one change of the optimizer
+Entry = dict[str, PyTree]  # what torch's state_dict has of one parameter
+Group = Options  # the options of a parameter group
+Run = Callable[[Compiled, Arguments, Commit], PyTree]  # one compiled call as one change of the optimizer
 
 
 class Codec(Protocol):
@@ -26,33 +28,33 @@ class Codec(Protocol):
         """Whether the state begins anew as a whole only."""
         ...
 
-    def entries(self, layout: Layout, state: Any, several: bool) -> list[Entry]:
+    def entries(self, layout: Layout, state: PyTree, several: bool) -> list[Entry]:
         """The state by parameter."""
         ...
 
     def read(
         self,
         layout: Layout,
-        params: list[Any],
+        params: list[PyTree],
         loaded: Loaded,
-        fresh: Any,
-        present: Any,
+        fresh: PyTree,
+        present: PyTree,
         several: bool,
-        dtype: Any,
+        dtype: DTypeLike | None,
         refused: Refused,
-    ) -> Any:
+    ) -> PyTree:
         """The state that entries tell, in the form of ``fresh``, the first state; see :meth:`Engine.read`."""
         ...
 
-    def resized(self, state: Any, options: Group) -> Any:
+    def resized(self, state: PyTree, options: Group) -> PyTree:
         """The state as these options need it, where that is another; else None."""
         ...
 
-    def counters(self, state: Any) -> list[int]:
+    def counters(self, state: PyTree) -> list[int]:
         """Numbers that each update raises by one."""
         ...
 
-    def behind(self, state: Any, counts: list[int]) -> int:
+    def behind(self, state: PyTree, counts: list[int]) -> int:
         """How far the step that the transformation counts is behind the groups' counts."""
         ...
 
@@ -81,16 +83,22 @@ class Engine(Protocol):
         """Whether the gradients of a group may be row-sparse."""
         ...
 
-    def start(self, layout: Layout, params: list[Any], settings: list[Any]) -> None:
+    def start(self, layout: Layout, params: list[PyTree], settings: Sequence[Options]) -> None:
         """Begin with parameters that have no state."""
         ...
 
-    def extended(self, layout: Layout, params: list[Any], settings: list[Any]) -> Any:
+    def extended(self, layout: Layout, params: list[PyTree], settings: Sequence[Options]) -> PyTree:
         """The state with the parameters that ``layout`` has beyond the known ones."""
         ...
 
     def step(
-        self, layout: Layout, held: Leaves, grads: list[Any], settings: list[Any], run: Run, in_place: bool = True
+        self,
+        layout: Layout,
+        held: Leaves,
+        grads: list[PyTree],
+        settings: Sequence[Options],
+        run: Run,
+        in_place: bool = True,
     ) -> None:
         """Update the parameters ``held`` by one gradient each, None where there is none.
 
@@ -103,13 +111,19 @@ class Engine(Protocol):
         ...
 
     def read(
-        self, layout: Layout, params: list[Any], loaded: Loaded, settings: list[Any], dtype: Any, refused: Refused
-    ) -> Any:
+        self,
+        layout: Layout,
+        params: list[PyTree],
+        loaded: Loaded,
+        settings: Sequence[Options],
+        dtype: DTypeLike | None,
+        refused: Refused,
+    ) -> PyTree:
         """The state that a ``state_dict`` tells. An entry of None keeps what is here; what does not fit is put into
         ``refused`` by the parameter's label, and keeps what is here too."""
         ...
 
-    def commit(self, state: Any) -> None:
+    def commit(self, state: PyTree) -> None:
         """Go on from ``state``."""
         ...
 
@@ -118,13 +132,18 @@ class Engine(Protocol):
         ...
 
     def functional(
-        self, layout: Layout, params: list[Any], options: Sequence[Group], settings: list[Any], counts: list[int]
-    ) -> tuple[Any, Any]:
+        self,
+        layout: Layout,
+        params: list[PyTree],
+        options: Sequence[Group],
+        settings: Sequence[Options],
+        counts: list[int],
+    ) -> tuple[PyTree, PyTree]:
         """A transformation and its state, which continue from here."""
         ...
 
     def restored(
-        self, layout: Layout, params: list[Any], state: Any, settings: list[Any], counts: list[int]
-    ) -> tuple[Any, list[int]]:
+        self, layout: Layout, params: list[PyTree], state: PyTree, settings: Sequence[Options], counts: list[int]
+    ) -> tuple[PyTree, list[int]]:
         """The state that a functional loop ended with, and the groups' counts of updates."""
         ...

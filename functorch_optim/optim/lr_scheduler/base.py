@@ -1,9 +1,9 @@
 """What every scheduler does: count epochs, ask for the learning rates, write them into the groups."""
 
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from functorch_optim.optim.lr_scheduler.writing import (
     all_or_nothing,
@@ -16,6 +16,7 @@ from functorch_optim.optim.lr_scheduler.writing import (
 from functorch_optim.optim.optimizer import Optimizer
 from functorch_optim.optim.options import value_at
 from functorch_optim.schedules.schedule import check_number
+from functorch_optim.typing import PyTree
 
 _ORDER = (
     "Detected call of `lr_scheduler.step()` before `optimizer.step()`. "
@@ -116,12 +117,12 @@ class LRScheduler:
             self.last_epoch = self.last_epoch + 1 if epoch is None else epoch
             self._write(self.get_lr if epoch is None else getattr(self, "_get_closed_form_lr", self.get_lr))
 
-    def _members(self) -> list[Any]:
+    def _members(self) -> list[PyTree]:
         """The objects that a step or a loading changes: the scheduler and what it holds."""
         return [self]
 
     @contextmanager
-    def _stepping(self) -> Iterator[None]:
+    def _stepping(self) -> Generator[None]:
         """Around a step: an error inside undoes it, and what was loaded before it is not due any more."""
         with all_or_nothing(self.optimizer, *self._members()):
             yield
@@ -145,7 +146,7 @@ class LRScheduler:
             write_momentum(group, momentum)
         self._last_lr = values
 
-    def _check_rates(self, values: list[Any]) -> None:
+    def _check_rates(self, values: list[PyTree]) -> None:
         name, count = type(self).__name__, len(self.optimizer.param_groups)
         if len(values) != count:
             raise ValueError(f"{name} gives {len(values)} learning rates, but the optimizer has {count} groups")
@@ -170,7 +171,7 @@ class LRScheduler:
         values = list(getattr(self, "_get_closed_form_lr", self.get_lr)())
         return values + rates[len(values) :]  # groups that were added since the last step
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, PyTree]:
         """What the scheduler remembers, with torch's keys; nothing in it is the live object."""
         state = {key: copied(value) for key, value in vars(self).items() if key != "optimizer"}
         if "base_lrs" in state:  # of the groups too that were added since the last step
@@ -178,7 +179,7 @@ class LRScheduler:
             state["base_lrs"] += [group.get("initial_lr", value_at(group["lr"], 0)) for group in added]
         return state
 
-    def load_state_dict(self, state_dict: Mapping[str, Any], keep: Collection[str] = ()) -> None:
+    def load_state_dict(self, state_dict: Mapping[str, PyTree], keep: Collection[str] = ()) -> None:
         """Continue where ``state_dict``, of this library or of torch, was taken, with the learning rates of then.
 
         The optimizer may be loaded before or after, and the scheduler may be made before or after that. The rates come
@@ -222,7 +223,7 @@ class LRScheduler:
             else:
                 self._put_back()
 
-    def _take(self, state_dict: Mapping[str, Any], keep: frozenset[str]) -> set[str]:
+    def _take(self, state_dict: Mapping[str, PyTree], keep: frozenset[str]) -> set[str]:
         """Take a state over, but for the options in ``keep``, of which those that the scheduler has are returned."""
         own = self.state_dict().keys()
         self._check_state(state_dict, own)
@@ -232,11 +233,11 @@ class LRScheduler:
         self._check_options()
         return set(keep & named.keys())
 
-    def _update(self, values: dict[str, Any]) -> None:
+    def _update(self, values: dict[str, PyTree]) -> None:
         """Set the attributes that a state has."""
         vars(self).update(values)
 
-    def _check_state(self, state_dict: Any, own: Collection[str]) -> None:
+    def _check_state(self, state_dict: object, own: Collection[str]) -> None:
         """Raise unless a state is one of this class, and of no more groups than the optimizer has."""
         name, count = type(self).__name__, len(self.optimizer.param_groups)
         if not isinstance(state_dict, Mapping):
@@ -270,7 +271,7 @@ class LRScheduler:
             self.base_lrs = [*bases, *[group.get("initial_lr", group["lr"]) for group in groups[len(bases) :]]]
             self._last_lr = self._lrs()
 
-    def _put_back_own(self, groups: list[dict[str, Any]]) -> None:
+    def _put_back_own(self, groups: list[dict[str, PyTree]]) -> None:
         for group, momentum in zip(groups, self.get_momentum() or [], strict=False):
             write_momentum(group, momentum)
         for group, lr in zip(groups, self._last_lr, strict=False):  # one that was added after the last step has none

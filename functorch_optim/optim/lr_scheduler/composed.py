@@ -11,6 +11,7 @@ from functorch_optim.optim.lr_scheduler.base import LRScheduler
 from functorch_optim.optim.lr_scheduler.plateau import ReduceLROnPlateau
 from functorch_optim.optim.lr_scheduler.writing import all_or_nothing, reset_rates
 from functorch_optim.optim.optimizer import Optimizer
+from functorch_optim.typing import Numeric, PyTree
 
 
 class _Composed(LRScheduler):
@@ -42,15 +43,15 @@ class _Composed(LRScheduler):
         else:
             scheduler.step()
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, PyTree]:
         """What the scheduler remembers, and the states of those it holds."""
         state = super().state_dict()
         return {**state, "_schedulers": [scheduler.state_dict() for scheduler in self._schedulers]}
 
-    def _members(self) -> list[Any]:
+    def _members(self) -> list[PyTree]:
         return [self, *chain.from_iterable(scheduler._members() for scheduler in self._schedulers)]
 
-    def _take(self, state_dict: Mapping[str, Any], keep: frozenset[str]) -> set[str]:
+    def _take(self, state_dict: Mapping[str, PyTree], keep: frozenset[str]) -> set[str]:
         found, states = super()._take(state_dict, keep), state_dict["_schedulers"]
         if len(states) != len(self._schedulers):
             raise ValueError(f"the state is of {len(states)} schedulers, but here are {len(self._schedulers)}")
@@ -58,7 +59,7 @@ class _Composed(LRScheduler):
             found |= scheduler._take(state, keep)
         return found
 
-    def _update(self, values: dict[str, Any]) -> None:
+    def _update(self, values: dict[str, PyTree]) -> None:
         super()._update({key: value for key, value in values.items() if key != "_schedulers"})
 
     def _put_back(self) -> None:
@@ -157,7 +158,7 @@ class SequentialLR(_Composed):
         active._begin(reset)
         self._last_lr = self._lrs()
 
-    def step(self, metrics: Any = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride] as torch
+    def step(self, metrics: Numeric | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride] as torch
         """Go to the next epoch; ``metrics`` is for a :class:`ReduceLROnPlateau` whose turn it is."""
         with self._stepping():
             self.last_epoch += 1

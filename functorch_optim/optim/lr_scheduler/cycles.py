@@ -18,6 +18,7 @@ from functorch_optim.optim.lr_scheduler.writing import (
 from functorch_optim.optim.optimizer import Optimizer
 from functorch_optim.schedules.one_cycle import phase_ends, through_phases
 from functorch_optim.schedules.schedule import check_number
+from functorch_optim.typing import PyTree
 
 
 def _check_momentum(optimizer: Optimizer) -> bool:
@@ -84,7 +85,7 @@ class CyclicLR(LRScheduler):
         step_size_down: float | None = None,
         mode: str = "triangular",
         gamma: float = 1.0,
-        scale_fn: Callable[[Any], float] | None = None,
+        scale_fn: Callable[[PyTree], float] | None = None,
         scale_mode: str = "cycle",
         cycle_momentum: bool = True,
         base_momentum: float | list[float] = 0.8,
@@ -124,7 +125,7 @@ class CyclicLR(LRScheduler):
         check_number("step_ratio", self.step_ratio)
         schedules.cyclic(0.0, 1.0, *self._shape())
 
-    def _shape(self) -> tuple[Any, ...]:
+    def _shape(self) -> tuple[PyTree, ...]:
         up = self.total_size * self.step_ratio
         return up, self.total_size - up, self.mode, self.gamma, self._scale_fn_custom, self.scale_mode
 
@@ -142,16 +143,16 @@ class CyclicLR(LRScheduler):
         pairs = zip(lows, highs, strict=True)
         return [schedules.cyclic_momentum(low, high, *shape)(self.last_epoch) for low, high in pairs]
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, PyTree]:
         """What the scheduler remembers; of ``scale_fn`` the attributes, where it is an object that has some."""
         state = super().state_dict()
         kept = saved_function(state.pop("_scale_fn_custom"))
         return {**state, "_scale_fn_custom": kept}
 
-    def _members(self) -> list[Any]:
+    def _members(self) -> list[PyTree]:
         return [self, *([self._scale_fn_custom] if hasattr(self._scale_fn_custom, "__dict__") else [])]
 
-    def _update(self, values: dict[str, Any]) -> None:
+    def _update(self, values: dict[str, PyTree]) -> None:
         """The ``scale_fn`` that is here stays; an object takes the attributes over."""
         attributes = values.pop("_scale_fn_custom", None)
         if attributes is not None:
@@ -229,7 +230,7 @@ class OneCycleLR(LRScheduler):
                     _set_momenta(optimizer, *momenta)
             super().__init__(optimizer, last_epoch)
 
-    def _take(self, state_dict: Mapping[str, Any], keep: frozenset[str]) -> set[str]:
+    def _take(self, state_dict: Mapping[str, PyTree], keep: frozenset[str]) -> set[str]:
         """The ends of the phases follow from the number of steps, so they are kept together."""
         phases = {"schedule_phases"} if "total_steps" in keep else set[str]()
         return super()._take(state_dict, keep | phases) - (phases - keep)
@@ -278,7 +279,7 @@ def _total_steps(total_steps: Any, epochs: Any, steps_per_epoch: Any) -> int:
     return positive("epochs", epochs) * positive("steps_per_epoch", steps_per_epoch)
 
 
-def _phases(ends: tuple[float, ...]) -> list[dict[str, Any]]:
+def _phases(ends: tuple[float, ...]) -> list[dict[str, PyTree]]:
     """What happens in each phase, by the keys of a group, as torch's state_dict has it."""
     lrs = ("initial_lr", "max_lr", "min_lr") if len(ends) == 2 else ("initial_lr", "max_lr", "initial_lr", "min_lr")
     momenta = ("max_momentum", "base_momentum", "max_momentum", "max_momentum")

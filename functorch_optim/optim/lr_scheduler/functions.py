@@ -7,6 +7,7 @@ from functorch_optim import schedules
 from functorch_optim.optim.lr_scheduler.base import LRScheduler
 from functorch_optim.optim.lr_scheduler.writing import saved_function
 from functorch_optim.optim.optimizer import Optimizer
+from functorch_optim.typing import PyTree
 
 
 class _ByFunctions(LRScheduler):
@@ -28,16 +29,16 @@ class _ByFunctions(LRScheduler):
         missing = count - len(self.lr_lambdas)
         return self.lr_lambdas + self.lr_lambdas[-1:] * missing
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, PyTree]:
         """What the scheduler remembers; of functions nothing, of callable objects their attributes."""
         state = super().state_dict()
         del state["lr_lambdas"]
         return {**state, "lr_lambdas": [saved_function(function) for function in self.lr_lambdas]}
 
-    def _members(self) -> list[Any]:
+    def _members(self) -> list[PyTree]:
         return [self, *[function for function in self.lr_lambdas if hasattr(function, "__dict__")]]
 
-    def _update(self, values: dict[str, Any]) -> None:
+    def _update(self, values: dict[str, PyTree]) -> None:
         """The functions that are here stay; callable objects take the attributes over."""
         for function, attributes in zip(self.lr_lambdas, values.pop("lr_lambdas", []), strict=False):
             if attributes is not None:

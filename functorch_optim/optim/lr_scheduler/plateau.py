@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from typing import Any, ClassVar, SupportsFloat
+from typing import ClassVar, SupportsFloat
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from functorch_optim.optim.lr_scheduler.writing import check_epoch, check_optimi
 from functorch_optim.optim.optimizer import Optimizer
 from functorch_optim.schedules.plateau import check_plateau, is_better
 from functorch_optim.schedules.schedule import check_number
+from functorch_optim.typing import PyTree
 
 
 class ReduceLROnPlateau(LRScheduler):
@@ -64,7 +65,7 @@ class ReduceLROnPlateau(LRScheduler):
         self.factor = factor
         self.optimizer = optimizer
         self.default_min_lr = None if several else min_lr
-        self.min_lrs: list[Any] = list(min_lr) if isinstance(min_lr, list | tuple) else [min_lr] * count
+        self.min_lrs: list[PyTree] = list(min_lr) if isinstance(min_lr, list | tuple) else [min_lr] * count
         self.patience = patience
         self.cooldown = cooldown
         self.eps = eps
@@ -138,7 +139,7 @@ class ReduceLROnPlateau(LRScheduler):
         self._reset()
         self._last_lr = self._lrs()
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, PyTree]:
         """What the scheduler remembers, with torch's keys; nothing in it is the live object."""
         state = super().state_dict()
         return {**state, "_last_lr": self._last_lr + self._lrs()[len(self._last_lr) :]}  # groups that were added

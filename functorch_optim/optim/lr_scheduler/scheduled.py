@@ -3,12 +3,12 @@
 import warnings
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 from functorch_optim import schedules
 from functorch_optim.optim.lr_scheduler.base import LRScheduler
 from functorch_optim.optim.optimizer import Optimizer
 from functorch_optim.schedules.schedule import check_milestones, check_number
+from functorch_optim.typing import PyTree
 
 
 class ScheduledLR(LRScheduler):
@@ -22,7 +22,7 @@ class ScheduledLR(LRScheduler):
     def _check_options(self) -> None:
         self.schedule(1.0)  # raises where an option is not one
 
-    def schedule(self, base: float) -> Any:
+    def schedule(self, base: float) -> PyTree:
         """The schedule with this learning rate at its base."""
         raise NotImplementedError(f"{type(self).__name__} does not define schedule")  # abstract: every subclass does
 

@@ -3,7 +3,7 @@
 import copy
 import math
 import types
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,10 +11,11 @@ from functorch_optim.hyperparams import as_count
 from functorch_optim.optim.optimizer import Optimizer
 from functorch_optim.optim.options import is_schedule
 from functorch_optim.schedules.schedule import check_number
+from functorch_optim.typing import PyTree
 
 
 @contextmanager
-def all_or_nothing(optimizer: Optimizer, *objects: Any) -> Iterator[None]:
+def all_or_nothing(optimizer: Optimizer, *objects: object) -> Generator[None]:
     """Leave the groups, and the attributes of the objects, as they were when something is raised inside."""
     lives = [*optimizer.param_groups, *map(vars, objects)]
     before = [dict(live) for live in lives]
@@ -28,7 +29,7 @@ def all_or_nothing(optimizer: Optimizer, *objects: Any) -> Iterator[None]:
         raise
 
 
-def copied(value: Any) -> Any:
+def copied(value: object) -> PyTree:
     """A value for a state_dict, or out of one: containers are copied."""
     return copy.deepcopy(value) if isinstance(value, list | dict) else value
 
@@ -49,7 +50,7 @@ def check_epoch(epoch: Any) -> None:
         raise ValueError(f"Expected non-negative epoch, but got {epoch}")
 
 
-def check_optimizer(optimizer: Any, last_epoch: int = -1) -> None:
+def check_optimizer(optimizer: object, last_epoch: int = -1) -> None:
     """Raise unless a scheduler may begin, or continue after ``last_epoch``; before it writes anything.
 
     Raises:
@@ -72,7 +73,7 @@ def check_optimizer(optimizer: Any, last_epoch: int = -1) -> None:
             )
 
 
-def write_momentum(group: dict[str, Any], momentum: float) -> None:
+def write_momentum(group: dict[str, PyTree], momentum: float) -> None:
     """Write a momentum, or the first of the betas, into a group."""
     if "betas" in group:
         group["betas"] = (momentum, *group["betas"][1:])
@@ -80,7 +81,7 @@ def write_momentum(group: dict[str, Any], momentum: float) -> None:
         group["momentum"] = momentum
 
 
-def saved_function(function: Any) -> dict[str, Any] | None:
+def saved_function(function: object) -> dict[str, PyTree] | None:
     """What a state_dict keeps of a function: nothing, but of a callable object its attributes."""
     if function is None or isinstance(function, types.FunctionType | types.BuiltinFunctionType):
         return None

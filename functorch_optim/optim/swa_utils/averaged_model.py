@@ -1,7 +1,7 @@
 """The average of a model's parameters over its training: SWA, EMA, or a function of one's own."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 import jax
@@ -15,6 +15,7 @@ from functorch_optim.optim.swa_utils.models import Module, Parts, Tree, is_array
 from functorch_optim.optim.swa_utils.wide_averages import is_narrow, recalled, roundings
 from functorch_optim.optim.transaction import Compiled, Transaction
 from functorch_optim.torch_tensors import as_array
+from functorch_optim.typing import Numeric, PyTree
 
 
 class AveragedModel:
@@ -61,14 +62,14 @@ class AveragedModel:
 
     def __init__(
         self,
-        model: Any,
-        device: Any = None,
+        model: PyTree,
+        device: PyTree = None,
         avg_fn: AvgFn | None = None,
         multi_avg_fn: MultiAvgFn | None = None,
         use_buffers: bool = False,
         *,
-        buffers: Any = None,
-        apply_fn: Callable[..., Any] | None = None,
+        buffers: PyTree = None,
+        apply_fn: Callable[..., PyTree] | None = None,
     ) -> None:
         if avg_fn is not None and multi_avg_fn is not None:
             raise AssertionError("Only one of avg_fn and multi_avg_fn should be provided")
@@ -85,7 +86,7 @@ class AveragedModel:
         self._wide: dict[int, jax.Array] = {}  # float32 averages, by the place of the narrow leaf in the model
         self._model.write([owned(on_device(leaf, device)) for leaf in parts.leaves])
 
-    def _averages(self, parts: Parts) -> list[Any]:
+    def _averages(self, parts: Parts) -> list[PyTree]:
         """The model's leaves; in the place of float16 and bfloat16 ones, where they are averaged, their averages."""
         leaves, count = list(parts.leaves), len(parts.leaves) if self.use_buffers else parts.count
         places = [i for i in range(count) if is_narrow(leaves[i])]
@@ -94,7 +95,7 @@ class AveragedModel:
             leaves[i] = average
         return leaves
 
-    def _write(self, parts: Parts, averages: list[Any], count: int) -> None:
+    def _write(self, parts: Parts, averages: list[PyTree], count: int) -> None:
         """Keep new averages and their count, and let the model hold them in its dtypes."""
         pairs = enumerate(zip(averages, parts.leaves, strict=True))
         wide = {i: average for i, (average, held) in pairs if is_narrow(held) and average.dtype != held.dtype}
@@ -110,27 +111,27 @@ class AveragedModel:
         self._transaction.commit(commit)
 
     @property
-    def module(self) -> Any:
+    def module(self) -> PyTree:
         """The averaged model: the nnx module, or the tree of parameters."""
         with self._transaction.handing:
             return self._model.module
 
     @property
-    def params(self) -> Any:
+    def params(self) -> PyTree:
         """The averaged parameters in their structure."""
         return self._trees()[0]
 
     @property
-    def buffers(self) -> Any:
+    def buffers(self) -> PyTree:
         """The buffers in their structure."""
         return self._trees()[1]
 
-    def _trees(self) -> tuple[Any, Any]:
+    def _trees(self) -> tuple[PyTree, PyTree]:
         with self._transaction.handing:
             parts = self._model.read()
             return parts.trees(parts.leaves)
 
-    def __call__(self, *inputs: Any, **options: Any) -> Any:
+    def __call__(self, *inputs: object, **options: object) -> PyTree:
         """What the model gives with the averaged parameters."""
         with self._transaction.handing:
             model = self._model.snapshot()
@@ -146,7 +147,7 @@ class AveragedModel:
         """Set a flax nnx module to evaluation; a tree has no mode."""
         return self.train(False)
 
-    def update_parameters(self, model: Any, buffers: Any = None) -> None:
+    def update_parameters(self, model: PyTree, buffers: PyTree = None) -> None:
         """Take the parameters of ``model`` into the averages.
 
         Args:
@@ -160,7 +161,7 @@ class AveragedModel:
         with self._transaction.changing:
             self._update(model, buffers)
 
-    def _update(self, model: Any, buffers: Any) -> None:
+    def _update(self, model: PyTree, buffers: PyTree) -> None:
         parts = self._model.read()
         current = parts.aligned(*self._model.split(model, buffers))
         _check_shapes(parts, current)
@@ -173,7 +174,7 @@ class AveragedModel:
         names, taken = [parts.names[i] for i in mixed], [_beside(current[i], leaves[i]) for i in mixed]
         held = [leaves[i] for i in mixed]
 
-        def commit(averages: list[Any]) -> None:
+        def commit(averages: list[PyTree]) -> None:
             for i, average in zip(mixed, averages, strict=True):
                 leaves[i] = average
             self._write(parts, leaves, self.n_averaged + 1)
@@ -187,19 +188,19 @@ class AveragedModel:
             commit(self._averaged(names, held, taken) if mixed else [])
 
     @property
-    def _function(self) -> Callable[..., Any]:
+    def _function(self) -> Callable[..., PyTree]:
         return self.avg_fn or self.multi_avg_fn or get_swa_avg_fn()
 
     @property
-    def _apply(self) -> Callable[..., Any]:
+    def _apply(self) -> Callable[..., PyTree]:
         return _together if self._function is self.multi_avg_fn else _one_by_one
 
-    def _averaged(self, names: list[str], averages: list[Any], current: list[Any]) -> list[Any]:
+    def _averaged(self, names: list[str], averages: list[PyTree], current: list[object]) -> list[PyTree]:
         """The new averages, group by group of equal dtypes."""
         function, apply = self._function, self._apply
         if isinstance(function, Averaging):
             return _compiled(apply, function, in_place=False)(averages, current, self.n_averaged)
-        groups: dict[Any, list[int]] = {}
+        groups: dict[Hashable, list[int]] = {}
         for index, average in enumerate(averages):
             groups.setdefault(average.dtype, []).append(index)
         result = list(averages)
@@ -217,7 +218,7 @@ class AveragedModel:
                     result[i] = owned(average)
         return result
 
-    def _replace_buffers(self, buffers: Any) -> None:
+    def _replace_buffers(self, buffers: PyTree) -> None:
         with self._transaction.changing:
             parts = self._model.read()
             averages = self._averages(parts)
@@ -225,7 +226,7 @@ class AveragedModel:
             beside = [_beside(leaf, average) for leaf, average in zip(new, averages, strict=True)]
             self._write(parts, beside, self.n_averaged)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, PyTree]:
         """``n_averaged``, and every array as ``module.<its dotted path>``, as torch names them; averages in float32."""
         with self._transaction.handing:
             parts = self._model.read()
@@ -233,7 +234,7 @@ class AveragedModel:
         arrays = {_key(name): leaf for name, leaf in pairs if is_array(leaf)}
         return {"n_averaged": np.asarray(self.n_averaged, np.int64), **arrays}
 
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> None:
+    def load_state_dict(self, state_dict: Mapping[str, PyTree], strict: bool = True) -> None:
         """Take over the arrays of a ``state_dict``, this library's or torch's; averages become float32 at least.
 
         With ``strict=False`` keys may be missing, and unexpected ones are left out.
@@ -244,7 +245,7 @@ class AveragedModel:
         with self._transaction.changing:
             self._load(state_dict, strict)
 
-    def _load(self, state_dict: Mapping[str, Any], strict: bool) -> None:
+    def _load(self, state_dict: Mapping[str, PyTree], strict: bool) -> None:
         parts = self._model.read()
         own_keys = {_key(name): i for i, name in enumerate(parts.names) if is_array(parts.leaves[i])}
         wanted = ["n_averaged", *own_keys]
@@ -275,7 +276,7 @@ class AveragedModel:
         self._write(parts, leaves, int(count))
 
 
-def _check_shapes(parts: Parts, current: list[Any]) -> None:
+def _check_shapes(parts: Parts, current: list[PyTree]) -> None:
     for name, held, leaf in zip(parts.names, parts.leaves, current, strict=True):
         if is_array(leaf) and is_array(held) and leaf.shape != held.shape:
             raise ValueError(
@@ -283,7 +284,7 @@ def _check_shapes(parts: Parts, current: list[Any]) -> None:
             )
 
 
-def _as_average(name: str, new: Any, average: Any) -> jax.Array:
+def _as_average(name: str, new: PyTree, average: PyTree) -> jax.Array:
     """What an averaging function returned for one array."""
     if not is_array(new):
         raise TypeError(
@@ -302,15 +303,15 @@ def _key(name: str) -> str:
     return f"module.{name}" if name else "module"
 
 
-def _arrays(state_dict: Mapping[str, Any]) -> dict[str, Any]:
+def _arrays(state_dict: Mapping[str, PyTree]) -> dict[str, PyTree]:
     return {key: as_array(value) for key, value in state_dict.items() if value is not None}
 
 
-def _is_inexact(leaf: Any) -> bool:
+def _is_inexact(leaf: PyTree) -> bool:
     return is_array(leaf) and jnp.issubdtype(leaf.dtype, jnp.inexact)
 
 
-def _beside(leaf: Any, average: Any) -> Any:
+def _beside(leaf: PyTree, average: PyTree) -> PyTree:
     """``leaf`` in the dtype and the place of its average."""
     if not is_array(average) or not is_array(leaf):
         return leaf
@@ -320,19 +321,19 @@ def _beside(leaf: Any, average: Any) -> Any:
     return leaf if same else jax.device_put(leaf, average.sharding)
 
 
-def _one_by_one(function: Any, averages: list[Any], current: list[Any], count: Any) -> list[Any]:
+def _one_by_one(function: Any, averages: list[PyTree], current: list[PyTree], count: Any) -> list[PyTree]:
     return [function(average, leaf, count) for average, leaf in zip(averages, current, strict=True)]
 
 
-def _together(function: Any, averages: list[Any], current: list[Any], count: Any) -> Any:
+def _together(function: Any, averages: list[PyTree], current: list[PyTree], count: Any) -> PyTree:
     return function(averages, current, count)
 
 
 @functools.lru_cache(maxsize=64)
-def _compiled(apply: Callable[..., Any], function: Averaging, in_place: bool) -> Compiled:
+def _compiled(apply: Callable[..., PyTree], function: Averaging, in_place: bool) -> Compiled:
     """``(averages, current, count) -> averages``."""
 
-    def average(averages: list[Any], current: list[Any], count: Any) -> list[Any]:
+    def average(averages: list[PyTree], current: list[object], count: Numeric) -> list[PyTree]:
         return apply(function, averages, current, count)
 
     return Compiled(average, (0,) if in_place else ())

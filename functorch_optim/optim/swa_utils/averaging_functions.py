@@ -1,7 +1,6 @@
 """The averaging functions of ``torch.optim.swa_utils``, of one array and of lists of arrays."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +9,10 @@ from functorch_optim import trees
 from functorch_optim.averaging.average import mix
 from functorch_optim.base import Frozen
 from functorch_optim.hyperparams import Beta
+from functorch_optim.typing import Numeric, PyTree
 
-AvgFn = Callable[[Any, Any, Any], Any]
-MultiAvgFn = Callable[[list[Any], list[Any], Any], Sequence[Any]]
+AvgFn = Callable[[PyTree, PyTree, PyTree], PyTree]
+MultiAvgFn = Callable[[list[PyTree], list[PyTree], PyTree], Sequence[PyTree]]
 
 
 class Averaging(Frozen):
@@ -22,7 +22,7 @@ class Averaging(Frozen):
 class EmaAvg(Averaging):
     decay: float
 
-    def __call__(self, averaged: jax.Array, current: jax.Array, num_averaged: Any) -> jax.Array:
+    def __call__(self, averaged: jax.Array, current: jax.Array, num_averaged: Numeric) -> jax.Array:
         del num_averaged
         wide = trees.compute_dtype(averaged)
         keep, take = (jnp.asarray(share, wide) for share in (self.decay, 1 - self.decay))
@@ -31,7 +31,7 @@ class EmaAvg(Averaging):
 
 
 class SwaAvg(Averaging):
-    def __call__(self, averaged: jax.Array, current: jax.Array, num_averaged: Any) -> jax.Array:
+    def __call__(self, averaged: jax.Array, current: jax.Array, num_averaged: Numeric) -> jax.Array:
         wide = trees.compute_dtype(averaged)
         held, count = averaged.astype(wide), jnp.asarray(num_averaged + 1, wide)
         counts = jnp.where(held == held, count, jnp.nan)  # XLA takes the reciprocal of a scalar, which rounds twice
@@ -41,14 +41,14 @@ class SwaAvg(Averaging):
 class EmaMultiAvg(Averaging):
     decay: float
 
-    def __call__(self, averaged: list[jax.Array], current: list[jax.Array], num_averaged: Any) -> list[jax.Array]:
+    def __call__(self, averaged: list[jax.Array], current: list[jax.Array], num_averaged: Numeric) -> list[jax.Array]:
         del num_averaged
         weight = 1 - self.decay  # torch gives lerp this weight, and lerp uses one minus it
         return [mix(a, p, Beta(1 - weight, weight)) for a, p in zip(averaged, current, strict=True)]
 
 
 class SwaMultiAvg(Averaging):
-    def __call__(self, averaged: list[jax.Array], current: list[jax.Array], num_averaged: Any) -> list[jax.Array]:
+    def __call__(self, averaged: list[jax.Array], current: list[jax.Array], num_averaged: Numeric) -> list[jax.Array]:
         weight = (1 / jnp.asarray(num_averaged + 1, jnp.float32)).astype(jnp.result_type(float))
         return [mix(a, p, Beta(1 - weight, weight)) for a, p in zip(averaged, current, strict=True)]
 

@@ -1,6 +1,6 @@
 """Statistics of the batch normalisation in the variables of a flax linen module."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from functorch_optim import trees
 from functorch_optim.averaging.batch_norm import bessel, elements, mean_of
+from functorch_optim.typing import PyTree
 
 
 class _Call(NamedTuple):
@@ -17,7 +18,9 @@ class _Call(NamedTuple):
     correction: float
 
 
-def refreshed(batches: Iterator[Any], variables: Mapping[str, Any], apply_fn: Callable[..., Any]) -> dict[str, Any]:
+def refreshed(
+    batches: Iterator[PyTree], variables: Mapping[str, PyTree], apply_fn: Callable[..., PyTree]
+) -> dict[str, PyTree]:
     """The variables with ``batch_stats`` that are cumulative over the batches.
 
     A layer mixes ``momentum * before + (1 - momentum) * batch``: from zeros, what comes out is the batch's share.
@@ -27,9 +30,9 @@ def refreshed(batches: Iterator[Any], variables: Mapping[str, Any], apply_fn: Ca
     before = variables["batch_stats"]
     empty = {**variables, "batch_stats": _map_moments(lambda layer, key, leaf: jnp.zeros_like(leaf), before)}
     run = jax.jit(lambda variables, inputs: _statistics(apply_fn(variables, inputs)))
-    calls: dict[Any, dict[tuple[str, ...], _Call]] = {}
+    calls: dict[Hashable, dict[tuple[str, ...], _Call]] = {}
 
-    def statistics(inputs: Any) -> Any:
+    def statistics(inputs: PyTree) -> PyTree:
         key = str(jax.tree.map(jnp.shape, inputs))
         if key not in calls:
             calls[key] = _calls(apply_fn, empty, inputs)
@@ -42,24 +45,24 @@ def refreshed(batches: Iterator[Any], variables: Mapping[str, Any], apply_fn: Ca
     return {**variables, "batch_stats": merged}
 
 
-def _precisely(function: Any, args: Any, kwargs: Any, context: Any) -> Any:
+def _precisely(function: Any, args: PyTree, kwargs: Any, context: Any) -> PyTree:
     """A batch normalisation that takes its variance in two passes: in one, most digits may cancel."""
     if type(context.module).__name__ == "BatchNorm" and hasattr(context.module, "use_fast_variance"):
         object.__setattr__(context.module, "use_fast_variance", False)  # of this call's copy of the module
     return function(*args, **kwargs)
 
 
-def _map_moments(function: Callable[[tuple[str, ...], str, Any], Any], statistics: Any) -> Any:
+def _map_moments(function: Callable[[tuple[str, ...], str, PyTree], PyTree], statistics: PyTree) -> PyTree:
     """``function(layer, "mean" or "var", leaf)`` at the moments in a tree of ``batch_stats``; the rest as it is."""
 
-    def at(path: Any, leaf: Any) -> Any:
+    def at(path: Any, leaf: PyTree) -> PyTree:
         keys = tuple(str(part.key) for part in path)
         return function(keys[:-1], keys[-1], leaf) if keys[-1] in ("mean", "var") else leaf
 
     return jax.tree_util.tree_map_with_path(at, statistics)
 
 
-def _statistics(result: Any) -> Any:
+def _statistics(result: PyTree) -> PyTree:
     """``batch_stats`` in what ``apply_fn`` returned."""
     if not (isinstance(result, tuple) and len(result) == 2 and "batch_stats" in result[1]):
         raise TypeError(
@@ -69,13 +72,13 @@ def _statistics(result: Any) -> Any:
     return result[1]["batch_stats"]
 
 
-def _calls(apply_fn: Callable[..., Any], variables: Any, inputs: Any) -> dict[tuple[str, ...], _Call]:
+def _calls(apply_fn: Callable[..., PyTree], variables: PyTree, inputs: PyTree) -> dict[tuple[str, ...], _Call]:
     """Which layers normalise with the batch when the variables are applied to such inputs."""
     from flax import linen
 
     calls: dict[tuple[str, ...], _Call] = {}
 
-    def record(function: Any, args: Any, kwargs: Any, context: Any) -> Any:
+    def record(function: Any, args: PyTree, kwargs: Any, context: Any) -> PyTree:
         layer = context.module
         if isinstance(layer, linen.BatchNorm) and context.method_name == "__call__":
             _note(calls, layer, *args, **kwargs)
@@ -89,10 +92,10 @@ def _calls(apply_fn: Callable[..., Any], variables: Any, inputs: Any) -> dict[tu
 def _note(
     calls: dict[tuple[str, ...], _Call],
     layer: Any,
-    x: Any,
+    x: PyTree,
     use_running_average: bool | None = None,
     *,
-    mask: Any = None,
+    mask: PyTree = None,
 ) -> None:
     name = trees.quote(".".join(layer.path))
     if layer.use_running_average if use_running_average is None else use_running_average:
@@ -108,11 +111,11 @@ def _note(
     calls[layer.path] = _Call(1 - layer.momentum, bessel(size, x.shape))
 
 
-def _unbiased(statistics: Any, calls: Mapping[tuple[str, ...], _Call]) -> Any:
+def _unbiased(statistics: PyTree, calls: Mapping[tuple[str, ...], _Call]) -> PyTree:
     """The batch's own means and unbiased variances, in a list."""
-    moments: list[Any] = []
+    moments: list[PyTree] = []
 
-    def at(layer: tuple[str, ...], key: str, leaf: Any) -> Any:
+    def at(layer: tuple[str, ...], key: str, leaf: PyTree) -> PyTree:
         if layer not in calls:
             raise ValueError(
                 f"the batch normalisation {trees.quote('.'.join(layer))} did not normalise with the batch: "

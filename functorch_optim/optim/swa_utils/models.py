@@ -2,31 +2,31 @@
 
 import copy
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from functorch_optim import trees
 from functorch_optim.optim.ownership import own
+from functorch_optim.typing import PyTree
 from functorch_optim.variables import is_nnx, nnx, other_variables
 
 
 class Parts:
     """The leaves of a model under their names: ``names``, ``leaves``, and how many of them are parameters."""
 
-    def __init__(self, params: Any, buffers: Any) -> None:
+    def __init__(self, params: PyTree, buffers: PyTree) -> None:
         names, leaves, treedef = trees.named_leaves(params)
         buffer_names, buffer_leaves, buffers_treedef = trees.named_leaves(buffers)
         self.structures = trees.Structure(treedef), trees.Structure(buffers_treedef)
         self.names, self.leaves, self.count = names + buffer_names, leaves + buffer_leaves, len(names)
 
-    def trees(self, leaves: list[Any]) -> tuple[Any, Any]:
+    def trees(self, leaves: list[PyTree]) -> tuple[PyTree, PyTree]:
         """Other leaves in the structures of the parameters and the buffers."""
         params, buffers = self.structures
         return params.unflatten(leaves[: self.count]), buffers.unflatten(leaves[self.count :])
 
-    def aligned(self, params: Any, buffers: Any) -> list[Any]:
+    def aligned(self, params: PyTree, buffers: PyTree) -> list[PyTree]:
         """The leaves of another such model in this order; None for those that are not given."""
         params_here, buffers_here = self.trees(self.leaves)
         found = trees.align(params_here, params, "the model's parameters", "the average")
@@ -38,7 +38,7 @@ class Parts:
 class Tree:
     """Parameters and buffers as trees, and the function that applies them."""
 
-    def __init__(self, params: Any, buffers: Any, apply_fn: Callable[..., Any] | None) -> None:
+    def __init__(self, params: PyTree, buffers: PyTree, apply_fn: Callable[..., PyTree] | None) -> None:
         others = other_variables(params)
         if others:
             raise TypeError(
@@ -56,7 +56,7 @@ class Tree:
     def read(self) -> Parts:
         return self.parts
 
-    def write(self, leaves: list[Any]) -> None:
+    def write(self, leaves: list[PyTree]) -> None:
         self.parts.leaves = leaves
 
     def snapshot(self) -> "Tree":
@@ -66,17 +66,17 @@ class Tree:
         twin.parts.leaves = list(self.parts.leaves)  # which counts: an update overwrites what nobody else holds
         return twin
 
-    def split(self, model: Any, buffers: Any) -> tuple[Any, Any]:
+    def split(self, model: PyTree, buffers: PyTree) -> tuple[PyTree, PyTree]:
         """Parameters and buffers of a model of the same kind; buffers are None where they are not given."""
         if buffers is not None and not self.has_buffers:
             raise ValueError("this average was made without buffers: AveragedModel(params, buffers=buffers)")
         return model, buffers
 
     @property
-    def module(self) -> Any:
+    def module(self) -> PyTree:
         return self.parts.trees(self.parts.leaves)[0]
 
-    def __call__(self, *inputs: Any, **options: Any) -> Any:
+    def __call__(self, *inputs: object, **options: object) -> PyTree:
         params, buffers = self.parts.trees(self.parts.leaves)
         if self.apply_fn is not None:
             held = (params, buffers) if self.has_buffers else (params,)
@@ -89,13 +89,13 @@ class Tree:
 class Module:
     """A module of flax nnx: its ``Param`` variables are the parameters, the others but random keys the buffers."""
 
-    def __init__(self, module: Any) -> None:
+    def __init__(self, module: PyTree) -> None:
         self.module = nnx().clone(module)
 
     def read(self) -> Parts:
         return Parts(*self._states(self.module))
 
-    def write(self, leaves: list[Any]) -> None:
+    def write(self, leaves: list[PyTree]) -> None:
         for state in self.read().trees(leaves):
             nnx().update(self.module, state)
 
@@ -103,7 +103,7 @@ class Module:
         """This: the arrays in a module's variables are never overwritten."""
         return self
 
-    def split(self, model: Any, buffers: Any) -> tuple[Any, Any]:
+    def split(self, model: PyTree, buffers: PyTree) -> tuple[PyTree, PyTree]:
         """Parameters and buffers of a module, or of its ``nnx.state(module, nnx.Param)``."""
         if not is_nnx(model):
             return model, buffers
@@ -111,15 +111,15 @@ class Module:
             raise ValueError("a module has its buffers in it")
         return self._states(model)
 
-    def _states(self, module: Any) -> tuple[Any, Any]:
+    def _states(self, module: PyTree) -> tuple[PyTree, PyTree]:
         passing = (nnx().RngState, nnx().Intermediate)  # of the module itself, in no average and no state_dict
         _, params, _, buffers = nnx().split(module, nnx().Param, passing, ...)
         return params, buffers
 
-    def __call__(self, *inputs: Any, **options: Any) -> Any:
+    def __call__(self, *inputs: object, **options: object) -> PyTree:
         return self.module(*inputs, **options)
 
-    def __deepcopy__(self, memo: Any) -> "Module":
+    def __deepcopy__(self, memo: object) -> "Module":
         return copy.copy(self)._cloned()
 
     def _cloned(self) -> "Module":
@@ -127,18 +127,18 @@ class Module:
         return self
 
 
-def is_array(leaf: Any) -> bool:
+def is_array(leaf: PyTree) -> bool:
     return hasattr(leaf, "dtype") and hasattr(leaf, "shape")
 
 
-def owned(leaf: Any) -> Any:
+def owned(leaf: PyTree) -> PyTree:
     """A copy of an array, also of a random key; anything else as it is."""
     if not is_array(leaf):
         return leaf
     return leaf.copy() if jnp.issubdtype(leaf.dtype, jax.dtypes.extended) else own(leaf)
 
 
-def wrapped(model: Any, buffers: Any, apply_fn: Callable[..., Any] | None) -> Tree | Module:
+def wrapped(model: PyTree, buffers: PyTree, apply_fn: Callable[..., PyTree] | None) -> Tree | Module:
     """The model in the form in which it is averaged."""
     if not is_nnx(model):
         return Tree(model, buffers, apply_fn)
@@ -147,7 +147,7 @@ def wrapped(model: Any, buffers: Any, apply_fn: Callable[..., Any] | None) -> Tr
     return Module(model)
 
 
-def on_device(tree: Any, device: Any) -> Any:
+def on_device(tree: PyTree, device: PyTree) -> PyTree:
     """The arrays of a tree on ``device``, where one is given; what is no array stays."""
     if device is None:
         return tree

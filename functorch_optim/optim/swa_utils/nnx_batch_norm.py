@@ -1,7 +1,7 @@
 """Statistics of the batch normalisation in a flax nnx module."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,12 +10,13 @@ import jax.numpy as jnp
 
 from functorch_optim import trees
 from functorch_optim.averaging.batch_norm import bessel, cumulative, elements
+from functorch_optim.typing import PyTree
 from functorch_optim.variables import nnx
 
 _MODES = ("deterministic", "use_running_average")
 
 
-def refresh(batches: Iterator[Any], module: Any, apply_fn: Callable[..., Any] | None) -> None:
+def refresh(batches: Iterator[PyTree], module: PyTree, apply_fn: Callable[..., PyTree] | None) -> None:
     """Replace the statistics of every ``BatchNorm`` in ``module`` by the cumulative ones over the batches."""
     everything = list(nnx().iter_modules(module))
     named = [(path, one) for path, one in everything if isinstance(one, nnx().BatchNorm)]
@@ -39,17 +40,17 @@ def refresh(batches: Iterator[Any], module: Any, apply_fn: Callable[..., Any] | 
         raise
 
 
-def _compiled(apply_fn: Callable[..., Any]) -> Any:
+def _compiled(apply_fn: Callable[..., PyTree]) -> PyTree:
     """``apply_fn`` without what it returns, which may be anything."""
 
-    def run(module: Any, batch: Any) -> None:
+    def run(module: PyTree, batch: PyTree) -> None:
         apply_fn(module, batch)
 
     return nnx().jit(run)
 
 
 @functools.cache
-def _compiled_call() -> Any:
+def _compiled_call() -> PyTree:
     return _compiled(lambda module, inputs: module(inputs))
 
 
@@ -66,7 +67,7 @@ def _check(name: str, layer: Any) -> None:
 
 
 @contextmanager
-def _training(module: Any, modules: list[Any]) -> Iterator[None]:
+def _training(module: PyTree, modules: list[object]) -> Generator[None]:
     """The module in training mode; afterwards every part of it in the mode it was in."""
     modes = [{name: vars(one)[name] for name in _MODES if name in vars(one)} for one in modules]
     module.train()
@@ -79,7 +80,7 @@ def _training(module: Any, modules: list[Any]) -> Iterator[None]:
 
 
 @contextmanager
-def _cumulative(layers: list[Any]) -> Iterator[None]:
+def _cumulative(layers: list[PyTree]) -> Generator[None]:
     """The layers as :class:`Cumulative` ones, with a count of their calls; afterwards as they were."""
     kept = [(type(layer), layer.momentum, layer.use_fast_variance) for layer in layers]
     for layer in layers:
@@ -107,8 +108,8 @@ def _cumulative_kind(kind: type) -> type:
         """Without momentum, averages over its calls with equal weights."""
 
         def __call__(
-            self: Any, x: Any, use_running_average: bool | None = None, *, mask: Any = None, **options: Any
-        ) -> Any:
+            self: Any, x: PyTree, use_running_average: bool | None = None, *, mask: PyTree = None, **options: object
+        ) -> PyTree:
             before = self.mean[...], self.var[...]
             result = plain.__call__(self, x, use_running_average, mask=mask, **options)
             if self.use_running_average if use_running_average is None else use_running_average:

@@ -8,12 +8,15 @@ import jax
 from functorch_optim.optim.swa_utils import linen_batch_norm, nnx_batch_norm
 from functorch_optim.optim.swa_utils.averaged_model import AveragedModel
 from functorch_optim.optim.swa_utils.models import on_device
+from functorch_optim.typing import PyTree
 from functorch_optim.variables import is_nnx
 
 _jitted = jax.jit(lambda: None)
 
 
-def update_bn(loader: Iterable[Any], model: Any, apply_fn: Callable[..., Any] | None = None, device: Any = None) -> Any:
+def update_bn(
+    loader: Iterable[PyTree], model: PyTree, apply_fn: Callable[..., PyTree] | None = None, device: PyTree = None
+) -> PyTree:
     """Calculate the running means and variances of batch normalisation from the batches of ``loader``.
 
     As in torch: the statistics begin anew and become the mean over the batches of each batch's mean and unbiased
@@ -64,7 +67,7 @@ def update_bn(loader: Iterable[Any], model: Any, apply_fn: Callable[..., Any] | 
     return _refreshed(batches, model, apply_fn)
 
 
-def _refreshed(batches: Iterator[Any], variables: Any, apply_fn: Callable[..., Any] | None) -> Any:
+def _refreshed(batches: Iterator[PyTree], variables: PyTree, apply_fn: Callable[..., PyTree] | None) -> PyTree:
     if not isinstance(variables, Mapping):
         raise TypeError(
             f"update_bn takes a flax nnx module, the variables of a linen module or an AveragedModel of these, not "
@@ -83,7 +86,7 @@ def _refreshed(batches: Iterator[Any], variables: Any, apply_fn: Callable[..., A
     return linen_batch_norm.refreshed(batches, variables, plain)
 
 
-def _inputs(loader: Iterable[Any], device: Any, whole: bool) -> Iterator[Any]:
+def _inputs(loader: Iterable[PyTree], device: PyTree, whole: bool) -> Iterator[PyTree]:
     """What the model is called with, batch after batch."""
     for batch in loader:
         yield on_device(batch[0] if isinstance(batch, list | tuple) and not whole else batch, device)
