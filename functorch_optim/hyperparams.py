@@ -296,7 +296,7 @@ class Options(Frozen):
         for name, option in data_options(type(self)).items():
             object.__setattr__(self, name, checked(name, option, getattr(self, name)))
 
-    def at(self, step: Any) -> Any:
+    def at(self, step: Any) -> SimpleNamespace:
         """A namespace of the data options with their values at ``step`` (updates so far), betas as :class:`Beta`.
 
         Options that are :class:`Named` take the numbers themselves, a mapping, in the place of the step.

@@ -17,7 +17,7 @@ Numeric = float | Array
 StepFunction = Callable[[Any], Any]
 """A number for every step: of Python for a step of Python, an array for an array."""
 
-Options = Mapping[str, Any]
+OptionValues = Mapping[str, Any]
 """Options of an optimizer or of a parameter group by name, as torch has them: numbers, switches, functions."""
 
 

@@ -3,7 +3,7 @@
 import functools
 import math
 from types import SimpleNamespace
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -80,7 +80,7 @@ class RAdam(Rule):
         return delta, RAdamState(None, exp_avg, exp_avg_sq)
 
 
-def _rectification(beta2: Beta, step: Any) -> PyTree:
+def _rectification(beta2: Beta, step: Numeric) -> PyTree:
     """``sqrt((rho - 4) (rho - 2) rho_inf / ((rho_inf - 4) (rho_inf - 2) rho))`` where rho > 5, else 0."""
     if on_host(beta2.value, step):
         rho_inf = 2 / (1 - beta2.value) - 1

@@ -142,7 +142,9 @@ class Lifted(Transform):
         one, other = (self.rule.shapes(shape) for shape in shapes)
         return [name for name in one._fields if getattr(one, name) is not None or getattr(other, name) is not None]
 
-    def state_of(self, treedef: PyTree, own: list[PyTree], step: Numeric, carried: dict[str, PyTree]) -> PyTree:
+    def state_of(
+        self, treedef: TreeDef | trees.Structure, own: list[PyTree], step: Numeric, carried: dict[str, PyTree]
+    ) -> PyTree:
         """The state of a whole tree, of the parameters' own states in the order of its leaves (None without one)."""
         slots = {name: treedef.unflatten([getattr(row, name, None) for row in own]) for name in self.slot_names}
         return self.rule.empty()._replace(step=step, **carried, **slots)

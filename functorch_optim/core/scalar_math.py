@@ -34,7 +34,7 @@ def power(base: Numeric, exponent: Numeric) -> Numeric:
     return base**exponent if on_host(base, exponent) else jnp.power(base, exponent)
 
 
-def maximum(a: Numeric, b: Numeric) -> PyTree:
+def maximum(a: Numeric, b: Numeric) -> Numeric:
     """The larger of two scalars."""
     return max(a, b) if on_host(a, b) else jnp.maximum(a, b)
 
@@ -49,7 +49,7 @@ def single(value: Any) -> Numeric:
     return float(np.float32(value)) if on_host(value) else value.astype(jnp.float32)
 
 
-def one_minus_power(beta: Beta, step: Any) -> PyTree:
+def one_minus_power(beta: Beta, step: Numeric) -> Numeric:
     """``1 - beta**step``, the bias correction after ``step`` updates.
 
     On the host it is torch's expression in doubles. Traced it is ``-expm1(step * log1p(-(1 - beta)))``, which keeps

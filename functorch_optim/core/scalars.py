@@ -1,6 +1,6 @@
 """The coefficients of one step, formed once for all parameters."""
 
-from typing import Any
+from types import SimpleNamespace
 
 import jax
 
@@ -13,7 +13,7 @@ from functorch_optim.typing import Numeric, PyTree
 class StepScalars(Frozen):
     """A step's coefficients: the rule's own, and those of the weight decay (None where there is none)."""
 
-    rule: Any
+    rule: PyTree
     coupled_decay: PyTree = None
     decoupled_decay: PyTree = None
 
@@ -27,7 +27,7 @@ class StepScalars(Frozen):
 
 
 def step_scalars(
-    rule: Rule, step: Numeric, hyperparams: Any, carried: dict[str, PyTree] | None = None
+    rule: Rule, step: Numeric, hyperparams: SimpleNamespace, carried: dict[str, PyTree] | None = None
 ) -> tuple[StepScalars, dict[str, PyTree]]:
     """The coefficients of update number ``step``, in doubles where all is Python numbers, else traced; and the scalars
     that the next update gets."""

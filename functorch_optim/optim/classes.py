@@ -19,7 +19,7 @@ from functorch_optim.algorithms.sparse_adam import sparse_adam
 from functorch_optim.optim.param_groups import GroupRules
 from functorch_optim.optim.signatures import Declared
 from functorch_optim.torch_tensors import is_tensor
-from functorch_optim.typing import Options, PyTree
+from functorch_optim.typing import OptionValues, PyTree
 
 
 class SGD(
@@ -54,7 +54,7 @@ class Adam(
         [0.9]
     """
 
-    def _begin(self, params: PyTree, options: Options, group_rules: GroupRules) -> None:
+    def _begin(self, params: PyTree, options: OptionValues, group_rules: GroupRules) -> None:
         """With torch's rules for arrays as options."""
         lr, betas, together = options["lr"], options["betas"], options["foreach"] and not options["capturable"]
         arrays = [is_tensor(beta) for beta in betas]
@@ -183,6 +183,6 @@ class Muon(
     given.
     """
 
-    def _begin(self, params: PyTree, options: Options, group_rules: GroupRules) -> None:
+    def _begin(self, params: PyTree, options: OptionValues, group_rules: GroupRules) -> None:
         given = {k: v for k, v in options.items() if k not in ("batched", "reshape") or v not in (False, None)}
         super()._begin(params, given, group_rules)

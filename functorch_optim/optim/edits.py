@@ -14,7 +14,7 @@ from functorch_optim.optim.groups import Grouped
 from functorch_optim.optim.ownership import own_beside
 from functorch_optim.optim.views import Entry, State
 from functorch_optim.torch_tensors import as_array
-from functorch_optim.typing import Options, PyTree
+from functorch_optim.typing import OptionValues, PyTree
 
 
 class Edited(Grouped):
@@ -50,7 +50,7 @@ class Edited(Grouped):
             raise KeyError(f"the optimizer has no parameter {key!r}; it has {known}{', ...' * (len(self._keys) > 10)}")
         return self._keys.index(key)
 
-    def _change_entry(self, key: PyTree, change: Callable[[dict[str, PyTree]], Mapping[str, PyTree]]) -> Options:
+    def _change_entry(self, key: PyTree, change: Callable[[dict[str, PyTree]], Mapping[str, PyTree]]) -> OptionValues:
         index = self._index_of(key)
         with self._transaction.changing:
             before = self._entries()[index]

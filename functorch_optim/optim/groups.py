@@ -13,7 +13,7 @@ from functorch_optim.optim.ownership import own
 from functorch_optim.optim.param_groups import check_dense, extended
 from functorch_optim.optim.values import Values
 from functorch_optim.optim.views import REFUSED, ParamGroups, added
-from functorch_optim.typing import Options, PyTree
+from functorch_optim.typing import OptionValues, PyTree
 
 
 class Grouped(Values):
@@ -27,7 +27,7 @@ class Grouped(Values):
         if isinstance(self._engine, NoAlgorithm):
             self._engine.refuse()
 
-    def _new_group(self, layout: Layout, index: int, given: Options) -> dict[str, PyTree]:
+    def _new_group(self, layout: Layout, index: int, given: OptionValues) -> dict[str, PyTree]:
         """A group's dict in torch's order: the user's keys, the names, the defaults that are left; checked."""
         group: dict[str, PyTree] = {"params": GroupParams(self, index), **given}
         if layout.names is not None:
@@ -37,7 +37,7 @@ class Grouped(Values):
         self._check_options(group, index)
         return group
 
-    def _check_options(self, group: Options, index: int, live: bool = False) -> None:
+    def _check_options(self, group: OptionValues, index: int, live: bool = False) -> None:
         """Raise unless the engine takes the options of a group, which is named; ``live`` ones each by itself."""
         try:
             self._engine.check(group, live)
@@ -45,7 +45,7 @@ class Grouped(Values):
             kind = ValueError if isinstance(error, ValueError) else TypeError
             raise kind(f"{error}, in parameter group {index}") from error
 
-    def add_param_group(self, param_group: Options) -> None:
+    def add_param_group(self, param_group: OptionValues) -> None:
         """Take more parameters in, as a group of their own.
 
         Args:
@@ -107,7 +107,7 @@ class Grouped(Values):
         """The names of all options that a group may have."""
         return self.defaults.keys()
 
-    def _defaults_of(self, group: Options) -> Options:
+    def _defaults_of(self, group: OptionValues) -> OptionValues:
         """The options that a group has where it says nothing else."""
         del group
         return self.defaults
@@ -133,7 +133,7 @@ class Grouped(Values):
             if not (isinstance(params := group.get("params"), GroupParams) and params.is_of(self, index)):
                 raise TypeError(f"'params' of parameter group {index} was written to: {REFUSED}")
 
-    def _numbers(self, group: Options, count: int, index: int) -> dict[str, PyTree]:
+    def _numbers(self, group: OptionValues, count: int, index: int) -> dict[str, PyTree]:
         """The options of one group that the engine reads."""
         engine = self._engine
         names, numbers = engine.reads(group)

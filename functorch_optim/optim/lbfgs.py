@@ -8,7 +8,7 @@ from functorch_optim.hyperparams import Hyperparameter
 from functorch_optim.optim.engine.on_first import OnFirst, flat, unflat
 from functorch_optim.optim.engine.protocol import Entry
 from functorch_optim.optim.minimizer import Minimizer, defaults
-from functorch_optim.typing import Options, PyTree
+from functorch_optim.typing import OptionValues, PyTree
 
 
 class LBFGSCodec(OnFirst):
@@ -17,7 +17,7 @@ class LBFGSCodec(OnFirst):
     name = "lbfgs"
     scalars = ("t", "prev_loss", "H_diag")
 
-    def resized(self, state: LBFGSState, options: Options) -> LBFGSState | None:
+    def resized(self, state: LBFGSState, options: OptionValues) -> LBFGSState | None:
         """With as many pairs as ``history_size`` says."""
         if options["history_size"] == state.ro.shape[0]:
             return None

@@ -13,7 +13,7 @@ from functorch_optim.optim.engine.protocol import Run
 from functorch_optim.optim.losses import takes_parameters
 from functorch_optim.optim.optimizer import Optimizer
 from functorch_optim.optim.processes import check_same_everywhere
-from functorch_optim.typing import Options, PyTree
+from functorch_optim.typing import OptionValues, PyTree
 
 
 class Minimizer(Optimizer):
@@ -21,7 +21,7 @@ class Minimizer(Optimizer):
 
     codec: ClassVar[OnFirst]
 
-    def __init__(self, params: PyTree, defaults: Options) -> None:
+    def __init__(self, params: PyTree, defaults: OptionValues) -> None:
         super().__init__(params, defaults)
         if len(self.param_groups) != 1:
             raise ValueError(f"{type(self).__name__} doesn't support per-parameter options (parameter groups)")
@@ -33,7 +33,7 @@ class Minimizer(Optimizer):
         assert isinstance(update, Update) and isinstance(update.of, QuasiNewton)
         return ByTree(make, names, set(names) - data_options(type(update.of)).keys(), self.codec, strict=True)
 
-    def add_param_group(self, param_group: Options) -> None:
+    def add_param_group(self, param_group: OptionValues) -> None:
         """There is one group: this raises ValueError."""
         raise ValueError(f"{type(self).__name__} doesn't support per-parameter options (parameter groups)")
 

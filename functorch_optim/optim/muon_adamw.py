@@ -12,7 +12,7 @@ from functorch_optim.optim.engine.kinds import Algorithms
 from functorch_optim.optim.engine.torch_habits import FUNCTIONAL_ONLY
 from functorch_optim.optim.optimizer import Optimizer
 from functorch_optim.optim.param_groups import GroupRules
-from functorch_optim.typing import Options, PyTree
+from functorch_optim.typing import OptionValues, PyTree
 
 
 def _defaults(constructor: Callable[..., PyTree], only_if_given: Collection[str] = ()) -> dict[str, PyTree]:
@@ -53,8 +53,8 @@ class MuonAdamW(Optimizer):
     def __init__(
         self,
         params: PyTree,
-        muon_options: Options | None = None,
-        adamw_options: Options | None = None,
+        muon_options: OptionValues | None = None,
+        adamw_options: OptionValues | None = None,
         use_muon: Callable[[str, PyTree], bool] | None = None,
     ) -> None:
         own = dict(muon_options or {})
@@ -73,7 +73,7 @@ class MuonAdamW(Optimizer):
                 _check_algorithm(index, group)
         super().__init__(params, self._options["adamw"], group_rules=rules)
 
-    def add_param_group(self, param_group: Options) -> None:
+    def add_param_group(self, param_group: OptionValues) -> None:
         """As for every optimizer; the group must say its ``algorithm``."""
         if isinstance(param_group, Mapping):
             _check_algorithm(len(self.param_groups), param_group)
@@ -89,16 +89,16 @@ class MuonAdamW(Optimizer):
     def _known_options(self) -> Collection[str]:
         return {key for options in self._options.values() for key in options}
 
-    def _defaults_of(self, group: Options) -> Options:
+    def _defaults_of(self, group: OptionValues) -> OptionValues:
         return self._options.get(group.get("algorithm"), self._options["adamw"])
 
 
-def _check_algorithm(index: int, group: Options) -> None:
+def _check_algorithm(index: int, group: OptionValues) -> None:
     if "algorithm" not in group:
         raise ValueError(f"parameter group {index} must say its algorithm, 'muon' or 'adamw'")
 
 
-def _filled(algorithm: str, defaults: Options, given: Options, more: Collection[str]) -> dict[str, PyTree]:
+def _filled(algorithm: str, defaults: OptionValues, given: OptionValues, more: Collection[str]) -> dict[str, PyTree]:
     unknown = [key for key in given if key not in defaults and key not in more]
     if unknown:
         raise TypeError(

@@ -22,7 +22,7 @@ from functorch_optim.optim.saved import Saved
 from functorch_optim.optim.tracing import trace_state
 from functorch_optim.optim.transaction import Arguments, Commit, Compiled, Transaction
 from functorch_optim.optim.views import ParamGroups
-from functorch_optim.typing import Options, PyTree
+from functorch_optim.typing import OptionValues, PyTree
 
 __all__ = ["Optimizer", "register_optimizer_step_post_hook", "register_optimizer_step_pre_hook"]
 
@@ -67,7 +67,7 @@ class Optimizer(Saved):
 
     constructor: ClassVar[Callable[..., GradientTransformation] | None] = None
 
-    def __init__(self, params: PyTree, defaults: Options, *, group_rules: GroupRules = ()) -> None:
+    def __init__(self, params: PyTree, defaults: OptionValues, *, group_rules: GroupRules = ()) -> None:
         super().__init__()
         self.defaults = dict(defaults)
         group_options.check_flags(self.defaults)
@@ -96,7 +96,7 @@ class Optimizer(Saved):
         cls,
         make: Callable[..., GradientTransformation],
         params: PyTree,
-        defaults: Options,
+        defaults: OptionValues,
         static: Collection[str] = (),
         *,
         group_rules: GroupRules = (),
@@ -278,7 +278,7 @@ class _Composed(Optimizer):
         self,
         make: Callable[..., GradientTransformation],
         params: PyTree,
-        defaults: Options,
+        defaults: OptionValues,
         static: Collection[str],
         group_rules: GroupRules,
     ) -> None:

@@ -8,7 +8,7 @@ from jax.core import Tracer
 
 from functorch_optim.base import Frozen
 from functorch_optim.hyperparams import Beta
-from functorch_optim.typing import Options, PyTree
+from functorch_optim.typing import OptionValues, PyTree
 
 
 def value_at(value: Any, count: int) -> PyTree:
@@ -46,7 +46,7 @@ def is_zero(value: object) -> bool:
     return not isinstance(value, Tracer) and value == 0
 
 
-def check_flags(options: Options) -> None:
+def check_flags(options: OptionValues) -> None:
     """torch's rules for flags that exclude each other.
 
     Raises:
@@ -76,7 +76,7 @@ def is_schedule(value: object) -> bool:
 
 
 def read(
-    group: Options, names: Iterable[str], data: Collection[str], strict: bool, count: int, index: int
+    group: OptionValues, names: Iterable[str], data: Collection[str], strict: bool, count: int, index: int
 ) -> dict[str, PyTree]:
     """The options ``names`` of a group, those in ``data`` as numbers, or with ``strict=False`` where they are.
 
@@ -107,11 +107,11 @@ class Record:
 
     __slots__ = ("_keys", "_values", "options")
 
-    def __init__(self, group: Options, options: dict[str, PyTree]) -> None:
+    def __init__(self, group: OptionValues, options: dict[str, PyTree]) -> None:
         self._keys, self._values = list(group), list(group.values())
         self.options = options
 
-    def holds(self, group: Options) -> bool:
+    def holds(self, group: OptionValues) -> bool:
         """Whether the group has the same keys and the very same values."""
         return list(group) == self._keys and all(map(operator.is_, group.values(), self._values))
 

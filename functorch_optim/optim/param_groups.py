@@ -11,7 +11,7 @@ import numpy as np
 
 from functorch_optim import trees, variables
 from functorch_optim.optim.layout import Layout
-from functorch_optim.typing import Options, PyTree
+from functorch_optim.typing import OptionValues, PyTree
 
 GroupRules = Sequence[tuple[str | Callable[[str, PyTree], bool], Mapping[str, PyTree]]]
 
@@ -260,7 +260,7 @@ def _matcher(pattern: Any) -> Callable[[str, PyTree], PyTree]:
     return lambda name, array: search(name)
 
 
-def check_options(options: Options, known: Collection[str], where: str) -> None:
+def check_options(options: OptionValues, known: Collection[str], where: str) -> None:
     """Raise if a key looks like a misspelt option; any other key that is no option is the user's own."""
     for key in options:
         if not isinstance(key, str):

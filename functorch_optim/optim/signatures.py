@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from functorch_optim.hyperparams import data_options, field_notes
 from functorch_optim.optim.optimizer import Optimizer
 from functorch_optim.optim.param_groups import GroupRules
-from functorch_optim.typing import Options, PyTree
+from functorch_optim.typing import OptionValues, PyTree
 
 
 class Argument(NamedTuple):
@@ -83,7 +83,7 @@ class Declared(Optimizer):
             cls.__init__ = _init(cls, arguments, {*keywords, "group_rules"}, keys)
             cls.__doc__ = _docstring(cls, getattr(of, "func", of).__name__, arguments)
 
-    def _begin(self, params: PyTree, options: Options, group_rules: GroupRules) -> None:
+    def _begin(self, params: PyTree, options: OptionValues, group_rules: GroupRules) -> None:
         """What the constructor does with its arguments, the options in the order of a group's keys."""
         super().__init__(params, {**options, **self.forced}, group_rules=group_rules)
 

@@ -15,7 +15,7 @@ from functorch_optim.optim.layout import Layout
 from functorch_optim.optim.options import is_schedule, plain
 from functorch_optim.optim.ownership import own
 from functorch_optim.torch_tensors import as_array
-from functorch_optim.typing import Numeric, Options, PyTree
+from functorch_optim.typing import Numeric, OptionValues, PyTree
 
 Entry = dict[str, PyTree]
 Refused = dict[str, Exception]  # why a state does not fit, by parameter
@@ -298,7 +298,7 @@ def kept(value: Any, target: Any, dtype: DTypeLike | None, where: str) -> jax.Ar
     return own(array if array.dtype == target else array.astype(target))
 
 
-def _count(group: Options, entries: Sequence[Entry]) -> int:
+def _count(group: OptionValues, entries: Sequence[Entry]) -> int:
     """How many updates a group has had: as it was saved, else as many as its parameter with the most."""
     return int(group.get(COUNT, max((_steps(entry) for entry in entries), default=0)))
 
@@ -312,7 +312,7 @@ def _steps(entry: Entry) -> int:
 
 
 def _options(
-    live: Options, saved: Mapping[str, PyTree], unequal: Collection[str], numbers: Collection[str]
+    live: OptionValues, saved: Mapping[str, PyTree], unequal: Collection[str], numbers: Collection[str]
 ) -> dict[str, PyTree]:
     """A group's options after loading: the saved ones, but the live names, the live schedules, and what is unequal."""
     options = {
@@ -335,7 +335,7 @@ def _number(key: str, value: object) -> PyTree:
         raise ValueError(f"{key!r} of the loaded state dict is no number: {error}") from error
 
 
-def _without_params(group: Options) -> dict[str, PyTree]:
+def _without_params(group: OptionValues) -> dict[str, PyTree]:
     return {key: value for key, value in group.items() if key != "params"}
 
 

@@ -23,7 +23,7 @@ from functorch_optim.optim.layout import Layout
 from functorch_optim.optim.options import is_zero
 from functorch_optim.optim.state_dict import Loaded, Refused
 from functorch_optim.optim.transaction import Args
-from functorch_optim.typing import Options, PyTree
+from functorch_optim.typing import OptionValues, PyTree
 
 
 class ByParameter:
@@ -62,12 +62,12 @@ class ByParameter:
         """Whether the gradients of a group may be row-sparse."""
         return self.algorithms.kind(options).rule_type.takes_rows
 
-    def start(self, layout: Layout, params: list[PyTree], settings: Sequence[Options]) -> None:
+    def start(self, layout: Layout, params: list[PyTree], settings: Sequence[OptionValues]) -> None:
         """Take up parameters that have no history."""
         self.histories = []
         self.commit(self.extended(layout, params, settings))
 
-    def extended(self, layout: Layout, params: list[PyTree], settings: Sequence[Options]) -> list[History]:
+    def extended(self, layout: Layout, params: list[PyTree], settings: Sequence[OptionValues]) -> list[History]:
         """The state for :meth:`commit` with the further parameters that ``layout`` has after the known ones."""
         histories = list(self.histories)
         everything = list(zip(params, layout.labels, layout.group_of, strict=True))
@@ -83,7 +83,7 @@ class ByParameter:
         layout: Layout,
         held: Leaves,
         grads: list[PyTree],
-        settings: Sequence[Options],
+        settings: Sequence[OptionValues],
         run: Run,
         in_place: bool = True,
     ) -> None:
@@ -110,7 +110,7 @@ class ByParameter:
         held: Leaves,
         grads: list[PyTree],
         groups: list[Held],
-        settings: Sequence[Options],
+        settings: Sequence[OptionValues],
         in_place: bool,
     ) -> Prepared:
         """Which parameters these gradients update, with which histories; small ones packed."""
@@ -148,7 +148,7 @@ class ByParameter:
         layout: Layout,
         params: list[PyTree],
         loaded: Loaded,
-        settings: Sequence[Options],
+        settings: Sequence[OptionValues],
         dtype: DTypeLike | None,
         refused: Refused,
     ) -> PyTree:
@@ -178,20 +178,20 @@ class ByParameter:
         layout: Layout,
         params: list[PyTree],
         options: Sequence[Group],
-        settings: Sequence[Options],
+        settings: Sequence[OptionValues],
         counts: list[int],
     ) -> tuple[GradientTransformation, PyTree]:
         """``(transformation, state)`` that continue from here; a partition where histories or groups differ."""
         return handover.functional(self.algorithms, layout, self._fitted(layout, params, settings), options, counts)
 
     def restored(
-        self, layout: Layout, params: list[PyTree], state: PyTree, settings: Sequence[Options], counts: list[int]
+        self, layout: Layout, params: list[PyTree], state: PyTree, settings: Sequence[OptionValues], counts: list[int]
     ) -> tuple[list[History], list[int]]:
         """The histories for :meth:`commit` and the groups' counts, from a state as :meth:`functional` gives it."""
         histories = self._fitted(layout, params, settings)
         return handover.restored(self.algorithms, layout, params, histories, state, settings, counts)
 
-    def _fitted(self, layout: Layout, params: list[PyTree], settings: Sequence[Options]) -> list[History]:
+    def _fitted(self, layout: Layout, params: list[PyTree], settings: Sequence[OptionValues]) -> list[History]:
         """The histories as the next step would find them."""
         return [
             fitted(history, self.algorithms.of(settings, group), param, settings[group])

@@ -25,7 +25,7 @@ from functorch_optim.optim.state_dict import Loaded, Refused
 from functorch_optim.optim.transaction import Args, Compiled
 from functorch_optim.selection import partition
 from functorch_optim.transforms.conjugation import conjugate_leaf
-from functorch_optim.typing import Options, PyTree
+from functorch_optim.typing import OptionValues, PyTree
 
 Make = Callable[..., GradientTransformation]
 Template = tuple[tuple[str, PyTree], ...]  # a group's options, with the structure of numbers in their place
@@ -127,7 +127,7 @@ class ByTree:
     def _made(self, options: Group) -> GradientTransformation:
         return self.make(**{name: options[name] for name in self.option_names})
 
-    def start(self, layout: Layout, params: list[PyTree], settings: Sequence[Options]) -> None:
+    def start(self, layout: Layout, params: list[PyTree], settings: Sequence[OptionValues]) -> None:
         """The state before the first update."""
         self._several = len(settings) > 1  # then the state is that of a partition
         state = self._whole(layout, settings).init(layout.structure.unflatten(params))
@@ -138,7 +138,7 @@ class ByTree:
             )
         self.commit(state)
 
-    def extended(self, layout: Layout, params: list[PyTree], settings: Sequence[Options]) -> Grown:
+    def extended(self, layout: Layout, params: list[PyTree], settings: Sequence[OptionValues]) -> Grown:
         """The state for :meth:`commit` with further parameters: a group of their own, with a state of its own."""
         state = self.state
         fresh = self._whole(layout, settings).init(layout.structure.unflatten(params))
@@ -175,7 +175,7 @@ class ByTree:
         layout: Layout,
         held: Leaves,
         grads: list[PyTree],
-        settings: Sequence[Options],
+        settings: Sequence[OptionValues],
         run: Run,
         in_place: bool = True,
     ) -> None:
@@ -194,7 +194,7 @@ class ByTree:
         losses: CompiledLosses,
         closure: Callable[..., PyTree],
         args: tuple[PyTree, ...],
-        settings: Sequence[Options],
+        settings: Sequence[OptionValues],
         run: Run,
     ) -> PyTree:
         """Update the parameters with a transformation that evaluates ``closure(params, *args)``; the loss before."""
@@ -268,7 +268,7 @@ class ByTree:
         layout: Layout,
         params: list[PyTree],
         loaded: Loaded,
-        settings: Sequence[Options],
+        settings: Sequence[OptionValues],
         dtype: DTypeLike | None,
         refused: Refused,
     ) -> PyTree:
@@ -281,7 +281,7 @@ class ByTree:
         layout: Layout,
         params: list[PyTree],
         options: Sequence[Group],
-        settings: Sequence[Options],
+        settings: Sequence[OptionValues],
         counts: list[int],
     ) -> tuple[GradientTransformation, PyTree]:
         """``(transformation, state)`` that continue from here."""
@@ -297,7 +297,7 @@ class ByTree:
         return self._whole(layout, live), state
 
     def restored(
-        self, layout: Layout, params: list[PyTree], state: PyTree, settings: Sequence[Options], counts: list[int]
+        self, layout: Layout, params: list[PyTree], state: PyTree, settings: Sequence[OptionValues], counts: list[int]
     ) -> tuple[PyTree, list[int]]:
         """The state for :meth:`commit` and the groups' counts, from a state as :meth:`functional` gives it."""
         del layout, params

@@ -16,7 +16,7 @@ from functorch_optim.optim.engine.torch_habits import habits_of
 from functorch_optim.optim.layout import Layout
 from functorch_optim.optim.options import delayed
 from functorch_optim.selection import partition
-from functorch_optim.typing import Numeric, Options, PyTree
+from functorch_optim.typing import Numeric, OptionValues, PyTree
 
 
 def functional(
@@ -46,7 +46,7 @@ def restored(
     params: list[PyTree],
     histories: list[History],
     state: PyTree,
-    settings: Sequence[Options],
+    settings: Sequence[OptionValues],
     counts: list[int],
 ) -> tuple[list[History], list[int]]:
     """The histories and the groups' counts that a state tells; ``histories`` are those that were handed over, fitted.

@@ -10,13 +10,13 @@ from functorch_optim.hyperparams import Named, checked, data_options
 from functorch_optim.optim.engine.protocol import Group
 from functorch_optim.optim.engine.torch_habits import FUNCTIONAL_ONLY, habits_of
 from functorch_optim.optim.options import is_traced, is_zero
-from functorch_optim.typing import Options, PyTree
+from functorch_optim.typing import OptionValues, PyTree
 
 
 class Kind:
     """An algorithm that groups may have: what makes its lifted rule, and of which options."""
 
-    def __init__(self, constructor: Callable[..., GradientTransformation], defaults: Options) -> None:
+    def __init__(self, constructor: Callable[..., GradientTransformation], defaults: OptionValues) -> None:
         self.constructor = constructor
         self._parameters = tuple(
             name for name in inspect.signature(constructor).parameters if name not in FUNCTIONAL_ONLY
@@ -25,11 +25,11 @@ class Kind:
         self.rule_type = type(self.made(defaults).rule)
         self.data_names = data_options(self.rule_type).keys() & set(self._parameters)
 
-    def options_of(self, group: Options) -> list[str]:
+    def options_of(self, group: OptionValues) -> list[str]:
         """The options of a group: those that it must have, and of those that torch lacks the ones it has."""
         return [name for name in self._parameters if name in self._required or name in group]
 
-    def checked(self, options: Options) -> dict[str, PyTree]:
+    def checked(self, options: OptionValues) -> dict[str, PyTree]:
         """The options with stand-ins for their numbers, each of which was checked by itself."""
         stand_ins = {}
         for name in self.data_names & set(self.options_of(options)):
@@ -39,7 +39,7 @@ class Kind:
             stand_ins[name] = tuple(None if value[n.index] is None else n for n in named) if named else Named(name)
         return {**options, **stand_ins}
 
-    def made(self, options: Options) -> Lifted:
+    def made(self, options: OptionValues) -> Lifted:
         return lifted(self.constructor(**{name: options[name] for name in self.options_of(options)}))
 
 
@@ -61,7 +61,7 @@ class Algorithms:
     def __init__(
         self,
         constructors: Mapping[str | None, Callable[..., GradientTransformation]],
-        defaults: Mapping[str | None, Options],
+        defaults: Mapping[str | None, OptionValues],
     ) -> None:
         self.kinds = {name: Kind(constructor, defaults[name]) for name, constructor in constructors.items()}
         self.data_names: set[str] = set().union(*(kind.data_names for kind in self.kinds.values()))

@@ -9,7 +9,7 @@ from functorch_optim.optim.engine.packs import Leaves
 from functorch_optim.optim.engine.protocol import Entry, Group, Run
 from functorch_optim.optim.layout import Layout
 from functorch_optim.optim.state_dict import Loaded, Refused
-from functorch_optim.typing import Options, PyTree
+from functorch_optim.typing import OptionValues, PyTree
 
 
 class NoAlgorithm:
@@ -40,10 +40,10 @@ class NoAlgorithm:
         del options
         return True
 
-    def start(self, layout: Layout, params: list[PyTree], settings: Sequence[Options]) -> None:
+    def start(self, layout: Layout, params: list[PyTree], settings: Sequence[OptionValues]) -> None:
         """Nothing to begin with."""
 
-    def extended(self, layout: Layout, params: list[PyTree], settings: Sequence[Options]) -> NoReturn:
+    def extended(self, layout: Layout, params: list[PyTree], settings: Sequence[OptionValues]) -> NoReturn:
         """Raise."""
         self.refuse()
 
@@ -52,7 +52,7 @@ class NoAlgorithm:
         layout: Layout,
         held: Leaves,
         grads: list[PyTree],
-        settings: Sequence[Options],
+        settings: Sequence[OptionValues],
         run: Run,
         in_place: bool = True,
     ) -> NoReturn:
@@ -68,7 +68,7 @@ class NoAlgorithm:
         layout: Layout,
         params: list[PyTree],
         loaded: Loaded,
-        settings: Sequence[Options],
+        settings: Sequence[OptionValues],
         dtype: DTypeLike | None,
         refused: Refused,
     ) -> NoReturn:
@@ -87,14 +87,14 @@ class NoAlgorithm:
         layout: Layout,
         params: list[PyTree],
         options: Sequence[Group],
-        settings: Sequence[Options],
+        settings: Sequence[OptionValues],
         counts: list[int],
     ) -> NoReturn:
         """Raise."""
         self.refuse()
 
     def restored(
-        self, layout: Layout, params: list[PyTree], state: PyTree, settings: Sequence[Options], counts: list[int]
+        self, layout: Layout, params: list[PyTree], state: PyTree, settings: Sequence[OptionValues], counts: list[int]
     ) -> NoReturn:
         """Raise."""
         self.refuse()

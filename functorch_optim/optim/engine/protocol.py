@@ -10,10 +10,10 @@ from functorch_optim.optim.engine.packs import Leaves
 from functorch_optim.optim.layout import Layout
 from functorch_optim.optim.state_dict import Loaded, Refused
 from functorch_optim.optim.transaction import Arguments, Commit, Compiled
-from functorch_optim.typing import Options, PyTree
+from functorch_optim.typing import OptionValues, PyTree
 
 Entry = dict[str, PyTree]  # what torch's state_dict has of one parameter
-Group = Options  # the options of a parameter group
+Group = OptionValues  # the options of a parameter group
 Run = Callable[[Compiled, Arguments, Commit], PyTree]  # one compiled call as one change of the optimizer
 
 
@@ -83,11 +83,11 @@ class Engine(Protocol):
         """Whether the gradients of a group may be row-sparse."""
         ...
 
-    def start(self, layout: Layout, params: list[PyTree], settings: Sequence[Options]) -> None:
+    def start(self, layout: Layout, params: list[PyTree], settings: Sequence[OptionValues]) -> None:
         """Begin with parameters that have no state."""
         ...
 
-    def extended(self, layout: Layout, params: list[PyTree], settings: Sequence[Options]) -> PyTree:
+    def extended(self, layout: Layout, params: list[PyTree], settings: Sequence[OptionValues]) -> PyTree:
         """The state with the parameters that ``layout`` has beyond the known ones."""
         ...
 
@@ -96,7 +96,7 @@ class Engine(Protocol):
         layout: Layout,
         held: Leaves,
         grads: list[PyTree],
-        settings: Sequence[Options],
+        settings: Sequence[OptionValues],
         run: Run,
         in_place: bool = True,
     ) -> None:
@@ -115,7 +115,7 @@ class Engine(Protocol):
         layout: Layout,
         params: list[PyTree],
         loaded: Loaded,
-        settings: Sequence[Options],
+        settings: Sequence[OptionValues],
         dtype: DTypeLike | None,
         refused: Refused,
     ) -> PyTree:
@@ -136,14 +136,14 @@ class Engine(Protocol):
         layout: Layout,
         params: list[PyTree],
         options: Sequence[Group],
-        settings: Sequence[Options],
+        settings: Sequence[OptionValues],
         counts: list[int],
     ) -> tuple[PyTree, PyTree]:
         """A transformation and its state, which continue from here."""
         ...
 
     def restored(
-        self, layout: Layout, params: list[PyTree], state: PyTree, settings: Sequence[Options], counts: list[int]
+        self, layout: Layout, params: list[PyTree], state: PyTree, settings: Sequence[OptionValues], counts: list[int]
     ) -> tuple[PyTree, list[int]]:
         """The state that a functional loop ended with, and the groups' counts of updates."""
         ...
