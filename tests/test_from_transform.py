@@ -1,6 +1,7 @@
 """Any composed transformation behind the stateful face."""
 
 import copy
+import enum
 import pickle
 
 import jax
@@ -308,18 +309,30 @@ def test_betas_keep_their_digits_through_a_state_dict():
     assert optimizer.param_groups[0]["betas"] == defaults["betas"]
 
 
-@pytest.mark.parametrize("kind", [int, np.int64, jnp.int32])
-def test_a_static_integer_may_be_an_array(kind):
-    """It reaches the transformation as Python's, which has a hash."""
-    seen = []
+class Mode(enum.IntEnum):
+    PLAIN = 1
+    TENFOLD = 2
 
-    def make(lr, every):
-        seen.append(type(every))
-        return fo.accumulate(fo.sgd(lr=lr), every=every)
 
-    optimizer = optim.Optimizer.from_transform(make, [jnp.ones(1)], {"lr": 1.0, "every": kind(2)}, static=["every"])
-    seen.clear()
+def tenfold(lr, mode):
+    return fo.sgd(lr=lr * 10.0 if mode is Mode.TENFOLD else lr)
+
+
+def test_a_static_option_reaches_the_transformation_as_it_is():
+    optimizer = optim.Optimizer.from_transform(tenfold, [jnp.zeros(1)], {"lr": 0.125, "mode": Mode.TENFOLD}, ["mode"])
+    optimizer.step([jnp.ones(1)])
+    assert optimizer.params[0].item() == -1.25
+    optimizer.param_groups[0]["mode"] = 2  # equal to the member, but not it
+    optimizer.step([jnp.ones(1)])
+    assert optimizer.params[0].item() == -1.375
+
+
+def test_a_static_option_has_a_hash_or_is_an_integer_array():
+    make = lambda lr, every: fo.accumulate(fo.sgd(lr=lr), every=every)  # noqa: E731 one line
+    optimizer = optim.Optimizer.from_transform(make, [jnp.ones(1)], {"lr": 1.0, "every": jnp.int32(2)}, ["every"])
     for _ in range(2):
         optimizer.step([jnp.full(1, 0.5)])
     assert optimizer.params[0].item() == 0.5
-    assert set(seen) == {int}
+    optimizer.param_groups[0]["every"] = [2]
+    with pytest.raises(TypeError, match=r"the static option 'every' must have a hash, but it is \[2\]"):
+        optimizer.step([jnp.ones(1)])

@@ -1,6 +1,8 @@
 """State, parameters, gradients and groups are worked on as in torch, or refused in words."""
 
 import copy
+import gc
+import weakref
 
 import jax
 import jax.numpy as jnp
@@ -316,3 +318,24 @@ def test_tensors_of_torch_are_written():
     optimizer.state["w"]["exp_avg"] = torch.ones(3)
     assert optimizer.params["w"].tolist() == [0.0] * 3 and optimizer.grads["v"].tolist() == [3.0] * 2
     assert optimizer.state["w"]["exp_avg"].tolist() == [1.0] * 3
+
+
+@pytest.mark.parametrize("kind", [optim.SGD, optim.Adam])
+def test_parameters_that_were_replaced_are_kept_by_nobody(kind):
+    optimizer = kind([jnp.ones(1 << 10), jnp.ones(2)], lr=0.1)
+    for _ in range(2):
+        optimizer.step(optimizer.params)
+    old, other = (weakref.ref(leaf) for leaf in optimizer._leaves)
+    optimizer.params[0] = jnp.zeros(1 << 10)
+    optimizer.state_dict()
+    gc.collect()
+    assert old() is None and other() is not None
+
+
+def test_a_shallow_copy_counts_by_itself():
+    one = optim.SGD([jnp.ones(2)], lr=lambda count: 1.0 / (1 + count))
+    other = copy.copy(one)
+    other.step([jnp.ones(2)])
+    other.add_param_group({"params": [jnp.zeros(1)]})
+    one.step([jnp.ones(2)])
+    assert one.params[0].tolist() == [0.0, 0.0]

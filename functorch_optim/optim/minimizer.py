@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from functorch_optim.algorithms.quasi_newton import QuasiNewton
 from functorch_optim.base import Update
-from functorch_optim.hyperparams import Hyperparameter, as_count, data_options
+from functorch_optim.hyperparams import Hyperparameter, Named, as_count, data_options
 from functorch_optim.optim.engine.by_tree import ByTree
 from functorch_optim.optim.engine.on_first import OnFirst
 from functorch_optim.optim.engine.protocol import Run
@@ -66,8 +66,10 @@ class Minimizer(Optimizer):
         return self._change(functools.partial(self._minimise, closure, args), {0})
 
     def _minimise(self, closure: Callable[..., PyTree], args: tuple[PyTree, ...], run: Run) -> PyTree:
-        assert isinstance(self._engine, ByTree)
-        return self._engine.step_by_loss(self._layout, self._held, self._losses, closure, args, self._settings(), run)
+        engine, settings = self._engine, self._settings()
+        assert isinstance(engine, ByTree)
+        engine.made({**settings[0], **{name: Named(name) for name in engine.data_names}})  # checks all but the numbers
+        return engine.step_by_loss(self._layout, self._held, self._losses, closure, args, settings, run)
 
 
 def defaults(

@@ -162,7 +162,7 @@ class Saved(Edited, Hooked):
             groups = [{key: value for key, value in group.items() if key != "params"} for group in self.param_groups]
             held, engine = Leaves(list(self._held.arrays())), copy.copy(self._engine)
             state: dict[str, object] = {**vars(self), "param_groups": groups, "_held": held, "_engine": engine}
-        state.update(_checked=None, _handed=[], _handed_grads=[], _records=[])
+        state.update(_checked=None, _handed=[], _handed_grads=[], _records=[], _counts=list(self._counts))
         del state["_losses"], state["_hooks"], state["_given"], state["_made_under"]
         return state
 

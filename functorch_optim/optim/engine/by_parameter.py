@@ -97,10 +97,10 @@ class ByParameter:
         compiled, numbers, carried = prepared.at(groups)
 
         def arguments() -> Args:
-            return prepared.arguments(grads, numbers)
+            return prepared.arguments(held, grads, numbers)
 
         def commit(result: PyTree) -> None:
-            prepared.commit(known, result, carried)
+            prepared.commit(held, known, result, carried)
 
         run(compiled, arguments, commit)
 

@@ -122,9 +122,10 @@ class ByTree:
     def check(self, options: Group, live: bool = False) -> None:
         """Raise unless the transformation can be made with these options."""
         del live
-        self._made(options)
+        self.made(options)
 
-    def _made(self, options: Group) -> GradientTransformation:
+    def made(self, options: Group) -> GradientTransformation:
+        """The transformation that a group's options make."""
         return self.make(**{name: options[name] for name in self.option_names})
 
     def start(self, layout: Layout, params: list[PyTree], settings: Sequence[OptionValues]) -> None:
@@ -148,7 +149,7 @@ class ByTree:
 
     def _whole(self, layout: Layout, options: Sequence[Group]) -> GradientTransformation:
         """The transformation of the whole tree; the options of each group as given."""
-        members = [self._made(one) for one in options]
+        members = [self.made(one) for one in options]
         if layout.element_of is not None:
             members = [transformation(Within(tx, n)) for tx, n in zip(members, layout.element_of, strict=True)]
         if len(members) == 1:
@@ -162,8 +163,7 @@ class ByTree:
         for name in self.option_names:
             value = options[name]
             if name in self.static:
-                count = as_integer(value)  # of JAX and NumPy too, which have no hash
-                value = value if count is None else count
+                value = _hashable(name, value)
             elif is_number(value):
                 leaves, value = jax.tree.flatten(value)
                 numbers += leaves
@@ -182,7 +182,7 @@ class ByTree:
         """Update the parameters; where there is no gradient the transformation gets None."""
         del in_place  # nothing is traced here
         templates, numbers = self._templates(settings)
-        key = (templates, tuple(layout.group_of))
+        key = (templates, _types(templates), tuple(layout.group_of))
         if key not in self._compiled:
             self._compiled[key] = Compiled(self._update(layout, templates), (0, 1))
         self._run(self._compiled[key], held, grads, numbers, settings, run)
@@ -203,7 +203,9 @@ class ByTree:
         def make(loss: Callable[..., PyTree]) -> Callable[..., PyTree]:
             return self._update(layout, templates, loss)
 
-        compiled = losses.compiled(closure, (templates, tuple(layout.group_of)), make, donated=(0, 1))
+        compiled = losses.compiled(
+            closure, (templates, _types(templates), tuple(layout.group_of)), make, donated=(0, 1)
+        )
         return self._run(compiled, held, args, numbers, settings, run)
 
     def _templates(self, settings: Sequence[Group]) -> tuple[tuple[Template, ...], np.ndarray]:
@@ -307,6 +309,23 @@ class ByTree:
         before = self.codec.counters(present) if self._exported is None else self._exported
         done = max((b - a for a, b in zip(before, self.codec.counters(after), strict=True)), default=0)
         return after, [count + done for count in counts]
+
+
+def _types(templates: tuple[Template, ...]) -> tuple[tuple[type, ...], ...]:
+    """The types of the options: ``True``, ``1`` and ``1.0`` are equal, and not the same to a transformation."""
+    return tuple(tuple(type(value) for _, value in template) for template in templates)
+
+
+def _hashable(name: str, value: object) -> object:
+    """A static option as it is; of an array of JAX, which has no hash, its integer."""
+    try:
+        hash(value)
+    except TypeError as error:
+        count = as_integer(value)
+        if count is None:
+            raise TypeError(f"the static option {name!r} must have a hash, but it is {value!r}") from error
+        return count
+    return value
 
 
 def _is_packed(node: PyTree) -> bool:

@@ -2,6 +2,7 @@
 
 import functools
 import operator
+import weakref
 from collections.abc import Hashable
 from typing import Any, NamedTuple
 
@@ -81,7 +82,7 @@ class Prepared:
         groups: list[int],
         in_place: bool,
     ) -> None:
-        self.held = held
+        self._held = weakref.ref(held)  # arrays that were replaced go at once
         self.algorithms = algorithms
         self.kinds = kinds
         self.active = active
@@ -106,7 +107,7 @@ class Prepared:
 
     def serves(self, held: Leaves, grads: list[PyTree], groups: list[Held]) -> bool:
         """Whether a step by these gradients, with these algorithms, is this one."""
-        if held is not self.held or list(map(type, grads)) != self.kinds:
+        if held is not self._held() or list(map(type, grads)) != self.kinds:
             return False
         return all(map(operator.is_, [group.algorithm for group in groups], self.algorithms))
 
@@ -131,9 +132,9 @@ class Prepared:
             self._structures = structures
         return self._compiled, _as_vector(numbers), carried
 
-    def arguments(self, grads: list[PyTree], numbers: Any) -> Args:
+    def arguments(self, held: Leaves, grads: list[PyTree], numbers: Any) -> Args:
         """What the compiled call gets; with ``in_place`` in arrays that nobody else has."""
-        held, alone = self.held, self.histories[: len(self.active)]
+        alone = self.histories[: len(self.active)]
         params = held.all_alone() if self.whole else held.some(self.active)
         rows_of = [history.row for history in alone]
         if self.in_place:
@@ -148,9 +149,9 @@ class Prepared:
             numbers,
         )
 
-    def commit(self, known: Histories, result: PyTree, carried: list[dict[str, PyTree]]) -> None:
+    def commit(self, held: Leaves, known: Histories, result: PyTree, carried: list[dict[str, PyTree]]) -> None:
         """Put the results in their places; the next step like this one needs no preparation."""
-        held, (params, rows) = self.held, result
+        params, rows = result
         for row, history, member in zip(rows, self.histories, self.member_of, strict=True):
             history.row, history.carried = row, carried[member]
             history.step += 1
