@@ -6,20 +6,19 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jax.tree_util import PyTreeDef
 from jax.typing import DTypeLike
 
 from functorch_optim import base, trees
 from functorch_optim.base import GradientTransformation, Transform, transformation
 from functorch_optim.combinators import NamedStates
 from functorch_optim.core.packing import ForeachState
-from functorch_optim.hyperparams import as_integer
 from functorch_optim.optim.engine.by_path import BY_PATH
 from functorch_optim.optim.engine.packs import Leaves
 from functorch_optim.optim.engine.protocol import Codec, Entry, Group, Run
+from functorch_optim.optim.engine.templates import Template, filled, template_of, types_of
 from functorch_optim.optim.layout import Layout
 from functorch_optim.optim.losses import CompiledLosses
-from functorch_optim.optim.options import delayed, is_number
+from functorch_optim.optim.options import delayed
 from functorch_optim.optim.ownership import exclusive, own
 from functorch_optim.optim.state_dict import Loaded, Refused
 from functorch_optim.optim.transaction import Args, Compiled
@@ -28,7 +27,6 @@ from functorch_optim.transforms.conjugation import conjugate_leaf
 from functorch_optim.typing import OptionValues, PyTree
 
 Make = Callable[..., GradientTransformation]
-Template = tuple[tuple[str, PyTree], ...]  # a group's options, with the structure of numbers in their place
 
 
 class Grown(NamedTuple):
@@ -157,19 +155,6 @@ class ByTree:
         labels = layout.structure.unflatten([f"group{group}" for group in layout.group_of])
         return partition({f"group{index}": member for index, member in enumerate(members)}, labels)
 
-    def _split(self, options: Group) -> tuple[Template, list[float]]:
-        """A group's options with the structure of the numbers in their place, and the numbers."""
-        template, numbers = [], []
-        for name in self.option_names:
-            value = options[name]
-            if name in self.static:
-                value = _hashable(name, value)
-            elif is_number(value):
-                leaves, value = jax.tree.flatten(value)
-                numbers += leaves
-            template.append((name, value))
-        return tuple(template), numbers
-
     def step(
         self,
         layout: Layout,
@@ -182,7 +167,7 @@ class ByTree:
         """Update the parameters; where there is no gradient the transformation gets None."""
         del in_place  # nothing is traced here
         templates, numbers = self._templates(settings)
-        key = (templates, _types(templates), tuple(layout.group_of))
+        key = (templates, types_of(templates), tuple(layout.group_of))
         if key not in self._compiled:
             self._compiled[key] = Compiled(self._update(layout, templates), (0, 1))
         self._run(self._compiled[key], held, grads, numbers, settings, run)
@@ -204,13 +189,13 @@ class ByTree:
             return self._update(layout, templates, loss)
 
         compiled = losses.compiled(
-            closure, (templates, _types(templates), tuple(layout.group_of)), make, donated=(0, 1)
+            closure, (templates, types_of(templates), tuple(layout.group_of)), make, donated=(0, 1)
         )
         return self._run(compiled, held, args, numbers, settings, run)
 
     def _templates(self, settings: Sequence[Group]) -> tuple[tuple[Template, ...], np.ndarray]:
         """The templates of all groups, and their numbers as one vector."""
-        split = [self._split(options) for options in settings]
+        split = [template_of(self.option_names, self.static, options) for options in settings]
         numbers = np.array([number for _, group in split for number in group], np.float64)
         return tuple(template for template, _ in split), numbers
 
@@ -245,7 +230,7 @@ class ByTree:
         given, its further arguments."""
 
         def optimizer_step(leaves: list[PyTree], state: PyTree, data: PyTree, numbers: jax.Array) -> PyTree:
-            params, tx = layout.structure.unflatten(leaves), self._whole(layout, _filled(templates, numbers))
+            params, tx = layout.structure.unflatten(leaves), self._whole(layout, filled(templates, numbers))
             if loss is None:
                 value, more = None, {}
                 descent = layout.structure.unflatten([None if g is None else conjugate_leaf(g) for g in data])
@@ -311,43 +296,12 @@ class ByTree:
         return after, [count + done for count in counts]
 
 
-def _types(templates: tuple[Template, ...]) -> tuple[tuple[type, ...], ...]:
-    """The types of the options: ``True``, ``1`` and ``1.0`` are equal, and not the same to a transformation."""
-    return tuple(tuple(type(value) for _, value in template) for template in templates)
-
-
-def _hashable(name: str, value: object) -> object:
-    """A static option as it is; of an array of JAX, which has no hash, its integer."""
-    try:
-        hash(value)
-    except TypeError as error:
-        count = as_integer(value)
-        if count is None:
-            raise TypeError(f"the static option {name!r} must have a hash, but it is {value!r}") from error
-        return count
-    return value
-
-
 def _is_packed(node: PyTree) -> bool:
     return isinstance(node, ForeachState)
 
 
 def _with_arguments(loss: Callable[..., PyTree], args: tuple[PyTree, ...], params: PyTree) -> PyTree:
     return loss(params, *args)
-
-
-def _filled(templates: tuple[Template, ...], numbers: jax.Array) -> list[dict[str, PyTree]]:
-    """The groups' options, with numbers in their places."""
-    position = iter(range(len(numbers)))
-    return [
-        {
-            name: held.unflatten([numbers[next(position)] for _ in range(held.num_leaves)])
-            if isinstance(held, PyTreeDef)
-            else held
-            for name, held in template
-        }
-        for template in templates
-    ]
 
 
 def _matched(state: PyTree, given: object) -> PyTree:

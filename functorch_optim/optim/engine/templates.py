@@ -1,0 +1,58 @@
+"""The options of groups as a compiled step has them: what is static as it is, numbers as traced scalars."""
+
+from collections.abc import Collection, Sequence
+
+import jax
+from jax.tree_util import PyTreeDef
+
+from functorch_optim.hyperparams import as_integer
+from functorch_optim.optim.engine.protocol import Group
+from functorch_optim.optim.options import is_number
+from functorch_optim.typing import PyTree
+
+Template = tuple[tuple[str, PyTree], ...]  # a group's options, with the structure of numbers in their place
+
+
+def template_of(names: Sequence[str], static: Collection[str], options: Group) -> tuple[Template, list[float]]:
+    """A group's options with the structure of the numbers in their place, and the numbers."""
+    template, numbers = [], []
+    for name in names:
+        value = options[name]
+        if name in static:
+            value = hashable(name, value)
+        elif is_number(value):
+            leaves, value = jax.tree.flatten(value)
+            numbers += leaves
+        template.append((name, value))
+    return tuple(template), numbers
+
+
+def types_of(templates: tuple[Template, ...]) -> tuple[tuple[type, ...], ...]:
+    """The types of the options: ``True``, ``1`` and ``1.0`` are equal, and not the same to a transformation."""
+    return tuple(tuple(type(value) for _, value in template) for template in templates)
+
+
+def hashable(name: str, value: object) -> object:
+    """A static option as it is; of an array of JAX, which has no hash, its integer."""
+    try:
+        hash(value)
+    except TypeError as error:
+        count = as_integer(value)
+        if count is None:
+            raise TypeError(f"the static option {name!r} must have a hash, but it is {value!r}") from error
+        return count
+    return value
+
+
+def filled(templates: tuple[Template, ...], numbers: jax.Array) -> list[dict[str, PyTree]]:
+    """The groups' options, with numbers in their places."""
+    position = iter(range(len(numbers)))
+    return [
+        {
+            name: held.unflatten([numbers[next(position)] for _ in range(held.num_leaves)])
+            if isinstance(held, PyTreeDef)
+            else held
+            for name, held in template
+        }
+        for template in templates
+    ]
