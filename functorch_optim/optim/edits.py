@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from functorch_optim import trees
 from functorch_optim.optim import state_dict as torch_layout
 from functorch_optim.optim.engine.packs import Leaves
+from functorch_optim.optim.engine.protocol import Reading
 from functorch_optim.optim.groups import Grouped
 from functorch_optim.optim.ownership import own_beside
 from functorch_optim.optim.views import Entry, State
@@ -97,7 +98,7 @@ class Edited(Grouped):
         )  # fmt: skip
         refused: torch_layout.Refused = {}
         leaves, grads = parameters or (self._leaves, None)
-        state = self._engine.read(self._layout, leaves, loaded, self._settings(), None, refused)
+        state = self._engine.read(self._layout, Reading(leaves, loaded, None, refused), self._settings())
         torch_layout.check_strict([], [], refused)
 
         def commit() -> None:

@@ -12,6 +12,7 @@ from jax.typing import DTypeLike
 from functorch_optim.optim import state_dict as torch_layout
 from functorch_optim.optim.edits import Edited
 from functorch_optim.optim.engine.packs import Leaves
+from functorch_optim.optim.engine.protocol import Reading
 from functorch_optim.optim.hooks import Hooked, Occasions
 from functorch_optim.optim.layout import GroupParams
 from functorch_optim.optim.losses import CompiledLosses
@@ -129,7 +130,7 @@ class Saved(Edited, Hooked):
         for index, group in enumerate(groups):
             self._check_options(group, index, live=True)
         refused: torch_layout.Refused = {}
-        state = self._engine.read(self._layout, self._leaves, loaded, settings, dtype, refused)
+        state = self._engine.read(self._layout, Reading(self._leaves, loaded, dtype, refused), settings)
         if strict:
             torch_layout.check_strict(loaded.missing, loaded.unexpected, refused)
         if loaded.warning:

@@ -7,7 +7,6 @@ of a group with the same number of updates share their scalars; a parameter with
 from collections.abc import Sequence
 
 import jax
-from jax.typing import DTypeLike
 
 from functorch_optim import rows
 from functorch_optim.base import GradientTransformation
@@ -17,11 +16,10 @@ from functorch_optim.optim.engine.histories import Histories, History, fitted
 from functorch_optim.optim.engine.kinds import Algorithms, Held
 from functorch_optim.optim.engine.packs import Leaves
 from functorch_optim.optim.engine.prepared import Prepared
-from functorch_optim.optim.engine.protocol import Entry, Group, Run
+from functorch_optim.optim.engine.protocol import Entry, Group, Reading, Run
 from functorch_optim.optim.engine.torch_habits import habits_of
 from functorch_optim.optim.layout import Layout
 from functorch_optim.optim.options import is_zero
-from functorch_optim.optim.state_dict import Loaded, Refused
 from functorch_optim.optim.transaction import Args
 from functorch_optim.typing import OptionValues, PyTree
 
@@ -143,27 +141,19 @@ class ByParameter:
         del layout
         return entries_of(self._known.read(), [kind.rule_type for kind in self.algorithms.kinds.values()])
 
-    def read(
-        self,
-        layout: Layout,
-        params: list[PyTree],
-        loaded: Loaded,
-        settings: Sequence[OptionValues],
-        dtype: DTypeLike | None,
-        refused: Refused,
-    ) -> PyTree:
+    def read(self, layout: Layout, reading: Reading, settings: Sequence[OptionValues]) -> PyTree:
         """The histories that a state dict tells, for :meth:`commit`; where it tells none, those that are here."""
         histories = list(self.histories)
-        everything = zip(loaded.entries, layout.group_of, params, layout.labels, strict=True)
+        everything = zip(reading.loaded.entries, layout.group_of, reading.params, layout.labels, strict=True)
         for index, (entry, group, param, name) in enumerate(everything):
             if entry is not None:
                 algorithm = self.algorithms.of(settings, group)
                 try:
-                    history = history_of(entry, algorithm.rule, param, name, dtype)
+                    history = history_of(entry, algorithm.rule, param, name, reading.dtype)
                     begins = history.row is None and habits_of(type(algorithm.rule)).starts_whole
                     histories[index] = fitted(history, algorithm, param, settings[group]) if begins else history
                 except (KeyError, TypeError, ValueError) as error:
-                    refused[name] = error
+                    reading.refused[name] = error
         return histories
 
     def arrays(self) -> list[jax.Array]:

@@ -10,9 +10,9 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from functorch_optim import trees
-from functorch_optim.optim.engine.protocol import Entry, Group
+from functorch_optim.optim.engine.protocol import Entry, Group, Reading
 from functorch_optim.optim.layout import Layout
-from functorch_optim.optim.state_dict import Loaded, Refused, kept
+from functorch_optim.optim.state_dict import kept
 from functorch_optim.placement import placed
 from functorch_optim.typing import PyTree
 
@@ -38,31 +38,20 @@ class ByPath:
                 result[index][view.key] = leaf if len(view.members) == 1 else np.asarray(leaf)
         return result
 
-    def read(
-        self,
-        layout: Layout,
-        params: list[PyTree],
-        loaded: Loaded,
-        fresh: PyTree,
-        present: PyTree,
-        several: bool,
-        dtype: DTypeLike | None,
-        refused: Refused,
-    ) -> PyTree:
+    def read(self, layout: Layout, reading: Reading, fresh: PyTree, present: PyTree, several: bool) -> PyTree:
         """An empty entry resets a parameter; a missing or refused entry keeps its present state."""
-        del params
         views, leaves, treedef = _views(layout, fresh, several)
         found: list[dict[int, jax.Array]] = []
         for view, leaf in zip(views, leaves, strict=True):
-            held = {index: entry for index in view.members if (entry := loaded.entries[index])}
+            held = {index: entry for index in view.members if (entry := reading.loaded.entries[index])}
             found.append({})
             for index, entry in held.items():
                 try:
-                    found[-1][index] = _shared(view.key, entry, held, leaf, layout.labels[index], dtype)
+                    found[-1][index] = _shared(view.key, entry, held, leaf, layout.labels[index], reading.dtype)
                 except (KeyError, TypeError, ValueError) as error:
-                    refused.setdefault(layout.labels[index], error)
-        pairs = enumerate(zip(layout.labels, loaded.entries, strict=True))
-        stay = {index for index, (name, entry) in pairs if entry is None or name in refused}
+                    reading.refused.setdefault(layout.labels[index], error)
+        pairs = enumerate(zip(layout.labels, reading.loaded.entries, strict=True))
+        stay = {index for index, (name, entry) in pairs if entry is None or name in reading.refused}
         filled = []
         for view, leaf, before, values in zip(views, leaves, jax.tree.leaves(present), found, strict=True):
             fits = [value for index, value in values.items() if index not in stay]

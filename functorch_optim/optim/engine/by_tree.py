@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jax.typing import DTypeLike
 
 from functorch_optim import base, trees
 from functorch_optim.base import GradientTransformation, Transform, transformation
@@ -14,13 +13,12 @@ from functorch_optim.combinators import NamedStates
 from functorch_optim.core.packing import ForeachState
 from functorch_optim.optim.engine.by_path import BY_PATH
 from functorch_optim.optim.engine.packs import Leaves
-from functorch_optim.optim.engine.protocol import Codec, Entry, Group, Run
+from functorch_optim.optim.engine.protocol import Codec, Entry, Group, Reading, Run
 from functorch_optim.optim.engine.templates import Template, filled, template_of, types_of
 from functorch_optim.optim.layout import Layout
 from functorch_optim.optim.losses import CompiledLosses
 from functorch_optim.optim.options import delayed
 from functorch_optim.optim.ownership import exclusive, own
-from functorch_optim.optim.state_dict import Loaded, Refused
 from functorch_optim.optim.transaction import Args, Compiled
 from functorch_optim.selection import partition
 from functorch_optim.transforms.conjugation import conjugate_leaf
@@ -250,18 +248,10 @@ class ByTree:
         """The state by parameter."""
         return self.codec.entries(layout, self.state, self._several)
 
-    def read(
-        self,
-        layout: Layout,
-        params: list[PyTree],
-        loaded: Loaded,
-        settings: Sequence[OptionValues],
-        dtype: DTypeLike | None,
-        refused: Refused,
-    ) -> PyTree:
+    def read(self, layout: Layout, reading: Reading, settings: Sequence[OptionValues]) -> PyTree:
         """The state that a state dict tells, for :meth:`commit`."""
-        fresh = self._whole(layout, settings).init(layout.structure.unflatten(params))
-        return self.codec.read(layout, params, loaded, fresh, self.state, self._several, dtype, refused)
+        fresh = self._whole(layout, settings).init(layout.structure.unflatten(reading.params))
+        return self.codec.read(layout, reading, fresh, self.state, self._several)
 
     def functional(
         self,

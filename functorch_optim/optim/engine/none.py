@@ -3,12 +3,9 @@
 from collections.abc import Sequence
 from typing import NoReturn
 
-from jax.typing import DTypeLike
-
 from functorch_optim.optim.engine.packs import Leaves
-from functorch_optim.optim.engine.protocol import Entry, Group, Run
+from functorch_optim.optim.engine.protocol import Entry, Group, Reading, Run
 from functorch_optim.optim.layout import Layout
-from functorch_optim.optim.state_dict import Loaded, Refused
 from functorch_optim.typing import OptionValues, PyTree
 
 
@@ -63,15 +60,7 @@ class NoAlgorithm:
         """An empty one for each parameter."""
         return [{} for _ in layout.group_of]
 
-    def read(
-        self,
-        layout: Layout,
-        params: list[PyTree],
-        loaded: Loaded,
-        settings: Sequence[OptionValues],
-        dtype: DTypeLike | None,
-        refused: Refused,
-    ) -> NoReturn:
+    def read(self, layout: Layout, reading: Reading, settings: Sequence[OptionValues]) -> NoReturn:
         """Raise."""
         self.refuse()
 

@@ -10,10 +10,10 @@ from jax.typing import DTypeLike
 
 from functorch_optim import trees
 from functorch_optim.algorithms.quasi_newton import flattened
-from functorch_optim.optim.engine.protocol import Entry, Group
+from functorch_optim.optim.engine.protocol import Entry, Group, Reading
 from functorch_optim.optim.layout import Layout
 from functorch_optim.optim.ownership import own
-from functorch_optim.optim.state_dict import Loaded, Refused, kept
+from functorch_optim.optim.state_dict import kept
 from functorch_optim.typing import PyTree
 
 
@@ -54,28 +54,17 @@ class OnFirst:
         careful = {"careful": True} if bool(state.careful) else {}  # torch has no such key
         return [{**counts, **(self.entry(state) if counts["n_iter"] else {}), **careful}, *rest]
 
-    def read(
-        self,
-        layout: Layout,
-        params: list[PyTree],
-        loaded: Loaded,
-        fresh: PyTree,
-        present: PyTree,
-        several: bool,
-        dtype: DTypeLike | None,
-        refused: Refused,
-    ) -> PyTree:
+    def read(self, layout: Layout, reading: Reading, fresh: PyTree, present: PyTree, several: bool) -> PyTree:
         """The state of the one entry that is there; ``present`` where it does not fit."""
         del several
         try:
-            return self._read(layout, params, loaded, fresh, dtype)
+            return self._read(layout, reading, fresh)
         except (KeyError, TypeError, ValueError) as error:
-            refused[layout.labels[0]] = error
+            reading.refused[layout.labels[0]] = error
             return present
 
-    def _read(
-        self, layout: Layout, params: list[PyTree], loaded: Loaded, fresh: PyTree, dtype: DTypeLike | None
-    ) -> PyTree:
+    def _read(self, layout: Layout, reading: Reading, fresh: PyTree) -> PyTree:
+        params, loaded = reading.params, reading.loaded
         if loaded.missing or loaded.unexpected:
             raise ValueError("the state is one of all parameters together, and fits no others")
         found = [_permuted(entry, loaded.order, params) for entry in loaded.entries if entry]
@@ -96,7 +85,7 @@ class OnFirst:
                 raise ValueError(f"{key} of the state must be a finite number, but it is {entry.get(key)!r:.100}")
         own_dtype = _common_dtype(jax.tree.leaves(fresh.d))
         for key, value in entry.items():
-            entry[key] = _mapped(lambda v, key=key: kept(v, own_dtype, dtype, f"{key} of the state"), value)
+            entry[key] = _mapped(lambda v, key=key: kept(v, own_dtype, reading.dtype, f"{key} of the state"), value)
         return self.from_entry(layout.structure.unflatten(params), entry, fresh)._replace(**counts)
 
 

@@ -1,7 +1,7 @@
 """What :class:`functorch_optim.optim.Optimizer` asks of the engine that holds the state and makes the steps."""
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import jax
 from jax.typing import DTypeLike
@@ -15,6 +15,18 @@ from functorch_optim.typing import OptionValues, PyTree
 Entry = dict[str, PyTree]  # what torch's state_dict has of one parameter
 Group = OptionValues  # the options of a parameter group
 Run = Callable[[Compiled, Arguments, Commit], PyTree]  # one compiled call as one change of the optimizer
+
+
+class Reading(NamedTuple):
+    """What the state of ``params`` is read from; ``dtype`` is what floating slots are cast to.
+
+    What does not fit is put into ``refused``, by the parameter's label.
+    """
+
+    params: list[PyTree]
+    loaded: Loaded
+    dtype: DTypeLike | None
+    refused: Refused
 
 
 class Codec(Protocol):
@@ -32,17 +44,7 @@ class Codec(Protocol):
         """The state by parameter."""
         ...
 
-    def read(
-        self,
-        layout: Layout,
-        params: list[PyTree],
-        loaded: Loaded,
-        fresh: PyTree,
-        present: PyTree,
-        several: bool,
-        dtype: DTypeLike | None,
-        refused: Refused,
-    ) -> PyTree:
+    def read(self, layout: Layout, reading: Reading, fresh: PyTree, present: PyTree, several: bool) -> PyTree:
         """The state that entries tell, in the form of ``fresh``, the first state; see :meth:`Engine.read`."""
         ...
 
@@ -110,17 +112,8 @@ class Engine(Protocol):
         """The state of each parameter as torch's ``state_dict`` has it; empty before its first update."""
         ...
 
-    def read(
-        self,
-        layout: Layout,
-        params: list[PyTree],
-        loaded: Loaded,
-        settings: Sequence[OptionValues],
-        dtype: DTypeLike | None,
-        refused: Refused,
-    ) -> PyTree:
-        """The state that a ``state_dict`` tells. An entry of None keeps what is here; what does not fit is put into
-        ``refused`` by the parameter's label, and keeps what is here too."""
+    def read(self, layout: Layout, reading: Reading, settings: Sequence[OptionValues]) -> PyTree:
+        """The state that a ``state_dict`` tells. What an entry of None is about, or one that does not fit, stays."""
         ...
 
     def commit(self, state: PyTree) -> None:
