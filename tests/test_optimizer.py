@@ -220,7 +220,7 @@ def test_the_compiled_step_aliases_parameters_and_state(name):
     engine = optimizer._engine
     prepared = engine._known.prepared
     rows = [history.row for history in prepared.histories]
-    update, numbers, _ = prepared.at([engine.algorithms.held(optimizer._settings(), 0)])
+    update, numbers, _ = prepared.at([engine.algorithms.resolved(optimizer._settings(), 0)])
     compiled = update.lower(optimizer.params, rows, optimizer.params, numbers).compile()
     memory = compiled.memory_analysis()
     size = sum(leaf.nbytes for leaf in jax.tree.leaves((optimizer.params, rows)))

@@ -128,7 +128,7 @@ class Optimizer(Saved):
 
     def transformation(self, **options: object) -> GradientTransformation:
         """What a group's options make; a subclass defines this and calls ``super().__init__(params, defaults)``."""
-        raise NotImplementedError(f"{type(self).__name__} does not define transformation(self, **options)")
+        NoAlgorithm(type(self).__name__).refuse()
 
     def _make_engine(self) -> Engine:
         constructor = type(self).constructor

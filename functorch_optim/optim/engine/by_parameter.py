@@ -13,7 +13,7 @@ from functorch_optim.base import GradientTransformation
 from functorch_optim.optim.engine import handover
 from functorch_optim.optim.engine.entries import entries_of, history_of
 from functorch_optim.optim.engine.histories import Histories, History, fitted
-from functorch_optim.optim.engine.kinds import Algorithms, Held
+from functorch_optim.optim.engine.kinds import Algorithms, Resolved
 from functorch_optim.optim.engine.packs import Leaves
 from functorch_optim.optim.engine.prepared import Prepared
 from functorch_optim.optim.engine.protocol import Entry, Group, Reading, Run
@@ -86,7 +86,7 @@ class ByParameter:
         in_place: bool = True,
     ) -> None:
         """Update the parameters where there is a gradient; without ``in_place`` the arrays before live on."""
-        groups = [self.algorithms.held(settings, group) for group in range(len(settings))]
+        groups = [self.algorithms.resolved(settings, group) for group in range(len(settings))]
         known, present = self._known, self._known.prepared
         if in_place and present is not None and present.serves(held, grads, groups):
             prepared = present
@@ -107,7 +107,7 @@ class ByParameter:
         layout: Layout,
         held: Leaves,
         grads: list[PyTree],
-        groups: list[Held],
+        groups: list[Resolved],
         settings: Sequence[OptionValues],
         in_place: bool,
     ) -> Prepared:

@@ -43,7 +43,7 @@ class Kind:
         return lifted(self.constructor(**{name: options[name] for name in self.options_of(options)}))
 
 
-class Held(NamedTuple):
+class Resolved(NamedTuple):
     """What a group's settings came to."""
 
     settings: Group
@@ -66,11 +66,11 @@ class Algorithms:
         self.kinds = {name: Kind(constructor, defaults[name]) for name, constructor in constructors.items()}
         self.data_names: set[str] = set().union(*(kind.data_names for kind in self.kinds.values()))
         self._made: dict[Hashable, Lifted] = {}
-        self._held: dict[int, Held] = {}  # by group
+        self._resolved: dict[int, Resolved] = {}  # by group
         self._decayed: set[int] = set()  # the groups whose weight decay was once not zero
 
     def __getstate__(self) -> dict[str, object]:
-        return {**vars(self), "_made": {}, "_held": {}, "_decayed": set(self._decayed)}
+        return {**vars(self), "_made": {}, "_resolved": {}, "_decayed": set(self._decayed)}
 
     def kind(self, options: Group) -> Kind:
         """The algorithm of a group."""
@@ -98,17 +98,17 @@ class Algorithms:
 
     def of(self, settings: Sequence[Group], group: int) -> Lifted:
         """The algorithm of a group without its numbers; the same object while the settings are the same."""
-        return self.held(settings, group).algorithm
+        return self.resolved(settings, group).algorithm
 
-    def held(self, settings: Sequence[Group], group: int) -> Held:
+    def resolved(self, settings: Sequence[Group], group: int) -> Resolved:
         """The algorithm of a group, and its numbers as a rule takes them."""
-        held, options = self._held.get(group), settings[group]
-        if held is None or held.settings is not options:
+        found, options = self._resolved.get(group), settings[group]
+        if found is None or found.settings is not options:
             algorithm = self._algorithm(settings, group)
-            held = Held(options, algorithm, algorithm.rule.at(options))
+            found = Resolved(options, algorithm, algorithm.rule.at(options))
             if not any(map(is_traced, options.values())):
-                self._held[group] = held
-        return held
+                self._resolved[group] = found
+        return found
 
     def _algorithm(self, settings: Sequence[Group], group: int) -> Lifted:
         """The algorithm without its numbers: one object for all options that differ in numbers only.

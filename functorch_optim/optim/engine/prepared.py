@@ -15,7 +15,7 @@ from functorch_optim import base
 from functorch_optim.core.lifted import Lifted
 from functorch_optim.core.scalars import step_scalars
 from functorch_optim.optim.engine.histories import Histories, History
-from functorch_optim.optim.engine.kinds import Held
+from functorch_optim.optim.engine.kinds import Resolved
 from functorch_optim.optim.engine.packs import Leaves, Pack, joined_grads
 from functorch_optim.optim.options import is_traced
 from functorch_optim.optim.ownership import exclusive
@@ -105,13 +105,13 @@ class Prepared:
         self.members = [(self.groups[index], self.histories[index]) for index in first]
         self._structures = []
 
-    def serves(self, held: Leaves, grads: list[PyTree], groups: list[Held]) -> bool:
+    def serves(self, held: Leaves, grads: list[PyTree], groups: list[Resolved]) -> bool:
         """Whether a step by these gradients, with these algorithms, is this one."""
         if held is not self._held() or list(map(type, grads)) != self.kinds:
             return False
         return all(map(operator.is_, [group.algorithm for group in groups], self.algorithms))
 
-    def at(self, groups: list[Held]) -> tuple[Compiled, PyTree, list[dict[str, PyTree]]]:
+    def at(self, groups: list[Resolved]) -> tuple[Compiled, PyTree, list[dict[str, PyTree]]]:
         """The compiled call for the next step, its numbers, and what each member carries to the step after it."""
         ages = [(group, *history.age()) for group, history in self.members]
         if len(set(ages)) < len(ages):
