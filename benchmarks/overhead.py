@@ -29,12 +29,18 @@ def microseconds(call: Callable[[], object]) -> float:
 
 def contenders() -> dict[str, tuple[Callable[[], object], Callable[[], object]]]:
     """Ours and torch's of everything measured, on 148 parameters of a single entry: nothing but the calls."""
-    ours = optim.AdamW({str(index): jnp.ones(1) for index in range(LEAVES)}, lr=1e-3, foreach=False)
+    params = {str(index): jnp.ones(1) for index in range(LEAVES)}
+    ours, loose = (optim.AdamW(params, lr=1e-3, foreach=foreach) for foreach in (None, False))
     theirs = torch.optim.AdamW([torch.nn.Parameter(torch.ones(1)) for _ in range(LEAVES)], lr=1e-3, fused=True)
     grads = ours.params
     for group in theirs.param_groups:
         for param in group["params"]:
             param.grad = torch.ones(1)
+
+    def read_step() -> None:
+        ours.step(grads)
+        _ = ours.params
+
     found: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
         '`group["lr"] = ...`': (write(ours), write(theirs))
     }
@@ -50,7 +56,10 @@ def contenders() -> dict[str, tuple[Callable[[], object], Callable[[], object]]]
         found[f"`{name}.step()`"] = (pair[0].step, pair[1].step)
     ours.step(grads)  # schedulers warn of a step before the optimizer's first
     theirs.step()
-    found[f"`AdamW.step`, {LEAVES} parameters of one entry"] = (lambda: ours.step(grads), theirs.step)
+    name = f"`AdamW.step`, {LEAVES} parameters of one entry"
+    found[name] = (lambda: ours.step(grads), theirs.step)
+    found[f"{name}, and all parameters read"] = (read_step, theirs.step)
+    found[f"{name}, `foreach=False`"] = (lambda: loose.step(grads), theirs.step)
     return found
 
 

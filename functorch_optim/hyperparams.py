@@ -1,22 +1,19 @@
-"""Hyperparameters as data: what an option may be, its check, its value at a step, and scalars that keep their digits.
+"""What an option may be: the marks of its type and range, its form while stored, and its value at a step.
 
 An option is a Python number, an array of one element (traced too), or a schedule ``step -> value``. Numbers stay
 Python doubles until a step's scalars are formed, so every coefficient is rounded once.
 """
 
-import functools
 import math
 import operator
-from dataclasses import dataclass, fields
-from types import SimpleNamespace
-from typing import Annotated, Any, NamedTuple, get_type_hints
+from dataclasses import dataclass
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from functorch_optim.base import Frozen
 from functorch_optim.typing import Numeric, PyTree, StepFunction
 
 
@@ -162,16 +159,6 @@ AnyPair = Annotated[tuple[Hyperparameter, Hyperparameter], Option("Invalid value
 NonNegative = Annotated[Hyperparameter, Option("Invalid value, it must not be negative: {}", low=0.0)]
 
 
-class Named(Frozen):
-    """An option that stands for a number which comes later, by name, in the mapping given to :meth:`Options.at`."""
-
-    name: str
-    index: int | None = None
-
-    def __call__(self, values: Any) -> PyTree:
-        return values[self.name] if self.index is None else values[self.name][self.index]
-
-
 class Scalar:
     """An array option: equal by dtype and value where it is concrete, by identity while it is traced."""
 
@@ -207,13 +194,12 @@ def as_count(name: str, value: object, least: int) -> int:
     """An option that is a count, as a Python int.
 
     Raises:
-        TypeError: it is no integer; ValueError: it is below ``least``.
+        TypeError: it is not an integer; ValueError: it is below ``least``.
     """
     count = as_integer(value)
-    if count is None:
-        raise TypeError(f"{name} must be an integer, but it is {value!r}")
-    if count < least:
-        raise ValueError(f"{name} must be at least {least}, but it is {count}")
+    if count is None or count < least:
+        kind = TypeError if count is None else ValueError
+        raise kind(f"{name} must be an integer of at least {least}, but it is {value!r}")
     return count
 
 
@@ -244,85 +230,6 @@ def normalise(name: str, value: Any) -> Any:
     if math.prod(shape) != 1:
         raise ValueError(f"Tensor {name} must be 1-element, but it has shape {shape}")
     return float(value.item() if hasattr(value, "item") else value)
-
-
-@functools.cache
-def data_options(cls: type) -> dict[str, Option]:
-    """The fields of a class that are data, with their marks."""
-    return {name: mark for name, notes in field_notes(cls).items() for mark in notes if isinstance(mark, Option)}
-
-
-@functools.cache
-def field_notes(cls: type) -> dict[str, tuple[object, ...]]:
-    """What stands beside the type of each field; an outer note after those that its type has already."""
-    hints = get_type_hints(cls, include_extras=True)
-    return {f.name: getattr(hints[f.name], "__metadata__", ()) for f in fields(cls)}
-
-
-def checked(name: str, option: Option, value: object) -> Any:
-    """An option as it is stored.
-
-    Raises:
-        ValueError, TypeError: it is no number or outside its range; the message names it.
-    """
-    if not option.length:
-        value = normalise(name, value)
-        option.check(name, value)
-        return value
-    items = tuple(
-        None if item is None and option.optional else normalise(f"{name}[{index}]", item)
-        for index, item in enumerate(_several(name, value, option.length))
-    )
-    for index, item in enumerate(items):
-        option.check(name, item, index)
-    return items
-
-
-def _several(name: str, value: Any, length: int) -> tuple[Any, ...]:
-    """An option that holds several values, betas say, as a tuple of as many."""
-    try:
-        values = tuple(value)
-    except TypeError as error:
-        raise TypeError(f"{name} must hold {length} values, but it is {value!r}") from error
-    if len(values) != length:
-        raise ValueError(f"{name} must hold {length} values, but it holds {len(values)}")
-    return values
-
-
-class Options(Frozen):
-    """A frozen dataclass whose :class:`Option` fields are normalised and checked at construction."""
-
-    def __post_init__(self) -> None:
-        for name, option in data_options(type(self)).items():
-            object.__setattr__(self, name, checked(name, option, getattr(self, name)))
-
-    def at(self, step: Any) -> SimpleNamespace:
-        """A namespace of the data options with their values at ``step`` (updates so far), betas as :class:`Beta`.
-
-        Options that are :class:`Named` take the numbers themselves, a mapping, in the place of the step.
-        """
-        resolved = {}
-        for name, option in data_options(type(self)).items():
-            value = getattr(self, name)
-            one = functools.partial(resolve, name, step=step, beta=option.beta)
-            resolved[name] = tuple(one(value=item) for item in value) if option.length else one(value=value)
-        return SimpleNamespace(**resolved)
-
-    def placeholder(self) -> SimpleNamespace:
-        """A namespace like that of :meth:`at` with numbers of no meaning, for what depends on shapes alone."""
-        resolved: dict[str, PyTree] = {}
-        for name, option in data_options(type(self)).items():
-            one = Beta.of(0.5) if option.beta else 0.5
-            resolved[name] = (one,) * option.length if option.length else one
-        return SimpleNamespace(**resolved)
-
-    def hyperparams_at(self, step: Numeric) -> dict[str, PyTree]:
-        """The same as a plain dictionary of values, for people."""
-        return jax.tree.map(
-            lambda x: x.value if isinstance(x, Beta) else x,
-            vars(self.at(step)),
-            is_leaf=lambda x: isinstance(x, Beta),
-        )
 
 
 def resolve(name: str, value: Any, step: Numeric, beta: bool = False) -> PyTree:

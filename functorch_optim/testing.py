@@ -15,9 +15,10 @@ from jax.typing import DTypeLike
 from functorch_optim import rows, trees
 from functorch_optim.base import apply_updates
 from functorch_optim.core.lift import lift
+from functorch_optim.core.options import data_options
 from functorch_optim.core.rule import Rule
 from functorch_optim.core.rule_checks import check_class, check_update
-from functorch_optim.hyperparams import Beta, data_options
+from functorch_optim.hyperparams import Beta
 from functorch_optim.typing import Array, PyTree
 
 _STEPS, _RELATIVE, _ABSOLUTE = 3, 1e-4, 1e-6

@@ -291,7 +291,7 @@ def test_errors():
     for decay in (-0.1, 1.5):
         with pytest.raises(ValueError, match=r"Invalid decay value .* provided. Please provide a value in \[0,1\]"):
             fo.ema(decay)
-    with pytest.raises(ValueError, match="every must be at least 1"):
+    with pytest.raises(ValueError, match="every must be an integer of at least 1"):
         fo.swa(every=0)
     with pytest.raises(TypeError, match="start_step must be an integer"):
         fo.ema(start_step=1.5)

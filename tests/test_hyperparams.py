@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 import functorch_optim as fo
 from functorch_optim import optim
+from functorch_optim.core.rule import step_scalars
 from functorch_optim.core.scalar_math import one_minus_power
-from functorch_optim.core.scalars import step_scalars
 from functorch_optim.hyperparams import Beta
 from tests.algorithms import ALGORITHMS
 from tests.comparison import slots_of

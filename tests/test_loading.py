@@ -531,7 +531,7 @@ def test_every_engine_checks_the_options_that_it_loads():
             optimizer.load_state_dict(saved)
     saved = optim.LBFGS({"a": jnp.ones(2)}).state_dict()
     saved["param_groups"][0]["history_size"] = 0
-    with pytest.raises(ValueError, match=r"history_size must be at least 1.*parameter group 0"):
+    with pytest.raises(ValueError, match=r"history_size must be an integer of at least 1.*parameter group 0"):
         optim.LBFGS({"a": jnp.ones(2)}).load_state_dict(saved)
 
 

@@ -218,9 +218,9 @@ def test_the_compiled_step_aliases_parameters_and_state(name):
     optimizer = getattr(optim, name)([jnp.ones((64, 64))] + [jnp.ones(256) for _ in range(3)], lr=0.1, **options)
     optimizer.step(optimizer.params)
     engine = optimizer._engine
-    prepared = engine._known.prepared
+    prepared = engine.warm
     rows = [history.row for history in prepared.histories]
-    update, numbers, _ = prepared.at([engine.algorithms.resolved(optimizer._settings(), 0)])
+    update, numbers, _ = prepared.at(optimizer._records())
     compiled = update.lower(optimizer.params, rows, optimizer.params, numbers).compile()
     memory = compiled.memory_analysis()
     size = sum(leaf.nbytes for leaf in jax.tree.leaves((optimizer.params, rows)))

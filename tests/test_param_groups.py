@@ -301,6 +301,28 @@ def test_options_may_be_scalars_of_any_kind(name, scalar):
     assert not not_taken(name, scalar)
 
 
+@pytest.mark.parametrize("scalar", [np.int32, jnp.int32], ids=["numpy", "jax"])
+def test_flags_and_counts_may_be_scalars_of_any_kind(scalar):
+    """In a group and in the constructor; a ``state_dict`` has Python's numbers, as torch's must."""
+    truth = np.bool_ if scalar is np.int32 else jnp.bool_
+    muon, adam = optim.Muon({"w": jnp.ones((2, 2))}), optim.Adam({"w": jnp.ones(2)})
+    muon.param_groups[0]["ns_steps"] = scalar(3)
+    adam.param_groups[0]["amsgrad"] = truth(True)
+    lbfgs = optim.LBFGS({"w": jnp.ones(2)}, max_iter=scalar(2), history_size=scalar(4))
+    muon.step({"w": jnp.ones((2, 2))})
+    adam.step({"w": jnp.ones(2)})
+    lbfgs.step(lambda params: jnp.sum(params["w"] ** 2))
+    assert "max_exp_avg_sq" in adam.state["w"]
+    for optimizer, name, value in (
+        (muon, "ns_steps", 3),
+        (adam, "amsgrad", True),
+        (lbfgs, "max_iter", 2),
+        (lbfgs, "history_size", 4),
+    ):
+        found = optimizer.state_dict()["param_groups"][0][name]
+        assert found == value and type(found) is type(value)
+
+
 @pytest.mark.torch
 @pytest.mark.parametrize("name", NUMBERS)
 def test_options_may_be_tensors_of_torch(name):

@@ -1,6 +1,5 @@
 """Adadelta: a step size from the ratio of two running averages."""
 
-from types import SimpleNamespace
 from typing import Annotated, NamedTuple
 
 import jax
@@ -48,10 +47,10 @@ class Adadelta(Rule):
     weight_decay: WeightDecay
     maximize: Maximize
 
-    def init(self, param: Array, hyperparams: SimpleNamespace) -> AdadeltaState:
+    def init(self, param: Array, hyperparams: PyTree) -> AdadeltaState:
         return AdadeltaState(None, zeros_like(param), zeros_like(param))
 
-    def scalars(self, step: Numeric, hyperparams: SimpleNamespace) -> AdadeltaScalars:
+    def scalars(self, step: Numeric, hyperparams: PyTree) -> AdadeltaScalars:
         return AdadeltaScalars(hyperparams.lr, hyperparams.rho, hyperparams.eps)
 
     def update(

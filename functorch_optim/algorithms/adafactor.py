@@ -1,6 +1,5 @@
 """Adafactor: second moments of matrices as the product of a row and a column."""
 
-from types import SimpleNamespace
 from typing import Annotated, Any, NamedTuple
 
 import jax
@@ -59,14 +58,14 @@ class Adafactor(Rule):
     maximize: Maximize
     axis_name: PyTree
 
-    def init(self, param: Array, hyperparams: SimpleNamespace) -> AdafactorState:
+    def init(self, param: Array, hyperparams: PyTree) -> AdafactorState:
         if param.ndim < 2:
             return AdafactorState(None, None, None, zeros_like(param))
         zeros: Any = zeros_like(param)  # its sums have the sharding that is left of the parameter's
         row, col = (self._over(jnp.sum(zeros, axis, keepdims=True, dtype=zeros.dtype), axis) for axis in (-1, -2))
         return AdafactorState(None, row, col, None)
 
-    def scalars(self, step: Numeric, hyperparams: SimpleNamespace) -> AdafactorScalars:
+    def scalars(self, step: Numeric, hyperparams: PyTree) -> AdafactorScalars:
         count = as_float(step)
         return AdafactorScalars(
             weight=power(count, hyperparams.beta2_decay),

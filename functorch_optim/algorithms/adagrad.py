@@ -1,6 +1,5 @@
 """Adagrad: a step size that falls with the sum of squared gradients."""
 
-from types import SimpleNamespace
 from typing import NamedTuple
 
 import jax
@@ -49,10 +48,10 @@ class Adagrad(Rule):
     eps: Epsilon
     maximize: Maximize
 
-    def init(self, param: Array, hyperparams: SimpleNamespace) -> AdagradState:
+    def init(self, param: Array, hyperparams: PyTree) -> AdagradState:
         return AdagradState(None, full_like(param, hyperparams.initial_accumulator_value))
 
-    def scalars(self, step: Numeric, hyperparams: SimpleNamespace) -> AdagradScalars:
+    def scalars(self, step: Numeric, hyperparams: PyTree) -> AdagradScalars:
         return AdagradScalars(hyperparams.lr / (1 + as_float(step - 1) * hyperparams.lr_decay), hyperparams.eps)
 
     def update(

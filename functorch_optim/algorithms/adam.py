@@ -1,6 +1,5 @@
 """Adam, with AMSGrad and with coupled or decoupled weight decay."""
 
-from types import SimpleNamespace
 from typing import Annotated, NamedTuple
 
 import jax
@@ -57,7 +56,7 @@ class Adam(Rule):
     maximize: Maximize
     decoupled_weight_decay: DecoupledWeightDecay
 
-    def init(self, param: Array, hyperparams: SimpleNamespace) -> AdamState:
+    def init(self, param: Array, hyperparams: PyTree) -> AdamState:
         return AdamState(
             step=None,
             exp_avg=zeros_like(param),
@@ -65,7 +64,7 @@ class Adam(Rule):
             max_exp_avg_sq=zeros_like(param) if self.amsgrad else None,
         )
 
-    def scalars(self, step: Numeric, hyperparams: SimpleNamespace) -> AdamScalars:
+    def scalars(self, step: Numeric, hyperparams: PyTree) -> AdamScalars:
         beta1, beta2 = hyperparams.betas
         return AdamScalars(
             beta1,

@@ -1,6 +1,5 @@
 """Adamax: Adam with the infinity norm in the second moment's place."""
 
-from types import SimpleNamespace
 from typing import Annotated, NamedTuple
 
 import jax
@@ -51,10 +50,10 @@ class Adamax(Rule):
     weight_decay: WeightDecay
     maximize: Maximize
 
-    def init(self, param: Array, hyperparams: SimpleNamespace) -> AdamaxState:
+    def init(self, param: Array, hyperparams: PyTree) -> AdamaxState:
         return AdamaxState(None, zeros_like(param), zeros_like(param))
 
-    def scalars(self, step: Numeric, hyperparams: SimpleNamespace) -> AdamaxScalars:
+    def scalars(self, step: Numeric, hyperparams: PyTree) -> AdamaxScalars:
         beta1, beta2 = hyperparams.betas
         return AdamaxScalars(beta1, beta2.value, hyperparams.lr / one_minus_power(beta1, step), hyperparams.eps)
 

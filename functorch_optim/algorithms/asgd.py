@@ -1,6 +1,5 @@
 """Averaged stochastic gradient descent."""
 
-from types import SimpleNamespace
 from typing import Annotated, NamedTuple
 
 import jax
@@ -46,14 +45,14 @@ class ASGD(Rule):
     weight_decay: WeightDecay
     maximize: Maximize
 
-    def init(self, param: Array, hyperparams: SimpleNamespace) -> ASGDState:
+    def init(self, param: Array, hyperparams: PyTree) -> ASGDState:
         return ASGDState(None, None, None, zeros_like(param))
 
-    def start(self, hyperparams: SimpleNamespace) -> dict[str, PyTree]:
+    def start(self, hyperparams: PyTree) -> dict[str, PyTree]:
         return {"eta": hyperparams.lr, "mu": 1.0}
 
     def carry(
-        self, step: Numeric, hyperparams: SimpleNamespace, carried: dict[str, PyTree]
+        self, step: Numeric, hyperparams: PyTree, carried: dict[str, PyTree]
     ) -> tuple[ASGDScalars, dict[str, PyTree]]:
         count, lr, eta = as_float(step), hyperparams.lr, as_float(carried["eta"])
         after = {

@@ -1,7 +1,6 @@
 """Muon: momentum, orthogonalised by Newton-Schulz iterations."""
 
 import math
-from types import SimpleNamespace
 from typing import Annotated, Any, NamedTuple
 
 import jax
@@ -83,10 +82,10 @@ class Muon(Rule):
                 f"parameter {trees.quote(name)}; muon_adamw gives AdamW what is no matrix{more}"
             )
 
-    def init(self, param: Array, hyperparams: SimpleNamespace) -> MuonState:
+    def init(self, param: Array, hyperparams: PyTree) -> MuonState:
         return MuonState(None, zeros_like(param))
 
-    def scalars(self, step: Numeric, hyperparams: SimpleNamespace) -> MuonScalars:
+    def scalars(self, step: Numeric, hyperparams: PyTree) -> MuonScalars:
         return MuonScalars(hyperparams.lr, hyperparams.momentum, hyperparams.ns_coefficients, hyperparams.eps)
 
     def update(

@@ -1,6 +1,5 @@
 """NAdam: Adam with Nesterov momentum."""
 
-from types import SimpleNamespace
 from typing import Annotated, NamedTuple
 
 import jax
@@ -58,14 +57,14 @@ class NAdam(Rule):
     decoupled_weight_decay: DecoupledWeightDecay
     maximize: Maximize
 
-    def init(self, param: Array, hyperparams: SimpleNamespace) -> NAdamState:
+    def init(self, param: Array, hyperparams: PyTree) -> NAdamState:
         return NAdamState(None, None, zeros_like(param), zeros_like(param))
 
-    def start(self, hyperparams: SimpleNamespace) -> dict[str, PyTree]:
+    def start(self, hyperparams: PyTree) -> dict[str, PyTree]:
         return {"mu_product": 1.0}
 
     def carry(
-        self, step: Numeric, hyperparams: SimpleNamespace, carried: dict[str, PyTree]
+        self, step: Numeric, hyperparams: PyTree, carried: dict[str, PyTree]
     ) -> tuple[NAdamScalars, dict[str, PyTree]]:
         beta1, beta2 = hyperparams.betas
         mu, mu_next = (

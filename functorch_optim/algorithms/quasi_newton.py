@@ -11,8 +11,9 @@ from jax.typing import DTypeLike
 from functorch_optim import axes, trees, variables
 from functorch_optim.base import Transform
 from functorch_optim.core.numerics import next_step
+from functorch_optim.core.options import Options
 from functorch_optim.effects import Effects, Kind, Leaves
-from functorch_optim.hyperparams import AnyNumber, LearningRate, Options, as_count
+from functorch_optim.hyperparams import AnyNumber, LearningRate, as_count
 from functorch_optim.line_search.fixed_step import FixedStep
 from functorch_optim.line_search.search import LineSearch, Objective, Trial, search_along
 from functorch_optim.line_search.strong_wolfe import StrongWolfe
@@ -239,7 +240,7 @@ class QuasiNewton(Options, Transform):
         )
 
     def _numbers(self, state: PyTree) -> dict[str, PyTree]:
-        return vars(self.at(state.step))
+        return self.at(state.step)._asdict()
 
     def hyperparams(self, state: PyTree) -> dict[str, PyTree]:
         return self._numbers(state)

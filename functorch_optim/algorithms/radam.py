@@ -2,7 +2,6 @@
 
 import functools
 import math
-from types import SimpleNamespace
 from typing import Annotated, NamedTuple
 
 import jax
@@ -57,10 +56,10 @@ class RAdam(Rule):
     decoupled_weight_decay: DecoupledWeightDecay
     maximize: Maximize
 
-    def init(self, param: Array, hyperparams: SimpleNamespace) -> RAdamState:
+    def init(self, param: Array, hyperparams: PyTree) -> RAdamState:
         return RAdamState(None, zeros_like(param), zeros_like(param))
 
-    def scalars(self, step: Numeric, hyperparams: SimpleNamespace) -> RAdamScalars:
+    def scalars(self, step: Numeric, hyperparams: PyTree) -> RAdamScalars:
         beta1, beta2 = hyperparams.betas
         return RAdamScalars(
             beta1,

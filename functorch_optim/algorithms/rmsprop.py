@@ -1,6 +1,5 @@
 """RMSprop: gradients over the root of their mean square."""
 
-from types import SimpleNamespace
 from typing import Annotated, NamedTuple
 
 import jax
@@ -55,7 +54,7 @@ class RMSprop(Rule):
     centered: Annotated[bool, "whether to divide by the standard deviation instead of the root mean square"]
     maximize: Maximize
 
-    def init(self, param: Array, hyperparams: SimpleNamespace) -> RMSpropState:
+    def init(self, param: Array, hyperparams: PyTree) -> RMSpropState:
         return RMSpropState(
             step=None,
             square_avg=zeros_like(param),
@@ -63,7 +62,7 @@ class RMSprop(Rule):
             grad_avg=zeros_like(param) if self.centered else None,
         )
 
-    def scalars(self, step: Numeric, hyperparams: SimpleNamespace) -> RMSpropScalars:
+    def scalars(self, step: Numeric, hyperparams: PyTree) -> RMSpropScalars:
         return RMSpropScalars(hyperparams.lr, hyperparams.alpha, hyperparams.eps, hyperparams.momentum)
 
     def update(

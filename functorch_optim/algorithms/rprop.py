@@ -1,6 +1,5 @@
 """Rprop: step sizes that grow while the gradient keeps its sign."""
 
-from types import SimpleNamespace
 from typing import Annotated, NamedTuple
 
 import jax
@@ -47,10 +46,10 @@ class Rprop(Rule):
         if (shrink is not None and not 0 < shrink < 1) or (grow is not None and not grow > 1):
             raise ValueError(f"Invalid eta values: {shrink}, {grow} (option 'etas')")
 
-    def init(self, param: Array, hyperparams: SimpleNamespace) -> RpropState:
+    def init(self, param: Array, hyperparams: PyTree) -> RpropState:
         return RpropState(None, zeros_like(param), full_like(param, hyperparams.lr))
 
-    def scalars(self, step: Numeric, hyperparams: SimpleNamespace) -> RpropScalars:
+    def scalars(self, step: Numeric, hyperparams: PyTree) -> RpropScalars:
         return RpropScalars(*hyperparams.etas, *hyperparams.step_sizes)
 
     def update(

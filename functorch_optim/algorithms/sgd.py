@@ -1,6 +1,5 @@
 """Stochastic gradient descent with momentum."""
 
-from types import SimpleNamespace
 from typing import Annotated, NamedTuple
 
 import jax
@@ -56,7 +55,7 @@ class SGD(Rule):
         if self.nesterov and (is_static_zero(self.momentum) or damped):
             raise ValueError("Nesterov momentum requires a momentum and zero dampening")
 
-    def init(self, param: Array, hyperparams: SimpleNamespace) -> SGDState:
+    def init(self, param: Array, hyperparams: PyTree) -> SGDState:
         return SGDState(step=None, momentum_buffer=None if is_static_zero(self.momentum) else zeros_like(param))
 
     def is_linear(self) -> bool:
@@ -65,7 +64,7 @@ class SGD(Rule):
     def moves_all_rows(self) -> bool:
         return not is_static_zero(self.momentum)
 
-    def scalars(self, step: Numeric, hyperparams: SimpleNamespace) -> SGDScalars:
+    def scalars(self, step: Numeric, hyperparams: PyTree) -> SGDScalars:
         # torch starts the buffer as a copy of the gradient: nothing in it yet, and no dampening.
         gain = 1.0 - hyperparams.dampening
         if not is_static_zero(self.dampening):

@@ -1,6 +1,5 @@
 """SparseAdam: Adam on the rows that a row-sparse gradient touches."""
 
-from types import SimpleNamespace
 from typing import Annotated, NamedTuple
 
 import jax
@@ -60,10 +59,10 @@ class SparseAdam(Rule):
                 f"Complex params at indices [{trees.quote(name)}]: SparseAdam does not support complex parameters"
             )
 
-    def init(self, param: Array, hyperparams: SimpleNamespace) -> SparseAdamState:
+    def init(self, param: Array, hyperparams: PyTree) -> SparseAdamState:
         return SparseAdamState(None, zeros_like(param), zeros_like(param))
 
-    def scalars(self, step: Numeric, hyperparams: SimpleNamespace) -> SparseAdamScalars:
+    def scalars(self, step: Numeric, hyperparams: PyTree) -> SparseAdamScalars:
         beta1, beta2 = hyperparams.betas
         corrected = scalar_sqrt(one_minus_power(beta2, step)) / one_minus_power(beta1, step)
         return SparseAdamScalars(hyperparams.lr * corrected, beta1.complement, beta2.complement, hyperparams.eps)

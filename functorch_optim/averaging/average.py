@@ -11,7 +11,8 @@ from functorch_optim import trees
 from functorch_optim.base import GradientTransformation, Transform, add_update, exportable
 from functorch_optim.combinators import find_state
 from functorch_optim.core.numerics import lerp, next_step
-from functorch_optim.hyperparams import Beta, Options, as_count
+from functorch_optim.core.options import Options
+from functorch_optim.hyperparams import Beta, as_count
 from functorch_optim.typing import Numeric, PyTree
 
 

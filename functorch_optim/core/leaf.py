@@ -11,8 +11,7 @@ from jax.core import Tracer
 
 from functorch_optim import rows, trees
 from functorch_optim.core.numerics import coefficient, decay_of
-from functorch_optim.core.rule import Rule
-from functorch_optim.core.scalars import StepScalars
+from functorch_optim.core.rule import Rule, StepScalars
 from functorch_optim.fusion import one_pass
 from functorch_optim.typing import Array, PyTree
 

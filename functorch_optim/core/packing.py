@@ -6,7 +6,7 @@ is to be added to the parameters is cut into leaves again.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +16,8 @@ from jax.typing import DTypeLike
 
 from functorch_optim import axes, rows, trees
 from functorch_optim.base import exportable
-from functorch_optim.core.lifted import Lifted
-from functorch_optim.core.scalars import StepScalars
+from functorch_optim.core.lifted import Aligned, Lifted
+from functorch_optim.core.rule import StepScalars
 from functorch_optim.typing import Numeric, PyTree
 
 LARGEST = 8192  # entries of a leaf that is packed: beyond, joining and cutting cost more than the buffers do
@@ -53,9 +53,8 @@ class ForeachState(NamedTuple):
             if flat is None:
                 continue
             held = treedef.flatten_up_to(getattr(self.leaves, slot))
-            for key, indices in groups_of(models, [leaf is None for leaf in held]).items():
-                pieces = cut(flat[key], [models[i].shape for i in indices])
-                for index, piece in zip(indices, pieces, strict=True):
+            for key, segments in segments_of(models, [leaf is None for leaf in held]).items():
+                for index, piece in zip(segments.indices, segments.cut(flat[key]), strict=True):
                     held[index] = piece
             unpacked[slot] = treedef.unflatten(held)
         return self.leaves._replace(**unpacked)
@@ -78,8 +77,8 @@ class Packed(Lifted):
         for slot in self.slot_names:
             held = trees.align(params, getattr(state, slot), f"slots {slot}")
             packed[slot] = {
-                key: joined([held[i] for i in indices], held[indices[0]].dtype)
-                for key, indices in groups_of(leaves, small).items()
+                key: joined(segments.of(held), held[segments.indices[0]].dtype)
+                for key, segments in segments_of(leaves, small).items()
             }
             kept[slot] = treedef.unflatten([None if gone else leaf for gone, leaf in zip(small, held, strict=True)])
         return ForeachState(state._replace(**kept), self.rule.empty()._replace(**packed))
@@ -95,18 +94,17 @@ class Packed(Lifted):
         given = self.aligned(scalars, updates, leaves, params)
         updates_of = self.leaf_updates(scalars, given.decays)
         small = [bool(self.slot_names) and all(slot is None for slot in row) for row in given.slots]
-        groups = groups_of(given.params, small)
-        self._check_dtypes(groups, state.packed)
+        buffers = segments_of(given.params, small)
+        self._check_dtypes(buffers, state.packed)
         deltas, new_slots = [None] * len(small), list(given.slots)
         for index, (grad, param, row) in enumerate(zip(given.grads, given.params, given.slots, strict=True)):
             if not small[index]:
                 deltas[index], new_slots[index] = updates_of[given.decays[index]](grad, param, row)
         packed = {slot: {} for slot in self.slot_names}
-        for key, indices in groups.items():
+        for key, segments in buffers.items():
             row = self.rule.empty()._replace(**{slot: getattr(state.packed, slot)[key] for slot in self.slot_names})
-            own = [(given.grads[i], given.params[i], given.decays[i]) for i in indices]
-            parts, row = self._update_group(own, row, scalars, leaves.step)
-            for index, part in zip(indices, parts, strict=True):
+            parts, row = self._update_buffer(segments, given, row, scalars, leaves.step)
+            for index, part in zip(segments.indices, parts, strict=True):
                 deltas[index] = part
             for slot in self.slot_names:
                 packed[slot][key] = getattr(row, slot)
@@ -114,39 +112,38 @@ class Packed(Lifted):
         new = self.state_of(given.treedef, new_slots, leaves.step, carried)
         return given.treedef.unflatten(deltas), ForeachState(new, self.rule.empty()._replace(**packed))
 
-    def _check_dtypes(self, groups: dict[str, list[int]], packed: PyTree) -> None:
+    def _check_dtypes(self, buffers: "dict[str, Segments]", packed: PyTree) -> None:
         """Raise unless the buffers are those of parameters of these dtypes."""
         held = {key for slot in self.slot_names for key in getattr(packed, slot)}
-        if groups.keys() != held:
+        if buffers.keys() != held:
             raise ValueError(
                 f"the packed state is of parameters of {', '.join(sorted(held))}, but these are of "
-                f"{', '.join(sorted(groups))}: unpack it, cast it, and pack it anew"
+                f"{', '.join(sorted(buffers))}: unpack it, cast it, and pack it anew"
             )
 
-    def _update_group(
-        self, own: PyTree, row: PyTree, scalars: StepScalars, step: Numeric
+    def _update_buffer(
+        self, segments: "Segments", given: Aligned, row: PyTree, scalars: StepScalars, step: Numeric
     ) -> tuple[list[PyTree], PyTree]:
         """The updates of the leaves of one flat buffer, and its next slots."""
-        decays = [decay for _, _, decay in own]
-        updates, shapes = self.leaf_updates(scalars, decays), [param.shape for _, param, _ in own]
-        dense = [grad if grad is not None and not rows.is_rows(grad) else None for grad, _, _ in own]
-        dtype = trees.compute_dtype(*dense, *[param for _, param, _ in own])
-        flat = joined([jnp.zeros(s, dtype) if g is None else g for g, s in zip(dense, shapes, strict=True)], dtype)
+        grads, params, decays = (segments.of(column) for column in (given.grads, given.params, given.decays))
+        updates = self.leaf_updates(scalars, decays)
+        dense = [grad if grad is not None and not rows.is_rows(grad) else None for grad in grads]
+        dtype = trees.compute_dtype(*dense, *params)
+        zeroed = [jnp.zeros(s, dtype) if g is None else g for g, s in zip(dense, segments.shapes, strict=True)]
         needed = scalars.needs_params or self.rule.needs_params
-        whole = joined([param for _, param, _ in own], own[0][1].dtype) if needed else None
+        whole = joined(params, params[0].dtype) if needed else None
         if len(updates) == 1:
             update_flat = updates[decays[0]]
         else:
-            update_flat = self.leaf_update(scalars, np.repeat(decays, [param.size for _, param, _ in own]))
-        delta, new = update_flat(flat, whole, row)
-        parts = cut(delta, shapes, runtime_starts(shapes, step))
-        bounds = bounds_of(shapes)
-        for index, (grad, param, decay) in enumerate(own):
-            if dense[index] is not None:
+            update_flat = self.leaf_update(scalars, np.repeat(decays, [param.size for param in params]))
+        delta, new = update_flat(joined(zeroed, dtype), whole, row)
+        parts, bounds = segments.cut(delta, step), segments.bounds
+        for place, (grad, param, decay) in enumerate(zip(grads, params, decays, strict=True)):
+            if dense[place] is not None:
                 continue
-            begin, end = bounds[index], bounds[index + 1]  # a leaf that is updated alone, or not at all
+            begin, end = bounds[place : place + 2]  # a leaf that is updated alone, or not at all
             before = jax.tree.map(lambda slot, b=begin, e=end, s=param.shape: slot[b:e].reshape(s), row)
-            parts[index], after = updates[decay](grad, param, before)
+            parts[place], after = updates[decay](grad, param, before)
             new = jax.tree.map(
                 lambda slot, part, b=begin: jax.lax.dynamic_update_slice(slot, part.reshape(-1), (b,)), new, after
             )
@@ -170,43 +167,52 @@ def packable(leaves: Sequence[PyTree]) -> list[bool]:
     return found
 
 
-def groups_of(leaves: Sequence[PyTree], small: Sequence[bool]) -> dict[str, list[int]]:
-    """The numbers of the small leaves by dtype."""
+class Segments(NamedTuple):
+    """The leaves in a flat buffer, in order: their positions among all leaves, and their shapes."""
+
+    indices: tuple[int, ...]
+    shapes: tuple[tuple[int, ...], ...]
+
+    @property
+    def bounds(self) -> list[int]:
+        """Where each leaf starts in the buffer, and where the last one ends."""
+        return np.cumsum([0, *[int(np.prod(shape)) for shape in self.shapes]]).tolist()
+
+    def of(self, column: Sequence[Any]) -> list[Any]:
+        """The entries of ``column``, which has one for every leaf, that belong to these leaves."""
+        return [column[index] for index in self.indices]
+
+    def cut(self, flat: jax.Array, step: Numeric | None = None) -> list[PyTree]:
+        """Split the buffer back into leaves; a traced ``step`` saves compile time (:meth:`_runtime_starts`)."""
+        starts, bounds = self._runtime_starts(step), self.bounds
+        if starts is None:
+            return [flat[bounds[i] : bounds[i + 1]].reshape(shape) for i, shape in enumerate(self.shapes)]
+        return [
+            jax.lax.dynamic_slice(flat, (start,), (int(np.prod(shape)),)).reshape(shape)
+            for start, shape in zip(starts, self.shapes, strict=True)
+        ]
+
+    def _runtime_starts(self, step: Numeric | None) -> Sequence[PyTree] | None:
+        """Where each leaf starts, as scalars that the compiler does not know.
+
+        Slices at constant places are as many different kernels, of 8 ms of compile time each. Slices that read their
+        place are one kernel for each shape. XLA does not look into the branches of a conditional.
+        """
+        if not isinstance(step, Tracer):
+            return None
+        constants = tuple(np.int32(start) for start in self.bounds[:-1])
+        return jax.lax.cond(step > 0, lambda: constants, lambda: tuple(np.int32(0) for _ in constants))
+
+
+def segments_of(leaves: Sequence[PyTree], small: Sequence[bool]) -> dict[str, Segments]:
+    """The small leaves by dtype: one flat buffer for each."""
     groups: dict[str, list[int]] = {}
     for index, (leaf, packed) in enumerate(zip(leaves, small, strict=True)):
         if packed:
             groups.setdefault(str(jax.dtypes.canonicalize_dtype(leaf.dtype)), []).append(index)
-    return groups
+    return {key: Segments(tuple(indices), tuple([leaves[i].shape for i in indices])) for key, indices in groups.items()}
 
 
 def joined(leaves: Sequence[PyTree], dtype: DTypeLike) -> jax.Array:
     """The leaves as one flat array of a dtype."""
     return jnp.concatenate([jnp.asarray(leaf, dtype).reshape(-1) for leaf in leaves])
-
-
-def cut(flat: jax.Array, shapes: Sequence[tuple[int, ...]], starts: Sequence[PyTree] | None = None) -> list[PyTree]:
-    """The leaves that were joined."""
-    bounds = bounds_of(shapes)
-    if starts is None:
-        return [flat[bounds[i] : bounds[i + 1]].reshape(shape) for i, shape in enumerate(shapes)]
-    return [
-        jax.lax.dynamic_slice(flat, (start,), (int(np.prod(shape)),)).reshape(shape)
-        for start, shape in zip(starts, shapes, strict=True)
-    ]
-
-
-def bounds_of(shapes: Sequence[tuple[int, ...]]) -> list[int]:
-    """Where each leaf starts in a flat buffer, and where the last ends."""
-    return np.cumsum([0, *[int(np.prod(shape)) for shape in shapes]]).tolist()
-
-
-def runtime_starts(shapes: Sequence[tuple[int, ...]], step: Numeric) -> Sequence[PyTree] | None:
-    """Where each leaf starts, as scalars that the compiler does not know.
-
-    Cuts at known places are so many different kernels, of 8 ms of compile time each; cuts that read their place are
-    one kernel for each shape. The branches of a conditional are not looked into.
-    """
-    if not isinstance(step, Tracer):
-        return None
-    known = tuple(np.int32(start) for start in bounds_of(shapes)[:-1])
-    return jax.lax.cond(step > 0, lambda: known, lambda: tuple(np.int32(0) for _ in known))

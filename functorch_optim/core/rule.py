@@ -1,7 +1,6 @@
 """The contract of an algorithm that treats every parameter alone: a rule says how one parameter is updated."""
 
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import ClassVar
 
 import jax
@@ -9,8 +8,9 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from functorch_optim import axes, trees
+from functorch_optim.base import Frozen
 from functorch_optim.core.declaration import check_declaration, check_names
-from functorch_optim.hyperparams import Options
+from functorch_optim.core.options import Options
 from functorch_optim.typing import Array, Numeric, PyTree
 
 
@@ -66,7 +66,7 @@ class Rule(Options):
         own = vars(self).get("axis_name")
         return own if isinstance(own, tuple) else ()
 
-    def init(self, param: Array, hyperparams: SimpleNamespace) -> PyTree:
+    def init(self, param: Array, hyperparams: PyTree) -> PyTree:
         """The slots of one parameter before its first update; None are the step, what is carried, and other slots."""
         raise NotImplementedError(f"{type(self).__name__} does not define init")  # abstract: every subclass does
 
@@ -82,18 +82,16 @@ class Rule(Options):
         """Whether rows move that a row-sparse gradient does not name; then it is made dense."""
         return False
 
-    def start(self, hyperparams: SimpleNamespace) -> dict[str, PyTree]:
+    def start(self, hyperparams: PyTree) -> dict[str, PyTree]:
         """The scalars in ``carried`` before the first update."""
         del hyperparams
         return {}
 
-    def scalars(self, step: Numeric, hyperparams: SimpleNamespace) -> PyTree:
+    def scalars(self, step: Numeric, hyperparams: PyTree) -> PyTree:
         """The coefficients of update number ``step`` (the first is 1), a pytree of scalars, once for all parameters."""
         raise NotImplementedError(f"{type(self).__name__} does not define scalars")  # abstract: every subclass does
 
-    def carry(
-        self, step: Numeric, hyperparams: SimpleNamespace, carried: dict[str, PyTree]
-    ) -> tuple[PyTree, dict[str, PyTree]]:
+    def carry(self, step: Numeric, hyperparams: PyTree, carried: dict[str, PyTree]) -> tuple[PyTree, dict[str, PyTree]]:
         """:meth:`scalars` of a rule that carries scalars from step to step, and what the next step gets."""
         return self.scalars(step, hyperparams), carried
 
@@ -105,3 +103,39 @@ class Rule(Options):
     def update(self, grad: jax.Array, param: PyTree, slots: PyTree, scalars: PyTree) -> tuple[jax.Array, PyTree]:
         """What to add to the parameter, and its next slots: array math in one real dtype."""
         raise NotImplementedError(f"{type(self).__name__} does not define update")  # abstract: every subclass does
+
+
+class StepScalars(Frozen):
+    """A step's coefficients: the rule's own, and those of the weight decay (None without one)."""
+
+    rule: PyTree
+    coupled_decay: PyTree = None
+    decoupled_decay: PyTree = None
+
+    @property
+    def needs_params(self) -> bool:
+        return self.coupled_decay is not None or self.decoupled_decay is not None
+
+    def without_decay(self) -> "StepScalars":
+        """The coefficients for parameters that do not decay."""
+        return StepScalars(self.rule)
+
+
+jax.tree_util.register_dataclass(StepScalars, ["rule", "coupled_decay", "decoupled_decay"], [])
+
+
+def step_scalars(
+    rule: Rule, step: Numeric, hyperparams: PyTree, carried: dict[str, PyTree] | None = None
+) -> tuple[StepScalars, dict[str, PyTree]]:
+    """The coefficients of update number ``step``, and the scalars that the next update gets.
+
+    They are Python doubles if everything that goes in is a Python number, else traced.
+    """
+    own, carried = rule.carry(step, hyperparams, carried or {})
+    fixed = getattr(rule, "weight_decay", 0.0)
+    if isinstance(fixed, float) and fixed == 0.0:
+        return StepScalars(own), carried
+    decay = hyperparams.weight_decay
+    if getattr(rule, "decoupled_weight_decay", False):
+        return StepScalars(own, decoupled_decay=hyperparams.lr * decay), carried
+    return StepScalars(own, coupled_decay=decay), carried

@@ -9,9 +9,8 @@ import numpy as np
 
 from functorch_optim.core.declaration import check_declaration
 from functorch_optim.core.numerics import coefficient
-from functorch_optim.core.rule import Rule
-from functorch_optim.core.scalars import step_scalars
-from functorch_optim.hyperparams import data_options
+from functorch_optim.core.options import data_options
+from functorch_optim.core.rule import Rule, step_scalars
 from functorch_optim.typing import PyTree
 
 _known_good: weakref.WeakKeyDictionary[type[Rule], set[tuple[str, ...]]] = weakref.WeakKeyDictionary()

@@ -21,6 +21,23 @@ from functorch_optim.optim.signatures import Declared
 from functorch_optim.torch_tensors import is_tensor
 from functorch_optim.typing import OptionValues, PyTree
 
+__all__ = [
+    "ASGD",
+    "SGD",
+    "Adadelta",
+    "Adafactor",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Adamax",
+    "Muon",
+    "NAdam",
+    "RAdam",
+    "RMSprop",
+    "Rprop",
+    "SparseAdam",
+]
+
 
 class SGD(
     Declared,

@@ -5,6 +5,23 @@ from typing import Any
 from functorch_optim.optim.optimizer import Optimizer
 from functorch_optim.optim.param_groups import GroupRules
 
+__all__ = [
+    "ASGD",
+    "SGD",
+    "Adadelta",
+    "Adafactor",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Adamax",
+    "Muon",
+    "NAdam",
+    "RAdam",
+    "RMSprop",
+    "Rprop",
+    "SparseAdam",
+]
+
 class SGD(Optimizer):
     """Stochastic gradient descent with momentum.
 

@@ -98,7 +98,7 @@ class Edited(Grouped):
         )  # fmt: skip
         refused: torch_layout.Refused = {}
         leaves, grads = parameters or (self._leaves, None)
-        state = self._engine.read(self._layout, Reading(leaves, loaded, None, refused), self._settings())
+        state = self._engine.read(self._layout, Reading(leaves, loaded, None, refused), self._records())
         torch_layout.check_strict([], [], refused)
 
         def commit() -> None:

@@ -4,15 +4,13 @@ import weakref
 from collections.abc import Callable, Collection, Sequence
 
 from functorch_optim import trees
-from functorch_optim.optim import options as group_options
 from functorch_optim.optim.engine.none import NoAlgorithm
 from functorch_optim.optim.engine.packs import Leaves
 from functorch_optim.optim.layout import GroupParams, Layout
-from functorch_optim.optim.options import Record
 from functorch_optim.optim.ownership import own
 from functorch_optim.optim.param_groups import check_dense, extended
 from functorch_optim.optim.values import Values
-from functorch_optim.optim.views import REFUSED, ParamGroups, added
+from functorch_optim.optim.views import added
 from functorch_optim.typing import OptionValues, PyTree
 
 
@@ -20,8 +18,6 @@ class Grouped(Values):
     """The part of an optimizer that has the groups."""
 
     _given: list[Callable[[], PyTree]]  # weak references to the arrays that were given
-    _counts: list[int]  # the updates of each group
-    _records: list[Record]  # what was read out of the groups last
 
     def _need_engine(self) -> None:
         if isinstance(self._engine, NoAlgorithm):
@@ -78,7 +74,8 @@ class Grouped(Values):
             self._check_new(index, whole.leaves)
             group = self._new_group(whole.layout, index, whole.options[0])
             leaves = [*self._leaves, *map(own, whole.leaves)]
-            state = self._engine.extended(whole.layout, leaves, [*self._settings(), self._numbers(group, 0, index)])
+            record = self._engine.record(self._read_options(group, 0, index), index)
+            state = self._engine.extended(whole.layout, leaves, [*self._records(), record])
             held, given = Leaves(leaves), [*self._given, *map(weak, whole.leaves)]
             grads = None if self._gradients is None else [*self._gradients, *[None] * len(whole.leaves)]
 
@@ -111,35 +108,6 @@ class Grouped(Values):
         """The options that a group has where it says nothing else."""
         del group
         return self.defaults
-
-    def _settings(self) -> list[dict[str, PyTree]]:
-        """The options of every group as they stand now; the same dict as before where they are the same."""
-        groups, records = self.param_groups, self._records
-        if len(records) == len(groups) and type(groups) is ParamGroups and all(map(Record.holds, records, groups)):
-            return [record.options for record in records]
-        self._check_groups()
-        pairs = zip(self.param_groups, self._counts, strict=True)
-        settings = [self._numbers(group, count, index) for index, (group, count) in enumerate(pairs)]
-        read = [group[name] for group, options in zip(self.param_groups, settings, strict=True) for name in options]
-        constant = all(map(group_options.is_constant, read))
-        self._records = list(map(Record, self.param_groups, settings)) if constant else []
-        return settings
-
-    def _check_groups(self) -> None:
-        """Raise if the groups are not those that the optimizer made."""
-        if type(self.param_groups) is not ParamGroups:
-            raise TypeError(f"param_groups was replaced by {type(self.param_groups).__name__}: {REFUSED}")
-        for index, group in enumerate(self.param_groups):
-            if not (isinstance(params := group.get("params"), GroupParams) and params.is_of(self, index)):
-                raise TypeError(f"'params' of parameter group {index} was written to: {REFUSED}")
-
-    def _numbers(self, group: OptionValues, count: int, index: int) -> dict[str, PyTree]:
-        """The options of one group that the engine reads."""
-        engine = self._engine
-        names, numbers = engine.reads(group)
-        values = group_options.read(group, names, numbers, engine.strict, count, index)
-        self._refuse_traced(list(values.values()))
-        return values
 
 
 def weak(leaf: PyTree) -> Callable[[], PyTree]:

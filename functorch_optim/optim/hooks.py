@@ -1,14 +1,9 @@
 """Functions that are called around an optimizer's step, its ``state_dict`` and its ``load_state_dict``."""
 
-import functools
 import itertools
-import threading
-import types
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-
-from jax.profiler import TraceAnnotation
 
 from functorch_optim.typing import PyTree
 
@@ -67,10 +62,6 @@ class Hooks(OrderedDict[int, Hook]):
         return value
 
 
-_every_step_pre, _every_step_post = Hooks(), Hooks()
-_running = threading.local()  # the optimizers that this thread is in a step of
-
-
 def register_optimizer_step_pre_hook(hook: Hook) -> RemovableHandle:
     """Call ``hook(optimizer, args, kwargs)`` before every step of every optimizer.
 
@@ -83,7 +74,7 @@ def register_optimizer_step_pre_hook(hook: Hook) -> RemovableHandle:
         ...     optim.SGD([jnp.zeros(1)], lr=0.1).step([jnp.ones(1)])
         SGD
     """
-    return _every_step_pre.register(hook)
+    return EVERY_STEP.step_pre.register(hook)
 
 
 def register_optimizer_step_post_hook(hook: Hook) -> RemovableHandle:
@@ -98,7 +89,7 @@ def register_optimizer_step_post_hook(hook: Hook) -> RemovableHandle:
         ...     optim.SGD([jnp.zeros(1)], lr=1.0).step([jnp.ones(1)])
         [Array([-1.], dtype=float32)]
     """
-    return _every_step_post.register(hook)
+    return EVERY_STEP.step_post.register(hook)
 
 
 @dataclass
@@ -114,16 +105,14 @@ class Occasions:
     scheduled: object = None  # what stood in the place of ``step`` when a scheduler began
 
 
+EVERY_STEP = Occasions()  # the functions that are called around the steps of all optimizers
+
+
 class Hooked:
     """Base of what has hooks. They are called around the outermost ``step`` only, and are not copied or pickled."""
 
     def __init__(self) -> None:
         self._hooks = Occasions()
-
-    def __init_subclass__(cls, **options: object) -> None:
-        super().__init_subclass__(**options)
-        if isinstance(vars(cls).get("step"), types.FunctionType):
-            cls.step = with_hooks(vars(cls)["step"])  # pyright: ignore[reportAttributeAccessIssue] every subclass's own
 
     def register_step_pre_hook(self, hook: Hook) -> RemovableHandle:
         """Call ``hook(optimizer, args, kwargs)`` before every step.
@@ -157,35 +146,3 @@ class Hooked:
     def register_load_state_dict_post_hook(self, hook: Hook, prepend: bool = False) -> RemovableHandle:
         """Call ``hook(optimizer)`` after ``load_state_dict``."""
         return self._hooks.load_post.register(hook, prepend)
-
-
-def with_hooks(step: Callable[..., PyTree]) -> Callable[..., PyTree]:
-    """A class's ``step``, shown in JAX's profiler under torch's name, with the hooks around it."""
-
-    @functools.wraps(step)
-    def wrapped(self: Hooked, *args: object, **kwargs: object) -> PyTree:
-        outer: tuple[PyTree, ...] = getattr(_running, "optimizers", ())
-        if any(optimizer is self for optimizer in outer):  # a subclass's step that calls its base's
-            return step(self, *args, **kwargs)
-        try:
-            _running.optimizers = (*outer, self)
-            with TraceAnnotation(f"Optimizer.step#{type(self).__name__}.step"):
-                args, kwargs = (self, *args), dict(kwargs)
-                for hook in [*_every_step_pre.values(), *self._hooks.step_pre.values()]:
-                    args, kwargs = _replaced(hook, hook(self, args, kwargs), args, kwargs)
-                result = step(*args, **kwargs)
-                self._hooks.step_post.call(self, args, kwargs)
-                _every_step_post.call(self, args, kwargs)
-                return result
-        finally:
-            _running.optimizers = outer
-
-    return wrapped
-
-
-def _replaced(hook: Hook, result: PyTree, args: PyTree, kwargs: object) -> tuple[PyTree, PyTree]:
-    if result is None:
-        return args, kwargs
-    if not (isinstance(result, tuple) and len(result) == 2):
-        raise RuntimeError(f"{hook} must return None or a tuple of (new_args, new_kwargs), but got {result}.")
-    return result

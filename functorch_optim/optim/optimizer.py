@@ -15,12 +15,12 @@ from functorch_optim.optim.engine.packs import Leaves
 from functorch_optim.optim.engine.protocol import Engine
 from functorch_optim.optim.groups import weak
 from functorch_optim.optim.hooks import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
-from functorch_optim.optim.losses import CompiledLosses, takes_parameters
+from functorch_optim.optim.losses import CompiledLosses
 from functorch_optim.optim.ownership import own
 from functorch_optim.optim.param_groups import GroupRules, check_dense, parse
 from functorch_optim.optim.saved import Saved
 from functorch_optim.optim.tracing import trace_state
-from functorch_optim.optim.transaction import Arguments, Commit, Compiled, Transaction
+from functorch_optim.optim.transaction import Transaction
 from functorch_optim.optim.views import ParamGroups
 from functorch_optim.typing import OptionValues, PyTree
 
@@ -79,7 +79,7 @@ class Optimizer(Saved):
         self._held = Leaves(own(leaf) for leaf in parsed.leaves)
         self._given = [weak(leaf) for leaf in parsed.leaves]
         self._counts = [0] * len(parsed.options)
-        self._grads, self._checked, self._records = None, None, []
+        self._grads, self._checked, self._read = None, None, []
         self._handed, self._handed_grads = [], []
         self._losses = CompiledLosses()
         self._transaction = Transaction()
@@ -89,7 +89,7 @@ class Optimizer(Saved):
         self._made_under = trace_state()
         groups = [self._new_group(self._layout, index, given) for index, given in enumerate(parsed.options)]
         self.param_groups = ParamGroups(groups)
-        self._engine.start(self._layout, self._leaves, self._settings())
+        self._engine.start(self._layout, self._leaves, self._records())
 
     @classmethod
     def from_transform(
@@ -130,93 +130,13 @@ class Optimizer(Saved):
         """What a group's options make; a subclass defines this and calls ``super().__init__(params, defaults)``."""
         NoAlgorithm(type(self).__name__).refuse()
 
-    def _make_engine(self) -> Engine:
+    def _make_engine(self) -> Engine[Any]:
         constructor = type(self).constructor
         if constructor is not None:
             return ByParameter(Algorithms({None: constructor}, {None: self.defaults}))
         if type(self).transformation is not Optimizer.transformation:
             return ByTree(self.transformation, list(self.defaults), ())
         return NoAlgorithm(type(self).__name__)
-
-    def step(self, closure: Any = None, *args: PyTree) -> PyTree:
-        """Update the parameters.
-
-        Args:
-            closure: gradients in the parameters' structure, as :func:`jax.grad` gives them, None where a parameter is
-                to be left alone; or a function ``closure(params, *args)`` that returns the loss, which is
-                differentiated (and compiled: pass what changes as arguments); or a function without arguments, called
-                as torch calls it, after which :attr:`grads` are used; or nothing, and :attr:`grads` are used.
-            *args: the further arguments of the closure.
-
-        Returns:
-            The loss, where a closure was given.
-
-        A parameter without a gradient is skipped whole: value, slots and count of steps stay.
-
-        Raises:
-            ValueError, TypeError: the gradients do not fit the parameters; the message names the parameter.
-            RuntimeError: a sparse gradient; called inside a traced function.
-        """
-        loss = None
-        grads = None  # the accumulated ones
-        if closure is None:
-            pass
-        elif self._is_closure(closure):
-            if not args and not takes_parameters(closure):
-                loss = closure()
-            else:
-                loss, tree = self._evaluate(self._losses.value_and_grad(closure, False, True), args)
-                grads = self._aligned(tree)
-        else:
-            grads = self._aligned(closure)
-        self._step(grads)
-        return loss
-
-    def _is_closure(self, given: object) -> bool:
-        """Whether this is a function and not gradients; a module of functions is a tree, and may be either."""
-        if not callable(given) or type(given) is type(self._tree()):
-            return False
-        if jax.tree_util.all_leaves([given]):
-            return True
-        try:
-            self._layout.structure.treedef.flatten_up_to(given)
-        except ValueError:
-            return True
-        return False
-
-    def _step(self, grads: list[PyTree] | None) -> None:
-        """Update with these gradients, or with the accumulated ones."""
-        with self._transaction.changing:
-            self._need_engine()
-            used = (self._gradients or []) if grads is None else grads
-            updated = {group for group, grad in zip(self._layout.group_of, used, strict=False) if grad is not None}
-            if updated:
-                self._refuse_tracing()
-                in_place = not self.defaults.get("differentiable")  # what is differentiated through must live on
-                engine, settings = self._engine, self._settings()
-                self._change(lambda run: engine.step(self._layout, self._held, used, settings, run, in_place), updated)
-            self._opt_called = True
-
-    def _change(self, step: Callable[..., PyTree], updated: Collection[int]) -> PyTree:
-        """``step(run)`` as one change of the optimizer, in which the groups ``updated`` count an update."""
-
-        def run(compiled: Compiled, arguments: Arguments, commit: Commit) -> PyTree:
-            def commit_and_count(result: PyTree) -> None:
-                commit(result)
-                for group in updated:
-                    self._counts[group] += 1
-                self._opt_called = True
-
-            return self._transaction.run(compiled, arguments, commit_and_count)
-
-        with self._transaction.changing:
-            self._settle()
-            self._handed = []  # trees of the past from now on; nobody else may hold the arrays
-            try:
-                return step(run)
-            except (RuntimeError, ValueError):
-                self._check_alive()
-                raise
 
     def functional(self) -> tuple[GradientTransformation, PyTree, PyTree]:
         """``(tx, params, state)`` to go on with in a compiled loop; :meth:`restore` takes back what comes of it.
@@ -239,8 +159,8 @@ class Optimizer(Saved):
         with self._transaction.changing, self._transaction.handing:
             self._need_engine()
             self._lent = True
-            settings = self._settings()
-            tx, state = self._engine.functional(self._layout, self._leaves, self.param_groups, settings, self._counts)
+            records = self._records()
+            tx, state = self._engine.functional(self._layout, self._leaves, self.param_groups, records, self._counts)
             return tx, self._tree(), state
 
     def restore(self, params: PyTree, state: PyTree) -> None:
@@ -253,8 +173,8 @@ class Optimizer(Saved):
             self._need_engine()
             self._refuse_tracing()
             self._refuse_traced(jax.tree.leaves((params, state)))
-            settings = self._settings()
-            engine_state, counts = self._engine.restored(self._layout, self._leaves, state, settings, self._counts)
+            records = self._records()
+            engine_state, counts = self._engine.restored(self._layout, self._leaves, state, records, self._counts)
             held = self._taken(params)
 
             def commit() -> None:

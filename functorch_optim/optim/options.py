@@ -1,9 +1,10 @@
 """The numbers of a parameter group as they stand now: what a step reads out of ``param_groups``."""
 
-import operator
 from collections.abc import Collection, Iterable
 from typing import Any
 
+import jax
+import numpy as np
 from jax.core import Tracer
 
 from functorch_optim.base import Frozen
@@ -70,6 +71,12 @@ def plain(value: object, count: int) -> PyTree:
     return tuple(plain(item, count) for item in value) if isinstance(value, tuple) else value
 
 
+def scalar_or_same(value: Any) -> PyTree:
+    """A scalar of NumPy or JAX as Python's number, anything else as it is."""
+    scalar = isinstance(value, np.generic) or (isinstance(value, jax.Array) and value.shape == ())
+    return value.item() if scalar and not isinstance(value, Tracer) else value
+
+
 def is_schedule(value: object) -> bool:
     """Whether an option holds a schedule, or several options in a tuple of which one does."""
     return callable(value) or (isinstance(value, tuple | list) and any(map(is_schedule, value)))
@@ -100,20 +107,6 @@ def read(
         if strict and name in data and not is_number(values[name]):
             raise TypeError(f"option {name!r} of parameter group {index} must be a number, but it is {group[name]!r}")
     return values
-
-
-class Record:
-    """The options of a group as :func:`read` gave them, which hold for as long as nothing is written into the group."""
-
-    __slots__ = ("_keys", "_values", "options")
-
-    def __init__(self, group: OptionValues, options: dict[str, PyTree]) -> None:
-        self._keys, self._values = list(group), list(group.values())
-        self.options = options
-
-    def holds(self, group: OptionValues) -> bool:
-        """Whether the group has the same keys and the very same values."""
-        return list(group) == self._keys and all(map(operator.is_, group.values(), self._values))
 
 
 def is_constant(value: object) -> bool:

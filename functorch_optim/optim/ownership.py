@@ -1,6 +1,4 @@
-"""Arrays that the optimizer may overwrite: its own, unless somebody else holds them too."""
-
-import sys
+"""Copies that the optimizer owns, and may overwrite."""
 
 import jax
 import jax.numpy as jnp
@@ -26,26 +24,3 @@ def own_beside(array: PyTree, model: PyTree) -> jax.Array:
         return copied
     sharding = model.sharding if divides(model.sharding, copied.shape) else sharding_of(model, copied.shape)
     return copied if sharding is None else jax.device_put(copied, sharding)
-
-
-def _references(tree: PyTree) -> list[int]:
-    """How many references each leaf has, counted in one and the same way at import and later."""
-    leaves = jax.tree.leaves(tree)
-    return [sys.getrefcount(leaf) for leaf in leaves]
-
-
-# What the counter itself contributes, and the container: it differs between versions of Python.
-_ALONE = _references([(object(),)])[0]
-
-
-def exclusive(tree: PyTree, holders: int = 1) -> PyTree:
-    """``tree`` with a copy in the place of every array that somebody besides ``holders`` containers refers to.
-
-    An array that a user keeps, from ``params`` or ``state_dict`` say, is thereby left alone when the tree is donated.
-    """
-    counts = _references(tree)
-    alone = _ALONE + holders - 1
-    if max(counts, default=0) <= alone:
-        return tree
-    count = iter(counts)
-    return jax.tree.map(lambda leaf: own(leaf) if next(count) > alone else leaf, tree)

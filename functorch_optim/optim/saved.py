@@ -13,7 +13,7 @@ from functorch_optim.optim import state_dict as torch_layout
 from functorch_optim.optim.edits import Edited
 from functorch_optim.optim.engine.packs import Leaves
 from functorch_optim.optim.engine.protocol import Reading
-from functorch_optim.optim.hooks import Hooked, Occasions
+from functorch_optim.optim.hooks import Occasions
 from functorch_optim.optim.layout import GroupParams
 from functorch_optim.optim.losses import CompiledLosses
 from functorch_optim.optim.tracing import trace_state
@@ -21,7 +21,7 @@ from functorch_optim.optim.views import ParamGroups
 from functorch_optim.typing import PyTree
 
 
-class Saved(Edited, Hooked):
+class Saved(Edited):
     """The part of an optimizer that is saved and loaded."""
 
     forced: ClassVar[Mapping[str, PyTree]] = {}  # options that stay as the class sets them, whatever is loaded
@@ -121,16 +121,17 @@ class Saved(Edited, Hooked):
         self._refuse_traced(jax.tree.leaves(loaded.entries))
         groups = []
         for live, group in zip(self.param_groups, loaded.groups, strict=True):
-            options = self._defaults_of({**live, **group}).items()
-            kept = {key: live.get(key, value) for key, value in options if key not in group}
+            defaults = self._defaults_of({**live, **group}).items()
+            kept = {key: live.get(key, value) for key, value in defaults if key not in group}
             kept |= {key: live[key] for key in keep if key in live}
             groups.append({**group, **kept, **self.forced})
         pairs = zip(groups, loaded.counts, strict=True)
-        settings = [self._numbers(group, count, index) for index, (group, count) in enumerate(pairs)]
+        options = [self._read_options(group, count, index) for index, (group, count) in enumerate(pairs)]
         for index, group in enumerate(groups):
             self._check_options(group, index, live=True)
+        records = [self._engine.record(one, index) for index, one in enumerate(options)]
         refused: torch_layout.Refused = {}
-        state = self._engine.read(self._layout, Reading(self._leaves, loaded, dtype, refused), settings)
+        state = self._engine.read(self._layout, Reading(self._leaves, loaded, dtype, refused), records)
         if strict:
             torch_layout.check_strict(loaded.missing, loaded.unexpected, refused)
         if loaded.warning:
@@ -163,7 +164,7 @@ class Saved(Edited, Hooked):
             groups = [{key: value for key, value in group.items() if key != "params"} for group in self.param_groups]
             held, engine = Leaves(list(self._held.arrays())), copy.copy(self._engine)
             state: dict[str, object] = {**vars(self), "param_groups": groups, "_held": held, "_engine": engine}
-        state.update(_checked=None, _handed=[], _handed_grads=[], _records=[], _counts=list(self._counts))
+        state.update(_checked=None, _handed=[], _handed_grads=[], _read=[], _counts=list(self._counts))
         del state["_losses"], state["_hooks"], state["_given"], state["_made_under"]
         return state
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from inspect import Parameter
 from typing import Any, NamedTuple
 
-from functorch_optim.hyperparams import data_options, field_notes
+from functorch_optim.core.options import data_options, field_notes
 from functorch_optim.optim.optimizer import Optimizer
 from functorch_optim.optim.param_groups import GroupRules
 from functorch_optim.typing import OptionValues, PyTree

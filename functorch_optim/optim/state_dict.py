@@ -12,7 +12,7 @@ from jax.typing import DTypeLike
 from functorch_optim import trees
 from functorch_optim.hyperparams import Beta
 from functorch_optim.optim.layout import Layout
-from functorch_optim.optim.options import is_schedule, plain
+from functorch_optim.optim.options import is_schedule, plain, scalar_or_same
 from functorch_optim.optim.ownership import own
 from functorch_optim.torch_tensors import as_array
 from functorch_optim.typing import Numeric, OptionValues, PyTree
@@ -68,13 +68,14 @@ def write(
 ) -> dict[str, PyTree]:
     """``{"state": {number: entry}, "param_groups": [...]}``; nothing in it is the live object.
 
-    ``numbers`` names the options that are numbers; everything else in a group is kept as it is.
+    ``numbers`` names the options that are numbers. Everything else in a group stays as it is, but for scalars of NumPy
+    and JAX, which become Python numbers.
     """
     order = layout.order
     saved = []
     for index, (group, count) in enumerate(zip(groups, counts, strict=True)):
         options = {
-            key: plain(value, count) if key in numbers else copy.deepcopy(value)
+            key: plain(value, count) if key in numbers else scalar_or_same(copy.deepcopy(value))
             for key, value in group.items()
             if key != "params"
         }

@@ -51,8 +51,8 @@ def swap_in_optimizer_params_and_state(
     try:
         try:
             optimizer.params = _in_structure(optimizer, swapin_parameters)
-            optimizer._engine = optimizer._make_engine()
-            optimizer._engine.start(optimizer._layout, optimizer._leaves, optimizer._settings())
+            optimizer._engine, optimizer._read = optimizer._make_engine(), []
+            optimizer._engine.start(optimizer._layout, optimizer._leaves, optimizer._records())
             optimizer._counts, optimizer._grads = list(optimizer._counts), None
             optimizer._load(swapin_optim_state, match="position")
         except (KeyError, TypeError, ValueError) as error:

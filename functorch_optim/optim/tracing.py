@@ -1,5 +1,7 @@
 """What an optimizer has to know of JAX's tracing: whether it is inside of a traced function, and what is traced."""
 
+import functools
+
 import jax
 from jax.core import Tracer
 from jax.extend.core import get_opaque_trace_state
@@ -12,10 +14,8 @@ TRACED = (
 )
 
 
-def trace_state() -> object:
-    """Equal only within one and the same trace."""
-    return get_opaque_trace_state(convention="functorch_optim")
-
+trace_state = functools.partial(get_opaque_trace_state, convention="functorch_optim")
+"""An object that is equal only within one and the same trace."""
 
 OUTSIDE = trace_state()
 

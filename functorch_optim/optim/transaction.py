@@ -7,13 +7,15 @@ nothing else has the numbers. In that time signal handlers wait, and readers in 
 import contextlib
 import functools
 import signal
+import sys
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax.extend.core import jaxpr_as_fun
 
+from functorch_optim.optim.ownership import own
 from functorch_optim.typing import PyTree
 
 # The C functions below the public ones: a step asks for the handlers of all signals, in 2 microseconds and not in 60.
@@ -90,6 +92,14 @@ class Compiled:
         """What is left to do after a call with ``args``; with :meth:`in_place` when its results are in their places."""
 
 
+class Call(NamedTuple):
+    """One compiled call: its arguments, and what puts its results in their places; see :meth:`Transaction.run`."""
+
+    compiled: Compiled
+    arguments: Arguments
+    commit: Commit
+
+
 def _without_callbacks(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
     """``function``, which raises :class:`CallsBackError` while it is traced if it has effects beside its results."""
 
@@ -117,6 +127,29 @@ def _calls_back(jaxpr: Any) -> bool:
 
 def _is_jaxpr(value: object) -> bool:
     return hasattr(value, "eqns")
+
+
+def _references(tree: PyTree) -> list[int]:
+    """The number of references to each leaf, counted the same way at import and later."""
+    leaves = jax.tree.leaves(tree)
+    return [sys.getrefcount(leaf) for leaf in leaves]
+
+
+# What the counter itself contributes, and the container: it differs between versions of Python.
+_ALONE = _references([(object(),)])[0]
+
+
+def exclusive(tree: PyTree, holders: int = 1) -> PyTree:
+    """``tree`` with a copy of every array that something other than ``holders`` containers refers to.
+
+    So an array that a user keeps, from ``params`` or ``state_dict`` say, survives when the tree is donated.
+    """
+    counts = _references(tree)
+    alone = _ALONE + holders - 1
+    if max(counts, default=0) <= alone:
+        return tree
+    count = iter(counts)
+    return jax.tree.map(lambda leaf: own(leaf) if next(count) > alone else leaf, tree)
 
 
 class Uninterrupted:

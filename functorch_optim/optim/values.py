@@ -3,72 +3,19 @@
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
-from jax.core import Tracer
 from jax.profiler import TraceAnnotation
 
 from functorch_optim import rows, trees
 from functorch_optim.optim import utils
-from functorch_optim.optim.engine.packs import Leaves
-from functorch_optim.optim.engine.protocol import Engine
-from functorch_optim.optim.layout import Layout
-from functorch_optim.optim.losses import CompiledLosses
-from functorch_optim.optim.ownership import exclusive, own_beside
-from functorch_optim.optim.tracing import OUTSIDE, TRACED, refuse_traced, trace_state
-from functorch_optim.optim.transaction import Compiled, Transaction
-from functorch_optim.optim.views import Handed, forgotten_if_refused, handed_tree
+from functorch_optim.optim.stepping import Stepping
+from functorch_optim.optim.transaction import Compiled, exclusive
+from functorch_optim.optim.views import handed_tree
 from functorch_optim.sparse_grad import Sparse, named
-from functorch_optim.torch_tensors import as_array
 from functorch_optim.typing import Numeric, PyTree
 
 
-class Values:
+class Values(Stepping):
     """The part of an optimizer that has the parameters and their gradients."""
-
-    defaults: dict[str, PyTree]
-    param_groups: list[dict[str, PyTree]]
-    _engine: Engine
-    _layout: Layout
-    _held: Leaves
-    _grads: list[PyTree] | None
-    _handed: list[Handed]  # trees of the parameters that may be written into
-    _handed_grads: list[Handed]
-    _checked: object  # the types of the gradients that have passed the checks
-    _losses: CompiledLosses
-    _transaction: Transaction
-    _lent: bool  # whether functional() gave the arrays away, until restore()
-    _made_under: object
-
-    @property
-    def _leaves(self) -> list[jax.Array]:
-        """The current parameters, one by one."""
-        self._settle()
-        return self._held.arrays()
-
-    @property
-    def _gradients(self) -> list[PyTree] | None:
-        """The accumulated gradients, one by one."""
-        self._settle()
-        return self._grads
-
-    def _settle(self) -> None:
-        """Take over what was written into the trees that were handed out."""
-        if not self._handed and not self._handed_grads:
-            return
-        with self._transaction.handing:
-            for handed in tuple(self._handed):
-                with forgotten_if_refused(self._handed, handed):
-                    leaves, whole = handed.written(self._layout.structure, self._held.arrays(), "parameters")
-                    if whole is not None:
-                        held = self._taken(self._layout.structure.unflatten(whole))
-                        self._held, handed.leaves = held, leaves
-            for handed in tuple(self._handed_grads):
-                with forgotten_if_refused(self._handed_grads, handed):
-                    present = self._grads if self._grads is not None else [None] * len(self._layout.group_of)
-                    leaves, whole = handed.written(self._layout.structure, present, "gradients")
-                    if whole is not None:
-                        grads = self._aligned(self._layout.structure.unflatten(map(as_array, whole)))
-                        self._grads, handed.leaves = grads, leaves
 
     @property
     def params(self) -> PyTree:
@@ -89,11 +36,6 @@ class Values:
         with self._transaction.handing:
             return handed_tree(self._handed, self._layout.structure, self._leaves)
 
-    def _tree(self) -> PyTree:
-        """The current parameters in their structure, not watched."""
-        with self._transaction.handing:
-            return self._layout.structure.unflatten(self._leaves)
-
     @params.setter
     def params(self, params: PyTree) -> None:
         with self._transaction.changing:
@@ -101,21 +43,6 @@ class Values:
             held = self._taken(params)
             with self._transaction.handing:
                 self._held, self._handed = held, []
-
-    def _taken(self, params: PyTree) -> Leaves:
-        """New values of the parameters, checked and copied."""
-        self._refuse_tracing()
-        models = self._held.arrays()
-        leaves = trees.align(self._layout.structure.unflatten(models), params, "new values")
-        leaves = [leaf if leaf is model else as_array(leaf) for leaf, model in zip(leaves, models, strict=True)]
-        self._refuse_traced(leaves)
-        for name, leaf, model in zip(self._layout.labels, leaves, models, strict=True):
-            trees.check_update(name, leaf, model, type(self).__name__, what="new value")
-            if leaf is None or leaf.dtype != model.dtype:
-                found = None if leaf is None else leaf.dtype
-                raise TypeError(f"the parameter {trees.quote(name)} is {model.dtype}, the new value is {found}")
-        pairs = zip(leaves, models, strict=True)
-        return Leaves(leaf if leaf is model else own_beside(leaf, model) for leaf, model in pairs)
 
     @property
     def grads(self) -> PyTree:
@@ -134,37 +61,6 @@ class Values:
             self._settle()
             new = None if grads is None else self._aligned(grads)
             self._grads, self._handed_grads = new, []
-
-    def _refuse_tracing(self) -> None:
-        """Raise where an operation would make tracers, of concrete arrays too: here they would be kept."""
-        here = trace_state()
-        if here == OUTSIDE or (self.defaults.get("differentiable") and here == self._made_under):
-            return
-        if isinstance(jnp.zeros(()), Tracer):  # no transformation that executes, and no compile-time evaluation
-            raise RuntimeError(TRACED)
-
-    def _refuse_traced(self, leaves: list[PyTree]) -> None:
-        if not self.defaults.get("differentiable") or trace_state() != self._made_under:
-            refuse_traced(leaves)
-
-    def _aligned(self, grads: PyTree) -> list[PyTree]:
-        """The gradients in the order of the leaves, checked."""
-        try:
-            leaves = self._layout.structure.treedef.flatten_up_to(grads)
-        except ValueError:
-            leaves = trees.align(self._layout.structure.unflatten(self._held.arrays()), grads, "gradients")
-        self._refuse_traced(leaves)
-        # What has passed the checks is known by the types of its arrays; an object() is what never passed.
-        signature = [leaf.aval if isinstance(leaf, jax.Array) else _signature(leaf) for leaf in leaves]
-        if signature != self._checked:
-            who = type(self).__name__
-            rows_taken = [self._engine.takes_rows(group) for group in self.param_groups]
-            params = self._held.arrays()
-            pairs = zip(self._layout.labels, leaves, params, self._layout.group_of, strict=True)
-            for name, leaf, param, group in pairs:
-                trees.check_update(name, leaf, param, who, rows=rows_taken[group])
-            self._checked = signature
-        return leaves
 
     def backward(
         self,
@@ -198,13 +94,6 @@ class Values:
         with self._transaction.changing:
             self._accumulate(grads)
         return value
-
-    def _evaluate(self, function: Callable[..., PyTree], args: tuple[PyTree, ...]) -> PyTree:
-        try:
-            return function(self._tree(), *args)
-        except (RuntimeError, ValueError):
-            self._check_alive()
-            raise
 
     def _accumulate(self, grads: list[PyTree]) -> None:
         self._settle()
@@ -256,42 +145,6 @@ class Values:
             self._refuse_traced(jax.tree.leaves(grads))
             self._grads, self._handed_grads = grads, []
             return result
-
-    def _check_alive(self, wait: bool = True) -> None:
-        """Say so where arrays are gone, in the place of what jax says of them; with ``wait`` also where they failed."""
-        kept: list[PyTree] = [*self._held.kept(), *self._engine.arrays()]
-        arrays = [array for array in kept if isinstance(array, jax.Array) and not isinstance(array, Tracer)]
-        error = None
-        gone = any(array.is_deleted() for array in arrays)
-        if wait and not gone:
-            try:
-                jax.block_until_ready(arrays)
-            except RuntimeError as failure:
-                error = failure
-        if gone and self._lent:
-            raise RuntimeError(
-                f"{self._gone()} was donated to another function after functional(): "
-                "give the optimizer what came of it with restore(params, state)"
-            )
-        if gone or error:
-            raise RuntimeError(
-                f"the optimizer is lost: the device failed in the middle of a step, and {self._gone()} is gone. Make a "
-                "new optimizer of saved parameters, and give it the saved state by load_state_dict()"
-            ) from error
-
-    def _gone(self) -> str:
-        """The first parameter whose array is deleted, in words."""
-        for name, array in zip(self._layout.labels, self._held.kept(), strict=True):
-            if isinstance(array, jax.Array) and not isinstance(array, Tracer) and array.is_deleted():
-                return f"the parameter {trees.quote(name)}"
-        return "the state"
-
-
-def _signature(leaf: PyTree) -> PyTree:
-    """What the checks of a gradient depend on; equal to nothing else where that is not known."""
-    if rows.is_rows(leaf):
-        return leaf.shape, leaf.dtype, leaf.n_sparse, leaf.n_batch
-    return leaf if leaf is None else getattr(leaf, "aval", object())
 
 
 def _add(held: list[PyTree], grads: list[PyTree]) -> list[PyTree]:

@@ -7,13 +7,12 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from functorch_optim.hyperparams import AnyNumber, as_integer
+from functorch_optim.hyperparams import AnyNumber, as_count, as_integer
 from functorch_optim.schedules.decay import reached
 from functorch_optim.schedules.schedule import (
     Schedule,
     as_float,
     between,
-    check_count,
     check_positive,
     fraction,
     number,
@@ -154,8 +153,8 @@ class warmup_cosine(Schedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_count("warmup_steps", self.warmup_steps, 0)
-        check_count("total_steps", self.total_steps, self.warmup_steps + 1)
+        as_count("warmup_steps", self.warmup_steps, 0)
+        as_count("total_steps", self.total_steps, self.warmup_steps + 1)
 
     def evaluate(self, step: Numeric, xp: ModuleType) -> Numeric:
         peak, end = number(self.peak), number(self.end)

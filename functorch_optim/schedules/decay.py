@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from functorch_optim.hyperparams import AnyNumber, NonNegative
-from functorch_optim.schedules.schedule import Schedule, as_float, between, check_count, check_milestones, number, power
+from functorch_optim.hyperparams import AnyNumber, NonNegative, as_count
+from functorch_optim.schedules.schedule import Schedule, as_float, between, check_milestones, number, power
 from functorch_optim.typing import Numeric, PyTree, StepFunction
 
 
@@ -34,7 +34,7 @@ class step_decay(Schedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_count("step_size", self.step_size, 1)
+        as_count("step_size", self.step_size, 1)
 
     def evaluate(self, step: Numeric, xp: ModuleType) -> Numeric:
         return number(self.lr) * power(number(self.gamma), step // self.step_size, xp)
@@ -107,7 +107,7 @@ class constant_factor(Schedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_count("total_iters", self.total_iters, 0)
+        as_count("total_iters", self.total_iters, 0)
 
     def evaluate(self, step: Numeric, xp: ModuleType) -> Numeric:
         return number(self.lr) * xp.where(step < self.total_iters, number(self.factor), 1.0)
@@ -144,7 +144,7 @@ class linear(Schedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_count("total_iters", self.total_iters, 0)
+        as_count("total_iters", self.total_iters, 0)
 
     def evaluate(self, step: Numeric, xp: ModuleType) -> Numeric:
         lr, start, end = number(self.lr), number(self.start_factor), number(self.end_factor)
@@ -206,7 +206,7 @@ class polynomial_decay(Schedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_count("total_iters", self.total_iters, 1)
+        as_count("total_iters", self.total_iters, 1)
 
     def evaluate(self, step: Numeric, xp: ModuleType) -> Numeric:
         return number(self.lr) * between(1.0, 0.0, step, self.total_iters, xp) ** number(self.power)

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from functorch_optim.base import Frozen, exportable
-from functorch_optim.schedules.schedule import check_count, check_number
+from functorch_optim.hyperparams import as_count
+from functorch_optim.schedules.schedule import check_number
 from functorch_optim.typing import Numeric, PyTree
 
 
@@ -101,8 +102,8 @@ def check_plateau(options: Any) -> None:
         raise ValueError(f"mode {options.mode} is unknown!")
     if options.threshold_mode not in ("rel", "abs"):
         raise ValueError(f"threshold mode {options.threshold_mode} is unknown!")
-    check_count("patience", options.patience, 0)
-    check_count("cooldown", options.cooldown, 0)
+    as_count("patience", options.patience, 0)
+    as_count("cooldown", options.cooldown, 0)
     check_number("threshold", options.threshold, 0)
     check_number("eps", options.eps, 0)
 

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from functorch_optim.hyperparams import Options, Scalar, as_integer
+from functorch_optim.core.options import Options
+from functorch_optim.hyperparams import Scalar, as_count
 from functorch_optim.typing import Numeric, PyTree
 
 
@@ -108,19 +109,12 @@ def wrapped(step: Any, period: float, xp: ModuleType) -> tuple[Numeric, Numeric]
     return turns * parts + cycles, place - cycles * period
 
 
-def check_count(name: str, value: Any, least: int) -> None:
-    """Raise unless an option is an integer (TypeError) of at least ``least`` (ValueError)."""
-    kind = TypeError if as_integer(value) is None else ValueError
-    if kind is TypeError or value < least:
-        raise kind(f"{name} must be an integer of at least {least}, but it is {value!r}")
-
-
 def check_milestones(milestones: object) -> None:
     """Raise unless it is a sequence (TypeError) of integers of at least 0."""
     if isinstance(milestones, str) or not isinstance(milestones, Iterable):
         raise TypeError(f"milestones must be a list of epochs, but it is {milestones!r}")
     for milestone in milestones:
-        check_count("a milestone", milestone, 0)
+        as_count("a milestone", milestone, 0)
 
 
 def check_positive(name: str, value: Any) -> None:

@@ -2,9 +2,9 @@
 
 from types import ModuleType
 
-from functorch_optim.hyperparams import AnyNumber
+from functorch_optim.hyperparams import AnyNumber, as_count
 from functorch_optim.schedules.combinators import Composite, SubSchedule, as_part, at
-from functorch_optim.schedules.schedule import Schedule, as_float, between, check_count, fraction, number
+from functorch_optim.schedules.schedule import Schedule, as_float, between, fraction, number
 from functorch_optim.typing import Numeric
 
 
@@ -33,7 +33,7 @@ class warmup(Composite):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "schedule", as_part("schedule", self.schedule))
-        check_count("steps", self.steps, 0)
+        as_count("steps", self.steps, 0)
 
     def evaluate(self, step: Numeric, xp: ModuleType) -> Numeric:
         factor = between(number(self.start_factor), 1.0, step, self.steps, xp)
@@ -70,7 +70,7 @@ class warmup_stable_decay(Schedule):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("warmup_steps", "stable_steps", "decay_steps"):
-            check_count(name, getattr(self, name), 0)
+            as_count(name, getattr(self, name), 0)
 
     def evaluate(self, step: Numeric, xp: ModuleType) -> Numeric:
         peak, end = number(self.peak), number(self.end)
@@ -101,7 +101,7 @@ class inverse_sqrt(Schedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_count("warmup_steps", self.warmup_steps, 0)
+        as_count("warmup_steps", self.warmup_steps, 0)
 
     def evaluate(self, step: Numeric, xp: ModuleType) -> Numeric:
         length = max(self.warmup_steps, 1)

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 from functorch_optim import rows, trees
 from functorch_optim.base import EmptyState, GradientTransformation, Transform, exportable, transformation
 from functorch_optim.core.numerics import coefficient, next_step
+from functorch_optim.core.options import Options
 from functorch_optim.effects import Effects, Kind, Leaves
-from functorch_optim.hyperparams import AnyNumber, Hyperparameter, Options, Schedule, known
+from functorch_optim.hyperparams import AnyNumber, Hyperparameter, Schedule, known
 from functorch_optim.typing import Numeric, PyTree
 
 

@@ -1,13 +1,20 @@
-"""Writes ``classes.pyi``, the torch classes as editors and type checkers see them: ``make stubs``."""
+"""Writes what is derived from the classes of the torch face: ``make stubs``.
+
+``classes.pyi`` is for editors and type checkers, ``tests/signatures.txt`` the record that no change goes unnoticed.
+"""
 
 import inspect
 import textwrap
 from pathlib import Path
 
+import jax.numpy as jnp
+
+from functorch_optim import optim
 from functorch_optim.optim import classes
 from functorch_optim.optim.param_groups import GroupRules
 from functorch_optim.optim.signatures import Declared
 
+SIGNATURES = Path(__file__).parents[1] / "signatures.txt"
 _RULES = inspect.formatannotation(GroupRules)
 STUB = Path(classes.__file__).with_suffix(".pyi")
 _HEAD = '''\
@@ -22,8 +29,9 @@ from functorch_optim.optim.param_groups import GroupRules
 
 def stub() -> str:
     """The text of the file."""
+    names = "".join(f'    "{name}",\n' for name in classes.__all__)
     kinds = [kind for kind in vars(classes).values() if inspect.isclass(kind) and kind.__module__ == classes.__name__]
-    return "\n".join([_HEAD, *map(_of_class, kinds)])
+    return "\n".join([_HEAD, f"__all__ = [\n{names}]\n", *map(_of_class, kinds)])
 
 
 def _of_class(kind: type[Declared]) -> str:
@@ -37,5 +45,24 @@ def _of_class(kind: type[Declared]) -> str:
     return f"class {kind.__name__}({base}):\n" + textwrap.indent(doc + init, "    ")
 
 
+def bare(kind: type) -> inspect.Signature:
+    """The signature of a class without its types."""
+    own = inspect.signature(kind)
+    parameters = [parameter.replace(annotation=parameter.empty) for parameter in own.parameters.values()]
+    return own.replace(parameters=parameters, return_annotation=own.empty)
+
+
+def signatures() -> str:
+    """Two lines for each class: its signature, and the keys of its groups apart from ``params``."""
+    titles = [name for name in optim.__all__ if inspect.isclass(getattr(optim, name)) and name != "Optimizer"]
+    lines = []
+    for title in sorted(titles, key=lambda name: (not name.isupper(), name)):
+        kind = getattr(optim, title)
+        keys = list(kind([jnp.ones((2, 2))]).param_groups[0])
+        lines += [f"{title}{bare(kind)}", f"    {' '.join(key for key in keys if key != 'params')}"]
+    return "\n".join([*lines, ""])
+
+
 if __name__ == "__main__":
     STUB.write_text(stub())
+    SIGNATURES.write_text(signatures())

@@ -13,15 +13,14 @@ from functorch_optim.base import GradientTransformation
 from functorch_optim.optim.engine import handover
 from functorch_optim.optim.engine.entries import entries_of, history_of
 from functorch_optim.optim.engine.histories import Histories, History, fitted
-from functorch_optim.optim.engine.kinds import Algorithms, Resolved
+from functorch_optim.optim.engine.kinds import Algorithms, Record
 from functorch_optim.optim.engine.packs import Leaves
 from functorch_optim.optim.engine.prepared import Prepared
-from functorch_optim.optim.engine.protocol import Entry, Group, Reading, Run
+from functorch_optim.optim.engine.protocol import Entry, Group, Reading
 from functorch_optim.optim.engine.torch_habits import habits_of
 from functorch_optim.optim.layout import Layout
-from functorch_optim.optim.options import is_zero
-from functorch_optim.optim.transaction import Args
-from functorch_optim.typing import OptionValues, PyTree
+from functorch_optim.optim.transaction import Call
+from functorch_optim.typing import PyTree
 
 
 class ByParameter:
@@ -34,10 +33,11 @@ class ByParameter:
     def __init__(self, algorithms: Algorithms) -> None:
         self.algorithms = algorithms
         self.data_names = algorithms.data_names
+        self.warm: Prepared | None = None  # the last step, which the next one may be like
         self._known = Histories()
 
     def __getstate__(self) -> dict[str, object]:
-        return {**vars(self), "_known": self._known.snapshot()}
+        return {**vars(self), "_known": self._known.snapshot(), "warm": None}
 
     @property
     def histories(self) -> list[History]:
@@ -46,7 +46,7 @@ class ByParameter:
 
     @histories.setter
     def histories(self, histories: list[History]) -> None:
-        self._known = Histories(histories)
+        self._known, self.warm = Histories(histories), None
 
     def reads(self, options: Group) -> tuple[tuple[str, ...], set[str]]:
         """The names of the options of a group that a step reads, and those among them that are numbers."""
@@ -60,20 +60,24 @@ class ByParameter:
         """Whether the gradients of a group may be row-sparse."""
         return self.algorithms.kind(options).rule_type.takes_rows
 
-    def start(self, layout: Layout, params: list[PyTree], settings: Sequence[OptionValues]) -> None:
+    def record(self, options: Group, group: int) -> Record:
+        """What a step reads of a group, whose options are numbers by now."""
+        return self.algorithms.record(options, group)
+
+    def start(self, layout: Layout, params: list[PyTree], records: Sequence[Record]) -> None:
         """Take up parameters that have no history."""
         self.histories = []
-        self.commit(self.extended(layout, params, settings))
+        self.commit(self.extended(layout, params, records))
 
-    def extended(self, layout: Layout, params: list[PyTree], settings: Sequence[OptionValues]) -> list[History]:
+    def extended(self, layout: Layout, params: list[PyTree], records: Sequence[Record]) -> list[History]:
         """The state for :meth:`commit` with the further parameters that ``layout`` has after the known ones."""
         histories = list(self.histories)
         everything = list(zip(params, layout.labels, layout.group_of, strict=True))
         for param, name, group in everything[len(histories) :]:
-            algorithm, history = self.algorithms.of(settings, group), History()
-            algorithm.rule.check_parameter(name, param)
-            whole = habits_of(type(algorithm.rule)).starts_whole
-            histories.append(fitted(history, algorithm, param, settings[group]) if whole else history)
+            rule, history = records[group].algorithm.rule, History()
+            rule.check_parameter(name, param)
+            whole = habits_of(type(rule)).starts_whole
+            histories.append(fitted(history, records[group], param) if whole else history)
         return histories
 
     def step(
@@ -81,77 +85,54 @@ class ByParameter:
         layout: Layout,
         held: Leaves,
         grads: list[PyTree],
-        settings: Sequence[OptionValues],
-        run: Run,
+        records: Sequence[Record],
         in_place: bool = True,
-    ) -> None:
-        """Update the parameters where there is a gradient; without ``in_place`` the arrays before live on."""
-        groups = [self.algorithms.resolved(settings, group) for group in range(len(settings))]
-        known, present = self._known, self._known.prepared
-        if in_place and present is not None and present.serves(held, grads, groups):
-            prepared = present
-        else:
-            prepared = self._prepare(layout, held, grads, groups, settings, in_place)
-        compiled, numbers, carried = prepared.at(groups)
+    ) -> Call:
+        """The call that updates the parameters where there is a gradient; see :meth:`Engine.step`."""
+        prepared = self._prepared(layout, held, grads, records, in_place)
+        self.warm = prepared if in_place and not any(map(rows.is_rows, grads)) else None
+        return prepared.call(held, grads, records)
 
-        def arguments() -> Args:
-            return prepared.arguments(held, grads, numbers)
-
-        def commit(result: PyTree) -> None:
-            prepared.commit(held, known, result, carried)
-
-        run(compiled, arguments, commit)
-
-    def _prepare(
-        self,
-        layout: Layout,
-        held: Leaves,
-        grads: list[PyTree],
-        groups: list[Resolved],
-        settings: Sequence[OptionValues],
-        in_place: bool,
+    def _prepared(
+        self, layout: Layout, held: Leaves, grads: list[PyTree], records: Sequence[Record], in_place: bool
     ) -> Prepared:
         """Which parameters these gradients update, with which histories; small ones packed."""
         known, group_of, made = self._known, layout.group_of, {}
-        algorithms = [group.algorithm for group in groups]
+
+        def as_needed(index: int, param: PyTree) -> History:
+            return fitted(known[index], records[group_of[index]], param)
+
         if in_place:
             odd = {index for index, grad in enumerate(grads) if grad is None or rows.is_rows(grad)}
-            made = known.pack(
-                held, odd, group_of, algorithms, [options.get("foreach") for options in settings],
-                lambda i, param: fitted(known[i], algorithms[group_of[i]], param, settings[group_of[i]]),
-            )  # fmt: skip
+            made = known.pack(held, odd, group_of, records, as_needed)
         active = [index for index, grad in enumerate(grads) if grad is not None and index not in known.packed]
-        histories = [
-            made.pop(i, None) or fitted(known[i], algorithms[group_of[i]], param, settings[group_of[i]])
-            for i, param in zip(active, held.some(active), strict=True)
-        ]
+        histories = [made.pop(i, None) or as_needed(i, held.loose[i]) for i in active]
         for i in active:
-            algorithm, options = algorithms[group_of[i]], settings[group_of[i]]
-            if algorithm.rule.takes_rows and (rows.is_rows(grads[i]) or algorithm.rule.needs_rows):
-                decayed = not is_zero(options.get("weight_decay", 0.0))
-                algorithm.check_gradient(layout.labels[i], grads[i], decayed)
+            group = records[group_of[i]]
+            if group.algorithm.rule.takes_rows and (rows.is_rows(grads[i]) or group.algorithm.rule.needs_rows):
+                group.algorithm.check_gradient(layout.labels[i], grads[i], group.decays)
         anew = [history is not known[i] for i, history in zip(active, histories, strict=True)]
         member_groups = [*[group_of[i] for i in active], *[pack.group for pack in known.packs]]
         everyone = [*histories, *[pack.history for pack in known.packs]]
-        kinds = list(map(type, grads))
-        return Prepared(held, algorithms, kinds, active, anew, list(known.packs), everyone, member_groups, in_place)
+        kinds, algorithms = list(map(type, grads)), [group.algorithm for group in records]
+        return Prepared(held, known, algorithms, kinds, active, anew, everyone, member_groups, in_place)
 
     def entries(self, layout: Layout) -> list[Entry]:
         """What torch's ``state_dict`` has of each parameter."""
         del layout
         return entries_of(self._known.read(), [kind.rule_type for kind in self.algorithms.kinds.values()])
 
-    def read(self, layout: Layout, reading: Reading, settings: Sequence[OptionValues]) -> PyTree:
+    def read(self, layout: Layout, reading: Reading, records: Sequence[Record]) -> PyTree:
         """The histories that a state dict tells, for :meth:`commit`; where it tells none, those that are here."""
         histories = list(self.histories)
         everything = zip(reading.loaded.entries, layout.group_of, reading.params, layout.labels, strict=True)
         for index, (entry, group, param, name) in enumerate(everything):
             if entry is not None:
-                algorithm = self.algorithms.of(settings, group)
+                rule = records[group].algorithm.rule
                 try:
-                    history = history_of(entry, algorithm.rule, param, name, reading.dtype)
-                    begins = history.row is None and habits_of(type(algorithm.rule)).starts_whole
-                    histories[index] = fitted(history, algorithm, param, settings[group]) if begins else history
+                    history = history_of(entry, rule, param, name, reading.dtype)
+                    begins = history.row is None and habits_of(type(rule)).starts_whole
+                    histories[index] = fitted(history, records[group], param) if begins else history
                 except (KeyError, TypeError, ValueError) as error:
                     reading.refused[name] = error
         return histories
@@ -168,22 +149,22 @@ class ByParameter:
         layout: Layout,
         params: list[PyTree],
         options: Sequence[Group],
-        settings: Sequence[OptionValues],
+        records: Sequence[Record],
         counts: list[int],
     ) -> tuple[GradientTransformation, PyTree]:
         """``(transformation, state)`` that continue from here; a partition where histories or groups differ."""
-        return handover.functional(self.algorithms, layout, self._fitted(layout, params, settings), options, counts)
+        return handover.functional(self.algorithms, layout, self._fitted(layout, params, records), options, counts)
 
     def restored(
-        self, layout: Layout, params: list[PyTree], state: PyTree, settings: Sequence[OptionValues], counts: list[int]
+        self, layout: Layout, params: list[PyTree], state: PyTree, records: Sequence[Record], counts: list[int]
     ) -> tuple[list[History], list[int]]:
         """The histories for :meth:`commit` and the groups' counts, from a state as :meth:`functional` gives it."""
-        histories = self._fitted(layout, params, settings)
-        return handover.restored(self.algorithms, layout, params, histories, state, settings, counts)
+        histories = self._fitted(layout, params, records)
+        return handover.restored(layout, params, histories, state, records, counts)
 
-    def _fitted(self, layout: Layout, params: list[PyTree], settings: Sequence[OptionValues]) -> list[History]:
+    def _fitted(self, layout: Layout, params: list[PyTree], records: Sequence[Record]) -> list[History]:
         """The histories as the next step would find them."""
         return [
-            fitted(history, self.algorithms.of(settings, group), param, settings[group])
+            fitted(history, records[group], param)
             for history, group, param in zip(self.histories, layout.group_of, params, strict=True)
         ]

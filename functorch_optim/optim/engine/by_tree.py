@@ -13,16 +13,16 @@ from functorch_optim.combinators import NamedStates
 from functorch_optim.core.packing import ForeachState
 from functorch_optim.optim.engine.by_path import BY_PATH
 from functorch_optim.optim.engine.packs import Leaves
-from functorch_optim.optim.engine.protocol import Codec, Entry, Group, Reading, Run
+from functorch_optim.optim.engine.protocol import Codec, Entry, Group, Reading
 from functorch_optim.optim.engine.templates import Template, filled, template_of, types_of
 from functorch_optim.optim.layout import Layout
 from functorch_optim.optim.losses import CompiledLosses
 from functorch_optim.optim.options import delayed
-from functorch_optim.optim.ownership import exclusive, own
-from functorch_optim.optim.transaction import Args, Compiled
+from functorch_optim.optim.ownership import own
+from functorch_optim.optim.transaction import Args, Call, Compiled, exclusive
 from functorch_optim.selection import partition
 from functorch_optim.transforms.conjugation import conjugate_leaf
-from functorch_optim.typing import OptionValues, PyTree
+from functorch_optim.typing import PyTree
 
 Make = Callable[..., GradientTransformation]
 
@@ -64,6 +64,7 @@ class ByTree:
     """
 
     one_by_one = False
+    warm = None
 
     def __init__(
         self, make: Make, names: Sequence[str], static: Collection[str], codec: Codec = BY_PATH, strict: bool = False
@@ -115,6 +116,11 @@ class ByTree:
         del options
         return self.option_names, self.data_names
 
+    def record(self, options: Group, group: int) -> Group:
+        """The record of a group: its options, which are numbers by now."""
+        del group
+        return options
+
     def check(self, options: Group, live: bool = False) -> None:
         """Raise unless the transformation can be made with these options."""
         del live
@@ -124,10 +130,10 @@ class ByTree:
         """The transformation that a group's options make."""
         return self.make(**{name: options[name] for name in self.option_names})
 
-    def start(self, layout: Layout, params: list[PyTree], settings: Sequence[OptionValues]) -> None:
+    def start(self, layout: Layout, params: list[PyTree], records: Sequence[Group]) -> None:
         """The state before the first update."""
-        self._several = len(settings) > 1  # then the state is that of a partition
-        state = self._whole(layout, settings).init(layout.structure.unflatten(params))
+        self._several = len(records) > 1  # then the state is that of a partition
+        state = self._whole(layout, records).init(layout.structure.unflatten(params))
         if any(isinstance(node, ForeachState) for node in jax.tree.leaves(state, is_leaf=_is_packed)):
             raise ValueError(
                 "a transformation with foreach=True keeps the state of many parameters in one array, which has no "
@@ -135,10 +141,10 @@ class ByTree:
             )
         self.commit(state)
 
-    def extended(self, layout: Layout, params: list[PyTree], settings: Sequence[OptionValues]) -> Grown:
+    def extended(self, layout: Layout, params: list[PyTree], records: Sequence[Group]) -> Grown:
         """The state for :meth:`commit` with further parameters: a group of their own, with a state of its own."""
         state = self.state
-        fresh = self._whole(layout, settings).init(layout.structure.unflatten(params))
+        fresh = self._whole(layout, records).init(layout.structure.unflatten(params))
         assert isinstance(fresh, NamedStates)
         known = state.states if self._several else {"group0": state}  # each in its own tree, which stays what it was
         return Grown(NamedStates({**fresh.states, **known}))
@@ -158,17 +164,16 @@ class ByTree:
         layout: Layout,
         held: Leaves,
         grads: list[PyTree],
-        settings: Sequence[OptionValues],
-        run: Run,
+        records: Sequence[Group],
         in_place: bool = True,
-    ) -> None:
-        """Update the parameters; where there is no gradient the transformation gets None."""
+    ) -> Call:
+        """The call that updates the parameters; where there is no gradient the transformation gets None."""
         del in_place  # nothing is traced here
-        templates, numbers = self._templates(settings)
+        templates, numbers = self._templates(records)
         key = (templates, types_of(templates), tuple(layout.group_of))
         if key not in self._compiled:
             self._compiled[key] = Compiled(self._update(layout, templates), (0, 1))
-        self._run(self._compiled[key], held, grads, numbers, settings, run)
+        return self._call(self._compiled[key], held, grads, numbers, records)
 
     def step_by_loss(
         self,
@@ -177,11 +182,10 @@ class ByTree:
         losses: CompiledLosses,
         closure: Callable[..., PyTree],
         args: tuple[PyTree, ...],
-        settings: Sequence[OptionValues],
-        run: Run,
-    ) -> PyTree:
-        """Update the parameters with a transformation that evaluates ``closure(params, *args)``; the loss before."""
-        templates, numbers = self._templates(settings)
+        records: Sequence[Group],
+    ) -> Call:
+        """The call that updates the parameters with a transformation that evaluates ``closure(params, *args)``."""
+        templates, numbers = self._templates(records)
 
         def make(loss: Callable[..., PyTree]) -> Callable[..., PyTree]:
             return self._update(layout, templates, loss)
@@ -189,33 +193,32 @@ class ByTree:
         compiled = losses.compiled(
             closure, (templates, types_of(templates), tuple(layout.group_of)), make, donated=(0, 1)
         )
-        return self._run(compiled, held, args, numbers, settings, run)
+        return self._call(compiled, held, args, numbers, records)
 
-    def _templates(self, settings: Sequence[Group]) -> tuple[tuple[Template, ...], np.ndarray]:
+    def _templates(self, records: Sequence[Group]) -> tuple[tuple[Template, ...], np.ndarray]:
         """The templates of all groups, and their numbers as one vector."""
-        split = [template_of(self.option_names, self.static, options) for options in settings]
+        split = [template_of(self.option_names, self.static, options) for options in records]
         numbers = np.array([number for _, group in split for number in group], np.float64)
         return tuple(template for template, _ in split), numbers
 
-    def _run(
-        self, compiled: Compiled, held: Leaves, data: PyTree, numbers: np.ndarray, settings: Sequence[Group], run: Run
-    ) -> PyTree:
-        """One call of what :meth:`_update` gave, as one change; the loss."""
-        kept, structure = self._fitted(settings)
+    def _call(
+        self, compiled: Compiled, held: Leaves, data: PyTree, numbers: np.ndarray, records: Sequence[Group]
+    ) -> Call:
+        """One call of what :meth:`_update` gave."""
+        kept, structure = self._fitted(records)
 
         def arguments() -> Args:
             return exclusive(held.arrays()), structure.unflatten(exclusive(kept)), data, numbers
 
         def commit(result: PyTree) -> None:
-            _, params, leaves = result
+            _, held.loose, leaves = result
             self._leaves, self._structure, self._exported = leaves, structure, None
-            held.put_all(params)
 
-        return run(compiled, arguments, commit)[0]
+        return Call(compiled, arguments, commit)
 
-    def _fitted(self, settings: Sequence[Group]) -> tuple[list[PyTree], trees.Structure]:
+    def _fitted(self, records: Sequence[Group]) -> tuple[list[PyTree], trees.Structure]:
         """The leaves and the structure of the state as these options need it."""
-        resized = self.codec.resized(self.state, settings[0])
+        resized = self.codec.resized(self.state, records[0])
         if resized is None:
             return self._leaves, self._structure
         leaves, treedef = jax.tree.flatten(resized)
@@ -248,9 +251,9 @@ class ByTree:
         """The state by parameter."""
         return self.codec.entries(layout, self.state, self._several)
 
-    def read(self, layout: Layout, reading: Reading, settings: Sequence[OptionValues]) -> PyTree:
+    def read(self, layout: Layout, reading: Reading, records: Sequence[Group]) -> PyTree:
         """The state that a state dict tells, for :meth:`commit`."""
-        fresh = self._whole(layout, settings).init(layout.structure.unflatten(reading.params))
+        fresh = self._whole(layout, records).init(layout.structure.unflatten(reading.params))
         return self.codec.read(layout, reading, fresh, self.state, self._several)
 
     def functional(
@@ -258,12 +261,12 @@ class ByTree:
         layout: Layout,
         params: list[PyTree],
         options: Sequence[Group],
-        settings: Sequence[OptionValues],
+        records: Sequence[Group],
         counts: list[int],
     ) -> tuple[GradientTransformation, PyTree]:
         """``(transformation, state)`` that continue from here."""
         del params
-        leaves, structure = self._fitted(settings)
+        leaves, structure = self._fitted(records)
         state = structure.unflatten(leaves)
         late = self.codec.behind(state, counts)
         live = [
@@ -274,11 +277,11 @@ class ByTree:
         return self._whole(layout, live), state
 
     def restored(
-        self, layout: Layout, params: list[PyTree], state: PyTree, settings: Sequence[OptionValues], counts: list[int]
+        self, layout: Layout, params: list[PyTree], state: PyTree, records: Sequence[Group], counts: list[int]
     ) -> tuple[PyTree, list[int]]:
         """The state for :meth:`commit` and the groups' counts, from a state as :meth:`functional` gives it."""
         del layout, params
-        leaves, structure = self._fitted(settings)
+        leaves, structure = self._fitted(records)
         present = structure.unflatten(leaves)
         after = _matched(present, state)
         before = self.codec.counters(present) if self._exported is None else self._exported

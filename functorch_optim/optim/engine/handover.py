@@ -10,13 +10,14 @@ from functorch_optim.base import GradientTransformation
 from functorch_optim.combinators import NamedStates
 from functorch_optim.optim.engine.entries import history_of
 from functorch_optim.optim.engine.histories import History, slots_of
-from functorch_optim.optim.engine.kinds import Algorithms, lifted
+from functorch_optim.optim.engine.kinds import Algorithms, Record, lifted
+from functorch_optim.optim.engine.prepared import age
 from functorch_optim.optim.engine.protocol import Group
 from functorch_optim.optim.engine.torch_habits import habits_of
 from functorch_optim.optim.layout import Layout
 from functorch_optim.optim.options import delayed
 from functorch_optim.selection import partition
-from functorch_optim.typing import Numeric, OptionValues, PyTree
+from functorch_optim.typing import Numeric, PyTree
 
 
 def functional(
@@ -41,12 +42,11 @@ def functional(
 
 
 def restored(
-    algorithms: Algorithms,
     layout: Layout,
     params: list[PyTree],
     histories: list[History],
     state: PyTree,
-    settings: Sequence[OptionValues],
+    records: Sequence[Record],
     counts: list[int],
 ) -> tuple[list[History], list[int]]:
     """The histories and the groups' counts that a state tells; ``histories`` are those that were handed over, fitted.
@@ -58,12 +58,12 @@ def restored(
     after, new_counts, whole = list(histories), list(counts), layout.structure.unflatten(layout.labels)
     for label, indices in cohorts.items():
         one, step = states[label], int(states[label].step)
-        rule = algorithms.of(settings, layout.group_of[indices[0]]).rule
+        rule = records[layout.group_of[indices[0]]].algorithm.rule
         carried = {name: getattr(one, name) for name in rule.carried}
         trees_of_slots = {name: tree for name, tree in slots_of(one).items() if name not in carried}
         slots = {name: trees.align(whole, tree, f"slots {name}") for name, tree in trees_of_slots.items()}
         for i in indices:
-            rule = algorithms.of(settings, layout.group_of[i]).rule
+            rule = records[layout.group_of[i]].algorithm.rule
             entry = {"step": step, **carried, **{name: leaves[i] for name, leaves in slots.items()}}
             live = {**slots_of(histories[i].row), **histories[i].idle}
             read = history_of(entry, rule, params[i], layout.labels[i], live=live)
@@ -78,7 +78,7 @@ def _cohorts(layout: Layout, histories: list[History]) -> dict[str, list[int]]:
     """The parameters that one state of a functional transformation can serve, by label."""
     members: dict[tuple[int, PyTree], list[int]] = {}
     for index, (group, history) in enumerate(zip(layout.group_of, histories, strict=True)):
-        members.setdefault((group, history.age()), []).append(index)
+        members.setdefault((group, age(history)), []).append(index)
     parts: dict[int, list[Hashable]] = {}
     for group, part in members:
         parts.setdefault(group, []).append(part)

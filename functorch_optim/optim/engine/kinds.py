@@ -1,15 +1,17 @@
 """The algorithms that parameter groups may have, and the rule that the options of a group make."""
 
 import inspect
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Hashable, Mapping
+from typing import NamedTuple
 
 from functorch_optim.base import GradientTransformation, Update
 from functorch_optim.core.lifted import Lifted
-from functorch_optim.hyperparams import Named, checked, data_options
+from functorch_optim.core.options import Deferred, checked, data_options, hyperparams_of
+from functorch_optim.hyperparams import Option
 from functorch_optim.optim.engine.protocol import Group
+from functorch_optim.optim.engine.templates import hashable
 from functorch_optim.optim.engine.torch_habits import FUNCTIONAL_ONLY, habits_of
-from functorch_optim.optim.options import is_traced, is_zero
+from functorch_optim.optim.options import is_zero
 from functorch_optim.typing import OptionValues, PyTree
 
 
@@ -34,21 +36,20 @@ class Kind:
         stand_ins = {}
         for name in self.data_names & set(self.options_of(options)):
             option = data_options(self.rule_type)[name]
-            value = checked(name, option, options[name])
-            named = [Named(name, index) for index in range(option.length)]
-            stand_ins[name] = tuple(None if value[n.index] is None else n for n in named) if named else Named(name)
+            stand_ins[name] = _deferred(option, checked(name, option, options[name]))
         return {**options, **stand_ins}
 
     def made(self, options: OptionValues) -> Lifted:
         return lifted(self.constructor(**{name: options[name] for name in self.options_of(options)}))
 
 
-class Resolved(NamedTuple):
-    """What a group's settings came to."""
+class Record(NamedTuple):
+    """What a step reads of a group, records once and for as long as the group stays as it is."""
 
-    settings: Group
-    algorithm: Lifted
-    numbers: Any
+    algorithm: Lifted  # without its numbers: one object for all options that differ in numbers only
+    numbers: PyTree  # the named tuple of its numbers
+    foreach: bool | None
+    decays: bool  # whether its weight decay is not zero
 
 
 class Algorithms:
@@ -66,11 +67,10 @@ class Algorithms:
         self.kinds = {name: Kind(constructor, defaults[name]) for name, constructor in constructors.items()}
         self.data_names: set[str] = set().union(*(kind.data_names for kind in self.kinds.values()))
         self._made: dict[Hashable, Lifted] = {}
-        self._resolved: dict[int, Resolved] = {}  # by group
         self._decayed: set[int] = set()  # the groups whose weight decay was once not zero
 
     def __getstate__(self) -> dict[str, object]:
-        return {**vars(self), "_made": {}, "_resolved": {}, "_decayed": set(self._decayed)}
+        return {**vars(self), "_made": {}, "_decayed": set(self._decayed)}
 
     def kind(self, options: Group) -> Kind:
         """The algorithm of a group."""
@@ -96,50 +96,43 @@ class Algorithms:
                 raise TypeError(f"{name} must be a plain value, but it is {options[name]!r}")
         kind.made(kind.checked(options) if live else options)
 
-    def of(self, settings: Sequence[Group], group: int) -> Lifted:
-        """The algorithm of a group without its numbers; the same object while the settings are the same."""
-        return self.resolved(settings, group).algorithm
-
-    def resolved(self, settings: Sequence[Group], group: int) -> Resolved:
-        """The algorithm of a group, and its numbers as a rule takes them."""
-        found, options = self._resolved.get(group), settings[group]
-        if found is None or found.settings is not options:
-            algorithm = self._algorithm(settings, group)
-            found = Resolved(options, algorithm, algorithm.rule.at(options))
-            if not any(map(is_traced, options.values())):
-                self._resolved[group] = found
-        return found
-
-    def _algorithm(self, settings: Sequence[Group], group: int) -> Lifted:
-        """The algorithm without its numbers: one object for all options that differ in numbers only.
+    def record(self, options: Group, group: int) -> Record:
+        """What a step needs of the options of a group, which are numbers by now.
 
         A weight decay of zero is left out until the group has another: reading the parameters for it costs a fifth of
         a step of Adam.
         """
-        options = settings[group]
         kind = self.kind(options)
         data, zeros = data_options(kind.rule_type), set(habits_of(kind.rule_type).static_zeros)
-        if not is_zero(options.get("weight_decay", 0.0)):
+        decays = not is_zero(options.get("weight_decay", 0.0))
+        if decays:
             self._decayed.add(group)
         elif group not in self._decayed:
             zeros.add("weight_decay")
         held: dict[str, PyTree] = {}
         for name in kind.options_of(options):
             if name not in data:
-                held[name] = options[name]
+                held[name] = hashable(name, options[name])
             elif name in zeros and is_zero(options[name]):
                 held[name] = 0.0
-            elif data[name].length:
-                held[name] = tuple(None if v is None else Named(name, i) for i, v in enumerate(options[name]))
             else:
-                held[name] = Named(name)
+                held[name] = _deferred(data[name], options[name])
         for flag, name in habits_of(kind.rule_type).idle_flags.items():
             if held.get(name) == 0.0 and isinstance(held.get(name), float):
                 held[flag] = False
         key = (kind.rule_type, tuple(held.items()))
         if key not in self._made:
             self._made[key] = kind.made(held)
-        return self._made[key]
+        algorithm = self._made[key]
+        numbers = hyperparams_of(kind.rule_type, {**vars(algorithm.rule), **options}, 0)
+        return Record(algorithm, numbers, options.get("foreach"), decays)
+
+
+def _deferred(option: Option, value: PyTree) -> PyTree:
+    """A stand-in for an option that is data, in its form; None stays, which is not data."""
+    if not option.length:
+        return Deferred()
+    return tuple([None if item is None else Deferred() for item in value])
 
 
 def lifted(tx: GradientTransformation) -> Lifted:

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from functorch_optim.optim.engine.packs import Leaves
-from functorch_optim.optim.engine.protocol import Entry, Group, Reading, Run
+from functorch_optim.optim.engine.protocol import Entry, Group, Reading
 from functorch_optim.optim.layout import Layout
-from functorch_optim.typing import OptionValues, PyTree
+from functorch_optim.typing import PyTree
 
 
 class NoAlgorithm:
@@ -15,6 +15,7 @@ class NoAlgorithm:
     strict = False
     one_by_one = True
     together = False
+    warm = None
 
     def __init__(self, owner: str) -> None:
         self.owner = owner
@@ -29,6 +30,9 @@ class NoAlgorithm:
         del options
         return (), set()
 
+    def record(self, options: Group, group: int) -> None:
+        """Nothing is read."""
+
     def check(self, options: Group, live: bool = False) -> None:
         """Any options will do."""
 
@@ -37,21 +41,15 @@ class NoAlgorithm:
         del options
         return True
 
-    def start(self, layout: Layout, params: list[PyTree], settings: Sequence[OptionValues]) -> None:
+    def start(self, layout: Layout, params: list[PyTree], records: Sequence[None]) -> None:
         """Nothing to begin with."""
 
-    def extended(self, layout: Layout, params: list[PyTree], settings: Sequence[OptionValues]) -> NoReturn:
+    def extended(self, layout: Layout, params: list[PyTree], records: Sequence[None]) -> NoReturn:
         """Raise."""
         self.refuse()
 
     def step(
-        self,
-        layout: Layout,
-        held: Leaves,
-        grads: list[PyTree],
-        settings: Sequence[OptionValues],
-        run: Run,
-        in_place: bool = True,
+        self, layout: Layout, held: Leaves, grads: list[PyTree], records: Sequence[None], in_place: bool = True
     ) -> NoReturn:
         """Raise."""
         self.refuse()
@@ -60,7 +58,7 @@ class NoAlgorithm:
         """An empty one for each parameter."""
         return [{} for _ in layout.group_of]
 
-    def read(self, layout: Layout, reading: Reading, settings: Sequence[OptionValues]) -> NoReturn:
+    def read(self, layout: Layout, reading: Reading, records: Sequence[None]) -> NoReturn:
         """Raise."""
         self.refuse()
 
@@ -76,14 +74,14 @@ class NoAlgorithm:
         layout: Layout,
         params: list[PyTree],
         options: Sequence[Group],
-        settings: Sequence[OptionValues],
+        records: Sequence[None],
         counts: list[int],
     ) -> NoReturn:
         """Raise."""
         self.refuse()
 
     def restored(
-        self, layout: Layout, params: list[PyTree], state: PyTree, settings: Sequence[OptionValues], counts: list[int]
+        self, layout: Layout, params: list[PyTree], state: PyTree, records: Sequence[None], counts: list[int]
     ) -> NoReturn:
         """Raise."""
         self.refuse()

@@ -1,4 +1,4 @@
-"""Small parameters of the torch face as one: parameters and slots in flat buffers while nobody looks at them alone."""
+"""Small parameters of the torch face in flat buffers, for as long as nobody asks for a single one."""
 
 import functools
 from collections.abc import Iterable, Sequence
@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from functorch_optim import trees
-from functorch_optim.core.packing import cut, joined, runtime_starts
+from functorch_optim.core.packing import Segments, joined
 from functorch_optim.optim.transaction import Uninterrupted
 from functorch_optim.typing import PyTree
 
@@ -19,22 +19,29 @@ class Pack:
     """Parameters that share a history, in flat buffers: ``param``, and the row of slots in ``history``."""
 
     def __init__(self, indices: Sequence[int], arrays: Sequence[jax.Array], group: int, history: Any) -> None:
-        self.indices = list(indices)
-        self.shapes = tuple([array.shape for array in arrays])
+        self.segments = Segments(tuple(indices), tuple([array.shape for array in arrays]))
         self.group = group
         self.history = history
         self.param = join_all(arrays)
 
+    @property
+    def indices(self) -> list[int]:
+        """The positions of its parameters among all of the optimizer's."""
+        return list(self.segments.indices)
+
 
 class Leaves:
-    """The parameters of an optimizer. What is packed is cut into arrays when somebody asks for them."""
+    """The parameters of an optimizer; packed ones are cut into arrays when somebody asks for them.
+
+    ``loose`` has the array of every parameter, or None where a pack has a newer value.
+    """
 
     def __init__(self, arrays: Iterable[jax.Array]) -> None:
-        self._arrays = list(arrays)
+        self.loose = list(arrays)
         self._behind: list[Pack] = []  # the packs that were updated since their parameters were cut
 
     def __len__(self) -> int:
-        return len(self._arrays)
+        return len(self.loose)
 
     def arrays(self) -> list[jax.Array]:
         """Every parameter as it is now."""
@@ -42,52 +49,32 @@ class Leaves:
             with Uninterrupted(committing=False):  # a handler that reads them, too, waits
                 # In this order: another reader's cut, between the lines, puts no gap into the list.
                 behind = self._behind
-                arrays = list(self._arrays)
+                arrays = list(self.loose)
                 for pack in behind:
-                    for index, array in zip(pack.indices, cut_all(pack.param, pack.shapes), strict=True):
+                    for index, array in zip(pack.indices, cut_all(pack.param, pack.segments), strict=True):
                         arrays[index] = array
-                self._arrays, self._behind = arrays, []
-        return self._arrays
+                self.loose, self._behind = arrays, []
+        return self.loose
 
-    def kept(self) -> list[PyTree]:
-        """What is there of every parameter without cutting: its array, or None."""
-        return self._arrays
-
-    def some(self, indices: Iterable[int]) -> list[jax.Array]:
-        """Parameters that are not packed; the list is the only one that has them beside this."""
-        return [self._arrays[index] for index in indices]
-
-    def put_all(self, arrays: list[jax.Array]) -> None:
-        """The new values of all parameters."""
-        self._arrays, self._behind = arrays, []
-
-    def put(self, index: int, array: jax.Array) -> None:
-        """The new value of a parameter that is not packed."""
-        self._arrays[index] = array
-
-    def all_alone(self) -> list[jax.Array]:
-        """The list itself, where nothing is packed."""
-        return self._arrays
-
-    def fall_behind(self, packs: Sequence[Pack]) -> None:
-        """The packs have new values, and the arrays that were cut before are not needed."""
+    def updated(self, packs: Sequence[Pack]) -> None:
+        """Drop the arrays that were cut from these packs, which have new values."""
         for pack in packs:
             if pack not in self._behind:
-                for index in pack.indices:
-                    self._arrays[index] = _CUT_LATER
+                for index in pack.segments.indices:
+                    self.loose[index] = _CUT_LATER
         self._behind = list(packs)
 
 
 @functools.lru_cache(maxsize=64)
-def _cutter(shapes: tuple[tuple[int, ...], ...]) -> PyTree:
-    return jax.jit(lambda flat, one: [cut(x, shapes, runtime_starts(shapes, one)) for x in flat])
+def _cutter(segments: Segments) -> PyTree:
+    return jax.jit(lambda buffers, step: [segments.cut(flat, step) for flat in buffers])
 
 
-def cut_all(flat: object, shapes: tuple[tuple[int, ...], ...]) -> list[PyTree]:
-    """The arrays of which ``flat`` was joined, or trees of them."""
+def cut_all(flat: object, segments: Segments) -> list[PyTree]:
+    """Split a tree of flat buffers back into one tree for each leaf."""
     buffers, treedef = jax.tree.flatten(flat)
     with jax.ensure_compile_time_eval():  # what is read inside a traced function is kept outside of it
-        columns = _cutter(shapes)(buffers, np.int32(1))
+        columns = _cutter(segments)(buffers, np.int32(1))
     return [treedef.unflatten(row) for row in zip(*columns, strict=True)]
 
 
@@ -103,6 +90,6 @@ def joined_grads(grads: Sequence[PyTree], param: PyTree) -> jax.Array:
 
 
 def join_all(nodes: Sequence[object]) -> PyTree:
-    """Trees of arrays of one structure as one tree of flat buffers."""
+    """Join trees of one structure into one tree of flat buffers."""
     columns = [list(column) for column in zip(*map(jax.tree.leaves, nodes), strict=True)]
     return jax.tree.unflatten(jax.tree.structure(nodes[0]), _joined(columns))

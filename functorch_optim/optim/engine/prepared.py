@@ -3,25 +3,24 @@
 import functools
 import operator
 import weakref
-from collections.abc import Hashable
-from typing import Any, NamedTuple
+from collections.abc import Hashable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental.sparse import BCOO
 
 from functorch_optim import base
 from functorch_optim.core.lifted import Lifted
-from functorch_optim.core.scalars import step_scalars
+from functorch_optim.core.rule import step_scalars
 from functorch_optim.optim.engine.histories import Histories, History
-from functorch_optim.optim.engine.kinds import Resolved
-from functorch_optim.optim.engine.packs import Leaves, Pack, joined_grads
+from functorch_optim.optim.engine.kinds import Record
+from functorch_optim.optim.engine.packs import Leaves, joined_grads
+from functorch_optim.optim.engine.torch_habits import habits_of
 from functorch_optim.optim.options import is_traced
-from functorch_optim.optim.ownership import exclusive
-from functorch_optim.optim.transaction import Args, Compiled
+from functorch_optim.optim.transaction import Args, Call, Compiled, exclusive
 from functorch_optim.transforms.conjugation import conjugate_leaf
-from functorch_optim.typing import PyTree
+from functorch_optim.typing import Numeric, PyTree
 
 
 class Member(NamedTuple):
@@ -63,6 +62,14 @@ def compiled_update(plan: Plan, in_place: bool) -> Compiled:
     return Compiled(optimizer_step, (0, 1) if in_place else ())
 
 
+def age(history: History) -> tuple[int, tuple[Numeric, ...]]:
+    """Key for sharing step scalars: parameters of a group with equal keys share them."""
+    assert history.algorithm is not None
+    counts_steps = habits_of(type(history.algorithm.rule)).counts_steps
+    step = history.step if counts_steps else min(history.step, 1)
+    return step, tuple([id(value) if is_traced(value) else value for value in history.carried.values()])
+
+
 class Prepared:
     """The parameters that a step updates, their histories, and how they share a step's scalars.
 
@@ -73,21 +80,22 @@ class Prepared:
     def __init__(
         self,
         held: Leaves,
+        known: Histories,
         algorithms: list[Lifted],
         kinds: list[type],
         active: list[int],
         anew: list[bool],
-        packs: list[Pack],
         histories: list[History],
         groups: list[int],
         in_place: bool,
     ) -> None:
         self._held = weakref.ref(held)  # arrays that were replaced go at once
+        self._known, self._arrangement = known, known.arrangement
+        self._packs = known.packs
         self.algorithms = algorithms
         self.kinds = kinds
         self.active = active
         self.anew = anew
-        self.packs = packs
         self.histories = histories
         self.groups = groups
         self.in_place = in_place
@@ -100,27 +108,35 @@ class Prepared:
         """Give parameters of a group with histories of one age the same scalars."""
         keys: dict[Hashable, int] = {}
         pairs = zip(self.groups, self.histories, strict=True)
-        self.member_of = tuple([keys.setdefault((group, *each.age()), len(keys)) for group, each in pairs])
+        self.member_of = tuple([keys.setdefault((group, age(each)), len(keys)) for group, each in pairs])
         first = [self.member_of.index(member) for member in range(len(keys))]
         self.members = [(self.groups[index], self.histories[index]) for index in first]
         self._structures = []
 
-    def serves(self, held: Leaves, grads: list[PyTree], groups: list[Resolved]) -> bool:
+    def serves(self, held: Leaves, grads: list[PyTree], records: Sequence[Record]) -> bool:
         """Whether a step by these gradients, with these algorithms, is this one."""
-        if held is not self._held() or list(map(type, grads)) != self.kinds:
+        if held is not self._held() or self._known.arrangement is not self._arrangement:
             return False
-        return all(map(operator.is_, [group.algorithm for group in groups], self.algorithms))
+        if list(map(type, grads)) != self.kinds:
+            return False
+        return all(map(operator.is_, [group.algorithm for group in records], self.algorithms))
 
-    def at(self, groups: list[Resolved]) -> tuple[Compiled, PyTree, list[dict[str, PyTree]]]:
-        """The compiled call for the next step, its numbers, and what each member carries to the step after it."""
-        ages = [(group, *history.age()) for group, history in self.members]
-        if len(set(ages)) < len(ages):
+    def call(self, held: Leaves, grads: list[PyTree], records: Sequence[Record]) -> Call:
+        """The compiled call of the next step."""
+        compiled, numbers, carried = self.at(records)
+        arguments = functools.partial(self._arguments, held, grads, numbers)
+        return Call(compiled, arguments, functools.partial(self._commit, held, carried))
+
+    def at(self, records: Sequence[Record]) -> tuple[Compiled, PyTree, list[dict[str, PyTree]]]:
+        """The compiled function for the next step, its numbers, and what each member carries to the step after it."""
+        if len(self.members) > 1 and len({(group, age(history)) for group, history in self.members}) < len(
+            self.members
+        ):
             self._share()
-            ages = [(group, *history.age()) for group, history in self.members]
         numbers, structures, carried = [], [], []
-        for (group, history), (_, step, _) in zip(self.members, ages, strict=True):
-            rule = groups[group].algorithm.rule
-            scalars, after = step_scalars(rule, step + 1, groups[group].numbers, history.carried)
+        for group, history in self.members:
+            rule, step = self.algorithms[group].rule, age(history)[0] + 1
+            scalars, after = step_scalars(rule, step, records[group].numbers, history.carried)
             leaves, structure = jax.tree.flatten(scalars)
             numbers += leaves
             structures.append(structure)
@@ -132,24 +148,24 @@ class Prepared:
             self._structures = structures
         return self._compiled, _as_vector(numbers), carried
 
-    def arguments(self, held: Leaves, grads: list[PyTree], numbers: Any) -> Args:
-        """What the compiled call gets; with ``in_place`` in arrays that nobody else has."""
+    def _arguments(self, held: Leaves, grads: list[PyTree], numbers: PyTree) -> Args:
+        """What the compiled function gets; with ``in_place`` in arrays that nobody else has."""
         alone = self.histories[: len(self.active)]
-        params = held.all_alone() if self.whole else held.some(self.active)
+        params = held.loose if self.whole else [held.loose[index] for index in self.active]
         rows_of = [history.row for history in alone]
         if self.in_place:
             params = exclusive(params, 1 if self.whole else 2)
             rows_of = _exclusive(rows_of, self.anew) if any(self.anew) else exclusive(rows_of)
-        if not self.packs:
+        if not self._packs:
             return params, rows_of, grads if self.whole else [grads[i] for i in self.active], numbers
         return (
-            [*params, *[pack.param for pack in self.packs]],
-            [*rows_of, *[pack.history.row for pack in self.packs]],
-            [*[grads[i] for i in self.active], *[[grads[i] for i in pack.indices] for pack in self.packs]],
+            [*params, *[pack.param for pack in self._packs]],
+            [*rows_of, *[pack.history.row for pack in self._packs]],
+            [*[grads[i] for i in self.active], *[pack.segments.of(grads) for pack in self._packs]],
             numbers,
         )
 
-    def commit(self, held: Leaves, known: Histories, result: PyTree, carried: list[dict[str, PyTree]]) -> None:
+    def _commit(self, held: Leaves, carried: list[dict[str, PyTree]], result: PyTree) -> None:
         """Put the results in their places; the next step like this one needs no preparation."""
         params, rows = result
         for row, history, member in zip(rows, self.histories, self.member_of, strict=True):
@@ -157,18 +173,16 @@ class Prepared:
             history.step += 1
         if any(self.anew):
             for index, history in zip(self.active, self.histories, strict=False):
-                known[index] = history
+                self._known[index] = history
             self.anew = [False] * len(self.active)
         if self.whole:
-            held.put_all(params)
-        else:
-            for index, param in zip(self.active, params, strict=False):
-                held.put(index, param)
-        for pack, param in zip(self.packs, params[len(self.active) :], strict=True):
+            held.loose = params
+            return
+        for index, param in zip(self.active, params, strict=False):
+            held.loose[index] = param
+        for pack, param in zip(self._packs, params[len(self.active) :], strict=True):
             pack.param = param
-        if self.packs:
-            held.fall_behind(self.packs)
-        known.prepared = self if self.in_place and BCOO not in self.kinds else None
+        held.updated(self._packs)
 
 
 def _as_vector(numbers: list[object]) -> PyTree:
@@ -179,7 +193,7 @@ def _as_vector(numbers: list[object]) -> PyTree:
 
 
 def _exclusive(rows_of: list[object], again: list[bool]) -> list[PyTree]:
-    """:func:`exclusive`, where the arrays of the rows marked in ``again`` are held twice."""
+    """:func:`exclusive` for rows of which those marked in ``again`` have two holders."""
     once, twice = ([row for row, two in zip(rows_of, again, strict=True) if two is kind] for kind in (False, True))
     alone, shared = iter(exclusive(once)), iter(exclusive(twice, 2))
     return [next(shared) if two else next(alone) for two in again]

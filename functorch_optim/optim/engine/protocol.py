@@ -1,7 +1,7 @@
 """What :class:`functorch_optim.optim.Optimizer` asks of the engine that holds the state and makes the steps."""
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol, TypeVar
 
 import jax
 from jax.typing import DTypeLike
@@ -9,12 +9,13 @@ from jax.typing import DTypeLike
 from functorch_optim.optim.engine.packs import Leaves
 from functorch_optim.optim.layout import Layout
 from functorch_optim.optim.state_dict import Loaded, Refused
-from functorch_optim.optim.transaction import Arguments, Commit, Compiled
+from functorch_optim.optim.transaction import Call
 from functorch_optim.typing import OptionValues, PyTree
 
 Entry = dict[str, PyTree]  # what torch's state_dict has of one parameter
 Group = OptionValues  # the options of a parameter group
-Run = Callable[[Compiled, Arguments, Commit], PyTree]  # one compiled call as one change of the optimizer
+R = TypeVar("R")  # what an engine's step reads of a group, in a form of its own: a record
+R_contra = TypeVar("R_contra", contravariant=True)
 
 
 class Reading(NamedTuple):
@@ -61,11 +62,24 @@ class Codec(Protocol):
         ...
 
 
-class Engine(Protocol):
+class Warm(Protocol[R_contra]):
+    """A step that was made, and may be made again by other gradients and numbers."""
+
+    def serves(self, held: Leaves, grads: list[PyTree], records: Sequence[R_contra], /) -> bool:
+        """Whether the step by these gradients and records is this one."""
+        ...
+
+    def call(self, held: Leaves, grads: list[PyTree], records: Sequence[R_contra], /) -> Call:
+        """The compiled call that makes it."""
+        ...
+
+
+class Engine(Protocol[R]):
     """The state of the parameters, and the step.
 
-    A state passes through an engine's hands in a form of its own: :meth:`extended`, :meth:`read` and :meth:`restored`
-    return one without changing anything, and :meth:`commit` goes on from it and raises nothing.
+    What a step reads of each group is a record, made by :meth:`record` of its options. A state passes through an
+    engine's hands in a form of its own: :meth:`extended`, :meth:`read` and :meth:`restored` return one without changing
+    anything, and :meth:`commit` continues from it and raises nothing.
     """
 
     data_names: set[str]  # options that are numbers, which a step takes as data
@@ -73,8 +87,17 @@ class Engine(Protocol):
     one_by_one: bool  # whether a parameter's state can be read without the others'
     together: bool  # whether all parameters share one state, which begins anew as a whole
 
+    @property
+    def warm(self) -> Warm[R] | None:
+        """The last step, if the next may be like it."""
+        ...
+
     def reads(self, options: Group) -> tuple[tuple[str, ...], set[str]]:
         """The names of the options that a step reads, and those among them that are numbers."""
+        ...
+
+    def record(self, options: Group, group: int) -> R:
+        """The record of group number ``group``, whose options are numbers by now."""
         ...
 
     def check(self, options: Group, live: bool = False) -> None:
@@ -85,24 +108,18 @@ class Engine(Protocol):
         """Whether the gradients of a group may be row-sparse."""
         ...
 
-    def start(self, layout: Layout, params: list[PyTree], settings: Sequence[OptionValues]) -> None:
+    def start(self, layout: Layout, params: list[PyTree], records: Sequence[R]) -> None:
         """Begin with parameters that have no state."""
         ...
 
-    def extended(self, layout: Layout, params: list[PyTree], settings: Sequence[OptionValues]) -> PyTree:
+    def extended(self, layout: Layout, params: list[PyTree], records: Sequence[R]) -> PyTree:
         """The state with the parameters that ``layout`` has beyond the known ones."""
         ...
 
     def step(
-        self,
-        layout: Layout,
-        held: Leaves,
-        grads: list[PyTree],
-        settings: Sequence[OptionValues],
-        run: Run,
-        in_place: bool = True,
-    ) -> None:
-        """Update the parameters ``held`` by one gradient each, None where there is none.
+        self, layout: Layout, held: Leaves, grads: list[PyTree], records: Sequence[R], in_place: bool = True
+    ) -> Call:
+        """The call that updates the parameters ``held`` by one gradient each, None where there is none.
 
         Without ``in_place`` the arrays before live on.
         """
@@ -112,31 +129,29 @@ class Engine(Protocol):
         """The state of each parameter as torch's ``state_dict`` has it; empty before its first update."""
         ...
 
-    def read(self, layout: Layout, reading: Reading, settings: Sequence[OptionValues]) -> PyTree:
-        """The state that a ``state_dict`` tells. What an entry of None is about, or one that does not fit, stays."""
+    def read(self, layout: Layout, reading: Reading, records: Sequence[R]) -> PyTree:
+        """The state that a ``state_dict`` describes.
+
+        A parameter keeps its state if its entry is None or does not fit.
+        """
         ...
 
     def commit(self, state: PyTree) -> None:
-        """Go on from ``state``."""
+        """Continue from ``state``."""
         ...
 
     def arrays(self) -> list[jax.Array]:
-        """All arrays as they are kept."""
+        """All arrays as they are stored."""
         ...
 
     def functional(
-        self,
-        layout: Layout,
-        params: list[PyTree],
-        options: Sequence[Group],
-        settings: Sequence[OptionValues],
-        counts: list[int],
+        self, layout: Layout, params: list[PyTree], options: Sequence[Group], records: Sequence[R], counts: list[int]
     ) -> tuple[PyTree, PyTree]:
         """A transformation and its state, which continue from here."""
         ...
 
     def restored(
-        self, layout: Layout, params: list[PyTree], state: PyTree, settings: Sequence[OptionValues], counts: list[int]
+        self, layout: Layout, params: list[PyTree], state: PyTree, records: Sequence[R], counts: list[int]
     ) -> tuple[PyTree, list[int]]:
         """The state that a functional loop ended with, and the groups' counts of updates."""
         ...

@@ -1,11 +1,12 @@
 """The options of groups as a compiled step has them: what is static as it is, numbers as traced scalars."""
 
 from collections.abc import Collection, Sequence
+from typing import Any
 
 import jax
+from jax.core import Tracer
 from jax.tree_util import PyTreeDef
 
-from functorch_optim.hyperparams import as_integer
 from functorch_optim.optim.engine.protocol import Group
 from functorch_optim.optim.options import is_number
 from functorch_optim.typing import PyTree
@@ -32,15 +33,14 @@ def types_of(templates: tuple[Template, ...]) -> tuple[tuple[type, ...], ...]:
     return tuple(tuple(type(value) for _, value in template) for template in templates)
 
 
-def hashable(name: str, value: object) -> object:
-    """A static option as it is; of an array of JAX, which has no hash, its integer."""
+def hashable(name: str, value: Any) -> PyTree:
+    """A static option as it is; an array of JAX without dimensions, which has no hash, as a Python number."""
     try:
         hash(value)
     except TypeError as error:
-        count = as_integer(value)
-        if count is None:
+        if isinstance(value, Tracer) or getattr(value, "shape", None) != ():
             raise TypeError(f"the static option {name!r} must have a hash, but it is {value!r}") from error
-        return count
+        return value.item()
     return value
 
 

@@ -9,11 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from functorch_optim import trees
-from functorch_optim.optim.ownership import exclusive
 from functorch_optim.optim.swa_utils.averaging_functions import Averaging, AvgFn, MultiAvgFn, get_swa_avg_fn
 from functorch_optim.optim.swa_utils.models import Module, Parts, Tree, is_array, on_device, owned, wrapped
 from functorch_optim.optim.swa_utils.wide_averages import is_narrow, recalled, roundings
-from functorch_optim.optim.transaction import Compiled, Transaction
+from functorch_optim.optim.transaction import Compiled, Transaction, exclusive
 from functorch_optim.torch_tensors import as_array
 from functorch_optim.typing import Numeric, PyTree
 

@@ -1,0 +1,115 @@
+"""Options as the fields of a frozen dataclass: checked when they are given, numbers when a step is made."""
+
+import functools
+from collections import namedtuple
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from typing import Any, NoReturn, get_type_hints
+
+import jax
+
+from functorch_optim.base import Frozen
+from functorch_optim.hyperparams import Beta, Option, normalise, resolve
+from functorch_optim.typing import Numeric, PyTree
+
+
+@functools.cache
+def data_options(cls: type) -> dict[str, Option]:
+    """The fields of a class that are data, with their marks."""
+    return {name: mark for name, notes in field_notes(cls).items() for mark in notes if isinstance(mark, Option)}
+
+
+@functools.cache
+def field_notes(cls: type) -> dict[str, tuple[object, ...]]:
+    """What stands beside the type of each field; an outer note after those that its type has already."""
+    hints = get_type_hints(cls, include_extras=True)
+    return {f.name: getattr(hints[f.name], "__metadata__", ()) for f in fields(cls)}
+
+
+def checked(name: str, option: Option, value: object) -> Any:
+    """An option as it is stored.
+
+    Raises:
+        ValueError, TypeError: it is no number or outside its range; the message names it.
+    """
+    if not option.length:
+        value = normalise(name, value)
+        option.check(name, value)
+        return value
+    items = tuple(
+        None if item is None and option.optional else normalise(f"{name}[{index}]", item)
+        for index, item in enumerate(_several(name, value, option.length))
+    )
+    for index, item in enumerate(items):
+        option.check(name, item, index)
+    return items
+
+
+def _several(name: str, value: Any, length: int) -> tuple[Any, ...]:
+    """An option that holds several values, betas say, as a tuple of as many."""
+    try:
+        values = tuple(value)
+    except TypeError as error:
+        raise TypeError(f"{name} must hold {length} values, but it is {value!r}") from error
+    if len(values) != length:
+        raise ValueError(f"{name} must hold {length} values, but it holds {len(values)}")
+    return values
+
+
+class Options(Frozen):
+    """A frozen dataclass whose :class:`Option` fields are normalised and checked at construction."""
+
+    def __post_init__(self) -> None:
+        for name, option in data_options(type(self)).items():
+            object.__setattr__(self, name, checked(name, option, getattr(self, name)))
+
+    def at(self, step: Any) -> PyTree:
+        """The data options at ``step`` (the number of updates so far), as :func:`hyperparams_of` gives them."""
+        return hyperparams_of(type(self), vars(self), step)
+
+    def placeholder(self) -> PyTree:
+        """The same record with meaningless numbers, for what depends on shapes alone."""
+        numbers: list[PyTree] = []
+        for option in data_options(type(self)).values():
+            one = Beta.of(0.5) if option.beta else 0.5
+            numbers.append((one,) * option.length if option.length else one)
+        return _record_of(type(self))(*numbers)
+
+    def hyperparams_at(self, step: Numeric) -> dict[str, PyTree]:
+        """The data options at ``step`` as a dictionary of plain values, for people to read."""
+        return jax.tree.map(
+            lambda x: x.value if isinstance(x, Beta) else x,
+            self.at(step)._asdict(),
+            is_leaf=lambda x: isinstance(x, Beta),
+        )
+
+
+@functools.cache
+def _record_of(cls: type) -> Callable[..., PyTree]:
+    """The named tuple of a class's data options."""
+    return namedtuple(f"{cls.__name__}Hyperparams", data_options(cls))  # pyright: ignore[reportUntypedNamedTuple]
+
+
+def hyperparams_of(cls: type, values: Mapping[str, Any], step: Any) -> PyTree:
+    """The data options of ``cls`` as a named tuple: numbers at ``step``, betas as :class:`Beta`.
+
+    Args:
+        cls: a class of :class:`Options`.
+        values: every option by name: numbers or schedules.
+        step: the number of updates so far, which schedules are called with.
+    """
+    numbers: list[PyTree] = []
+    for name, option in data_options(cls).items():
+        value = values[name]
+        if option.length:
+            numbers.append(tuple([resolve(name, item, step, option.beta) for item in value]))
+        else:
+            numbers.append(resolve(name, value, step, option.beta))
+    return _record_of(cls)(*numbers)
+
+
+class Deferred(Frozen):
+    """Stands for an option whose number is known only when a step is made: see :func:`hyperparams_of`."""
+
+    def __call__(self, step: object) -> NoReturn:
+        raise TypeError("this option has no number of its own: it comes with the step")

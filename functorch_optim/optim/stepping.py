@@ -1,0 +1,346 @@
+"""The step of an optimizer: gradients checked, groups read, and one compiled call that happens whole or not at all."""
+
+import functools
+import operator
+import threading
+import types
+from collections.abc import Callable, Collection
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.core import Tracer
+from jax.profiler import TraceAnnotation
+
+from functorch_optim import rows, trees
+from functorch_optim.optim import options as group_options
+from functorch_optim.optim.engine.none import NoAlgorithm
+from functorch_optim.optim.engine.packs import Leaves
+from functorch_optim.optim.engine.protocol import Engine
+from functorch_optim.optim.hooks import EVERY_STEP, Hook, Hooked
+from functorch_optim.optim.layout import GroupParams, Layout
+from functorch_optim.optim.losses import CompiledLosses, takes_parameters
+from functorch_optim.optim.ownership import own_beside
+from functorch_optim.optim.tracing import OUTSIDE, TRACED, refuse_traced, trace_state
+from functorch_optim.optim.transaction import Call, Transaction
+from functorch_optim.optim.views import REFUSED, Handed, ParamGroups, forgotten_if_refused
+from functorch_optim.torch_tensors import as_array
+from functorch_optim.typing import OptionValues, PyTree
+
+_running = threading.local()  # the optimizers that this thread is in a step of
+
+
+def _with_hooks(step: Callable[..., PyTree]) -> Callable[..., PyTree]:
+    """A class's ``step``, shown in JAX's profiler under torch's name, with the hooks around it."""
+
+    @functools.wraps(step)
+    def wrapped(self: Hooked, *args: object, **kwargs: object) -> PyTree:
+        outer: tuple[PyTree, ...] = getattr(_running, "optimizers", ())
+        if any(optimizer is self for optimizer in outer):  # a subclass's step that calls its base's
+            return step(self, *args, **kwargs)
+        try:
+            _running.optimizers = (*outer, self)
+            with TraceAnnotation(f"Optimizer.step#{type(self).__name__}.step"):
+                args, kwargs = (self, *args), dict(kwargs)
+                for hook in [*EVERY_STEP.step_pre.values(), *self._hooks.step_pre.values()]:
+                    args, kwargs = _replaced(hook, hook(self, args, kwargs), args, kwargs)
+                result = step(*args, **kwargs)
+                for hook in [*self._hooks.step_post.values(), *EVERY_STEP.step_post.values()]:
+                    hook(self, args, kwargs)
+                return result
+        finally:
+            _running.optimizers = outer
+
+    return wrapped
+
+
+def _replaced(hook: Hook, result: PyTree, args: PyTree, kwargs: object) -> tuple[PyTree, PyTree]:
+    if result is None:
+        return args, kwargs
+    if not (isinstance(result, tuple) and len(result) == 2):
+        raise RuntimeError(f"{hook} must return None or a tuple of (new_args, new_kwargs), but got {result}.")
+    return result
+
+
+class GroupRead:
+    """The record of a group, which holds for as long as nobody writes into the group."""
+
+    __slots__ = ("_keys", "_values", "record")
+
+    def __init__(self, group: OptionValues, record: Any) -> None:
+        self._keys, self._values = list(group), list(group.values())
+        self.record = record
+
+    def holds(self, group: OptionValues) -> bool:
+        """Whether the group has the same keys and the very same values."""
+        return list(group) == self._keys and all(map(operator.is_, group.values(), self._values))
+
+
+class Stepping(Hooked):
+    """The part of an optimizer that steps. The other parts build on it."""
+
+    defaults: dict[str, PyTree]
+    param_groups: list[dict[str, PyTree]]
+    _engine: Engine[Any]
+    _layout: Layout
+    _held: Leaves
+    _grads: list[PyTree] | None
+    _handed: list[Handed]  # trees of the parameters that may be written into
+    _handed_grads: list[Handed]
+    _checked: object  # the types of the gradients that passed the checks last
+    _counts: list[int]  # the updates of each group
+    _read: list[GroupRead]  # what the last step read of each group
+    _losses: CompiledLosses
+    _transaction: Transaction
+    _lent: bool  # whether functional() gave the arrays away, until restore()
+    _made_under: object  # the trace in which the optimizer was made
+    _opt_called: bool
+
+    def __init_subclass__(cls, **options: object) -> None:
+        super().__init_subclass__(**options)
+        if isinstance(vars(cls).get("step"), types.FunctionType):
+            cls.step = _with_hooks(vars(cls)["step"])
+
+    @_with_hooks
+    def step(self, closure: Any = None, *args: PyTree) -> PyTree:
+        """Update the parameters.
+
+        Args:
+            closure: gradients in the parameters' structure, as :func:`jax.grad` gives them, None where a parameter is
+                to be left alone; or a function ``closure(params, *args)`` that returns the loss, which is
+                differentiated (and compiled: pass what changes as arguments); or a function without arguments, called
+                as torch calls it, after which :attr:`grads` are used; or nothing, and :attr:`grads` are used.
+            *args: the further arguments of the closure.
+
+        Returns:
+            The loss, where a closure was given.
+
+        A parameter without a gradient is skipped whole: value, slots and count of steps stay.
+
+        Raises:
+            ValueError, TypeError: the gradients do not fit the parameters; the message names the parameter.
+            RuntimeError: a sparse gradient; called inside a traced function.
+        """
+        loss = None
+        grads = None  # the accumulated ones
+        if closure is None:
+            pass
+        elif self._is_closure(closure):
+            if not args and not takes_parameters(closure):
+                loss = closure()
+            else:
+                loss, tree = self._evaluate(self._losses.value_and_grad(closure, False, True), args)
+                grads = self._aligned(tree)
+        else:
+            grads = self._aligned(closure)
+        self._step(grads)
+        return loss
+
+    def _is_closure(self, given: object) -> bool:
+        """Whether this is a function and not gradients; a module of functions is a tree, and may be either."""
+        if not callable(given) or type(given) is type(self._tree()):
+            return False
+        if jax.tree_util.all_leaves([given]):
+            return True
+        try:
+            self._layout.structure.treedef.flatten_up_to(given)
+        except ValueError:
+            return True
+        return False
+
+    def _step(self, grads: list[PyTree] | None) -> None:
+        """Update with these gradients, or with the accumulated ones."""
+        with self._transaction.changing:
+            if isinstance(self._engine, NoAlgorithm):
+                self._engine.refuse()
+            if self._handed or self._handed_grads:
+                self._settle()
+            used = (self._grads or []) if grads is None else grads
+            updated = {group for group, grad in zip(self._layout.group_of, used, strict=False) if grad is not None}
+            if updated:
+                self._refuse_tracing()
+                self._change(functools.partial(self._call, used), updated)
+            self._opt_called = True
+
+    def _call(self, grads: list[PyTree]) -> Call:
+        """The compiled call that updates with these gradients."""
+        engine, records = self._engine, self._records()
+        in_place = not self.defaults.get("differentiable")  # what is differentiated through must live on
+        if in_place and engine.warm is not None and engine.warm.serves(self._held, grads, records):
+            return engine.warm.call(self._held, grads, records)
+        return engine.step(self._layout, self._held, grads, records, in_place)
+
+    def _change(self, make: Callable[[], Call], updated: Collection[int]) -> PyTree:
+        """Make a call as one change of the optimizer, in which the groups ``updated`` count an update."""
+        with self._transaction.changing:
+            if self._handed or self._handed_grads:
+                self._settle()
+            self._handed = []  # trees of the past from now on; nobody else may hold the arrays
+            try:
+                compiled, arguments, commit = make()
+
+                def commit_and_count(result: PyTree) -> None:
+                    commit(result)
+                    for group in updated:
+                        self._counts[group] += 1
+                    self._opt_called = True
+
+                return self._transaction.run(compiled, arguments, commit_and_count)
+            except (RuntimeError, ValueError):
+                self._check_alive()
+                raise
+
+    def _records(self) -> list[Any]:
+        """What the engine reads of every group; made anew only after somebody has written into one."""
+        groups, read = self.param_groups, self._read
+        if len(read) == len(groups) and type(groups) is ParamGroups and all(map(GroupRead.holds, read, groups)):
+            return [each.record for each in read]
+        self._check_groups()
+        records, constant = [], True
+        for index, (group, count) in enumerate(zip(self.param_groups, self._counts, strict=True)):
+            options = self._read_options(group, count, index)
+            records.append(self._engine.record(options, index))
+            constant = constant and all(group_options.is_constant(group[name]) for name in options)
+        self._read = list(map(GroupRead, self.param_groups, records)) if constant else []
+        return records
+
+    def _read_options(self, group: OptionValues, count: int, index: int) -> dict[str, PyTree]:
+        """The options of one group that the engine reads, numbers at this count of updates."""
+        names, numbers = self._engine.reads(group)
+        values = group_options.read(group, names, numbers, self._engine.strict, count, index)
+        self._refuse_traced(list(values.values()))
+        return values
+
+    def _check_groups(self) -> None:
+        """Raise if the groups are not those that the optimizer made."""
+        if type(self.param_groups) is not ParamGroups:
+            raise TypeError(f"param_groups was replaced by {type(self.param_groups).__name__}: {REFUSED}")
+        for index, group in enumerate(self.param_groups):
+            if not (isinstance(params := group.get("params"), GroupParams) and params.is_of(self, index)):
+                raise TypeError(f"'params' of parameter group {index} was written to: {REFUSED}")
+
+    @property
+    def _leaves(self) -> list[jax.Array]:
+        """The current parameters, one by one."""
+        self._settle()
+        return self._held.arrays()
+
+    @property
+    def _gradients(self) -> list[PyTree] | None:
+        """The accumulated gradients, one by one."""
+        self._settle()
+        return self._grads
+
+    def _tree(self) -> PyTree:
+        """The current parameters in their structure, not watched."""
+        with self._transaction.handing:
+            return self._layout.structure.unflatten(self._leaves)
+
+    def _settle(self) -> None:
+        """Take over what was written into the trees that were handed out."""
+        if not self._handed and not self._handed_grads:
+            return
+        with self._transaction.handing:
+            for handed in tuple(self._handed):
+                with forgotten_if_refused(self._handed, handed):
+                    leaves, whole = handed.written(self._layout.structure, self._held.arrays(), "parameters")
+                    if whole is not None:
+                        held = self._taken(self._layout.structure.unflatten(whole))
+                        self._held, handed.leaves = held, leaves
+            for handed in tuple(self._handed_grads):
+                with forgotten_if_refused(self._handed_grads, handed):
+                    present = self._grads if self._grads is not None else [None] * len(self._layout.group_of)
+                    leaves, whole = handed.written(self._layout.structure, present, "gradients")
+                    if whole is not None:
+                        grads = self._aligned(self._layout.structure.unflatten(map(as_array, whole)))
+                        self._grads, handed.leaves = grads, leaves
+
+    def _taken(self, params: PyTree) -> Leaves:
+        """New values of the parameters, checked and copied."""
+        self._refuse_tracing()
+        models = self._held.arrays()
+        leaves = trees.align(self._layout.structure.unflatten(models), params, "new values")
+        leaves = [leaf if leaf is model else as_array(leaf) for leaf, model in zip(leaves, models, strict=True)]
+        self._refuse_traced(leaves)
+        for name, leaf, model in zip(self._layout.labels, leaves, models, strict=True):
+            trees.check_update(name, leaf, model, type(self).__name__, what="new value")
+            if leaf is None or leaf.dtype != model.dtype:
+                found = None if leaf is None else leaf.dtype
+                raise TypeError(f"the parameter {trees.quote(name)} is {model.dtype}, the new value is {found}")
+        pairs = zip(leaves, models, strict=True)
+        return Leaves(leaf if leaf is model else own_beside(leaf, model) for leaf, model in pairs)
+
+    def _aligned(self, grads: PyTree) -> list[PyTree]:
+        """The gradients in the order of the leaves, checked."""
+        try:
+            leaves = self._layout.structure.treedef.flatten_up_to(grads)
+        except ValueError:
+            leaves = trees.align(self._layout.structure.unflatten(self._held.arrays()), grads, "gradients")
+        # What the checks depend on; an object() is equal to nothing that passed them.
+        kinds = set(map(type, leaves))
+        found = kinds, [leaf.aval if isinstance(leaf, jax.Array) else _signature(leaf) for leaf in leaves]
+        if found != self._checked:
+            self._refuse_traced(leaves)
+            who = type(self).__name__
+            rows_taken = [self._engine.takes_rows(group) for group in self.param_groups]
+            params = self._held.arrays()
+            pairs = zip(self._layout.labels, leaves, params, self._layout.group_of, strict=True)
+            for name, leaf, param, group in pairs:
+                trees.check_update(name, leaf, param, who, rows=rows_taken[group])
+            self._checked = None if any(issubclass(kind, Tracer) for kind in kinds) else found
+        return leaves
+
+    def _evaluate(self, function: Callable[..., PyTree], args: tuple[PyTree, ...]) -> PyTree:
+        try:
+            return function(self._tree(), *args)
+        except (RuntimeError, ValueError):
+            self._check_alive()
+            raise
+
+    def _refuse_tracing(self) -> None:
+        """Raise where an operation would make tracers, of concrete arrays too: here they would be kept."""
+        here = trace_state()
+        if here == OUTSIDE or (self.defaults.get("differentiable") and here == self._made_under):
+            return
+        if isinstance(jnp.zeros(()), Tracer):  # no transformation that executes, and no compile-time evaluation
+            raise RuntimeError(TRACED)
+
+    def _refuse_traced(self, leaves: list[PyTree]) -> None:
+        if not self.defaults.get("differentiable") or trace_state() != self._made_under:
+            refuse_traced(leaves)
+
+    def _check_alive(self, wait: bool = True) -> None:
+        """Say so where arrays are gone, in the place of what jax says of them; with ``wait`` also where they failed."""
+        kept: list[PyTree] = [*self._held.loose, *self._engine.arrays()]
+        arrays = [array for array in kept if isinstance(array, jax.Array) and not isinstance(array, Tracer)]
+        error = None
+        gone = any(array.is_deleted() for array in arrays)
+        if wait and not gone:
+            try:
+                jax.block_until_ready(arrays)
+            except RuntimeError as failure:
+                error = failure
+        if gone and self._lent:
+            raise RuntimeError(
+                f"{self._gone()} was donated to another function after functional(): "
+                "give the optimizer what came of it with restore(params, state)"
+            )
+        if gone or error:
+            raise RuntimeError(
+                f"the optimizer is lost: the device failed in the middle of a step, and {self._gone()} is gone. Make a "
+                "new optimizer of saved parameters, and give it the saved state by load_state_dict()"
+            ) from error
+
+    def _gone(self) -> str:
+        """The first parameter whose array is deleted, in words."""
+        for name, array in zip(self._layout.labels, self._held.loose, strict=True):
+            if isinstance(array, jax.Array) and not isinstance(array, Tracer) and array.is_deleted():
+                return f"the parameter {trees.quote(name)}"
+        return "the state"
+
+
+def _signature(leaf: PyTree) -> PyTree:
+    """What the checks of a gradient depend on; equal to nothing else where that is not known."""
+    if rows.is_rows(leaf):
+        return leaf.shape, leaf.dtype, leaf.n_sparse, leaf.n_batch
+    return leaf if leaf is None else getattr(leaf, "aval", object())
