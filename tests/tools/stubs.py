@@ -1,4 +1,4 @@
-"""Writes ``classes.pyi``, the torch classes as editors and type checkers see them: ``make stubs``."""
+"""Write ``classes.pyi``, the torch classes as editors and type checkers see them: ``make stubs``."""
 
 import inspect
 import textwrap
@@ -21,13 +21,13 @@ from functorch_optim.optim.param_groups import GroupRules
 
 
 def stub() -> str:
-    """The text of the file."""
+    """Return the text of the file."""
     kinds = [kind for kind in vars(classes).values() if inspect.isclass(kind) and kind.__module__ == classes.__name__]
     return "\n".join([_HEAD, *map(_of_class, kinds)])
 
 
 def _of_class(kind: type[Declared]) -> str:
-    """A class with its docstring and its constructor."""
+    """Return a class with its docstring and its constructor."""
     base = "Optimizer" if kind.__base__ is Declared else kind.__base__.__name__
     parameters = list(inspect.signature(kind.__init__).parameters.values())
     lines = [str(p).replace(_RULES, "GroupRules").replace("typing.", "") for p in parameters]
