@@ -136,7 +136,7 @@ class Counted(optim.Optimizer):
 
 
 class Mine(optim.AdamW, Counted):
-    """A user's class."""
+    """A class of a user."""
 
     def __init__(self, params, lr=0.5, **options):
         super().__init__(params, lr, **options)
