@@ -1,10 +1,10 @@
-# Every target makes the virtual environment it needs; only Python >= 3.11 and make must be there.
+# Every target creates the virtual environment it needs; it requires only Python >= 3.11 and make.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 WORKERS ?= 2
-# Most of the time of the tests is XLA's: what it compiled is kept, and the next run takes half of the time or less.
+# XLA takes most of the tests' time. Its compiled programs are cached, so the next run takes half the time or less.
 # OPTIMIZED=1 compiles as users do, which takes twice as long.
 CACHE := JAX_COMPILATION_CACHE_DIR=$(abspath $(VENV))/compiled JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 \
   JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1
@@ -33,20 +33,20 @@ $(VENV)/.torch: $(VENV)/.test
 demo: $(VENV)/.demo      ## train a small network on real digits; make demo ARGS="--optimizer sgd"
 	$(BIN)/python -m functorch_optim.demo $(ARGS)
 
-test: $(VENV)/.test      ## what a contributor runs: every algorithm, pair of flags, feature and format, the README
+test: $(VENV)/.test      ## for contributors: test every algorithm, pair of flags, feature and format, the README
 	@echo "about 6 minutes on two cores, less the next time"
 	$(PYTEST) -m "not torch" $(ARGS)
 
-test-all: $(VENV)/.torch ## every combination, long runs, kills and injections, and a live torch
+test-all: $(VENV)/.torch ## test every combination, long runs, kills and injected errors, with a live torch
 	@echo "about 15 minutes on two cores"
 	FULL=1 $(PYTEST) $(ARGS)
 
-test-torch: test-all     ## the same
+test-torch: test-all     ## alias of test-all
 
-durations: $(VENV)/.test ## record how long the tests of every file take, with nothing compiled before
+durations: $(VENV)/.test ## record how long each test file takes, with an empty compilation cache
 	$(subst $(CACHE),,$(PYTEST)) -m "not torch" -p tests.tools.durations
 
-mutants: $(VENV)/.test   ## whether the tests notice slips in the library: an hour
+mutants: $(VENV)/.test   ## check that the tests catch bugs planted in the library: an hour
 	$(PIP) coverage
 	$(BIN)/python -m tests.tools.mutants cover -- -m "not torch"
 	$(BIN)/python -m tests.tools.mutants run -- -m "not torch"
@@ -58,26 +58,26 @@ $(VENV)/.docs: $(VENV)/.made pyproject.toml
 notebooks: $(VENV)/.docs ## run every notebook; each ends with assertions
 	$(BIN)/jupyter execute notebooks/*.ipynb
 
-stubs: $(VENV)/.test     ## write the torch classes' constructors out for editors and type checkers
+stubs: $(VENV)/.test     ## generate the stub of the torch classes' constructors, for editors and type checkers
 	$(BIN)/python -m tests.tools.stubs
 
-lint: $(VENV)/.test      ## every hook of .pre-commit-config.yaml, on all files; pre-commit needs a git repository
+lint: $(VENV)/.test      ## run every hook of .pre-commit-config.yaml on all files; pre-commit needs a git repository
 	@if git rev-parse --git-dir >/dev/null 2>&1; then $(BIN)/pre-commit run --all-files; else $(MAKE) ruff pyright; fi
 
-hooks: $(VENV)/.test     ## the same before every commit, where files have changed that a hook is about
+hooks: $(VENV)/.test     ## run the hooks before each commit that changes files they check
 	$(BIN)/pre-commit install
 
-ruff: $(VENV)/.test      ## a hook: style and format
+ruff: $(VENV)/.test      ## hook: style and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-pyright: $(VENV)/.test   ## a hook: types
+pyright: $(VENV)/.test   ## hook: types
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-bench: $(VENV)/.torch    ## the speed table, in three processes: an hour
+bench: $(VENV)/.torch    ## measure the speed table, in three processes: an hour
 	$(BIN)/python -m benchmarks.table --write $(ARGS)
 
-bench-overhead: $(VENV)/.torch  ## what the torch face does beside the compiled step
+bench-overhead: $(VENV)/.torch  ## the torch face's overhead over the compiled step
 	$(BIN)/python -m benchmarks.overhead
 
 bench-sparse: $(VENV)/.torch  ## row-sparse steps on large tables
@@ -86,7 +86,7 @@ bench-sparse: $(VENV)/.torch  ## row-sparse steps on large tables
 bench-lbfgs: $(VENV)/.test ## L-BFGS against SciPy's
 	$(BIN)/python -m benchmarks.lbfgs $(ARGS)
 
-bench-averaging: $(VENV)/.test ## what an average of the parameters costs
+bench-averaging: $(VENV)/.test ## the cost of a parameter average
 	$(BIN)/python -m benchmarks.averaging $(ARGS)
 
 bench-precision: $(VENV)/.test ## slots and parameters in fewer bytes
@@ -95,8 +95,8 @@ bench-precision: $(VENV)/.test ## slots and parameters in fewer bytes
 bench-checkpoint: $(VENV)/.torch ## saving and loading, against torch
 	$(BIN)/python -m benchmarks.checkpoint $(ARGS)
 
-parity: $(VENV)/.test    ## the parity table of the README
+parity: $(VENV)/.test    ## measure the parity table of the README
 	FULL=1 $(BIN)/python -m benchmarks.parity $(ARGS)
 
-reference: $(VENV)/.torch   ## record torch's trajectories anew; make reference ARGS=adam those of one algorithm
+reference: $(VENV)/.torch   ## re-record torch's trajectories; make reference ARGS=adam those of one algorithm
 	FULL=1 $(BIN)/python -m tests.reference.record $(ARGS)

@@ -1,8 +1,8 @@
-"""What an average of the parameters costs: AdamW on GPT-2 small's shapes. ``make bench-averaging``
+"""Measure the cost of a parameter average: AdamW on GPT-2 small's shapes. ``make bench-averaging``
 
-A step with ``ema`` last in the chain against AdamW alone, and against optax's adamw followed by
+Compares a step with ``ema`` last in the chain to AdamW alone, and to optax's adamw followed by
 ``optax.incremental_update`` in the same compiled function. All update in place and take turns; a ratio is the median
-over the rounds of one round's times.
+over rounds of the ratio within a round.
 """
 
 import argparse

@@ -1,8 +1,8 @@
-"""Saving and loading the AdamW state of GPT-2 small (124 M parameters), against torch. ``make bench-checkpoint``
+"""Measure saving and loading GPT-2 small's AdamW state (124 M parameters), against torch. ``make bench-checkpoint``
 
-Both write the same tree and read it; in each round all take turns. Ours checks the checksums and waits until
-the file is on the disk, unless it is told not to; torch does neither. Peak memory is that of a process of its own that
-saves or loads once, above what it had before, over the size of the state (on Linux).
+Both write and read the same tree; in each round all contenders take turns. Ours verifies checksums and waits until the
+file is on disk, except in the contender that disables both; torch does neither. Peak memory is measured in a separate
+process that saves or loads once: the increase divided by the size of the state (Linux only).
 """
 
 import argparse
@@ -22,7 +22,7 @@ from benchmarks.timing import ratio, take_turns
 
 
 def state() -> dict[str, Any]:
-    """The state as NumPy's arrays."""
+    """Return the state as NumPy arrays."""
     rng = np.random.default_rng(0)
     entries = {
         number: {
@@ -44,7 +44,7 @@ def as_tensors(tree: Any) -> Any:
 
 
 def saving(folder: str, who: str) -> Callable[[], Any]:
-    """What saves the state, which is made before."""
+    """Return a function that saves the state, which is built beforehand."""
     path, tree = f"{folder}/{who}.pt", state()
     if who == "torch":
         import torch
@@ -71,7 +71,7 @@ ACTIONS = {"save": saving, "load": loading}
 
 
 def peak(folder: str, who: str, what: str) -> float:
-    """Bytes of memory that one action needs in a process of its own, above what it had before."""
+    """Return the bytes of memory that one action adds in a separate process."""
     code = f"from benchmarks.checkpoint import measure_peak; measure_peak({folder!r}, {who!r}, {what!r})"
     result = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     return float(result.stdout.split()[-1])
@@ -80,14 +80,14 @@ def peak(folder: str, who: str, what: str) -> float:
 def measure_peak(folder: str, who: str, what: str) -> None:
     action = ACTIONS[what](folder, who)
     before = memory("VmRSS")
-    pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    pathlib.Path("/proc/self/clear_refs").write_text("5")  # reset the peak
     kept = action()
     print(memory("VmHWM") - before)
     del kept
 
 
 def memory(which: str) -> int:
-    """A number out of what Linux says of this process, in bytes."""
+    """Return an entry of Linux's status of this process, in bytes."""
     line = next(line for line in pathlib.Path("/proc/self/status").read_text().splitlines() if line.startswith(which))
     return 1024 * int(line.split()[1])
 

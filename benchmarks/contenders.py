@@ -1,4 +1,4 @@
-"""What takes part in the speed table: a step of this library, of optax or of torch, by name.
+"""The contenders in the speed table: a step of this library, of optax or of torch, by name.
 
 A name has up to three parts: who (``fo``: the functional face; ``optim``: the torch face; ``optax``; ``torch``), the
 algorithm as its library calls it, and options: ``"torch Adam fused"``, ``"fo sgd momentum"``, ``"optim Adam foreach"``.
@@ -22,7 +22,7 @@ LR = 1e-3
 
 
 class Contender(NamedTuple):
-    """A function that makes one step, the seconds it took to trace and compile, and its memory analysis."""
+    """A function that runs one step, the seconds to trace and compile it, and its memory analysis."""
 
     run: Callable[[], None]
     compile_seconds: float | None
@@ -72,7 +72,7 @@ def _optax(algorithm: str, options: list[str], of: shapes.Shapes) -> Contender:
 
 
 def copy_bandwidth(moved: int) -> float:
-    """Bytes per second of an XLA pass that reads and writes ``moved`` bytes in all (at most 512 MiB) in place."""
+    """Return the bytes per second of an in-place XLA pass that reads and writes ``moved`` bytes (at most 512 MiB)."""
     array = jnp.zeros(min(moved // 8, 2**26))
     compiled = jax.jit(lambda x: x + 1, donate_argnums=0).lower(array).compile()
     times = []
@@ -92,7 +92,7 @@ def _face(algorithm: str, options: list[str], of: shapes.Shapes) -> Contender:
 
     def run() -> None:
         optimizer.step(grads)
-        if "unread" in options:  # the step alone: packed parameters are cut when somebody reads them
+        if "unread" in options:  # the step alone: packed parameters are cut only when read
             jax.block_until_ready([pack.param for pack in optimizer._engine._known.packs])
         else:
             jax.block_until_ready(optimizer.params)

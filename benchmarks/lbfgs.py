@@ -1,8 +1,8 @@
 """L-BFGS on a logistic regression: this library's one compiled step against SciPy's L-BFGS-B. ``make bench-lbfgs``
 
-Both start from zeros, keep ten pairs, and stop by the same tolerance of the gradient; SciPy calls the same compiled
-value-and-gradient function. Times are wall times of a whole minimisation, compiled before; the ratio is the median over
-the rounds, in which the two take turns.
+Both start at zeros, keep ten pairs, and stop at the same gradient tolerance; SciPy calls the same compiled
+value-and-gradient function. Times are wall times of a whole minimization, without compilation; the ratio is the median
+over rounds, in which the two take turns.
 """
 
 import argparse
@@ -21,7 +21,7 @@ HISTORY, TOLERANCE = 10, 1e-7
 
 
 def problem(features: int, samples: int) -> tuple[Any, Any]:
-    """The loss and its data, in float64."""
+    """Return the loss and its data, in float64."""
     rng = np.random.default_rng(0)
     inputs = rng.standard_normal((samples, features)) / np.sqrt(features)
     labels = np.sign(inputs @ rng.standard_normal(features) + 0.1 * rng.standard_normal(samples))

@@ -1,4 +1,4 @@
-"""What the torch face costs beside the compiled step, against torch: a write, a schedule. ``make bench-overhead``"""
+"""Measure the torch face's cost on top of the compiled step: a write, a schedule. ``make bench-overhead``"""
 
 import statistics
 import time
@@ -14,13 +14,13 @@ LEAVES, REPEATS, ROUNDS = 148, 300, 9
 
 
 def write(optimizer: Any) -> Callable[[], None]:
-    """A number into a group."""
+    """Return a function that writes a number into a group."""
     group = optimizer.param_groups[0]
     return lambda: group.__setitem__("lr", 1e-3)
 
 
 def microseconds(call: Callable[[], object]) -> float:
-    """One call of many."""
+    """Return the mean time of a call."""
     start = time.perf_counter()
     for _ in range(REPEATS):
         call()
@@ -28,7 +28,7 @@ def microseconds(call: Callable[[], object]) -> float:
 
 
 def contenders() -> dict[str, tuple[Callable[[], object], Callable[[], object]]]:
-    """Ours and torch's of everything measured, on 148 parameters of a single entry: nothing but the calls."""
+    """Return our call and torch's per measurement. The 148 parameters have one entry each: only calls cost time."""
     params = {str(index): jnp.ones(1) for index in range(LEAVES)}
     ours, loose = (optim.AdamW(params, lr=1e-3, foreach=foreach) for foreach in (None, False))
     theirs = torch.optim.AdamW([torch.nn.Parameter(torch.ones(1)) for _ in range(LEAVES)], lr=1e-3, fused=True)
@@ -54,7 +54,7 @@ def contenders() -> dict[str, tuple[Callable[[], object], Callable[[], object]]]
             for library, optimizer in ((optim, ours), (torch.optim, theirs))
         ]
         found[f"`{name}.step()`"] = (pair[0].step, pair[1].step)
-    ours.step(grads)  # schedulers warn of a step before the optimizer's first
+    ours.step(grads)  # schedulers warn if they step before the optimizer does
     theirs.step()
     name = f"`AdamW.step`, {LEAVES} parameters of one entry"
     found[name] = (lambda: ours.step(grads), theirs.step)

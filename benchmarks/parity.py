@@ -1,7 +1,7 @@
-"""The parity table: how far every algorithm is from torch's recorded trajectories. ``make parity``
+"""Measure the parity table: how far every algorithm is from torch's recorded trajectories. ``make parity``
 
-``--write`` puts the table into README.md, between its markers. The numbers are maxima over every combination of
-flags and every step.
+``--write`` puts the table into README.md, between its markers. The numbers are maxima over every combination of flags
+and every step.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def table() -> str:
             )
             face = comparison.largest(comparison.face_trajectory_errors(own, "gaps").values())
         narrow = _worst(comparison.synchronised_ulps(own).values())
-        # torch normalises a bfloat16 buffer in place unless Muon's Nesterov makes a copy of it first.
+        # torch normalizes a bfloat16 buffer in place unless Muon's Nesterov copies it first.
         sound = [case for case in own if case[1].get("nesterov") or name != "muon"]
         half = _worst(comparison.synchronised_ulps(sound, "bfloat16").values())
         face_narrow = _worst(comparison.face_synchronised_ulps(own).values())
@@ -46,7 +46,7 @@ def table() -> str:
 
 
 def other_tables() -> str:
-    """The runs with row-sparse gradients, and L-BFGS's."""
+    """Return the tables of the row-sparse runs and of L-BFGS."""
     rows = [
         "| row-sparse gradients | flag combinations | float64, 40 steps (relative) "
         "| float32 step: parameters, slots (ulp) | torch face: float64, missing gradients (relative) |",
@@ -76,7 +76,7 @@ def other_tables() -> str:
 
 
 def _worst(pairs: Iterable[tuple[float, float]]) -> str:
-    """The largest of each of the two, parameters and slots."""
+    """Format the largest parameter error and the largest slot error."""
     params, slots = zip(*pairs, strict=True)
     return f"{max(params):.1f}, {max(slots):.1f}"
 

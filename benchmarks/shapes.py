@@ -4,7 +4,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 def resnet50() -> Shapes:
-    """25.6 M parameters in 161 leaves; convolution kernels as JAX lays them out (height, width, in, out)."""
+    """25.6 M parameters in 161 leaves; convolution kernels in JAX's layout (height, width, in, out)."""
     shapes: Shapes = {"stem": (7, 7, 3, 64), "stem.scale": (64,), "stem.bias": (64,)}
     channels = 64
     for stage, (blocks, width) in enumerate([(3, 64), (4, 128), (6, 256), (3, 512)]):
@@ -43,18 +43,18 @@ def gpt2_small() -> Shapes:
 
 
 def many_leaves(count: int = 1000) -> Shapes:
-    """So many leaves, half of them 32 x 32 and half of them 32."""
+    """``count`` leaves, half of shape (32, 32) and half of shape (32,)."""
     pair = (("kernel", (32, 32)), ("bias", (32,)))
     return {f"{index}.{name}": shape for index in range(count // 2) for name, shape in pair}
 
 
 def gpt2_matrices() -> Shapes:
-    """The matrices of GPT-2 small that Muon is for: those of its layers."""
+    """The matrices of GPT-2 small that suit Muon: those in its layers."""
     return {name: shape for name, shape in gpt2_small().items() if len(shape) == 2 and name.startswith("h")}
 
 
 def torch_layout(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The same kernel as torch lays it out: (out, in, height, width), or (out, in)."""
+    """Return a kernel's shape in torch's layout: (out, in, height, width), or (out, in)."""
     return (shape[3], shape[2], *shape[:2]) if len(shape) == 4 else shape[::-1]
 
 

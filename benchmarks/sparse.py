@@ -1,8 +1,8 @@
-"""Row-sparse steps on tables of two sizes: this library, both faces, and torch. ``make bench-sparse``
+"""Measure row-sparse steps on tables of two sizes: both faces of this library, and torch. ``make bench-sparse``
 
 A step touches 4096 rows of a table with 64 columns. Every contender updates its own table in place from the same
-gradients; in each round all of them run, in an order that rotates. "Growth" is the time on the larger table over that
-on the smaller.
+gradients; in each round all of them run, in rotating order. "Growth" is the time on the larger table over that on the
+smaller.
 """
 
 import argparse

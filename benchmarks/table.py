@@ -1,9 +1,9 @@
-"""The speed table: every case in one run, to ``benchmarks/results/`` as JSON and a plot, and into the README.
+"""Measure the speed table in one run; write it to ``benchmarks/results/`` as JSON and a plot, and into the README.
 
-``make bench`` runs it. In every round each contender of a case makes one step, in an order that rotates; a ratio is
-our time over theirs in the same round, and the number in the table the median of these over all rounds and processes.
-Contenders with the one-pass fusion and without it live in two processes that take turns (XLA reads its flags once);
-everything is repeated in fresh processes.
+``make bench`` runs it. In every round each contender of a case makes one step, in rotating order. A ratio is our time
+over theirs in the same round; the table shows the median over all rounds and processes. Contenders with and without
+the one-pass fusion live in two processes that take turns (XLA reads its flags once); everything is repeated in fresh
+processes.
 """
 
 import argparse
@@ -20,11 +20,11 @@ from benchmarks.worker import Worker
 RESULTS = pathlib.Path(__file__).parent / "results"
 README = pathlib.Path(__file__).parent.parent / "README.md"
 BEGIN, END = "<!-- speed -->", "<!-- /speed -->"
-FUSED = "+"  # before a contender's name: in the process with the one-pass fusion
+FUSED = "+"  # prefix of contenders that run in the process with the one-pass fusion
 
 
 class Case(NamedTuple):
-    """Ours and theirs on some shapes, and for each pair the ratio that is the goal, if there is one."""
+    """Our contenders and theirs on some shapes, and the goal for the ratio of a pair, if there is one."""
 
     shapes: str
     contenders: list[str]
@@ -111,7 +111,7 @@ CASES = [
 
 
 def measure(case: Case, rounds: int) -> dict[str, Any]:
-    """The seconds of each contender in every round, and what it took to compile."""
+    """Return each contender's seconds in every round, its compile time and memory, and the copy bandwidth."""
     workers = {fused: Worker(fused) for fused in (False, True)}
     try:
         built = {
@@ -134,7 +134,7 @@ def measure(case: Case, rounds: int) -> dict[str, Any]:
 
 
 def _moved(memory: dict[str, int]) -> int:
-    """The bytes that a step cannot but move: all arguments are read, what is updated is written."""
+    """Return the bytes that a step must move: it reads all arguments and writes those it updates."""
     return memory["arguments"] + memory["aliased"]
 
 
@@ -144,7 +144,7 @@ def ratio(runs: list[dict[str, Any]], ours: str, theirs: str) -> float:
 
 
 def summary(case: Case, runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """What the table says of a case."""
+    """Return the results of a case for the table."""
     own = [name for name in case.contenders if name.removeprefix(FUSED).startswith(("fo ", "optim "))]
     return {
         "shapes": case.shapes,
@@ -178,7 +178,7 @@ def machine() -> dict[str, Any]:
 
 
 def table(results: dict[str, Any]) -> str:
-    """The Markdown of the results."""
+    """Format the results as Markdown."""
     about = results["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     lines = [
@@ -195,7 +195,7 @@ def table(results: dict[str, Any]) -> str:
             for other, value in others.items():
                 goal = goals.get((one, other))
                 if goal is None and not (one.startswith(FUSED) and other.startswith("optax")):
-                    continue  # the rest is in the JSON
+                    continue  # only in the JSON
                 lines.append(
                     f"| {case['shapes']} | {_label(one)} | {_label(other)} | {value:.2f} | "
                     f"{'' if goal is None else f'{goal:.2f}'} | {milliseconds[one]:.1f} | {milliseconds[other]:.1f} |"
@@ -209,7 +209,7 @@ def _label(name: str) -> str:
 
 
 def _facts(results: dict[str, Any]) -> list[str]:
-    """What is no ratio of two steps."""
+    """Return the results other than ratios of two steps."""
     cases = {(case["shapes"], next(iter(case["milliseconds"]))): case for case in results["cases"]}
     lines = []
     dense = cases.get(("GPT-2 small", "fo adam"))
@@ -237,7 +237,7 @@ def _facts(results: dict[str, Any]) -> list[str]:
 
 
 def plot(results: dict[str, Any], path: pathlib.Path) -> None:
-    """The ratios, one bar a pair."""
+    """Plot the ratios, one bar per pair."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -260,7 +260,7 @@ def plot(results: dict[str, Any], path: pathlib.Path) -> None:
 
 
 def write(results: dict[str, Any]) -> None:
-    """The results as JSON, as a plot and in the README."""
+    """Write the results as JSON, as a plot and into the README."""
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "speed.json").write_text(json.dumps(results, indent=1) + "\n")
     plot(results, RESULTS / "speed.png")

@@ -1,4 +1,4 @@
-"""What the speed runs share: contenders that take turns, and a compiled step that owns its arrays."""
+"""Shared by the speed runs: contenders that take turns, and a compiled step that owns its arrays."""
 
 import statistics
 import time
@@ -12,7 +12,7 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 def take_turns(contenders: Mapping[Key, Callable[[], None]], rounds: int, warm_up: int = 3) -> dict[Key, list[float]]:
-    """The seconds of every contender in every round; the order rotates from round to round."""
+    """Return every contender's seconds in every round; the order rotates from round to round."""
     times: dict[Key, list[float]] = {key: [] for key in contenders}
     order = list(contenders)
     for index in range(rounds + warm_up):
@@ -25,13 +25,13 @@ def take_turns(contenders: Mapping[Key, Callable[[], None]], rounds: int, warm_u
 
 
 def ratio(times: list[float], others: list[float]) -> float:
-    """The median over the rounds of one's time over the other's."""
+    """Return the median over rounds of one time divided by the other."""
     return statistics.median(one / other for one, other in zip(times, others, strict=True))
 
 
 def jax_step(step: Callable[..., Any], params: Any, state: Any, grads: Any) -> tuple[Callable[[], None], float, Any]:
-    """A function that makes ``params, state = step(params, state, grads)`` in place, the seconds it took to trace and
-    compile, and the bytes of its buffers."""
+    """Return a function that runs ``params, state = step(params, state, grads)`` in place, the seconds to trace and
+    compile it, and the bytes of its buffers."""
     carry = [(jax.tree.map(jnp.copy, params), state)]
     start = time.perf_counter()
     compiled = jax.jit(step, donate_argnums=(0, 1)).lower(*carry[0], grads).compile()
@@ -51,7 +51,7 @@ def jax_step(step: Callable[..., Any], params: Any, state: Any, grads: Any) -> t
 
 
 def optimizer_step(tx: Any, apply: Callable[..., Any]) -> Callable[..., Any]:
-    """The step of a transformation of this library or of optax; ``apply`` adds the updates to the parameters."""
+    """Return the step of a transformation of this library or of optax; ``apply`` adds updates to parameters."""
 
     def step(params: Any, state: Any, grads: Any) -> Any:
         updates, state = tx.update(grads, state, params)

@@ -1,7 +1,7 @@
-"""A process that builds contenders and runs them when asked, one JSON line for each request and each answer.
+"""A process that builds and runs contenders on request, with one JSON line per request and per answer.
 
-XLA reads its flags once in a process, so contenders with the one-pass fusion and without it live in two, which take
-turns: only one of them runs at a time.
+XLA reads its flags once per process, so contenders with and without the one-pass fusion live in two processes, which
+take turns: only one runs at a time.
 """
 
 import gc
@@ -13,7 +13,7 @@ from typing import Any
 
 
 class Worker:
-    """The other end: starts the process and asks it."""
+    """The client: starts the process and sends it requests."""
 
     def __init__(self, fused: bool) -> None:
         arguments = [sys.executable, "-W", "ignore", "-m", "benchmarks.worker", *(["--fused"] if fused else [])]

@@ -1,6 +1,6 @@
-"""The table of the algorithms: all that the shared tests need to know of one is its row here.
+"""The table of the algorithms: a row has everything that the shared tests need to know about an algorithm.
 
-``make test`` runs every pair of options together, ``make test-all`` (the environment variable FULL) every combination.
+``make test`` covers every pair of options, ``make test-all`` (the environment variable FULL) every combination.
 """
 
 import importlib
@@ -14,11 +14,11 @@ Options = dict[str, Any]
 Case = tuple[str, Options]
 
 FULL = bool(os.environ.get("FULL"))
-B2 = 0.9990234375  # a beta2 that float32 holds
+B2 = 0.9990234375  # a beta2 that float32 represents exactly
 
 
 def crossed(base: Options, *choices: Options, flags: tuple[str, ...] = ("maximize",), decay: bool = True) -> Any:
-    """Every choice with and without weight decay, and with every combination of flags."""
+    """Cross every choice with weight decay on and off and with every combination of flags."""
     return tuple(
         {**base, **choice, **({"weight_decay": each} if decay else {}), **dict(zip(flags, values, strict=True))}
         for choice in choices or ({},)
@@ -28,7 +28,7 @@ def crossed(base: Options, *choices: Options, flags: tuple[str, ...] = ("maximiz
 
 
 def negative(lr: str = "learning rate", weight_decay: str = "weight_decay value", **more: str) -> Any:
-    """A negative number for each option, and the words that torch has for it."""
+    """Return a negative number for each option, with torch's message."""
     words = {"lr": lr, "weight_decay": weight_decay, **more}
     return tuple(({name: -0.5}, f"Invalid {each}: -0.5") for name, each in words.items() if each)
 
@@ -43,28 +43,28 @@ EPS = {"eps": "epsilon value"}
 
 @dataclass(frozen=True)
 class Algorithm:
-    """What the tests know of an algorithm, beside its name among the functions of the library.
+    """What the tests know about an algorithm, besides the name of its function in the library.
 
     Attributes:
         title: the class in :mod:`functorch_optim.optim`, which is torch's.
-        module: where the class of the same name stands with which it is compared.
+        module: the module of the reference class, which has the same name.
         slots: the arrays in torch's ``state_dict``.
-        cases: the options under which it is compared with torch, all combinations of its flags.
-        typical: options that give it all of its slots, from which the tests of one configuration start.
-        exact: all of its numbers, with values that float32 holds.
-        resumed: the options of runs that are saved in the middle, which cross a branch on both sides of it.
-        learned: the options with respect to which steps are differentiated.
-        long: the options of runs of 1200 steps, which cross all of its branches.
-        edges: options at the ends of what is allowed.
-        by_hand: options, and where [1, -2] is after four steps with them (float64).
-        carried: the scalars beside the step in its state.
+        cases: the options to compare with torch, with all combinations of its flags.
+        typical: options that give it all of its slots, for tests of a single configuration.
+        exact: all of its numeric options, with values that float32 represents exactly.
+        resumed: options for runs that are saved midway, with branches before and after the save.
+        learned: the options to differentiate steps by.
+        long: options for runs of 1200 steps, which cover all of its branches.
+        edges: options at the limits of what is allowed.
+        by_hand: options, and the value of [1, -2] after four steps with them (float64).
+        carried: the scalars in its state other than the step.
         has_step, has_betas: whether torch counts its steps, and whether it has betas.
         takes_complex, takes_empty, takes_rows, takes_vectors: which parameters and gradients it takes.
-        packs: whether small parameters may be joined.
-        smooth: whether the update has a derivative with respect to the slots that is not zero.
-        copies: the arrays of a parameter's size that a step makes beside its results.
-        refused: options that the class refuses, and how torch's message begins.
-        tolerance: of a functional float64 trajectory.
+        packs: whether small parameters may be packed.
+        smooth: whether the update has a nonzero derivative with respect to the slots.
+        copies: the temporary arrays of a parameter's size that a step needs.
+        refused: options that the class rejects, and the start of torch's message.
+        tolerance: the tolerance of a functional float64 trajectory.
     """
 
     title: str
@@ -81,7 +81,7 @@ class Algorithm:
     has_step: bool = True
     has_betas: bool = False
     takes_complex: bool = True
-    takes_empty: bool = True  # torch divides by the number of entries where it does not
+    takes_empty: bool = True  # if False, torch divides by the number of entries
     takes_rows: bool = False
     takes_vectors: bool = True
     packs: bool = True
@@ -93,7 +93,7 @@ class Algorithm:
 
     @property
     def decays(self) -> bool:
-        """Whether it has a weight decay."""
+        """Whether it has weight decay."""
         return any("weight_decay" in options for options in self.cases)
 
 
@@ -189,14 +189,14 @@ ALGORITHMS: dict[str, Algorithm] = {
         learned=("lr", "rho"),
         edges=({"rho": 0.0, "eps": 0.1}, {"rho": 1.0}),
         by_hand=(({"lr": 1.0, "weight_decay": 0.1}, [0.99203979993, -1.99684977309]),),
-        copies=1.5,  # as Rprop
+        copies=1.5,  # like Rprop
         refused=(*negative(**EPS), ({"rho": 1.5}, "Invalid rho value: 1.5")),
     ),
     "adafactor": Algorithm(
         "Adafactor",
         ("row_var", "col_var", "variance"),
         crossed({"lr": 0.05}, {}, {"eps": (1e-3, 1e-2), "d": 1.5}),
-        typical={"lr": 0.01, "eps": (1e-7, 1e-3)},  # eps1 of None is that of the parameter's dtype, in torch too
+        typical={"lr": 0.01, "eps": (1e-7, 1e-3)},  # eps1=None means the parameter dtype's epsilon, in torch too
         exact={"lr": 0.5, "beta2_decay": -0.75, "eps": (2.0**-20, 2.0**-10), "d": 1.5, "weight_decay": 0.125},
         long=({"lr": 0.05},),
         edges=({"lr": 1.0, "beta2_decay": 0.0, "d": 2.0}, {"lr": 0.5, "eps": (0.1, 1.0), "weight_decay": 0.5}),
@@ -207,7 +207,7 @@ ALGORITHMS: dict[str, Algorithm] = {
         takes_complex=False,
         takes_empty=False,
         packs=False,
-        copies=1.0,  # the update, which is scaled by a norm of it
+        copies=1.0,  # the update, which is scaled by its own norm
         refused=(
             ({"lr": -0.5}, "Learning rate should be >= 0 but is: -0.5"),
             ({"beta2_decay": 0.5}, "beta2_decay should be <= 0 but is: 0.5"),
@@ -311,8 +311,8 @@ ALGORITHMS: dict[str, Algorithm] = {
             ),
         ),
         has_betas=True,
-        # torch's rho_t cancels in doubles at the first steps; our traced form does not, and that is the difference. The
-        # torch face, which forms the scalars as torch does, is held to 1e-12.
+        # torch's rho_t cancels in doubles at the first steps; our traced form does not. The torch face, which computes
+        # the scalars as torch does, is held to 1e-12.
         tolerance=1e-10,
         refused=(*negative(**EPS), *BETAS),
     ),
@@ -341,7 +341,7 @@ ALGORITHMS: dict[str, Algorithm] = {
         long=({"step_sizes": (1e-3, 0.02)},),
         edges=({"lr": 100.0}, {"lr": 0.1, "etas": (0.9, 1.1), "step_sizes": (0.05, 0.2)}),
         by_hand=(({"lr": 0.1}, [0.79, -1.95]),),
-        copies=2.0,  # its results read what others overwrite, which XLA copies first; not in the one-pass form
+        copies=2.0,  # XLA copies arrays that one result overwrites and another reads; not in the one-pass form
         refused=(*negative(weight_decay=""), ({"etas": (0.5, 0.9)}, "Invalid eta values: 0.5, 0.9")),
     ),
     "muon": Algorithm(
@@ -363,7 +363,7 @@ ALGORITHMS: dict[str, Algorithm] = {
         packs=False,
     ),
 }
-# Algorithms whose steps are not of the common kind, and the files that test them.
+# Algorithms that do not fit the common tests, and the files that test them.
 ELSEWHERE = {
     "sparse_adam": ("SparseAdam", "test_sparse.py"),
     "lbfgs": ("LBFGS", "test_quasi_newton.py"),
@@ -372,11 +372,11 @@ ELSEWHERE = {
 }
 
 
-CASES: list[Case] = [(name, options) for name, row in ALGORITHMS.items() for options in row.cases]  # all of them
+CASES: list[Case] = [(name, options) for name, row in ALGORITHMS.items() for options in row.cases]
 
 
 def oracle(title: str) -> Any:
-    """The class that ours of this title is compared with; needs torch."""
+    """Return the reference class for this title; needs torch."""
     modules = {row.title: row.module for row in ALGORITHMS.values()}
     return getattr(importlib.import_module(modules.get(title, "torch.optim")), title)
 
@@ -387,17 +387,17 @@ def label(case: Case) -> str:
 
 
 def full(*values: Any) -> tuple[Any, ...]:
-    """These values of a parameter, in a full run; otherwise none."""
+    """Return these values in a full run, otherwise none."""
     return values if FULL else ()
 
 
 def names(**wanted: bool) -> list[str]:
-    """The algorithms whose rows have these values, as in ``names(packs=True)``."""
+    """Return the algorithms whose rows have these values, as in ``names(packs=True)``."""
     return [name for name, row in ALGORITHMS.items() if all(getattr(row, key) is v for key, v in wanted.items())]
 
 
 def covering(options: Iterable[Options]) -> tuple[Options, ...]:
-    """A part of them in which every two values stand together that do in the whole."""
+    """Return a subset that contains every pair of values that occurs in the whole set."""
     every = list(options)
     keys = {key: None for each in every for key in each}
     pairs = [set(itertools.combinations([(key, repr(each.get(key))) for key in keys], 2)) for each in every]
@@ -410,12 +410,12 @@ def covering(options: Iterable[Options]) -> tuple[Options, ...]:
 
 
 def few_of(name: str) -> list[Case]:
-    """For what depends little on the flags: the first and the last of :func:`cases_of`, in a full run all."""
+    """Return the first and last of :func:`cases_of`, all in a full run; for tests that hardly depend on flags."""
     cases = cases_of(name)
     return cases if FULL else [cases[0], cases[-1]]
 
 
 def cases_of(name: str) -> list[Case]:
-    """The cases of an algorithm that this run compares: all, or of every two options all pairs."""
+    """Return the cases of an algorithm that this run compares: all, or enough for every pair of options."""
     options = ALGORITHMS[name].cases
     return [(name, each) for each in (options if FULL else covering(options))]

@@ -1,4 +1,4 @@
-"""How the algorithms are compared with torch: shapes, gradients, and how options change from step to step."""
+"""The shapes, the gradients and the changing options with which the algorithms are compared with torch."""
 
 from typing import Any
 
@@ -8,14 +8,14 @@ from tests.algorithms import ALGORITHMS, FULL
 
 SHAPES = {"scalar": (), "one": (1,), "vector": (5,), "matrix": (3, 4), "cube": (2, 3, 4), "empty": (0, 3)}
 MATRICES = {"matrix": (3, 4), "tall": (8, 3), "wide": (5, 8), "empty": (0, 3)}
-LEFT_OUT = () if FULL else ("one", "cube")  # where an entry depends on no other, and each takes its time to compile
+LEFT_OUT = () if FULL else ("one", "cube")  # for element-wise algorithms: each shape takes time to compile
 STEPS = 50
 GAPS_AT = (1, 3, 10, 11, 13, 30, 33, 50)  # the steps at which a trajectory with missing gradients is recorded
 LONG_AT = (50, 100, 150, 200)
 
 
 def changing_options(name: str, step: int, options: dict[str, Any]) -> dict[str, Any]:
-    """The options that change from step to step, as they are before update number ``step`` (the first is 0)."""
+    """Return the changing options as they are before update number ``step`` (the first is 0)."""
     changed: dict[str, Any] = {"lr": options["lr"] * (1 + 0.5 * np.sin(step))}
     if options.get("weight_decay"):
         changed["weight_decay"] = options["weight_decay"] * (1 + 0.3 * np.cos(step))
@@ -27,14 +27,14 @@ def changing_options(name: str, step: int, options: dict[str, Any]) -> dict[str,
 
 
 def rewritten_options(name: str, step: int, options: dict[str, Any]) -> dict[str, Any]:
-    """The same for the stateful face, whose trajectories also change eps."""
+    """Like :func:`changing_options` for the torch face, whose trajectories also change eps."""
     changed = changing_options(name, step, options)
     return {**changed, "eps": 1e-8 * (1 + step % 4)} if ALGORITHMS[name].has_betas else changed
 
 
 def missing(step: int) -> set[str]:
-    """The parameters without a gradient at a step of the trajectories with gaps: two begin late, one of them ends
-    early, one is left out now and then. Few different sets, for each is compiled."""
+    """Return the parameters without a gradient at a step of the trajectories with gaps: two start late, one of them
+    ends early, one is missing now and then. There are few different sets, because each is compiled."""
     absent = {"vector", "one"} if step < 10 else {"vector"} if step >= 30 else set()
     return absent | {"matrix"} if step % 10 == 2 else absent
 
@@ -46,14 +46,14 @@ def parameters(name: str, dtype: Any, seed: int = 0) -> dict[str, np.ndarray]:
 
 
 def gradients(name: str, step: int, dtype: Any) -> dict[str, np.ndarray]:
-    """Gradients of ordinary size in most steps; in some, entries that are zero, 1e-30 or 1e15 times as large."""
+    """Return ordinary gradients at most steps; at some, entries are zero, or 1e-30 or 1e15 times as large."""
     rng = np.random.default_rng(1000 + step)
     result = {}
     for key, shape in every_shape(name).items():
         size = np.ones(shape)
         if step % 5 == 3:
             size = rng.choice([1.0, 0.0, 1e-30], size=shape)
-        if step % 25 == 9:  # also within the 12 steps that the shorter recordings have
+        if step % 25 == 9:  # also within the 12 steps of the shorter recordings
             size = rng.choice([1.0, 1e15], size=shape)
         result[key] = np.asarray(_draw(rng, shape, dtype) * size).astype(dtype)
     return {key: result[key] for key in shapes(name)}
@@ -65,13 +65,13 @@ def _draw(rng: np.random.Generator, shape: tuple[int, ...], dtype: Any) -> Any:
 
 
 def shapes(name: str, slot: str = "param") -> dict[str, tuple[int, ...]]:
-    """The shape that a slot has for each parameter of this run that has it."""
+    """Return a slot's shape for each parameter of this run that has the slot."""
     left_out = LEFT_OUT if ALGORITHMS[name].packs else ()
     return {key: shape for key, shape in every_shape(name, slot).items() if key not in left_out}
 
 
 def every_shape(name: str, slot: str = "param") -> dict[str, tuple[int, ...]]:
-    """The same of the recorded parameters."""
+    """Return a slot's shape for each recorded parameter that has the slot."""
     own = SHAPES if ALGORITHMS[name].takes_vectors else MATRICES
     if not ALGORITHMS[name].takes_empty:
         own = {key: shape for key, shape in own.items() if 0 not in shape}
@@ -85,7 +85,7 @@ def every_shape(name: str, slot: str = "param") -> dict[str, tuple[int, ...]]:
 
 
 def flatten(name: str, tree: dict[str, Any], slot: str = "param") -> np.ndarray:
-    """The arrays of a tree one after the other, in the order of the shapes."""
+    """Concatenate the arrays of a tree, in the order of the shapes."""
     return np.concatenate([np.asarray(tree[key]).reshape(-1) for key in shapes(name, slot)])
 
 
@@ -99,5 +99,5 @@ def unflatten(name: str, flat: np.ndarray, slot: str = "param") -> dict[str, np.
 
 
 def of_this_run(rows: np.ndarray, sizes: dict[str, int], kept: dict[str, Any]) -> np.ndarray:
-    """The columns of recorded rows that belong to the parameters of this run; each has ``sizes`` columns."""
+    """Return the columns of recorded rows for the parameters of this run; each parameter has ``sizes`` columns."""
     return rows[:, np.repeat([key in kept for key in sizes], list(sizes.values()))]

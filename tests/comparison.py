@@ -1,6 +1,6 @@
-"""How trajectories are run here and compared with torch's; the tests and the parity table share it.
+"""Run trajectories and compare them with torch's; shared by the tests and the parity table.
 
-The cases of an algorithm run together: one compiled call steps all of them, for compiling is what costs.
+One compiled call steps all cases of an algorithm together, because compilation dominates the cost.
 """
 
 import functools
@@ -29,7 +29,7 @@ def recorded(name: str) -> dict[str, np.ndarray]:
 
 
 def recorded_run(case: Case, kind: str, file: str = "") -> dict[str, np.ndarray]:
-    """What torch did in a case, by parameters and slots."""
+    """Return torch's recorded parameters and slots for a case."""
     prefix = f"{label(case)}/{kind}/"
     found = {
         key.removeprefix(prefix): rows for key, rows in recorded(file or case[0]).items() if key.startswith(prefix)
@@ -40,12 +40,12 @@ def recorded_run(case: Case, kind: str, file: str = "") -> dict[str, np.ndarray]
 
 
 def reference(case: Case, dtype: str) -> dict[str, np.ndarray]:
-    """What torch did with the parameters of this run; the rows of a trajectory have shape (steps + 1, entries)."""
+    """Return torch's trajectory of this run's parameters; its rows have shape (steps + 1, entries)."""
     return {slot: _of_this_run(case[0], slot, rows) for slot, rows in recorded_run(case, dtype).items()}
 
 
 def _of_this_run(name: str, slot: str, rows: np.ndarray) -> np.ndarray:
-    """The rows without the parameters that this run leaves out; a scalar has one column for every filled parameter."""
+    """Drop the parameters that this run leaves out; a scalar has one column for each nonempty parameter."""
     if rows.ndim == 1:
         return rows
     if slot in SCALARS:
@@ -57,7 +57,7 @@ def _of_this_run(name: str, slot: str, rows: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def stepper(name: str, statics: tuple[Static, ...]) -> Any:
-    """One compiled step of several cases whose numbers come in as data."""
+    """Return one compiled step of several cases that takes their numbers as data."""
 
     @jax.jit
     def step(runs: Any, grads: Any, data: Any) -> Any:
@@ -72,20 +72,20 @@ def stepper(name: str, statics: tuple[Static, ...]) -> Any:
 
 
 def stepped(many: Sequence[Case], step: int, runs: Any, grads: Any) -> Any:
-    """(parameters, state, updates) of all cases after a step from their (parameters, state)."""
+    """Step all cases from their (parameters, state); return each one's (parameters, state, updates)."""
     statics, data = zip(*(split(name, step, options) for name, options in many), strict=True)
     return stepper(many[0][0], statics)(list(runs), grads, list(data))
 
 
 def split(name: str, step: int, options: dict[str, Any]) -> tuple[Static, dict[str, Any]]:
-    """The options that are static, and those that are data at ``step``."""
+    """Split options into static ones and those that are data at ``step``."""
     data = {key: value for key, value in options.items() if type(value) is float and value != 0.0}
     data |= cases.changing_options(name, step, options)
     return tuple((key, value) for key, value in options.items() if key not in data), arrays(data)
 
 
 def arrays(numbers: dict[str, Any]) -> dict[str, Any]:
-    """Options as arrays of JAX's default float dtype; the betas as pairs, so that float32 keeps their digits."""
+    """Convert options to arrays of JAX's default float dtype; betas become pairs, so float32 keeps their digits."""
 
     def array(value: float) -> jax.Array:
         return jnp.asarray(value, jnp.result_type(float))
@@ -101,14 +101,14 @@ def initial(case: Case, dtype: Any) -> tuple[Any, Any]:
 
 
 def slots_of(state: Any) -> dict[str, Any]:
-    """The slots that a state has: no scalars, and nothing that is None."""
+    """Return the slots of a state, without scalars and None."""
     return {
         name: getattr(state, name) for name in state._fields if name not in SCALARS and getattr(state, name) is not None
     }
 
 
 def state_at(algorithm: str, initial: Any, recorded: dict[str, np.ndarray], step: int) -> Any:
-    """The state with torch's slots and scalars after ``step`` updates."""
+    """Return the state with torch's slots and scalars after ``step`` updates."""
     if step == 0:
         return initial
     scalars = {name: jnp.asarray(rows[step]) for name, rows in recorded.items() if name in SCALARS}
@@ -124,19 +124,19 @@ def state_at(algorithm: str, initial: Any, recorded: dict[str, np.ndarray], step
 
 
 def relative(algorithm: str, actual: dict[str, Any], expected: np.ndarray, slot: str = "param") -> float:
-    """The largest difference in an array over the array's largest magnitude; the worst array counts."""
+    """Return the worst array's largest difference, relative to that array's largest magnitude."""
     arrays = cases.unflatten(algorithm, expected, slot)
     return largest(equality.relative(actual[name], array) for name, array in arrays.items())
 
 
 def largest(values: Iterable[float]) -> float:
-    """NaN if one is, unlike max()."""
+    """Return the maximum; unlike max(), NaN if any value is."""
     return float(np.max([0.0, *values]))
 
 
 def trajectory_errors(many: Sequence[Case], dtype: str) -> dict[str, float]:
-    """By case, the worst relative difference from torch's free-running trajectory, over all steps, parameters and
-    slots; infinite where the state has other slots than torch's, or a scalar that is not float32."""
+    """Return, by case, the worst relative difference from torch's free-running trajectory, over all steps, parameters
+    and slots; infinite if the state's slots differ from torch's, or a scalar is not float32."""
     name = many[0][0]
     expected = [reference(case, dtype) for case in many]
     runs, errors = [initial(case, np.dtype(dtype)) for case in many], [[] for _ in many]
@@ -149,7 +149,7 @@ def trajectory_errors(many: Sequence[Case], dtype: str) -> dict[str, float]:
 
 
 def _error(name: str, params: Any, state: Any, expected: dict[str, np.ndarray]) -> float:
-    """The worst relative difference of parameters, slots and carried scalars."""
+    """Return the worst relative difference of parameters, slots and carried scalars."""
     slots, scalars = slots_of(state), {key: getattr(state, key) for key in ALGORITHMS[name].carried}
     if set(slots) != set(expected) - {"param", *SCALARS} or any(v.dtype != jnp.float32 for v in scalars.values()):
         return float("inf")
@@ -160,9 +160,11 @@ def _error(name: str, params: Any, state: Any, expected: dict[str, np.ndarray]) 
 
 
 def synchronised_ulps(many: Sequence[Case], dtype: str = "float32") -> dict[str, tuple[float, float]]:
-    """By case, each step from torch's state: how far parameters are off in ulp of max(|p|, |update|), entry by entry,
-    and the slots in ulp of the array's largest magnitude before or after the step (a slot of one entry may cancel to
-    almost nothing, and the rounding is that of what it was)."""
+    """Take each step from torch's state; return, by case, the errors of parameters and slots in ulp.
+
+    Parameters are measured entry by entry in ulp of max(|p|, |update|), slots in ulp of the array's largest magnitude
+    before or after the step (a slot of one entry may cancel to almost nothing, but keeps its former rounding error).
+    """
     name = many[0][0]
     expected = [reference(case, dtype) for case in many]
     fresh = [initial(case, np.float32)[1] for case in many]
@@ -180,7 +182,7 @@ def synchronised_ulps(many: Sequence[Case], dtype: str = "float32") -> dict[str,
 
 
 def _synchronised(name: str, fresh: Any, rows: dict[str, np.ndarray], step: int, dtype: str) -> tuple[Any, Any]:
-    """torch's parameters and state after ``step`` updates in ``dtype``; the state's scalars stay float32."""
+    """Return torch's parameters and state after ``step`` updates in ``dtype``; the state's scalars stay float32."""
     state = state_at(name, fresh, {key: values for key, values in rows.items() if key != "param"}, step)
     kept = {key: getattr(state, key) for key in ALGORITHMS[name].carried}
     params, narrow = _narrow((cases.unflatten(name, rows["param"][step]), state), dtype)
@@ -192,7 +194,7 @@ def _narrow(tree: Any, dtype: str) -> Any:
 
 
 def _slot_ulps(name: str, tree: Any, slot: str, before: Any, after: Any, dtype: str) -> float:
-    """How far a slot is off in ulp of the array's largest magnitude before or after the step."""
+    """Return a slot's error in ulp of the array's largest magnitude before or after the step."""
     previous, found = cases.unflatten(name, before[slot], slot), []
     for key, array in cases.unflatten(name, after[slot], slot).items():
         size = max(np.max(np.abs(values), initial=0) for values in (array, previous[key]))
@@ -201,14 +203,14 @@ def _slot_ulps(name: str, tree: Any, slot: str, before: Any, after: Any, dtype: 
 
 
 def ulps(actual: Any, expected: Any, size: Any, dtype: str) -> Any:
-    """The difference in units in the last place of numbers as large as ``size``."""
+    """Return the difference in units in the last place of numbers as large as ``size``."""
     spacing = np.maximum(np.spacing(np.asarray(size, np.float32)).astype(np.float64), 2.0**-149)
     spacing = spacing * float(jnp.finfo(dtype).eps) / float(jnp.finfo(jnp.float32).eps)
     return np.abs(np.asarray(actual).astype(np.float64) - np.asarray(expected, np.float64)) / spacing
 
 
 class Face:
-    """The stateful optimizer with one group for each of several cases."""
+    """The torch face's optimizer with one group per case."""
 
     def __init__(self, many: Sequence[Case], dtype: str, start: dict[str, np.ndarray] | None = None) -> None:
         self.many, self.name = many, many[0][0]
@@ -222,21 +224,21 @@ class Face:
             group.update(of(name, step, options))
 
     def step(self, grads: dict[str, Any]) -> None:
-        """A step of every group with the same gradients, None where there is none."""
+        """Step every group with the same gradients; None for a missing one."""
         self.optimizer.step([[grads[key] for key in self.keys] for _ in self.many])
 
     def params(self) -> list[dict[str, Any]]:
-        """The parameters of each case by key."""
+        """Return the parameters of each case by key."""
         return [dict(zip(self.keys, group, strict=True)) for group in self.optimizer.params]
 
     def entries(self) -> list[dict[str, dict[str, Any]]]:
-        """The state of each case: the entry of each parameter by key."""
+        """Return the state of each case: the parameters' entries by key."""
         state, size = self.optimizer.state_dict()["state"], len(self.keys)
         flat = [state.get(index, {}) for index in range(size * len(self.many))]
         return [dict(zip(self.keys, flat[i : i + size], strict=True)) for i in range(0, len(flat), size)]
 
     def load(self, entries: Sequence[dict[str, dict[str, Any]]]) -> None:
-        """The other way: load a state_dict with these entries."""
+        """Load a state_dict with these entries; the inverse of :meth:`entries`."""
         flat = enumerate(entry for case in entries for entry in case.values())
         state = {index: entry for index, entry in flat if entry}
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
@@ -248,12 +250,12 @@ def gradients(name: str, step: int, dtype: str, absent: Any = ()) -> dict[str, A
 
 
 def slot_tree(name: str, entries: dict[str, dict[str, Any]], slot: str) -> dict[str, Any]:
-    """A slot of every parameter, NaN where there is none."""
+    """Return a slot of every parameter, NaN if it is missing."""
     return {key: entries[key].get(slot, np.full(shape, np.nan)) for key, shape in cases.shapes(name, slot).items()}
 
 
 def worst(algorithm: str, actual: dict[str, Any], expected: np.ndarray, slot: str = "param") -> float:
-    """:func:`relative`, where an array may be NaN for "there is none"; infinite if it is in one of the two only."""
+    """Like :func:`relative`, but a NaN array means a missing slot; infinite if only one side has it."""
     errors = []
     for name, right in cases.unflatten(algorithm, expected, slot).items():
         ours = np.asarray(actual[name])
@@ -267,8 +269,8 @@ def worst(algorithm: str, actual: dict[str, Any], expected: np.ndarray, slot: st
 def face_trajectory_errors(
     many: Sequence[Case], kind: str, at_step: Callable[[int], None] = lambda step: None
 ) -> dict[str, float]:
-    """By case, the stateful face's worst relative difference from a float64 run of torch with every option rewritten,
-    at the steps that are recorded: "gaps" with missing gradients, "long" without; infinite where a step count or a
+    """Return, by case, the torch face's worst relative difference from a float64 run of torch with every option
+    rewritten, at the recorded steps: "gaps" with missing gradients, "long" without; infinite if a step count or a
     carried scalar differs."""
     name, steps = many[0][0], cases.GAPS_AT if kind == "gaps" else cases.LONG_AT
     expected = [reference(case, kind) for case in many]
@@ -286,7 +288,7 @@ def face_trajectory_errors(
 
 
 def _face_error(name: str, params: Any, entries: Any, right: dict[str, np.ndarray], steps: int) -> float:
-    """The worst relative difference of parameters and slots, if counts and scalars are torch's."""
+    """Return the worst relative difference of parameters and slots; infinite unless counts and scalars are torch's."""
     shapes = cases.shapes(name)
     filled = [entries[key] for key in shapes if 0 not in shapes[key]]
     empty = [entries[key] for key in shapes if 0 in shapes[key]]
@@ -303,7 +305,7 @@ def _face_error(name: str, params: Any, entries: Any, right: dict[str, np.ndarra
 
 
 def face_synchronised_ulps(many: Sequence[Case]) -> dict[str, tuple[float, float]]:
-    """:func:`synchronised_ulps` with the stateful face, which loads torch's state as a state_dict before each step."""
+    """Like :func:`synchronised_ulps` for the torch face, which loads torch's state_dict before each step."""
     name = many[0][0]
     expected = [reference(case, "float32") for case in many]
     face, found = Face(many, "float32"), [(0.0, 0.0)] * len(many)
@@ -325,7 +327,7 @@ def face_synchronised_ulps(many: Sequence[Case]) -> dict[str, tuple[float, float
 
 
 def _entries_at(name: str, rows: dict[str, np.ndarray], step: int) -> dict[str, dict[str, Any]]:
-    """torch's state after ``step`` updates, by parameter."""
+    """Return torch's state after ``step`` updates, by parameter."""
     row = ALGORITHMS[name]
     scalars = {"step": np.float32(step)} if row.has_step else {}
     scalars |= {scalar: rows[scalar][step] for scalar in row.carried}
@@ -337,7 +339,7 @@ def _entries_at(name: str, rows: dict[str, np.ndarray], step: int) -> dict[str, 
 
 
 def above(found: dict[str, Any], *limits: float) -> dict[str, Any]:
-    """The cases whose errors are above the limits, or not numbers."""
+    """Return the cases whose errors are above the limits or NaN."""
     return {
         name: errors
         for name, errors in found.items()

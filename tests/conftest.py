@@ -1,4 +1,4 @@
-"""Strict by default: dtype and rank promotion raise. Two CPU devices, so that sharding is tested everywhere."""
+"""Strict by default: dtype and rank promotion raise. Two CPU devices, so that sharding is tested on any machine."""
 
 import os
 import pathlib
@@ -11,13 +11,13 @@ import pytest
 from tests.algorithms import FULL
 
 FLAGS = ["--xla_force_host_platform_device_count=2"]
-# Half the time of compiling. With OPTIMIZED, XLA compiles as it does for users; CI compares the trajectories so, too.
-# It aborts at a flag that it does not know, or no longer.
+# These flags halve the compile time. With OPTIMIZED, XLA compiles as it does for users; CI compares the trajectories
+# in that mode too. XLA aborts on unknown and removed flags.
 if not os.environ.get("OPTIMIZED") and jax.__version_info__ < (0, 13):
     FLAGS += ["--xla_backend_optimization_level=1", "--xla_llvm_disable_expensive_passes=true"]
     FLAGS += ["--xla_cpu_parallel_codegen_split_count=1"]
     FLAGS += ["--xla_cpu_use_fusion_emitters=false"] if jax.__version_info__ < (0, 11) else []
-os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS])  # read when the first array is made
+os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS])  # read when the first array is created
 
 collect_ignore = ["torch_run.py", "reference/record.py"]  # no tests or doctests; importing them needs torch
 
@@ -30,7 +30,7 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 
 def pytest_collection_modifyitems(config, items):
-    """Leave what is marked ``full`` to ``make test-all``; a test that is named itself runs."""
+    """Skip tests marked ``full`` unless in ``make test-all`` or named explicitly."""
     if FULL or any("::" in argument for argument in config.args):
         return
     kept = [item for item in items if item.get_closest_marker("full") is None]
@@ -44,8 +44,8 @@ MAPS = pathlib.Path("/proc/self/maps")
 
 @pytest.fixture(autouse=True)
 def few_programs():
-    """Drop what is compiled before it fills the process: a program maps ten pieces of memory or more, Linux allows
-    65,530 of them, and XLA crashes when it gets no more."""
+    """Drop compiled programs before they exhaust the process's memory maps: each program takes ten or more, Linux
+    allows 65,530, and XLA crashes when it gets no more."""
     start = time.monotonic()
     yield
     if time.monotonic() - start > 0.2 and MAPS.exists() and MAPS.read_bytes().count(b"\n") > 20_000:
@@ -67,7 +67,7 @@ def x64():
 
 @pytest.fixture
 def compilations():
-    """A list that grows by an entry whenever JAX compiles something."""
+    """A list that gains an entry whenever JAX compiles something."""
     events = []
 
     def listen(event, duration, **_):

@@ -1,11 +1,11 @@
-"""Whether trees of arrays, numbers and texts are the same to the bit, and how far arrays are apart."""
+"""Compare trees of arrays, numbers and texts bit for bit, and measure how far arrays are apart."""
 
 import jax
 import numpy as np
 
 
 def same(one, other, ordered=False):
-    """Equal in types, dtypes, shapes and bytes; ``ordered``: the keys of dictionaries in one order too."""
+    """Whether types, dtypes, shapes and bytes are equal; with ``ordered``, the order of dictionary keys too."""
     if isinstance(other, dict):
         if one.keys() != other.keys() or (ordered and list(one) != list(other)):
             return False
@@ -14,7 +14,7 @@ def same(one, other, ordered=False):
         pairs = zip(one, other, strict=False)
         return type(one) is type(other) and len(one) == len(other) and all(same(*pair, ordered) for pair in pairs)
     if hasattr(other, "dtype"):
-        if str(other.dtype) == "torch.bfloat16":  # which NumPy does not take
+        if str(other.dtype) == "torch.bfloat16":  # which NumPy does not support
             return one.dtype == other.dtype and same(one.float(), other.float())
         one, other = np.asarray(one), np.asarray(other)
         return one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
@@ -22,14 +22,14 @@ def same(one, other, ordered=False):
 
 
 def same_trees(one, other):
-    """The same structure, with leaves of the same dtypes, shapes and bytes."""
+    """Whether the structures are equal, with leaves of the same dtypes, shapes and bytes."""
     if jax.tree.structure(one) != jax.tree.structure(other):
         return False
     return all(same(np.asarray(a), np.asarray(b)) for a, b in zip(*map(jax.tree.leaves, (one, other)), strict=True))
 
 
 def relative(found, expected):
-    """The largest difference over the largest magnitude; infinite if the shapes differ, or beside nothing but zeros."""
+    """Return the largest difference relative to ``expected``; infinite if shapes differ, or only ``expected`` is 0."""
     found, expected = map(_wide, (found, expected))
     if found.shape != expected.shape:
         return np.inf

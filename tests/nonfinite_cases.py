@@ -1,4 +1,4 @@
-"""One entry of a gradient is NaN, infinite, or so large that its square is; or one of a parameter is infinite."""
+"""Runs with one gradient entry that is NaN, infinite, or has an infinite square; or one infinite parameter entry."""
 
 from typing import Any
 
@@ -7,13 +7,13 @@ import numpy as np
 from tests import algorithms
 
 BAD = {"nan": np.nan, "inf": np.inf, "minus_inf": -np.inf, "huge": 1e200}  # the second entry of a gradient
-INFINITE = "infinite"  # these have ordinary gradients, but the parameter's second entry is minus infinity
+INFINITE = "infinite"  # ordinary gradients, but the parameter's second entry is minus infinity
 STEPS, BAD_STEP = 6, 2
-RECORDED_AT = (3, 6)  # after the bad gradient, and after three good ones more
+RECORDED_AT = (3, 6)  # after the bad gradient, and after three more good ones
 
 
 def cases_of(name: str, every: bool = False) -> list[algorithms.Case]:
-    """Those of an algorithm; nothing that is not finite depends on the sign of the gradient."""
+    """Return an algorithm's cases; non-finite behavior does not depend on the gradient's sign."""
     cases = [(name, options) for options in algorithms.ALGORITHMS[name].cases] if every else algorithms.cases_of(name)
     plain = [
         (name, {**options, "maximize": False}) if "maximize" in options else (name, options) for _, options in cases
@@ -25,7 +25,7 @@ CASES = [case for name in algorithms.ALGORITHMS for case in cases_of(name, every
 
 
 def shapes(name: str) -> dict[str, tuple[int, ...]]:
-    """A vector and a matrix of each kind; in a run that is not full, a matrix only where its entries are related."""
+    """Return a vector and a matrix of each kind; outside full runs, only the matrix if entries are independent."""
     left_out = "_vector" if algorithms.ALGORITHMS[name].packs and not algorithms.FULL else None
     return {key: shape for key, shape in every_shape(name).items() if not left_out or not key.endswith(left_out)}
 
@@ -45,7 +45,7 @@ def parameters(name: str) -> dict[str, np.ndarray]:
 
 
 def gradients(name: str, step: int) -> dict[str, np.ndarray]:
-    """Ordinary gradients, but for one step."""
+    """Return ordinary gradients, except at one step."""
     rng = np.random.default_rng(100 + step)
     result = {key: rng.standard_normal(shape) for key, shape in every_shape(name).items()}
     if step == BAD_STEP:
@@ -55,5 +55,5 @@ def gradients(name: str, step: int) -> dict[str, np.ndarray]:
 
 
 def flatten(arrays: Any) -> np.ndarray:
-    """The arrays that are there one after the other."""
+    """Concatenate the arrays that are not None."""
     return np.concatenate([np.asarray(array).reshape(-1) for array in arrays if array is not None])

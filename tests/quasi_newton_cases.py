@@ -1,4 +1,4 @@
-"""Objectives for the quasi-Newton algorithms, written for arrays of JAX and of torch alike, and L-BFGS's cases."""
+"""Objectives for the quasi-Newton algorithms, which accept JAX and torch arrays, and L-BFGS's cases."""
 
 from typing import Any
 
@@ -6,19 +6,19 @@ import numpy as np
 
 
 def rosenbrock(leaves: Any, m: Any) -> Any:
-    """Of one vector."""
+    """The Rosenbrock function of one vector."""
     (x,) = leaves
     return m.sum(100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2)
 
 
 def quartic(leaves: Any, m: Any) -> Any:
-    """Of leaves of any shapes, which it couples."""
+    """A quartic that couples leaves of any shapes."""
     total = sum(m.sum(leaf) for leaf in leaves)
     return sum(m.sum((leaf - 1) ** 4) for leaf in leaves) + 0.1 * (total - 2) ** 2
 
 
 def complex_bowl(leaves: Any, m: Any) -> Any:
-    """Of complex vectors, real and imaginary parts weighed differently."""
+    """A bowl over complex vectors that weights real and imaginary parts differently."""
     (z,) = leaves
     real, imag = m.real(z), m.imag(z)
     return m.sum((real - 1) ** 2 + 3 * (imag + 2) ** 2 + 0.1 * (real * imag) ** 2)
@@ -35,7 +35,7 @@ def start(objective: Any, size: int) -> list[np.ndarray]:
 
 WOLFE = {"line_search_fn": "strong_wolfe"}
 
-# What a run has that is not full: each objective with each search, and a history that is full.
+# The cases outside full runs: each objective with each search, and a history that fills up.
 SOME = ("plain-history", "plain-tree", "plain-complex", "wolfe-history", "wolfe-tree", "wolfe-complex")
 # label -> objective, size, options, number of steps
 LBFGS: dict[str, tuple[Any, int, dict[str, Any], int]] = {

@@ -1,4 +1,4 @@
-"""How runs of L-BFGS are compared with torch's; the tests and the parity table share it."""
+"""Compare runs of L-BFGS with torch's; shared by the tests and the parity table."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ def loss_of(objective: Any) -> Any:
 
 
 def compiled_update(tx: Any, loss: Any) -> Any:
-    """One compiled update of a transformation that needs the objective."""
+    """Return one compiled update of a transformation that needs the objective."""
 
     @jax.jit
     def step(params: Any, state: Any) -> Any:
@@ -38,8 +38,10 @@ def flat(leaves: Any) -> np.ndarray:
 
 
 def trajectory_errors(label: str) -> tuple[float, float]:
-    """The worst relative difference of the parameters from torch's, in the functional face and in the torch face. The
-    counts of evaluations and iterations must be torch's after every step, and the losses near it, or it is infinite."""
+    """Return the parameters' worst relative difference from torch's, for the functional face and the torch face.
+
+    It is infinite unless, after every step, the counts of evaluations and iterations are torch's and the losses near.
+    """
     objective, size, options, steps = problems.LBFGS[label]
     expected, loss = recorded(label), loss_of(objective)
     params = [jnp.asarray(array) for array in problems.start(objective, size)]

@@ -1,4 +1,4 @@
-"""Pure schedules beside the classes of torch's schedulers that they are closed forms of."""
+"""Pure schedules paired with the torch scheduler classes whose closed forms they are."""
 
 from typing import Any
 

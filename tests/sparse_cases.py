@@ -31,7 +31,7 @@ CASES: list[Case] = [
 
 
 def cases_of(name: str) -> list[Case]:
-    """All of an algorithm, or of every two options all pairs."""
+    """Return all cases of an algorithm, or enough for every pair of options."""
     every = tuple(options for of, options in CASES if of == name)
     return [(name, options) for options in (every if FULL else covering(every))]
 
@@ -42,7 +42,7 @@ def parameters(dtype: Any) -> dict[str, np.ndarray]:
 
 
 def gradients(step: int, dtype: Any) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """For every parameter the rows and their values: some rows twice; at some steps no rows at all."""
+    """Return the rows and their values for every parameter: some rows twice, at some steps no rows at all."""
     rng = np.random.default_rng(100 + step)
     result = {}
     for key, shape in SHAPES.items():
@@ -54,7 +54,7 @@ def gradients(step: int, dtype: Any) -> dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 def missing(step: int) -> set[str]:
-    """The parameters without a gradient at a step of the runs with gaps."""
+    """Return the parameters without a gradient at a step of the runs with gaps."""
     return ({"vector"} if step < 3 else set()) | ({"table"} if step % 10 == 4 else set())
 
 

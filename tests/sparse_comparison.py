@@ -1,4 +1,4 @@
-"""How runs with row-sparse gradients are compared with torch's; the tests and the parity table share it."""
+"""Compare runs with row-sparse gradients with torch's; shared by the tests and the parity table."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from tests import comparison, sparse_cases
 from tests.algorithms import Case, label
 from tests.equality import relative
 
-# torch's momentum is sparse and is not recorded; the float64 trajectory has it.
+# torch's momentum is sparse and not recorded; the float64 trajectory covers it.
 WITH_RECORDED_STATE = [case for case in sparse_cases.CASES if not case[1].get("momentum")]
 
 
@@ -29,7 +29,7 @@ def gradient_tree(step: int, dtype: str, absent: Any = ()) -> dict[str, Any]:
 
 
 def stepped(many: Sequence[Case], step: int, runs: Any, dtype: str) -> Any:
-    """(parameters, state) of all cases after a step."""
+    """Step all cases; return each one's (parameters, state)."""
     every = [(options, sparse_cases.changing_options(name, step, options)) for name, options in many]
     statics = tuple(tuple(pair for pair in options.items() if pair[0] not in data) for options, data in every)
     step_all = comparison.stepper(many[0][0], statics)
@@ -38,7 +38,7 @@ def stepped(many: Sequence[Case], step: int, runs: Any, dtype: str) -> Any:
 
 
 def trajectory_errors(many: Sequence[Case]) -> dict[str, float]:
-    """By case, the worst relative difference from torch's free-running float64 trajectory, parameters and slots."""
+    """Return, by case, the worst relative difference of parameters and slots from torch's free-running float64 run."""
     expected = [recorded(case, "float64") for case in many]
     start = jax.tree.map(jnp.asarray, sparse_cases.parameters(np.float64))
     runs = [(start, getattr(fo, name)(**options).init(start)) for name, options in many]
@@ -53,8 +53,8 @@ def trajectory_errors(many: Sequence[Case]) -> dict[str, float]:
 
 
 def face_trajectory_errors(many: Sequence[Case]) -> dict[str, float]:
-    """The same for the stateful face, with a group for each case, some parameters being without gradients at some
-    steps; parameters only."""
+    """Like :func:`trajectory_errors` for the torch face, with one group per case and missing gradients at some steps;
+    parameters only."""
     name = many[0][0]
     expected = [recorded(case, "gaps")["param"] for case in many]
     start = list(sparse_cases.parameters(np.float64).values())
@@ -73,8 +73,8 @@ def face_trajectory_errors(many: Sequence[Case]) -> dict[str, float]:
 
 
 def synchronised_ulps(many: Sequence[Case]) -> dict[str, tuple[float, float]]:
-    """By case, each float32 step from torch's state: parameters in ulp of max(|p|, |update|), slots of their
-    largest."""
+    """Take each float32 step from torch's state; return, by case, the errors of parameters in ulp of max(|p|, |update|)
+    and of slots in ulp of their largest magnitude."""
     expected = [recorded(case, "float32") for case in many]
     fresh = [getattr(fo, name)(**options).init(sparse_cases.parameters(np.float32)) for name, options in many]
     worst = [(0.0, 0.0)] * len(many)

@@ -1,4 +1,4 @@
-"""Every transformation of the library, for the tests of what they all must do."""
+"""Every transformation of the library, for the tests that apply to all of them."""
 
 import functorch_optim as fo
 from tests.algorithms import ALGORITHMS, names

@@ -1,4 +1,4 @@
-"""Groups that are added to a running optimizer."""
+"""Groups added to a running optimizer."""
 
 import copy
 import functools
@@ -24,7 +24,7 @@ def values(seed, shape=(2, 3)):
 @pytest.mark.torch
 @pytest.mark.parametrize("name", CLASSES)
 def test_histories_are_torchs(name, x64):
-    """Three steps with one group, four with two of which the first is without gradients for two, saved in between."""
+    """Three steps with one group, four with two (the first without gradients for two of them), saved in between."""
     torch = pytest.importorskip("torch", reason="compares with a live torch")
     tensors = [torch.nn.Parameter(torch.tensor(values(seed))) for seed in (1, 2)]
     theirs = oracle(name)([tensors[0]], **CLASSES[name])
@@ -70,7 +70,7 @@ def test_histories_are_torchs(name, x64):
     ],
 )
 def test_a_composition_keeps_what_it_knows(make, standard_promotion):
-    """The parameters that were there go on as if nothing had happened, the new ones begin."""
+    """Existing parameters continue as if nothing had happened; new ones start fresh."""
 
     def run(optimizer, tree, steps):
         for step in range(steps):
@@ -103,7 +103,7 @@ def test_trees_names_gradients_and_schedules():
     loss = lambda params: jnp.sum(params[0]["w"]) + jnp.sum(params[1]["w"] ** 2)  # noqa: E731 one line
     optimizer.zero_grad()
     optimizer.backward(loss)
-    optimizer.step()  # the new group's schedule begins at its first value, the old one's goes on
+    optimizer.step()  # the new group's schedule starts at its first value, the old one's continues
     first, second = (float(optimizer.param_groups[0]["lr"](step)) for step in range(2))
     np.testing.assert_allclose(optimizer.params[1]["w"], [1.0 - 2 * first] * 3)
     np.testing.assert_allclose(optimizer.params[0]["w"], [1.0 - first - second] * 2)
@@ -238,7 +238,7 @@ def test_a_group_without_parameters():
 
 @pytest.mark.parametrize("given", ["a tree", "group dicts", "rules"])
 def test_a_composition_sees_the_same_paths_before_and_after(given):
-    """A mask by path means the same parameters, and a stateful rule behind it keeps its state."""
+    """A mask by path selects the same parameters, and a stateful rule behind it keeps its state."""
 
     def make(lr):
         return fo.chain(

@@ -1,4 +1,4 @@
-"""The table of the algorithms names all of them, and what it says of each is so."""
+"""The table of the algorithms is complete, and each row is true."""
 
 import inspect
 from pathlib import Path
@@ -12,7 +12,7 @@ from functorch_optim.optim.engine.torch_habits import habits_of
 from tests.algorithms import ALGORITHMS, ELSEWHERE, FULL, cases_of, covering
 
 TITLES = {**{name: row.title for name, row in ALGORITHMS.items()}, **{k: title for k, (title, _) in ELSEWHERE.items()}}
-PER_FACE = ("foreach", "batched", "axis_name")  # what saves time in one face does not in the other
+PER_FACE = ("foreach", "batched", "axis_name")  # options that save time in one face only
 each_algorithm = pytest.mark.parametrize("name", ALGORITHMS)
 
 

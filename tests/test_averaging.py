@@ -1,4 +1,4 @@
-"""Averages of the parameters: torch's numbers, in chains and alone."""
+"""Parameter averages: torch's numbers, in chains and alone."""
 
 import pickle
 
@@ -34,7 +34,7 @@ def values(steps=60, dtype=np.float64):
 
 
 def averaged(average, trees):
-    """The average of all trees, and how often its update was compiled."""
+    """Return the average of all trees, and how often its update compiled."""
     state = average.init(jax.tree.map(jnp.asarray, trees[0]))
     update = jax.jit(lambda state, params: fo.update_average(average, state, params))
     for tree in trees:
@@ -43,7 +43,7 @@ def averaged(average, trees):
 
 
 def direct(trees, keep, start=0, every=1):
-    """The same in NumPy: ``keep`` is a function of how many came in."""
+    """Compute the average in NumPy; ``keep`` is a function of the number of trees so far."""
     average, n = None, 0
     for step, tree in enumerate(trees):
         if step >= start and (step - start) % every == 0:
@@ -141,7 +141,7 @@ def start():
 
 @every
 def test_in_a_chain_under_jit_and_scan(average):
-    """The average of the parameters that result; the updates pass through as they are."""
+    """It averages the resulting parameters, and passes the updates through unchanged."""
     tx, alone = fo.chain(fo.adam(lr=0.1), average), fo.adam(lr=0.1)
     params = start()
 
@@ -248,7 +248,7 @@ def test_the_pair_is_a_value_and_the_state_a_slot(average):
 
 
 def test_missing_updates_and_row_sparse_ones():
-    """A parameter without an update is averaged as it is."""
+    """A parameter without an update is averaged with its current value."""
     params = {"a": jnp.ones(2), "table": jnp.zeros((4, 1))}
     average = fo.swa()
     rows = rows_of.make(jnp.ones((1, 1)), jnp.array([2]), (4, 1))
@@ -309,7 +309,7 @@ def test_errors():
 
 
 def test_what_comes_out_is_a_copy():
-    """A donated step after it deletes the state's own arrays."""
+    """A later donated step deletes the state's own arrays."""
     tx, params = fo.chain(fo.sgd(lr=0.1), fo.ema(0.5)), {"w": jnp.ones(3)}
     step = jax.jit(lambda p, s: tx.update(p, s, p), donate_argnums=(0, 1))
     _, state = tx.update(params, tx.init(params), params)

@@ -1,4 +1,4 @@
-"""Torch's files without torch: what is read, what is refused, and that no file is ever half written."""
+"""Torch's files without torch: what is read, what is rejected, and that no file is ever half written."""
 
 import argparse
 import datetime
@@ -166,7 +166,7 @@ STORAGE = b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x
 
 
 class Call:
-    """What a pickle calls when it is read."""
+    """An object whose pickle calls a function when it is read."""
 
     def __init__(self, function, *arguments):
         self.function, self.arguments = function, arguments
@@ -180,7 +180,7 @@ def nested(depth):
 
 
 def tuples_in_tuples(depth):
-    """A tuple that holds one twice that holds one twice ...: to hash it takes for ever."""
+    """A tuple that holds a tuple twice, which holds a tuple twice, ...: hashing it takes forever."""
     return b"\x80\x02}(" + b")" + b"q\x00h\x00\x86" * depth + b"K\x01u."
 
 
@@ -264,14 +264,14 @@ Point = namedtuple("Point", "x y")
 
 
 class Settings:
-    """What no reader knows."""
+    """A class that no reader knows."""
 
     def __init__(self):
         self.lr = 0.1
 
 
 def foreign():
-    """A tree as scripts save it, and what is read of it."""
+    """A tree as scripts save it, and the tree as it is read."""
     swapped = np.arange(3, dtype=">i4")
     return {
         "scalar": (np.float64(1.5), 1.5),
@@ -369,7 +369,7 @@ def binary(number):
 
 
 def meeting(count):
-    """Tuples of -1 and -2, whose hashes are one."""
+    """Tuples of -1 and -2, whose hashes collide."""
     for number in range(count):
         yield b"(" + b"".join(binary(-1 - (number >> bit & 1)) for bit in range(16)) + b"t"
 
@@ -404,7 +404,7 @@ def test_a_file_cannot_ask_for_work_that_outgrows_it(make, tmp_path):
     begin = time.process_time()
     with pytest.raises(CheckpointError, match=r"refused: .* more than a file of this size may have|again and again"):
         load_torch(path)
-    assert time.process_time() - begin < 10  # it was minutes
+    assert time.process_time() - begin < 10  # it used to be minutes
 
 
 def test_keys_that_count_up_are_as_many_as_one_likes(tmp_path):
@@ -417,7 +417,7 @@ def test_a_storage_with_many_names_is_checked_once(tmp_path):
     path = archive(tmp_path / "a.pt", b"\x80\x02](" + one * 20_000 + b"e.", [bytes(2**20)])
     begin = time.process_time()
     assert len(load_torch(path)) == 20_000
-    assert time.process_time() - begin < 10  # it was 3 times as long for each megabyte of the storage
+    assert time.process_time() - begin < 10  # it used to be 3 times as long for each megabyte of the storage
 
 
 def test_a_list_that_stands_in_many_places_is_looked_at_once(tmp_path):
@@ -496,7 +496,7 @@ def reads_right_or_raises(path, data, right):
 
 
 def test_every_flip_of_a_byte(tmp_path):
-    """An error or the right value, and nothing else."""
+    """It gives an error or the right value, nothing else."""
     data = small(tmp_path / "a.pt")
     right = load_torch(tmp_path / "a.pt")
     refused = 0
@@ -513,7 +513,7 @@ def test_every_flip_of_a_byte(tmp_path):
 @given(st.binary(max_size=60), st.integers(0, 200), st.integers(0, 20))
 @settings(max_examples=300)
 def test_any_pickle(tmp_path_factory, noise, place, length):
-    """With checksums that are right: an error of ours or a value, never another error."""
+    """With valid checksums it gives one of our errors or a value, never another error."""
     buffer = io.BytesIO()
     archive_of = tensor()
     place = min(place, len(archive_of))
@@ -542,7 +542,7 @@ def test_large_files_are_mapped_or_read(tmp_path):
         read = load_torch(tmp_path / "a.pt", mapped=mapped)["w"]
         assert (read[-1], read.flags.writeable) == (4_999_999, False)
     before = load_torch(tmp_path / "a.pt")["w"]
-    save_torch({"w": np.zeros(1, np.float32)}, tmp_path / "a.pt")  # another file under the name
+    save_torch({"w": np.zeros(1, np.float32)}, tmp_path / "a.pt")  # another file with the same name
     assert before[-1] == 4_999_999
     with open(tmp_path / "huge.pt", "wb") as file:
         file.write(b"PK\x03\x04")
@@ -654,7 +654,7 @@ SERVER = """
     [("a.pt", save_torch, load_torch), ("a.safetensors", checkpoint.save_safetensors, checkpoint.load_safetensors)],
 )
 def test_a_process_killed_while_saving_leaves_the_old_file_or_the_new_one(name, save, load, tmp_path):
-    """50 times, at random points."""
+    """Kill it 50 times, at random points."""
     path, rng = tmp_path / name, random.Random(0)
     save({"number": 0, "w": np.zeros(200_000, np.float32)}, path)
     arguments = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(SERVER), str(path)]
@@ -675,7 +675,7 @@ def test_a_process_killed_while_saving_leaves_the_old_file_or_the_new_one(name, 
 
 
 def test_a_checkpoint_of_a_run(tmp_path):
-    """Optimizer, scheduler and average in one file."""
+    """It holds the optimizer, the scheduler and the average in one file."""
 
     def build():
         optimizer = optim.AdamW({"w": jnp.ones(2), "b": jnp.zeros(())}, lr=0.1)

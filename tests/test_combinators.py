@@ -1,4 +1,4 @@
-"""chain, named_chain, partition, masked and find_state: what each leaf gets, and what the errors say."""
+"""chain, named_chain, partition, masked and find_state: what each leaf gets, and the errors."""
 
 import chex
 import jax
@@ -268,8 +268,8 @@ def test_a_chain_that_is_wrong_for_some_parameters_is_refused_by_init(tx, messag
         fo.chain(fo.scale(-1.0), fo.add_decayed_weights(0.1), fo.adam()),  # ascends, and decays
         fo.chain(optax.scale_by_adam(), fo.add_decayed_weights(0.1), fo.scale(-1e-3)),
         fo.chain(fo.sgd(), fo.scale(-1.0), fo.sgd()),
-        fo.chain(fo.clip_by_value(1.0), fo.add_decayed_weights(0.1)),  # a part of another chain
-        fo.chain(optax.sgd(0.1), fo.add_decayed_weights(0.1)),  # of optax's nothing is known
+        fo.chain(fo.clip_by_value(1.0), fo.add_decayed_weights(0.1)),  # part of another chain
+        fo.chain(optax.sgd(0.1), fo.add_decayed_weights(0.1)),  # nothing is known about optax's
         fo.chain(fo.sgd(), fo.scale_by_schedule(fo.schedules.constant(-1.0)), fo.sgd()),
     ],
 )
@@ -297,4 +297,4 @@ def test_a_mask_of_something_else_than_booleans_is_refused(wrap):
 def test_updates_are_not_negated_twice(build):
     with pytest.raises(ValueError, match="the chain would ascend: the updates of adam are negated already, and scale"):
         build(fo.adam(lr=0.1), fo.scale(-1.0))
-    assert fo.chain(fo.scale(-1.0), fo.adam(lr=0.1)) is not None  # the gradient of what is to grow
+    assert fo.chain(fo.scale(-1.0), fo.adam(lr=0.1)) is not None  # the gradient of an objective to maximize

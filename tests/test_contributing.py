@@ -1,4 +1,4 @@
-"""What contributors are told is so: targets, paths and rooms are there, and each tool is pinned once."""
+"""The instructions for contributors hold: targets, paths and packages exist, and each tool is pinned once."""
 
 import re
 import tomllib
@@ -14,18 +14,18 @@ REPOSITORIES = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["r
 
 
 def code(name):
-    """What a file has in backticks and in indented blocks, without its blocks of Python."""
+    """Return a file's code spans and indented blocks, without its Python blocks."""
     text = re.sub(r"```python.*?```", "", (ROOT / name).read_text(), flags=re.DOTALL)
     return [span or line for span, line in re.findall(r"`([^`]+)`|^ {4}(.*)$", text, re.MULTILINE)]
 
 
 def targets(text):
-    """What ``make`` is asked for, behind the variables it is given."""
+    """Return the targets of ``make`` commands, skipping their variables."""
     return re.findall(r"""\bmake\s+(?:--\S+\s+|[A-Z]+=(?:"[^"]*"|\S*)\s+)*([a-z][a-z-]*)""", text)
 
 
 def tool(requirement):
-    """The name in a requirement."""
+    """Return the name in a requirement."""
     return re.match(r"[\w-]+", requirement)[0].lower()
 
 
@@ -37,7 +37,7 @@ def test_every_target_that_is_named_is_in_the_makefile(name):
 
 
 def test_every_path_that_is_named_exists():
-    own = re.compile(r"(functorch_optim|tests|benchmarks|\.ci)/[a-z_./]*")  # NAME stands for a file to be written
+    own = re.compile(r"(functorch_optim|tests|benchmarks|\.ci)/[a-z_./]*")  # NAME is a placeholder for a new file
     named = {path for path in code("CONTRIBUTING.md") if own.fullmatch(path)}
     assert named
     assert not {path for path in named if not (ROOT / path).exists()}

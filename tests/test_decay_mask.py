@@ -1,4 +1,4 @@
-"""decay_mask: the weight decay of every algorithm, where the mask is True and nowhere else."""
+"""decay_mask: every algorithm's weight decay applies exactly where the mask is True."""
 
 import copy
 import inspect

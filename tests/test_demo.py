@@ -1,4 +1,4 @@
-"""The demo: it learns, resumes to the same bits, and answers bad input in one line."""
+"""The demo learns, resumes bit for bit, and answers bad input in one line."""
 
 import pathlib
 import re
@@ -20,7 +20,7 @@ from tests.equality import same
 
 @pytest.fixture(autouse=True)
 def usual_promotion(standard_promotion):
-    """The demo runs as users run it."""
+    """Run the demo as users do."""
 
 
 def run(capsys, *arguments):
@@ -54,8 +54,8 @@ def test_learns(optimizer, tmp_path):
 
 @pytest.mark.parametrize("optimizer", ["adam", *full("sgd", "adamw")])
 def test_the_torch_face_trains_the_same(optimizer, tmp_path, monkeypatch):
-    """From the start, and from a checkpoint. Few batches: where a ReLU switches, a difference of 6e-8 in the parameters
-    is one of 6e-3 in the gradient, and it happens within an epoch or two."""
+    """From the start, and from a checkpoint. Few batches: when a ReLU switches, a difference of 6e-8 in the parameters
+    becomes one of 6e-3 in the gradient, and that happens within an epoch or two."""
     all_batches = data.batches
     monkeypatch.setattr(data, "batches", lambda epoch, digits: all_batches(epoch, digits)[:4])
     first = train(optimizer, DEFAULT_LR[optimizer], 1, False, tmp_path)

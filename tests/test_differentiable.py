@@ -20,7 +20,7 @@ LEARNED = [name for name, row in ALGORITHMS.items() if row.learned]
 
 
 def test_gradients_through_steps_are_the_functional_ones():
-    """With respect to options and to the parameters before; traced, and with some algorithms executed at once."""
+    """With respect to options and to the initial parameters; traced, and for some algorithms executed eagerly."""
     values = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.1, "eps": 1e-8, "rho": 0.9, "alpha": 0.9}
 
     def face(numbers, params, name):
@@ -140,7 +140,7 @@ def test_concrete_arrays_change_nothing_inside_a_traced_function(differentiable)
             optimizer.step()
         return x
 
-    if not differentiable:  # what executes at once may change it, and so may what executes under vmap
+    if not differentiable:  # eager code may change it, and so may code under vmap
         jax.jit(at_once)(1.0)
         assert optimizer.params[0].tolist() == pytest.approx([0.9, 0.9])
         jax.vmap(lambda x: (optimizer.step(), x)[1])(jnp.ones(2))

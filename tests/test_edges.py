@@ -1,4 +1,4 @@
-"""Edge cases against an installed torch, and what compiled memory the step takes."""
+"""Edge cases against an installed torch, and the memory of a compiled step."""
 
 import itertools
 
@@ -67,7 +67,7 @@ def test_step_stays_at_the_largest_integer():
 
 
 def test_adafactor_leaves_empty_parameters_alone():
-    """torch divides by their number of entries, which is zero."""
+    """torch divides by their number of entries, zero."""
     tx, params = fo.adafactor(), [jnp.zeros((0,)), jnp.zeros((0, 3))]
     updates, state = tx.update(params, tx.init(params), params)
     assert [update.shape for update in updates] == [(0,), (0, 3)]
@@ -75,7 +75,7 @@ def test_adafactor_leaves_empty_parameters_alone():
 
 
 def test_rmsprop_clamps_a_variance_that_rounding_made_negative():
-    """Equal gradients: the variance is zero up to rounding. torch's root of a negative one is NaN."""
+    """With equal gradients the variance is zero up to rounding; torch's root of a negative one is NaN."""
     tx = fo.rmsprop(lr=0.1, centered=True, alpha=0.9)
     state = tx.init(jnp.zeros(1000))
     grads = jnp.linspace(0.1, 3.0, 1000)
@@ -86,7 +86,7 @@ def test_rmsprop_clamps_a_variance_that_rounding_made_negative():
 
 
 def test_adafactor_takes_the_epsilon_of_each_dtype():
-    """torch takes that of the first parameter for all of a group."""
+    """torch uses the first parameter's epsilon for its whole group."""
     for dtype in (jnp.bfloat16, jnp.float32):
         tx, params = fo.adafactor(lr=1.0), jnp.ones(4, dtype)
         updates, _ = tx.update(jnp.full(4, 1e-3, dtype), tx.init(params), params)

@@ -1,4 +1,4 @@
-"""Small leaves packed in flat buffers: the same numbers, and nothing that a user sees is packed."""
+"""Small leaves packed in flat buffers: the numbers are the same, and users see nothing packed."""
 
 import copy
 import pickle
@@ -36,8 +36,8 @@ def gradients(tree, step):
 
 
 def near(found, expected):
-    """To a few units in the last place of the array's largest value: scalars, arrays and buffers of many are calculated
-    by other instructions, and the gradients of these tests depend on the parameters."""
+    """Whether trees agree to a few units in the last place of each array's largest value: scalars, arrays and joint
+    buffers use different instructions, and the gradients of these tests depend on the parameters."""
 
     def equal(one, other):
         tolerance = 1e-2 if one.dtype == jnp.bfloat16 else 5e-7
@@ -50,7 +50,7 @@ def near(found, expected):
 
 @pytest.mark.parametrize("name", OF_EACH_KIND)
 def test_the_functional_face_has_the_same_numbers(name):
-    """Over steps, one with missing gradients; the packed state unpacks to the plain one, and that packs again."""
+    """Over several steps, one with missing gradients; the packed state unpacks to the plain one and packs again."""
     plain, packed = (getattr(fo, name)(foreach=foreach, **ALGORITHMS[name].typical) for foreach in (False, True))
     one = other = params()
     state, small = plain.init(one), packed.init(one)
@@ -89,7 +89,7 @@ def test_what_packing_needs_and_says():
     with pytest.raises(ValueError, match="has no place in a state_dict: leave foreach out here"):
         optim.Optimizer.from_transform(lambda lr: fo.adam(lr=lr, foreach=True), tree, {"lr": 0.1})
     assert fo.current_hyperparams(fo.adam(lr=fo.schedules.constant(0.5), foreach=True), state)["lr"] == 0.5
-    assert isinstance(fo.sgd(lr=0.1, foreach=True).init(tree), fo.ForeachState)  # nothing to pack without momentum
+    assert isinstance(fo.sgd(lr=0.1, foreach=True).init(tree), fo.ForeachState)  # no slots to pack without momentum
 
 
 def test_it_composes():
@@ -134,7 +134,7 @@ def test_row_sparse_gradients_of_packed_leaves():
 
 @pytest.mark.parametrize("name", OF_EACH_KIND)
 def test_the_torch_face_has_the_same_numbers(name, tmp_path):
-    """With missing gradients, a group that is added, options that change, copies, and states that are loaded."""
+    """With missing gradients, an added group, changing options, copies, and loaded states."""
     options, make = ALGORITHMS[name].typical, getattr(optim, ALGORITHMS[name].title)
     late = {"late": jnp.ones(3), "later": jnp.ones(2)}
     one, other = (make(params(), foreach=foreach, **options) for foreach in (False, True))
@@ -225,9 +225,9 @@ def test_sharded_leaves_stay_alone():
 
 
 def test_trace_and_compile_do_not_grow_with_the_leaves():
-    """The leaf function is traced once a shape; the cuts of a packed update are one kernel a shape."""
+    """The leaf function is traced once per shape; cutting a packed update takes one kernel per shape."""
     tree = {str(index): jnp.ones((2, 3) if index % 2 else 4) for index in range(60)}
     for foreach in (False, True):
         tx = fo.adam(lr=0.1, foreach=foreach)
         text = jax.jit(tx.update).lower(tree, tx.init(tree), tree).as_text()
-        assert text.count("stablehlo.sqrt") <= 4  # of two shapes, or one buffer, and those of the step's coefficients
+        assert text.count("stablehlo.sqrt") <= 4  # for two shapes or one buffer, and for the step's coefficients

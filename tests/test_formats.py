@@ -1,4 +1,4 @@
-"""Every state in every format: safetensors, orbax, msgpack, jax.export; and what is said of damaged files."""
+"""Every state in every format: safetensors, orbax, msgpack, jax.export; and the errors for damaged files."""
 
 import json
 import random
@@ -59,7 +59,7 @@ def loss(params):
 
 
 def advanced(name):
-    """A state after one update, where the transformation takes dense gradients."""
+    """Return a state, after one update if the transformation takes dense gradients."""
     if name == "plateau":
         return fo.schedules.reduce_on_plateau(0.1).init()
     tx = {**TABLE, **OTHERS, **QUASI_NEWTON}[name]
@@ -85,7 +85,7 @@ def test_every_state_passes_every_format(name, tmp_path):
     again = jax.export.deserialize(exported.serialize())
     assert same_trees(again.call(state), state)
 
-    if jax.tree.leaves(state):  # orbax refuses a tree without any
+    if jax.tree.leaves(state):  # orbax rejects a tree without leaves
         for kind in (orbax.StandardCheckpointer, orbax.PyTreeCheckpointer):
             with kind() as checkpointer:
                 path = tmp_path / kind.__name__
@@ -101,7 +101,7 @@ def test_every_state_passes_every_format(name, tmp_path):
 
 @pytest.fixture
 def optimizers():
-    """One of each kind of state dict: groups, a schedule, integers, lists of vectors, a composition, no names."""
+    """Return one optimizer per kind of state dict: groups, a schedule, integers, vectors, a composition, no names."""
     grouped = optim.AdamW(PARAMS, lr=fo.schedules.constant(0.1), group_rules=[("bias", {"weight_decay": 0.0})])
     made = {
         "adamw": grouped,
@@ -117,7 +117,7 @@ def optimizers():
 
 
 def plain(tree):
-    """A tree with NumPy's arrays."""
+    """Return the tree with NumPy arrays."""
     if isinstance(tree, dict):
         return {key: plain(value) for key, value in tree.items()}
     if isinstance(tree, list | tuple):
@@ -146,7 +146,7 @@ def test_state_dicts_come_back_as_they_were(optimizers, tmp_path):
 
 
 def test_orbax_takes_a_state_dict_as_it_is(optimizers, tmp_path):
-    """The pytree checkpointer does; numbers come back as strings and tuples as lists, and both are understood."""
+    """The pytree checkpointer does; numbers come back as strings and tuples as lists, and we accept both."""
     for name, optimizer in optimizers.items():
         before = plain(optimizer.state_dict())
         with orbax.PyTreeCheckpointer() as checkpointer:
@@ -162,7 +162,7 @@ def test_the_names_are_those_of_torchs_distributed_checkpoints(optimizers, tmp_p
     assert flat["param_groups.layer.kernel.weight_decay"] == 0.01
     assert flat["state.layer.kernel.exp_avg"].shape == (2, 3) and flat["param_groups.half.0.betas"] == (0.9, 0.999)
     again = unflatten_state_dict(flat)
-    optimizers["adamw"].load_state_dict(again)  # grouped anew, by name
+    optimizers["adamw"].load_state_dict(again)  # regrouped by name
     assert same(plain(optimizers["adamw"].state_dict()), plain(state_dict))
 
     save_safetensors(state_dict, tmp_path / "x")
@@ -317,7 +317,7 @@ def test_names_and_groups_that_are_odd(tmp_path):
     )
     for state_dict in (odd.state_dict(), unnamed.state_dict()):
         text = {**state_dict, "state": {str(number): entry for number, entry in state_dict["state"].items()}}
-        for given in (state_dict, text):  # orbax makes strings of the numbers
+        for given in (state_dict, text):  # orbax turns the numbers into strings
             save_safetensors(given, tmp_path / "x")
             assert same(plain(load_safetensors(tmp_path / "x")), plain(state_dict))
     assert same(unflatten_state_dict(flatten_state_dict(unnamed.state_dict())), plain(unnamed.state_dict()))
@@ -337,7 +337,7 @@ def test_models_of_others_are_dicts_of_arrays(tmp_path):
 
 
 def run_in_a_file(path):
-    """A small optimizer's state with every kind of leaf, in a file: its bytes, and what is read."""
+    """Write a small optimizer's state with every kind of leaf to a file; return its bytes and the state read back."""
     optimizer = optim.SGD({"w": jnp.arange(3.0), "h": jnp.ones(2, jnp.bfloat16)}, lr=0.1, momentum=0.9)
     optimizer.step(optimizer.params)
     tree = {"optimizer": optimizer.state_dict(), "flags": np.array([True, False]), "wide": np.ones(2, np.complex128)}
@@ -346,7 +346,7 @@ def run_in_a_file(path):
 
 
 def test_no_flipped_bit_of_a_safetensors_file_is_read(tmp_path):
-    """Every bit of the names of the format and of the checksum, and 400 of all: an error, never another value."""
+    """Flip every bit of the format and checksum names, and 400 others: it raises, and never returns another value."""
     data, _ = run_in_a_file(tmp_path / "x")
     rng = random.Random(0)
     places = [rng.randrange(8 * len(data)) for _ in range(400)]
@@ -370,7 +370,7 @@ def test_a_checksum_is_required_where_ours_is_written(tmp_path):
     with pytest.raises(CheckpointError, match=r"its checksum is wrong\. verify=False reads it nevertheless"):
         load_safetensors(tmp_path / "x")
     assert not same_tree(load_safetensors(tmp_path / "x", verify=False), right)
-    save_file(arrays, tmp_path / "x", texts)  # another program, which has them in another order
+    save_file(arrays, tmp_path / "x", texts)  # another program, which orders them differently
     with pytest.raises(CheckpointError, match="or another program has written it anew"):
         load_safetensors(tmp_path / "x")
     del texts["__functorch_optim_checksum__"]
@@ -378,7 +378,7 @@ def test_a_checksum_is_required_where_ours_is_written(tmp_path):
     with pytest.raises(CheckpointError, match="its checksum is missing"):
         load_safetensors(tmp_path / "x")
     assert same_tree(load_safetensors(tmp_path / "x", verify=False), right)
-    texts[MARK] = texts[MARK].replace(f'"format": {FORMAT}', '"format": 1')  # which had none
+    texts[MARK] = texts[MARK].replace(f'"format": {FORMAT}', '"format": 1')  # which had no checksum
     save_file(arrays, tmp_path / "x", texts)
     assert same_tree(load_safetensors(tmp_path / "x"), right)
 
@@ -425,7 +425,7 @@ def test_headers_that_lie_are_refused(tmp_path):
 
 
 def outlined(tree, texts=()):
-    """What :func:`to_arrays` would give of this outline."""
+    """Return what :func:`to_arrays` would return for this outline."""
     told = {MARK: json.dumps({"format": 1, "tree": tree}), **dict(texts)}
     return {"__functorch_optim_texts__": np.frombuffer(json.dumps(told).encode(), np.uint8)}
 
@@ -453,7 +453,7 @@ def test_names_take_time_in_proportion():
     assert len(from_arrays(arrays, like=dict.fromkeys(names, np.ones(1)))) == 20_000
     with pytest.raises(CheckpointError, match="belongs to no parameter"):
         unflatten_state_dict({f"state.{'.' * 2_000_000}": 1}, [([0], ["w"])])
-    assert time.process_time() - begin < 10  # each of them was minutes
+    assert time.process_time() - begin < 10  # each used to take minutes
 
 
 @pytest.mark.parametrize("save", [save_safetensors, save_torch])
@@ -463,7 +463,7 @@ def test_what_the_system_refuses_to_write_is_its_own_error_and_leaves_the_old_fi
     save({"w": np.zeros(3)}, path)
     before = path.read_bytes()
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))  # as on a full disk: a write that the system refuses
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))  # like a full disk: the system refuses the write
     try:
         with pytest.raises(OSError, match="File too large") as error:
             save({"w": np.ones(size)}, path)
@@ -483,7 +483,7 @@ def test_what_the_system_refuses_to_read_is_its_own_error(load, tmp_path):
 
 
 def test_the_first_format_is_still_read():
-    """The file was written when the format was 1; it stays, whatever becomes of the format."""
+    """The file was written in format 1; keep it, however the format changes."""
     found = load_safetensors(REFERENCE / "format_1.safetensors")
     assert found["epoch"] == 3 and found["nested"] == [1, (2, 3), {"a": None}]
     optimizer = optim.AdamW({"layer": {"kernel": jnp.zeros((2, 3)), "bias": jnp.zeros(3)}})
@@ -532,7 +532,7 @@ def test_orbax_restores_onto_two_devices_what_one_saved(tmp_path):
 @pytest.mark.usefixtures("standard_promotion", "x64")
 @pytest.mark.parametrize("dtype", ["bfloat16", *full("float32")])
 def test_a_torch_checkpoint_through_every_format(dtype, tmp_path):
-    """Of a transformer: what a format gives back goes on exactly as what torch's file gave."""
+    """A transformer's run read back from any format continues exactly like the one read from torch's file."""
     saved = twin.recorded(f"transformer_{dtype}")
     _, tree, loss = twin.transformer(dtype)
     layout = TorchLayout(tree, saved["model"])
@@ -554,7 +554,7 @@ def test_a_torch_checkpoint_through_every_format(dtype, tmp_path):
     }
     others = []
     for found in held.values():
-        leaves = map(np.asarray, jax.tree.leaves(found["params"]))  # as the first ones, not bound to a device
+        leaves = map(np.asarray, jax.tree.leaves(found["params"]))  # uncommitted to a device, like the first ones
         given = jax.tree.unflatten(jax.tree.structure(params), leaves)
         others.append(optim.AdamW(given))
         others[-1].load_state_dict(found["optimizer"])

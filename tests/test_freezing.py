@@ -1,4 +1,4 @@
-"""set_to_zero and freeze: what is frozen stands still, has no state, and harms nothing."""
+"""set_to_zero and freeze: frozen parameters do not move, have no state, and do no harm."""
 
 import jax
 import jax.numpy as jnp
@@ -56,7 +56,7 @@ def test_frozen_parameters_stand_still_whatever_their_gradient(frozen):
     assert params["head"].tolist() == alone.tolist()
     assert fo.find_state(state, fo.AdamState).exp_avg["body"] == {"kernel": None, "bias": None}
     before, after = (np.asarray(tree["body"]["bias"]).tobytes() for tree in (PARAMS, params))
-    assert before == after  # to the bit: -0.0 stays -0.0
+    assert before == after  # bit for bit: -0.0 stays -0.0
     assert hash(tx) == hash(
         fo.freeze(fo.chain(fo.clip_by_global_norm(1.0), fo.adamw(lr=0.1, weight_decay=0.5)), frozen)
     )

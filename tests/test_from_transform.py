@@ -1,4 +1,4 @@
-"""Any composed transformation behind the stateful face."""
+"""Any composed transformation behind the torch face."""
 
 import copy
 import enum
@@ -42,7 +42,7 @@ def test_steps_are_those_of_the_transformation():
 
 
 def test_options_are_data_and_keep_their_digits(x64, compilations):
-    """200 steps with rewritten numbers compile nothing, and equal the transformation made anew each time."""
+    """200 steps with rewritten numbers compile nothing, and match a transformation rebuilt at each step."""
     make = lambda lr, betas: fo.adam(lr=lr, betas=betas)  # noqa: E731 a helper of one line
     betas = (fo.Beta.of(0.9), fo.Beta.of(0.999))
     wide = jax.tree.map(lambda p: p.astype(jnp.float64), params())
@@ -124,7 +124,7 @@ def test_optax_works_in_it(compilations):
 
 
 def test_state_dict_crosses_to_the_plain_optimizer_and_back():
-    """The state by parameter has torch's keys, so that AdamW's state loads into the composition."""
+    """The per-parameter state has torch's keys, so AdamW's state loads into the composition."""
     source = optim.AdamW(params(), lr=0.1, weight_decay=0.1)
     composed = optim.Optimizer.from_transform(
         lambda lr, weight_decay: clipped_adamw(lr, weight_decay, 1e9), params(), DEFAULTS
@@ -322,7 +322,7 @@ def test_a_static_option_reaches_the_transformation_as_it_is():
     optimizer = optim.Optimizer.from_transform(tenfold, [jnp.zeros(1)], {"lr": 0.125, "mode": Mode.TENFOLD}, ["mode"])
     optimizer.step([jnp.ones(1)])
     assert optimizer.params[0].item() == -1.25
-    optimizer.param_groups[0]["mode"] = 2  # equal to the member, but not it
+    optimizer.param_groups[0]["mode"] = 2  # equal to the member, but not the member
     optimizer.step([jnp.ones(1)])
     assert optimizer.params[0].item() == -1.375
 

@@ -1,4 +1,4 @@
-"""The one-pass form of an update: the same numbers, one kernel, and no hidden copy in any form."""
+"""The one-pass form of an update has the same numbers and one kernel; no form hides a copy."""
 
 import json
 import os
@@ -94,7 +94,7 @@ for name, tx in ELEMENTWISE.items():
     found[name] = [kernels, temporaries, float(jnp.sum(new["kernel"]))]
 print(json.dumps(found))
 """
-PACKED = {"adam_foreach", "adam_foreach_decay_mask", "rmsprop_foreach"}  # they join and cut besides
+PACKED = {"adam_foreach", "adam_foreach_decay_mask", "rmsprop_foreach"}  # these also pack and cut
 
 
 @pytest.mark.full
@@ -122,13 +122,13 @@ def test_it_must_come_before_the_first_computation():
     joined = run_python(code.replace(", fo.fusion.one_pass()", ""), XLA_FLAGS=other)
     assert joined.stdout.strip() == str([other, f"{other},xla_cpu_use_multi_output_fusion"])
     asked = run_python("import functorch_optim as fo; print(fo.fusion.one_pass())", XLA_FLAGS=FLAG)
-    assert asked.stdout.strip() == "True"  # whoever asks for it by hand gets it
+    assert asked.stdout.strip() == "True"  # setting it by hand works
     assert not fusion.one_pass() or "multi_output" in os.environ["XLA_FLAGS"]
 
 
 @pytest.mark.parametrize("name", [*ELEMENTWISE, "adafactor"])
 def test_a_step_copies_nothing(name):
-    """All of parameters and state is updated in place, and most algorithms need nothing else."""
+    """Parameters and state are updated in place, and most algorithms need no other memory."""
     tx, params = TABLE[name], tree((256, 256))
     state = tx.init(params)
 

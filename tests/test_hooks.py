@@ -30,7 +30,7 @@ def globals_of(kind):
 
 
 def recorded(kind):
-    """The calls of hooks of every kind in a run, by name, with what they got."""
+    """Return the hook calls of a run, for every kind of hook, by name and with their arguments."""
     calls = []
     module = globals_of(kind)
     optimizer, grads = kind()
@@ -164,7 +164,7 @@ def test_a_failing_load_hook_leaves_the_optimizer():
 
 
 def test_hooks_of_a_class_that_has_its_own_step_are_called_once():
-    class Twice(optim.SGD):  # the outermost step alone has hooks
+    class Twice(optim.SGD):  # only the outermost step has hooks
         def step(self, grads):
             super().step(grads)
             return super().step(grads)

@@ -1,4 +1,5 @@
-"""Options: numbers, arrays, tracers and schedules give one trajectory, compile once, compare by value, are checked."""
+"""Options: numbers, arrays, tracers and schedules give the same trajectory; they compile once, compare by value, and
+are checked."""
 
 import copy
 import functools

@@ -1,4 +1,4 @@
-"""Integer leaves: float0, which jax.grad gives for them, is no gradient anywhere; an integer is refused by name."""
+"""Integer leaves: their float0 gradients from jax.grad count as no gradient; integers are rejected by name."""
 
 import jax
 import jax.numpy as jnp

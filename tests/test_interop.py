@@ -1,4 +1,4 @@
-"""Inside flax: nnx.Optimizer and TrainState take our transformations as they are."""
+"""Inside flax, nnx.Optimizer and TrainState take our transformations unchanged."""
 
 import chex
 import jax

@@ -1,4 +1,4 @@
-"""Each line search alone, on functions of one number; and which gradient the loop around them returns."""
+"""Each line search alone, on scalar functions; and the gradient that the loop around them returns."""
 
 import functools
 
@@ -20,7 +20,7 @@ FUNCTIONS = {
     "quartic": lambda t: ((t - 3) ** 4, 4 * (t - 3) ** 3),
     "bend": lambda t: (np.sqrt(1 + (t - 5) ** 2), (t - 5) / np.sqrt(1 + (t - 5) ** 2)),
     "waves": lambda t: (0.1 * t**2 - np.sin(3 * t), 0.2 * t - 3 * np.cos(3 * t)),
-    "valley": lambda t: (-t / (t**2 + 2), (t**2 - 2) / (t**2 + 2) ** 2),  # of More and Thuente
+    "valley": lambda t: (-t / (t**2 + 2), (t**2 - 2) / (t**2 + 2) ** 2),  # by Moré and Thuente
 }
 SEARCHES = {"fixed step": FixedStep(), "strong Wolfe": StrongWolfe(), "Hager-Zhang": HagerZhang()}
 each_search = pytest.mark.parametrize("search", SEARCHES.values(), ids=SEARCHES)
@@ -32,7 +32,7 @@ def step_of(search):
 
 
 def run(search, function, t=1.0, max_iterations=30, skip=False):
-    """The last state, and all trials from the start on."""
+    """Return the last state, and all trials including the start."""
 
     def at(t):
         with np.errstate(all="ignore"):
@@ -55,17 +55,17 @@ def same(a: Trial, b: Trial):
 
 
 def barrier(t):
-    """Not finite from 1 on."""
+    """Not finite for t >= 1."""
     return -np.log(1 - t) - 3 * t, 1 / (1 - t) - 3
 
 
 def nowhere(t):
-    """Finite at the start only."""
+    """Finite only at the start."""
     return (0.0, -1.0) if t == 0 else (np.nan, np.nan)
 
 
 def waves(seed):
-    """A random function of many valleys."""
+    """A random function with many valleys."""
     sizes, shifts = np.random.default_rng(seed).uniform(0, [[1], [6]], (2, 4))
     speeds = np.arange(1, 5)
 
@@ -104,14 +104,14 @@ def test_hager_zhang_ends_where_its_conditions_hold(function, t, error):
 
 
 def test_strong_wolfe_forgets_all_but_start_and_end_where_evaluations_end_before_a_bracket():
-    """As torch does, also where a trial between them was lower."""
+    """As torch does, even if a trial between them was lower."""
     state, trials = run(StrongWolfe(), lambda t: (-t, -1.0) if t <= 1 else (1.0, 1.0), max_iterations=1)
     assert trials[1].value < trials[0].value < trials[2].value
     assert same(state.best, trials[0])
 
 
 def test_strong_wolfe_goes_on_between_the_two_lowest():
-    """Also where the lower one of them is above the line of the first condition."""
+    """Even if the lower of them violates the condition of sufficient decrease."""
 
     def function(t):
         return (-0.4 * t, -0.4 if t else -1.0) if t < 1 else (-0.1, 0.1)
@@ -123,7 +123,7 @@ def test_strong_wolfe_goes_on_between_the_two_lowest():
 
 @pytest.mark.parametrize(("value", "ends"), [(0.0, [0.0, 0.0, 0.0]), (-0.1, [1.0, 0.7, 0.7])])
 def test_strong_wolfe_keeps_torchs_end_where_values_are_equal(value, ends):
-    """The first of the two ends: that which was the start, or which came in its place."""
+    """It keeps the first end: the start, or the trial that replaced it."""
     search = StrongWolfe(c1=0.5)
     state = search.init(Trial(*map(jnp.asarray, (0.0, 0.0, -1.0))), 1.0, 1.0, 9)
     for t, end in zip([1.0, 0.7, 0.8], ends, strict=True):
@@ -148,7 +148,7 @@ def test_strong_wolfe_keeps_torchs_end_where_values_are_equal(value, ends):
     ],
 )
 def test_the_first_trial_ends_the_search_where_the_conditions_hold(search, value, slope, ended):
-    """The start is at 0, with a slope of -1; the trial at 1."""
+    """The start is at 0 with a slope of -1, the trial at 1."""
     start, trial = (Trial(*map(jnp.asarray, numbers)) for numbers in ((0.0, 0.0, -1.0), (1.0, value, slope)))
     state = search.step(search.init(start, 1.0, 1.0, 9), trial)
     assert bool(state.done) is ended
@@ -197,7 +197,7 @@ def test_the_bound_on_evaluations(search, max_iterations):
             assert 1 <= state.evaluations <= max(max_iterations, 0) + 1
             if not isinstance(search, FixedStep):
                 assert state.best.value <= trials[0].value
-    ended = run(search, waves(0), 1e-9, max_iterations)[0].evaluations  # from there it is a long way
+    ended = run(search, waves(0), 1e-9, max_iterations)[0].evaluations  # the minimum is far from there
     assert isinstance(search, FixedStep) or ended == max(max_iterations, 0) + 1
 
 
@@ -217,7 +217,7 @@ def test_hager_zhang_returns_the_lowest_trial_where_none_is_good_enough():
 
 @each_search
 def test_the_gradient_is_that_of_the_point(search):
-    """Also where a search goes back to a point that is not its last."""
+    """Even if a search returns to a point other than its last."""
     direction = Vector((jnp.array([1.0, -2.0]), jnp.array(0.5)))
     base = Vector((jnp.array([0.3, 0.2]), jnp.array(-0.1)))
 
@@ -255,12 +255,12 @@ def test_strong_wolfe_tries_what_torch_tries():
     from torch.optim.lbfgs import _strong_wolfe
 
     def rounded(function):
-        """With many equal values."""
+        """Round the values, so that many are equal."""
         return lambda t: (np.round(2 * function(t)[0]), 2 * function(t)[1])
 
     random = [*map(waves, range(15))]
     for function in (*FUNCTIONS.values(), *random, *map(rounded, random)):
-        for t in (0.1, 1.0, 30.0):  # shorter steps make the cubic's rounding visible
+        for t in (0.1, 1.0, 30.0):  # shorter steps would expose the cubic's rounding
             for most in (1, 3, 25):
                 tried = []
 

@@ -1,4 +1,4 @@
-"""Runs that are saved in the middle and go on elsewhere: torch to here, here to torch, and by name in other groups."""
+"""Runs saved midway and resumed elsewhere: from torch, in torch, and by name in other groups."""
 
 import functools
 import warnings
@@ -34,7 +34,7 @@ def draw(name, seed):
 def gradients(name, step):
     grads = draw(name, 100 + step)
     if step == 4 and name not in ("SparseAdam", "LBFGS"):
-        grads["a"] = None  # a step without a gradient: its count stays behind
+        grads["a"] = None  # a step without a gradient: its count lags behind
     return grads
 
 
@@ -104,7 +104,7 @@ class Torch:
 
 
 class Ours:
-    """The same here; ``groups`` has the names of the parameters of each group, in order."""
+    """A run in this library, like :class:`Torch`; ``groups`` has each group's parameter names, in order."""
 
     def __init__(self, name, dtype, groups=(("c", "a", "b"),)):
         self.name, self.dtype, self.groups = name, dtype, groups
@@ -174,7 +174,7 @@ def run(start, steps):
 
 
 def distance(one, other):
-    """The largest relative difference of parameters, averages and learning rates."""
+    """Return the largest relative difference of parameters, averages and learning rates."""
     pairs = [(one.values(), other.values()), (one.averages(), other.averages())]
     errors = [relative(found[key], right[key]) for found, right in pairs for key in right]
     rates = relative(one.optimizer.param_groups[-1]["lr"], other.optimizer.param_groups[0]["lr"])
@@ -182,7 +182,7 @@ def distance(one, other):
 
 
 def moved_to(target, source, path=None):
-    """``target``, which goes on where ``source`` stands; with a path through one of torch's files."""
+    """Load the state of ``source`` into ``target`` and return it; with a path, through one of torch's files."""
     saved = source.save()
     target.load(saved if path is None else source.through_a_file(saved, path), source.values())
     return target
@@ -206,7 +206,7 @@ def test_ten_steps_then_ten_elsewhere(name, dtype, x64, tmp_path):
     assert not any(other.not_loaded)
     assert distance(run(other, range(10, 20)), whole) <= TOLERANCE[dtype]
     run(first, range(10, 20))
-    if name == "LBFGS":  # sums in another order
+    if name == "LBFGS":  # it sums in another order
         assert distance(other, first) <= TOLERANCE[dtype]
     else:
         chex.assert_trees_all_equal(other.values(), first.values())
@@ -348,7 +348,7 @@ def test_a_composition_by_name_in_other_groups():
     assert grown.state["c"]["exp_avg"].tolist() == [0.0, 0.0]
 
 
-# The three examples of torch's documentation; the hooks are written as they are there.
+# The three examples in torch's documentation; the hooks are verbatim.
 
 
 def clone(entry):
@@ -536,7 +536,7 @@ def test_every_engine_checks_the_options_that_it_loads():
 
 
 def test_options_that_a_running_group_may_have_are_loaded():
-    """Edits of a running group are taken as they are, as in torch: their combinations can be resumed."""
+    """Edits of a running group are unchecked, as in torch, so their combinations must be resumable."""
     for name, value in (("momentum", 0.0), ("dampening", 0.5)):
         optimizer = stepped(optim.SGD({"a": jnp.ones(2)}, lr=0.1, momentum=0.9, nesterov=True))
         optimizer.param_groups[0][name] = value

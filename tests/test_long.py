@@ -1,4 +1,4 @@
-"""Runs of 1200 steps against torch's, at steps on both sides of every branch; RAdam's series against exact numbers."""
+"""Runs of 1200 steps against torch's, on both sides of every branch; RAdam's series against exact numbers."""
 
 import decimal
 
@@ -22,12 +22,12 @@ def reference(case, dtype):
 
 
 def without_subnormals(scalars):
-    """NAdam's product where the numbers below the smallest normal one are zero, as XLA takes them on a CPU."""
+    """Flush subnormals in NAdam's product to zero, as XLA does on a CPU."""
     return np.where(np.abs(scalars) < np.finfo(np.float32).tiny, 0, scalars).astype(scalars.dtype)
 
 
 def error(actual, expected):
-    """Of rows of arrays; each is compared in the size of its largest entry."""
+    """Return the worst error of a row of arrays, relative to the row's largest entry."""
     return np.max([relative(ours, right) for ours, right in zip(np.asarray(actual), expected, strict=True)])
 
 
@@ -102,7 +102,7 @@ def test_torch_face_trajectory(case, x64):
 
 
 def rectification(beta2, step):
-    """RAdam's rectification in sixty digits."""
+    """Compute RAdam's rectification to sixty digits."""
     with decimal.localcontext(prec=60):
         beta = decimal.Decimal(beta2)
         rho_inf = 2 / (1 - beta) - 1

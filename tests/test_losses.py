@@ -39,7 +39,7 @@ def test_backward_accumulates_until_zero_grad():
     assert one.grads["w"].tolist() == [0.0, 0.0]
     one.zero_grad()
     assert one.grads is None
-    one.step()  # nothing to do, as in torch
+    one.step()  # does nothing, as in torch
     assert one.params["w"].tolist() == [1.0, 2.0]
 
 
@@ -75,7 +75,7 @@ def test_a_closure_with_parameters_is_differentiated():
 
 
 def test_a_closure_without_parameters_is_torchs():
-    """Called first, so that it may also change the options; default arguments do not make it another kind."""
+    """It is called first, so it may also change the options; default arguments make no difference."""
     one = optimizer()
 
     def closure(x=1.0):
@@ -99,7 +99,7 @@ def test_an_error_in_a_closure_changes_nothing():
     with pytest.raises(ValueError, match="from the user"):
         one.step(bad)
     with pytest.raises(TypeError):
-        one.step(lambda params: params["w"])  # no scalar
+        one.step(lambda params: params["w"])  # not a scalar
     with pytest.raises(TypeError):
         one.backward(loss, object())
     jax.tree.map(np.testing.assert_array_equal, (one.params, dict(one.state)), before)
@@ -174,7 +174,7 @@ def test_the_third_compile_of_a_closure_in_the_loop_warns():
 
 
 def test_a_variable_around_the_closure_may_change():
-    """torch's idiom: the closure is defined once and reads the batch of the loop."""
+    """torch's idiom: the closure is defined once and reads the loop's batch."""
     one = optim.SGD({"w": jnp.zeros(())}, lr=1.0)
     batch = jnp.float32(0.0)
 
@@ -322,7 +322,7 @@ class Layer:
 
 
 class Trainer:
-    """What a loss may read, each in one way; ``seen`` of the loss is the square of what was put there."""
+    """Things a loss may read, each in one way; ``seen`` of the loss is the square of the value put there."""
 
     root: jax.Array
 
@@ -415,7 +415,7 @@ DATA = np.arange(4, dtype=np.float32)[:, None]
 
 @pytest.mark.parametrize(("loss_of", "give"), READS.values(), ids=READS)
 def test_what_a_loss_reads_may_change(loss_of, give):
-    """1 4 9, as torch gives, whatever the way to what is read; and nothing is compiled for what stays."""
+    """It gives 1 4 9, as torch does, however the value is reached; unchanged values compile nothing."""
     trainer, one = Derived(), optim.SGD({"w": jnp.zeros(1)}, lr=0.0)
     loss_fn, values = loss_of(trainer), []
     for b in (1.0, 2.0):

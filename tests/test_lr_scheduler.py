@@ -129,7 +129,7 @@ each_case = pytest.mark.parametrize(
 
 
 def arguments_of(arguments):
-    """Copies: a scheduler's load_state_dict changes callable objects."""
+    """Return copies, because a scheduler's load_state_dict changes callable objects."""
     return copy.deepcopy(arguments)
 
 
@@ -153,13 +153,13 @@ def theirs(name, arguments, kind="SGD"):
 
 
 def rates(optimizer):
-    """The learning rates of the groups, and their momenta or first betas."""
+    """Return the groups' learning rates, and their momenta or first betas."""
     momenta = [group["betas"][0] if "betas" in group else group["momentum"] for group in optimizer.param_groups]
     return [float(group["lr"]) for group in optimizer.param_groups] + [float(momentum) for momentum in momenta]
 
 
 def run(optimizer, scheduler, steps):
-    """At every step the rates, and what the scheduler says that they are."""
+    """Return, at every step, the rates and what the scheduler reports as the rates."""
     values = [rates(optimizer) + scheduler.get_last_lr()]
     for _ in range(steps):
         optimizer.step()
@@ -169,7 +169,7 @@ def run(optimizer, scheduler, steps):
 
 
 def told(values):
-    """Whether what the scheduler said at each step of a run were the rates."""
+    """Whether the scheduler reported the rates correctly at each step of a run."""
     return [row[:2] for row in values] == [row[-2:] for row in values]
 
 
@@ -266,7 +266,7 @@ def test_reduce_on_plateau(options):
 
 
 def test_reduce_on_plateau_with_negative_metrics():
-    """torch takes a negative metric that stands still for one that gets better."""
+    """torch takes a constant negative metric for an improvement."""
     optimizer, make = ours("ReduceLROnPlateau", {"patience": 1, "factor": 0.5})
     scheduler = make(optimizer)
     for _ in range(4):
@@ -275,7 +275,7 @@ def test_reduce_on_plateau_with_negative_metrics():
 
 
 def composed(package, optimizer, kind):
-    """The compositions that torch gets right, and what is made of them."""
+    """Return one of the compositions that torch gets right."""
     s = package.lr_scheduler
     if kind == "sequential":
         parts = [s.LinearLR(optimizer, 0.1, total_iters=3), s.CosineAnnealingLR(optimizer, 4, 0.1)]
@@ -306,7 +306,7 @@ def test_compositions(kind):
 
 
 def closed_form(lr):
-    """What the nested composition below comes to."""
+    """Return the closed form of the nested composition below."""
     s = schedules
     inner = s.sequential([s.linear(1.0, 0.5, total_iters=2), s.exponential_decay(1.0, 0.9)], [3])
     return s.sequential([inner, s.chained(1.0, [s.step_decay(1.0, 2, 0.5), s.exponential_decay(1.0, 0.8)])], [7])
@@ -320,7 +320,7 @@ def nested(optimizer, last_epoch=-1):
 
 
 def test_nested_compositions_are_the_closed_form():
-    """torch loses a step in the first, and raises at the milestone of the second."""
+    """torch loses a step in the first, and raises at the second's milestone."""
     optimizer, _ = ours("StepLR", {})
     values = run(optimizer, nested(optimizer), 20)
     assert told(values)
@@ -382,7 +382,7 @@ def test_a_schedule_in_a_group_is_not_overwritten():
 
 @with_torch
 def test_one_cycle_in_a_sequence_sets_the_initial_rate():
-    """As in torch: it writes initial_lr, from which the first member begins then."""
+    """As in torch, it writes initial_lr, from which the first member then starts."""
     values = []
     for package in (optim, pytest.importorskip("torch", reason="compares with a live torch").optim):
         optimizer, _ = ours("StepLR", {}) if package is optim else theirs("StepLR", {})
@@ -422,7 +422,7 @@ def test_a_plateau_in_a_sequence_gets_its_metric():
 
 @pytest.mark.parametrize("name", [name for name, each in SCHEDULERS.items() if name not in ("MultiplicativeLR",)])
 def test_resumed_by_last_epoch_at_every_epoch(name):
-    """Also at boundaries, where torch applies a factor twice."""
+    """Even at boundaries, where torch applies a factor twice."""
     for arguments in SCHEDULERS[name][:3]:
         optimizer, make = ours(name, arguments)
         values = run(optimizer, make(optimizer), 14)
@@ -439,7 +439,7 @@ def test_resumed_by_last_epoch_at_every_epoch(name):
 
 def test_a_step_that_was_overridden_is_told_from_a_wrong_order():
     optimizer, _ = ours("StepLR", {})
-    optimizer.step = functools.partial(type(optimizer).step, optimizer)  # before: the scheduler sees no other
+    optimizer.step = functools.partial(type(optimizer).step, optimizer)  # overridden before there is a scheduler
     scheduler = optim.lr_scheduler.StepLR(optimizer, 2)
     with pytest.warns(UserWarning, match=r"Detected call of `lr_scheduler.step\(\)` before `optimizer.step\(\)`"):
         scheduler.step()
@@ -527,7 +527,7 @@ BAD = [
     ("ReduceLROnPlateau", {"min_lr": [0.1]}, ValueError, "expected 2 min_lrs, got 1"),
 ]
 CYCLE, ONE_CYCLE = {"base_lr": 0.1, "max_lr": 1.0}, {"max_lr": 1.0, "total_steps": 9}
-BAD += [  # what torch accepts, or refuses at a later step only
+BAD += [  # torch accepts these, or rejects them only at a later step
     ("StepLR", {"step_size": -2}, ValueError, "step_size must be an integer of at least 1"),
     ("StepLR", {"step_size": 2.5}, TypeError, "step_size must be an integer of at least 1"),
     ("StepLR", {"step_size": "2"}, TypeError, "step_size must be an integer of at least 1"),
@@ -706,7 +706,7 @@ def test_a_scheduled_run_compiles_once(compilations):
 
 @with_torch
 def test_swalr_begins_late():
-    """torch's recipe: another scheduler first, SWALR from an epoch on, made before both began."""
+    """torch's recipe: another scheduler first, SWALR from some epoch on; both are created before training."""
     values = []
     for make, package in ((ours, optim), (theirs, pytest.importorskip("torch").optim)):
         optimizer, _ = make("SWALR", {})
@@ -838,7 +838,7 @@ ZEROS = [
 
 @pytest.mark.parametrize(("name", "arguments", "closed"), ZEROS)
 def test_rates_come_back_from_zero_from_the_base(name, arguments, closed):
-    """torch divides by zero for the first, and refuses the second."""
+    """torch divides by zero for the first, and rejects the second."""
     optimizer, make = ours(name, arguments)
     closed = closed or schedules.cosine_annealing(1.0, 3)
     low = arguments.get("eta_min", 0.0)

@@ -1,4 +1,4 @@
-"""Inside shard_map: what looks beyond single entries gives the numbers of the whole arrays, or raises."""
+"""Inside shard_map, code that looks beyond single entries gives the results of the whole arrays, or raises."""
 
 import functools
 
@@ -27,7 +27,7 @@ def sharded(function, in_specs, out_specs, check_vma=True):
 
 
 def specs_of(state, specs=SPECS):
-    """The specs of a state: those of the parameters, without the dimension that a slot of Adafactor lacks."""
+    """Return a state's specs: the parameters' specs, without the dimension that an Adafactor slot lacks."""
 
     def one(path, leaf):
         names = [getattr(key, "name", getattr(key, "key", None)) for key in path]
@@ -46,7 +46,7 @@ def two_steps(tx, grads, state, params):
 
 
 def assert_as_whole(make, check_vma, grads=GRADS, params=PARAMS, specs=SPECS):
-    """``make(axis_name)`` gives in shard_map what ``make(None)`` gives outside, wherever the state is made."""
+    """Assert that ``make(axis_name)`` in shard_map matches ``make(None)`` outside, wherever the state is created."""
     alone, spread = make(None), make(specs)
     wanted = jax.jit(functools.partial(two_steps, alone))(grads, alone.init(params), params)
     state = spread.init(params)
@@ -303,7 +303,7 @@ def test_foreach_packs_no_leaf_that_varies():
 
 
 def test_lbfgs_goes_on_where_one_shard_has_reached_its_optimum():
-    """What ends the iterations is the largest gradient of all shards."""
+    """The largest gradient over all shards ends the iterations."""
     start, tx = jnp.array([3.0, 1.0]), fo.lbfgs(max_iter=5, axis_name="x")
 
     def minimise(w):

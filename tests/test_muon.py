@@ -1,4 +1,4 @@
-"""Muon beyond the shared table: bfloat16, stacks, kernels, sizes, errors, and its union with AdamW."""
+"""Muon beyond the shared table: bfloat16, stacks, kernels, sizes, errors, and its combination with AdamW."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ def draw(*shape, seed=0, dtype=jnp.float32):
 
 @pytest.mark.parametrize("nesterov", [False, True])
 def test_bfloat16_update_is_the_exact_one_to_the_accuracy_of_the_iterations(nesterov):
-    """The direction is rounded to bfloat16 in both; a rounding that falls the other way moves the whole result."""
+    """Both round the direction to bfloat16; a rounding that goes the other way shifts the whole result."""
     params, grads = draw(16, 24, dtype=jnp.bfloat16), draw(16, 24, seed=1, dtype=jnp.bfloat16)
     tx = fo.muon(lr=0.1, weight_decay=0.0, nesterov=nesterov)
     update, state = tx.update(grads, tx.init(params), params)
@@ -61,7 +61,7 @@ def test_a_stack_is_its_matrices_one_by_one():
 
 
 def test_kernels_become_matrices():
-    """A kernel in torch's layout, and the same one in JAX's: the same update, the same factor."""
+    """A kernel gets the same update with the same factor in torch's layout and in JAX's."""
     options = {"lr": 0.1, "weight_decay": 0.0}
     oihw, grad = draw(16, 2, 2, 2), draw(16, 2, 2, 2, seed=1)
     first = fo.muon(**options, reshape="out_first")
@@ -73,7 +73,7 @@ def test_kernels_become_matrices():
     hwio = [jnp.transpose(x, (2, 3, 1, 0)) for x in (oihw, grad)]
     moved, _ = last.update(hwio[1], last.init(hwio[0]))
     np.testing.assert_allclose(jnp.transpose(moved, (3, 2, 0, 1)), update, atol=5e-3)
-    # also the factor of a matrix (inputs, outputs) is that of its transpose in torch's layout
+    # the factor of an (inputs, outputs) matrix equals that of its transpose in torch's layout
     matrix = draw(8, 16, seed=2)
     ours, _ = last.update(matrix, last.init(matrix))
     theirs, _ = plain.update(matrix.T, plain.init(matrix.T))
@@ -195,7 +195,7 @@ def test_muon_adamw_errors():
 
 
 def test_muon_adamw_loads_what_two_optimizers_saved():
-    """Their groups do not say an algorithm: the live ones do."""
+    """The saved groups do not name an algorithm; the live ones do."""
     params = {"bias": jnp.ones(4), "kernel": draw(3, 4)}
     muon, adamw = optim.Muon([params["kernel"]], lr=0.1), optim.AdamW([params["bias"]], lr=0.2)
     muon.step([draw(3, 4)])
@@ -212,7 +212,7 @@ def test_muon_adamw_loads_what_two_optimizers_saved():
 
 
 def test_muon_adamw_without_gradients_for_some():
-    """The labels come from the parameters, so a None gradient does not change who has which."""
+    """Labels come from the parameters, so a None gradient does not change the assignment."""
     params = {"bias": jnp.ones(4), "kernel": draw(3, 4)}
     tx = fo.muon_adamw()
     updates, state = tx.update({"bias": jnp.ones(4), "kernel": None}, tx.init(params), params)

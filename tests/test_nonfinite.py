@@ -1,4 +1,4 @@
-"""What is not finite spreads as it does in torch, and no further: every entry of every algorithm is compared."""
+"""Non-finite values spread as in torch, and no further: every entry of every algorithm is compared."""
 
 import math
 
@@ -17,14 +17,14 @@ each_case = pytest.mark.parametrize("case", nonfinite_cases.CASES, ids=label)
 
 
 def reference(case):
-    """What torch did, of the parameters of this run."""
+    """Return torch's results for the parameters of this run."""
     every, kept = nonfinite_cases.every_shape(case[0]), nonfinite_cases.shapes(case[0])
     found, sizes = comparison.recorded_run(case, "nonfinite"), {key: math.prod(every[key]) for key in every}
     return found if kept == every else {slot: of_this_run(rows, sizes, kept) for slot, rows in found.items()}
 
 
 def differing(rows, expected):
-    """The slots that are in one of the two only, or whose numbers differ; what is not finite must be in its place."""
+    """Return the slots that only one side has, or whose numbers differ; non-finite entries must coincide."""
     missing = rows.keys() ^ expected.keys()
     close = {key: np.allclose(rows[key], expected[key], 1e-11, 1e-13, equal_nan=True) for key in rows.keys() - missing}
     return missing | {key for key, equal in close.items() if not equal}
@@ -54,7 +54,7 @@ def test_functional(name, x64):
 
 @each_algorithm
 def test_torch_face(name, x64):
-    """The first and the last case; all of them in a full run."""
+    """Compare the first and the last case; in a full run, all of them."""
     every, rows = nonfinite_cases.cases_of(name), {}
     many = every if FULL else [every[0], every[-1]]
     face = comparison.Face(many, "float64", nonfinite_cases.parameters(name))

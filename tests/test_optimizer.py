@@ -1,4 +1,4 @@
-"""The stateful face against torch: steps, histories of single parameters, rewritten options, what is compiled."""
+"""The torch face against torch: steps, histories of single parameters, rewritten options, compilations."""
 
 import copy
 import gc
@@ -22,13 +22,13 @@ NAMES = ["SGD", "Adam", "AdamW"]
 
 @each_algorithm
 def test_float64_steps_with_missing_gradients(name, x64):
-    """Value, slots and step count of every parameter are torch's, whatever its history."""
+    """Every parameter's value, slots and step count are torch's, whatever its history."""
     assert not comparison.above(comparison.face_trajectory_errors(few_of(name), "gaps"), 1e-12)
 
 
 @each_algorithm
 def test_float32_synchronised_steps(name):
-    """Each step from torch's state, loaded as a state_dict: within 5 ulp of max(|p|, |update|), slots within 8."""
+    """Each step starts from torch's state_dict: parameters within 5 ulp of max(|p|, |update|), slots within 8."""
     assert not comparison.above(comparison.face_synchronised_ulps(few_of(name)), 5, 8)
 
 
@@ -85,7 +85,7 @@ def test_the_first_weight_decay_copies_no_slot(name, compilations):
     optimizer.param_groups[0].update({"momentum": 0.9} if name == "SGD" else {})
     grads = {"w": jnp.ones((40, 50))}
 
-    def pointers():  # nothing is held: what somebody holds is copied, and rightly
+    def pointers():  # hold nothing: arrays that are held get copied, and rightly
         held = [optimizer.params["w"], *optimizer.state["w"].values()]
         return {array.unsafe_buffer_pointer() for array in held if isinstance(array, jax.Array)}
 
@@ -102,7 +102,7 @@ def test_the_first_weight_decay_copies_no_slot(name, compilations):
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 @pytest.mark.parametrize("name", NAMES)
 def test_low_precision_parameters_keep_their_dtype(name, dtype):
-    """Calculated in float32 and rounded once: the step of the functional transformation with the same numbers."""
+    """The step is computed in float32 and rounded once, like the functional transformation's with the same numbers."""
     options = {"lr": 0.1, "weight_decay": 0.1, **({"momentum": 0.9} if name == "SGD" else {})}
     params = {"w": jnp.linspace(-1, 1, 7, dtype=dtype)}
     optimizer = getattr(optim, name)(params, **options)
@@ -120,7 +120,8 @@ def test_low_precision_parameters_keep_their_dtype(name, dtype):
 
 
 def test_a_slot_switched_off_and_on_again_is_kept():
-    """torch keeps the buffer while the momentum is zero; a late AMSGrad maximum starts here, where torch fails."""
+    """torch keeps the buffer while the momentum is zero; a late AMSGrad maximum starts at that step, unlike in torch,
+    which fails."""
     optimizer = optim.SGD([jnp.zeros(1)], lr=1.0, momentum=0.5)
     group = optimizer.param_groups[0]
     optimizer.step([jnp.ones(1)])
@@ -151,7 +152,7 @@ def test_a_slot_switched_off_and_on_again_is_kept():
 
 
 def test_values_that_torch_takes_later_are_taken():
-    """Later edits are not held to the constructor's ranges: recursive schedulers end a hair below zero."""
+    """Later edits are not checked against the constructor's ranges: recursive schedulers end slightly below zero."""
     optimizer = optim.SGD([jnp.zeros(2)], lr=0.1)
     optimizer.param_groups[0]["lr"] = -1e-18
     optimizer.step([jnp.ones(2)])
@@ -165,7 +166,7 @@ def test_values_that_torch_takes_later_are_taken():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_somebody_holds_is_left_alone(name):
-    """An array from params, state or state_dict reads the same after ten more steps; the given ones too."""
+    """Arrays from params, state or state_dict, and the given ones, read the same after ten more steps."""
     given = {"a": jnp.arange(3.0), "b": jnp.ones((2, 2))}
     options = {"momentum": 0.9} if name == "SGD" else {}
     optimizer = getattr(optim, name)(given, lr=0.1, **options)
@@ -182,7 +183,7 @@ def test_what_somebody_holds_is_left_alone(name):
 
 @pytest.mark.parametrize("name", ["Adam", *full("SGD", "AdamW")])
 def test_the_usual_loop_copies_nothing(name):
-    """Every buffer of the parameters and of the state is used again, in the eager loop and with backward."""
+    """Every buffer of the parameters and of the state is reused, in the eager loop and with backward."""
     options = {"momentum": 0.9} if name == "SGD" else {"amsgrad": True}
     optimizer = getattr(optim, name)([jnp.ones((64, 64)), jnp.ones(128)], lr=0.1, **options)
     loss = lambda params, x: x * sum(jnp.sum(leaf**2) for leaf in params)  # noqa: E731 a helper of one line

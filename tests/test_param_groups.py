@@ -1,4 +1,4 @@
-"""What an optimizer is built from, its groups and names, and every error at the door."""
+"""The arguments of an optimizer, its groups and names, and every error at construction."""
 
 import copy
 import gc
@@ -72,7 +72,7 @@ def test_the_structure_that_went_in_comes_out(make, options, build, names):
 
 @pytest.mark.usefixtures("standard_promotion")
 def test_modules_train():
-    """The parameters go back into their modules, as a newcomer would do it."""
+    """The parameters go back into their modules, as a new user would write it."""
     x, y = jnp.ones((4, 3)), jnp.zeros((4, 2))
     graph, state = nnx.split(nnx.Linear(3, 2, rngs=nnx.Rngs(0)))
     module = equinox.nn.Linear(3, 2, key=jax.random.key(0))
@@ -88,7 +88,7 @@ def test_modules_train():
 
 
 class Net(nnx.Module):
-    """Variables of every kind: parameters, statistics, and the random state of a dropout."""
+    """A module with every kind of variable: parameters, statistics, and a dropout's random state."""
 
     def __init__(self):
         rngs = nnx.Rngs(0)
@@ -178,7 +178,7 @@ def test_variables_that_are_no_parameters_are_refused(build, message):
 def test_statistics_that_a_mask_leaves_out_are_no_harm():
     state = nnx.state(nnx.BatchNorm(2, rngs=nnx.Rngs(0)))
     tx = fo.masked(fo.adam(), lambda path: path in ("scale", "bias"))
-    assert len(jax.tree.leaves(tx.init(state))) == 5  # two moments of two parameters, and a step
+    assert len(jax.tree.leaves(tx.init(state))) == 5  # two moments for two parameters, and a step
 
 
 def test_flat_lists_and_iterables_have_no_names():
@@ -206,7 +206,7 @@ def test_group_dicts_have_their_own_options_and_keep_other_keys():
     optimizer = optim.SGD(groups, lr=0.25)
     keys = ["momentum", "dampening", "weight_decay", "nesterov", "maximize", "foreach", "differentiable", "fused"]
     assert list(optimizer.param_groups[0]) == ["params", "name", "lr_scale", "lr", *keys]
-    assert set(groups[0]) == {"params", "name", "lr_scale"}  # the user's dicts are left alone
+    assert set(groups[0]) == {"params", "name", "lr_scale"}  # the user's dicts are not modified
     assert [leaf.tolist() for leaf in optimizer.param_groups[0]["params"]] == [[1.0, 1.0]]
     optimizer.step([[jnp.ones(2)], [jnp.ones(1)]])
     assert [leaf.tolist() for leaf in jax.tree.leaves(optimizer.params)] == [[0.75, 0.75], [0.5]]
@@ -274,7 +274,7 @@ CONSTRUCTOR_ERRORS = [
 
 @pytest.mark.parametrize(("cls", "options", "message"), CONSTRUCTOR_ERRORS)
 def test_torchs_constructor_checks(cls, options, message):
-    """In torch's words, and before params is looked at."""
+    """With torch's messages, and before looking at params."""
     for params in ([jnp.ones(1)], None):
         with pytest.raises(ValueError, match=message):
             cls(params, **options)
@@ -337,7 +337,7 @@ def test_options_may_be_tensors_of_torch(name):
 
 
 def not_taken(name, scalar):
-    """The options that are not saved as the numbers that were given as scalars of a kind."""
+    """Return the options that, given as scalars of some type, are not saved as the same numbers."""
     cls, wrong = getattr(optim, name), set()
     for option, value in NUMBERS[name].items():
         given = tuple(map(scalar, value)) if isinstance(value, tuple) else scalar(value)
@@ -546,7 +546,7 @@ def test_a_step_inside_a_traced_function_is_refused():
 
 
 def test_new_values_for_the_parameters():
-    """What a torch user does with ``p.data.clamp_``."""
+    """The counterpart of ``p.data.clamp_`` in torch."""
     optimizer = optim.SGD({"w": jnp.array([-3.0, 0.5])}, lr=0.1)
     optimizer.params = jax.tree.map(lambda p: jnp.clip(p, -1, 1), optimizer.params)
     assert optimizer.params["w"].tolist() == [-1.0, 0.5]
@@ -644,7 +644,7 @@ def test_the_arrays_go_with_the_optimizer():
 
 @pytest.mark.parametrize("kind", ["a list", "an array of NumPy", "an int", "a schedule"])
 def test_what_changes_in_a_group_reaches_the_next_step(kind):
-    """Also where the value in the group is the same object as before."""
+    """Even if the value in the group is the same object as before."""
     optimizer = optim.SGD([jnp.ones(1)], lr=0.5) if kind != "a list" else optim.Adam([jnp.ones(1)], lr=0.5)
     group, calls = optimizer.param_groups[0], []
     if kind == "a list":

@@ -1,4 +1,4 @@
-"""Every algorithm and flag against torch: recorded trajectories always, a live torch where it is installed."""
+"""Every algorithm and flag against torch: recorded trajectories always, a live torch if installed."""
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ def test_complex_trajectory(name, x64):
 
 @each_algorithm
 def test_float32_synchronised_steps(name):
-    """Within 8 ulp, the parameters and the slots."""
+    """Parameters and slots agree within 8 ulp."""
     assert not comparison.above(comparison.synchronised_ulps(few_of(name)), 8, 8)
 
 
@@ -74,11 +74,11 @@ def test_adafactor_of_a_matrix_by_hand(x64):
 
 @pytest.mark.parametrize("name", names(takes_vectors=True))
 def test_bfloat16_step_is_the_float64_step_rounded_once(name):
-    """From synchronised bfloat16 state: parameters and slots within 1 ulp of the exact step, the update float32."""
+    """From synchronized bfloat16 state: parameters and slots within 1 ulp of the exact step, the update in float32."""
     many, runs = few_of(name), []
     for case in many:
         params, state = comparison.initial(case, np.float32)
-        kept = {key: getattr(state, key) for key in ALGORITHMS[name].carried}  # float32 whatever the arrays are
+        kept = {key: getattr(state, key) for key in ALGORITHMS[name].carried}  # float32 whatever the arrays' dtype
         narrow = jax.tree.map(lambda x: x.astype(jnp.bfloat16) if x.dtype == jnp.float32 else x, (params, state))
         runs.append((narrow[0], narrow[1]._replace(**kept)))
     for step in range(6):
@@ -94,7 +94,7 @@ def test_bfloat16_step_is_the_float64_step_rounded_once(name):
 
 
 def within_an_ulp_of_bfloat16(ours, right):
-    """Whether the bfloat16 arrays of a tree are those of a wider one, rounded to one of the two neighbours."""
+    """Whether a tree's bfloat16 arrays are a wider tree's, rounded to one of the two neighbors."""
     for one, exact in zip(jax.tree.leaves(ours), map(np.asarray, jax.tree.leaves(right)), strict=True):
         if one.dtype == jnp.bfloat16:
             spacing = 2.0 ** (np.floor(np.log2(np.maximum(np.abs(exact), 1e-30))) - 7)
@@ -116,7 +116,7 @@ def test_recorded_trajectories_are_torchs(case, dtype):
     recorded = comparison.reference(case, dtype)
     live = torch_run.run(case, dtype, len(recorded["param"]) - 1)
     assert set(live) == set(recorded)
-    # Other processors round differently: a few units in the last place of the dtype, carried along.
+    # Other processors round differently: the error is a few units in the last place of the dtype, carried along.
     tolerance = {"float64": 1e-12, "complex128": 1e-12, "float32": 1e-5, "bfloat16": 5e-2}[dtype]
     for slot, rows in live.items():
         np.testing.assert_allclose(rows, recorded[slot], rtol=tolerance, atol=tolerance * np.max(np.abs(rows)))

@@ -1,4 +1,4 @@
-"""What is read back lies where what it replaces lay, and steps on a mesh."""
+"""A loaded state stays on the devices of the state that it replaces, and steps work on a mesh."""
 
 import jax
 import jax.numpy as jnp

@@ -39,7 +39,7 @@ def test_a_slot_in_bfloat16_is_calculated_in_float32():
         assert {leaf.dtype.name for leaf in jax.tree.leaves(state)} == {"bfloat16", "float32", "int32"}
         pairs = zip(*map(jax.tree.leaves, (params, plain)), strict=True)
         assert 0 < max(float(jnp.max(jnp.abs(a - b))) for a, b in pairs) < 5e-3
-    # One step from the same state is that of float32, with the slot rounded once.
+    # One step from the same state matches float32's, with the slot rounded once.
     one, _ = run(fo.adam(lr=0.01), tree(), 1)
     other, state = run(fo.state_dtype(fo.adam(lr=0.01), {"exp_avg": jnp.bfloat16}), tree(), 1)
     for a, b in zip(*map(jax.tree.leaves, (one, other)), strict=True):
@@ -65,7 +65,7 @@ def test_state_dtype_says_what_is_wrong():
     with pytest.raises(ValueError, match=r"the state has no slot momentum; it has .*exp_avg"):
         fo.state_dtype(fo.adam(), {"momentum": jnp.bfloat16}).init(tree())
     with pytest.raises(ValueError, match="the state has no slot mu_product; it has exp_avg, exp_avg_sq"):
-        fo.state_dtype(fo.nadam(), {"mu_product": jnp.bfloat16}).init(tree())  # a number, which may not be rounded
+        fo.state_dtype(fo.nadam(), {"mu_product": jnp.bfloat16}).init(tree())  # a scalar, which must not be rounded
     state = fo.state_dtype(fo.nadam(), {"exp_avg": jnp.bfloat16}).init(jnp.ones(()))
     assert state.exp_avg.dtype == jnp.bfloat16 and state.mu_product.dtype == jnp.float32
     with pytest.raises(ValueError, match=r"has no slot max_exp_avg_sq; it has exp_avg, exp_avg_sq$"):
@@ -87,12 +87,12 @@ def test_stochastic_rounding_loses_nothing_on_average():
     new = fo.apply_updates(params, updates)
     assert new["w"].dtype == jnp.bfloat16 and set(np.unique(np.asarray(new["w"], np.float32))) == {1.0, 1.0078125}
     assert abs(float(jnp.mean(new["w"].astype(jnp.float32))) - 1.001) < 1e-4  # three deviations
-    assert np.allclose(new["v"], 1.001)  # float32 is left alone
+    assert np.allclose(new["v"], 1.001)  # float32 is not rounded
     again, _ = jax.jit(tx.update)(grads, tx.init(params), params)
     other, _ = jax.jit(tx.update)(grads, state, params)
     assert np.array_equal(updates["w"], again["w"]) and not np.array_equal(updates["w"], other["w"])
     nearest = fo.apply_updates(params, jax.jit(fo.sgd(lr=1.0).update)(grads, fo.sgd(lr=1.0).init(params), params)[0])
-    assert np.all(np.asarray(nearest["w"], np.float32) == 1.0)  # what is lost otherwise
+    assert np.all(np.asarray(nearest["w"], np.float32) == 1.0)  # rounding to nearest loses the updates
     assert fo.stochastic_rounding(fo.sgd(), jax.random.key(0)) == fo.stochastic_rounding(fo.sgd(), 0)
 
 
@@ -132,7 +132,7 @@ def test_stochastic_rounding_of_what_is_exact_or_no_number():
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_master_weights_are_a_float32_run(dtype):
-    """With gradients of the rounded parameters: the masters move as float32 parameters would, bit for bit."""
+    """With gradients at the rounded parameters, the masters move as float32 parameters would, bit for bit."""
     tx, params = fo.master_weights(fo.adamw(lr=0.01)), tree(dtype)
     inner = fo.adamw(lr=0.01)
     state, wide = tx.init(params), jax.tree.map(lambda p: p.astype(jnp.float32), params)

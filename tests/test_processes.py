@@ -1,4 +1,4 @@
-"""Steps over several processes."""
+"""Steps across several processes."""
 
 import os
 import socket

@@ -1,6 +1,6 @@
-"""What every transformation must do, tested for all of them from one table.
+"""The properties that every transformation must have, tested for all of them from one table.
 
-What must be compiled is compiled for all of them at once.
+One compiled call covers all of them.
 """
 
 import functools
@@ -30,7 +30,7 @@ def tree(seed=0, dtype=jnp.float32):
 
 
 def is_slot(path):
-    """Whether a leaf of a state belongs to a parameter: all but the scalars of the whole."""
+    """Whether a state's leaf belongs to a parameter: true for all but the global scalars."""
     return any(name in jax.tree_util.keystr(path) for name in ("bias", "kernel", "scale", "packed"))
 
 
@@ -39,12 +39,12 @@ def avals(tree):
 
 
 def compiled(function):
-    """``{name: function(tx, *args)}`` of the whole table, in one compiled call: for compiling is what costs."""
+    """Return ``{name: function(tx, *args)}`` for the whole table from one compiled call: compilation dominates."""
     return jax.jit(lambda *args: {name: function(tx, *args) for name, tx in TABLE.items()})
 
 
 def moved_twice(tx, params, grads):
-    """The parameters after two steps with the same gradients."""
+    """Return the parameters after two steps with the same gradients."""
     state = tx.init(params)
     for _ in range(2):
         updates, state = tx.update(grads, state, params)
@@ -127,10 +127,10 @@ def test_empty_trees(tx, empty):
 
 @every
 def test_optax_finds_the_parameters_in_the_state(tx):
-    """optax.tree.map_params initialises with a placeholder node and must then see every slot, and only slots."""
+    """optax.tree.map_params initializes with a placeholder node and must then see every slot, and only slots."""
     state = tx.init(tree())
     if "ForeachState" in str(jax.tree.structure(state)):
-        return  # a flat buffer is no parameter's: unpack it first
+        return  # a flat buffer belongs to no single parameter: unpack it first
     marked = optax.tree_utils.tree_map_params(tx, lambda slot: "slot", state, transform_non_params=lambda x: "other")
     for (path, _), mark in zip(jax.tree_util.tree_leaves_with_path(state), jax.tree.leaves(marked), strict=True):
         assert mark == ("slot" if is_slot(path) else "other")
@@ -229,7 +229,7 @@ def test_low_precision_parameters_keep_their_dtype(dtype):
 
     for name, (state, new, moved) in compiled(one_step)(params, tree(1, dtype)).items():
         leaves = jax.tree_util.tree_leaves_with_path(state)
-        if name not in ("state_dtype", "stochastic_rounding", "master_weights"):  # which have other dtypes
+        if name not in ("state_dtype", "stochastic_rounding", "master_weights"):  # these have other dtypes
             sums = [leaf for path, leaf in leaves if "accumulated" in jax.tree_util.keystr(path)]
             assert all(leaf.dtype == jnp.float32 for leaf in sums), name
             slots = [leaf for path, leaf in leaves if is_slot(path) and not any(leaf is other for other in sums)]
@@ -307,7 +307,7 @@ def test_differentiable_through_steps_also_at_zero_gradients():
 
 
 def test_state_gets_and_keeps_its_parameters_sharding():
-    """Compiled; and executed at once, where it is the same code: all of them in the full run."""
+    """Compiled, and executed eagerly, which runs the same code; all of them in the full run."""
     mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Explicit,))
     specs = {"dense": {"bias": P("data"), "kernel": P(None, "data")}, "scale": P()}
     put = functools.partial(jax.tree.map, lambda x, spec: jax.device_put(x, NamedSharding(mesh, spec)))

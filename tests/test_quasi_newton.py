@@ -32,7 +32,7 @@ def rosenbrock(x):
 
 @each_case
 def test_lbfgs_is_torchs(label, x64):
-    """Both faces: parameters and losses, and the counts of evaluations and iterations after every step."""
+    """In both faces: parameters, losses, and the counts of evaluations and iterations after every step."""
     searches = "line_search_fn" in problems.LBFGS[label][2]
     for error in quasi_newton_comparison.trajectory_errors(label):
         assert error <= (1e-5 if searches else 1e-8)
@@ -52,7 +52,7 @@ def test_recorded_runs_are_torchs(label):
 @pytest.mark.torch
 @pytest.mark.parametrize("options", [{"lr": 0.05}, WOLFE, {**WOLFE, "max_iter": 100}])
 def test_fed_by_torchs_own_gradients(options):
-    jax.config.update("jax_enable_x64", True)  # for the threads of the callbacks too
+    jax.config.update("jax_enable_x64", True)  # for the callbacks' threads too
     try:
         compare_with_torchs_gradients(options)
     finally:
@@ -163,7 +163,7 @@ def test_bfgs_reaches_scipys_optimum(size, search, x64):
 
 @pytest.mark.parametrize("search", SEARCHES)
 def test_bfgs_satisfies_the_secant_equation(search, x64):
-    """One iteration a step: after it H maps the last change of the gradient to the last step."""
+    """One iteration per step; after it, H maps the last change of the gradient to the last step."""
     tx = fo.bfgs(lr=1.0 if search else 0.01, max_iter=1, max_eval=40, **search)
     x = jnp.array([-1.2, 1.0, -1.2, 1.0])
     state, step, checked = tx.init(x), compiled_update(tx, rosenbrock), 0
@@ -192,7 +192,7 @@ def test_hager_zhang_accepts_where_the_approximate_wolfe_conditions_hold(options
         new_value, new_grad = value_and_grad(after)
         weight = 1 + FORGETTING * weight
         size += (abs(float(value)) - size) / weight
-        if float(state.t) == 0:  # nothing was accepted: what is left to gain is rounding
+        if float(state.t) == 0:  # nothing was accepted: only rounding is left to gain
             break
         slope, new_slope = float(grad @ state.d), float(new_grad @ state.d)
         assert (2 * 0.1 - 1) * slope >= new_slope >= 0.9 * slope
@@ -202,13 +202,13 @@ def test_hager_zhang_accepts_where_the_approximate_wolfe_conditions_hold(options
 
 
 def barrier(x):
-    """Not a number from 1 on."""
+    """NaN for x >= 1."""
     return jnp.sum(-jnp.log(1 - x) - 3 * x)
 
 
 ALGORITHMS = [(fo.lbfgs, {}), (fo.lbfgs, WOLFE), (fo.bfgs, {}), (fo.bfgs, WOLFE), (fo.bfgs, SEARCHES[2])]
 every = pytest.mark.parametrize(("make", "search"), ALGORITHMS)
-# What a search does not change is tested with the longest two.
+# Behavior that is independent of the search is tested with the longest two.
 one_of_each = pytest.mark.parametrize(("make", "search"), ALGORITHMS if FULL else [ALGORITHMS[1], ALGORITHMS[4]])
 
 
@@ -221,7 +221,7 @@ def test_non_finite_points_are_never_kept(make, search):
     for _ in range(8):
         x, state, _ = step(x, state)
         assert bool(jnp.all(jnp.isfinite(x)))
-    x, _, _ = step(x, state)  # a fixed step's last point is seen, and left, by the next update
+    x, _, _ = step(x, state)  # the next update sees, and leaves, a fixed step's last point
     assert bool(jnp.isfinite(barrier(x)))
     assert barrier(x) < before
     if search:
@@ -230,7 +230,7 @@ def test_non_finite_points_are_never_kept(make, search):
 
 @pytest.mark.parametrize("make", [fo.lbfgs, fo.bfgs])
 def test_a_fixed_step_into_the_unknown_is_taken_back(make):
-    """One iteration a step: torch, and we, do not look at the point that it leads to."""
+    """One iteration per step; neither torch nor we evaluate the point that it leads to."""
     tx = make(lr=4.0, max_iter=1)
     x = jnp.array([0.5])
     state, step = tx.init(x), compiled_update(tx, barrier)
@@ -252,7 +252,7 @@ def test_no_update_from_a_non_finite_start(make, search):
 
 @pytest.mark.parametrize("make", [fo.lbfgs, fo.bfgs])
 def test_a_line_search_never_ends_higher(make):
-    """float32, steps much too long, few evaluations."""
+    """In float32, with steps much too long and few evaluations."""
 
     @jax.jit
     def step(x, state, lr):
@@ -282,7 +282,7 @@ def test_maximize(make, search):
 
 @one_of_each
 def test_trees_dtypes_and_shapes(make, search):
-    """State and parameters keep their types; the second update compiles nothing; float32 converges sensibly."""
+    """State and parameters keep their types; the second update compiles nothing; float32 converges well."""
     chex.clear_trace_counter()
     params = {"a": jnp.ones((2, 3)), "b": [jnp.zeros(()), jnp.zeros((0, 3))], "c": jnp.ones(2, jnp.bfloat16)}
     tx = make(lr=0.5, **search)
@@ -467,7 +467,7 @@ def test_errors(call, error, message):
 
 @pytest.mark.parametrize("make", [optim.LBFGS, *full(optim.BFGS)])
 def test_state_dict_resume_copy_and_back(make, x64):
-    """A saved, copied, pickled or exported optimizer continues as the one it came from."""
+    """A saved, copied, pickled or exported optimizer continues like the original."""
     loss = loss_of(problems.quartic)
     start = [jnp.asarray(array) for array in problems.start(problems.quartic, 2)]
     options = {"max_iter": 3, "tolerance_change": 1e-14, **WOLFE}
@@ -543,7 +543,7 @@ def test_states_cross_to_torch_and_back(options, x64):
 
 
 def test_later_edits_are_taken_as_they_are():
-    """As in torch: a scheduler may end a rounding error below zero."""
+    """As in torch, a scheduler may end a rounding error below zero."""
     optimizer = optim.LBFGS({"w": jnp.ones(2)}, max_iter=2)
     optimizer.param_groups[0]["lr"] = -1e-20
     optimizer.step(lambda params: jnp.sum((params["w"] - 2) ** 2))
@@ -607,7 +607,7 @@ def test_a_parameter_without_a_gradient_stays_also_inside_an_update(make):
 
 
 def test_masked_and_in_a_partition():
-    """The objective sees all parameters, those of the others as they are."""
+    """The objective sees all parameters, those of the others at their current values."""
     params = {"a": jnp.ones(2), "b": jnp.ones(2)}
     loss = lambda p: jnp.sum((p["a"] - 3 * p["b"]) ** 2) + jnp.sum(p["b"] ** 2)  # noqa: E731 one line
     inner = fo.lbfgs(max_iter=10, **WOLFE)

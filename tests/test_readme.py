@@ -1,4 +1,4 @@
-"""The code of the README and of the guide runs as it stands."""
+"""The code in the README and in the guide runs unchanged."""
 
 import importlib
 import pathlib
@@ -22,7 +22,7 @@ def test_python_blocks_run_in_order(standard_promotion):
 
 
 def test_the_guide_to_an_algorithm_of_ones_own_runs(tmp_path, monkeypatch, standard_promotion, capsys):
-    """As a module, so that the rule in it can be pickled."""
+    """It runs as a module, so that its rule can be pickled."""
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "writing-an-algorithm.md").read_text(), re.DOTALL)
     lion = blocks[0].partition("@rules")[2]
     assert len([line for line in lion.splitlines() if line]) <= 25

@@ -1,4 +1,4 @@
-"""A rule from outside of the library: what it gets by being lifted, and what is said of the slips in it."""
+"""A rule from outside the library: what lifting gives it, and the errors for mistakes in it."""
 
 import ast
 from graphlib import TopologicalSorter
@@ -32,7 +32,7 @@ class Sign(fo.Rule):
     lr: LearningRate
     weight_decay: WeightDecay = 0.0
 
-    def init(self, p, h):  # named otherwise than in the base
+    def init(self, p, h):  # named differently than in the base
         return SignState(None, jnp.zeros_like(p, dtype=p.dtype))
 
     def scalars(self, step, hyperparams):
@@ -55,7 +55,7 @@ def test_a_rule_gets_everything_by_being_lifted():
 
 
 def changed(**members):
-    """A rule like Sign, with something else in its class; None leaves it out."""
+    """Return a rule like Sign with other class attributes; None removes one."""
     own = {name: value for name, value in vars(Sign).items() if name in ("init", "scalars", "update")}
     body = {"title": "Slip", "state": SignState, "__annotations__": {"lr": LearningRate}, **own, **members}
     return type("Slip", (fo.Rule,), {name: value for name, value in body.items() if value is not None})
@@ -303,7 +303,7 @@ ROOT = Path(fo.__file__).parent.parent
 
 
 def imports_of(module):
-    """The modules of the library that one imports, wherever in it."""
+    """Return the library's modules that a module imports, anywhere in its code."""
     found = set()
     for node in ast.walk(ast.parse((ROOT / f"{module.replace('.', '/')}.py").read_text())):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("functorch_optim"):

@@ -1,4 +1,4 @@
-"""Schedulers saved and continued: in any order the rates are those of a run that was never interrupted."""
+"""Schedulers saved and resumed: in any order the rates are those of an uninterrupted run."""
 
 import copy
 import functools
@@ -15,7 +15,7 @@ s = optim.lr_scheduler
 
 
 def optimizer_of(groups, lr=None):
-    """An optimizer with one group or two."""
+    """Return an optimizer with one group or two."""
     lrs = (0.5, 2.0)[:groups] if lr is None else (lr,) * groups
     return optim.SGD([{"params": [jnp.ones(1)], "lr": lr} for lr in lrs], lr=1.0, momentum=0.9)
 
@@ -58,7 +58,7 @@ each_order = pytest.mark.parametrize("order", ["made, loaded", "loaded, made", "
 
 
 def advance(optimizer, schedulers, steps):
-    """The rates after each of the steps; a metric that never gets better goes to what takes one."""
+    """Return the rates after each step; schedulers that take a metric get one that never improves."""
     values = []
     for _ in range(steps):
         optimizer.step()
@@ -69,7 +69,7 @@ def advance(optimizer, schedulers, steps):
 
 
 def resumed(optimizer, makers, saved, order):
-    """A new optimizer and new schedulers, loaded in an order."""
+    """Return a new optimizer and new schedulers, loaded in the given order."""
     if order == "loaded, made":
         optimizer.load_state_dict(saved[0])
     schedulers = [make(optimizer) for make in makers]
@@ -143,7 +143,7 @@ def test_a_rate_set_by_hand_before_saving_comes_back(order):
 @each_order
 @pytest.mark.parametrize("reverse", [False, True])
 def test_several_schedulers_of_one_optimizer_load_in_any_order(order, reverse):
-    """Side by side, and one that waits for its turn, as SWALR does in torch's recipe."""
+    """Side by side, with one that waits for its turn, as SWALR does in torch's recipe."""
     makers = [
         functools.partial(s.ExponentialLR, gamma=0.9),
         functools.partial(s.LinearLR, start_factor=0.5, total_iters=4),
@@ -201,7 +201,7 @@ def make_of(name, arguments):
 
 
 def refused(target, scheduler, state, error, message, **options):
-    """Whether the loading, which raises, leaves the groups and the scheduler as they were."""
+    """Whether loading raises, and leaves the groups and the scheduler unchanged."""
     before = copy.deepcopy((scheduler.state_dict(), repr(target)))
     with pytest.raises(error, match=message):
         scheduler.load_state_dict(state, **options)
@@ -286,7 +286,7 @@ LONGER = [
 @pytest.mark.parametrize("order", ["made, loaded", "loaded, made"])
 @pytest.mark.parametrize(("name", "arguments", "longer"), LONGER)
 def test_options_that_are_kept_give_the_rates_of_a_run_that_always_had_them(name, arguments, longer, order):
-    """Also at the end of the shorter run, where the rate is zero."""
+    """Even at the end of the shorter run, where the rate is zero."""
     source, uninterrupted, target = (optimizer_of(2) for _ in range(3))
     scheduler = make_of(name, arguments)(source)
     always = make_of(name, {**arguments, **longer})(uninterrupted)
@@ -375,7 +375,7 @@ LATE = {
 
 @pytest.mark.parametrize(("key", "joins"), list(itertools.product(LATE, [1, 3, 7])))
 def test_a_group_that_joins_late_has_its_base_times_the_factor_of_the_epoch(key, joins):
-    """From its first scheduled epoch on it is where it would be, had it been there from the beginning."""
+    """From its first scheduled epoch on, its rate is what it would be had it joined at the start."""
     early, late = optimizer_of(1), optimizer_of(1)
     early.add_param_group({"params": [jnp.ones(1)], "lr": 0.5})
     schedulers = [LATE[key](early), LATE[key](late)]
@@ -399,7 +399,7 @@ def test_a_group_that_joins_late_has_its_base_times_the_factor_of_the_epoch(key,
     ],
 )
 def test_a_group_that_joins_a_decay_goes_on_from_its_rate_as_in_torch(name, arguments, joins):
-    """These ends do not depend on where it joins."""
+    """These final rates do not depend on when it joins."""
     torch = pytest.importorskip("torch", reason="compares with a live torch")
     values = []
     for package, array in ((optim, jnp.ones), (torch.optim, lambda n: torch.nn.Parameter(torch.ones(n)))):

@@ -1,4 +1,4 @@
-"""Schedules: torch's values, in doubles on the host and with their digits in float32, at any step in any order."""
+"""Schedules: torch's values, in doubles on the host and to full precision in float32, at any step in any order."""
 
 import functools
 import math
@@ -41,13 +41,13 @@ every = pytest.mark.parametrize("schedule", ALL, ids=[f"{i}-{type(one).__name__}
 
 
 each_case = pytest.mark.parametrize("label", schedule_cases.ALL)
-# torch's recursion has drifted from its own closed form by then; ours does not drift
+# torch's recursion has drifted from its own closed form by then; ours does not
 TOLERANCE = {"cosine": 1e-11, "cosine-short": 1e-11}
 
 
 @each_case
 def test_values_are_torchs(label, x64):
-    """All steps from 0 to 2000, in doubles on the host, traced in float64, and out of order."""
+    """At all steps from 0 to 2000, in doubles on the host, traced in float64, and out of order."""
     schedule, expected = schedule_cases.ALL[label][0], comparison.recorded("schedules")[label]
     error = TOLERANCE.get(label, 1e-12) * np.max(np.abs(expected))
     np.testing.assert_allclose([schedule(step) for step in range(len(expected))], expected, rtol=0, atol=error)
@@ -86,7 +86,7 @@ def test_each_value_from_the_one_before(label):
 
 
 def test_one_cycle_stays_after_the_last_step():
-    """torch goes on along the last phase: up again, or below zero."""
+    """torch continues along the last phase: up again, or below zero."""
     for strategy in ("cos", "linear"):
         schedule = schedules.one_cycle(1.0, 10, anneal_strategy=strategy)
         assert schedule(10) == pytest.approx(schedule(9)) == pytest.approx(1 / 25e4)
@@ -120,7 +120,7 @@ def test_multiplicative():
 
 @given(st.data())
 def test_compositions_are_their_parts(data):
-    """Sequential of chained of ..., up to three deep: the value is what the parts say, on the host and traced."""
+    """Sequential of chained of ..., up to three deep: the value follows from the parts, on the host and traced."""
     schedule, direct = data.draw(compositions(3))
     step = data.draw(st.integers(0, 60))
     assert schedule(step) == pytest.approx(direct(step), rel=1e-12, abs=1e-15)
@@ -138,7 +138,7 @@ SIMPLE = [
 
 @st.composite
 def compositions(draw, depth):
-    """A schedule, and the same as a plain function."""
+    """Draw a schedule, and the same as a plain function."""
     kind = draw(st.sampled_from(["simple", "sequential", "chained", "warmup"])) if depth else "simple"
     if kind == "simple":
         return draw(st.sampled_from(SIMPLE))
@@ -180,7 +180,7 @@ def test_reduce_on_plateau_is_torchs_for_positive_metrics(options, x64):
 
 
 def test_reduce_on_plateau_with_negative_metrics():
-    """A negative metric that stands still does not get better; torch says it does."""
+    """A constant negative metric is not an improvement; torch says it is."""
     schedule = schedules.reduce_on_plateau(1.0, patience=2, factor=0.5)
     state = schedule.init()
     for _ in range(5):
@@ -197,7 +197,7 @@ def test_reduce_on_plateau_makes_no_change_that_is_at_most_eps():
 
 
 def test_an_option_may_be_any_schedule():
-    """In the functional face and as a group's option; the next value is readable from the state."""
+    """In the functional face and as a group's option; the next value can be read from the state."""
     tx = fo.sgd(lr=schedules.one_cycle(0.1, 10), momentum=schedules.one_cycle_momentum(10))
     state = tx.init(jnp.ones(2))
     optimizer = optim.SGD([jnp.ones(2)], lr=schedules.one_cycle(0.1, 10), momentum=schedules.one_cycle_momentum(10))
@@ -312,8 +312,8 @@ def test_counts_are_checked(make, message):
         make()
 
 
-LENGTH = 100_003  # no power of two: compilers multiply by the reciprocal, whose product with it is not 1
-ENDS = [  # schedule, the step where it ends, its first and last value
+LENGTH = 100_003  # not a power of two: compilers multiply by the reciprocal, and the product with it is not 1
+ENDS = [  # schedule, the step at which it ends, its first and last value
     (schedules.warmup_stable_decay(0.3, 0, 0, LENGTH), LENGTH, 0.3, 0.0),
     (schedules.warmup_stable_decay(0.3, 0, 2, 7, end=0.07), 9, 0.3, 0.07),
     (schedules.warmup_stable_decay(0.3, 0, 0, 0, end=0.07), 0, 0.07, 0.07),
@@ -348,7 +348,7 @@ def test_the_first_and_the_last_value_are_exact_in_float32_too(schedule, end, fi
 
 @pytest.mark.parametrize(("schedule", "end", "first", "last"), ENDS)
 def test_nothing_is_beyond_the_largest_and_smallest_value(schedule, end, first, last):
-    """A rate that falls to zero is never below it."""
+    """A rate that decays to zero never goes below it."""
     values = np.asarray(jax.jit(schedule)(jnp.arange(max(0, end - 2000), end + 10, dtype=jnp.int32)))
     low, high = (0.85, 0.95) if isinstance(schedule, schedules.one_cycle_momentum) else (min(first, last), 0.3)
     assert values.min() >= np.float32(low)
@@ -364,7 +364,7 @@ def test_cosines_turn_exactly_at_their_ends(eta_min):
         schedule = schedules.cosine_annealing_warm_restarts(0.3, 7, factor, eta_min)
         assert jax.jit(schedule)(jnp.asarray(restarts, jnp.int32)).tolist() == [high] * len(restarts)
         assert [schedule(step) for step in restarts] == [0.3] * len(restarts)
-    assert schedules.cosine_annealing_warm_restarts(0.3, 7, 2)(7 * (2**40 - 1)) == 0.3  # more than an int32 counts
+    assert schedules.cosine_annealing_warm_restarts(0.3, 7, 2)(7 * (2**40 - 1)) == 0.3  # beyond int32
 
 
 LARGE = [10**8 + 3, 123_456_789, 2_000_000_011, 2**31 - 1]

@@ -1,7 +1,7 @@
-"""Operations in any order: what only carries an optimizer about changes nothing, and the rest is torch's.
+"""Operations in any order: those that only transport an optimizer change nothing, and the others match torch.
 
-The twin makes the same steps and edits, but is never saved, copied, pickled or exported. In the full run, where torch
-is installed, there is a second one in torch.
+The twin makes the same steps and edits, but is never saved, copied, pickled or exported. In the full run, if torch is
+installed, there is a second twin in torch.
 """
 
 import copy
@@ -52,7 +52,7 @@ class Sequences(RuleBasedStateMachine):
         return getattr(optim, self.row.title)(start, **self.row.typical)
 
     def gradients(self, missing):
-        """New ones of every group, and those of torch's parameters."""
+        """Return new gradients for every group, and set those of torch's parameters."""
         self.steps += 1
         found = {key: draw(100 * self.steps + ord(key)) for group in self.groups for key in group}
         if WITH_TORCH:

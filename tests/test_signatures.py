@@ -1,4 +1,4 @@
-"""What an option is stands once: rules, functions, classes, their docstrings and the stub say the same."""
+"""Options are consistent: rules, functions, classes, their docstrings and the stub agree."""
 
 import ast
 import copy
@@ -30,12 +30,12 @@ def rule_of(title):
 
 
 def options_of(function):
-    """The parameters of an algorithm's function that groups have too."""
+    """Return the parameters of an algorithm's function that are also group options."""
     return {k: p for k, p in inspect.signature(function).parameters.items() if k not in FUNCTIONAL_ONLY}
 
 
 def arguments_in(docstring):
-    """The entries of the section Args, each as one line."""
+    """Return the entries of the Args section, each as one line."""
     section = re.search(r"^Args:\n((?:    .*\n|\n)+)", inspect.cleandoc(docstring), re.MULTILINE)[1]
     entries = re.split(r"^    (?=\S)", section, flags=re.MULTILINE)[1:]
     return {name: " ".join(text.split()) for name, text in (entry.split(": ", 1) for entry in entries)}
@@ -117,7 +117,7 @@ def test_wrong_arguments_are_told_in_pythons_words(arguments, options, message):
 
 
 class Counted(optim.Optimizer):
-    """A class that takes its part in the construction."""
+    """A class that takes part in cooperative construction."""
 
     made = 0
 

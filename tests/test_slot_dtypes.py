@@ -1,4 +1,4 @@
-"""How narrow a slot may be: what an algorithm makes, what it loads, and what comes back from a functional loop."""
+"""Slot dtypes: those that an algorithm creates, those that it loads, and those that a functional loop returns."""
 
 import functools
 import inspect
@@ -29,7 +29,7 @@ def dtypes(optimizer):
 
 
 def gradient(step, dtype):
-    """Gradients whose squares are zero in float16."""
+    """Return gradients whose squares are zero in float16."""
     return {"w": jnp.asarray(1e-4 * np.random.default_rng(step).standard_normal(SHAPE), dtype)}
 
 
@@ -44,7 +44,7 @@ def test_the_dtype_of_a_slot(dtype, kept):
 @each_rule
 @pytest.mark.parametrize("foreach", [False, True])
 def test_float16_parameters_have_float32_slots_and_do_not_run_away(name, foreach):
-    """The step is the one of float32 parameters, but for the rounding of the parameters themselves."""
+    """The step matches that of float32 parameters, up to rounding of the parameters themselves."""
     several = {"foreach": True} if foreach and ALGORITHMS[name].packs else {}
     tx = getattr(fo, name)(**ALGORITHMS[name].typical, **several)
     params, exact = {"w": jnp.ones(SHAPE, jnp.float16)}, {"w": jnp.ones(SHAPE)}
@@ -95,7 +95,7 @@ def test_a_zero_gradient_moves_no_float16_parameter():
 
 
 def narrowed(state_dict, dtype):
-    """A state dict whose slots were saved in another dtype."""
+    """Return a state dict whose slots were saved in another dtype."""
     entry = {
         key: value.astype(dtype) if getattr(value, "ndim", 0) else value
         for key, value in state_dict["state"][0].items()
@@ -120,7 +120,7 @@ def test_a_loaded_slot_is_never_narrower_than_a_new_one(name):
 
 
 def test_second_moments_loaded_in_bfloat16_decay():
-    """In bfloat16 a product by .999 rounds back to what it was."""
+    """In bfloat16 a product with .999 rounds back to its old value."""
     optimizer = optim.Adam({"w": jnp.ones(1)}, lr=1e-3)
     entry = {"step": np.float32(1), "exp_avg": jnp.ones(1, jnp.bfloat16), "exp_avg_sq": jnp.ones(1, jnp.bfloat16)}
     optimizer.load_state_dict({**optimizer.state_dict(), "state": {0: entry}})
@@ -146,7 +146,7 @@ def test_restoring_keeps_what_runs_and_widens_what_is_narrower():
     _, params, state = optimizer.functional()
     optimizer.restore(params, narrow(state))
     assert dtypes(optimizer) == {"float32"}
-    optimizer.load_state_dict(optimizer.state_dict(), dtype="bfloat16")  # asked for: it stays
+    optimizer.load_state_dict(optimizer.state_dict(), dtype="bfloat16")  # requested, so it stays
     optimizer.restore(*optimizer.functional()[1:])
     assert dtypes(optimizer) == {"bfloat16"}
 

@@ -1,4 +1,4 @@
-"""Row-sparse gradients: against torch's recorded runs, their cost, and how they are made."""
+"""Row-sparse gradients: against torch's recorded runs, their cost, and how they are computed."""
 
 import pickle
 
@@ -28,7 +28,7 @@ def test_float64_trajectory(name, x64):
 
 @each_algorithm
 def test_float32_synchronised_steps(name):
-    """Within 8 ulp, the parameters and the slots."""
+    """Parameters and slots agree within 8 ulp."""
     many = [case for case in sparse_comparison.WITH_RECORDED_STATE if case[0] == name]
     assert not comparison.above(sparse_comparison.synchronised_ulps(many), 8, 8)
 
@@ -65,7 +65,7 @@ def test_recorded_runs_are_torchs(case):
     [("SparseAdam", {"lr": 0.1}), ("SGD", {"lr": 0.1}), ("Adagrad", {"lr": 0.1})],
 )
 def test_a_large_table_against_torch(name, options):
-    """Ten steps on a table of 1 M x 64, of which each touches 4096 rows."""
+    """Ten steps on a table of 1 M x 64; each touches 4096 rows."""
     torch = pytest.importorskip("torch", reason="the live comparison needs torch; the recorded trajectories do not")
     shape = (1_000_000, 64)
     param = torch.nn.Parameter(torch.zeros(shape))
@@ -105,7 +105,7 @@ def network(seed=0):
 
 
 def gradients(tx, seed=0):
-    """Row-sparse ones for the table, dense ones for the rest, where the transformation takes them."""
+    """Return row-sparse gradients for the table, and dense ones for the rest if the transformation takes them."""
     rng = np.random.default_rng(seed)
     indices = jnp.asarray(rng.integers(0, 10, 4), jnp.int32)
     table = rows.make(jnp.asarray(rng.standard_normal((4, 3)), jnp.float32), indices, (10, 3))
@@ -263,7 +263,7 @@ def test_errors_of_the_torch_face_leave_everything_as_it_was():
         optim.SGD(table).add_param_group({"params": {"more": sparse}})
     optimizer = optim.SGD(table, lr=0.1)
     optimizer.step(grads)
-    optimizer.step(table)  # dense ones are checked anew
+    optimizer.step(table)  # dense gradients are checked again
     optimizer.step(grads)
     optimizer.param_groups[0]["weight_decay"] = 0.1
     with pytest.raises(RuntimeError, match="weight_decay option"):
@@ -423,7 +423,7 @@ def test_vmap_and_derivatives():
 
 
 def test_an_id_below_the_range_has_no_row_in_the_gradient():
-    """Counted from the end once, it would be another row."""
+    """Wrapped from the end once, it would be another row."""
     ids = jnp.array([-5, 1])
     _, grads = fo.value_and_sparse_grad(lambda params: jnp.sum(params["table"][ids]), "table")(
         {"table": jnp.ones((3, 2))}

@@ -1,4 +1,4 @@
-"""state_dict in torch's layout, to a real torch optimizer and back, and what is refused."""
+"""state_dict in torch's layout, to a real torch optimizer and back, and what is rejected."""
 
 import copy
 
@@ -23,7 +23,7 @@ def arrays(seed, dtype=np.float64):
 
 
 def to_torch(tree):
-    """A state_dict of ours with torch's tensors, as the README shows it."""
+    """Return our state_dict with torch tensors."""
     import torch
 
     def tensor(leaf):
@@ -63,7 +63,7 @@ class Pair:
         self.theirs.step()
 
     def error(self):
-        """The largest difference of the parameters, relative where they are above one."""
+        """Return the largest difference of the parameters, relative for those above one."""
         pairs = zip(jax.tree.leaves(self.ours.params), self.tensors, strict=True)
         pairs = [(np.asarray(ours, np.float64), theirs.detach().double().numpy()) for ours, theirs in pairs]
         return np.max([np.max(np.abs(ours - right) / (1 + np.abs(right))) for ours, right in pairs])
@@ -73,7 +73,7 @@ class Pair:
 @each_class
 @pytest.mark.parametrize(("kind", "rtol"), [("float64", 1e-12), ("float32", 2e-6), ("bfloat16", 3e-2)])
 def test_across_and_back_in_mid_training(name, kind, rtol, x64):
-    """Three steps here, three in torch from our state, three here again; torch runs all nine beside it."""
+    """Three steps here, three in torch from our state, three here again; torch runs all nine in parallel."""
     pair = Pair(name, kind)
     for seed in range(3):
         pair.step_theirs(seed)
@@ -180,7 +180,7 @@ def test_a_loaded_state_is_nobody_elses():
 
 
 def test_json_turned_keys_and_lists():
-    """Numbers as strings, betas as lists, entries as nested lists turned back into arrays by the user."""
+    """Numbers become strings, betas lists, and entries nested lists, which the user turns back into arrays."""
     saved = trained().state_dict()
     state = {str(index): jax.tree.map(np.asarray, entry) for index, entry in saved["state"].items()}
     groups = [{**group, "betas": list(group["betas"])} for group in saved["param_groups"]]
@@ -205,7 +205,7 @@ def test_options_come_with_the_state_and_missing_ones_stay():
 
 
 def test_adam_becomes_decoupled_with_an_adamw_state_and_adamw_stays_so():
-    """As in torch: the flag comes with the group; AdamW sets it again."""
+    """As in torch, the flag comes with the group; AdamW sets it again."""
     adam, adamw = trained(steps=0, amsgrad=False), trained("AdamW", steps=0)
     saved = adam.state_dict()
     adam.load_state_dict(trained("AdamW").state_dict())
@@ -287,7 +287,7 @@ def test_slots_keep_the_wider_precision_they_were_saved_in():
 
 @each_class
 def test_functional_and_back_is_the_same_trajectory(name):
-    """Ten steps of the functional loop in the middle give what ten steps of the optimizer give."""
+    """Ten steps of a functional loop in the middle match ten steps of the optimizer."""
     grads = {"a": jnp.ones(2), "b": jnp.full((2, 2), -0.5)}
     whole, parted = trained(name), trained(name)
     tx, params, state = parted.functional()
@@ -334,7 +334,7 @@ def test_a_schedule_goes_along_at_its_count():
     optimizer = optim.Adam({"a": jnp.ones(1), "b": jnp.ones(1)}, lr=schedule)
     optimizer.step({"a": jnp.ones(1), "b": None})
     optimizer.step({"a": jnp.ones(1), "b": jnp.ones(1)})
-    tx, params, state = optimizer.functional()  # a has had two updates, b one; the schedule stands at two
+    tx, params, state = optimizer.functional()  # a has had two updates, b one; the schedule is at two
     rates = [values["lr"] for values in fo.current_hyperparams(tx, state).values()]
     assert [float(rate) for rate in rates] == pytest.approx([schedule(2), schedule(2)])
     updates, state = tx.update(params, state, params)
@@ -371,7 +371,7 @@ def test_donated_parameters_are_asked_back():
 
 
 def test_options_follow_the_names_of_their_group():
-    """Groups in another order: each group's options stay with its parameters."""
+    """With groups in another order, each group's options stay with its parameters."""
 
     def make(order):
         groups = {"bias": {"params": [("bias", jnp.ones(1))], "weight_decay": 0.0}}
@@ -386,7 +386,7 @@ def test_options_follow_the_names_of_their_group():
 
 
 def test_what_is_no_option_is_kept_as_it_is():
-    """A function among the user's own keys is no schedule."""
+    """A function among the user's own keys is not a schedule."""
     calls = []
     optimizer = optim.SGD([{"params": [jnp.ones(1)], "hook": calls.append}], lr=0.1)
     saved = optimizer.state_dict()["param_groups"][0]

@@ -1,4 +1,4 @@
-"""``optim.swa_utils`` against torch's, on trees and on modules of flax."""
+"""``optim.swa_utils`` against torch's, on trees and on flax modules."""
 
 import copy
 import functools
@@ -177,7 +177,7 @@ NARROW = [jnp.bfloat16, jnp.float16]
 @pytest.mark.parametrize("dtype", NARROW)
 @pytest.mark.parametrize("kind", ["ema", "ema multi", "swa", "swa multi"])
 def test_averages_of_narrow_parameters_move(kind, dtype):
-    """A share of 1e-3 is below half the last place of bfloat16; torch's average stands still."""
+    """A share of 1e-3 is below half a unit in the last place of bfloat16; torch's average does not move."""
     functions = {
         "ema": {"avg_fn": swa_utils.get_ema_avg_fn(0.999)},
         "ema multi": {"multi_avg_fn": swa_utils.get_ema_multi_avg_fn(0.999)},
@@ -211,7 +211,7 @@ def test_averages_of_a_narrow_module_run_in_its_dtype(dtype):
     for one in (averaged, copied):
         one.update_parameters(module(2))
         np.testing.assert_allclose(one.state_dict()["module.kernel"], 2 - 0.999**101, rtol=1e-5)
-    averaged.module.kernel[...] = jnp.full((2, 1), 5, dtype)  # what somebody writes there is the average
+    averaged.module.kernel[...] = jnp.full((2, 1), 5, dtype)  # a value written there becomes the average
     assert averaged.state_dict()["module.kernel"].tolist() == [[5.0], [5.0]]
 
 
@@ -258,7 +258,7 @@ def test_narrow_buffers_are_averaged_in_float32_or_copied_as_they_are():
 
 @pytest.mark.parametrize("use_buffers", [False, True])
 def test_integers_are_copied_not_averaged(use_buffers):
-    """torch raises for the mean of integers and truncates their moving average, so that a count stands still."""
+    """torch raises for the mean of integers, and truncates their moving average, so that a count never grows."""
     averaged = swa_utils.AveragedModel(
         {"w": jnp.zeros(1)}, use_buffers=use_buffers, buffers={"count": jnp.array(0), "mean": jnp.zeros(1)}
     )
@@ -323,7 +323,7 @@ def batches(count=4, sizes=(8, 5)):
 
 
 def torch_net(torch, net):
-    """The same network with the same weights."""
+    """Return the same network with the same weights in torch."""
     nn = torch.nn
 
     class Twin(nn.Module):
@@ -393,7 +393,7 @@ def test_update_bn_is_torchs(kind, net):
 
 @pytest.mark.parametrize("averaged", [False, True])
 def test_update_bn_calls_a_module_as_apply_fn_says(averaged, net):
-    """With dicts, and with several inputs; the same numbers as where the one input comes first."""
+    """Batches may be dicts or have several inputs; the numbers match those with the single input first."""
     expected = nnx.clone(net)
     swa_utils.update_bn(batches(), expected)
     for loader, apply_fn in (
@@ -541,7 +541,7 @@ def test_buffers_of_a_module_follow_it(net):
         np.testing.assert_array_equal(averaged.module.bn1.mean[...], net.bn1.mean[...])
     before = averaged.module.bn1.mean[...]
     net(jnp.asarray(batches()[0]))
-    averaged.update_parameters(nnx.state(net, nnx.Param))  # the parameters alone: buffers stay
+    averaged.update_parameters(nnx.state(net, nnx.Param))  # only the parameters: buffers stay
     np.testing.assert_array_equal(averaged.module.bn1.mean[...], before)
 
 
@@ -625,7 +625,7 @@ def test_another_device():
 
 @pytest.mark.parametrize("kind", ["ema", "swa"])
 def test_the_transforms_give_the_same_averages(kind):
-    """In a chain, under jit and scan and on two devices, the average is the torch face's AveragedModel's."""
+    """In a chain, under jit and scan and on two devices, the average equals AveragedModel's."""
     params = {"w": jnp.arange(8.0).reshape(2, 4), "b": jnp.ones(4)}
     grads = [jax.tree.map(lambda p, k=k: (p + 1) * jnp.sin(k + p), params) for k in range(20)]
     optimizer = optim.AdamW(params, lr=0.1)
@@ -680,7 +680,7 @@ def offset(shift):
 
 @pytest.mark.parametrize("shift", [0.0, 30.0, 1000.0])
 def test_variances_of_data_far_from_zero(shift, standard_promotion):
-    """flax takes E[x^2] - E[x]^2 by default, in which the digits cancel."""
+    """flax computes E[x^2] - E[x]^2 by default, which loses digits to cancellation."""
     data = offset(shift)
     right = np.mean([np.var(x.astype(np.float64), 0, ddof=1) for x in data], 0)
     module = nnx.BatchNorm(3, rngs=nnx.Rngs(0))
@@ -720,7 +720,7 @@ def test_what_else_is_in_batch_stats_stays(standard_promotion):
 
 
 class Stacked(nnx.Module):
-    """Three layers in one, run one after the other."""
+    """Three stacked layers, run one after the other."""
 
     def __init__(self):
         make = nnx.vmap(lambda key: nnx.BatchNorm(3, rngs=nnx.Rngs(0)), in_axes=0, out_axes=0)

@@ -1,4 +1,4 @@
-"""Other parameters and another state in an optimizer for a while."""
+"""Temporarily swap other parameters and another state into an optimizer."""
 
 import copy
 
@@ -37,7 +37,7 @@ def everything(optimizer):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_inside_another_run_goes_on_and_outside_nothing_has_changed(kind):
-    """What happens inside is what happens in an optimizer that was loaded so."""
+    """Inside, the optimizer behaves like one that has loaded that state."""
     source, target = make(kind), make(kind)
     for k in range(3):
         source.step(grads(k))

@@ -33,7 +33,7 @@ def recorded(case):
 
 
 def live(case):
-    """The same from the torch that is installed."""
+    """Return the file that the installed torch saves for a case."""
     torch = pytest.importorskip("torch", reason="compares with a live torch")
     file = io.BytesIO()
     torch.save(twins.CASES[case](), file)
@@ -42,7 +42,7 @@ def live(case):
 
 @pytest.fixture(params=["recorded", pytest.param("live", marks=pytest.mark.torch)])
 def load(request, tmp_path):
-    """A function that gives what torch did in a case."""
+    """A function that returns torch's results for a case."""
 
     def loaded(case):
         if request.param == "recorded":
@@ -54,7 +54,7 @@ def load(request, tmp_path):
 
 
 def attention(query, key, value, **_):
-    """In the dtype of the arrays: flax's own scales the scores in float32, also those in float64."""
+    """Attention in the arrays' dtype: flax's own scales the scores in float32, even for float64."""
     scores = jnp.einsum("bqhd,bkhd->bhqk", query, key) / jnp.asarray(query.shape[-1] ** 0.5, query.dtype)
     return jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(scores), value)
 
@@ -92,7 +92,7 @@ class Transformer(nnx.Module):
 
 
 def transformer(dtype):
-    """The twin without values, the layout's tree, and the function that is differentiated."""
+    """Return the twin without values, the layout's tree, and the function to differentiate."""
     graph, params = nnx.split(Transformer(jnp.dtype(dtype)), nnx.Param)
 
     def loss(params, tokens, labels):
@@ -103,8 +103,9 @@ def transformer(dtype):
 
 
 def worst(found, expected, dtype):
-    """The largest relative distance. Except in float64, without the bias of the keys, third of ``in_proj_bias``: it
-    moves no score, so its gradient is rounding alone, of which AdamW makes whole steps where that is not below eps."""
+    """Return the largest relative distance. Outside float64 it ignores the key bias, a third of ``in_proj_bias``: that
+    affects no score, so its gradient is pure rounding error, which AdamW turns into full steps unless it is below eps.
+    """
     distances = {}
     for name, value in expected.items():
         one, other = found[name], value
@@ -112,7 +113,7 @@ def worst(found, expected, dtype):
             keys = np.s_[len(other) // 3 : 2 * len(other) // 3]
             one, other = np.delete(one, keys), np.delete(other, keys)
         distances[name] = relative(one, other)
-    return np.max(list(distances.values()))  # NaN stays, other than in Python's
+    return np.max(list(distances.values()))  # keeps NaN, unlike Python's max
 
 
 @pytest.mark.parametrize(
@@ -153,7 +154,7 @@ def test_there_and_back_nothing_has_changed(case):
 
 
 def mlp(weights, dtype=jnp.float64):
-    """The twin's tree, with the order of the leaves another one than torch's."""
+    """Return the twin's tree, whose leaves are in a different order than torch's."""
     return {
         f"fc{name.partition('.')[0]}": {
             "kernel": jnp.zeros(weights[f"{name.partition('.')[0]}.weight"].shape[::-1], dtype),
@@ -188,7 +189,7 @@ def test_every_slot_is_laid_out_as_its_parameter(load, case):
         optimizer.step(loss, x, y)
     whole = {key: {**own, **frozen.get(key, {})} for key, own in optimizer.params.items()}
     found = layout.params_to_torch(whole)
-    # Muon's products are of bfloat16 numbers, which a matrix and its transpose round in the same places.
+    # Muon multiplies bfloat16 numbers, which round alike in a matrix and its transpose.
     assert np.max([relative(found[key], value) for key, value in saved["after"].items()]) <= 1e-10
     if name == "Adafactor":
         row = layout.state_to_torch(optimizer.state_dict())["state"][0]["row_var"]
@@ -286,7 +287,7 @@ LAST = ("conv1d", "conv2d", "conv_groups", "conv_transpose", "group_norm", "batc
 
 
 def inputs(name, x):
-    """The arguments of a layer of attention, or of any other."""
+    """Return the arguments of an attention layer, or of any other layer."""
     if name == "attention":
         return (x, x, x)
     return (x, x[..., :3], x[..., :5]) if name == "attention_dims" else (x,)
@@ -500,7 +501,7 @@ def test_a_flattened_image_is_the_input_of_a_dense_kernel():
 
 
 def network(*shapes, channels_last=True):
-    """Torch's parameters of these shapes, ``0.weight``, ``1.weight``, ..., and the tree of the twin."""
+    """Return torch parameters of these shapes, ``0.weight``, ``1.weight``, ..., and the twin's tree."""
     weights = {f"{number}.weight": np.zeros(shape) for number, shape in enumerate(shapes)}
     tree = {}
     for number, shape in enumerate(shapes):
@@ -534,17 +535,17 @@ def test_a_dense_kernel_that_may_be_behind_a_flattened_image_is_asked_about():
 @pytest.mark.parametrize(
     "shapes",
     [
-        [(8, 3, 3, 3), (8,), (10, 8), (20, 10)],  # the mean over the image
-        [(8, 3, 3, 3), (16,), (10, 16)],  # a norm of all that convolutions before have given
-        [(8, 3, 3, 3), (32, 8), (8, 32), (24, 8), (8, 24)],  # layers behind an embedding of patches
-        [(8, 3, 3, 3), (10, 12)],  # no multiple
+        [(8, 3, 3, 3), (8,), (10, 8), (20, 10)],  # mean over the image
+        [(8, 3, 3, 3), (16,), (10, 16)],  # norm of all outputs of the convolutions before
+        [(8, 3, 3, 3), (32, 8), (8, 32), (24, 8), (8, 24)],  # layers after a patch embedding
+        [(8, 3, 3, 3), (10, 12)],  # not a multiple
         [(10, 16), (4, 10)],  # no convolution
         [(10, 16), (8, 3, 3, 3)],  # none before
     ],
 )
 def test_a_dense_kernel_that_is_behind_no_image_is_not_asked_about(shapes):
     TorchLayout(*network(*shapes))
-    TorchLayout(*network((8, 3, 3, 3), (10, 32), channels_last=False))  # as torch has them: the order is the same
+    TorchLayout(*network((8, 3, 3, 3), (10, 32), channels_last=False))  # as in torch: the order is the same
     tree, weights = network((8, 3, 3, 3))
     TorchLayout({**tree, "table": {"embedding": jnp.zeros((5, 32))}}, {**weights, "table.weight": np.zeros((5, 32))})
 

@@ -47,7 +47,7 @@ each_engine = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
 
 
 def moved(optimizer):
-    """One step, of a kind that every engine has."""
+    """Take one step of a kind that every engine supports; return the optimizer."""
     optimizer.step(loss)
     return optimizer
 
@@ -67,7 +67,7 @@ class Injected(BaseException):
 
 
 def in_commit(frame):
-    """Whether a line belongs to the part that raises nothing and in which signals wait."""
+    """Whether a line belongs to the commit, which never raises and defers signals."""
     while frame is not None:
         if frame.f_code.co_name == "arguments":
             return False
@@ -85,7 +85,7 @@ def inject():
 
 
 def lines_until_injected(number, action, act=inject):
-    """Run ``action``, and ``act`` before its line ``number`` in the library; how many lines came, and if it raised."""
+    """Run ``action``, with ``act`` before its ``number``-th library line; return the line count, and if it raised."""
     seen = 0
 
     def trace(frame, event, arg):
@@ -126,7 +126,7 @@ CHANGES = [(name, action) for name in MAKERS for action in ("step", "load", "par
 CHANGES += [(name, action) for name in WITHOUT_CLOSURES for action in ("backward", "add")]
 SOME = [change for change in CHANGES if change[0] == "adam-packed" or change == ("composition", "load")]
 SOME += [(name, "step") for name in ("adam", "composition", "lbfgs", "bfgs")]
-LINES = int(os.environ.get("INJECTED_LINES", "8"))  # of each change; the others when there is time for them
+LINES = int(os.environ.get("INJECTED_LINES", "8"))  # tested per change; raise it if you have time
 
 
 @pytest.mark.parametrize(("engine", "action"), CHANGES if FULL else SOME)
@@ -135,7 +135,7 @@ def test_an_exception_at_any_line_leaves_the_optimizer_before_or_after(engine, a
     start = only.params, only.state_dict()
 
     def prepared():
-        """An optimizer after its first step: always the same one, for each compiles, but where it gets a group."""
+        """Return an optimizer after its first step: the same one, because each compiles, unless it gets a group."""
         optimizer = moved(MAKERS[engine]()) if action == "add" else only
         optimizer.zero_grad()
         optimizer.params = start[0]
@@ -144,7 +144,7 @@ def test_an_exception_at_any_line_leaves_the_optimizer_before_or_after(engine, a
             optimizer.backward(loss)
         return optimizer
 
-    actions(prepared())[action]()  # compiled by now
+    actions(prepared())[action]()  # compile first
     optimizer = prepared()
     before = snapshot(optimizer)
     total, _ = lines_until_injected(None, actions(optimizer)[action])
@@ -155,7 +155,7 @@ def test_an_exception_at_any_line_leaves_the_optimizer_before_or_after(engine, a
         lines_until_injected(number, actions(optimizer)[action])
         found = snapshot(optimizer)
         assert same(found, before) or same(found, after), number
-    optimizer.step(loss if "bfgs" in engine else None)  # and it goes on
+    optimizer.step(loss if "bfgs" in engine else None)  # it still works
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -194,7 +194,7 @@ def test_signals_at_random_moments_kill_nothing(make):
         fired = True
         raise Injected
 
-    def stepping():  # a function: on Python 3.13 what is raised where a loop turns leaves the try around it
+    def stepping():  # a function, because on Python 3.13 an exception raised at a loop's jump escapes the try around it
         while not fired:
             optimizer.step(loss)
 
@@ -227,7 +227,7 @@ def test_handlers_wait_for_the_end_of_a_commit_and_all_are_called():
     handlers = {
         signal.SIGUSR1: first,
         signal.SIGUSR2: lambda *_: calls.append("second"),
-        signal.SIGINT: signal.default_int_handler,  # which is not there in a run in the background
+        signal.SIGINT: signal.default_int_handler,  # missing if the run is in the background
     }
     held = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
@@ -320,7 +320,7 @@ def test_the_debugging_mode_for_nan_leaves_the_optimizer_as_it_was(make):
 def test_a_lost_optimizer_says_so():
     optimizer = moved(optim.Adam(many(), lr=0.1))
     for leaf in jax.tree.leaves(optimizer._held.arrays()):
-        leaf.delete()  # as after an error of the device in the middle of a step
+        leaf.delete()  # as after a device error in the middle of a step
     with pytest.raises(RuntimeError, match=r"the optimizer is lost: .* the parameter 'p0' is gone.* load_state_dict"):
         optimizer.step(loss)
 
@@ -384,13 +384,13 @@ def test_what_a_handler_reads_while_a_step_compiles_stays():
 
 
 def test_a_handler_may_read_at_any_line_of_a_read():
-    """What is packed is cut when it is read: a read in the middle of that loses nothing."""
+    """Packed arrays are cut when read: another read in the middle of that loses nothing."""
     optimizer, seen = optim.Adam(many(), lr=0.1, foreach=True), []
     held = signal.signal(signal.SIGUSR1, lambda *_: seen.append(optimizer.params))
     raise_signal = functools.partial(signal.raise_signal, signal.SIGUSR1)
 
     def read_with_a_signal(number):
-        """The parameters after one more step; how many lines the read took, with a signal before line ``number``."""
+        """Return the parameters after one more step, and the read's line count; signal before line ``number``."""
         optimizer.step(loss)
         total, _ = lines_until_injected(number, lambda: seen.append(optimizer.params), raise_signal)
         return total

@@ -1,4 +1,4 @@
-"""The links beside an algorithm: clipping, decay, scaling, accumulation, skipping; against torch's formulas."""
+"""The other links of a chain, against torch's formulas: clipping, decay, scaling, accumulation, skipping."""
 
 import chex
 import jax
@@ -151,7 +151,7 @@ def test_skip_nonfinite_changes_nothing_counts_and_gives_up():
 
 
 def test_sgd_damps_the_first_buffer_of_a_late_gradient():
-    """The documented difference from torch: the shared step has run on."""
+    """The documented difference from torch: the shared step has advanced."""
     tx = fo.sgd(lr=1.0, momentum=0.5, dampening=0.75)
     state = tx.init(PARAMS)
     _, state = tx.update({"a": None, "b": PARAMS["b"]}, state, PARAMS)

@@ -1,4 +1,4 @@
-"""State, parameters, gradients and groups are worked on as in torch, or refused in words."""
+"""Writes to state, parameters, gradients and groups work as in torch, or raise a clear error."""
 
 import copy
 import gc
@@ -102,7 +102,7 @@ def test_a_state_that_is_removed_begins_anew(make, forget):
     optimizer.step(ones())
     fresh = make(params(), lr=0.1)
     fresh.step(ones())
-    if make is optim.Adam or not kept:  # a composition counts steps for all
+    if make is optim.Adam or not kept:  # a composition counts steps globally
         np.testing.assert_allclose(optimizer.state["v"]["exp_avg"], fresh.state["v"]["exp_avg"], rtol=1e-6)
 
 
@@ -156,7 +156,7 @@ def test_a_tree_is_watched_until_a_step():
     optimizer.backward(lambda params: jnp.sum(params["w"]))
     tree["w"] = jnp.zeros(3)
     assert optimizer.params["w"].tolist() == [0.0] * 3
-    tree["v"] = jnp.zeros(2)  # the first tree, still
+    tree["v"] = jnp.zeros(2)  # still the first tree
     assert [leaf.tolist() for leaf in jax.tree.leaves(optimizer.params)] == [[0.0] * 2, [0.0] * 3]
     grads = optimizer.grads
     assert grads["w"].tolist() == [1.0] * 3

@@ -1,4 +1,4 @@
-"""Runs torch on the shared cases. Only this file and what records the references imports torch."""
+"""Run torch on the shared cases. Only this file and the recorder of the references import torch."""
 
 from typing import Any
 
@@ -12,9 +12,9 @@ Trajectory = dict[str, np.ndarray]
 
 
 def run(case: Case, dtype: str, steps: int) -> Trajectory:
-    """Parameters and slots before the first step and after each: arrays of shape (steps + 1, entries).
+    """Return parameters and slots before the first step and after each: arrays of shape (steps + 1, entries).
 
-    NumPy has no bfloat16: its values are held in float32, which is exact.
+    NumPy has no bfloat16, so its values are stored in float32, which is exact.
     """
     name, options = case
     class_name, slots = ALGORITHMS[name].title, ALGORITHMS[name].slots
@@ -37,14 +37,14 @@ def run(case: Case, dtype: str, steps: int) -> Trajectory:
                 rows.setdefault(slot, [np.zeros_like(flat)]).append(flat)
         for scalar in ALGORITHMS[name].carried:
             value = np.float32(optimizer.state[next(iter(params.values()))][scalar])
-            rows.setdefault(scalar, [np.float32(0)]).append(value)  # what it begins with is the initial state's affair
+            rows.setdefault(scalar, [np.float32(0)]).append(value)  # row 0 is a placeholder
     return {key: np.stack(value) for key, value in rows.items()}
 
 
 def run_with_gaps(case: Case, steps: tuple[int, ...], gaps: bool) -> Trajectory:
-    """A float64 run with rewritten options and, with ``gaps``, parameters without a gradient, after the given steps.
+    """Return a float64 run with rewritten options and, with ``gaps``, missing gradients, at the given steps.
 
-    Beside parameters and slots (NaN where torch has none yet) there is the step count of each parameter, or -1.
+    Besides parameters and slots (NaN if torch has none yet) it has each parameter's step count, or -1.
     """
     name, options = case
     class_name, slots = ALGORITHMS[name].title, ALGORITHMS[name].slots
@@ -77,7 +77,7 @@ def run_with_gaps(case: Case, steps: tuple[int, ...], gaps: bool) -> Trajectory:
 
 
 def run_nonfinite(case: Case) -> Trajectory:
-    """Parameters and slots at the recorded steps of a run in which something is not finite."""
+    """Return parameters and slots at the recorded steps of a run with non-finite values."""
     name, options = case
     class_name, slots = ALGORITHMS[name].title, ALGORITHMS[name].slots
     params = {key: torch.tensor(value, requires_grad=True) for key, value in nonfinite_cases.parameters(name).items()}
@@ -97,7 +97,7 @@ def run_nonfinite(case: Case) -> Trajectory:
 
 
 def run_long(case: Case, dtype: str) -> Trajectory:
-    """Parameters, slots and carried scalars at the recorded steps of a long run."""
+    """Return parameters, slots and carried scalars at the recorded steps of a long run."""
     name, options = case
     class_name, slots = ALGORITHMS[name].title, ALGORITHMS[name].slots
     param = torch.tensor(long_cases.parameter(name, dtype), requires_grad=True)
@@ -121,9 +121,9 @@ def _flat(name: str, tree: dict[str, Any], slot: str = "param") -> np.ndarray:
 
 
 def run_sparse(case: Case, dtype: str, steps: int, gaps: bool) -> Trajectory:
-    """A run with row-sparse gradients: parameters and slots before the first step and after each.
+    """Return a run with row-sparse gradients: parameters and slots before the first step and after each.
 
-    torch keeps SGD's momentum in a sparse tensor, which is compared through the parameters.
+    torch keeps SGD's momentum in a sparse tensor, which is compared only through the parameters.
     """
     name, options = case
     class_name, slots = sparse_cases.CLASSES[name]
@@ -154,7 +154,7 @@ def _whole(tree: dict[str, Any]) -> np.ndarray:
 
 
 def run_lbfgs(label: str) -> Trajectory:
-    """Parameters (flat) and counts after every step, and torch's whole state after the last but one."""
+    """Return parameters (flat) and counts after every step, and torch's whole state after the last step but one."""
     objective, size, options, steps = quasi_newton_cases.LBFGS[label]
     params = [torch.tensor(array, requires_grad=True) for array in quasi_newton_cases.start(objective, size)]
     optimizer = torch.optim.LBFGS(params, **options)
@@ -175,7 +175,7 @@ def run_lbfgs(label: str) -> Trajectory:
 
 
 def run_schedule(label: str) -> np.ndarray:
-    """The values that a scheduler of torch writes at the steps from 0 on."""
+    """Return the values that a torch scheduler writes at each step from 0 on."""
     _, class_name, arguments = schedule_cases.ALL[label]
     key = "momentum" if label in schedule_cases.MOMENTUM else "lr"
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.3, momentum=0.9)

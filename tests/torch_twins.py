@@ -1,4 +1,4 @@
-"""What torch does with networks that have a twin in flax or equinox: ``python -m tests.torch_twins`` records it."""
+"""Record torch's results for networks with a twin in flax or equinox: ``python -m tests.torch_twins``."""
 
 import functools
 from pathlib import Path
@@ -19,7 +19,7 @@ MLP_OPTIMIZERS = {
 
 
 def token_batches():
-    """The data of all steps: sequences, and as labels the sums of their tokens modulo the size of the vocabulary."""
+    """Return the data of all steps: sequences, labeled with the sum of their tokens modulo the vocabulary size."""
     tokens = np.random.default_rng(0).integers(0, VOCABULARY, (BEFORE + AFTER, BATCH, LENGTH))
     return tokens, tokens.sum(-1) % VOCABULARY
 
@@ -31,7 +31,7 @@ def vector_batch():
 
 
 def transformer(dtype):
-    """The model and its optimizer after BEFORE steps, the scores there, and the parameters after all steps."""
+    """Return the model and optimizer after BEFORE steps, the scores there, and the parameters after all steps."""
     import torch
 
     torch.manual_seed(0)
@@ -60,7 +60,7 @@ def transformer(dtype):
 
 
 def mlp(case):
-    """A network of two layers under one of the optimizers; Muon has the matrices only."""
+    """Return a two-layer network under one of the optimizers; Muon gets only the matrices."""
     import torch
 
     torch.manual_seed(0)
@@ -94,7 +94,7 @@ def _run(model, optimizer, step, forward):
 
 
 def zoo():
-    """For each kind of layer its parameters, an input and what it makes of it."""
+    """Return each kind of layer's parameters, an input, and its output."""
     import torch
     from torch import nn
 

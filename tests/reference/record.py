@@ -1,12 +1,11 @@
-"""Records torch's trajectories on the shared cases: ``python -m tests.reference.record [algorithm ...]`` (needs
-torch==2.13.0).
+"""Record torch's trajectories on the shared cases: ``python -m tests.reference.record [algorithm ...]``.
 
-One file an algorithm. For every combination of flags: float64 at all of 50 steps with options that change from step to
-step; float32, bfloat16 and complex128 at 12 steps (the rows are the synchronised states the tests start from); for the
-stateful face, float64 at some of 50 steps in which gradients are missing ("gaps"), and at some of 200 steps ("long").
-"nonfinite" are runs with one entry that is NaN or infinite, "1200" some of the 1200 steps of one small parameter, in
-float64 and float32. The file "sparse" has the runs with row-sparse gradients, "lbfgs" those of L-BFGS, "schedules" what
-torch's schedulers write.
+It needs torch==2.13.0 and writes one file per algorithm. For every combination of flags it records float64 at each of
+50 steps with options that change from step to step; float32, bfloat16 and complex128 at 12 steps (the synchronized
+states that the tests start from); and, for the torch face, float64 at some of 50 steps with missing gradients ("gaps")
+and at some of 200 steps ("long"). "nonfinite" holds runs with one NaN or infinite entry, "1200" some of the 1200 steps
+of one small parameter, in float64 and float32. The file "sparse" has the runs with row-sparse gradients, "lbfgs" those
+of L-BFGS, and "schedules" the values that torch's schedulers write.
 """
 
 import functools
@@ -57,7 +56,7 @@ OTHERS = {
 
 
 def record(name: str) -> None:
-    """One file of all that is recorded of an algorithm."""
+    """Write the file with all recordings of an algorithm."""
     arrays = {}
 
     def keep(options: Options, kind: str, run: torch_run.Trajectory) -> None:

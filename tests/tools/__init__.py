@@ -1,1 +1,1 @@
-"""Tools that look at the tests."""
+"""Tools that examine the tests."""

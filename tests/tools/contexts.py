@@ -1,6 +1,6 @@
-"""A pytest plugin that records which test runs which line of the library, with and without pytest-xdist.
+"""A pytest plugin that records which test runs which line of the library, with or without pytest-xdist.
 
-Load it by ``-p contexts``; the environment variable ``MUTANTS_DATA`` names the folder of the data, one file a worker.
+Load it with ``-p contexts``; the environment variable ``MUTANTS_DATA`` names the data folder, one file per worker.
 """
 
 import os
@@ -13,7 +13,7 @@ _measuring: list[Any] = []
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Begin to measure, but not in the process that only hands out the tests."""
+    """Start measuring, except in the process that only distributes the tests."""
     worker = os.environ.get("PYTEST_XDIST_WORKER")
     if worker is None and getattr(config.option, "dist", "no") != "no":
         return
@@ -27,7 +27,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """Note the test under whose name the lines are kept."""
+    """Set the test's name as the context for its lines."""
     for measured in _measuring:
         measured.switch_context(item.nodeid)
     yield

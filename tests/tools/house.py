@@ -1,4 +1,4 @@
-"""Prints figures of the code's shape: ``python -m tests.tools.house``. What they should be stands beside them."""
+"""Print code metrics with their targets: ``python -m tests.tools.house``."""
 
 import ast
 import sys
@@ -11,7 +11,7 @@ CLASSES |= {"sparse_adam", "classes"}
 
 
 def modules() -> dict[str, ast.Module]:
-    """Every module of the package, by its dotted name."""
+    """Return every module of the package by dotted name."""
     found = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
@@ -20,7 +20,7 @@ def modules() -> dict[str, ast.Module]:
 
 
 def calls_of_a_warm_step(leaves: int = 2) -> tuple[int, list[str]]:
-    """How many Python functions of the package ``AdamW.step(grads)`` calls, and in which files."""
+    """Count the package's Python functions that ``AdamW.step(grads)`` calls, and list their files."""
     import jax.numpy as jnp
 
     from functorch_optim import optim
@@ -44,12 +44,12 @@ def calls_of_a_warm_step(leaves: int = 2) -> tuple[int, list[str]]:
 
 
 def uses_of_any(tree: ast.Module) -> int:
-    """How often the name ``Any`` stands in the module, its import apart."""
+    """Count the uses of the name ``Any`` in the module, except its import."""
     return sum(isinstance(node, ast.Name) and node.id == "Any" for node in ast.walk(tree))
 
 
 def functions(tree: ast.Module) -> Iterator[tuple[str, int]]:
-    """Every function with the number of its lines of code: docstring, blank lines and comments apart."""
+    """Yield every function with its lines of code, not counting the docstring, blank lines and comments."""
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef):
             lines = {line for part in ast.walk(node) if (line := getattr(part, "lineno", None))}
@@ -60,7 +60,7 @@ def functions(tree: ast.Module) -> Iterator[tuple[str, int]]:
 
 
 def imports(name: str, tree: ast.Module, known: set[str]) -> set[str]:
-    """The modules of the package that one imports, in its functions too, annotations apart."""
+    """Return the package's modules that a module imports, also inside functions, except for annotations."""
     found = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith(PACKAGE.name):
@@ -71,7 +71,7 @@ def imports(name: str, tree: ast.Module, known: set[str]) -> set[str]:
 
 
 def circles(graph: dict[str, set[str]]) -> list[set[str]]:
-    """The groups of modules that import each other."""
+    """Return the groups of modules that import each other."""
     reach = {name: set(targets) for name, targets in graph.items()}
     for middle in graph:
         for name in graph:
@@ -86,7 +86,7 @@ def circles(graph: dict[str, set[str]]) -> list[set[str]]:
 
 
 def lines_of_classes() -> int:
-    """The lines of the files that hold torch's classes, docstrings with them."""
+    """Count the lines of the files with torch's classes, including docstrings."""
     files = [path for path in (PACKAGE / "optim").glob("*.py") if path.stem in CLASSES]
     return sum(len(path.read_text().splitlines()) for path in files)
 

@@ -1,12 +1,12 @@
-"""Whether the tests notice slips in the library: each mutant of ``mutants.toml`` is one, in a copy of the checkout.
+"""Check that the tests catch bugs: each mutant in ``mutants.toml`` plants one in a copy of the checkout.
 
-``python -m tests.tools.mutants cover`` runs the tests once and records which of them run which line (it needs
-``coverage``). ``python -m tests.tools.mutants run`` makes the mutants one by one and runs the tests that run the
-mutated line, until one fails. What follows ``--`` goes to pytest. The record is of the lines as they were: make it anew
-when the library or the tests have changed.
+``python -m tests.tools.mutants cover`` runs the tests once and records which tests run which line (it needs
+``coverage``). ``python -m tests.tools.mutants run`` creates the mutants one by one and runs the tests that run the
+mutated line, until one fails. Arguments after ``--`` go to pytest. Repeat ``cover`` when the library or the tests have
+changed, because the record refers to line numbers.
 
-A line inside a function that JAX has compiled already is run by the first test only that traces it, so a mutant that
-survives may still be noticed by a test that finds the compiled function: look into it before writing a new one.
+Only the first test that traces a function runs its lines; later tests find it compiled. So another test may still catch
+a mutant that survives: check that before you write a new one.
 """
 
 import argparse
@@ -34,9 +34,9 @@ TESTS_FAILED, NO_TESTS = 1, 5  # exit statuses of pytest
 
 
 class Mutant(NamedTuple):
-    """One slip: in ``file`` of the package ``new`` stands in the place of ``old``.
+    """One bug: in ``file`` of the package, ``new`` replaces ``old``.
 
-    ``at`` is a text of the line whose tests are run, where the mutated one runs at import only.
+    If the mutated line runs only at import, ``at`` is text from the line whose tests run instead.
     """
 
     id: str
@@ -48,7 +48,7 @@ class Mutant(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What became of a mutant: one of the constants above, the first test that failed or what went wrong, seconds."""
+    """A mutant's outcome: one of the constants above, the first failed test or what went wrong, and seconds."""
 
     mutant: Mutant
     verdict: str
@@ -62,7 +62,7 @@ class Result(NamedTuple):
 
 
 class Record:
-    """Which tests run which lines, as the plugin ``contexts`` has written it into a folder."""
+    """Which tests run which lines, as the plugin ``contexts`` recorded it in a folder."""
 
     def __init__(self, folder: Path) -> None:
         from coverage import CoverageData
@@ -82,7 +82,7 @@ class Record:
                     self.size.update(found)
 
     def tests_of(self, file: str, lines: Iterable[int]) -> list[str]:
-        """The tests that run one of the lines: file by file, first those that run little else."""
+        """Return the tests that run one of the lines, file by file; those that run little else come first."""
         own = self.lines.get(file, {})
         tests = set().union(*(own.get(line, set()) for line in lines))
         sizes: dict[str, list[int]] = {}
@@ -98,7 +98,7 @@ class Record:
 
 
 def load() -> tuple[list[Mutant], list[str]]:
-    """The mutants, and the ids of those that ``--sample`` chooses."""
+    """Return the mutants, and the ids of those that ``--sample`` chooses."""
     held = tomllib.loads((TOOLS / "mutants.toml").read_text())
     mutants = [Mutant(**each) for each in held["mutant"]]
     ids = [mutant.id for mutant in mutants]
@@ -108,7 +108,7 @@ def load() -> tuple[list[Mutant], list[str]]:
 
 
 def place_of(source: str, text: str) -> int:
-    """The number of the line with a text.
+    """Return the number of the line that contains a text.
 
     Raises:
         ValueError: the text does not occur exactly once.
@@ -119,7 +119,7 @@ def place_of(source: str, text: str) -> int:
 
 
 def statement(source: str, line: int) -> range:
-    """The lines of the innermost statement that a line belongs to; of one with a body those before the body.
+    """Return the lines of the innermost statement that contains a line; if it has a body, those before the body.
 
     Example:
         >>> statement("if a:\\n    b = (\\n        1\\n    )\\n", 3), statement("if a:\\n    b\\n", 1)
@@ -135,7 +135,7 @@ def statement(source: str, line: int) -> range:
 
 
 def copy_checkout(root: Path, to: Path) -> None:
-    """Copy what the tests need."""
+    """Copy the files that the tests need."""
     junk = shutil.ignore_patterns("__pycache__", ".hypothesis", ".pytest_cache")
     for name in COPIED:
         if (root / name).is_dir():
@@ -145,7 +145,7 @@ def copy_checkout(root: Path, to: Path) -> None:
 
 
 def start(command: Sequence[str], folder: Path, limit: float) -> tuple[int | None, str]:
-    """Run a command of Python's on the package in a folder; its exit status (None: it took too long) and output."""
+    """Run a Python command on the package in a folder; return its exit status (None: timed out) and output."""
     environment = {"CI": "1", **os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
     with subprocess.Popen(
         [sys.executable, *command], cwd=folder, env=environment, text=True,
@@ -161,7 +161,7 @@ def start(command: Sequence[str], folder: Path, limit: float) -> tuple[int | Non
 
 
 def run_tests(folder: Path, tests: Sequence[str], options: Sequence[str], limit: float) -> tuple[str, str]:
-    """Run tests until one fails; the verdict, and the test that failed or what went wrong."""
+    """Run tests until one fails; return the verdict, and the failed test or what went wrong."""
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
         file.write("\n".join(tests))
         file.flush()
@@ -182,7 +182,7 @@ def run_tests(folder: Path, tests: Sequence[str], options: Sequence[str], limit:
 
 
 def check_import(folder: Path) -> None:
-    """Raise unless Python takes the package from the folder, wherever it is started."""
+    """Raise unless Python imports the package from the folder, wherever it starts."""
     with tempfile.TemporaryDirectory() as elsewhere:
         told = subprocess.run(
             [sys.executable, "-c", f"import importlib.util as u; print(u.find_spec({PACKAGE!r}).origin)"],
@@ -193,9 +193,9 @@ def check_import(folder: Path) -> None:
 
 
 def try_mutant(mutant: Mutant, record: Record, pristine: Path, options: Sequence[str], limit: float) -> Result:
-    """Make one mutant in a copy of its own, and run the tests that run its line.
+    """Create one mutant in its own copy, and run the tests that run its line.
 
-    A test that fails without the mutant, too, tells nothing of it: the verdict is an error then.
+    If a test also fails without the mutant, it proves nothing, and the verdict is an error.
     """
     begin = time.monotonic()
     tests: list[str] = []
@@ -237,7 +237,7 @@ def cover(root: Path, data: Path, workers: int, options: Sequence[str]) -> int:
 
 
 def run(root: Path, data: Path, chosen: Sequence[Mutant], workers: int, options: Sequence[str], limit: float) -> int:
-    """Try mutants, tell of each, and end with a table; 0 if all were caught."""
+    """Try mutants, report each, and print a table at the end; return 0 if all were caught."""
     record = Record(data)
     with tempfile.TemporaryDirectory(prefix="pristine.") as made, ThreadPoolExecutor(workers) as pool:
         pristine = Path(made).resolve()
@@ -252,7 +252,7 @@ def run(root: Path, data: Path, chosen: Sequence[Mutant], workers: int, options:
 
 
 def table(results: Sequence[Result]) -> str:
-    """The results as a table of Markdown, and the totals."""
+    """Format the results as a Markdown table, with totals."""
     head = ["| mutant | kind | verdict | by | seconds |", "|---|---|---|---|---|"]
     rows = [f"| {r.mutant.id} | {r.mutant.kind} | {r.verdict} | {r.detail} | {r.seconds:.0f} |" for r in results]
     counts = Counter(result.verdict for result in results)
@@ -261,7 +261,7 @@ def table(results: Sequence[Result]) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Read the command line."""
+    """Run the command line."""
     at = arguments.index("--") if "--" in arguments else len(arguments)
     own, options = arguments[:at], arguments[at + 1 :]
     parser = argparse.ArgumentParser(prog="python -m tests.tools.mutants", description=__doc__)

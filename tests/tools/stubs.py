@@ -1,6 +1,6 @@
-"""Writes what is derived from the classes of the torch face: ``make stubs``.
+"""Write what is derived from the classes of the torch face: ``make stubs``.
 
-``classes.pyi`` is for editors and type checkers, ``tests/signatures.txt`` the record that no change goes unnoticed.
+``classes.pyi`` is for editors and type checkers, ``tests/signatures.txt`` the record that makes every change visible.
 """
 
 import inspect
@@ -28,14 +28,14 @@ from functorch_optim.optim.param_groups import GroupRules
 
 
 def stub() -> str:
-    """The text of the file."""
+    """Return the text of the file."""
     names = "".join(f'    "{name}",\n' for name in classes.__all__)
     kinds = [kind for kind in vars(classes).values() if inspect.isclass(kind) and kind.__module__ == classes.__name__]
     return "\n".join([_HEAD, f"__all__ = [\n{names}]\n", *map(_of_class, kinds)])
 
 
 def _of_class(kind: type[Declared]) -> str:
-    """A class with its docstring and its constructor."""
+    """Return a class with its docstring and its constructor."""
     base = "Optimizer" if kind.__base__ is Declared else kind.__base__.__name__
     parameters = list(inspect.signature(kind.__init__).parameters.values())
     lines = [str(p).replace(_RULES, "GroupRules").replace("typing.", "") for p in parameters]
@@ -46,7 +46,7 @@ def _of_class(kind: type[Declared]) -> str:
 
 
 def bare(kind: type) -> inspect.Signature:
-    """The signature of a class without its types."""
+    """Return a class's signature without its types."""
     own = inspect.signature(kind)
     parameters = [parameter.replace(annotation=parameter.empty) for parameter in own.parameters.values()]
     return own.replace(parameters=parameters, return_annotation=own.empty)
