@@ -136,7 +136,7 @@ def _entries(axis_name: Labels | None, tree: PyTree, who: str, remedy: str = "")
                 raise ValueError(
                     f"{who} looks beyond single entries, and inside shard_map the gradient of the parameter "
                     f"{trees.quote(name)} varies over the axis {found}: give axis_name= {remedy}the tree of "
-                    "the parameters' PartitionSpecs, or () to take every shard for itself"
+                    "the parameters' PartitionSpecs, or () to treat every shard as whole"
                 )
         _check_known(who)
     return [()] * len(leaves)

@@ -41,7 +41,7 @@ def divides(sharding: Any, shape: tuple[int, ...]) -> bool:
 
 
 def sharding_of(param: Array, shape: tuple[int, ...]) -> PyTree:
-    """Return the sharding of a parameter's array: split like the parameter in the dimensions of equal size.
+    """Return the sharding for an array that belongs to a parameter: split like it in dimensions of equal size.
 
     None if the parameter's sharding does not determine it.
     """

@@ -297,7 +297,7 @@ def _none(case: Case) -> str | None:
     start = case.tx.init(case.params)
     params, state = jax.jit(case.moved)(case.params, grads)
     expected = treedef.unflatten([leaves[0], *jax.tree.leaves(case.end[0])[1:]])
-    case.compare(params, expected, "with one parameter without a gradient, the others move otherwise")
+    case.compare(params, expected, "without the gradient of one parameter, the others move otherwise")
     for slot, tree in state._asdict().items():
         if _beside(tree, case.params):
             first, before = jax.tree.leaves(tree)[0], jax.tree.leaves(getattr(start, slot))[0]

@@ -129,7 +129,7 @@ def averaged_params(state: PyTree, params: PyTree = None) -> PyTree:
 
     Args:
         state: a state with one average in it.
-        params: the parameters: the result has their dtypes, and their values where a mask excludes them from the
+        params: the parameters; the result has their dtypes, and their values where a mask excludes them from the
             average. Without them it has the average's own dtypes, and None there.
 
     Returns:

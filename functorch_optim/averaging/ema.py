@@ -19,7 +19,7 @@ class Ema(Average):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.debias and (self.decay == 1.0 if isinstance(self.decay, float) else self.decay == Beta(1.0, 0.0)):
-            raise ValueError("with a decay of 1 no parameters come in, and there is no bias to take out")
+            raise ValueError("with a decay of 1 no parameters come in, and there is no bias to remove")
 
     @property
     def from_zero(self) -> bool:

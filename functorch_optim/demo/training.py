@@ -28,8 +28,8 @@ def make_step(tx: fo.GradientTransformation) -> PyTree:
 class Result(NamedTuple):
     """The result of training.
 
-    ``differences`` are the largest from the torch face, after the first epoch and at the end. Rounding errors grow when
-    a ReLU or a maximum switches, since the loss has a kink there.
+    ``differences`` are a parameter's largest differences from the torch face, after the first epoch and at the end.
+    Rounding errors grow when a ReLU or a maximum switches, since the loss has a kink there.
     """
 
     params: PyTree

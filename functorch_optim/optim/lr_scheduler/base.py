@@ -67,7 +67,7 @@ class LRScheduler:
     _is_initial: bool = False
     _goes_on: ClassVar[bool] = False  # whether it starts from the current rates instead of the initial ones
     _written: ClassVar[tuple[str, ...]] = ("lr",)  # the group entries that the scheduler writes
-    _progress: ClassVar[frozenset[str]] = _PROGRESS  # attributes that loading cannot keep
+    _progress: ClassVar[frozenset[str]] = _PROGRESS  # attributes that ``keep`` cannot name
     _of_versions: ClassVar[frozenset[str]] = _OF_VERSIONS  # attributes that a state may have or lack
 
     def __init__(self, optimizer: Optimizer, last_epoch: int = -1) -> None:

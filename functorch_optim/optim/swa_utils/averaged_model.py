@@ -179,7 +179,7 @@ class AveragedModel:
                 leaves[i] = average
             self._write(parts, leaves, self.n_averaged + 1)
 
-        # Not in place: a module's variables hold the averages too, and narrow ones are rounded when all are computed.
+        # In place, unless a module's variables hold the averages too, or narrow averages are rounded at the end.
         alone = isinstance(self._model, Tree) and not any(is_narrow(parts.leaves[i]) for i in mixed)
         if mixed and alone and isinstance(self._function, Averaging):
             compiled = _compiled(self._apply, self._function, in_place=True)

@@ -13,7 +13,7 @@ from functorch_optim.variables import is_nnx, nnx, other_variables
 
 
 class Parts:
-    """A model's leaves with their names; ``count`` is how many of them, the first, are parameters."""
+    """A model's named leaves; the first ``count`` of them are parameters."""
 
     def __init__(self, params: PyTree, buffers: PyTree) -> None:
         names, leaves, treedef = trees.named_leaves(params)
@@ -88,7 +88,7 @@ class Tree:
 
 
 class Module:
-    """A flax nnx module: ``Param`` variables are parameters; others but random keys and intermediates, buffers."""
+    """A flax nnx module: ``Param`` variables are parameters, others buffers, except random keys and intermediates."""
 
     def __init__(self, module: PyTree) -> None:
         self.module = nnx().clone(module)

@@ -68,7 +68,7 @@ def _check(name: str, layer: Any) -> None:
 
 @contextmanager
 def _training(module: PyTree, modules: list[object]) -> Generator[None]:
-    """Put the module into training mode, then restore the mode of its every part."""
+    """Put the module into training mode, and afterwards restore the mode of every part."""
     modes = [{name: vars(one)[name] for name in _MODES if name in vars(one)} for one in modules]
     module.train()
     try:
@@ -81,7 +81,7 @@ def _training(module: PyTree, modules: list[object]) -> Generator[None]:
 
 @contextmanager
 def _cumulative(layers: list[PyTree]) -> Generator[None]:
-    """Turn the layers into :class:`Cumulative` ones that count their calls, then restore them."""
+    """Turn the layers into :class:`Cumulative` ones that count their calls, and afterwards restore them."""
     kept = [(type(layer), layer.momentum, layer.use_fast_variance) for layer in layers]
     for layer in layers:
         layer.mean[...], layer.var[...] = jnp.zeros_like(layer.mean[...]), jnp.zeros_like(layer.var[...])

@@ -40,7 +40,7 @@ class SWALR(LRScheduler):
 
     _goes_on: ClassVar[bool] = True
     _written: ClassVar[tuple[str, ...]] = ("lr", "swa_lr")
-    # Only with its options can the rates that it started from be recovered, so loading cannot keep any of these.
+    # Its options are needed to recover the rates that it started from, so ``keep`` cannot change them.
     _progress: ClassVar[frozenset[str]] = LRScheduler._progress | {"anneal_epochs", "_anneal_strategy"}
 
     def __init__(
