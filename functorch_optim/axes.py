@@ -59,7 +59,7 @@ def check_known(axes: frozenset[str], what: str) -> None:
     """Raise if it is unknown what varies over one of the axes."""
     unknown = sorted(axis for axis in axes if not _is_known(axis))
     if unknown:
-        raise ValueError(f"{what}, over the axis {', '.join(map(repr, unknown))}, is known only with check_vma=True")
+        raise ValueError(f"{what}, over the axis {', '.join(map(repr, unknown))}, is known with check_vma=True only")
 
 
 def _is_known(axis: str) -> bool:
