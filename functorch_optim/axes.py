@@ -1,15 +1,15 @@
-"""Manual axes: over which axes of a mesh an array varies inside ``shard_map``, and sums over them.
+"""Manual axes: the mesh axes over which an array varies inside ``shard_map``, and sums over them.
 
-A transformation that looks beyond its own entry takes ``axis_name=``: what is spread over which axes of the mesh. It is
-one of
+A transformation that looks beyond single entries takes ``axis_name=``, which describes what is spread over which mesh
+axes. It is one of
 
-- a name, or a tuple of names: an array is summed over those of them that it varies on, so that a replicated one counts
-  once. Under ``check_vma=False`` (and under ``vmap``) nobody knows on which it varies: for several arrays give a tree.
-- a ``PartitionSpec``, as ``shard_map`` takes it, which also says which dimension is split.
+- a name, or a tuple of names: an array is summed over those that it varies over, so that a replicated one counts once.
+  Under ``check_vma=False`` (and under ``vmap``) JAX does not know which these are: for several arrays pass a tree.
+- a ``PartitionSpec``, as ``shard_map`` takes it, which also gives the dimension that is split.
 - a tree of these with the parameters' structure (one may stand for a subtree), or a function of the dotted path.
-- ``()``: for none; every shard counts as whole.
+- ``()``: no axis; every shard counts as whole.
 
-Without it such a transformation raises where its input varies, or might.
+Without it such a transformation raises if its input varies, or might.
 """
 
 import math
@@ -26,37 +26,37 @@ from functorch_optim.selection import Labels, as_labels
 from functorch_optim.typing import PyTree
 
 Axes = tuple[str, ...]
-Split = tuple[Axes, ...]  # the axes over which each dimension is split; () where none is
+Split = tuple[Axes, ...]  # the axes over which each dimension is split; () if none is
 
 
 def varying(array: PyTree) -> frozenset[str]:
-    """The manual axes over which an array, or what is in a tree, is known to vary; under ``check_vma=False`` none."""
+    """Return the manual axes over which an array or a tree is known to vary; none under ``check_vma=False``."""
     found: frozenset[str] = frozenset()
     for leaf in jax.tree.leaves(array):
         kind = jax.typeof(leaf)
-        manual = getattr(kind, "manual_axis_type", None)  # older versions have the set itself, by another name
+        manual = getattr(kind, "manual_axis_type", None)  # older versions have the set itself, under another name
         found |= frozenset(getattr(kind, "vma", ()) if manual is None else manual.varying)
     return found
 
 
 def vary_over(array: jax.Array, axes: frozenset[str]) -> jax.Array:
-    """The array, which counts as varying over these axes too."""
+    """Mark the array as varying over these axes too."""
     missing = axes - varying(array)
     return jax.lax.pcast(array, tuple(sorted(missing)), to="varying") if missing else array
 
 
 def vary_as(array: jax.Array, model: PyTree) -> jax.Array:
-    """The array, which counts as varying wherever ``model`` varies."""
+    """Mark the array as varying over the axes over which ``model`` varies."""
     return vary_over(array, varying(model))
 
 
 def named(placement: PyTree) -> frozenset[str]:
-    """All the axes in what :func:`over` or :func:`splits` gave."""
+    """Return all axes in a result of :func:`over` or :func:`splits`."""
     return frozenset(jax.tree.leaves(placement))
 
 
 def check_known(axes: frozenset[str], what: str) -> None:
-    """Raise where it is not known what varies over one of the axes."""
+    """Raise if it is unknown what varies over one of the axes."""
     unknown = sorted(axis for axis in axes if not _is_known(axis))
     if unknown:
         raise ValueError(f"{what}, over the axis {', '.join(map(repr, unknown))}, is known with check_vma=True only")
@@ -66,11 +66,11 @@ def _is_known(axis: str) -> bool:
     """Whether it is known which arrays vary over this axis.
 
     Raises:
-        NameError: inside ``shard_map`` there is no such axis.
+        NameError: the surrounding ``shard_map`` has no such axis.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if axis in mesh.axis_names and axis not in mesh.manual_axes:
-        return True  # arrays are whole here, and XLA sees to it that their sums are
+        return True  # arrays are whole here, and XLA ensures that their sums are
     try:
         return axis in varying(jax.lax.axis_index(axis))
     except NameError:
@@ -86,7 +86,7 @@ def _check_known(who: str) -> None:
         raise ValueError(
             f"{who} looks beyond single entries, and inside shard_map(check_vma=False) no array says whether it is "
             f"split over the axis {', '.join(map(repr, unknown))}: give axis_name= the tree of the PartitionSpecs (or "
-            "axis names) of the parameters, or () where every array is whole"
+            "axis names) of the parameters, or () if every array is whole"
         )
 
 
@@ -95,10 +95,10 @@ def _is_entry(node: PyTree) -> bool:
 
 
 def as_axes(axis_name: PyTree, who: str) -> Labels | None:
-    """The option ``axis_name`` as it is stored.
+    """Convert the option ``axis_name`` for storage.
 
     Raises:
-        TypeError: there is something in it that names no axes.
+        TypeError: something in it does not name axes.
     """
     if axis_name is None:
         return None
@@ -109,7 +109,7 @@ def as_axes(axis_name: PyTree, who: str) -> Labels | None:
 
 
 def _named(entry: PyTree, who: str) -> list[Axes]:
-    """The axes that an entry of ``axis_name`` names, those of a spec dimension by dimension."""
+    """Return the axes that an entry of ``axis_name`` names; for a spec, dimension by dimension."""
     parts = list(entry) if isinstance(entry, PartitionSpec) else [() if entry is None else entry]
     parts = [(part,) if isinstance(part, str) else () if part is None else part for part in parts]
     if all(isinstance(part, tuple) and all(isinstance(name, str) for name in part) for part in parts):
@@ -121,7 +121,7 @@ def _named(entry: PyTree, who: str) -> list[Axes]:
 
 
 def _entries(axis_name: Labels | None, tree: PyTree, who: str, remedy: str = "") -> list[PyTree]:
-    """What ``axis_name`` says of each leaf, those included that are None; () of all without it.
+    """Return the entry of ``axis_name`` for each leaf, even if None; without ``axis_name``, () for each.
 
     Raises:
         ValueError: there is no ``axis_name``, and a leaf varies over a manual axis, or might.
@@ -136,14 +136,14 @@ def _entries(axis_name: Labels | None, tree: PyTree, who: str, remedy: str = "")
                 raise ValueError(
                     f"{who} looks beyond single entries, and inside shard_map the gradient of the parameter "
                     f"{trees.quote(name)} varies over the axis {found}: give axis_name= {remedy}the tree of "
-                    "the parameters' PartitionSpecs, or () to take every shard for itself"
+                    "the parameters' PartitionSpecs, or () to treat every shard as whole"
                 )
         _check_known(who)
     return [()] * len(leaves)
 
 
 def _check_told(entries: list[PyTree], axis_name: Labels | None, who: str) -> None:
-    """Raise where a name stands for several leaves, and it is not known which of them vary."""
+    """Raise if one name stands for several leaves and it is unknown which of them vary."""
     alone = axis_name is not None and axis_name.structure is not None and axis_name.structure.treedef.num_nodes == 1
     if alone and len(entries) > 1 and not isinstance(entries[0], PartitionSpec):
         unknown = [axis for part in _named(entries[0], who) for axis in part if not _is_known(axis)]
@@ -156,17 +156,17 @@ def _check_told(entries: list[PyTree], axis_name: Labels | None, who: str) -> No
 
 
 def _of(leaf: PyTree, named: Axes) -> Axes:
-    """Those of the axes over which a leaf varies, or might."""
+    """Return those of the axes over which a leaf varies, or might."""
     found = varying(leaf)
     return tuple(axis for axis in named if axis in found or not _is_known(axis))
 
 
 def over(axis_name: Labels | None, tree: PyTree, who: str, once: bool = True) -> list[Axes]:
-    """The axes to sum over, for each leaf of ``tree`` that is there; ``once`` says that every array must count once.
+    """Return the axes to sum over for each present leaf of ``tree``; with ``once`` every array must count once.
 
     Raises:
-        ValueError: there is no ``axis_name``, and a leaf varies over a manual axis, or might; or ``axis_name`` does not
-            say which leaves vary, and nothing else does.
+        ValueError: there is no ``axis_name``, and a leaf varies over a manual axis, or might; or neither
+            ``axis_name`` nor anything else determines which leaves vary.
     """
     entries = _entries(axis_name, tree, who, "that name or ")
     if once:
@@ -177,10 +177,10 @@ def over(axis_name: Labels | None, tree: PyTree, who: str, once: bool = True) ->
 
 
 def over_or_varying(axis_name: Labels | None, tree: PyTree, who: str) -> list[Axes]:
-    """As :func:`over`; without ``axis_name`` the axes over which each leaf varies, where that is known.
+    """Like :func:`over`, but without ``axis_name`` return the axes over which each leaf is known to vary.
 
     Raises:
-        ValueError: there is no ``axis_name``, and it is not known.
+        ValueError: there is no ``axis_name``, and the axes are unknown.
     """
     if axis_name is not None:
         return over(axis_name, tree, who)
@@ -191,10 +191,10 @@ def over_or_varying(axis_name: Labels | None, tree: PyTree, who: str) -> list[Ax
 
 
 def splits(axis_name: Labels | None, tree: PyTree, who: str) -> list[Split]:
-    """The axes over which each dimension is split, for each leaf of ``tree`` that is there; () where none is.
+    """Return the axes over which each dimension is split, for each present leaf of ``tree``; () if none is.
 
     Raises:
-        ValueError: as :func:`over`; ``axis_name`` does not say which dimension is split, or has more than there are.
+        ValueError: as :func:`over`; ``axis_name`` does not give the split dimension, or has too many dimensions.
     """
     entries = _entries(axis_name, tree, who)
     names, leaves, _ = trees.named_leaves(tree, none_is_leaf=True)
@@ -216,21 +216,21 @@ def splits(axis_name: Labels | None, tree: PyTree, who: str) -> list[Split]:
 
 
 def sum_over(array: jax.Array, axes: Axes) -> jax.Array:
-    """The sum of an array's shards."""
+    """Sum an array's shards."""
     for axis in axes:
         array = jax.lax.psum(array, axis)
     return array
 
 
 def max_over(array: jax.Array, axes: Axes) -> jax.Array:
-    """The largest of the shards, entry by entry."""
+    """Take the elementwise maximum of the shards."""
     for axis in axes:
         array = jax.lax.pmax(array, axis)
     return array
 
 
 def total(values: Sequence[PyTree], each: Sequence[Axes], dtype: DTypeLike | None) -> jax.Array:
-    """The sum of scalars, each summed over axes of its own; there is one sum over devices for each set of axes."""
+    """Sum scalars, each over its own axes, with one sum over devices for each set of axes."""
     groups: dict[Axes, jax.Array] = {}
     for value, axes in zip(values, each, strict=True):
         groups[axes] = groups.get(axes, jnp.zeros((), dtype)) + value.astype(dtype)
@@ -238,22 +238,22 @@ def total(values: Sequence[PyTree], each: Sequence[Axes], dtype: DTypeLike | Non
 
 
 def of_all(scalar: jax.Array, axes: Axes) -> jax.Array:
-    """The shards' scalars as a vector."""
+    """Gather the shards' scalars into a vector."""
     return gathered(scalar.reshape(1), (axes,))
 
 
 def shards(axes: Axes) -> int:
-    """How many shards there are over these axes."""
+    """Return the number of shards over these axes."""
     return math.prod(jax.lax.axis_size(axis) for axis in axes)
 
 
 def whole_shape(shape: tuple[int, ...], split: Split) -> tuple[int, ...]:
-    """The shape of an array whose shards have this one."""
+    """Return the shape of an array whose shards have shape ``shape``."""
     return tuple(n * shards(axes) for n, axes in zip(shape, split, strict=True)) if split else shape
 
 
 def gathered(array: jax.Array, split: Split) -> jax.Array:
-    """The whole array of a shard, the same on every device."""
+    """Gather the whole array from its shards, the same on every device."""
     for dimension, axes in enumerate(split):
         if axes:
             array = jax.lax.all_gather(array, axes, axis=dimension, tiled=True, to="invarying")
@@ -261,7 +261,7 @@ def gathered(array: jax.Array, split: Split) -> jax.Array:
 
 
 def part(array: jax.Array, split: Split) -> jax.Array:
-    """This device's shard of a whole array."""
+    """Slice this device's shard out of a whole array."""
     for dimension, axes in enumerate(split):
         if axes:
             size = array.shape[dimension] // shards(axes)

@@ -1,4 +1,4 @@
-"""Which way the updates of a chain point: what each link does to their sign, and the chains that this rules out."""
+"""The sign of a chain's updates: what each link does to it, and which chains this rules out."""
 
 import enum
 from typing import NamedTuple
@@ -7,12 +7,12 @@ from functorch_optim.typing import PyTree
 
 
 class Kind(enum.Enum):
-    """What a link does to the sign of what passes through it. A link that only rescales has no effect at all."""
+    """What a link does to the sign of what passes through; a link that only rescales has no effect."""
 
     NEGATES = "negates"
-    STEPS = "steps"  # an algorithm: a gradient comes in, what is to be added to the parameters comes out
+    STEPS = "steps"  # an algorithm: turns a gradient into what to add to the parameters
     DECAYS = "decays"  # adds a multiple of the parameters, which a later link must negate
-    UNKNOWN = "unknown"  # another library's, a schedule, a traced factor
+    UNKNOWN = "unknown"  # another library's link, a schedule, a traced factor
 
 
 class Effect(NamedTuple):
@@ -22,30 +22,30 @@ class Effect(NamedTuple):
     who: str
 
 
-Effects = tuple[Effect, ...]  # of links one after the other
+Effects = tuple[Effect, ...]  # of consecutive links
 
 
 class Leaves(NamedTuple):
-    """The parameters, None where there is none: their dotted names and the tree."""
+    """The parameters: their dotted names, and the tree with None for missing ones."""
 
     names: list[str]
     tree: PyTree
 
 
 def for_each(at: Leaves | None, effects: Effects) -> list[Effects]:
-    """The same effects for every parameter; while the parameters are not known, for one that stands for all."""
+    """Repeat the effects for every parameter; while parameters are unknown, for one that stands for all."""
     return [effects] * (1 if at is None else len(at.names))
 
 
 def check_effects(effects: Effects, where: str = "") -> None:
-    """Raise if links one after the other turn descent into ascent, or decay into growth.
+    """Raise if consecutive links turn descent into ascent, or decay into growth.
 
     Args:
-        effects: of the links, in order.
+        effects: the links' effects, in order.
         where: the parameter, for the message.
 
     Raises:
-        ValueError: an algorithm gets the updates of another, or the weights would grow by ``add_decayed_weights``.
+        ValueError: an algorithm gets another's updates, or ``add_decayed_weights`` would grow the weights.
 
     Example:
         >>> check_effects([Effect(Kind.DECAYS, "add_decayed_weights"), Effect(Kind.STEPS, "sgd")])
@@ -60,7 +60,7 @@ def check_effects(effects: Effects, where: str = "") -> None:
 
 
 def _check_algorithm(effect: Effect, before: Effects, where: str) -> None:
-    """Raise if what comes in is the updates of another algorithm, still negated."""
+    """Raise if the algorithm gets the updates of another, still negated."""
     steps = [index for index, other in enumerate(before) if other.kind is Kind.STEPS]
     between = before[steps[-1] + 1 :] if steps else ()
     if steps and _are_known(between) and not _negate(between):
@@ -72,14 +72,14 @@ def _check_algorithm(effect: Effect, before: Effects, where: str) -> None:
 
 
 def _check_end(effects: Effects, where: str) -> None:
-    """Raise if the updates of the last algorithm, negated already, are negated again until the end."""
+    """Raise if later links negate the updates of the last algorithm, which are already negated."""
     steps = [index for index, effect in enumerate(effects) if effect.kind is Kind.STEPS]
     after = effects[steps[-1] + 1 :] if steps else ()
     turning = [effect.who for effect in after if effect.kind is Kind.NEGATES]
     if turning and _are_known(after) and _negate(after):
         raise ValueError(
             f"the chain would ascend{where}: the updates of {effects[steps[-1]].who} are negated already, and "
-            f"{', '.join(turning)} negates them again. Scale them by a positive number; to ascend, say maximize=True"
+            f"{', '.join(turning)} negates them again. Scale them by a positive number; to ascend, pass maximize=True"
         )
 
 
@@ -90,7 +90,7 @@ def _check_decay(effect: Effect, before: Effects, after: Effects, where: str) ->
         raise ValueError(
             f"the weights would grow{where}: what {effect.who} adds is not negated by the links after it (these "
             f"links negate: {', '.join(turning)}). For decoupled decay give the algorithm weight_decay= (fo.adamw, or "
-            f"decoupled_weight_decay=True); for L2 regularisation put {effect.who} right before the algorithm"
+            f"decoupled_weight_decay=True); for L2 regularization put {effect.who} right before the algorithm"
         )
 
 
@@ -99,5 +99,5 @@ def _are_known(effects: Effects) -> bool:
 
 
 def _negate(effects: Effects) -> bool:
-    """Whether links that are known negate, taken together."""
+    """Whether known links negate in combination."""
     return sum(effect.kind in (Kind.NEGATES, Kind.STEPS) for effect in effects) % 2 == 1

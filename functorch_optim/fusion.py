@@ -1,4 +1,4 @@
-"""One pass over large arrays on the CPU: the compiler's multi-output fusion, and whether it is there."""
+"""One pass over large arrays on the CPU: XLA's multi-output fusion, and whether it is available."""
 
 import functools
 import os
@@ -12,14 +12,14 @@ _EXTRA = "--xla_backend_extra_options="
 
 
 def enable_cpu_fusion() -> None:
-    """Have XLA compile an element-wise update on the CPU to one pass over memory, in the place of three.
+    """Have XLA compile an element-wise update on the CPU to one pass over memory instead of three.
 
     Call it before the first JAX computation of the process: it adds an option to the environment variable
-    ``XLA_FLAGS``, which XLA reads once, when its backend starts. Importing this library changes no variable. Without
-    a CPU backend, and on GPUs and TPUs, which fuse by themselves, it has no effect. Numbers stay the same.
+    ``XLA_FLAGS``, which XLA reads once, when its backend starts. Importing this library changes no variable. It has
+    no effect without a CPU backend, or on GPUs and TPUs, which fuse by themselves. Numbers stay the same.
 
     Raises:
-        RuntimeError: JAX's backend has started without the option.
+        RuntimeError: JAX's backend has already started without the option.
 
     Example:
         >>> import subprocess, sys
@@ -42,14 +42,14 @@ def enable_cpu_fusion() -> None:
 
 
 def one_pass() -> bool:
-    """Whether the compiler makes one pass of several outputs here, if they do not depend on each other."""
+    """Whether the compiler computes several independent outputs in one pass here."""
     asked = _OPTION in os.environ.get("XLA_FLAGS", "")
     return asked and jax.default_backend() == "cpu" and _fuses()
 
 
 @functools.cache
 def _fuses() -> bool:
-    """Whether the compiler, asked once, makes a single fusion of two outputs."""
+    """Whether the compiler puts two outputs into a single fusion; asked once."""
     with jax.ensure_compile_time_eval():
         shape = jax.ShapeDtypeStruct((1024,), jnp.float32)
         compiled = jax.jit(lambda x, y: (x + y, x * y)).lower(shape, shape).compile()

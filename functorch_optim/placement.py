@@ -1,4 +1,4 @@
-"""Where arrays that are read back belong: on the devices of those whose place they take."""
+"""Placement of arrays that are read back: on the devices of the arrays they replace."""
 
 from typing import Any
 
@@ -11,18 +11,20 @@ from functorch_optim.typing import Array, PyTree
 
 
 def placed(leaf: PyTree, model: PyTree) -> PyTree:
-    """A leaf as ``model`` is: JAX's where the model is, and free to go where others are if the model is free; else as
-    it is, NumPy's."""
+    """Place a leaf as ``model`` is placed: on its devices, or uncommitted if the model is.
+
+    If the model is not JAX's, return the leaf as it is, NumPy's.
+    """
     if not isinstance(model, jax.Array | jax.ShapeDtypeStruct):
         return leaf
     sharding = _concrete(model.sharding) if isinstance(model, jax.ShapeDtypeStruct) or model.committed else None
-    if sharding is None:  # a step counter as init makes it, say, which follows the parameters
+    if sharding is None:  # such as a step counter that init created, which follows the parameters
         return jnp.array(np.asarray(leaf), copy=True)
     return jax.device_put(leaf, sharding)
 
 
 def _concrete(sharding: object) -> PyTree:
-    """A sharding with devices. That of ``jax.eval_shape`` may have none: then those of the mesh that is set."""
+    """Return a sharding with devices; one from ``jax.eval_shape`` may have none, and gets the current mesh's."""
     if not isinstance(sharding, NamedSharding) or isinstance(sharding.mesh, Mesh):
         return sharding
     mesh = jax.sharding.get_mesh()
@@ -30,7 +32,7 @@ def _concrete(sharding: object) -> PyTree:
 
 
 def divides(sharding: Any, shape: tuple[int, ...]) -> bool:
-    """Whether an array of this shape can be split so."""
+    """Whether the sharding can split an array of this shape."""
     try:
         sharding.shard_shape(shape)
     except ValueError:
@@ -39,8 +41,10 @@ def divides(sharding: Any, shape: tuple[int, ...]) -> bool:
 
 
 def sharding_of(param: Array, shape: tuple[int, ...]) -> PyTree:
-    """Where an array belongs that a parameter owns: where the parameter is, split as it is in the dimensions that it
-    has whole. None where the parameter's place does not tell."""
+    """Return the sharding for an array that belongs to a parameter: split like it in dimensions of equal size.
+
+    None if the parameter's sharding does not determine it.
+    """
     if shape == param.shape:
         return param.sharding
     if not isinstance(param.sharding, NamedSharding) or len(shape) != param.ndim:

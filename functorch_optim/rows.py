@@ -1,4 +1,4 @@
-"""Row-sparse gradients: a ``BCOO`` with one sparse dimension, of which only the rows that it names are touched."""
+"""Row-sparse gradients: a ``BCOO`` with one sparse dimension, which touches only the rows that it names."""
 
 from collections.abc import Callable
 
@@ -11,12 +11,12 @@ from functorch_optim.typing import PyTree
 
 
 def is_rows(leaf: PyTree) -> bool:
-    """Whether a leaf of a gradient tree is row-sparse; what reaches here was checked."""
+    """Whether a leaf of a gradient tree, already checked, is row-sparse."""
     return isinstance(leaf, BCOO)
 
 
 def indices_of(array: BCOO) -> jax.Array:
-    """The number of the row that each entry belongs to; a negative one is out of range too."""
+    """Return the row index of each entry; negative ones become out of range too."""
     indices = array.indices[:, 0]
     return jnp.where(indices < 0, array.shape[0], indices)
 
@@ -24,7 +24,7 @@ def indices_of(array: BCOO) -> jax.Array:
 def make(
     data: jax.Array, indices: jax.Array, shape: tuple[int, ...], unique: bool = False, ordered: bool = False
 ) -> BCOO:
-    """The row-sparse array of ``data[k]`` in the row ``indices[k]``; rows out of range are padding.
+    """Create a row-sparse array with ``data[k]`` in row ``indices[k]``; rows out of range are padding.
 
     Example:
         >>> make(jnp.ones((2, 3)), jnp.array([0, 4]), (5, 3)).todense().sum(axis=1).tolist()
@@ -34,7 +34,7 @@ def make(
 
 
 def map_values(function: Callable[[jax.Array], jax.Array], leaf: PyTree) -> PyTree:
-    """A linear elementwise function of a leaf, which may be row-sparse."""
+    """Apply a linear elementwise function to a leaf, which may be row-sparse."""
     if not is_rows(leaf):
         return function(leaf)
     return BCOO(
@@ -46,7 +46,7 @@ def map_values(function: Callable[[jax.Array], jax.Array], leaf: PyTree) -> PyTr
 
 
 def summed(array: BCOO) -> BCOO:
-    """The same with every row named once: duplicates are summed, and what that leaves free is padding.
+    """Name every row once: sum duplicates, and turn the entries that this frees into padding.
 
     Example:
         >>> twice = make(jnp.array([[1.0], [2.0]]), jnp.array([3, 3]), (5, 1))
@@ -58,23 +58,23 @@ def summed(array: BCOO) -> BCOO:
     count = jnp.arange(array.nse, dtype=jnp.int32)
     ordered, order = jax.lax.sort((indices_of(array), count), num_keys=1)
     new = jnp.concatenate([jnp.zeros((1,), jnp.int32), (ordered[1:] != ordered[:-1]).astype(jnp.int32)])
-    place = jnp.cumsum(new)  # of each row named, in the order of the rows
+    place = jnp.cumsum(new)  # of each named row, in row order
     data = jnp.zeros_like(array.data).at[jnp.zeros_like(place).at[order].set(place)].add(array.data)
     unused = jnp.full_like(ordered, array.shape[0])
     return make(data, unused.at[place].set(ordered), array.shape, unique=True, ordered=True)
 
 
 def take(array: jax.Array, indices: jax.Array) -> jax.Array:
-    """The rows of a dense array, zeros for padding."""
+    """Take rows of a dense array, with zeros for padding."""
     sharding = jax.typeof(array).sharding
     if not any(sharding.spec[:1]):
         return array.at[indices].get(mode="fill", fill_value=0)
-    whole = sharding.update(spec=PartitionSpec(None, *sharding.spec[1:]))  # the rows lie on several devices
+    whole = sharding.update(spec=PartitionSpec(None, *sharding.spec[1:]))  # the rows are split over devices
     return array.at[indices].get(mode="fill", fill_value=0, out_sharding=whole)
 
 
 def look_up(table: jax.Array, ids: jax.Array) -> jax.Array:
-    """``table[ids]`` of a table that may lie on several devices: what is found lies as the ids do."""
+    """Return ``table[ids]`` of a table that may be sharded; the result is sharded as the ids are."""
     sharding = jax.typeof(table).sharding
     if not any(sharding.spec):
         return table[ids]
@@ -85,7 +85,7 @@ def look_up(table: jax.Array, ids: jax.Array) -> jax.Array:
 
 
 def together(array: jax.Array, dimensions: int) -> jax.Array:
-    """The array whole in its first dimensions on every device."""
+    """Reshard the array so that every device has its first dimensions whole."""
     sharding = jax.typeof(array).sharding
     if not any(sharding.spec[:dimensions]):
         return array
@@ -94,18 +94,18 @@ def together(array: jax.Array, dimensions: int) -> jax.Array:
 
 
 def _axes(part: PyTree) -> set[str]:
-    """The axes in one entry of a spec."""
+    """Return the axes in one entry of a spec."""
     return set() if part is None else {part} if isinstance(part, str) else set(part)
 
 
 def put(array: jax.Array, indices: jax.Array, values: jax.Array) -> jax.Array:
-    """The dense array with new rows, each named once; padding goes nowhere."""
+    """Set rows of a dense array, each named once; drop padding."""
     sharding = jax.typeof(array).sharding
     return array.at[indices].set(values, mode="drop", out_sharding=sharding if any(sharding.spec[:1]) else None)
 
 
 def added(param: jax.Array, update: BCOO, add_update: Callable[[PyTree, PyTree], PyTree]) -> jax.Array:
-    """The dense array plus a row-sparse one; ``add_update`` adds dense ones of different dtypes."""
+    """Add a row-sparse array to a dense one; ``add_update`` adds dense ones of different dtypes."""
     sharding = jax.typeof(param).sharding
     if param.dtype == update.dtype and not any(sharding.spec[:1]):
         return param.at[indices_of(update)].add(update.data, mode="drop")
@@ -114,7 +114,7 @@ def added(param: jax.Array, update: BCOO, add_update: Callable[[PyTree, PyTree],
 
 
 def add(held: PyTree, new: PyTree) -> PyTree:
-    """The sum of two gradients of one parameter; of two row-sparse ones it is row-sparse, with the entries of both."""
+    """Add two gradients of one parameter; two row-sparse ones give a row-sparse one with the entries of both."""
     if is_rows(held) and is_rows(new):
         data = jnp.concatenate([held.data, new.data])
         return make(data, jnp.concatenate([indices_of(held), indices_of(new)]), held.shape)
@@ -123,5 +123,5 @@ def add(held: PyTree, new: PyTree) -> PyTree:
 
 
 def zeros_like(leaf: PyTree) -> PyTree:
-    """A zero gradient of the same kind; a row-sparse one has no rows."""
+    """Return a zero gradient of the same kind; a row-sparse one has no rows."""
     return make(leaf.data[:0], indices_of(leaf)[:0], leaf.shape) if is_rows(leaf) else jnp.zeros_like(leaf)

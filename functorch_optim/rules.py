@@ -1,7 +1,7 @@
-"""All that is needed to write an algorithm: ``fo.rules``. ``docs/writing-an-algorithm.md`` is the guide.
+"""Everything needed to write an algorithm: ``fo.rules``. The guide is ``docs/writing-an-algorithm.md``.
 
-A rule is a subclass of :class:`Rule`, its options annotated with marks such as :data:`LearningRate`; :func:`lift` makes
-a transformation of it, and :func:`functorch_optim.testing.check_rule` tests it.
+A rule is a subclass of :class:`Rule` whose options are annotated with marks such as :data:`LearningRate`; :func:`lift`
+turns it into a transformation, and :func:`functorch_optim.testing.check_rule` tests it.
 """
 
 from functorch_optim.base import exportable

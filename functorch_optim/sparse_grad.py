@@ -1,4 +1,4 @@
-"""Gradients of embedding tables that name the rows that were looked up, and never form the table's size."""
+"""Gradients of embedding tables that name only the looked-up rows, and never take the table's size."""
 
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
@@ -14,9 +14,9 @@ Sparse = str | Collection[str] | Callable[[str], bool]
 
 
 class Table:
-    """What stands for a table while the loss is differentiated: ``table[ids]`` looks rows up, and that is all.
+    """Stands for a table while the loss is differentiated; it only looks rows up, ``table[ids]``.
 
-    What is looked up comes with an addend of zeros, and the loss is differentiated with respect to the addends.
+    Each lookup adds an addend of zeros to its rows, and the loss is differentiated with respect to the addends.
     """
 
     def __init__(self, name: str, array: jax.Array, addends: list[jax.Array] | None) -> None:
@@ -47,7 +47,7 @@ class Table:
         ids = ids if ids.dtype.itemsize > 4 else ids.astype(jnp.int32)
         size = len(self)
         wrapped = jnp.where(ids < 0, ids + size, ids)
-        self.looked_up.append(jnp.where(wrapped < 0, size, wrapped))  # out of range: of no row
+        self.looked_up.append(jnp.where(wrapped < 0, size, wrapped))  # out of range: no row
         found = rows.look_up(jax.lax.stop_gradient(self._array), ids)
         self.found.append(found)
         return found if self._addends is None else found + self._addends[len(self.looked_up) - 1]
@@ -59,25 +59,25 @@ class Table:
     def __getattr__(self, name: str) -> PyTree:
         raise AttributeError(self._refused(f"it has no {name!r}"))
 
-    def __iter__(self) -> Iterator[object]:  # without it Python would count up table[0], table[1], ... for ever
+    def __iter__(self) -> Iterator[object]:  # without it Python would try table[0], table[1], ... forever
         raise TypeError(self._refused("its rows cannot be iterated over"))
 
     def __array__(self, *args: object, **keywords: object) -> PyTree:
-        raise TypeError(self._refused("it is no array"))
+        raise TypeError(self._refused("it is not an array"))
 
     __array_ufunc__ = None
     __contains__ = None
 
 
 def named(sparse: Sparse, params: PyTree) -> Sparse:
-    """The names that ``sparse`` means, if it is a function of them."""
+    """Resolve ``sparse`` to names, if it is a function of them."""
     if not callable(sparse):
         return sparse
     return tuple(name for name in trees.named_leaves(params)[0] if sparse(name))
 
 
 def _chosen(sparse: Sparse, names: list[str]) -> list[bool]:
-    """Which parameters are tables."""
+    """Return for each parameter whether it is a table."""
     if callable(sparse):
         return [bool(sparse(name)) for name in names]
     wanted = {sparse} if isinstance(sparse, str) else set(sparse)
@@ -94,22 +94,21 @@ def value_and_sparse_grad(loss: Callable[..., PyTree], sparse: Sparse, has_aux: 
     """``jax.value_and_grad`` of a loss whose tables get row-sparse gradients.
 
     Args:
-        loss: ``loss(params, *args)`` returns a real scalar, or with ``has_aux`` a pair of it and anything. In it a
-            table may only be looked up, ``params["table"][ids]`` with an integer array of any shape, any number of
-            times, but not inside a function that ``loss`` compiles, scans or maps. Flax's ``Embed`` does more with its
-            table; ``nnx.Param`` looked up as ``embedding[ids]`` works. ``loss`` is traced even outside ``jit``.
-        sparse: which parameters are tables: a dotted path (``"embed.table"``; ``""`` where the parameters are one
-            array), several of them, or a function of the path.
-        has_aux: whether ``loss`` returns something beside its value.
+        loss: ``loss(params, *args)`` returns a real scalar or, with ``has_aux``, a pair of it and anything. It may only
+            look a table up, ``params["table"][ids]`` with an integer array of any shape, any number of times, but not
+            inside a function that ``loss`` compiles, scans or maps. Flax's ``Embed`` does more with its table; an
+            ``nnx.Param`` looked up as ``embedding[ids]`` works. ``loss`` is traced even outside ``jit``.
+        sparse: which parameters are tables: a dotted path (``"embed.table"``; ``""`` if the parameters are one array),
+            several of them, or a function of the path.
+        has_aux: whether ``loss`` returns something in addition to its value.
 
     Returns:
-        A function that returns the value and the gradients. That of a table is a ``BCOO`` array with one entry a
-        looked-up row, duplicates and all; nothing of the table's size is formed. Those of the other parameters are
-        dense.
+        A function that returns the value and the gradients. A table's gradient is a ``BCOO`` array with one entry per
+        looked-up row, duplicates included; nothing of the table's size is formed. The other gradients are dense.
 
     Raises:
-        ValueError: ``sparse`` names no parameter.
-        TypeError, AttributeError: the loss does something else with a table.
+        ValueError: ``sparse`` has a name that no parameter has.
+        TypeError, AttributeError: the loss does anything else with a table.
 
     Example:
         >>> def loss(params, ids):
@@ -154,12 +153,12 @@ def value_and_sparse_grad(loss: Callable[..., PyTree], sparse: Sparse, has_aux: 
 
 
 def _zeros(found: jax.ShapeDtypeStruct) -> jax.Array:
-    """Zeros that lie and vary as the rows that were found, so that every device has its own gradients."""
+    """Create zeros that are sharded and vary as the found rows, so that every device has its own gradients."""
     return axes.vary_as(jnp.zeros(found.shape, found.dtype, device=found.sharding), found)
 
 
 def _rows(table: jax.Array, looked_up: list[jax.Array], grads: list[jax.Array]) -> PyTree:
-    """The gradient of a table, of those of what was looked up."""
+    """Assemble a table's gradient from the gradients of what was looked up."""
     row = table.shape[1:]
     looked_up = [rows.together(ids, ids.ndim) for ids in looked_up]
     grads = [rows.together(grad, ids.ndim) for grad, ids in zip(grads, looked_up, strict=True)]

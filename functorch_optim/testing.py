@@ -1,4 +1,4 @@
-"""Whether a rule keeps what every algorithm here promises: ``fo.testing.check_rule``, to be called in a test."""
+"""Checks that a rule keeps what every algorithm here promises: call ``fo.testing.check_rule`` in a test."""
 
 import functools
 import pickle
@@ -25,14 +25,14 @@ _STEPS, _RELATIVE, _ABSOLUTE = 3, 1e-4, 1e-6
 
 
 class Report(NamedTuple):
-    """What :func:`check_rule` found to be so, and what it could not check, with the reason."""
+    """What :func:`check_rule` confirmed, and what it could not check, with the reason."""
 
     checked: tuple[str, ...]
     not_checked: dict[str, str]
 
 
 class Case:
-    """A rule with parameters to update, and the gradients of some steps."""
+    """A rule, parameters to update, and the gradients of some steps."""
 
     def __init__(self, rule: Rule, params: PyTree) -> None:
         self.rule, self.tx = rule, lift(rule)
@@ -40,18 +40,18 @@ class Case:
         self.grads = self.draw(1)
 
     def draw(self, seed: int) -> list[PyTree]:
-        """Dense gradients of every step."""
+        """Draw dense gradients for every step."""
         draw = np.random.default_rng(seed)
         return [
             jax.tree.map(lambda x: jnp.asarray(draw.normal(size=x.shape), x.dtype), self.params) for _ in range(_STEPS)
         ]
 
     def taken(self, grad: Array) -> PyTree:
-        """A gradient as the rule takes it: row-sparse, with every row named, where it needs that."""
+        """Convert a gradient to what the rule takes: row-sparse, with every row named, if it needs rows."""
         return jax.tree.map(_as_rows, grad) if self.rule.needs_rows else grad
 
     def moved(self, params: PyTree, grads: list[PyTree], state: PyTree = None, by: Any = None) -> tuple[PyTree, PyTree]:
-        """The parameters and the state after a step with each of the gradients; ``by`` another transformation."""
+        """Return the parameters and the state after a step per gradient; ``by`` is another transformation."""
         tx = self.tx if by is None else by
         state = tx.init(params) if state is None else state
         for grad in grads:
@@ -68,7 +68,7 @@ class Case:
         raise AssertionError(f"{type(self.rule).__name__}: {what}")
 
     def compare(self, found: PyTree, expected: PyTree, what: str) -> None:
-        """Fail unless two trees have the same numbers, but for rounding."""
+        """Fail unless two trees have the same numbers up to rounding."""
         names, leaves, _ = trees.named_leaves(jax.tree.map(np.asarray, found))
         for name, one, other in zip(names, leaves, jax.tree.leaves(expected), strict=True):
             if not np.allclose(one, other, rtol=_RELATIVE, atol=_ABSOLUTE, equal_nan=True):
@@ -79,16 +79,16 @@ def check_rule(rule: Rule, params: PyTree = None) -> Report:
     """Raise unless a rule keeps what every algorithm of this library promises.
 
     Args:
-        rule: the rule with the options that it is to be checked with; one call checks one set of flags.
-        params: parameters that it takes; by default a matrix, a vector and a scalar.
+        rule: the rule with the options to check it with; one call checks one set of flags.
+        params: parameters that the rule takes; by default a matrix, a vector and a scalar.
 
     Returns:
-        A :class:`Report` of what was checked, and of what could not be: sharding on one device, say.
+        A :class:`Report` of what was checked and what could not be, such as sharding on one device.
 
     Raises:
-        TypeError: the class, or what its ``update`` returns, has another form than the lift needs.
+        TypeError: the class, or what its ``update`` returns, does not have the form that the lift needs.
         ValueError: ``elementwise`` is claimed wrongly.
-        AssertionError: one of the promises is broken. All messages name the class and the mend.
+        AssertionError: a promise is broken. All messages name the class and the fix.
 
     Example:
         >>> import functorch_optim as fo
@@ -110,19 +110,19 @@ def check_rule(rule: Rule, params: PyTree = None) -> Report:
 
 
 def _some_params(rule: Rule) -> dict[str, jax.Array]:
-    """A matrix, a vector, and a scalar where gradients need no rows."""
+    """Create a matrix, a vector, and, if gradients need no rows, a scalar."""
     draw = np.random.default_rng(0)
     shapes = {"matrix": (4, 3), "vector": (4,), **({} if rule.needs_rows else {"scalar": ()})}
     return {name: jnp.asarray(draw.normal(size=shape), jnp.float32) for name, shape in shapes.items()}
 
 
 def _as_rows(grad: jax.Array) -> PyTree:
-    """A dense gradient as a row-sparse one that names every row."""
+    """Convert a dense gradient to a row-sparse one that names every row."""
     return rows.make(grad, jnp.arange(grad.shape[0], dtype=jnp.int32), grad.shape, unique=True, ordered=True)
 
 
 def _kept(case: Case, dtype: DTypeLike) -> None:
-    """A state keeps its structure and types, an update is as wide as the calculation, a parameter keeps its dtype."""
+    """Check that a state keeps its structure and types, and an update is as wide as the computation."""
     params = jax.tree.map(lambda x: x.astype(dtype), case.params)
     grad, state = jax.tree.map(lambda x: x.astype(dtype), case.grads[0]), case.tx.init(params)
     updates, new = jax.eval_shape(case.tx.update, case.taken(grad), state, params)
@@ -136,7 +136,7 @@ def _kept(case: Case, dtype: DTypeLike) -> None:
             )
         if jax.typeof(before).weak_type:
             case.fail(
-                f"init makes the slot {path} with a weak type, so that the second step compiles anew: make it by "
+                f"init makes the slot {path} with a weak type, so that the second step recompiles: create it with "
                 "fo.rules.zeros_like or full_like"
             )
     for path, param, update in _pairs(params, updates):
@@ -144,30 +144,30 @@ def _kept(case: Case, dtype: DTypeLike) -> None:
         if update.shape != param.shape or update.dtype != wide:
             case.fail(
                 f"update gives {path} of {param.dtype}{param.shape} a delta of {update.dtype}{update.shape}: calculate "
-                f"in the gradient's dtype, {wide}, and let no other narrow or widen it"
+                f"in the gradient's dtype, {wide}, and let no other dtype narrow or widen it"
             )
 
 
 def _pairs(tree: PyTree, other: PyTree) -> list[tuple[str, PyTree, PyTree]]:
-    """The leaves of two trees of one structure, with names; a row-sparse one is a leaf."""
+    """Pair the leaves of two trees of one structure, with names; a row-sparse gradient is a leaf."""
     names, leaves, _ = trees.named_leaves(tree)
     others = trees.named_leaves(other)[1]
     return [(trees.quote(name), *both) for name, *both in zip(names, leaves, others, strict=True)]
 
 
 def _structure(case: Case) -> None:
-    """:func:`_kept` of float32."""
+    """Run :func:`_kept` in float32."""
     _kept(case, jnp.float32)
 
 
 def _dtype(case: Case) -> None:
-    """:func:`_kept` of the narrow dtypes."""
+    """Run :func:`_kept` in the narrow dtypes."""
     for dtype in (jnp.bfloat16, jnp.float16):
         _kept(case, dtype)
 
 
 def _numbers(case: Case) -> str | None:
-    """Numbers are data: a changed one compiles nothing, and traced they mean what they do as Python's."""
+    """Check that numbers are data: a changed one compiles nothing, and a traced one acts as Python's does."""
     numbers, traces = _numbers_of(case.rule), []
     if not numbers:
         return "no option is a number other than zero"
@@ -181,19 +181,19 @@ def _numbers(case: Case) -> str | None:
         result = run(numbers, case.params, case.grads)
     except TypeError as error:
         case.fail(
-            f"a number among the options must be traceable: choose by jnp.where, calculate by what fo.rules has for "
-            f"scalars, and compare no option in __post_init__, where marks check ranges ({error})"
+            f"a number among the options must be traceable: choose by jnp.where, calculate with the scalar "
+            f"functions of fo.rules, and compare no option in __post_init__: marks check ranges ({error})"
         )
-    mend = "calculate in scalars by what fo.rules has for them"
+    mend = "calculate scalars with the scalar functions of fo.rules"
     case.compare(result[0], case.end[0], f"traced numbers update otherwise than Python's, {mend}")
     run(jax.tree.map(lambda x: x / 2, numbers), case.params, case.grads)
     if len(traces) > 1:
-        case.fail("a changed number traces the step anew: read numbers from hyperparams only")
+        case.fail("a changed number retraces the step: read numbers from hyperparams only")
     return None
 
 
 def _numbers_of(rule: Rule) -> dict[str, PyTree]:
-    """The options that are Python numbers, as arrays by their place; zeros stay, for they may leave something out."""
+    """Return the Python-number options as arrays by name and index; zeros stay, as they may disable something."""
     found: dict[str, PyTree] = {}
     for name, option in data_options(type(rule)).items():
         value = getattr(rule, name)
@@ -206,7 +206,7 @@ def _numbers_of(rule: Rule) -> dict[str, PyTree]:
 
 
 def _with_numbers(rule: Rule, numbers: dict[str, PyTree]) -> Rule:
-    """The rule with other numbers."""
+    """Return the rule with other numbers."""
     changed = {}
     for name, own in numbers.items():
         value = getattr(rule, name)
@@ -216,7 +216,7 @@ def _with_numbers(rule: Rule, numbers: dict[str, PyTree]) -> Rule:
 
 
 def _vmap(case: Case) -> None:
-    """An ensemble under ``vmap`` goes where its members go alone."""
+    """Check that an ensemble under ``vmap`` moves as its members do alone."""
     second = jax.tree.map(lambda x: x + 1, case.params), case.draw(2)
     params, grads = jax.tree.map(lambda *each: jnp.stack(each), second, (case.params, case.grads))
     together, _ = jax.jit(jax.vmap(case.moved))(params, grads)
@@ -225,7 +225,7 @@ def _vmap(case: Case) -> None:
 
 
 def _grad(case: Case) -> None:
-    """A step and its derivative are finite, also where a gradient is zero."""
+    """Check that a step and its derivative are finite, even if a gradient is zero."""
     grads = [jax.tree.map(jnp.zeros_like, case.grads[0]), *case.grads[1:]]
 
     def loss(grads: list[PyTree]) -> tuple[PyTree, PyTree]:
@@ -247,7 +247,7 @@ def _finite(tree: PyTree) -> bool:
 
 
 def _sharding(case: Case) -> str | None:
-    """Parameters split over two devices go where whole ones go, and their slots are split as they are."""
+    """Check that parameters split over two devices move as whole ones do, with slots split like them."""
     if len(jax.devices()) < 2:
         return "there is one device: start Python with XLA_FLAGS=--xla_force_host_platform_device_count=2"
     mesh = Mesh(np.asarray(jax.devices()[:2]), ("x",))
@@ -275,7 +275,7 @@ def _beside(tree: PyTree, params: PyTree) -> bool:
 
 
 def _pickling(case: Case) -> None:
-    """The transformation compares, hashes and pickles by value, and so does a state."""
+    """Check that the transformation compares, hashes and pickles by value, and that a state pickles."""
     try:
         hash(case.tx)
     except TypeError as error:
@@ -285,12 +285,12 @@ def _pickling(case: Case) -> None:
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         case.fail(f"it cannot be pickled: define it and its state at a module's top level ({error})")
     if again != case.tx or hash(again) != hash(case.tx):
-        case.fail("what was pickled is not equal to what it is made of: hold plain values in the options")
-    case.compare(state, case.end[1], "a state that was pickled has other numbers")
+        case.fail("it is not equal to its unpickled copy: hold plain values in the options")
+    case.compare(state, case.end[1], "an unpickled state has other numbers")
 
 
 def _none(case: Case) -> str | None:
-    """Without a gradient a parameter and its slots stay, and the others move as they do with all."""
+    """Check that a parameter without a gradient and its slots stay, and that the others move as with all."""
     leaves, treedef = jax.tree.flatten(case.params)
     if len(leaves) < 2:
         return "there is one parameter: give two"
@@ -298,7 +298,7 @@ def _none(case: Case) -> str | None:
     start = case.tx.init(case.params)
     params, state = jax.jit(case.moved)(case.params, grads)
     expected = treedef.unflatten([leaves[0], *jax.tree.leaves(case.end[0])[1:]])
-    case.compare(params, expected, "beside a parameter without a gradient others move otherwise")
+    case.compare(params, expected, "without the gradient of one parameter, the others move otherwise")
     for slot, tree in state._asdict().items():
         if _beside(tree, case.params):
             first, before = jax.tree.leaves(tree)[0], jax.tree.leaves(getattr(start, slot))[0]
@@ -307,7 +307,7 @@ def _none(case: Case) -> str | None:
 
 
 def _packing(case: Case) -> str | None:
-    """Packed with ``foreach`` parameters go where they go one by one."""
+    """Check that parameters packed with ``foreach`` move as they do one by one."""
     if not case.rule.elementwise:
         return "it does not say elementwise = True"
     if case.rule.needs_rows:

@@ -1,4 +1,4 @@
-"""Pytrees as the library sees them: leaves with names, None and row-sparse gradients as leaves, errors with paths."""
+"""Pytrees as the library sees them: named leaves, None and row-sparse gradients as leaves, errors with paths."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +15,7 @@ Names = list[str]
 
 
 def is_leaf(node: PyTree) -> bool:
-    """Whether a gradient tree ends here: None is "no gradient", and a sparse array is never opened."""
+    """Whether a node is a leaf of a gradient tree: None is "no gradient", and a sparse array is never opened."""
     return node is None or isinstance(node, JAXSparse)
 
 
@@ -25,14 +25,14 @@ def is_sparse(node: PyTree) -> bool:
 
 
 def is_absent(leaf: PyTree) -> bool:
-    """Whether a leaf of a gradient tree is no gradient: None, or what ``jax.grad`` gives for integers, a float0."""
+    """Whether a leaf of a gradient tree is not a gradient: None, or a float0, which ``jax.grad`` gives for integers."""
     return leaf is None or getattr(leaf, "dtype", None) == jax.dtypes.float0
 
 
 class Structure:
-    """The structure of a tree as something that can be pickled and copied, whatever library its nodes are from.
+    """A tree's structure in a form that can be pickled and copied, whatever library its nodes are from.
 
-    A PyTreeDef refuses to be pickled where it has nodes of other libraries, and a copy of some is not equal to them.
+    A PyTreeDef with nodes of other libraries refuses to be pickled, and copies of some are not equal to the original.
     """
 
     def __init__(self, treedef: TreeDef) -> None:
@@ -59,28 +59,28 @@ class Structure:
 
 
 def path_name(path: KeyPath[Any]) -> str:
-    """A key path as a dotted name: ``layers.0.weight``; the attribute ``value`` of nnx's variables is dropped."""
+    """Format a key path as a dotted name, ``layers.0.weight``, without the attribute ``value`` of nnx's variables."""
     if path and path[-1] == jax.tree_util.GetAttrKey("value"):
         path = path[:-1]
     return jax.tree_util.keystr(path, simple=True, separator=".")
 
 
 def named_leaves(tree: PyTree, none_is_leaf: bool = False) -> tuple[Names, list[PyTree], PyTree]:
-    """Dotted names, leaves and structure of a tree."""
+    """Flatten a tree into dotted names, leaves and structure."""
     flat, treedef = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_leaf if none_is_leaf else is_sparse)
     return [path_name(path) for path, _ in flat], [leaf for _, leaf in flat], treedef
 
 
 def quote(name: str) -> str:
-    """A parameter's name as it stands in a message; a tree that is one array has no name."""
+    """Quote a parameter's name for a message; a tree that is one array has no name."""
     return f"'{name}'" if name else "(the only one)"
 
 
 def align(reference: PyTree, tree: PyTree, what: str, of: str = "the parameters") -> list[PyTree]:
-    """The nodes of ``tree`` that stand where ``reference`` has leaves.
+    """Return the nodes of ``tree`` at the places where ``reference`` has leaves.
 
     Raises:
-        ValueError: ``tree`` has another structure; the message lists what is missing and what is unexpected.
+        ValueError: ``tree`` has another structure; the message lists what is missing or unexpected.
     """
     try:
         return jax.tree.structure(reference).flatten_up_to(tree)
@@ -100,14 +100,14 @@ def align(reference: PyTree, tree: PyTree, what: str, of: str = "the parameters"
 
 
 def check_parameter(name: str, param: Array) -> None:
-    """Raise unless ``param`` is something an optimizer can update: a dense floating or complex array."""
+    """Raise unless an optimizer can update ``param``: a dense floating or complex array."""
     if is_sparse(param):
         raise ValueError(
             f"Sparse params at indices [{quote(name)}]: optimizers require dense parameter tensors; gradients may be "
             "row-sparse"
         )
     if not (hasattr(param, "shape") and hasattr(param, "dtype")):
-        hint = "; of an equinox module give eqx.filter(model, eqx.is_inexact_array)" if callable(param) else ""
+        hint = "; of an equinox module pass eqx.filter(model, eqx.is_inexact_array)" if callable(param) else ""
         raise TypeError(
             f"optimizer can only optimize Tensors (here: arrays), but one of the params is {type(param).__name__}: "
             f"the parameter {quote(name)}{hint}"
@@ -128,7 +128,7 @@ def check_floating(name: str, array: Array, what: str, hint: str = "") -> None:
 
 
 def check_like(name: str, array: PyTree, param: Array, what: str) -> None:
-    """Raise unless ``array`` can stand beside ``param``: an array of its shape, complex where it is complex."""
+    """Raise unless ``array`` matches ``param``: an array of its shape, complex if and only if it is complex."""
     if array is None:
         return
     if getattr(array, "shape", param.shape) != param.shape:
@@ -149,12 +149,11 @@ def check_dense(name: str, update: PyTree, who: str, hint: str = "") -> None:
 def pair(
     reference: PyTree, tree: PyTree, who: str, hint: str = "", what: str = "gradient", rows: bool = False
 ) -> tuple[list[PyTree], list[PyTree], PyTree]:
-    """The leaves of ``reference``, what stands at them in ``tree``, checked, None where it is no gradient, and the
-    structure.
+    """Return the leaves of ``reference``, the checked nodes of ``tree`` at them (None if absent), and the structure.
 
     Raises:
-        ValueError: another structure or shape; TypeError: no floating array; RuntimeError: sparse, or with ``rows``
-            sparse in another way than by rows. All name the leaf.
+        ValueError: a structure or shape differs; TypeError: a node is not a floating array; RuntimeError: it is sparse
+            or, with ``rows``, sparse in another way than by rows. All name the leaf.
     """
     names, models, treedef = named_leaves(reference)
     leaves = [None if is_absent(leaf) else leaf for leaf in align(reference, tree, f"{what}s")]
@@ -166,8 +165,7 @@ def pair(
 def check_update(
     name: str, leaf: PyTree, model: PyTree, who: str, hint: str = "", what: str = "gradient", rows: bool = False
 ) -> None:
-    """Raise unless ``leaf`` is None or a dense array, with ``rows`` also a row-sparse one, that can stand beside
-    ``model``."""
+    """Raise unless ``leaf`` is None or an array that matches ``model``: dense or, with ``rows``, row-sparse."""
     if not rows:
         check_dense(name, leaf, who, hint)
     elif is_sparse(leaf) and not (isinstance(leaf, BCOO) and leaf.n_sparse == 1 and leaf.n_batch == 0):
@@ -184,7 +182,7 @@ def check_update(
 
 
 def map_dense(function: Callable[..., PyTree], who: str, updates: PyTree, *rest: object) -> PyTree:
-    """``function`` at every leaf of ``updates``; what is no gradient stays.
+    """Apply ``function`` to every leaf of ``updates``; keep what is not a gradient.
 
     Raises:
         TypeError: a leaf is not floating; RuntimeError: it is sparse. Both name the leaf.
@@ -198,7 +196,7 @@ def map_dense(function: Callable[..., PyTree], who: str, updates: PyTree, *rest:
 
 
 def map_updates(function: Callable[..., PyTree], who: str, updates: PyTree, *rest: object) -> PyTree:
-    """``function(name, leaf)`` at every leaf of ``updates``, sparse ones too; what is no gradient stays.
+    """Apply ``function(name, leaf)`` to every leaf of ``updates``, sparse ones too; keep what is not a gradient.
 
     Raises:
         TypeError: a leaf is not floating; the message names it.
@@ -214,19 +212,19 @@ def map_updates(function: Callable[..., PyTree], who: str, updates: PyTree, *res
     return jax.tree_util.tree_map_with_path(at, updates, *rest, is_leaf=is_leaf)
 
 
-# How narrow a number may be, one rule for all. The arithmetic, and what sums or averages over many steps beside an
-# algorithm, has :func:`compute_dtype`. A slot of an algorithm has :func:`slot_dtype`, which is torch's wherever that
-# has float32's range. What is loaded is never narrower than what would be made here: :func:`wider_dtype`. Only
-# ``state_dtype`` and an option ``dtype=`` say otherwise.
+# One rule for how narrow a number may be. Arithmetic, and what sums or averages over many steps outside an algorithm,
+# uses :func:`compute_dtype`. An algorithm's slots use :func:`slot_dtype`, which is torch's if that has float32's range.
+# What is loaded is never narrower than what would be created here: :func:`wider_dtype`. Only ``state_dtype`` and an
+# option ``dtype=`` override this.
 
 
 def is_narrow(array: Array) -> bool:
-    """Whether an array is real and of a floating dtype narrower than float32."""
+    """Whether an array is real floating and narrower than float32."""
     return bool(jnp.issubdtype(array.dtype, jnp.floating) and jnp.finfo(array.dtype).bits < 32)
 
 
 def compute_dtype(*arrays: PyTree) -> DTypeLike:
-    """The dtype to calculate in: wide enough for all the arrays, and at least float32. None counts for nothing."""
+    """Return the dtype to compute in: wide enough for all arrays, and at least float32; ignore None."""
     dtypes = [array.dtype for array in arrays if array is not None]
     double = any(jnp.finfo(dtype).bits == 64 for dtype in dtypes)
     if any(jnp.issubdtype(dtype, jnp.complexfloating) for dtype in dtypes):
@@ -235,22 +233,22 @@ def compute_dtype(*arrays: PyTree) -> DTypeLike:
 
 
 def slot_dtype(param: Array) -> DTypeLike:
-    """The dtype of a parameter's slots: its own, as in torch; float32 for one of a smaller range, such as float16.
+    """Return the dtype of a parameter's slots: its own, as in torch, or float32 if its range is smaller (float16).
 
-    There the squares of ordinary gradients are zero or infinite, and an epsilon of 1e-8 is zero.
+    In such a range the squares of ordinary gradients are zero or infinite, and an epsilon of 1e-8 is zero.
     """
     small = jnp.finfo(param.dtype).maxexp < jnp.finfo(jnp.bfloat16).maxexp
     return jnp.dtype(jnp.float32) if small else jnp.dtype(param.dtype)
 
 
 def holds(dtype: DTypeLike, other: PyTree) -> bool:
-    """Whether every number of the floating dtype ``other`` is one of ``dtype``."""
+    """Whether ``dtype`` represents every number of the floating dtype ``other``."""
     wide, narrow = jnp.finfo(dtype), jnp.finfo(other)
     return wide.nmant >= narrow.nmant and wide.maxexp >= narrow.maxexp and wide.minexp <= narrow.minexp
 
 
 def wider_dtype(dtype: DTypeLike, other: PyTree) -> DTypeLike:
-    """The real floating dtype that holds the numbers of both; float32 where neither holds the other's.
+    """Return the real floating dtype that holds the numbers of both; float32 if neither holds the other's.
 
     Example:
         >>> str(wider_dtype(jnp.bfloat16, jnp.float32)), str(wider_dtype(jnp.float16, jnp.bfloat16))

@@ -1,4 +1,4 @@
-"""What flax keeps beside parameters: variables of other kinds in modules and states of nnx, collections of linen."""
+"""Flax variables that are not parameters: other kinds in nnx modules and states, other collections in linen."""
 
 import sys
 from collections.abc import Mapping
@@ -13,24 +13,24 @@ _COLLECTIONS = ("batch_stats", "cache", "intermediates", "perturbations")
 
 
 def nnx() -> Any:
-    """``flax.nnx`` where it was imported, else None: without it there is no module of it either."""
+    """Return ``flax.nnx`` if it was imported, else None: without the import no nnx module can exist."""
     return sys.modules.get("flax.nnx")
 
 
 def is_nnx(model: PyTree) -> bool:
-    """Whether this is a module of flax nnx."""
+    """Whether ``model`` is a flax nnx module."""
     return nnx() is not None and isinstance(model, nnx().Module)
 
 
 def parameters(tree: PyTree) -> PyTree:
-    """A tree with the state of its ``nnx.Param`` variables in the place of every module of nnx."""
+    """Replace every nnx module in a tree with the state of its ``nnx.Param`` variables."""
     if not any(map(is_nnx, jax.tree.leaves(tree, is_leaf=is_nnx))):
         return tree
     return jax.tree.map(lambda node: nnx().state(node, nnx().Param) if is_nnx(node) else node, tree, is_leaf=is_nnx)
 
 
 def other_variables(tree: PyTree) -> str:
-    """The variables of flax in a tree that are no parameters, in words; nothing where there are none."""
+    """Describe the flax variables in a tree that are not parameters; return an empty string if there are none."""
     if isinstance(tree, Mapping) and "params" in tree:
         beside = [key for key in _COLLECTIONS if key in tree and jax.tree.leaves(tree[key])]
         if beside:
@@ -45,19 +45,19 @@ def other_variables(tree: PyTree) -> str:
 
 
 def _is_other(node: PyTree) -> bool:
-    """Whether a node is a variable that holds something, and no parameter."""
+    """Whether a node is a non-empty variable that is not a parameter."""
     return isinstance(node, nnx().Variable) and not isinstance(node, nnx().Param) and bool(jax.tree.leaves(node))
 
 
 def check_parameters(tree: PyTree) -> None:
-    """Raise if a tree holds variables of flax that are no parameters: an optimizer would train them.
+    """Raise if a tree holds flax variables that are not parameters, since an optimizer would train them.
 
     Raises:
-        TypeError: it does; the message says what to give instead.
+        TypeError: it does; the message says what to pass instead.
     """
     others = other_variables(tree)
     if others:
         raise TypeError(
-            f"optimizer can only optimize parameters, but the tree has {others}. Give nnx.state(model, nnx.Param), or "
-            'variables["params"] of linen; a kind of variables of your own is trained if it is a subclass of nnx.Param'
+            f"optimizer can only optimize parameters, but the tree has {others}. Pass nnx.state(model, nnx.Param), or "
+            'variables["params"] of linen; to train a kind of variable of your own, make it a subclass of nnx.Param'
         )

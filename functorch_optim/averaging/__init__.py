@@ -1,1 +1,1 @@
-"""Averages of the parameters over the steps."""
+"""Averages of parameters over steps."""

@@ -1,4 +1,4 @@
-"""What the averages share: a last link of a chain that averages the parameters which result, and the way to them."""
+"""Parameter averages as the last link of a chain, and how to read them out."""
 
 from typing import NamedTuple
 
@@ -18,8 +18,11 @@ from functorch_optim.typing import Numeric, PyTree
 
 @exportable
 class AverageState(NamedTuple):
-    """``step`` counts updates, ``n_averaged`` those that went into ``average``. ``weight`` is the share that parameters
-    have in it, where it began with zeros; ``trained`` has the parameters while they are swapped."""
+    """The state of an average.
+
+    ``step`` counts updates, ``n_averaged`` those averaged into ``average``. If it started at zeros, ``weight`` is the
+    parameters' share of it; ``trained`` holds the parameters while they are swapped.
+    """
 
     step: PyTree
     n_averaged: PyTree
@@ -29,7 +32,7 @@ class AverageState(NamedTuple):
 
 
 class Average(Options, Transform):
-    """Base of the averages; a subclass says how much of the average stays."""
+    """Base class of averages; a subclass defines how much of the average to keep."""
 
     start_step: int
     every: int
@@ -45,12 +48,12 @@ class Average(Options, Transform):
                 raise TypeError(f"dtype must be a floating one, but it is {self.dtype}")
 
     def keep(self, n_averaged: Numeric) -> Beta:
-        """The share of the average that stays when the parameters come in for the time number ``n_averaged`` + 1."""
+        """Return the share of the average to keep when parameters enter after ``n_averaged`` earlier ones."""
         raise NotImplementedError(f"{type(self).__name__} does not define keep")  # abstract: every subclass does
 
     @property
     def from_zero(self) -> bool:
-        """Whether the average begins with zeros, whose share is taken out when it is read."""
+        """Whether the average starts at zeros, whose share is removed on reading."""
         return False
 
     def init(self, params: PyTree) -> AverageState:
@@ -101,8 +104,10 @@ class Average(Options, Transform):
 def _next_average(
     average: jax.Array, param: jax.Array, keep: Beta, enter: jax.Array, first: jax.Array, from_zero: bool
 ) -> jax.Array:
-    """The next average of one parameter, in its own dtype. Until the first has come in, it is the parameter; the first
-    is mixed into zeros, or replaces it."""
+    """Compute the next average of one parameter, in the average's dtype.
+
+    Until the first parameters enter, the average is the parameter; the first are mixed into zeros, or copied.
+    """
     wide = param.astype(average.dtype)
     if from_zero:
         mixed = mix(jnp.where(first, jnp.zeros_like(average), average), wide, keep)
@@ -111,7 +116,7 @@ def _next_average(
 
 
 def mix(average: jax.Array, param: jax.Array, keep: Beta) -> jax.Array:
-    """``keep * average + (1 - keep) * param`` in the average's dtype, calculated in at least float32."""
+    """``keep * average + (1 - keep) * param`` in the average's dtype, computed in at least float32."""
     real = jnp.finfo(trees.compute_dtype(average)).dtype
     share = Beta(*(jnp.asarray(half, real) for half in keep))
     if jnp.iscomplexobj(average):
@@ -121,18 +126,18 @@ def mix(average: jax.Array, param: jax.Array, keep: Beta) -> jax.Array:
 
 
 def averaged_params(state: PyTree, params: PyTree = None) -> PyTree:
-    """The averaged parameters out of a state, composed as it may be.
+    """Return the averaged parameters from a state, however nested.
 
     Args:
-        state: a state in which there is one average.
-        params: the parameters, whose dtypes the result is to have, and which stand where a mask keeps them from the
-            average; without them it has the average's own dtypes, and None there.
+        state: a state with one average in it.
+        params: the parameters; the result has their dtypes, and their values where a mask excludes them from the
+            average. Without them it has the average's own dtypes, and None there.
 
     Returns:
-        A tree with the structure of the parameters; its arrays are copies, the state may be donated.
+        A tree with the structure of the parameters; its arrays are copies, so the state may be donated.
 
     Raises:
-        KeyError: there is no average in the state, or there are several. ValueError: nothing was averaged yet.
+        KeyError: the state has no average, or several. ValueError: nothing was averaged yet.
 
     Example:
         >>> import functorch_optim as fo
@@ -157,24 +162,24 @@ def averaged_params(state: PyTree, params: PyTree = None) -> PyTree:
     for name, leaf, model in zip(names, leaves, models, strict=True):
         if hasattr(leaf, "dtype"):
             trees.check_like(name, leaf, model, "the average")
-    pairs = zip(leaves, models, strict=True)  # a parameter that a mask keeps from the average is taken as it is
+    pairs = zip(leaves, models, strict=True)  # a parameter that a mask excludes is returned as it is
     return treedef.unflatten(
         [jnp.array(leaf, model.dtype, copy=True) if hasattr(leaf, "dtype") else model for leaf, model in pairs]
     )
 
 
 def swap_params(params: PyTree, state: PyTree) -> tuple[PyTree, PyTree]:
-    """Exchange the parameters for their averages, for evaluation; and, called again, back.
+    """Swap the parameters for their averages, for evaluation; a second call swaps them back.
 
     Args:
-        params: the parameters, as trained or as the call before gave them.
-        state: the state with the average; while the parameters are swapped it has another structure, and keeps them.
+        params: the parameters, as trained or as the previous call returned them.
+        state: the state with the average; while the parameters are swapped, it stores them and has another structure.
 
     Returns:
-        The averaged parameters, in the dtypes of ``params``, or the trained ones, to the bit; and the state.
+        The averaged parameters in the dtypes of ``params``, or the trained ones bit for bit; and the new state.
 
     Raises:
-        KeyError: there is no average in the state, or there are several. ValueError: nothing was averaged yet.
+        KeyError: the state has no average, or several. ValueError: nothing was averaged yet.
 
     Example:
         >>> import functorch_optim as fo
@@ -193,7 +198,7 @@ def swap_params(params: PyTree, state: PyTree) -> tuple[PyTree, PyTree]:
 
 
 def _replaced(state: PyTree, new: AverageState) -> PyTree:
-    """The state with another average in it."""
+    """Replace the average in a state."""
 
     def is_average(node: PyTree) -> bool:
         return isinstance(node, AverageState)
@@ -202,7 +207,7 @@ def _replaced(state: PyTree, new: AverageState) -> PyTree:
 
 
 def update_average(average: GradientTransformation, state: PyTree, params: PyTree) -> PyTree:
-    """The next state of an average that stands alone: ``average`` is what :func:`ema` or :func:`swa` made.
+    """Update the state of a standalone average; ``average`` comes from :func:`ema` or :func:`swa`.
 
     Example:
         >>> import functorch_optim as fo

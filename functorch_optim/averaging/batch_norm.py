@@ -1,4 +1,4 @@
-"""The statistics of batch normalisation over many batches, each with the same weight."""
+"""Batch normalization statistics over many batches, with equal weights."""
 
 import math
 from collections.abc import Iterable
@@ -21,21 +21,21 @@ class BatchStatistics(NamedTuple):
 
 
 def batch_statistics(batches: Iterable[PyTree], axis: int | tuple[int, ...] = -1) -> BatchStatistics:
-    r"""The mean over batches of each batch's mean and of its unbiased variance.
+    r"""Average each batch's mean and unbiased variance over the batches.
 
-    What torch's batch normalisation with ``momentum=None`` gathers: for the batches :math:`x_1, ..., x_k`, each with n
-    elements a feature, :math:`\frac1k \sum_i \mathrm{mean}(x_i)` and
+    Torch's batch normalization accumulates this with ``momentum=None``: for batches :math:`x_1, ..., x_k`, each with n
+    elements per feature, :math:`\frac1k \sum_i \mathrm{mean}(x_i)` and
     :math:`\frac1k \sum_i \frac{n}{n-1} \mathrm{mean}((x_i - \mathrm{mean}(x_i))^2)`.
 
     Args:
-        batches: the inputs of the normalisation: arrays, or trees of them.
-        axis: the axis of the features, or several; over all others the mean is taken.
+        batches: the inputs of the normalization: arrays, or trees of arrays.
+        axis: the feature axis, or several; the means are over all others.
 
     Returns:
         Arrays with the shape of the features, at least float32.
 
     Raises:
-        ValueError: no batches; a batch with one element a feature, whose variance is not defined.
+        ValueError: there are no batches, or a batch has one element per feature, whose variance is undefined.
 
     Source: torch's ``update_bn``.
 
@@ -49,29 +49,29 @@ def batch_statistics(batches: Iterable[PyTree], axis: int | tuple[int, ...] = -1
 
 
 def mean_of(statistics: Iterable[PyTree]) -> PyTree:
-    """The mean of trees that come one by one.
+    """Average trees that arrive one by one.
 
     Raises:
-        ValueError: none came.
+        ValueError: none arrived.
     """
     average = None
     for count, new in enumerate(statistics):
         average = new if average is None else cumulative(average, new, count)
     if average is None:
-        raise ValueError("there are no batches to take statistics of")
+        raise ValueError("there are no batches to compute statistics of")
     return average
 
 
 def cumulative(average: PyTree, new: PyTree, count: Numeric) -> PyTree:
-    """The mean of ``count`` trees, whose mean is ``average``, and of one more."""
+    """Add one more tree to ``average``, the mean of ``count`` trees."""
     return jax.tree.map(lambda a, x: a + (x - a) / jnp.asarray(count + 1, a.dtype), average, new)
 
 
 def bessel(size: Numeric, shape: tuple[int, ...]) -> PyTree:
-    """What makes a variance over ``size`` elements unbiased: n / (n - 1).
+    """Return the factor that makes a variance over ``size`` elements unbiased, n / (n - 1).
 
     Raises:
-        ValueError: there is one element; ``shape`` is that of the batch.
+        ValueError: there is one element; the message shows the batch's ``shape``.
     """
     if isinstance(size, int) and size < 2:
         raise ValueError(f"Expected more than 1 value per channel when training, got input size {shape}")
@@ -79,12 +79,12 @@ def bessel(size: Numeric, shape: tuple[int, ...]) -> PyTree:
 
 
 def elements(shape: tuple[int, ...], axis: int | tuple[int, ...]) -> int:
-    """How many elements of an array belong to each feature."""
+    """Count the elements of an array per feature."""
     return math.prod(shape[index] for index in _others(len(shape), axis))
 
 
 def _others(ndim: int, axis: int | tuple[int, ...]) -> tuple[int, ...]:
-    """All axes but those of the features."""
+    """Return all axes except the feature axes."""
     axes = (axis,) if isinstance(axis, int) else tuple(axis)
     if any(not -ndim <= a < ndim for a in axes):
         raise ValueError(f"axis {axis} is out of bounds for a batch with {ndim} dimensions")

@@ -1,4 +1,4 @@
-"""The exponential moving average of the parameters."""
+"""Exponential moving average of the parameters."""
 
 from types import ModuleType
 
@@ -19,7 +19,7 @@ class Ema(Average):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.debias and (self.decay == 1.0 if isinstance(self.decay, float) else self.decay == Beta(1.0, 0.0)):
-            raise ValueError("with a decay of 1 no parameters come in, and there is no bias to take out")
+            raise ValueError("with a decay of 1 no parameters come in, and there is no bias to remove")
 
     @property
     def from_zero(self) -> bool:
@@ -32,7 +32,7 @@ class Ema(Average):
 
 
 class ema_warmup(Schedule):
-    """A decay that is small at first: ``min(decay, (1 + t) / (10 + t))``.
+    """A decay that starts small: ``min(decay, (1 + t) / (10 + t))``.
 
     Args:
         decay: the largest value.
@@ -49,7 +49,7 @@ class ema_warmup(Schedule):
         return xp.minimum(resolve("decay", self.decay, step, beta=True).value, (1 + t) / (10 + t))
 
     def pair(self, step: Numeric) -> Beta:
-        """The value and one minus it, which keeps its digits."""
+        """Return the value and one minus it, without loss of digits."""
         t, largest = jnp.asarray(step, jnp.result_type(float)), resolve("decay", self.decay, step, beta=True)
         return Beta(jnp.minimum(largest.value, (1 + t) / (10 + t)), jnp.maximum(largest.complement, 9 / (10 + t)))
 
@@ -61,28 +61,28 @@ def ema(
     every: int = 1,
     dtype: DTypeLike | None = None,
 ) -> GradientTransformation:
-    r"""An exponential moving average of the parameters; place it last in a chain.
+    r"""Exponential moving average of the parameters; place it last in a chain.
 
-    The updates pass through. With p the parameters that result from them, each time they come in::
+    Updates pass through unchanged. Each time the resulting parameters p enter the average a::
 
         a <- p                                the first time
         a <- decay * a + (1 - decay) * p      afterwards
 
     Args:
-        decay: from 0 to 1: a number, a scalar array, or a function of how often parameters came in so far, such as
+        decay: from 0 to 1: a number, a scalar array, or a function of how often parameters entered so far, such as
             :class:`functorch_optim.ema_warmup`.
-        debias: whether to begin with zeros instead of the first parameters, whose share, the product of all decays, is
-            taken out when the average is read.
-        start_step: how many updates to let pass before; until then the average follows the parameters.
-        every: parameters come in at every so many updates.
-        dtype: that of the average; by default the parameters', at least float32.
+        debias: whether to start at zeros instead of the first parameters; reading the average then removes the zeros'
+            share, the product of all decays.
+        start_step: number of updates to skip first; until then the average follows the parameters.
+        every: average only once per this many updates.
+        dtype: the average's dtype; by default the parameters', at least float32.
 
     Returns:
         A transformation with the state :class:`functorch_optim.AverageState`; its ``update`` needs ``params``. Read it
-        by :func:`functorch_optim.averaged_params`, swap it in by :func:`functorch_optim.swap_params`.
+        with :func:`functorch_optim.averaged_params`, swap it in with :func:`functorch_optim.swap_params`.
 
     Raises:
-        ValueError: ``decay`` outside its range, with torch's message.
+        ValueError: ``decay`` is out of range, with torch's message.
 
     Source: Polyak and Juditsky, "Acceleration of stochastic approximation by averaging", 1992; torch's
     ``AveragedModel`` with ``get_ema_multi_avg_fn``.

@@ -1,4 +1,4 @@
-"""The equal average of the parameters: stochastic weight averaging."""
+"""Stochastic weight averaging: the mean of the parameters with equal weights."""
 
 from typing import Any
 
@@ -17,20 +17,20 @@ class Swa(Average):
 
 
 def swa(start_step: int = 0, every: int = 1, dtype: DTypeLike | None = None) -> GradientTransformation:
-    r"""The mean of the parameters over the updates; place it last in a chain.
+    r"""Mean of the parameters over the updates; place it last in a chain.
 
-    The updates pass through. With p the parameters that result from them, and n how often they came in before::
+    Updates pass through unchanged. Each time the resulting parameters p enter the average a, after n earlier ones::
 
         a <- a + (p - a) / (n + 1)
 
     Args:
-        start_step: how many updates to let pass before; until then the average follows the parameters.
-        every: parameters come in at every so many updates, once an epoch say.
-        dtype: that of the average; by default the parameters', at least float32.
+        start_step: number of updates to skip first; until then the average follows the parameters.
+        every: average only once per this many updates, for example those of an epoch.
+        dtype: the average's dtype; by default the parameters', at least float32.
 
     Returns:
         A transformation with the state :class:`functorch_optim.AverageState`; its ``update`` needs ``params``. Read it
-        by :func:`functorch_optim.averaged_params`, swap it in by :func:`functorch_optim.swap_params`.
+        with :func:`functorch_optim.averaged_params`, swap it in with :func:`functorch_optim.swap_params`.
 
     Source: Izmailov et al., "Averaging Weights Leads to Wider Optima and Better Generalization", 2018; torch's
     ``AveragedModel``.

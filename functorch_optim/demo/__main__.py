@@ -36,7 +36,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the demo; the exit status."""
+    """Run the demo and return the exit status."""
     try:
         options = parse(arguments)
         start = time.perf_counter()

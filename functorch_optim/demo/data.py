@@ -28,6 +28,6 @@ def load_digits() -> Digits:
 
 
 def batches(epoch: int, digits: Digits) -> np.ndarray:
-    """The indices of an epoch's batches, drawn anew in every epoch."""
+    """Return the indices of an epoch's batches, shuffled anew for every epoch."""
     order = np.random.default_rng((1, epoch)).permutation(len(digits.train_images))
     return order[: len(order) // BATCH * BATCH].reshape(-1, BATCH)

@@ -1,5 +1,5 @@
-"""The one error of the demo."""
+"""The demo's only error."""
 
 
 class DemoError(Exception):
-    """What the user can mend; printed as one line."""
+    """An error that the user can fix; printed as one line."""

@@ -8,7 +8,7 @@ from functorch_optim.typing import PyTree
 
 
 def init_params(seed: int) -> dict[str, dict[str, jax.Array]]:
-    """Two convolutions and two dense layers, drawn as He et al. do."""
+    """Initialize two convolutions and two dense layers as He et al. do."""
     shapes = {"conv1": (3, 3, 1, 16), "conv2": (3, 3, 16, 32), "dense1": (128, 64), "dense2": (64, 10)}
     keys = jax.random.split(jax.random.key(seed), len(shapes))
     return {
@@ -21,7 +21,7 @@ def init_params(seed: int) -> dict[str, dict[str, jax.Array]]:
 
 
 def predict(params: PyTree, images: jax.Array) -> jax.Array:
-    """Logits (n, 10)."""
+    """Compute logits (n, 10)."""
     x = images
     for name in ("conv1", "conv2"):
         x = jax.lax.conv_general_dilated(

@@ -1,10 +1,10 @@
-"""The optimizers that can be chosen, with what suits each of them."""
+"""The available optimizers, with suitable options for each."""
 
 import functorch_optim as fo
 from functorch_optim import optim
 from functorch_optim.typing import PyTree
 
-WARMUP_EPOCHS, DECAY_EPOCHS = 1, 30  # the schedule's horizon; independent of --epochs, so that a run can be prolonged
+WARMUP_EPOCHS, DECAY_EPOCHS = 1, 30  # the schedule's horizon; independent of --epochs, so that a run can be extended
 DEFAULT_LR = {"sgd": 0.1, "adam": 2e-3, "adamw": 2e-3}
 OPTIONS: dict[str, dict[str, PyTree]] = {"sgd": {"momentum": 0.9, "nesterov": True}, "adam": {}, "adamw": {}}
 CLASSES = {"sgd": optim.SGD, "adam": optim.Adam, "adamw": optim.AdamW}

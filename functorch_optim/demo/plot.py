@@ -1,4 +1,4 @@
-"""The picture of a run."""
+"""Plots of a run."""
 
 import pathlib
 
@@ -8,7 +8,7 @@ import functorch_optim as fo
 
 
 def plot(path: pathlib.Path, history: np.ndarray) -> None:
-    """The curves of a history with rows (step, loss, learning rate, test accuracy)."""
+    """Plot the curves of a history with rows (step, loss, learning rate, test accuracy)."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -26,8 +26,11 @@ def make_step(tx: fo.GradientTransformation) -> PyTree:
 
 
 class Result(NamedTuple):
-    """What training gives: the parameters, the test accuracy, and the largest differences from the torch face, after
-    the first epoch and at the end. Rounding grows where a ReLU or a maximum switches: there the loss has a kink."""
+    """The result of training.
+
+    ``differences`` are a parameter's largest differences from the torch face, after the first epoch and at the end.
+    Rounding errors grow when a ReLU or a maximum switches, since the loss has a kink there.
+    """
 
     params: PyTree
     accuracy: float
@@ -35,8 +38,7 @@ class Result(NamedTuple):
 
 
 def train_as_in_torch(optimizer: optim.Optimizer, digits: data.Digits, first: int, epochs: int) -> list[PyTree]:
-    """The same training with the stateful face, line by line what a torch user writes; the parameters after every
-    epoch."""
+    """Train with the torch face, line by line as a torch user would; return the parameters after every epoch."""
     from tqdm import tqdm
 
     history = [optimizer.params]
@@ -56,7 +58,7 @@ def largest_difference(some: PyTree, others: PyTree) -> float:
 
 
 def train(optimizer: str, lr: float, epochs: int, resume: bool, out: pathlib.Path) -> Result:
-    """Train, leaving ``curves.png`` and ``checkpoint.pt`` in ``out``."""
+    """Train, and write ``curves.png`` and ``checkpoint.pt`` to ``out``."""
     from tqdm import tqdm
 
     digits = data.load_digits()

@@ -1,4 +1,4 @@
-"""Schedules: pure functions of the step that give a hyperparameter's value."""
+"""Schedules: pure functions from the step to a hyperparameter's value."""
 
 from functorch_optim.schedules.combinators import chained, sequential
 from functorch_optim.schedules.constant import constant

@@ -1,4 +1,4 @@
-"""Schedules of schedules: one after the other, or multiplied; nested in each other without limit."""
+"""Combinators of schedules: in sequence, or multiplied; they nest without limit."""
 
 from types import ModuleType
 from typing import Any
@@ -16,7 +16,7 @@ SubSchedule = StepFunction | float
 
 
 def at(schedule: SubSchedule, step: Any, xp: ModuleType) -> PyTree:
-    """The value of a schedule, of a function of the step, or of a number."""
+    """Evaluate a schedule, a function of the step, or a number at ``step``."""
     if isinstance(schedule, Schedule):
         return schedule.evaluate(step, xp)
     value = schedule(step) if callable(schedule) else number(schedule)
@@ -24,7 +24,7 @@ def at(schedule: SubSchedule, step: Any, xp: ModuleType) -> PyTree:
 
 
 def as_part(name: str, part: PyTree) -> PyTree:
-    """A part of a composition as it is stored: a function of the step, or a number."""
+    """Convert a part of a composition for storage: to a function of the step, or a number."""
     if callable(part) or isinstance(part, Scalar):
         return part
     if isinstance(part, jax.Array):
@@ -41,7 +41,7 @@ def _parts(schedules: object) -> tuple[SubSchedule, ...]:
 
 
 class Composite(Schedule):
-    """Base of the schedules that hold others."""
+    """Base class of schedules that hold other schedules."""
 
     def _holds_arrays(self) -> bool:
         parts: list[PyTree] = []
@@ -51,14 +51,14 @@ class Composite(Schedule):
 
 
 class sequential(Composite):
-    """One schedule after the other: the next begins, at its step 0, where ``step`` reaches the next milestone.
+    """Runs schedules in sequence: at each milestone the next one starts from its own step 0.
 
     Args:
         schedules: schedules, functions of the step, or numbers.
-        milestones: steps in ascending order, one fewer than there are schedules; 0 leaves the first one out.
+        milestones: ascending steps, one fewer than schedules; a milestone of 0 skips the first schedule.
 
     Raises:
-        ValueError: the numbers of schedules and milestones do not fit, or the milestones do not ascend.
+        ValueError: the numbers of schedules and milestones do not match, or the milestones do not ascend.
 
     Source: torch's ``SequentialLR``.
 
@@ -98,16 +98,16 @@ class sequential(Composite):
 
 
 class chained(Composite):
-    """``lr`` times all schedules, which are factors: give them ``lr=1.0``.
+    """Multiplies ``lr`` by every schedule; the schedules are factors, so create them with ``lr=1.0``.
 
     Args:
-        lr: what is multiplied.
+        lr: the value to scale.
         schedules: schedules, functions of the step, or numbers.
 
     Raises:
         ValueError: there are no schedules.
 
-    Source: torch's ``ChainedScheduler`` of schedulers that multiply.
+    Source: torch's ``ChainedScheduler`` of multiplicative schedulers.
 
     Example:
         >>> import functorch_optim as fo

@@ -1,4 +1,4 @@
-"""A value that does not change."""
+"""A constant schedule."""
 
 from types import ModuleType
 

@@ -1,4 +1,4 @@
-"""Cosines: half a period down, with restarts, or after a warm-up."""
+"""Cosine schedules: plain, with warm restarts, or after a warm-up."""
 
 import math
 from types import ModuleType
@@ -24,8 +24,8 @@ from functorch_optim.typing import Numeric
 class cosine_annealing(Schedule):
     """Falls from ``lr`` to ``eta_min`` in ``T_max`` steps along half a cosine, then rises again; period ``2 T_max``.
 
-    ``eta_min + (lr - eta_min) * (1 + cos(pi * step / T_max)) / 2``, which is the closed form of torch's
-    ``CosineAnnealingLR``. The step is reduced before the cosine, so no digits are lost at large steps.
+    ``eta_min + (lr - eta_min) * (1 + cos(pi * step / T_max)) / 2``, the closed form of torch's
+    ``CosineAnnealingLR``. The step is reduced modulo the period before the cosine, so large steps lose no digits.
 
     Args:
         lr: value at step 0.
@@ -33,7 +33,7 @@ class cosine_annealing(Schedule):
         eta_min: value at step ``T_max``.
 
     Raises:
-        ValueError: ``T_max`` is not a number above 0.
+        ValueError, TypeError: ``T_max`` is not a number above 0.
 
     Source: Loshchilov and Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts", 2017, without restarts.
 
@@ -58,28 +58,28 @@ class cosine_annealing(Schedule):
         return between(number(self.lr), number(self.eta_min), done, self.T_max, xp, "cos")
 
     def next(self, lr: Numeric, step: int) -> Numeric:
-        """The value at ``step``, at least 1, from that before it, in doubles."""
+        """Compute the value at ``step`` (at least 1) from the previous value, in doubles."""
         low, base = number(self.eta_min), number(self.lr)
-        if (step - 1 - self.T_max) % (2 * self.T_max) == 0:  # that before was eta_min: there is no ratio to it
+        if (step - 1 - self.T_max) % (2 * self.T_max) == 0:  # the previous value was eta_min: there is no ratio to it
             return lr + (base - low) * (1 - math.cos(math.pi / self.T_max)) / 2
         now, before = (1 + math.cos(math.pi * k / self.T_max) for k in (step, step - 1))
         return now / before * (lr - low) + low
 
 
 class cosine_annealing_warm_restarts(Schedule):
-    """Falls from ``lr`` to ``eta_min`` along half a cosine, again and again, each time ``T_mult`` times as long.
+    """Falls from ``lr`` to ``eta_min`` along half a cosine and restarts; each period is ``T_mult`` times the last.
 
-    ``eta_min + (lr - eta_min) * (1 + cos(pi * T_cur / T_i)) / 2`` with T_cur the steps since the last restart and T_i
-    the length of its period: ``T_0``, ``T_0 * T_mult``, ...
+    ``eta_min + (lr - eta_min) * (1 + cos(pi * T_cur / T_i)) / 2`` where T_cur counts the steps since the
+    last restart, and T_i is the length of the current period: ``T_0``, ``T_0 * T_mult``, ...
 
     Args:
         lr: value at a restart.
         T_0: length of the first period, an integer of at least 1.
-        T_mult: factor from one length to the next, an integer of at least 1.
-        eta_min: what it falls to.
+        T_mult: ratio of each period's length to the last, an integer of at least 1.
+        eta_min: the lowest value.
 
     Raises:
-        ValueError: ``T_0`` or ``T_mult`` are not such integers.
+        ValueError: ``T_0`` or ``T_mult`` is not such an integer.
 
     Source: Loshchilov and Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts", 2017.
 
@@ -118,7 +118,7 @@ class cosine_annealing_warm_restarts(Schedule):
         return between(number(self.lr), number(self.eta_min), done, length, xp, "cos")
 
     def starts(self, last: float) -> tuple[int, ...]:
-        """The first steps of the periods, as far as the step ``last``; their lengths are geometric."""
+        """Return the first step of every period up to step ``last``; the lengths grow geometrically."""
         starts = [0]
         while self.T_0 + starts[-1] * self.T_mult <= last:
             starts.append(self.T_0 + starts[-1] * self.T_mult)
@@ -126,19 +126,19 @@ class cosine_annealing_warm_restarts(Schedule):
 
 
 class warmup_cosine(Schedule):
-    """Rises linearly from 0 to ``peak``, then falls to ``end`` along half a cosine, and stays there.
+    """Rises linearly from 0 to ``peak``, falls to ``end`` along half a cosine, and stays there.
 
     ``peak * step / warmup_steps`` before ``warmup_steps``, then
     ``end + (peak - end) * (1 + cos(pi * (step - warmup_steps) / (total_steps - warmup_steps))) / 2``.
 
     Args:
         peak: value at ``warmup_steps``.
-        warmup_steps: number of steps of the rise, at least 0.
-        total_steps: the step from which the value is ``end``; larger than ``warmup_steps``.
-        end: the last value.
+        warmup_steps: length of the rise in steps, at least 0.
+        total_steps: the step at which the value reaches ``end``; greater than ``warmup_steps``.
+        end: the final value.
 
     Raises:
-        ValueError: the steps are not integers in this order.
+        ValueError, TypeError: the steps are not integers in this order.
 
     Example:
         >>> schedule = warmup_cosine(1.0, warmup_steps=2, total_steps=6)

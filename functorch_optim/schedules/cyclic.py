@@ -1,4 +1,4 @@
-"""Triangles between two values, for a learning rate and, the other way round, for a momentum."""
+"""Triangular schedules between two values, for a learning rate and, inverted, for a momentum."""
 
 from types import ModuleType
 
@@ -10,19 +10,19 @@ MODES = ("triangular", "triangular2", "exp_range")
 
 
 class cyclic(Schedule):
-    """Goes from ``base_lr`` up to ``max_lr`` and down again, in straight lines, over and over.
+    """Cycles linearly from ``base_lr`` up to ``max_lr`` and back.
 
-    ``base_lr + (max_lr - base_lr) * height * scale`` with the height rising from 0 to 1 in ``step_size_up`` steps and
-    falling to 0 in ``step_size_down``, and a scale of 1 (``"triangular"``), ``1 / 2 ** (cycle - 1)``
-    (``"triangular2"``), ``gamma ** step`` (``"exp_range"``), or ``scale_fn`` of the cycle (the first is 1) or the step.
+    ``base_lr + (max_lr - base_lr) * height * scale``. The height rises from 0 to 1 in ``step_size_up`` steps and falls
+    back to 0 in ``step_size_down``. The scale is 1 (``"triangular"``), ``1 / 2 ** (cycle - 1)`` (``"triangular2"``),
+    ``gamma ** step`` (``"exp_range"``), or ``scale_fn`` of the cycle (counted from 1) or of the step.
 
     Args:
         base_lr, max_lr: the two values.
-        step_size_up, step_size_down: numbers of steps above 0; down is as long as up by default.
+        step_size_up, step_size_down: lengths of the rise and the fall in steps, above 0; equal by default.
         mode: see above.
         gamma: for ``"exp_range"``, at least 0.
-        scale_fn: in the place of a mode; inside a compiled function it must be traceable.
-        scale_mode: what ``scale_fn`` is given, ``"cycle"`` or ``"iterations"``.
+        scale_fn: replaces the mode; inside a compiled function it must be traceable.
+        scale_mode: what ``scale_fn`` receives, ``"cycle"`` or ``"iterations"``.
 
     Source: Smith, "Cyclical Learning Rates for Training Neural Networks", 2017; torch's ``CyclicLR``.
 
@@ -57,7 +57,7 @@ class cyclic(Schedule):
         return low * (1 - height) + high * height
 
     def height(self, step: Numeric, xp: ModuleType) -> Numeric:
-        """How far up the scaled triangle is, from 0 to 1."""
+        """Compute the height of the scaled triangle, from 0 to 1."""
         up = self.step_size_up
         down = up if self.step_size_down is None else self.step_size_down
         cycle, place = wrapped(step, up + down, xp)
@@ -74,8 +74,9 @@ class cyclic(Schedule):
 
 
 class cyclic_momentum(Schedule):
-    """Goes from ``max_momentum`` down to ``base_momentum`` and up again while a :class:`cyclic` learning rate goes up
-    and down: ``max_momentum - (max_momentum - base_momentum) * height * scale``.
+    """Cycles from ``max_momentum`` down to ``base_momentum`` and back, opposite to a :class:`cyclic` learning rate.
+
+    ``max_momentum - (max_momentum - base_momentum) * height * scale``
 
     Args:
         base_momentum, max_momentum: the two values.

@@ -1,4 +1,4 @@
-"""Factors that fall with the step: at once, in steps, exponentially, along a polynomial; or change by a function."""
+"""Schedules that scale a value: in steps, linearly, exponentially, along a polynomial, or by a function."""
 
 from types import ModuleType
 
@@ -14,11 +14,11 @@ from functorch_optim.typing import Numeric, PyTree, StepFunction
 class step_decay(Schedule):
     """``lr * gamma ** (step // step_size)``.
 
-    ``next(lr, step)`` multiplies by ``gamma`` where ``step`` is a multiple of ``step_size``.
+    ``next(lr, step)`` multiplies by ``gamma`` if ``step`` is a multiple of ``step_size``.
 
     Args:
         lr: value at step 0.
-        step_size: number of steps between two changes, at least 1.
+        step_size: number of steps between changes, at least 1.
         gamma: the factor, at least 0.
 
     Source: torch's ``StepLR``.
@@ -40,12 +40,12 @@ class step_decay(Schedule):
         return number(self.lr) * power(number(self.gamma), step // self.step_size, xp)
 
     def next(self, lr: Numeric, step: int) -> Numeric:
-        """The value at ``step``, at least 1, from that before it."""
+        """Compute the value at ``step`` (at least 1) from the previous value."""
         return lr * number(self.gamma) if step % self.step_size == 0 else lr
 
 
 class multi_step_decay(Schedule):
-    """``lr * gamma ** n`` with n the number of milestones that ``step`` has reached; one listed twice counts twice.
+    """``lr * gamma ** n``, where n counts the milestones up to ``step``; a milestone listed twice counts twice.
 
     Args:
         lr: value before the first milestone.
@@ -72,12 +72,12 @@ class multi_step_decay(Schedule):
         return number(self.lr) * power(number(self.gamma), reached(self.milestones, step, xp), xp)
 
     def next(self, lr: Numeric, step: int) -> Numeric:
-        """The value at ``step``, at least 1, from that before it."""
+        """Compute the value at ``step`` (at least 1) from the previous value."""
         return lr * number(self.gamma) ** self.milestones.count(step)
 
 
 def reached(milestones: tuple[int, ...], step: Numeric, xp: ModuleType) -> Numeric:
-    """How many of the sorted milestones are at ``step`` or before."""
+    """Count the sorted milestones at or before ``step``."""
     if not milestones:
         return xp.zeros_like(step)
     whole = xp.asarray(step)
@@ -90,11 +90,11 @@ class constant_factor(Schedule):
     """``lr * factor`` before step ``total_iters``, then ``lr``.
 
     Args:
-        lr: value in the end.
-        factor: share of it before, from 0 to 1.
-        total_iters: number of steps with the factor, at least 0.
+        lr: the final value.
+        factor: fraction of it to use before that, from 0 to 1.
+        total_iters: number of steps to apply the factor, at least 0.
 
-    Source: torch's ``ConstantLR``, which with ``total_iters=0`` keeps the factor for ever.
+    Source: torch's ``ConstantLR``, which with ``total_iters=0`` keeps the factor forever.
 
     Example:
         >>> [constant_factor(1.0, factor=0.5, total_iters=2)(step) for step in range(4)]
@@ -113,7 +113,7 @@ class constant_factor(Schedule):
         return number(self.lr) * xp.where(step < self.total_iters, number(self.factor), 1.0)
 
     def next(self, lr: Numeric, step: int) -> Numeric:
-        """The value at ``step``, at least 1, from that before it."""
+        """Compute the value at ``step`` (at least 1) from the previous value."""
         if step != self.total_iters:
             return lr
         factor = number(self.factor)
@@ -121,16 +121,16 @@ class constant_factor(Schedule):
 
 
 class linear(Schedule):
-    """``lr`` times a factor that goes from ``start_factor`` to ``end_factor`` in ``total_iters`` steps, and stays.
+    """``lr`` times a factor that moves linearly from ``start_factor`` to ``end_factor`` in ``total_iters`` steps.
 
     ``lr * (start_factor + (end_factor - start_factor) * min(step, total_iters) / total_iters)``
 
     Args:
-        lr: what is multiplied.
+        lr: the value to scale.
         start_factor, end_factor: the factors.
         total_iters: number of steps, at least 0.
 
-    Source: torch's ``LinearLR``, which with ``total_iters=0`` keeps ``start_factor`` for ever.
+    Source: torch's ``LinearLR``, which with ``total_iters=0`` keeps ``start_factor`` forever.
 
     Example:
         >>> [linear(1.0, start_factor=0.5, total_iters=2)(step) for step in range(4)]
@@ -151,7 +151,7 @@ class linear(Schedule):
         return between(lr * start, lr * end, step, self.total_iters, xp)
 
     def next(self, lr: Numeric, step: int) -> Numeric:
-        """The value at ``step``, at least 1, from that before it."""
+        """Compute the value at ``step`` (at least 1) from the previous value."""
         start, end = number(self.start_factor), number(self.end_factor)
         if step > self.total_iters:
             return lr
@@ -164,7 +164,7 @@ class exponential_decay(Schedule):
 
     Args:
         lr: value at step 0.
-        gamma: the factor from step to step, at least 0.
+        gamma: the factor per step, at least 0.
 
     Source: torch's ``ExponentialLR``.
 
@@ -180,13 +180,13 @@ class exponential_decay(Schedule):
         return number(self.lr) * power(number(self.gamma), step, xp)
 
     def next(self, lr: Numeric, step: int) -> Numeric:
-        """The value at ``step``, at least 1, from that before it."""
+        """Compute the value at ``step`` (at least 1) from the previous value."""
         del step
         return lr * number(self.gamma)
 
 
 class polynomial_decay(Schedule):
-    """``lr * (1 - min(step, total_iters) / total_iters) ** power``: to 0 in ``total_iters`` steps.
+    """``lr * (1 - min(step, total_iters) / total_iters) ** power``, which falls to 0 in ``total_iters`` steps.
 
     Args:
         lr: value at step 0.
@@ -212,7 +212,7 @@ class polynomial_decay(Schedule):
         return number(self.lr) * between(1.0, 0.0, step, self.total_iters, xp) ** number(self.power)
 
     def next(self, lr: Numeric, step: int) -> Numeric:
-        """The value at ``step``, at least 1, from that before it."""
+        """Compute the value at ``step`` (at least 1) from the previous value."""
         if step > self.total_iters:
             return lr
         ratio = (1.0 - step / self.total_iters) / (1.0 - (step - 1) / self.total_iters)
@@ -220,14 +220,14 @@ class polynomial_decay(Schedule):
 
 
 class multiplicative(Schedule):
-    """``lr * f(1) * f(2) * ... * f(step)``: a loop over the steps, so its cost grows with them.
+    """``lr * f(1) * f(2) * ... * f(step)``, computed in a loop, so the cost grows with the step.
 
     Args:
         lr: value at step 0.
         lr_lambda: the function f of the step; inside a compiled function it must be traceable.
 
     Raises:
-        TypeError: ``lr_lambda`` is no function.
+        TypeError: ``lr_lambda`` is not a function.
 
     Source: torch's ``MultiplicativeLR``.
 
@@ -259,5 +259,5 @@ class multiplicative(Schedule):
         return value * jax.vmap(product)(steps.reshape(-1)).reshape(steps.shape)
 
     def next(self, lr: Numeric, step: int) -> Numeric:
-        """The value at ``step``, at least 1, from that before it."""
+        """Compute the value at ``step`` (at least 1) from the previous value."""
         return lr * self.lr_lambda(step)

@@ -1,4 +1,4 @@
-"""The 1cycle policy: one rise and one long fall of the learning rate, and the reverse of the momentum."""
+"""The 1cycle policy: the learning rate rises once, then falls for long; the momentum does the reverse."""
 
 from types import ModuleType
 
@@ -17,7 +17,7 @@ def _check(total_steps: Numeric, pct_start: Numeric, anneal_strategy: object) ->
 
 
 def phase_ends(total_steps: int, pct_start: float, three_phase: bool) -> tuple[float, ...]:
-    """The steps at which the phases end, as torch counts them."""
+    """Return the steps at which the phases end, as torch counts them."""
     rise = float(pct_start * total_steps) - 1
     if three_phase:
         return rise, float(2 * pct_start * total_steps) - 2, float(total_steps - 1)
@@ -27,7 +27,7 @@ def phase_ends(total_steps: int, pct_start: float, three_phase: bool) -> tuple[f
 def through_phases(
     values: tuple[object, ...], ends: tuple[float, ...], step: Numeric, strategy: str, xp: ModuleType
 ) -> PyTree:
-    """``values[k]`` to ``values[k + 1]`` in phase k; the last value afterwards."""
+    """Anneal from ``values[k]`` to ``values[k + 1]`` in phase k, and stay at the last value."""
     step = as_float(step, xp)
     result, start = values[-1], 0.0
     pieces = []
@@ -42,22 +42,22 @@ def through_phases(
 class one_cycle(Schedule):
     """Rises from ``max_lr / div_factor`` to ``max_lr``, then falls to ``max_lr / div_factor / final_div_factor``.
 
-    The rise ends at step ``pct_start * total_steps - 1``, the fall at ``total_steps - 1``, where the value stays; both
-    go along half a cosine or a straight line. With ``three_phase`` it falls to where it began in as many steps as it
-    rose, and to the last value in what is left.
+    The rise ends at step ``pct_start * total_steps - 1``, the fall at ``total_steps - 1``; then the value stays. Both
+    follow half a cosine or a straight line. With ``three_phase`` the value first falls back to its start in as many
+    steps as it rose, then to its final value in the remaining steps.
 
     Args:
         max_lr: the highest value.
         total_steps: number of steps.
-        pct_start: the share of the steps in which it rises, a float from 0 to 1.
+        pct_start: the fraction of steps spent rising, a float from 0 to 1.
         anneal_strategy: ``"cos"`` or ``"linear"``.
-        div_factor, final_div_factor: see above; above 0.
+        div_factor, final_div_factor: see above; positive.
         three_phase: see above.
 
     Raises:
-        ValueError: an option outside its range, with torch's message.
+        ValueError: an option is out of range, with torch's message if torch rejects it too.
 
-    Source: Smith and Topin, "Super-Convergence", 2018; torch's ``OneCycleLR``, which goes on past the last step.
+    Source: Smith and Topin, "Super-Convergence", 2018; torch's ``OneCycleLR``, which continues past the last step.
 
     Example:
         >>> schedule = one_cycle(1.0, total_steps=10, anneal_strategy="linear", div_factor=10.0, final_div_factor=10.0)
@@ -91,7 +91,7 @@ class one_cycle(Schedule):
 
 
 class one_cycle_momentum(Schedule):
-    """Falls from ``max_momentum`` to ``base_momentum`` while a :class:`one_cycle` learning rate rises, and back.
+    """Falls from ``max_momentum`` to ``base_momentum`` while a :class:`one_cycle` learning rate rises, then returns.
 
     Args:
         total_steps: number of steps.
@@ -99,7 +99,7 @@ class one_cycle_momentum(Schedule):
         pct_start, anneal_strategy, three_phase: as for :class:`one_cycle`.
 
     Raises:
-        ValueError: an option outside its range, with torch's message.
+        ValueError: an option is out of range, with torch's message.
 
     Source: torch's ``OneCycleLR``.
 
@@ -128,7 +128,7 @@ class one_cycle_momentum(Schedule):
 
 
 class swa_annealing(Schedule):
-    """Goes from ``lr`` to ``swa_lr`` in ``anneal_epochs`` steps, along half a cosine or a straight line, and stays.
+    """Moves from ``lr`` to ``swa_lr`` in ``anneal_epochs`` steps along half a cosine or a straight line, then stays.
 
     Args:
         lr: value at step 0.
@@ -137,7 +137,7 @@ class swa_annealing(Schedule):
         anneal_strategy: ``"cos"`` or ``"linear"``.
 
     Raises:
-        ValueError: an option outside its range, with torch's message.
+        ValueError: an option is out of range, with torch's message.
 
     Source: torch's ``SWALR``.
 

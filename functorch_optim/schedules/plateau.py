@@ -1,4 +1,4 @@
-"""A learning rate that falls when a metric stops getting better."""
+"""A value, such as a learning rate, that falls when a metric stops improving."""
 
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from functorch_optim.typing import Numeric, PyTree
 
 @exportable
 class PlateauState(NamedTuple):
-    """``lr`` is the value to use; the counts and ``best`` are torch's."""
+    """``lr`` is the value to use; ``best`` and the counters are torch's."""
 
     lr: PyTree
     best: PyTree
@@ -22,27 +22,27 @@ class PlateauState(NamedTuple):
 
 
 class reduce_on_plateau(Frozen):
-    """Multiplies a value by ``factor`` when a metric has not got better for more than ``patience`` updates.
+    """Multiplies a value by ``factor`` when a metric has not improved for more than ``patience`` updates.
 
-    ``init()`` gives a state, ``update(metric, state)`` the value to use from then on, and the next state; both are pure
-    and work inside a compiled function. A metric is better than the best one before, b, when it is below
-    ``b - threshold * |b|`` (``threshold_mode="rel"``) or ``b - threshold`` (``"abs"``), with ``mode="max"`` above the
-    mirrored bounds; NaN never is. For ``cooldown`` updates after a reduction nothing counts as bad.
+    ``init()`` returns a state; ``update(metric, state)`` returns the value to use from then on and the next state. Both
+    are pure and work inside a compiled function. A metric improves on the best one so far, b, if it is below
+    ``b - threshold * |b|`` (``threshold_mode="rel"``) or ``b - threshold`` (``"abs"``); with ``mode="max"``, if it is
+    above the mirrored bound. NaN never improves. For ``cooldown`` updates after a reduction, none counts as bad.
 
     Args:
         lr: the first value.
         mode: ``"min"`` or ``"max"``.
         factor: above 0 and below 1.
-        patience: how many updates that are not better are borne.
+        patience: number of updates without improvement to tolerate.
         threshold, threshold_mode: see above.
         cooldown: see above.
-        min_lr: the value never falls below.
-        eps: smaller reductions are not made.
+        min_lr: the lowest value.
+        eps: skip reductions no larger than this.
 
     Raises:
-        ValueError, TypeError: an option outside its range, with torch's message where torch refuses it.
+        ValueError, TypeError: an option is out of range, with torch's message if torch rejects it too.
 
-    Source: torch's ``ReduceLROnPlateau``, which takes a negative metric that stands still for one that gets better.
+    Source: torch's ``ReduceLROnPlateau``, which mistakes a constant negative metric for an improving one.
 
     Example:
         >>> schedule = reduce_on_plateau(1.0, factor=0.5, patience=1)
@@ -68,13 +68,13 @@ class reduce_on_plateau(Frozen):
         check_number("min_lr", self.min_lr)
 
     def init(self) -> PlateauState:
-        """The state before the first metric."""
+        """Return the state before the first metric."""
         dtype = jnp.result_type(float)
         worst = jnp.asarray(jnp.inf if self.mode == "min" else -jnp.inf, dtype)
         return PlateauState(jnp.asarray(self.lr, dtype), worst, jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
 
     def update(self, metric: Numeric, state: PlateauState) -> tuple[PyTree, PlateauState]:
-        """The value to use from now on, and the next state."""
+        """Return the value to use from now on, and the next state."""
         metric = jnp.asarray(metric).astype(state.best.dtype)
         better = is_better(metric, state.best, self.mode, self.threshold, self.threshold_mode, jnp)
         cooling = state.cooldown_counter > 0
@@ -92,7 +92,7 @@ class reduce_on_plateau(Frozen):
 
 
 def check_plateau(options: Any) -> None:
-    """Raise unless the attributes named as the options of :class:`reduce_on_plateau` are in their ranges."""
+    """Raise unless an object's attributes named like :class:`reduce_on_plateau`'s options are in range."""
     check_number("factor", options.factor)
     if not options.factor < 1.0:
         raise ValueError("Factor should be < 1.0.")
@@ -111,7 +111,7 @@ def check_plateau(options: Any) -> None:
 def is_better(
     metric: Numeric, best: Numeric, mode: str, threshold: float, threshold_mode: str, xp: ModuleType
 ) -> PyTree:
-    """Whether a metric is better than the best before, by more than the threshold.
+    """Whether a metric improves on the best one so far by more than the threshold.
 
     Example:
         >>> import math, numpy as np

@@ -1,4 +1,4 @@
-"""A picture of schedules."""
+"""Plots of schedules."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,12 +7,12 @@ from functorch_optim.typing import StepFunction
 
 
 def plot(schedule: StepFunction | Mapping[str, StepFunction], steps: int, ax: Any = None) -> Any:
-    """Draw one schedule, or several by name, over the steps 0 to ``steps - 1``.
+    """Plot one schedule, or several by name, over steps 0 to ``steps - 1``.
 
     Args:
         schedule: a schedule or function of the step, or a mapping from names to these.
-        steps: how many steps.
-        ax: the axes of matplotlib to draw into; new ones by default.
+        steps: number of steps.
+        ax: the matplotlib axes to draw into; new ones by default.
 
     Returns:
         The axes.

@@ -1,7 +1,7 @@
-"""What every schedule is: a frozen, value-equal function of the step.
+"""The base of all schedules: frozen functions of the step that compare by value.
 
-A schedule's class is named like the function it is used as. Given a Python number it calculates in doubles and returns
-a float; given an array, in JAX's default float dtype.
+A schedule's class is named like the function it acts as. Given a Python number, it computes in doubles and returns a
+float; given an array, it computes in JAX's default float dtype.
 """
 
 import math
@@ -19,20 +19,20 @@ from functorch_optim.typing import Numeric, PyTree
 
 
 class Schedule(Options):
-    """Base of the schedules: a subclass declares its options and ``evaluate(step, xp)``."""
+    """Base class of schedules: a subclass declares its options and defines ``evaluate(step, xp)``."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name, value in list(vars(self).items()):
-            if isinstance(value, np.integer):  # whose dtype must not meet the step's
+            if isinstance(value, np.integer):  # whose dtype must not mix with the step's
                 object.__setattr__(self, name, int(value))
 
     def evaluate(self, step: Numeric, xp: ModuleType) -> Numeric:
-        """The value at ``step``, with numpy's or jax.numpy's functions in ``xp``."""
+        """Compute the value at ``step``; ``xp`` is numpy or jax.numpy."""
         raise NotImplementedError(f"{type(self).__name__} does not define evaluate")  # abstract: every subclass does
 
     def __call__(self, step: Numeric) -> PyTree:
-        """The value at ``step``: the number of updates so far, an int, a fraction or an array of these."""
+        """Return the value at ``step``, the number of updates so far: an int, a fraction or an array of these."""
         traced = isinstance(step, jax.Array) or self._holds_arrays()
         if not traced and np.ndim(step) == 0:
             return float(self.evaluate(int(step) if isinstance(step, np.integer) else step, np))
@@ -42,30 +42,30 @@ class Schedule(Options):
         return jnp.broadcast_to(jnp.asarray(self.evaluate(steps, jnp), dtype), jnp.shape(step))
 
     def _holds_arrays(self) -> bool:
-        """Whether an option is an array, so that the value is one even for a Python step."""
+        """Whether an option is an array, so that the value is an array even for a Python step."""
         return any(isinstance(option, Scalar) for option in vars(self).values())
 
 
 def number(option: Any) -> PyTree:
-    """An option of a schedule for arithmetic: a Python float or a scalar of JAX's default float dtype."""
+    """Convert an option for arithmetic: to a Python float, or a scalar of JAX's default float dtype."""
     return option.array.astype(jnp.result_type(float)) if isinstance(option, Scalar) else option
 
 
 def fraction(numerator: Numeric, denominator: Numeric, xp: ModuleType) -> Numeric:
-    """``numerator / denominator`` in the default float dtype, of integers or floats."""
+    """Divide integers or floats in the default float dtype."""
     return numerator / denominator if xp is np else as_float(numerator, xp) / denominator
 
 
 def as_float(value: Numeric, xp: ModuleType) -> PyTree:
-    """A step in the default float dtype."""
+    """Convert a step to the default float dtype."""
     return value if xp is np else jnp.asarray(value).astype(jnp.result_type(float))
 
 
 def power(base: Numeric, exponent: Numeric, xp: ModuleType) -> Numeric:
-    """``base ** exponent``, of a number and steps: traced it keeps the digits of a Python ``base`` at large steps.
+    """``base ** exponent`` of a number and steps; if traced, a Python ``base`` keeps its digits at large steps.
 
-    There it is ``exp(exponent * log(base))`` with the logarithm in two parts, of which the first has so few digits that
-    its product is exact.
+    It is then ``exp(exponent * log(base))`` with the logarithm split in two: the first part has so few digits that its
+    product with the exponent is exact.
     """
     if xp is np or not isinstance(base, float) or base <= 0:
         return base ** as_float(exponent, xp)
@@ -77,10 +77,10 @@ def power(base: Numeric, exponent: Numeric, xp: ModuleType) -> Numeric:
 
 
 def between(start: Any, end: Any, done: Numeric, length: Numeric, xp: ModuleType, strategy: str = "linear") -> Numeric:
-    """From ``start`` to ``end`` while ``done`` goes from 0 to ``length``, along a straight line or half a cosine.
+    """Interpolate from ``start`` to ``end`` as ``done`` goes from 0 to ``length``, linearly or along half a cosine.
 
-    Exactly the one before, and the other after; in between never beyond them, which one product and one sum in float32
-    do not give: a compiler may multiply by the reciprocal of the length, and join the product to the sum.
+    The result is exactly ``start`` before and ``end`` after, and never beyond them in between. One product and one sum
+    in float32 cannot ensure this: a compiler may multiply by the reciprocal of the length, and fuse product and sum.
     """
     if isinstance(length, int | float) and length <= 0:
         return xp.where(done < 0, start, end)
@@ -92,8 +92,8 @@ def between(start: Any, end: Any, done: Numeric, length: Numeric, xp: ModuleType
 
 
 def wrapped(step: Any, period: float, xp: ModuleType) -> tuple[Numeric, Numeric]:
-    """How many whole periods ``step`` has behind it, as a float, and the steps since: with integers where it can be."""
-    whole, parts = float(period).as_integer_ratio()  # so many steps are so many periods
+    """Split ``step`` into whole periods, as a float, and the steps since; in integer arithmetic if possible."""
+    whole, parts = float(period).as_integer_ratio()  # ``whole`` steps are ``parts`` periods
     if xp is np:
         cycles, place = divmod(step, period)
         return float(cycles), place
@@ -110,7 +110,7 @@ def wrapped(step: Any, period: float, xp: ModuleType) -> tuple[Numeric, Numeric]
 
 
 def check_milestones(milestones: object) -> None:
-    """Raise unless it is a sequence (TypeError) of integers of at least 0."""
+    """Raise unless ``milestones`` is a sequence (TypeError) of integers of at least 0."""
     if isinstance(milestones, str) or not isinstance(milestones, Iterable):
         raise TypeError(f"milestones must be a list of epochs, but it is {milestones!r}")
     for milestone in milestones:

@@ -1,4 +1,4 @@
-"""Warm-ups, and schedules that begin with one."""
+"""Warm-ups, and schedules that start with one."""
 
 from types import ModuleType
 
@@ -9,15 +9,14 @@ from functorch_optim.typing import Numeric
 
 
 class warmup(Composite):
-    """A factor that rises from ``start_factor`` to 1 in ``steps`` steps, on another schedule's first value; then that
-    schedule, from its step 0 on.
+    """Warms up to another schedule's first value, then runs that schedule from its step 0.
 
     ``schedule(0) * (start_factor + (1 - start_factor) * step / steps)`` before ``steps``, then
     ``schedule(step - steps)``.
 
     Args:
-        schedule: what follows; a schedule, a function of the step, or a number.
-        steps: number of steps of the rise, at least 0.
+        schedule: what follows: a schedule, a function of the step, or a number.
+        steps: length of the rise in steps, at least 0.
         start_factor: the factor at step 0.
 
     Example:
@@ -42,15 +41,15 @@ class warmup(Composite):
 
 
 class warmup_stable_decay(Schedule):
-    """Rises linearly from 0 to ``peak``, stays, falls linearly to ``end``, and stays there.
+    """Rises linearly from 0 to ``peak``, holds it, falls linearly to ``end``, and stays there.
 
     ``peak * step / warmup_steps``; ``peak`` for ``stable_steps``; then
     ``peak + (end - peak) * (step - warmup_steps - stable_steps) / decay_steps``.
 
     Args:
         peak: the highest value.
-        warmup_steps, stable_steps, decay_steps: the lengths of the parts, at least 0.
-        end: the last value.
+        warmup_steps, stable_steps, decay_steps: the lengths of the phases in steps, at least 0.
+        end: the final value.
 
     Source: Hu et al., "MiniCPM: Unveiling the Potential of Small Language Models with Scalable Training Strategies",
     2024, with a linear decay.
@@ -80,14 +79,14 @@ class warmup_stable_decay(Schedule):
 
 
 class inverse_sqrt(Schedule):
-    """Rises linearly from 0 to ``peak`` in ``warmup_steps`` steps, then falls as one over the root of the step.
+    """Rises linearly from 0 to ``peak`` in ``warmup_steps`` steps, then falls with the inverse square root of the step.
 
     ``peak * step / warmup_steps``, then ``peak * sqrt(warmup_steps / step)``; without a warm-up ``peak / sqrt(step)``,
     and ``peak`` at step 0.
 
     Args:
         peak: value at ``warmup_steps``.
-        warmup_steps: number of steps of the rise, at least 0.
+        warmup_steps: length of the rise in steps, at least 0.
 
     Source: Vaswani et al., "Attention Is All You Need", 2017.
 

@@ -1,4 +1,4 @@
-"""Schedulers with the face of ``torch.optim.lr_scheduler``: they write ``group["lr"]``, which compiles nothing."""
+"""Schedulers with the interface of ``torch.optim.lr_scheduler``: they write ``group["lr"]`` and compile nothing."""
 
 from functorch_optim.optim.lr_scheduler.base import LRScheduler
 from functorch_optim.optim.lr_scheduler.composed import ChainedScheduler, SequentialLR

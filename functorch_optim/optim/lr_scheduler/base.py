@@ -1,4 +1,4 @@
-"""What every scheduler does: count epochs, ask for the learning rates, write them into the groups."""
+"""The base of all schedulers: counts epochs, asks for the learning rates, and writes them into the groups."""
 
 import warnings
 from collections.abc import Callable, Collection, Generator, Mapping
@@ -34,21 +34,21 @@ EPOCH_WARNING = (
 )
 
 
-# What every scheduler counts and remembers, and what not every version of torch saves.
+# The progress of every scheduler, and what only some versions of torch save.
 _PROGRESS = frozenset({"base_lrs", "last_epoch", "_step_count", "_last_lr"})
 _OF_VERSIONS = frozenset({"_is_initial", "_get_lr_called_within_step", "verbose"})
 
 
 class LRScheduler:
-    """Base of the schedulers; a subclass defines :meth:`get_lr`, and may define ``_get_closed_form_lr``.
+    """Base class of schedulers: a subclass defines :meth:`get_lr` and may define ``_get_closed_form_lr``.
 
     Args:
-        optimizer: the optimizer whose groups' learning rates are written, at construction already.
-        last_epoch: -1 to begin; else the epoch to continue after, for which every group must have ``initial_lr``.
+        optimizer: the optimizer; the constructor already writes its groups' learning rates.
+        last_epoch: -1 to start; otherwise the epoch to continue after, which needs ``initial_lr`` in every group.
 
     Raises:
-        TypeError: ``optimizer`` is none; ValueError: a group's learning rate is a schedule itself; KeyError: a group
-            has no ``initial_lr``.
+        TypeError: ``optimizer`` is not an optimizer; ValueError: a group's learning rate is itself a schedule;
+            KeyError: a group has no ``initial_lr``.
 
     Example:
         >>> import jax.numpy as jnp
@@ -65,10 +65,10 @@ class LRScheduler:
     """
 
     _is_initial: bool = False
-    _goes_on: ClassVar[bool] = False  # whether it begins from the rates that it finds, not from the initial ones
-    _written: ClassVar[tuple[str, ...]] = ("lr",)  # the entries of a group that the scheduler writes
-    _progress: ClassVar[frozenset[str]] = _PROGRESS  # what cannot be kept when a state is loaded
-    _of_versions: ClassVar[frozenset[str]] = _OF_VERSIONS  # what a state may have, or lack
+    _goes_on: ClassVar[bool] = False  # whether it starts from the current rates instead of the initial ones
+    _written: ClassVar[tuple[str, ...]] = ("lr",)  # the group entries that the scheduler writes
+    _progress: ClassVar[frozenset[str]] = _PROGRESS  # attributes that ``keep`` cannot name
+    _of_versions: ClassVar[frozenset[str]] = _OF_VERSIONS  # attributes that a state may have or lack
 
     def __init__(self, optimizer: Optimizer, last_epoch: int = -1) -> None:
         check_optimizer(optimizer, last_epoch)
@@ -76,34 +76,34 @@ class LRScheduler:
             for group in optimizer.param_groups:
                 group.setdefault("initial_lr", value_at(group["lr"], 0))
             self.optimizer = optimizer
-            if "base_lrs" not in vars(self):  # CyclicLR brings its own
+            if "base_lrs" not in vars(self):  # CyclicLR sets its own
                 self.base_lrs: list[float] = [group["initial_lr"] for group in optimizer.param_groups]
             self.last_epoch = last_epoch
             self._step_count = 0
             self._is_initial = True
-            self._get_lr_called_within_step = False  # kept so that a state_dict has torch's keys
+            self._get_lr_called_within_step = False  # so that a state_dict has torch's keys
             self._last_lr: list[float] = []
             optimizer._hooks.scheduled = vars(optimizer).get("step")
             self.step()
             self._is_initial = False
 
     def get_lr(self) -> list[float]:
-        """The learning rates of the groups for the epoch ``last_epoch``, from what the groups hold now."""
+        """Compute the groups' learning rates for epoch ``last_epoch`` from what the groups hold now."""
         raise NotImplementedError(f"{type(self).__name__} does not define get_lr")
 
     def get_momentum(self) -> list[float] | None:
-        """The momenta (with betas: the first of them) for the epoch ``last_epoch``, where the scheduler cycles them."""
+        """Compute the momenta (or first betas) for epoch ``last_epoch``; None if the scheduler does not cycle them."""
         return None
 
     def get_last_lr(self) -> list[float]:
-        """The learning rates that the last :meth:`step` wrote."""
+        """Return the learning rates that the last :meth:`step` wrote."""
         return list(self._last_lr)
 
     def step(self, epoch: int | None = None) -> None:
-        """Go to the next epoch, or to ``epoch``, and write the learning rates; call it after ``optimizer.step``.
+        """Advance to the next epoch, or to ``epoch``, and write the learning rates; call it after ``optimizer.step``.
 
         Raises:
-            ValueError, TypeError: ``epoch`` is negative or no number; a rate is no number. Nothing has changed then.
+            ValueError, TypeError: ``epoch`` is negative, or it or a rate is not a number. Nothing changes then.
         """
         check_epoch(epoch)
         if self._step_count == 1 and vars(self.optimizer).get("step") is not self.optimizer._hooks.scheduled:
@@ -118,19 +118,19 @@ class LRScheduler:
             self._write(self.get_lr if epoch is None else getattr(self, "_get_closed_form_lr", self.get_lr))
 
     def _members(self) -> list[PyTree]:
-        """The objects that a step or a loading changes: the scheduler and what it holds."""
+        """Return the objects that stepping or loading changes: the scheduler and what it holds."""
         return [self]
 
     @contextmanager
     def _stepping(self) -> Generator[None]:
-        """Around a step: an error inside undoes it, and what was loaded before it is not due any more."""
+        """Wrap a step: undo it on an error; after it, forget the groups that the optimizer loaded."""
         with all_or_nothing(self.optimizer, *self._members()):
             yield
         if not self._is_initial:
             self.optimizer._loaded_groups = None
 
     def _write(self, values_of: Callable[[], list[float]]) -> None:
-        """Write the learning rates, and the momenta where they are cycled, into the groups."""
+        """Write the learning rates, and the momenta if they are cycled, into the groups."""
         groups = self.optimizer.param_groups
         added = [group.setdefault("initial_lr", value_at(group["lr"], 0)) for group in groups[len(self.base_lrs) :]]
         self.base_lrs = [*self.base_lrs, *added]
@@ -152,10 +152,10 @@ class LRScheduler:
             raise ValueError(f"{name} gives {len(values)} learning rates, but the optimizer has {count} groups")
         for index, value in enumerate(values):
             if isinstance(value, str) or not hasattr(value, "__float__"):
-                raise TypeError(f"{name} gives {value!r} as the learning rate of parameter group {index}: no number")
+                raise TypeError(f"{name} gives {value!r} as the learning rate of parameter group {index}, not a number")
 
     def _begin(self, reset: bool = True) -> None:
-        """Begin anew at epoch 0, with ``reset`` from the initial learning rates, else from those in the groups."""
+        """Restart at epoch 0: with ``reset`` from the initial learning rates, otherwise from those in the groups."""
         if reset:
             reset_rates(self.optimizer)
         self.last_epoch, self._is_initial = 0, True
@@ -163,38 +163,38 @@ class LRScheduler:
         self._is_initial = False
 
     def _lrs(self) -> list[float]:
-        """The learning rates that the groups hold now, as numbers."""
+        """Return the groups' current learning rates as numbers."""
         return [value_at(group["lr"], 0) for group in self.optimizer.param_groups]
 
     def _closed(self, rates: list[float]) -> list[float]:
-        """The rates at ``last_epoch`` of groups whose base is ``rates``, whatever the groups hold now."""
+        """Compute the rates at ``last_epoch`` from the base rates ``rates``, whatever the groups hold now."""
         values = list(getattr(self, "_get_closed_form_lr", self.get_lr)())
-        return values + rates[len(values) :]  # groups that were added since the last step
+        return values + rates[len(values) :]  # groups added since the last step
 
     def state_dict(self) -> dict[str, PyTree]:
-        """What the scheduler remembers, with torch's keys; nothing in it is the live object."""
+        """Return a copy of the scheduler's state with torch's keys."""
         state = {key: copied(value) for key, value in vars(self).items() if key != "optimizer"}
-        if "base_lrs" in state:  # of the groups too that were added since the last step
+        if "base_lrs" in state:  # include groups added since the last step
             added = self.optimizer.param_groups[len(self.base_lrs) :]
             state["base_lrs"] += [group.get("initial_lr", value_at(group["lr"], 0)) for group in added]
         return state
 
     def load_state_dict(self, state_dict: Mapping[str, PyTree], keep: Collection[str] = ()) -> None:
-        """Continue where ``state_dict``, of this library or of torch, was taken, with the learning rates of then.
+        """Continue from a ``state_dict`` of this library or of torch, with the learning rates that it was saved with.
 
-        The optimizer may be loaded before or after, and the scheduler may be made before or after that. The rates come
-        from the state that the optimizer was loaded with, and without one from the scheduler's: a rate written into a
-        group by hand before this call is overwritten.
+        The optimizer may be loaded before or after this call, and the scheduler created before or after that. The rates
+        come from the state loaded into the optimizer or, without one, from the scheduler's state. This overwrites a
+        rate that was written into a group by hand.
 
         Args:
-            state_dict: the state of a scheduler of the same class, for as many groups; of fewer, where the parameters
-                are in more groups now. Those that it does not know go on from the rates that they have.
-            keep: names of options that stay as they were given to this scheduler, to train longer say. The rates then
-                are those of this epoch in a run that had these options from the beginning.
+            state_dict: the state of a scheduler of the same class with as many groups, or with fewer if the parameters
+                are in more groups now; groups missing from the state continue from their current rates.
+            keep: names of options to keep as this scheduler has them, for example to train longer. The rates become
+                those at this epoch of a run that had these options from the start.
 
         Raises:
-            ValueError, TypeError: the state is of another class or of more groups, or holds what is no
-                option; the scheduler has no option of a name in ``keep``. Nothing has changed then.
+            ValueError, TypeError: the state is of another class, has more groups or holds an invalid option, or
+                ``keep`` names an option that the scheduler does not have. Nothing changes then.
 
         Example:
             >>> import jax.numpy as jnp
@@ -224,7 +224,7 @@ class LRScheduler:
                 self._put_back()
 
     def _take(self, state_dict: Mapping[str, PyTree], keep: frozenset[str]) -> set[str]:
-        """Take a state over, but for the options in ``keep``, of which those that the scheduler has are returned."""
+        """Load a state except the options in ``keep``; return those of them that the scheduler has."""
         own = self.state_dict().keys()
         self._check_state(state_dict, own)
         named = {key.lstrip("_"): key for key in own - self._progress - self._of_versions}
@@ -234,11 +234,11 @@ class LRScheduler:
         return set(keep & named.keys())
 
     def _update(self, values: dict[str, PyTree]) -> None:
-        """Set the attributes that a state has."""
+        """Set the attributes in a state."""
         vars(self).update(values)
 
     def _check_state(self, state_dict: object, own: Collection[str]) -> None:
-        """Raise unless a state is one of this class, and of no more groups than the optimizer has."""
+        """Raise unless a state is of this class and has no more groups than the optimizer."""
         name, count = type(self).__name__, len(self.optimizer.param_groups)
         if not isinstance(state_dict, Mapping):
             raise TypeError(f"a {name} is loaded from a mapping, but this is a {type(state_dict).__name__}")
@@ -256,10 +256,10 @@ class LRScheduler:
                 raise ValueError(f"the state is of {len(rates)} parameter groups, but the optimizer has {count}")
 
     def _check_options(self) -> None:
-        """Raise where an option of the scheduler is none; classes with options define it."""
+        """Raise if an option is invalid; classes with options override this."""
 
     def _put_back(self) -> None:
-        """Write into the groups what is due there: what was loaded with the optimizer, else the last rates."""
+        """Write the due values into the groups: those loaded with the optimizer, otherwise the last rates."""
         groups, loaded = self.optimizer.param_groups, self.optimizer._loaded_groups
         if loaded is not None:
             for group, saved in zip(groups, loaded, strict=False):
@@ -267,14 +267,14 @@ class LRScheduler:
         else:
             self._put_back_own(groups)
         bases = getattr(self, "base_lrs", None)
-        if bases is not None and len(bases) < len(groups):  # the parameters are in more groups than when it was saved
+        if bases is not None and len(bases) < len(groups):  # more groups than when the state was saved
             self.base_lrs = [*bases, *[group.get("initial_lr", group["lr"]) for group in groups[len(bases) :]]]
             self._last_lr = self._lrs()
 
     def _put_back_own(self, groups: list[dict[str, PyTree]]) -> None:
         for group, momentum in zip(groups, self.get_momentum() or [], strict=False):
             write_momentum(group, momentum)
-        for group, lr in zip(groups, self._last_lr, strict=False):  # one that was added after the last step has none
+        for group, lr in zip(groups, self._last_lr, strict=False):  # groups added after the last step have none
             group["lr"] = value_at(lr, 0)
 
     def _recalculate(self) -> None:

@@ -1,4 +1,4 @@
-"""Schedulers of schedulers: one after the other, or all together; nested in each other without limit."""
+"""Schedulers of schedulers: in sequence, or all together; they nest without limit."""
 
 import warnings
 from bisect import bisect_right
@@ -15,7 +15,7 @@ from functorch_optim.typing import Numeric, PyTree
 
 
 class _Composed(LRScheduler):
-    """What both have in common: the schedulers they hold, of one optimizer."""
+    """Base class of schedulers that hold other schedulers of one optimizer."""
 
     _schedulers: list[LRScheduler]
     _progress: ClassVar[frozenset[str]] = LRScheduler._progress | {"_schedulers"}
@@ -44,7 +44,7 @@ class _Composed(LRScheduler):
             scheduler.step()
 
     def state_dict(self) -> dict[str, PyTree]:
-        """What the scheduler remembers, and the states of those it holds."""
+        """Return a copy of the scheduler's state, with the states of the schedulers that it holds."""
         state = super().state_dict()
         return {**state, "_schedulers": [scheduler.state_dict() for scheduler in self._schedulers]}
 
@@ -68,7 +68,7 @@ class _Composed(LRScheduler):
         super()._put_back()
 
     def _in_turn(self) -> Sequence[LRScheduler]:
-        """The schedulers that are held, that which wrote last the last."""
+        """Return the held schedulers; the one that wrote last comes last."""
         return self._schedulers
 
     def _recalculate(self) -> None:
@@ -85,20 +85,20 @@ class _Composed(LRScheduler):
 
 
 class SequentialLR(_Composed):
-    """One scheduler after the other: each begins at its epoch 0, from the initial learning rate, at its milestone.
+    """Runs schedulers in sequence: at its milestone each starts at its epoch 0 from the initial learning rate.
 
-    As :class:`functorch_optim.schedules.sequential`. Unlike torch's it may hold others of its kind, chained schedulers
-    and a :class:`ReduceLROnPlateau` (then ``step(metrics)``), begin at a milestone of 0, and be resumed by
-    ``last_epoch``.
+    The schedule is :class:`functorch_optim.schedules.sequential`. Unlike torch's, it may hold others of its kind,
+    chained schedulers and a :class:`ReduceLROnPlateau` (then call ``step(metrics)``), have a milestone of 0, and resume
+    by ``last_epoch``.
 
     Args:
         optimizer: the optimizer.
-        schedulers: the schedulers, made for this optimizer.
-        milestones: epochs in ascending order from 0 on, one fewer than there are schedulers.
-        last_epoch: -1 to begin; else the epoch to continue after, to which all steps are taken again.
+        schedulers: the schedulers, created for this optimizer.
+        milestones: ascending epochs, at least 0, one fewer than schedulers.
+        last_epoch: -1 to start; otherwise the epoch to continue after, reached by repeating all steps.
 
     Raises:
-        ValueError, TypeError: the schedulers or their number do not fit, with torch's message.
+        ValueError, TypeError: the schedulers or their number do not match, with torch's message.
 
     Example:
         >>> import jax.numpy as jnp
@@ -134,7 +134,7 @@ class SequentialLR(_Composed):
         self._last_lr: list[float] = []
         with all_or_nothing(optimizer, *self._members()), warnings.catch_warnings():
             self._begin()
-            warnings.simplefilter("ignore")  # about the order of calls: these steps were taken before
+            warnings.simplefilter("ignore")  # about the order of calls: these steps repeat earlier ones
             for _ in range(last_epoch + 1):
                 self.step()
 
@@ -159,7 +159,7 @@ class SequentialLR(_Composed):
         self._last_lr = self._lrs()
 
     def step(self, metrics: Numeric | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride] as torch
-        """Go to the next epoch; ``metrics`` is for a :class:`ReduceLROnPlateau` whose turn it is."""
+        """Advance to the next epoch; ``metrics`` goes to the active scheduler if it is a :class:`ReduceLROnPlateau`."""
         with self._stepping():
             self.last_epoch += 1
             index = self._active()
@@ -175,20 +175,20 @@ class SequentialLR(_Composed):
 
     def _closed(self, rates: list[float]) -> list[float]:
         active = self._schedulers[self._active()]
-        if active._goes_on and self._active():  # from where the one before it ended
+        if active._goes_on and self._active():  # from where the previous one ended
             rates = self._schedulers[self._active() - 1]._closed(rates)
         return active._closed(rates)
 
 
 class ChainedScheduler(_Composed):
-    """Steps several schedulers together, whose factors multiply.
+    """Steps several schedulers together; their factors multiply.
 
     Args:
-        schedulers: the schedulers, made for one optimizer.
-        optimizer: the optimizer, that of the first scheduler by default.
+        schedulers: the schedulers, created for one optimizer.
+        optimizer: the optimizer; by default the first scheduler's.
 
     Raises:
-        ValueError, TypeError: the schedulers do not fit, with torch's message.
+        ValueError, TypeError: the schedulers do not match, with torch's message.
 
     Example:
         >>> import jax.numpy as jnp
@@ -212,7 +212,7 @@ class ChainedScheduler(_Composed):
         self._last_lr = self._lrs()
 
     def step(self, metrics: Any = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride] as torch
-        """Step every scheduler; ``metrics`` is for a :class:`ReduceLROnPlateau` among them."""
+        """Step every scheduler; ``metrics`` goes to each :class:`ReduceLROnPlateau` among them."""
         with self._stepping():
             lost = self._zeros()
             for scheduler in self._schedulers:
@@ -224,7 +224,7 @@ class ChainedScheduler(_Composed):
             self._last_lr = self._lrs()
 
     def _zeros(self) -> list[int]:
-        """The groups whose rate the schedulers made zero: what the next factors multiply is not known from it."""
+        """Return the groups whose rate the schedulers made zero, which hides what the next factors multiply."""
         rates = self._lrs()
         if 0.0 not in rates:
             return []

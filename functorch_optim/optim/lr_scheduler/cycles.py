@@ -1,4 +1,4 @@
-"""Schedulers that cycle the learning rate and, the other way round, the momentum."""
+"""Schedulers that cycle the learning rate and, inversely, the momentum."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
@@ -22,10 +22,10 @@ from functorch_optim.typing import PyTree
 
 
 def _check_momentum(optimizer: Optimizer) -> bool:
-    """Whether the momentum to cycle is the first of the betas.
+    """Whether the momentum to cycle is the first beta.
 
     Raises:
-        ValueError: the optimizer has neither.
+        ValueError: the optimizer has neither momentum nor betas.
     """
     if "momentum" not in optimizer.defaults and "betas" not in optimizer.defaults:
         raise ValueError("optimizer must support momentum or beta1 with `cycle_momentum` option enabled")
@@ -45,21 +45,21 @@ def _set_ends(optimizer: Optimizer, highs: list[float], div_factor: float, final
 
 
 class CyclicLR(LRScheduler):
-    """Moves the learning rate of every group up and down between two values, and the momentum down and up.
+    """Cycles every group's learning rate between two values, and the momentum inversely.
 
     The schedules are :class:`functorch_optim.schedules.cyclic` and ``cyclic_momentum``.
 
     Args:
         optimizer: the optimizer.
-        base_lr, max_lr: the two values, or lists with one for every group.
-        step_size_up, step_size_down: numbers of steps; down is as long as up by default.
-        mode, gamma, scale_fn, scale_mode: how the height changes from cycle to cycle.
-        cycle_momentum: whether the momentum, or the first of the betas, is cycled too.
-        base_momentum, max_momentum: its two values, or lists.
-        last_epoch: -1 to begin.
+        base_lr, max_lr: the two values, or lists with one value per group.
+        step_size_up, step_size_down: lengths of the rise and the fall in steps; equal by default.
+        mode, gamma, scale_fn, scale_mode: how the amplitude changes from cycle to cycle.
+        cycle_momentum: whether to cycle the momentum, or the first beta, too.
+        base_momentum, max_momentum: the momentum's two values, or lists.
+        last_epoch: -1 to start.
 
     Raises:
-        ValueError, TypeError: an option outside its range; a list of another length; no momentum to cycle.
+        ValueError, TypeError: an option is out of range, a list has the wrong length, or no momentum can be cycled.
 
     Example:
         >>> import jax.numpy as jnp
@@ -144,7 +144,7 @@ class CyclicLR(LRScheduler):
         return [schedules.cyclic_momentum(low, high, *shape)(self.last_epoch) for low, high in pairs]
 
     def state_dict(self) -> dict[str, PyTree]:
-        """What the scheduler remembers; of ``scale_fn`` the attributes, where it is an object that has some."""
+        """Return a copy of the scheduler's state; of a ``scale_fn`` that is an object, it has the attributes."""
         state = super().state_dict()
         kept = saved_function(state.pop("_scale_fn_custom"))
         return {**state, "_scale_fn_custom": kept}
@@ -153,7 +153,7 @@ class CyclicLR(LRScheduler):
         return [self, *([self._scale_fn_custom] if hasattr(self._scale_fn_custom, "__dict__") else [])]
 
     def _update(self, values: dict[str, PyTree]) -> None:
-        """The ``scale_fn`` that is here stays; an object takes the attributes over."""
+        """Keep the present ``scale_fn``; an object takes the saved attributes."""
         attributes = values.pop("_scale_fn_custom", None)
         if attributes is not None:
             vars(self._scale_fn_custom).update(attributes)
@@ -161,27 +161,27 @@ class CyclicLR(LRScheduler):
 
 
 class OneCycleLR(LRScheduler):
-    """Raises the learning rate of every group to ``max_lr`` and lowers it far below, once; the momentum the other way.
+    """Raises every group's learning rate to ``max_lr`` once, then lowers it far below; the momentum moves inversely.
 
-    The schedules are :class:`functorch_optim.schedules.one_cycle` and ``one_cycle_momentum``: after the last step the
-    values stay, where torch goes on along the last phase.
+    The schedules are :class:`functorch_optim.schedules.one_cycle` and ``one_cycle_momentum``. After the last step the
+    values stay; torch continues along the last phase.
 
     Args:
         optimizer: the optimizer.
-        max_lr: the highest value, or a list with one for every group.
+        max_lr: the highest value, or a list with one value per group.
         total_steps: number of steps; or ``epochs`` times ``steps_per_epoch``.
-        pct_start: the share of the steps in which it rises, a float from 0 to 1.
+        pct_start: the fraction of steps spent rising, a float from 0 to 1.
         anneal_strategy: ``"cos"`` or ``"linear"``.
-        cycle_momentum: whether the momentum, or the first of the betas, is cycled too.
-        base_momentum, max_momentum: its two values, or lists.
-        div_factor: ``max_lr`` over the first value.
-        final_div_factor: the first value over the last.
-        three_phase: whether it first falls as long as it rose.
-        last_epoch: -1 to begin.
+        cycle_momentum: whether to cycle the momentum, or the first beta, too.
+        base_momentum, max_momentum: the momentum's two values, or lists.
+        div_factor: ``max_lr`` divided by the first value.
+        final_div_factor: the first value divided by the last.
+        three_phase: whether to fall back to the first value in as many steps as it rose, then to the last.
+        last_epoch: -1 to start.
 
     Raises:
-        ValueError: an option outside its range; a list of another length; no momentum to cycle; from ``step``, more
-            steps than ``total_steps``.
+        ValueError: an option is out of range, a list has the wrong length, or no momentum can be cycled; ``step`` is
+            called more than ``total_steps`` times.
 
     Example:
         >>> import jax.numpy as jnp
@@ -231,7 +231,7 @@ class OneCycleLR(LRScheduler):
             super().__init__(optimizer, last_epoch)
 
     def _take(self, state_dict: Mapping[str, PyTree], keep: frozenset[str]) -> set[str]:
-        """The ends of the phases follow from the number of steps, so they are kept together."""
+        """Keep the ends of the phases together with the number of steps, from which they follow."""
         phases = {"schedule_phases"} if "total_steps" in keep else set[str]()
         return super()._take(state_dict, keep | phases) - (phases - keep)
 
@@ -245,7 +245,7 @@ class OneCycleLR(LRScheduler):
             check_number("end_step", phase["end_step"])
 
     def _values(self, names: tuple[str, str]) -> list[float]:
-        """The values of the groups at ``last_epoch``; ``names`` are the keys of a phase's ends."""
+        """Compute the groups' values at ``last_epoch``; ``names`` are the keys of a phase's start and end."""
         if self.last_epoch > self.total_steps:
             raise ValueError(
                 f"Tried to step {self.last_epoch} times. The specified number of total steps is {self.total_steps}"
@@ -253,7 +253,7 @@ class OneCycleLR(LRScheduler):
         start, end = names
         keys = [phase[start] for phase in self._schedule_phases] + [self._schedule_phases[-1][end]]
         ends = tuple(float(phase["end_step"]) for phase in self._schedule_phases)
-        model = self.optimizer.param_groups[0]  # what a group that was added later takes its values from
+        model = self.optimizer.param_groups[0]  # groups added later take its values
         values = [[group.get(key, model[key]) for key in keys] for group in self.optimizer.param_groups]
         return [
             float(through_phases(tuple(each), ends, self.last_epoch, self._anneal_func_type, np)) for each in values
@@ -280,7 +280,7 @@ def _total_steps(total_steps: Any, epochs: Any, steps_per_epoch: Any) -> int:
 
 
 def _phases(ends: tuple[float, ...]) -> list[dict[str, PyTree]]:
-    """What happens in each phase, by the keys of a group, as torch's state_dict has it."""
+    """Describe each phase by group keys, as torch's state_dict does."""
     lrs = ("initial_lr", "max_lr", "min_lr") if len(ends) == 2 else ("initial_lr", "max_lr", "initial_lr", "min_lr")
     momenta = ("max_momentum", "base_momentum", "max_momentum", "max_momentum")
     return [

@@ -1,4 +1,4 @@
-"""Schedulers by functions of the epoch."""
+"""Schedulers defined by functions of the epoch."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +11,7 @@ from functorch_optim.typing import PyTree
 
 
 class _ByFunctions(LRScheduler):
-    """What the two have in common: a function a group, kept in a state_dict where it is an object with attributes."""
+    """Base class with one function per group; a state_dict saves the attributes of those that are objects."""
 
     def __init__(self, optimizer: Optimizer, lr_lambda: Any, last_epoch: int = -1) -> None:
         count = len(optimizer.param_groups) if isinstance(optimizer, Optimizer) else 1
@@ -25,12 +25,12 @@ class _ByFunctions(LRScheduler):
         super().__init__(optimizer, last_epoch)
 
     def _functions(self, count: int) -> list[Callable[[int], float]]:
-        """A function for each of ``count`` groups; groups added later have the last one."""
+        """Return a function for each of ``count`` groups; groups added later get the last one."""
         missing = count - len(self.lr_lambdas)
         return self.lr_lambdas + self.lr_lambdas[-1:] * missing
 
     def state_dict(self) -> dict[str, PyTree]:
-        """What the scheduler remembers; of functions nothing, of callable objects their attributes."""
+        """Return a copy of the scheduler's state, with the attributes of callable objects but no functions."""
         state = super().state_dict()
         del state["lr_lambdas"]
         return {**state, "lr_lambdas": [saved_function(function) for function in self.lr_lambdas]}
@@ -39,7 +39,7 @@ class _ByFunctions(LRScheduler):
         return [self, *[function for function in self.lr_lambdas if hasattr(function, "__dict__")]]
 
     def _update(self, values: dict[str, PyTree]) -> None:
-        """The functions that are here stay; callable objects take the attributes over."""
+        """Keep the present functions; callable objects take the saved attributes."""
         for function, attributes in zip(self.lr_lambdas, values.pop("lr_lambdas", []), strict=False):
             if attributes is not None:
                 vars(function).update(attributes)
@@ -47,17 +47,17 @@ class _ByFunctions(LRScheduler):
 
 
 class LambdaLR(_ByFunctions):
-    """The base learning rate of every group times a function of the epoch.
+    """Sets every group's learning rate to its base rate times a function of the epoch.
 
-    A function is a schedule already: as a group's option it needs no scheduler.
+    A function is already a schedule: as a group's option it needs no scheduler.
 
     Args:
         optimizer: the optimizer.
-        lr_lambda: the function, or a list with one for every group.
-        last_epoch: -1 to begin.
+        lr_lambda: the function, or a list with one per group.
+        last_epoch: -1 to start.
 
     Raises:
-        ValueError: another number of functions than of groups; TypeError: no function.
+        ValueError: the numbers of functions and groups differ; TypeError: one is not a function.
 
     Example:
         >>> import jax.numpy as jnp
@@ -72,15 +72,15 @@ class LambdaLR(_ByFunctions):
 
 
 class MultiplicativeLR(_ByFunctions):
-    """Multiplies the learning rate of every group every epoch by a function of the epoch.
+    """Multiplies every group's learning rate by a function of the epoch, every epoch.
 
     Args:
         optimizer: the optimizer.
-        lr_lambda: the function, or a list with one for every group.
-        last_epoch: -1 to begin.
+        lr_lambda: the function, or a list with one per group.
+        last_epoch: -1 to start.
 
     Raises:
-        ValueError: another number of functions than of groups; TypeError: no function.
+        ValueError: the numbers of functions and groups differ; TypeError: one is not a function.
 
     Example:
         >>> import jax.numpy as jnp

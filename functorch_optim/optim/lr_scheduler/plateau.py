@@ -1,4 +1,4 @@
-"""A learning rate that falls when a metric stops getting better."""
+"""A learning rate that falls when a metric stops improving."""
 
 import math
 import warnings
@@ -15,23 +15,23 @@ from functorch_optim.typing import PyTree
 
 
 class ReduceLROnPlateau(LRScheduler):
-    """Multiplies the learning rate of every group by ``factor`` when a metric has not got better for a while.
+    """Multiplies every group's learning rate by ``factor`` when a metric has not improved for a while.
 
-    As :class:`functorch_optim.schedules.reduce_on_plateau`, which does it inside a compiled function; a negative metric
-    that stands still does not count as one that gets better, as in torch.
+    :class:`functorch_optim.schedules.reduce_on_plateau` does the same inside a compiled function. Unlike in torch, a
+    constant negative metric does not count as improving.
 
     Args:
         optimizer: the optimizer.
         mode: ``"min"`` or ``"max"``.
         factor: above 0 and below 1.
-        patience: how many steps without a better metric are borne.
-        threshold, threshold_mode: by how much a metric must be better: ``"rel"`` to the best, or ``"abs"``.
-        cooldown: for how many steps after a reduction none counts as bad.
-        min_lr: the lowest value, or a list with one for every group.
-        eps: smaller reductions are not made.
+        patience: number of steps without improvement to tolerate.
+        threshold, threshold_mode: by how much a metric must improve: ``"rel"``, relative to the best, or ``"abs"``.
+        cooldown: number of steps after a reduction in which none counts as bad.
+        min_lr: the lowest value, or a list with one value per group.
+        eps: skip reductions no larger than this.
 
     Raises:
-        ValueError, TypeError: an option outside its range, with torch's message where torch refuses it.
+        ValueError, TypeError: an option is out of range, with torch's message if torch rejects it too.
 
     Example:
         >>> import jax.numpy as jnp
@@ -90,7 +90,7 @@ class ReduceLROnPlateau(LRScheduler):
 
     @property
     def in_cooldown(self) -> bool:
-        """Whether a reduction was made so lately that nothing counts as bad."""
+        """Whether the last reduction is so recent that no step counts as bad."""
         return self.cooldown_counter > 0
 
     def step(self, metrics: SupportsFloat, epoch: int | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride] as torch
@@ -140,14 +140,14 @@ class ReduceLROnPlateau(LRScheduler):
         self._last_lr = self._lrs()
 
     def state_dict(self) -> dict[str, PyTree]:
-        """What the scheduler remembers, with torch's keys; nothing in it is the live object."""
+        """Return a copy of the scheduler's state with torch's keys."""
         state = super().state_dict()
-        return {**state, "_last_lr": self._last_lr + self._lrs()[len(self._last_lr) :]}  # groups that were added
+        return {**state, "_last_lr": self._last_lr + self._lrs()[len(self._last_lr) :]}  # added groups
 
     def _closed(self, rates: list[float]) -> list[float]:
-        """The rates as they are: how often they were reduced is not known, and of zeros nothing is reduced."""
+        """Return the rates unchanged: how often they were reduced is unknown, and zero cannot be reduced."""
         return rates
 
     def _recalculate(self) -> None:
-        """Nothing follows from the options alone."""
+        """Restore the last rates: the options alone do not determine them."""
         self._put_back()

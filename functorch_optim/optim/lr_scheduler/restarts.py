@@ -1,4 +1,4 @@
-"""Half a cosine down, again and again."""
+"""Cosine annealing with warm restarts."""
 
 import math
 from typing import ClassVar
@@ -11,20 +11,20 @@ from functorch_optim.schedules.schedule import check_number
 
 
 class CosineAnnealingWarmRestarts(LRScheduler):
-    """Lowers the learning rate of every group to ``eta_min`` along half a cosine, and begins again.
+    """Lowers every group's learning rate to ``eta_min`` along half a cosine, then restarts.
 
-    The schedule is :class:`functorch_optim.schedules.cosine_annealing_warm_restarts`. ``step(epoch)`` takes fractions,
-    from which ``step()`` goes on.
+    The schedule is :class:`functorch_optim.schedules.cosine_annealing_warm_restarts`. ``step(epoch)`` accepts
+    fractions; ``step()`` continues from them.
 
     Args:
         optimizer: the optimizer.
         T_0: length of the first period, a positive integer.
-        T_mult: factor from one length to the next, an integer of at least 1.
+        T_mult: ratio of each period's length to the last, an integer of at least 1.
         eta_min: the lowest learning rate.
-        last_epoch: -1 to begin.
+        last_epoch: -1 to start.
 
     Raises:
-        ValueError: an option outside its range, with torch's message where torch refuses it; from ``step``, a negative
+        ValueError: an option is out of range, with torch's message if torch rejects it too; ``step`` gets a negative
             epoch.
 
     Example:
@@ -64,7 +64,7 @@ class CosineAnnealingWarmRestarts(LRScheduler):
         return (1 + math.cos(math.pi * self.T_cur / self.T_i)) / 2
 
     def step(self, epoch: float | None = None) -> None:
-        """Go to the next epoch, or to ``epoch``, which may be a fraction, and write the learning rates."""
+        """Advance to the next epoch, or to ``epoch``, which may be a fraction, and write the learning rates."""
         check_epoch(epoch)
         with self._stepping():
             if epoch is None and self.last_epoch >= 0:

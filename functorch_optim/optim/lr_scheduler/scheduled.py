@@ -1,4 +1,4 @@
-"""Schedulers that are the closed forms in :mod:`functorch_optim.schedules`, or torch's recursion through them."""
+"""Schedulers that follow :mod:`functorch_optim.schedules`, in closed form or by torch's recursion."""
 
 import warnings
 from collections import Counter
@@ -12,18 +12,21 @@ from functorch_optim.typing import PyTree
 
 
 class ScheduledLR(LRScheduler):
-    """Base of the schedulers that name a schedule. The value follows from the one before, as in torch, so that two
-    schedulers on one optimizer compound, and a learning rate set by hand is carried on."""
+    """Base class of schedulers that name a schedule.
+
+    As in torch, each value follows from the previous one: two schedulers on one optimizer compound, and a learning rate
+    set by hand persists.
+    """
 
     def __init__(self, optimizer: Optimizer, last_epoch: int = -1) -> None:
         self._check_options()  # before anything is written
         super().__init__(optimizer, last_epoch)
 
     def _check_options(self) -> None:
-        self.schedule(1.0)  # raises where an option is not one
+        self.schedule(1.0)  # raises if an option is invalid
 
     def schedule(self, base: float) -> PyTree:
-        """The schedule with this learning rate at its base."""
+        """Return the schedule with this base learning rate."""
         raise NotImplementedError(f"{type(self).__name__} does not define schedule")  # abstract: every subclass does
 
     def get_lr(self) -> list[float]:
@@ -33,7 +36,7 @@ class ScheduledLR(LRScheduler):
                 UserWarning,
                 stacklevel=2,
             )
-        if self._is_initial:  # resumed at a later epoch: that epoch's value is in the groups
+        if self._is_initial:  # resumed at a later epoch: the groups hold that epoch's value
             return [self.schedule(lr)(0) for lr in self._lrs()] if self.last_epoch == 0 else self._lrs()
         pairs = zip(self._lrs(), self.base_lrs, strict=True)
         return [self.schedule(base).next(lr, self.last_epoch) for lr, base in pairs]
@@ -46,8 +49,10 @@ class ScheduledLR(LRScheduler):
 
 
 class _FactorLR(ScheduledLR):
-    """Base of the schedulers that lead to a share of the base learning rate. A group that joins under way is at that of
-    its first epoch then; from the rate that it was given, torch's recursion would lead elsewhere."""
+    """Base class of schedulers that scale the base learning rate.
+
+    A group added midway starts at its share for that epoch; torch's recursion from the given rate would lead elsewhere.
+    """
 
     def get_lr(self) -> list[float]:
         values, known = super().get_lr(), len(self._last_lr)
@@ -55,16 +60,16 @@ class _FactorLR(ScheduledLR):
 
 
 class StepLR(ScheduledLR):
-    """Multiplies the learning rate of every group by ``gamma`` every ``step_size`` epochs.
+    """Multiplies every group's learning rate by ``gamma`` every ``step_size`` epochs.
 
-    The schedule is :class:`functorch_optim.schedules.step_decay`. Resumed with ``last_epoch`` at a multiple of
-    ``step_size`` it does not multiply again, as torch does.
+    The schedule is :class:`functorch_optim.schedules.step_decay`. Unlike torch, it does not multiply again when resumed
+    with ``last_epoch`` at a multiple of ``step_size``.
 
     Args:
         optimizer: the optimizer.
-        step_size: number of epochs between two reductions.
+        step_size: number of epochs between reductions.
         gamma: the factor.
-        last_epoch: -1 to begin.
+        last_epoch: -1 to start.
 
     Example:
         >>> import jax.numpy as jnp
@@ -90,7 +95,7 @@ class StepLR(ScheduledLR):
 
 
 class MultiStepLR(ScheduledLR):
-    """Multiplies the learning rate of every group by ``gamma`` at every milestone, at one listed twice twice.
+    """Multiplies every group's learning rate by ``gamma`` at each milestone; one listed twice multiplies twice.
 
     The schedule is :class:`functorch_optim.schedules.multi_step_decay`.
 
@@ -98,7 +103,7 @@ class MultiStepLR(ScheduledLR):
         optimizer: the optimizer.
         milestones: epochs.
         gamma: the factor.
-        last_epoch: -1 to begin.
+        last_epoch: -1 to start.
 
     Example:
         >>> import jax.numpy as jnp
@@ -125,19 +130,19 @@ class MultiStepLR(ScheduledLR):
 
 
 class ConstantLR(_FactorLR):
-    """Multiplies the learning rate of every group by ``factor`` until epoch ``total_iters``.
+    """Multiplies every group's learning rate by ``factor`` until epoch ``total_iters``.
 
-    The schedule is :class:`functorch_optim.schedules.constant_factor`. After a factor of 0 the rates come back from the
-    initial ones (torch divides by zero); beside other schedulers hold it in a :class:`ChainedScheduler` then.
+    The schedule is :class:`functorch_optim.schedules.constant_factor`. After a factor of 0 the rates return to the
+    initial ones (torch divides by zero); to combine it with other schedulers then, use a :class:`ChainedScheduler`.
 
     Args:
         optimizer: the optimizer.
         factor: from 0 to 1.
-        total_iters: number of epochs with the factor.
-        last_epoch: -1 to begin.
+        total_iters: number of epochs to apply the factor.
+        last_epoch: -1 to start.
 
     Raises:
-        ValueError: ``factor`` outside its range.
+        ValueError: ``factor`` is out of range.
 
     Example:
         >>> import jax.numpy as jnp
@@ -168,20 +173,20 @@ def _check_factor(name: str, factor: float, message: str) -> None:
 
 
 class LinearLR(_FactorLR):
-    """Multiplies the learning rate of every group by a factor that changes linearly in ``total_iters`` epochs.
+    """Multiplies every group's learning rate by a factor that changes linearly over ``total_iters`` epochs.
 
-    The schedule is :class:`functorch_optim.schedules.linear`. After a start of 0, which torch refuses, the rates come
-    from the initial ones; beside other schedulers hold it in a :class:`ChainedScheduler` then.
+    The schedule is :class:`functorch_optim.schedules.linear`. After a start of 0, which torch rejects, the rates come
+    from the initial ones; to combine it with other schedulers then, use a :class:`ChainedScheduler`.
 
     Args:
         optimizer: the optimizer.
         start_factor: the factor at epoch 0, from 0 to 1.
         end_factor: the factor from ``total_iters`` on, from 0 to 1.
         total_iters: number of epochs.
-        last_epoch: -1 to begin.
+        last_epoch: -1 to start.
 
     Raises:
-        ValueError: a factor outside its range.
+        ValueError: a factor is out of range.
 
     Example:
         >>> import jax.numpy as jnp
@@ -214,14 +219,14 @@ class LinearLR(_FactorLR):
 
 
 class ExponentialLR(ScheduledLR):
-    """Multiplies the learning rate of every group by ``gamma`` every epoch.
+    """Multiplies every group's learning rate by ``gamma`` every epoch.
 
     The schedule is :class:`functorch_optim.schedules.exponential_decay`.
 
     Args:
         optimizer: the optimizer.
         gamma: the factor.
-        last_epoch: -1 to begin.
+        last_epoch: -1 to start.
 
     Example:
         >>> import jax.numpy as jnp
@@ -239,7 +244,7 @@ class ExponentialLR(ScheduledLR):
 
 
 class PolynomialLR(ScheduledLR):
-    """Lowers the learning rate of every group to 0 in ``total_iters`` epochs along a power of what is left.
+    """Lowers every group's learning rate to 0 in ``total_iters`` epochs as a power of the remaining fraction.
 
     The schedule is :class:`functorch_optim.schedules.polynomial_decay`.
 
@@ -247,7 +252,7 @@ class PolynomialLR(ScheduledLR):
         optimizer: the optimizer.
         total_iters: number of epochs.
         power: the exponent.
-        last_epoch: -1 to begin.
+        last_epoch: -1 to start.
 
     Example:
         >>> import jax.numpy as jnp
@@ -266,7 +271,7 @@ class PolynomialLR(ScheduledLR):
 
 
 class CosineAnnealingLR(ScheduledLR):
-    """Lowers the learning rate of every group to ``eta_min`` in ``T_max`` epochs along half a cosine, then raises it.
+    """Lowers every group's learning rate to ``eta_min`` in ``T_max`` epochs along half a cosine, then raises it.
 
     The schedule is :class:`functorch_optim.schedules.cosine_annealing`.
 
@@ -274,7 +279,7 @@ class CosineAnnealingLR(ScheduledLR):
         optimizer: the optimizer.
         T_max: number of epochs down to ``eta_min``.
         eta_min: the lowest learning rate.
-        last_epoch: -1 to begin.
+        last_epoch: -1 to start.
 
     Example:
         >>> import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""What schedulers share: checks of their arguments, and writing into the groups as a whole or not at all."""
+"""Helpers of the schedulers: argument checks, and all-or-nothing writes into the groups."""
 
 import copy
 import math
@@ -16,7 +16,7 @@ from functorch_optim.typing import PyTree
 
 @contextmanager
 def all_or_nothing(optimizer: Optimizer, *objects: object) -> Generator[None]:
-    """Leave the groups, and the attributes of the objects, as they were when something is raised inside."""
+    """Restore the groups, and the objects' attributes, if the body raises."""
     lives = [*optimizer.param_groups, *map(vars, objects)]
     before = [dict(live) for live in lives]
     try:
@@ -30,32 +30,32 @@ def all_or_nothing(optimizer: Optimizer, *objects: object) -> Generator[None]:
 
 
 def copied(value: object) -> PyTree:
-    """A value for a state_dict, or out of one: containers are copied."""
+    """Copy a value into or out of a state_dict; only containers are copied."""
     return copy.deepcopy(value) if isinstance(value, list | dict) else value
 
 
 def reset_rates(optimizer: Optimizer) -> None:
-    """Write the initial learning rates into the groups; a scheduler made last may have set them, OneCycleLR does."""
+    """Write the initial learning rates into the groups; the scheduler created last may set them, as OneCycleLR does."""
     for group in optimizer.param_groups:
         group["lr"] = group.get("initial_lr", group["lr"])
 
 
 def check_epoch(epoch: Any) -> None:
-    """Raise unless it is None, or a number that is not negative, with torch's message."""
+    """Raise, with torch's message, unless ``epoch`` is None or a non-negative number."""
     if epoch is None:
         return
     if isinstance(epoch, bool | str) or not hasattr(epoch, "__float__"):
-        raise TypeError(f"Expected non-negative epoch, but got {epoch!r}, which is no number")
+        raise TypeError(f"Expected non-negative epoch, but got {epoch!r}, which is not a number")
     if not 0 <= float(epoch) < math.inf:
         raise ValueError(f"Expected non-negative epoch, but got {epoch}")
 
 
 def check_optimizer(optimizer: object, last_epoch: int = -1) -> None:
-    """Raise unless a scheduler may begin, or continue after ``last_epoch``; before it writes anything.
+    """Raise, before anything is written, unless a scheduler may start, or continue after ``last_epoch``.
 
     Raises:
-        TypeError: it is no optimizer, or ``last_epoch`` no integer; ValueError: a group's learning rate is a schedule
-            itself, or ``last_epoch`` below -1; KeyError: a group has no ``initial_lr`` to continue with.
+        TypeError: not an optimizer, or ``last_epoch`` is not an integer; ValueError: a group's learning rate is itself
+            a schedule, or ``last_epoch`` is below -1; KeyError: a group has no ``initial_lr`` to continue from.
     """
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"{type(optimizer).__name__} is not an Optimizer")
@@ -64,7 +64,7 @@ def check_optimizer(optimizer: object, last_epoch: int = -1) -> None:
         if last_epoch != -1 and "initial_lr" not in group:
             raise KeyError(
                 f"param 'initial_lr' is not specified in param_groups[{index}] when resuming scheduler with "
-                "last_epoch >= 0: load the optimizer's state_dict first, or begin with last_epoch=-1"
+                "last_epoch >= 0: load the optimizer's state_dict first, or start with last_epoch=-1"
             )
         if is_schedule(group["lr"]):
             raise ValueError(
@@ -74,7 +74,7 @@ def check_optimizer(optimizer: object, last_epoch: int = -1) -> None:
 
 
 def write_momentum(group: dict[str, PyTree], momentum: float) -> None:
-    """Write a momentum, or the first of the betas, into a group."""
+    """Write a momentum into a group; with betas, as the first of them."""
     if "betas" in group:
         group["betas"] = (momentum, *group["betas"][1:])
     else:
@@ -82,17 +82,17 @@ def write_momentum(group: dict[str, PyTree], momentum: float) -> None:
 
 
 def saved_function(function: object) -> dict[str, PyTree] | None:
-    """What a state_dict keeps of a function: nothing, but of a callable object its attributes."""
+    """Return what a state_dict saves of a function: None, or the attributes of a callable object."""
     if function is None or isinstance(function, types.FunctionType | types.BuiltinFunctionType):
         return None
     return dict(vars(function))
 
 
 def per_group(name: str, optimizer: Optimizer, value: Any) -> list[float]:
-    """An argument for every group: one for all, or a list of as many as there are groups.
+    """Expand an argument to one value per group: a single value for all, or a list of as many.
 
     Raises:
-        ValueError: the list has another length, or a number is negative or not finite; TypeError: something is no
+        ValueError: the list has the wrong length, or a number is negative or not finite; TypeError: a value is not a
             number.
     """
     count = len(optimizer.param_groups)

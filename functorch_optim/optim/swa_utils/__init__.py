@@ -1,4 +1,4 @@
-"""Averages of a model's parameters with the face of ``torch.optim.swa_utils``."""
+"""Averages of a model's parameters with the interface of ``torch.optim.swa_utils``."""
 
 from functorch_optim.optim.swa_utils.averaged_model import AveragedModel
 from functorch_optim.optim.swa_utils.averaging_functions import (

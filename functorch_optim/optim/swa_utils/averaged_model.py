@@ -1,4 +1,4 @@
-"""The average of a model's parameters over its training: SWA, EMA, or a function of one's own."""
+"""The average of a model's parameters over training: SWA, EMA, or a custom function."""
 
 import functools
 from collections.abc import Callable, Hashable, Mapping
@@ -18,31 +18,31 @@ from functorch_optim.typing import Numeric, PyTree
 
 
 class AveragedModel:
-    """Holds the averages of a model's parameters; :meth:`update_parameters` takes in the next ones.
+    """Holds the averages of a model's parameters; :meth:`update_parameters` adds the next ones.
 
-    The first update copies. By default all have equal weight (SWA).
+    The first update copies the parameters. By default all updates have equal weight (SWA).
 
     Args:
-        model: a tree of parameters, a flax nnx module, or a callable tree, an equinox module say.
-        device: where the averages are to be: a device, its platform's name, or a sharding; by default where the
+        model: a tree of parameters, a flax nnx module, or a callable tree such as an equinox module.
+        device: where to put the averages: a device, its platform's name, or a sharding; by default where the
             parameters are.
         avg_fn: ``avg_fn(averaged, current, num_averaged)`` returns the new average of one array.
-        multi_avg_fn: the same with lists of arrays of one dtype; returns the new list.
-        use_buffers: whether the buffers are averaged too; else they are the model's own, as they are at every update.
-        buffers: beside a tree of parameters, a tree of what is no parameter, batch statistics say.
-        apply_fn: beside a tree, what a call of the average calls: ``apply_fn(params, *inputs)``, with buffers
+        multi_avg_fn: the same for lists of arrays of one dtype; returns the new list.
+        use_buffers: whether to average the buffers too; otherwise every update copies the model's.
+        buffers: for a tree of parameters, a tree of what is not a parameter, such as batch statistics.
+        apply_fn: for a tree, what a call of the average calls: ``apply_fn(params, *inputs)``, with buffers
             ``apply_fn(params, buffers, *inputs)``.
 
-    ``num_averaged`` and :attr:`n_averaged` are Python ints. A function of one's own is called as it is, once an array
-    or a list; to compile it, give ``jax.jit(function)``.
+    ``num_averaged`` and :attr:`n_averaged` are Python ints. A custom function is called as it is, once per array or
+    list; to compile it, pass ``jax.jit(function)``.
 
     Averages are at least float32: in bfloat16 a share of 0.001 of the next parameters would be rounded away (torch's
-    averages of bfloat16 parameters stand still). Functions see float32, and :meth:`state_dict` has it; :attr:`module`,
-    :attr:`params` and a call have the average rounded to the parameters' own dtypes, ready to run. A number that
-    somebody writes into an nnx :attr:`module` becomes the average there.
+    averages of bfloat16 parameters stall). Functions see float32, and :meth:`state_dict` has it; :attr:`module`,
+    :attr:`params` and a call have the average rounded to the parameters' own dtypes, ready to run. A number written
+    into an nnx :attr:`module` becomes the average there.
 
-    What has an integer dtype, a count say, is no average of anything and is copied from the model (torch raises or
-    truncates). Random keys and intermediate values of a module are neither averaged nor saved.
+    Integer arrays, such as counts, are copied from the model instead of averaged (torch raises or truncates). Random
+    keys and intermediate values of a module are neither averaged nor saved.
 
     Raises:
         AssertionError: both functions are given; TypeError: there is nothing to average.
@@ -82,11 +82,11 @@ class AveragedModel:
         repeated = sorted({name for name in parts.names if parts.names.count(name) > 1})
         if repeated:
             raise ValueError(f"parameters and buffers share the names {', '.join(map(trees.quote, repeated))}")
-        self._wide: dict[int, jax.Array] = {}  # float32 averages, by the place of the narrow leaf in the model
+        self._wide: dict[int, jax.Array] = {}  # float32 averages by the index of the model's narrow leaf
         self._model.write([owned(on_device(leaf, device)) for leaf in parts.leaves])
 
     def _averages(self, parts: Parts) -> list[PyTree]:
-        """The model's leaves; in the place of float16 and bfloat16 ones, where they are averaged, their averages."""
+        """Return the model's leaves, with float32 averages instead of averaged float16 and bfloat16 ones."""
         leaves, count = list(parts.leaves), len(parts.leaves) if self.use_buffers else parts.count
         places = [i for i in range(count) if is_narrow(leaves[i])]
         wide = recalled([self._wide.get(i) for i in places], [leaves[i] for i in places]) if places else []
@@ -95,7 +95,7 @@ class AveragedModel:
         return leaves
 
     def _write(self, parts: Parts, averages: list[PyTree], count: int) -> None:
-        """Keep new averages and their count, and let the model hold them in its dtypes."""
+        """Store new averages and their count, and write them into the model in its dtypes."""
         pairs = enumerate(zip(averages, parts.leaves, strict=True))
         wide = {i: average for i, (average, held) in pairs if is_narrow(held) and average.dtype != held.dtype}
         if wide:
@@ -117,12 +117,12 @@ class AveragedModel:
 
     @property
     def params(self) -> PyTree:
-        """The averaged parameters in their structure."""
+        """The averaged parameters in the model's structure."""
         return self._trees()[0]
 
     @property
     def buffers(self) -> PyTree:
-        """The buffers in their structure."""
+        """The buffers in the model's structure."""
         return self._trees()[1]
 
     def _trees(self) -> tuple[PyTree, PyTree]:
@@ -131,13 +131,13 @@ class AveragedModel:
             return parts.trees(parts.leaves)
 
     def __call__(self, *inputs: object, **options: object) -> PyTree:
-        """What the model gives with the averaged parameters."""
+        """Call the model with the averaged parameters."""
         with self._transaction.handing:
             model = self._model.snapshot()
         return model(*inputs, **options)
 
     def train(self, mode: bool = True) -> "AveragedModel":
-        """Set the mode of a flax nnx module; a tree has none."""
+        """Set the mode of a flax nnx module; a tree has no mode."""
         if isinstance(self._model, Module):
             (self._model.module.train if mode else self._model.module.eval)()
         return self
@@ -147,15 +147,15 @@ class AveragedModel:
         return self.train(False)
 
     def update_parameters(self, model: PyTree, buffers: PyTree = None) -> None:
-        """Take the parameters of ``model`` into the averages.
+        """Add the parameters of ``model`` to the averages.
 
         Args:
-            model: as it was given to the constructor; in the place of an nnx module also its parameters alone.
-            buffers: the model's buffers, beside a tree. Without them the buffers stay as they are.
+            model: as passed to the constructor; instead of an nnx module, also its parameters alone.
+            buffers: the model's buffers, for a tree. Without them the buffers stay as they are.
 
         Raises:
-            ValueError: another structure, or an array of another shape; TypeError: a function that returns no array.
-                Nothing has changed then.
+            ValueError: the structure or an array's shape differs; TypeError: a function does not return an array.
+                Nothing changes then.
         """
         with self._transaction.changing:
             self._update(model, buffers)
@@ -178,7 +178,7 @@ class AveragedModel:
                 leaves[i] = average
             self._write(parts, leaves, self.n_averaged + 1)
 
-        # The variables of a module hold the averages too, and what is narrow is rounded when all is calculated.
+        # In place, unless a module's variables hold the averages too, or narrow averages are rounded at the end.
         alone = isinstance(self._model, Tree) and not any(is_narrow(parts.leaves[i]) for i in mixed)
         if mixed and alone and isinstance(self._function, Averaging):
             compiled = _compiled(self._apply, self._function, in_place=True)
@@ -195,7 +195,7 @@ class AveragedModel:
         return _together if self._function is self.multi_avg_fn else _one_by_one
 
     def _averaged(self, names: list[str], averages: list[PyTree], current: list[object]) -> list[PyTree]:
-        """The new averages, group by group of equal dtypes."""
+        """Compute the new averages, one group of equal dtypes at a time."""
         function, apply = self._function, self._apply
         if isinstance(function, Averaging):
             return _compiled(apply, function, in_place=False)(averages, current, self.n_averaged)
@@ -208,7 +208,7 @@ class AveragedModel:
             new = apply(function, held, taken, self.n_averaged)
             if not isinstance(new, list | tuple) or len(new) != len(held):
                 raise TypeError(
-                    "multi_avg_fn must return the list of the new averages: arrays of JAX cannot be changed in place; "
+                    "multi_avg_fn must return the list of the new averages: JAX arrays cannot be changed in place; "
                     f"it returned {type(new).__name__}"
                 )
             for i, average in zip(indices, new, strict=True):
@@ -226,7 +226,7 @@ class AveragedModel:
             self._write(parts, beside, self.n_averaged)
 
     def state_dict(self) -> dict[str, PyTree]:
-        """``n_averaged``, and every array as ``module.<its dotted path>``, as torch names them; averages in float32."""
+        """Return ``n_averaged``, and every array as torch names it, ``module.<dotted path>``; averages in float32."""
         with self._transaction.handing:
             parts = self._model.read()
             pairs = list(zip(parts.names, self._averages(parts), strict=True))
@@ -234,12 +234,12 @@ class AveragedModel:
         return {"n_averaged": np.asarray(self.n_averaged, np.int64), **arrays}
 
     def load_state_dict(self, state_dict: Mapping[str, PyTree], strict: bool = True) -> None:
-        """Take over the arrays of a ``state_dict``, this library's or torch's; averages become float32 at least.
+        """Load the arrays of a ``state_dict`` of this library or of torch; averages become at least float32.
 
-        With ``strict=False`` keys may be missing, and unexpected ones are left out.
+        With ``strict=False`` keys may be missing, and unexpected ones are ignored.
 
         Raises:
-            RuntimeError: keys are missing or unexpected, or shapes differ; all are listed, and nothing has changed.
+            RuntimeError: keys are missing or unexpected, or shapes differ; it lists all, and nothing changes.
         """
         with self._transaction.changing:
             self._load(state_dict, strict)
@@ -284,11 +284,11 @@ def _check_shapes(parts: Parts, current: list[PyTree]) -> None:
 
 
 def _as_average(name: str, new: PyTree, average: PyTree) -> jax.Array:
-    """What an averaging function returned for one array."""
+    """Check and cast what an averaging function returned for one array."""
     if not is_array(new):
         raise TypeError(
             f"the averaging function must return the new average of {trees.quote(name)}, but it returned "
-            f"{type(new).__name__}: arrays of JAX cannot be changed in place"
+            f"{type(new).__name__}: JAX arrays cannot be changed in place"
         )
     if new.shape != average.shape:
         raise ValueError(
@@ -311,7 +311,7 @@ def _is_inexact(leaf: PyTree) -> bool:
 
 
 def _beside(leaf: PyTree, average: PyTree) -> PyTree:
-    """``leaf`` in the dtype and the place of its average."""
+    """Convert ``leaf`` to the dtype and sharding of its average."""
     if not is_array(average) or not is_array(leaf):
         return leaf
     if leaf.dtype != average.dtype:

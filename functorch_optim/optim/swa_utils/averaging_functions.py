@@ -1,4 +1,4 @@
-"""The averaging functions of ``torch.optim.swa_utils``, of one array and of lists of arrays."""
+"""The averaging functions of ``torch.optim.swa_utils``, for one array and for lists of arrays."""
 
 from collections.abc import Callable, Sequence
 
@@ -16,7 +16,7 @@ MultiAvgFn = Callable[[list[PyTree], list[PyTree], PyTree], Sequence[PyTree]]
 
 
 class Averaging(Frozen):
-    """Base of the averaging functions of this module: pure, so that all parameters go through one compiled call."""
+    """Base class of this module's averaging functions: pure, so that one compiled call averages all parameters."""
 
 
 class EmaAvg(Averaging):
@@ -34,7 +34,7 @@ class SwaAvg(Averaging):
     def __call__(self, averaged: jax.Array, current: jax.Array, num_averaged: Numeric) -> jax.Array:
         wide = trees.compute_dtype(averaged)
         held, count = averaged.astype(wide), jnp.asarray(num_averaged + 1, wide)
-        counts = jnp.where(held == held, count, jnp.nan)  # XLA takes the reciprocal of a scalar, which rounds twice
+        counts = jnp.where(held == held, count, jnp.nan)  # XLA multiplies by a scalar's reciprocal, rounding twice
         return (held + (current.astype(wide) - held) / counts).astype(averaged.dtype)
 
 
@@ -43,7 +43,7 @@ class EmaMultiAvg(Averaging):
 
     def __call__(self, averaged: list[jax.Array], current: list[jax.Array], num_averaged: Numeric) -> list[jax.Array]:
         del num_averaged
-        weight = 1 - self.decay  # torch gives lerp this weight, and lerp uses one minus it
+        weight = 1 - self.decay  # torch passes lerp this weight, and lerp uses one minus it
         return [mix(a, p, Beta(1 - weight, weight)) for a, p in zip(averaged, current, strict=True)]
 
 
@@ -54,13 +54,13 @@ class SwaMultiAvg(Averaging):
 
 
 def get_ema_avg_fn(decay: float = 0.999) -> AvgFn:
-    """``f(averaged, current, num_averaged) = decay * averaged + (1 - decay) * current``, of one array.
+    """``f(averaged, current, num_averaged) = decay * averaged + (1 - decay) * current``, for one array.
 
     Args:
         decay: from 0 to 1.
 
     Raises:
-        ValueError: ``decay`` outside its range.
+        ValueError: ``decay`` is out of range.
 
     Example:
         >>> get_ema_avg_fn(0.75)(jnp.array([0.0]), jnp.array([4.0]), 1).tolist()
@@ -70,13 +70,13 @@ def get_ema_avg_fn(decay: float = 0.999) -> AvgFn:
 
 
 def get_ema_multi_avg_fn(decay: float = 0.999) -> MultiAvgFn:
-    """The exponential moving average of lists of arrays, which are returned as a new list.
+    """Exponential moving average for lists of arrays; it returns a new list.
 
     Args:
         decay: from 0 to 1.
 
     Raises:
-        ValueError: ``decay`` outside its range.
+        ValueError: ``decay`` is out of range.
 
     Example:
         >>> [a.tolist() for a in get_ema_multi_avg_fn(0.75)([jnp.array([0.0])], [jnp.array([4.0])], 1)]
@@ -86,7 +86,7 @@ def get_ema_multi_avg_fn(decay: float = 0.999) -> MultiAvgFn:
 
 
 def get_swa_avg_fn() -> AvgFn:
-    """``f(averaged, current, n) = averaged + (current - averaged) / (n + 1)``, of one array: all have equal weight.
+    """``f(averaged, current, n) = averaged + (current - averaged) / (n + 1)``, for one array: all have equal weight.
 
     Example:
         >>> get_swa_avg_fn()(jnp.array([0.0]), jnp.array([4.0]), 1).tolist()
@@ -96,10 +96,10 @@ def get_swa_avg_fn() -> AvgFn:
 
 
 def get_swa_multi_avg_fn() -> MultiAvgFn:
-    """The mean of lists of arrays, which are returned as a new list.
+    """Mean for lists of arrays; it returns a new list.
 
-    As in torch the share ``1 / (n + 1)`` has the precision of float32; in float64 prefer :func:`get_swa_avg_fn`, which
-    is exact, and the default of :class:`functorch_optim.optim.swa_utils.AveragedModel`.
+    As in torch, the share ``1 / (n + 1)`` has float32 precision; in float64 prefer :func:`get_swa_avg_fn`, which
+    is exact and the default of :class:`functorch_optim.optim.swa_utils.AveragedModel`.
 
     Example:
         >>> [a.tolist() for a in get_swa_multi_avg_fn()([jnp.array([0.0])], [jnp.array([4.0])], 1)]
@@ -109,7 +109,7 @@ def get_swa_multi_avg_fn() -> MultiAvgFn:
 
 
 def _rounded(product: jax.Array) -> jax.Array:
-    """The product itself, in a form that is not merged into a fused multiply-add, which torch does not use here."""
+    """Return the product in a form that XLA does not fuse into a multiply-add, which torch does not use here."""
     return jnp.where(product == product, product, jnp.nan)
 
 

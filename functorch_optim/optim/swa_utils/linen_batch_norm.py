@@ -1,4 +1,4 @@
-"""Statistics of the batch normalisation in the variables of a flax linen module."""
+"""Batch normalization statistics in the variables of a flax linen module."""
 
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from functorch_optim.typing import PyTree
 
 
 class _Call(NamedTuple):
-    """What a layer's momentum leaves of the batch, and what makes its variance unbiased."""
+    """The share of the batch that a layer's momentum leaves, and the factor that makes its variance unbiased."""
 
     share: float
     correction: float
@@ -21,9 +21,9 @@ class _Call(NamedTuple):
 def refreshed(
     batches: Iterator[PyTree], variables: Mapping[str, PyTree], apply_fn: Callable[..., PyTree]
 ) -> dict[str, PyTree]:
-    """The variables with ``batch_stats`` that are cumulative over the batches.
+    """Return the variables with ``batch_stats`` averaged over the batches.
 
-    A layer mixes ``momentum * before + (1 - momentum) * batch``: from zeros, what comes out is the batch's share.
+    A layer mixes ``momentum * before + (1 - momentum) * batch``: from zeros, only the batch's share results.
     """
     from flax import linen
 
@@ -41,19 +41,19 @@ def refreshed(
 
     average = mean_of(map(statistics, batches))
     kept = iter(jax.tree.leaves(average))
-    merged = _map_moments(lambda layer, key, leaf: next(kept), before)  # what else there is stays as it was
+    merged = _map_moments(lambda layer, key, leaf: next(kept), before)  # everything else stays as it was
     return {**variables, "batch_stats": merged}
 
 
 def _precisely(function: Any, args: PyTree, kwargs: Any, context: Any) -> PyTree:
-    """A batch normalisation that takes its variance in two passes: in one, most digits may cancel."""
+    """Let batch normalization compute its variance in two passes: in one, most digits may cancel."""
     if type(context.module).__name__ == "BatchNorm" and hasattr(context.module, "use_fast_variance"):
-        object.__setattr__(context.module, "use_fast_variance", False)  # of this call's copy of the module
+        object.__setattr__(context.module, "use_fast_variance", False)  # on this call's copy of the module
     return function(*args, **kwargs)
 
 
 def _map_moments(function: Callable[[tuple[str, ...], str, PyTree], PyTree], statistics: PyTree) -> PyTree:
-    """``function(layer, "mean" or "var", leaf)`` at the moments in a tree of ``batch_stats``; the rest as it is."""
+    """Apply ``function(layer, "mean" or "var", leaf)`` to the moments in ``batch_stats``; keep the rest."""
 
     def at(path: Any, leaf: PyTree) -> PyTree:
         keys = tuple(str(part.key) for part in path)
@@ -63,7 +63,7 @@ def _map_moments(function: Callable[[tuple[str, ...], str, PyTree], PyTree], sta
 
 
 def _statistics(result: PyTree) -> PyTree:
-    """``batch_stats`` in what ``apply_fn`` returned."""
+    """Extract ``batch_stats`` from what ``apply_fn`` returned."""
     if not (isinstance(result, tuple) and len(result) == 2 and "batch_stats" in result[1]):
         raise TypeError(
             'apply_fn must return a pair whose second part has "batch_stats", as module.apply does with '
@@ -73,7 +73,7 @@ def _statistics(result: PyTree) -> PyTree:
 
 
 def _calls(apply_fn: Callable[..., PyTree], variables: PyTree, inputs: PyTree) -> dict[tuple[str, ...], _Call]:
-    """Which layers normalise with the batch when the variables are applied to such inputs."""
+    """Find the layers that normalize with the batch when the variables are applied to such inputs."""
     from flax import linen
 
     calls: dict[tuple[str, ...], _Call] = {}
@@ -85,7 +85,7 @@ def _calls(apply_fn: Callable[..., PyTree], variables: PyTree, inputs: PyTree) -
         return function(*args, **kwargs)
 
     with linen.intercept_methods(record):
-        jax.eval_shape(lambda *given: apply_fn(*given), variables, inputs)  # a new function: nothing of it is cached
+        jax.eval_shape(lambda *given: apply_fn(*given), variables, inputs)  # a new function: no trace is cached
     return calls
 
 
@@ -102,9 +102,9 @@ def _note(
         return
     if mask is not None or layer.path in calls:
         what = "has a mask" if mask is not None else "is called more than once, or inside nn.scan"
-        raise ValueError(f"the batch normalisation {name} {what}: its statistics cannot be gathered from linen's")
+        raise ValueError(f"the batch normalization {name} {what}: its statistics cannot be gathered from linen's")
     if layer.momentum == 1:
-        raise ValueError(f"the batch normalisation {name} has a momentum of 1, with which it never learns of a batch")
+        raise ValueError(f"the batch normalization {name} has a momentum of 1, so it never uses a batch")
     size = elements(x.shape, layer.axis)
     if layer.axis_name is not None:
         size *= jax.lax.axis_size(layer.axis_name)
@@ -112,7 +112,7 @@ def _note(
 
 
 def _unbiased(statistics: PyTree, calls: Mapping[tuple[str, ...], _Call]) -> PyTree:
-    """The batch's own means and unbiased variances, in a list."""
+    """Return the batch's own means and unbiased variances as a list."""
     moments: list[PyTree] = []
 
     def at(layer: tuple[str, ...], key: str, leaf: PyTree) -> PyTree:

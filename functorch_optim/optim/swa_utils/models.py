@@ -1,4 +1,4 @@
-"""The models that can be averaged: trees of arrays, with a tree of buffers beside them, and modules of flax nnx."""
+"""Models that can be averaged: trees of arrays with a separate tree of buffers, and flax nnx modules."""
 
 import copy
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from functorch_optim.variables import is_nnx, nnx, other_variables
 
 
 class Parts:
-    """The leaves of a model under their names: ``names``, ``leaves``, and how many of them are parameters."""
+    """A model's named leaves; the first ``count`` of them are parameters."""
 
     def __init__(self, params: PyTree, buffers: PyTree) -> None:
         names, leaves, treedef = trees.named_leaves(params)
@@ -22,12 +22,12 @@ class Parts:
         self.names, self.leaves, self.count = names + buffer_names, leaves + buffer_leaves, len(names)
 
     def trees(self, leaves: list[PyTree]) -> tuple[PyTree, PyTree]:
-        """Other leaves in the structures of the parameters and the buffers."""
+        """Put other leaves into the structures of the parameters and the buffers."""
         params, buffers = self.structures
         return params.unflatten(leaves[: self.count]), buffers.unflatten(leaves[self.count :])
 
     def aligned(self, params: PyTree, buffers: PyTree) -> list[PyTree]:
-        """The leaves of another such model in this order; None for those that are not given."""
+        """Return the leaves of another such model in this order, with None for buffers that are not given."""
         params_here, buffers_here = self.trees(self.leaves)
         found = trees.align(params_here, params, "the model's parameters", "the average")
         if buffers is None:
@@ -42,8 +42,9 @@ class Tree:
         others = other_variables(params)
         if others:
             raise TypeError(
-                f"the average is one of all variables, it has {others}: AveragedModel(module) of nnx, or AveragedModel("
-                'variables["params"], buffers=variables["batch_stats"]) of linen, keeps the statistics apart'
+                f"the average is one of all variables, among them {others}: use AveragedModel(module) for nnx, or "
+                'AveragedModel(variables["params"], buffers=variables["batch_stats"]) for linen, to keep '
+                "the statistics apart"
             )
         self.apply_fn = apply_fn
         self.has_buffers = buffers is not None
@@ -60,16 +61,16 @@ class Tree:
         self.parts.leaves = leaves
 
     def snapshot(self) -> "Tree":
-        """The same with the present arrays, whatever comes in later."""
+        """Return a copy with the current arrays, which later updates do not change."""
         twin = copy.copy(self)
         twin.parts = copy.copy(self.parts)
-        twin.parts.leaves = list(self.parts.leaves)  # which counts: an update overwrites what nobody else holds
+        twin.parts.leaves = list(self.parts.leaves)  # counts as a holder: updates overwrite only unshared arrays
         return twin
 
     def split(self, model: PyTree, buffers: PyTree) -> tuple[PyTree, PyTree]:
-        """Parameters and buffers of a model of the same kind; buffers are None where they are not given."""
+        """Split a model of the same kind into parameters and buffers; buffers that are not given are None."""
         if buffers is not None and not self.has_buffers:
-            raise ValueError("this average was made without buffers: AveragedModel(params, buffers=buffers)")
+            raise ValueError("this average was created without buffers: AveragedModel(params, buffers=buffers)")
         return model, buffers
 
     @property
@@ -83,11 +84,11 @@ class Tree:
             return self.apply_fn(*held, *inputs, **options)
         if callable(params):
             return params(*inputs, **options)
-        raise TypeError("a tree of parameters cannot be called: AveragedModel(params, apply_fn=...) says what to call")
+        raise TypeError("a tree of parameters cannot be called: AveragedModel(params, apply_fn=...) sets what to call")
 
 
 class Module:
-    """A module of flax nnx: its ``Param`` variables are the parameters, the others but random keys the buffers."""
+    """A flax nnx module: ``Param`` variables are parameters, others buffers, except random keys and intermediates."""
 
     def __init__(self, module: PyTree) -> None:
         self.module = nnx().clone(module)
@@ -100,19 +101,19 @@ class Module:
             nnx().update(self.module, state)
 
     def snapshot(self) -> "Module":
-        """This: the arrays in a module's variables are never overwritten."""
+        """Return this module: the arrays in its variables are never overwritten."""
         return self
 
     def split(self, model: PyTree, buffers: PyTree) -> tuple[PyTree, PyTree]:
-        """Parameters and buffers of a module, or of its ``nnx.state(module, nnx.Param)``."""
+        """Split a module, or its ``nnx.state(module, nnx.Param)``, into parameters and buffers."""
         if not is_nnx(model):
             return model, buffers
         if buffers is not None:
-            raise ValueError("a module has its buffers in it")
+            raise ValueError("a module already holds its buffers")
         return self._states(model)
 
     def _states(self, module: PyTree) -> tuple[PyTree, PyTree]:
-        passing = (nnx().RngState, nnx().Intermediate)  # of the module itself, in no average and no state_dict
+        passing = (nnx().RngState, nnx().Intermediate)  # belong to the module alone, not to an average or state_dict
         _, params, _, buffers = nnx().split(module, nnx().Param, passing, ...)
         return params, buffers
 
@@ -132,23 +133,23 @@ def is_array(leaf: PyTree) -> bool:
 
 
 def owned(leaf: PyTree) -> PyTree:
-    """A copy of an array, also of a random key; anything else as it is."""
+    """Copy an array, also a random key; return anything else as it is."""
     if not is_array(leaf):
         return leaf
     return leaf.copy() if jnp.issubdtype(leaf.dtype, jax.dtypes.extended) else own(leaf)
 
 
 def wrapped(model: PyTree, buffers: PyTree, apply_fn: Callable[..., PyTree] | None) -> Tree | Module:
-    """The model in the form in which it is averaged."""
+    """Wrap a model for averaging."""
     if not is_nnx(model):
         return Tree(model, buffers, apply_fn)
     if buffers is not None or apply_fn is not None:
-        raise ValueError("a module has its buffers and its function in it: AveragedModel(module)")
+        raise ValueError("a module already holds its buffers and its function: AveragedModel(module)")
     return Module(model)
 
 
 def on_device(tree: PyTree, device: PyTree) -> PyTree:
-    """The arrays of a tree on ``device``, where one is given; what is no array stays."""
+    """Move the arrays of a tree to ``device``, if one is given; keep what is not an array."""
     if device is None:
         return tree
     device = jax.devices(device)[0] if isinstance(device, str) else device

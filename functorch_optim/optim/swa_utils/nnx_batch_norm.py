@@ -1,4 +1,4 @@
-"""Statistics of the batch normalisation in a flax nnx module."""
+"""Batch normalization statistics in a flax nnx module."""
 
 import functools
 from collections.abc import Callable, Generator, Iterator
@@ -17,7 +17,7 @@ _MODES = ("deterministic", "use_running_average")
 
 
 def refresh(batches: Iterator[PyTree], module: PyTree, apply_fn: Callable[..., PyTree] | None) -> None:
-    """Replace the statistics of every ``BatchNorm`` in ``module`` by the cumulative ones over the batches."""
+    """Replace the statistics of every ``BatchNorm`` in ``module`` with averages over the batches."""
     everything = list(nnx().iter_modules(module))
     named = [(path, one) for path, one in everything if isinstance(one, nnx().BatchNorm)]
     modules, layers = [one for _, one in everything], [one for _, one in named]
@@ -31,7 +31,7 @@ def refresh(batches: Iterator[PyTree], module: PyTree, apply_fn: Callable[..., P
                 run(module, inputs)
                 seen = True
             if not seen:
-                raise ValueError("there are no batches to take statistics of")
+                raise ValueError("there are no batches to compute statistics of")
             for path, layer in named:
                 _check(".".join(map(str, path)), layer)
     except BaseException:
@@ -41,7 +41,7 @@ def refresh(batches: Iterator[PyTree], module: PyTree, apply_fn: Callable[..., P
 
 
 def _compiled(apply_fn: Callable[..., PyTree]) -> PyTree:
-    """``apply_fn`` without what it returns, which may be anything."""
+    """Compile ``apply_fn`` without its result, which may be anything."""
 
     def run(module: PyTree, batch: PyTree) -> None:
         apply_fn(module, batch)
@@ -57,18 +57,18 @@ def _compiled_call() -> PyTree:
 def _check(name: str, layer: Any) -> None:
     if not bool(jnp.all(layer.seen[...] > 0)):
         raise ValueError(
-            f"the batch normalisation {trees.quote(name)} was not called on the batches, or not in training mode"
+            f"the batch normalization {trees.quote(name)} was not called on the batches, or not in training mode"
         )
     if not bool(jnp.all(jnp.isfinite(layer.var[...]))):
         raise ValueError(
-            f"the variance of the batch normalisation {trees.quote(name)} is not finite: a batch has a value that is "
-            "not, or a mask leaves one element of it"
+            f"the variance of the batch normalisation {trees.quote(name)} is not finite: a batch has a non-finite "
+            "value, or a mask leaves one element of it"
         )
 
 
 @contextmanager
 def _training(module: PyTree, modules: list[object]) -> Generator[None]:
-    """The module in training mode; afterwards every part of it in the mode it was in."""
+    """Put the module into training mode, and afterwards restore the mode of every part."""
     modes = [{name: vars(one)[name] for name in _MODES if name in vars(one)} for one in modules]
     module.train()
     try:
@@ -81,12 +81,12 @@ def _training(module: PyTree, modules: list[object]) -> Generator[None]:
 
 @contextmanager
 def _cumulative(layers: list[PyTree]) -> Generator[None]:
-    """The layers as :class:`Cumulative` ones, with a count of their calls; afterwards as they were."""
+    """Turn the layers into :class:`Cumulative` ones that count their calls, and afterwards restore them."""
     kept = [(type(layer), layer.momentum, layer.use_fast_variance) for layer in layers]
     for layer in layers:
         layer.mean[...], layer.var[...] = jnp.zeros_like(layer.mean[...]), jnp.zeros_like(layer.var[...])
         layer.momentum, layer.use_fast_variance = 0.0, False
-        layer.seen = nnx().BatchStat(jnp.zeros_like(layer.mean[...], dtype=jnp.int32))  # stacked where layers are
+        layer.seen = nnx().BatchStat(jnp.zeros_like(layer.mean[...], dtype=jnp.int32))  # stacked if layers are
         layer.__class__ = _cumulative_kind(type(layer))
     try:
         yield
@@ -99,13 +99,13 @@ def _cumulative(layers: list[PyTree]) -> Generator[None]:
 
 @functools.cache
 def _cumulative_kind(kind: type) -> type:
-    """A class between ``kind`` and flax's, so that what a subclass's ``__call__`` passes on is seen."""
+    """Create a class between ``kind`` and flax's, which sees what a subclass's ``__call__`` passes on."""
     plain = nnx().BatchNorm
     if kind is not plain:
         return type(kind.__name__, (kind, _cumulative_kind(plain)), {})
 
     class Cumulative(plain):
-        """Without momentum, averages over its calls with equal weights."""
+        """Averages over its calls with equal weights instead of momentum."""
 
         def __call__(
             self: Any, x: PyTree, use_running_average: bool | None = None, *, mask: PyTree = None, **options: object

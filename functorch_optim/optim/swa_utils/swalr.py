@@ -9,20 +9,20 @@ from functorch_optim.optim.optimizer import Optimizer
 
 
 class SWALR(LRScheduler):
-    """Anneals the learning rate of every group from where it stands to ``swa_lr``, where it stays.
+    """Anneals every group's learning rate from its current value to ``swa_lr``, where it stays.
 
-    The schedule is :class:`functorch_optim.schedules.swa_annealing`. It may begin late: until its first step another
-    scheduler moves the learning rates.
+    The schedule is :class:`functorch_optim.schedules.swa_annealing`. It may start late: until its first step, another
+    scheduler may move the learning rates.
 
     Args:
         optimizer: the optimizer.
-        swa_lr: the last learning rate, or a list with one for every group.
+        swa_lr: the final learning rate, or a list with one per group.
         anneal_epochs: number of epochs to get there, at least 0.
         anneal_strategy: ``"cos"`` or ``"linear"``.
-        last_epoch: -1 to begin.
+        last_epoch: -1 to start.
 
     Raises:
-        ValueError, TypeError: an option outside its range; a list of another length.
+        ValueError, TypeError: an option is out of range, or a list has the wrong length.
 
     Example:
         >>> import jax.numpy as jnp
@@ -40,7 +40,7 @@ class SWALR(LRScheduler):
 
     _goes_on: ClassVar[bool] = True
     _written: ClassVar[tuple[str, ...]] = ("lr", "swa_lr")
-    # The rates it began from are known by its options alone, so none of these can be kept.
+    # Its options are needed to recover the rates that it started from, so ``keep`` cannot change them.
     _progress: ClassVar[frozenset[str]] = LRScheduler._progress | {"anneal_epochs", "_anneal_strategy"}
 
     def __init__(
@@ -60,18 +60,18 @@ class SWALR(LRScheduler):
             for group, value in zip(optimizer.param_groups, values, strict=True):
                 group["swa_lr"] = value
             super().__init__(optimizer, last_epoch)
-        self._step_count = self.last_epoch + 1  # resumed by last_epoch too: torch anneals anew then
+        self._step_count = self.last_epoch + 1  # also when resumed by last_epoch; torch then restarts the annealing
 
     def _check_options(self) -> None:
         schedules.swa_annealing(1.0, 1.0, self.anneal_epochs, self._anneal_strategy)
 
     def _share(self, step: int) -> float:
-        """How much of ``swa_lr`` there is in the learning rate after so many steps."""
+        """Return the share of ``swa_lr`` in the learning rate after ``step`` steps."""
         return float(schedules.swa_annealing(0.0, 1.0, self.anneal_epochs, self._anneal_strategy)(max(0, step)))
 
     def get_lr(self) -> list[float]:
-        """The share of ``swa_lr`` is taken out of each rate as it stands, and put back as it is now."""
-        step, model = self._step_count - 1, self.optimizer.param_groups[0]  # a group added later takes the first's
+        """Remove the last share of ``swa_lr`` from each current rate, and mix in the new share."""
+        step, model = self._step_count - 1, self.optimizer.param_groups[0]  # groups added later take its swa_lr
         before, share = self._share(step - 1), self._share(step)
         rates = []
         for index, (lr, group) in enumerate(zip(self._lrs(), self.optimizer.param_groups, strict=True)):
@@ -87,11 +87,11 @@ class SWALR(LRScheduler):
         return [group["swa_lr"] * share + rate * (1 - share) for group, rate in pairs]
 
     def _recalculate(self) -> None:
-        """Nothing follows from the options alone."""
+        """Restore the last rates: the options alone do not determine them."""
         self._put_back()
 
     def _begin(self, reset: bool = True) -> None:
-        """Begin anew from the learning rates in the groups: there is nothing to anneal from the initial ones."""
+        """Restart from the learning rates in the groups: there is nothing to anneal from the initial ones."""
         del reset
         self._step_count = 1
         super()._begin(reset=False)

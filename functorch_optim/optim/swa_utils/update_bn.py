@@ -1,4 +1,4 @@
-"""Batch normalisation's statistics anew, for parameters that were averaged."""
+"""Recomputes batch normalization statistics, for averaged parameters."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -17,32 +17,32 @@ _jitted = jax.jit(lambda: None)
 def update_bn(
     loader: Iterable[PyTree], model: PyTree, apply_fn: Callable[..., PyTree] | None = None, device: PyTree = None
 ) -> PyTree:
-    """Calculate the running means and variances of batch normalisation from the batches of ``loader``.
+    """Compute the running means and variances of batch normalization from the batches of ``loader``.
 
-    As in torch: the statistics begin anew and become the mean over the batches of each batch's mean and unbiased
+    As in torch, the statistics are reset and become the mean over the batches of each batch's mean and unbiased
     variance, whatever the layers' momentum (:func:`functorch_optim.batch_statistics`). flax itself keeps the biased
     variance.
 
     Args:
-        loader: gives batches: arrays, or lists or tuples that begin with one; with a module and ``apply_fn`` anything.
+        loader: yields batches: arrays, or lists or tuples starting with one; with a module and ``apply_fn``, anything.
         model: a flax nnx module; the ``variables`` of a flax linen module; or an
-            :class:`functorch_optim.optim.swa_utils.AveragedModel` of one of the two.
-        apply_fn: for nnx, ``apply_fn(module, batch)`` calls the module with what it needs of a batch of the loader's:
+            :class:`functorch_optim.optim.swa_utils.AveragedModel` of either.
+        apply_fn: for nnx, ``apply_fn(module, batch)`` calls the module with what it needs from the loader's batch:
             ``lambda module, batch: module(batch["image"], batch["mask"])``. Without it the module is called with the
-            batch, or with the first part of it. For linen, ``apply_fn(variables, inputs)`` in training mode, not
-            compiled, which returns a pair whose second part has the new ``batch_stats``:
+            batch, or with its first part. For linen, ``apply_fn(variables, inputs)`` runs in training mode, uncompiled,
+            and returns a pair whose second part has the new ``batch_stats``:
             ``lambda v, x: module.apply(v, x, train=True, mutable=["batch_stats"])``.
-        device: a device, its platform's name, or a sharding where the batches are put.
+        device: where to put the batches: a device, its platform's name, or a sharding.
 
     Returns:
-        None for what is updated in place, a module or an average; for ``variables`` the new ones.
+        None for a module or an average, which are updated in place; for ``variables``, the new ones.
 
-    Without batch normalisation it returns at once. The module's mode, training or evaluation, is what it was before,
-    and after an error the statistics are too.
+    Without batch normalization it returns at once. It restores the module's mode, training or evaluation, and after an
+    error the statistics too.
 
     Raises:
-        ValueError: ``loader`` is empty; a batch has one element a channel; a layer did not normalise with the batch.
-        TypeError: there is no ``apply_fn`` for a tree.
+        ValueError: ``loader`` is empty; a batch has one element per channel; a layer did not normalize with the batch.
+        TypeError: a tree comes without ``apply_fn``.
 
     Example:
         >>> import jax.numpy as jnp
@@ -71,7 +71,7 @@ def _refreshed(batches: Iterator[PyTree], variables: PyTree, apply_fn: Callable[
     if not isinstance(variables, Mapping):
         raise TypeError(
             f"update_bn takes a flax nnx module, the variables of a linen module or an AveragedModel of these, not "
-            f"{type(variables).__name__}; for others fo.batch_statistics calculates the same"
+            f"{type(variables).__name__}; for others use fo.batch_statistics, which computes the same"
         )
     if not variables.get("batch_stats"):
         return variables
@@ -81,12 +81,12 @@ def _refreshed(batches: Iterator[PyTree], variables: PyTree, apply_fn: Callable[
             'lambda v, x: module.apply(v, x, train=True, mutable=["batch_stats"]))'
         )
     plain: Any = apply_fn
-    while isinstance(plain, type(_jitted)):  # what a layer does is seen when it is traced anew
+    while isinstance(plain, type(_jitted)):  # layers are observed only while traced anew
         plain = getattr(plain, "__wrapped__")  # noqa: B009 unknown to the type checker
     return linen_batch_norm.refreshed(batches, variables, plain)
 
 
 def _inputs(loader: Iterable[PyTree], device: PyTree, whole: bool) -> Iterator[PyTree]:
-    """What the model is called with, batch after batch."""
+    """Yield the model's inputs, batch by batch."""
     for batch in loader:
         yield on_device(batch[0] if isinstance(batch, list | tuple) and not whole else batch, device)

@@ -1,6 +1,6 @@
-"""Averages of float16 and bfloat16 arrays in float32, beside a model that holds their rounding.
+"""Averages of float16 and bfloat16 arrays in float32, next to a model that holds them rounded.
 
-In their own dtype they would stand still: a share of 0.001 of the next parameters is less than the last place.
+In their own dtype they would stall: a share of 0.001 of the next parameters is less than one unit in the last place.
 """
 
 import functools
@@ -22,7 +22,7 @@ def is_narrow(leaf: PyTree) -> bool:
 
 @jax.jit
 def recalled(kept: Sequence[PyTree], held: Sequence[jax.Array]) -> list[jax.Array]:
-    """The averages: ``kept``, but ``held``, what stands in the model, where that is no longer their rounding."""
+    """Return ``kept``, or the model's values ``held`` where these are no longer its rounding."""
     return [_recalled(wide, leaf) for wide, leaf in zip(kept, held, strict=True)]
 
 
@@ -33,5 +33,5 @@ def _recalled(wide: PyTree, leaf: jax.Array) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnums=1)
 def roundings(averages: Sequence[jax.Array], dtypes: tuple[PyTree, ...]) -> list[jax.Array]:
-    """What stands in the model for the averages, in the dtypes that it has."""
+    """Round the averages to the model's dtypes."""
     return [narrowed(wide, dtype).astype(dtype) for wide, dtype in zip(averages, dtypes, strict=True)]
