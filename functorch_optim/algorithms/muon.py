@@ -80,7 +80,7 @@ class Muon(Rule):
             more = "" if param.ndim < 2 else ", batched=True takes stacks of matrices, reshape= kernels of convolutions"
             raise ValueError(
                 f"Muon only supports 2D parameters whereas we found a parameter with size: {param.shape}: the "
-                f"parameter {trees.quote(name)}; muon_adamw gives AdamW what is no matrix{more}"
+                f"parameter {trees.quote(name)}; muon_adamw gives everything but matrices to AdamW{more}"
             )
 
     def init(self, param: Array, hyperparams: SimpleNamespace) -> MuonState:

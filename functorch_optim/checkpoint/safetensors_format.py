@@ -47,7 +47,7 @@ class _Entry(NamedTuple):
 
 
 def is_kept(dtype: np.dtype) -> bool:
-    """Whether we write arrays of this dtype to the format as they are."""
+    """Whether arrays of this dtype are written unchanged."""
     return dtype.newbyteorder("=") in _CODES
 
 
@@ -129,7 +129,7 @@ def _without_checksum(header: bytes, texts: dict[str, str]) -> tuple[bytes, str 
         return header, None
     places = list(_DIGITS.finditer(header))
     if len(places) != 1:
-        raise ValueError("its checksum stands where none is written")
+        raise ValueError("its checksum is where none is written")
     return header[: places[0].start(1)] + _UNSET + header[places[0].end(1) :], digits
 
 

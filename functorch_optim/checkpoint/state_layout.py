@@ -154,7 +154,7 @@ def _belongs(leaf: Leaf, numbers: Mapping[str, PyTree]) -> bool:
     inside = [piece.name in numbers for piece in leaf.pieces]
     if any(inside) and not all(inside):
         raise CheckpointError(
-            f"the leaf {leaf.name!r} is made of parameters of which some are not in the same group of the optimizer: "
+            f"the leaf {leaf.name!r} is made of parameters that are not all in the same group of the optimizer: "
             f"{', '.join(piece.name for piece in leaf.pieces)}"
         )
     return bool(inside) and all(inside)

@@ -134,8 +134,8 @@ class TorchLayout:
         if problems:
             raise CheckpointError(
                 "the parameters of torch and of the tree do not map:\n  " + "\n  ".join(problems) + "\n"
-                "rename= turns paths of the tree into torch's, rules=[LeafRule(path, name, layout)] says it of single "
-                "leaves, ignore= lists what of torch's may be left out"
+                "rename= turns paths of the tree into torch's, rules=[LeafRule(path, name, layout)] maps single "
+                "leaves, ignore= lists torch's names that may be left out"
             )
 
     def _incomplete(self) -> list[str]:
@@ -315,7 +315,7 @@ class _Search(NamedTuple):
                     found.append(
                         f"the leaf {leaf.name!r} {leaf.shape}: are its {inputs} inputs the flattened image of "
                         f"{channels} channels behind {convolution!r}? The twin has their entries in another order. If "
-                        f"so, say rules=[LeafRule({re.escape(path)!r}, {name!r}, 'kernel', flattened=({channels}, "
+                        f"so, pass rules=[LeafRule({re.escape(path)!r}, {name!r}, 'kernel', flattened=({channels}, "
                         f"height, width))] with height * width = {inputs // channels}; if not, the same without "
                         "flattened="
                     )

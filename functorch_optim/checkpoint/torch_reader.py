@@ -190,7 +190,7 @@ def _numbers(values: Any) -> tuple[int, ...]:
 def _parameter(data: PyTree, requires_grad: object = True, hooks: object = None, state: PyTree = None) -> np.ndarray:
     del requires_grad, hooks, state
     if not isinstance(data, np.ndarray):
-        raise CheckpointError("refused: a parameter that is no tensor")
+        raise CheckpointError("refused: a parameter that is not a tensor")
     return data
 
 

@@ -33,7 +33,7 @@ class Work:
         may be compared with all before it; numbers that count up do not collide.
         """
         if type(key) not in (str, bytes) and held and not _counts_up(held, key):
-            self.spend(len(held) * _weight(key), "keys that are no texts, more than a file of this size may have")
+            self.spend(len(held) * _weight(key), "keys that are not texts, more than a file of this size may have")
         return key
 
     def keyed(self, items: Iterable[tuple[PyTree, PyTree]]) -> dict[Hashable, PyTree]:
