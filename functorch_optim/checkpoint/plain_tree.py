@@ -65,7 +65,7 @@ def checked_skip(skip: object) -> PyTree:
 def plain(tree: PyTree, skip: Skip, work: Work) -> PyTree:
     """Return the tree without skipped entries; lists and dicts that lose one are changed in place.
 
-    No container may contain itself or be nested more than 500 deep, and all together may hold ten million entries,
+    No container may contain itself or be nested more than 500 deep, and all together hold at most ten million entries,
     where a shared container counts each time it occurs.
 
     Raises:
