@@ -20,9 +20,9 @@ _Class = TypeVar("_Class", bound=type)
 class GradientTransformation(NamedTuple):
     """A pair of pure functions: ``init(params) -> state`` and ``update(updates, state, params=None, **extra)``.
 
-    ``update`` returns ``(updates, state)``. ``updates`` enters as the gradient of the descent direction and leaves
-    as what :func:`apply_updates` adds to the parameters. Extra keywords are accepted and ignored by every
-    transformation that has no use for them. The pair is a tuple, as ``optax.chain`` expects.
+    ``update`` returns ``(updates, state)``. ``updates`` enters as the gradient to descend along and leaves as what
+    :func:`apply_updates` adds to the parameters. Every transformation accepts extra keywords, and ignores those it has
+    no use for. The pair is a tuple, as ``optax.chain`` expects.
 
     Example:
         >>> import functorch_optim as fo
@@ -43,8 +43,8 @@ class GradientTransformation(NamedTuple):
 
 
 def exportable(kind: _Class) -> _Class:
-    """Register the class of a state with :mod:`jax.export`, so that an exported function of it can be serialized."""
-    with suppress(ValueError):  # the name is taken when a module is loaded anew, in a notebook say
+    """Register a state's class with :mod:`jax.export`, so that exported functions of it can be serialized."""
+    with suppress(ValueError):  # the name is taken if a module is reloaded, for example in a notebook
         jax.export.register_namedtuple_serialization(kind, serialized_name=f"functorch_optim.{kind.__name__}")
     return kind
 
@@ -58,9 +58,9 @@ class EmptyState(NamedTuple):
 class Frozen:
     """Base of everything this library builds: a subclass is a frozen dataclass, compared and hashed by its fields.
 
-    Two objects built with equal arguments are equal, hash alike, print as the call that makes them, and pickle;
-    pickling one that holds a function which cannot be pickled (a lambda, say) raises and names the option, but for
-    those who pickle functions by value (cloudpickle). They never change, so a copy of one is itself.
+    Two objects built with equal arguments are equal and hash alike. They print as the call that builds them, and
+    pickle; if one holds a function that cannot be pickled (such as a lambda), pickling raises and names the option,
+    except if functions are pickled by value (cloudpickle). They never change, so a copy is the object itself.
     """
 
     def __init_subclass__(cls, **kwargs: object) -> None:
@@ -73,7 +73,7 @@ class Frozen:
 
     @classmethod
     def _call_name(cls) -> str:
-        """The name of the function that makes one."""
+        """The name of the function that builds one."""
         return "".join(f"_{c.lower()}" if c.isupper() else c for c in cls.__name__).lstrip("_")
 
     def __copy__(self) -> Self:
@@ -90,7 +90,7 @@ class Frozen:
 
 
 def _portable(where: str, value: Any) -> Any:
-    """An option as it is pickled: a function that pickle refuses in a wrapper that says so."""
+    """The form in which to pickle an option; a function that pickle refuses gets a wrapper that says so."""
     if isinstance(value, tuple):
         items = [_portable(where, item) for item in value]
         return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
@@ -104,10 +104,10 @@ def _portable(where: str, value: Any) -> Any:
 
 
 class _ByValue:
-    """A function that only those can pickle who pickle functions by value.
+    """A function that can only be pickled by value.
 
-    pickle fails at a function that it does not find by name, with a message that has its name. So the function is
-    pickled inside another one, whose name is what there is to say.
+    pickle fails on a function that it cannot find by name, with a message that contains the name. So we pickle the
+    function inside another one whose name is our message.
     """
 
     def __init__(self, where: str, value: Callable[..., object]) -> None:
@@ -132,10 +132,10 @@ def _call(function: Callable[[], object]) -> object:
 
 
 class Transform(Frozen):
-    """What this library's transformations are made of: the options as fields, ``init`` and ``update`` as methods."""
+    """Base of this library's transformations: the options are fields, ``init`` and ``update`` are methods."""
 
     def init(self, params: PyTree) -> PyTree:
-        """The state for ``params``, built at once."""
+        """Build the state for ``params``."""
         del params
         return EmptyState()
 
@@ -144,7 +144,7 @@ class Transform(Frozen):
         raise NotImplementedError(f"{type(self).__name__} does not define update")  # abstract: every subclass does
 
     def hyperparams(self, state: PyTree) -> dict[str, PyTree]:
-        """What the next update would use, by name; empty where there is nothing to report."""
+        """The values that the next update would use, by name; empty if there is nothing to report."""
         del state
         return {}
 
@@ -153,7 +153,7 @@ class Transform(Frozen):
         return for_each(at, ())
 
     def effect(self, kind: Kind, at: Leaves | None) -> list[Effects]:
-        """:meth:`effects` of a transformation that has this one effect everywhere."""
+        """:meth:`effects` of a transformation with this one effect everywhere."""
         return for_each(at, (Effect(kind, self._call_name()),))
 
 
@@ -181,7 +181,7 @@ def transformation(of: Transform) -> GradientTransformation:
 
 
 def effects_of(tx: GradientTransformation, at: Leaves | None) -> list[Effects]:
-    """:meth:`Transform.effects` of any transformation; of another library's nothing is known."""
+    """:meth:`Transform.effects` of any transformation; nothing is known of another library's."""
     if isinstance(tx.update, Update):
         return tx.update.of.effects(at)
     return for_each(at, (Effect(Kind.UNKNOWN, repr(tx.update)),))
@@ -194,7 +194,7 @@ class Identity(Transform):
 
 
 def identity() -> GradientTransformation:
-    """A transformation that returns the updates as they came.
+    """A transformation that returns the updates unchanged.
 
     Example:
         >>> identity()
@@ -207,9 +207,9 @@ def apply_updates(params: PyTree, updates: PyTree) -> PyTree:
     """``params + updates``, leaf by leaf, each parameter keeping its dtype.
 
     The sum is formed in the wider of the two dtypes and rounded once, so a float32 update of a bfloat16 parameter
-    loses nothing before it is added. Where an update is None, or the float0 that ``jax.grad`` gives for integers, the
-    parameter is returned as it is; of a row-sparse update (a ``BCOO`` with one sparse dimension) the rows that
-    it names are read and written, and no others.
+    loses nothing before it is added. If an update is None, or the float0 that ``jax.grad`` returns for integers, the
+    parameter stays unchanged. A row-sparse update (a ``BCOO`` with one sparse dimension) reads and writes only the
+    rows that it names.
 
     Args:
         params: a pytree of arrays of any shape.

@@ -1,4 +1,4 @@
-"""Transformations in turn: chain and named_chain; and how to look into a composed state."""
+"""Apply transformations one after the other (chain, named_chain), and look into a composed state."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -33,7 +33,7 @@ class NamedStates(NamedTuple):
 
 
 class Wrapper(Transform):
-    """A transformation around another, whose state stands under ``inner``."""
+    """A transformation around another, whose state is in ``inner``."""
 
     inner: GradientTransformation
 
@@ -47,7 +47,7 @@ class Wrapper(Transform):
 class Links(Transform):
     """Base of the chains: refuses links that together turn descent into ascent, or decay into growth.
 
-    Where that depends on the parameter (on a mask, or on labels), ``init`` finds out.
+    If that depends on the parameter (on a mask, or on labels), ``init`` checks it.
     """
 
     links: tuple[GradientTransformation, ...]
@@ -130,14 +130,14 @@ def _update_in_turn(
 
 
 def chain(*transformations: GradientTransformation) -> GradientTransformation:
-    """Apply transformations one after the other, each to what the one before returned.
+    """Apply transformations one after the other, each to the result of the previous one.
 
     Every keyword given to ``update`` reaches every link. The state is a :class:`ChainState`; reach a link's state with
     :func:`find_state`.
 
     Raises:
         ValueError: the links turn descent into ascent (two algorithms, each of which negates the updates), or decay
-            into growth (:func:`functorch_optim.add_decayed_weights` after an algorithm). Where that depends on a
+            into growth (:func:`functorch_optim.add_decayed_weights` after an algorithm). If that depends on a
             mask, ``init`` raises and names the parameter.
 
     Example:
@@ -168,7 +168,7 @@ def named_chain(*pairs: tuple[str, GradientTransformation]) -> GradientTransform
 
 
 def find_state(state: PyTree, type_or_name: type | str) -> PyTree:
-    """The one state inside a composed state that has a type, or the name given in a named chain or a partition.
+    """Find the one state inside a composed state that has a type, or a name from a named chain or a partition.
 
     Raises:
         KeyError: there is none, or there are several.
@@ -200,11 +200,11 @@ def _named(state: PyTree, name: str) -> Iterator[PyTree]:
 
 
 def current_hyperparams(tx: GradientTransformation, state: PyTree) -> dict[str, PyTree]:
-    """What the next update of ``tx`` would use: numbers as they are, schedules at the state's step.
+    """The values that the next update of ``tx`` would use, schedules evaluated at the state's step.
 
     Returns:
         Name -> value. In a chain a name that several links have is prefixed with the link's index (``"0.lr"``); a named
-        chain and a partition give one dictionary a name. Transformations of other libraries report nothing.
+        chain and a partition return one dictionary per name. Transformations of other libraries report nothing.
 
     Example:
         >>> import functorch_optim as fo

@@ -1,4 +1,4 @@
-"""Transformations of a part of the parameters: masked and partition, and how a mask or labels may be given."""
+"""Transform part of the parameters: masked and partition, and the forms of masks and labels."""
 
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import replace
@@ -32,7 +32,7 @@ class MaskedState(NamedTuple):
 
 
 class ByLeaf(Frozen):
-    """Labels by the dotted path and the array, whose values must not matter."""
+    """Labels from the dotted path and the array, whose values must not matter."""
 
     function: Callable[[str, PyTree], PyTree]
 
@@ -41,7 +41,7 @@ class ByLeaf(Frozen):
 
 
 class Labels(Frozen):
-    """A pytree of labels, or a function of the dotted path; compared by its content."""
+    """A pytree of labels, or a function of the dotted path; compared by content."""
 
     function: Callable[[str], Hashable] | ByLeaf | None
     leaves: tuple[Hashable, ...] = ()
@@ -68,17 +68,17 @@ class Labels(Frozen):
 
 
 def as_labels(labels: PyTree, is_leaf: Callable[[PyTree], bool] = trees.is_leaf) -> Labels:
-    if callable(labels) and jax.tree_util.all_leaves([labels]):  # and not a module of labels
+    if callable(labels) and jax.tree_util.all_leaves([labels]):  # not a module of labels
         return Labels(labels)
     leaves, structure = jax.tree.flatten(labels, is_leaf=is_leaf)
     return Labels(None, tuple(leaves), trees.Structure(structure))
 
 
 def as_mask(who: str, mask: PyTree) -> Labels:
-    """The labels True and False of a tree of booleans, or of a function of the dotted path.
+    """Convert a tree of booleans, or a function of the dotted path, to the labels True and False.
 
     Raises:
-        TypeError: a leaf of the tree is no boolean.
+        TypeError: a leaf of the tree is not a boolean.
     """
     labels = as_labels(mask)
     if labels.function is not None:
@@ -90,10 +90,10 @@ def as_mask(who: str, mask: PyTree) -> Labels:
 
 
 def flags_of(who: str, mask: Labels, tree: PyTree) -> list[bool]:
-    """What a mask says of the leaves of ``tree``.
+    """The value of a mask for each leaf of ``tree`` that is not None.
 
     Raises:
-        ValueError: another structure; TypeError: the function of the path gives something else than a boolean.
+        ValueError: the structures differ; TypeError: the function of the path returns something other than a boolean.
     """
     names, leaves, _ = trees.named_leaves(tree, none_is_leaf=True)
     flags = []
@@ -107,7 +107,7 @@ def flags_of(who: str, mask: Labels, tree: PyTree) -> list[bool]:
 
 
 def _is_flag(leaf: PyTree) -> bool:
-    """Whether a leaf of a mask is a boolean, or an array of one."""
+    """Whether a leaf of a mask is a boolean, or a scalar array of booleans."""
     if isinstance(leaf, jax.Array):
         return leaf.shape == () and jnp.issubdtype(leaf.dtype, jnp.bool_)
     return isinstance(leaf, bool | np.bool_)
@@ -120,7 +120,7 @@ def _select(tree: PyTree, labels: list[Hashable], label: Hashable) -> PyTree:
 
 
 def _of_part(extra: dict[str, PyTree], params: PyTree, labels: list[Hashable], label: Hashable) -> dict[str, PyTree]:
-    """``value_fn`` as a function of the parameters with this label, the others as they are."""
+    """``value_fn`` as a function of only the parameters with this label."""
     value_fn = extra.get("value_fn")
     if not callable(value_fn) or params is None:
         return {}
@@ -195,7 +195,7 @@ def partition(transformations: Mapping[Hashable, GradientTransformation], labels
             function from a parameter's dotted path (``"layers.0.weight"``) to its label.
 
     Returns:
-        A transformation whose state holds one state a label; :func:`find_state` finds it by the label.
+        A transformation whose state holds one state per label; :func:`find_state` finds it by the label.
 
     Raises:
         ValueError: from ``init``, a label that has no transformation; the message names the parameter.
@@ -215,7 +215,7 @@ def partition(transformations: Mapping[Hashable, GradientTransformation], labels
 class Masked(Wrapper):
     mask: Labels
 
-    inside: ClassVar[bool] = True  # what the mask says where ``inner`` is applied
+    inside: ClassVar[bool] = True  # the mask's value where ``inner`` is applied
     elsewhere: ClassVar[GradientTransformation] = identity()
 
     def __repr__(self) -> str:
@@ -243,8 +243,8 @@ class Masked(Wrapper):
 def masked(inner: GradientTransformation, mask: PyTree) -> GradientTransformation:
     """Apply ``inner`` where ``mask`` is True; elsewhere the updates pass unchanged.
 
-    What passes an algorithm unchanged is the gradient itself, which :func:`apply_updates` would add: to let parameters
-    stand still use :func:`functorch_optim.freeze`.
+    Updates that bypass an algorithm are the gradients themselves, which :func:`apply_updates` would add: to freeze
+    parameters use :func:`functorch_optim.freeze`.
 
     Args:
         inner: a transformation.
@@ -252,7 +252,7 @@ def masked(inner: GradientTransformation, mask: PyTree) -> GradientTransformatio
             parameter's dotted path to a boolean.
 
     Raises:
-        TypeError: the mask holds something else than booleans.
+        TypeError: the mask holds something other than booleans.
 
     Example:
         >>> import functorch_optim as fo

@@ -59,7 +59,7 @@ class Adadelta(Rule):
         square_avg = average_of_squares(slots.square_avg, grad, scalars.rho)
         above, below = slots.acc_delta + scalars.eps, square_avg + scalars.eps
         delta = sqrt(above) / sqrt(below) * grad
-        # The square of delta without its roots: what two results share, the compiler would write to memory.
+        # The square of delta without its roots: the compiler would write to memory what two results share.
         acc_delta = scalars.rho.complement * (above / below) * grad * grad + scalars.rho.value * slots.acc_delta
         return -scalars.lr * delta, AdadeltaState(None, square_avg, acc_delta)
 
@@ -73,7 +73,7 @@ def adadelta(
     foreach: bool = False,
     decay_mask: PyTree = None,
 ) -> GradientTransformation:
-    r"""Adadelta, as ``torch.optim.Adadelta``.
+    r"""Adadelta, as in ``torch.optim.Adadelta``.
 
     With g the gradient (negated first if ``maximize``) plus ``weight_decay * p``::
 
@@ -83,8 +83,8 @@ def adadelta(
         p <- p - lr * d
 
     Args:
-        lr: factor of the delta, at least 0; like every number here a Python number, a scalar array or a schedule.
-        rho: decay rate of both averages, in [0, 1]; as data best a :class:`functorch_optim.Beta`.
+        lr: factor of the delta, at least 0; like every number here, a Python number, a scalar array or a schedule.
+        rho: decay rate of both averages, in [0, 1]; as data preferably a :class:`functorch_optim.Beta`.
         eps: added to both averages inside the roots, at least 0.
         weight_decay: coefficient of the L2 penalty, at least 0. Unless it is the number 0, ``update`` needs ``params``.
         maximize: whether to ascend.

@@ -27,7 +27,7 @@ from functorch_optim.typing import Array, Numeric, PyTree
 
 @exportable
 class AdafactorState(NamedTuple):
-    """``step`` counts updates. A leaf of two or more dimensions has row and column, others the whole variance."""
+    """``step`` counts updates. Leaves of two or more dimensions have row and column, others the whole variance."""
 
     step: PyTree
     row_var: PyTree
@@ -61,7 +61,7 @@ class Adafactor(Rule):
     def init(self, param: Array, hyperparams: PyTree) -> AdafactorState:
         if param.ndim < 2:
             return AdafactorState(None, None, None, zeros_like(param))
-        zeros: Any = zeros_like(param)  # its sums have the sharding that is left of the parameter's
+        zeros: Any = zeros_like(param)  # its sums keep what is left of the parameter's sharding
         row, col = (self._over(jnp.sum(zeros, axis, keepdims=True, dtype=zeros.dtype), axis) for axis in (-1, -2))
         return AdafactorState(None, row, col, None)
 
@@ -98,7 +98,7 @@ class Adafactor(Rule):
         return -(step_size / clipped) * update, slots
 
     def _over(self, sums: jax.Array, dimension: int) -> jax.Array:
-        """Sums over a dimension of the whole array, from those over a dimension of its shards."""
+        """Sums over a dimension of the whole array, from the sums of its shards."""
         return axes.sum_over(sums, self.split[dimension]) if self.split else sums
 
     def _mean(self, x: jax.Array, dimension: int) -> jax.Array:
@@ -107,19 +107,19 @@ class Adafactor(Rule):
         return mean / axes.shards(self.split[dimension]) if self.split else mean
 
     def _root_mean_square(self, x: jax.Array) -> jax.Array:
-        """That of the whole array."""
+        """The root mean square of the whole array."""
         everywhere = tuple(axis for axes_of_one in self.split for axis in axes_of_one)
         size = x.size * axes.shards(everywhere)
         return sqrt(axes.sum_over(jnp.sum(x * x), everywhere)) / np.sqrt(size).astype(x.dtype)
 
 
 def _at_least(floor: Any, value: jax.Array) -> jax.Array:
-    """The larger of two scalars, of NaN the floor, as Python's ``max`` has it in torch: so NaN stays in its entries."""
+    """The larger of two scalars; the floor for NaN, as with Python's ``max`` in torch: so NaN stays in its entries."""
     return jnp.where(value > floor, value, floor)
 
 
 def _mix(old: jax.Array, new: jax.Array, weight: Any) -> jax.Array:
-    """torch's lerp, which at the weight 1 gives ``new`` to the bit."""
+    """torch's lerp, which at weight 1 returns exactly ``new``."""
     return jnp.where(weight < 0.5, old + weight * (new - old), new - (new - old) * (1 - weight))
 
 
@@ -133,7 +133,7 @@ def adafactor(
     decay_mask: PyTree = None,
     axis_name: PyTree = None,
 ) -> GradientTransformation:
-    r"""Adafactor, as ``torch.optim.Adafactor``.
+    r"""Adafactor, as in ``torch.optim.Adafactor``.
 
     With g the gradient (negated first if ``maximize``), t the number of the update and rms the root mean square of all
     entries of an array::
@@ -144,21 +144,21 @@ def adafactor(
         u = g / sqrt(max(V, eps1**2))
         p <- p - lr * weight_decay * p - a / max(1, rms(u) / d) * u
 
-    The last two dimensions are factored, those before them are a batch; the root mean squares are over the whole array.
+    The last two dimensions are factored, those before them are a batch; root mean squares are over the whole array.
 
     Args:
-        lr: upper bound of the relative step size, at least 0; like every number here a Python number, a scalar array
+        lr: upper bound of the relative step size, at least 0; like every number here, a Python number, a scalar array
             or a schedule.
         beta2_decay: power of the step, at most 0.
-        eps: (eps1, eps2), at least 0. None for eps1 is the machine epsilon of each parameter's own dtype (torch takes
+        eps: (eps1, eps2), at least 0. None for eps1 is the machine epsilon of each parameter's own dtype (torch uses
             that of a group's first parameter for all).
         d: the threshold of the update's root mean square, at least 1.
         weight_decay: coefficient of the decoupled decay, at least 0.
         maximize: whether to ascend.
         decay_mask: where to decay: booleans, or a function of the path, as in :func:`functorch_optim.masked`.
-        axis_name: inside ``shard_map``, the tree of the parameters' PartitionSpecs, or what else
-            :mod:`functorch_optim.axes` describes. The statistics of rows are split as the rows are, those of columns
-            as the columns.
+        axis_name: inside ``shard_map``, the tree of the parameters' PartitionSpecs, or anything else that
+            :mod:`functorch_optim.axes` describes. Row statistics are split like the rows, column statistics like the
+            columns.
 
     Returns:
         A transformation with the state :class:`AdafactorState`; ``update`` needs ``params``.
@@ -166,7 +166,7 @@ def adafactor(
     Raises:
         ValueError: an option outside its range, with torch's message.
         RuntimeError: a complex parameter. ValueError: inside ``shard_map`` without ``axis_name``, an array that varies
-            over the mesh or might.
+            or may vary over the mesh.
 
     Source: Shazeer and Stern, "Adafactor: Adaptive Learning Rates with Sublinear Memory Cost", 2018, without momentum.
 

@@ -71,7 +71,7 @@ def adagrad(
     foreach: bool = False,
     decay_mask: PyTree = None,
 ) -> GradientTransformation:
-    r"""Adagrad, as ``torch.optim.Adagrad``.
+    r"""Adagrad, as in ``torch.optim.Adagrad``.
 
     With g the gradient (negated first if ``maximize``) plus ``weight_decay * p``, and t the number of the update::
 
@@ -79,16 +79,16 @@ def adagrad(
         p <- p - lr / (1 + (t - 1) * lr_decay) * g / (sqrt(s) + eps)
 
     Args:
-        lr: learning rate, at least 0; like every number here a Python number, a scalar array or a schedule.
+        lr: learning rate, at least 0; like every number here, a Python number, a scalar array or a schedule.
         lr_decay: how fast the learning rate falls, at least 0.
         weight_decay: coefficient of the L2 penalty, at least 0. Unless it is the number 0, ``update`` needs ``params``.
-        initial_accumulator_value: what s begins with, at least 0 (in complex parameters in both parts).
+        initial_accumulator_value: what s begins with, at least 0 (in both parts of complex parameters).
         eps: added to the denominator outside the root, at least 0.
         maximize: whether to ascend.
         foreach: whether to update small parameters together (:func:`functorch_optim.lift`).
         decay_mask: where to decay: booleans, or a function of the path, as in :func:`functorch_optim.masked`.
 
-    Gradients may be row-sparse, if there is no weight decay; then only the rows that they name are touched.
+    Gradients may be row-sparse if there is no weight decay; then only the rows they name are touched.
 
     Returns:
         A transformation with the state :class:`AdagradState`.

@@ -96,7 +96,7 @@ def adam(
     foreach: bool = False,
     decay_mask: PyTree = None,
 ) -> GradientTransformation:
-    r"""Adam, as ``torch.optim.Adam``.
+    r"""Adam, as in ``torch.optim.Adam``.
 
     With g the gradient (negated first if ``maximize``) plus ``weight_decay * p``, and t the number of the update::
 
@@ -104,13 +104,13 @@ def adam(
         v <- beta2 * v + (1 - beta2) * g**2
         p <- p - lr / (1 - beta1**t) * m / (sqrt(v) / sqrt(1 - beta2**t) + eps)
 
-    With ``amsgrad`` the largest v so far stands in v's place in the last line. With ``decoupled_weight_decay`` the
-    gradient is left alone and ``lr * weight_decay * p`` is subtracted from p, which is :func:`functorch_optim.adamw`.
+    With ``amsgrad`` the last line uses the largest v so far. With ``decoupled_weight_decay`` the gradient is left
+    alone and ``lr * weight_decay * p`` is subtracted from p, which is :func:`functorch_optim.adamw`.
 
     Args:
-        lr: learning rate, at least 0; like every number here a Python number, a scalar array or a schedule.
-        betas: decay rates of the two moments, each in [0, 1). An array holds only its own digits: inside a compiled
-            function pass :class:`functorch_optim.Beta` to keep those of 1 - beta.
+        lr: learning rate, at least 0; like every number here, a Python number, a scalar array or a schedule.
+        betas: decay rates of the two moments, each in [0, 1). An array holds only beta's digits: inside a compiled
+            function pass a :class:`functorch_optim.Beta` to keep those of 1 - beta.
         eps: added to the denominator outside the root, at least 0.
         weight_decay: coefficient of the decay, at least 0. Unless it is the number 0, ``update`` needs ``params``.
         amsgrad: whether to divide by the largest second moment so far.

@@ -1,4 +1,4 @@
-"""Adamax: Adam with the infinity norm in the second moment's place."""
+"""Adamax: Adam with the infinity norm instead of the second moment."""
 
 from typing import Annotated, NamedTuple
 
@@ -74,7 +74,7 @@ def adamax(
     foreach: bool = False,
     decay_mask: PyTree = None,
 ) -> GradientTransformation:
-    r"""Adamax, as ``torch.optim.Adamax``.
+    r"""Adamax, as in ``torch.optim.Adamax``.
 
     With g the gradient (negated first if ``maximize``) plus ``weight_decay * p``, and t the number of the update::
 
@@ -82,10 +82,10 @@ def adamax(
         u <- max(beta2 * u, abs(g) + eps)
         p <- p - lr / (1 - beta1**t) * m / u
 
-    With ``eps`` 0 an entry whose gradients have all been zero becomes NaN, as in torch.
+    With ``eps=0`` an entry whose gradients have all been zero becomes NaN, as in torch.
 
     Args:
-        lr: learning rate, at least 0; like every number here a Python number, a scalar array or a schedule.
+        lr: learning rate, at least 0; like every number here, a Python number, a scalar array or a schedule.
         betas: decay rates of the moment and of the norm, each in [0, 1).
         eps: added to the gradient's magnitude, inside the maximum, at least 0.
         weight_decay: coefficient of the L2 penalty, at least 0. Unless it is the number 0, ``update`` needs ``params``.

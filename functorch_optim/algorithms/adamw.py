@@ -17,13 +17,13 @@ def adamw(
     foreach: bool = False,
     decay_mask: PyTree = None,
 ) -> GradientTransformation:
-    r"""Adam with weight decay on the parameter instead of the gradient, as ``torch.optim.AdamW``.
+    r"""Adam with weight decay on the parameter instead of the gradient, as in ``torch.optim.AdamW``.
 
-    The update of :func:`functorch_optim.adam`, with ``p <- p - lr * weight_decay * p`` beside it; g stays free of the
-    decay, and so do the moments. The decay is scaled by the learning rate and thus follows its schedule.
+    The update of :func:`functorch_optim.adam` plus ``p <- p - lr * weight_decay * p``; neither g nor the moments
+    include the decay. The decay is scaled by the learning rate and thus follows its schedule.
 
     Args:
-        lr: learning rate, at least 0; like every number here a Python number, a scalar array or a schedule.
+        lr: learning rate, at least 0; like every number here, a Python number, a scalar array or a schedule.
         betas: decay rates of the two moments, each in [0, 1).
         eps: added to the denominator outside the root, at least 0.
         weight_decay: coefficient of the decay, at least 0. Unless it is the number 0, ``update`` needs ``params``.

@@ -80,7 +80,7 @@ def asgd(
     foreach: bool = False,
     decay_mask: PyTree = None,
 ) -> GradientTransformation:
-    r"""Averaged stochastic gradient descent, as ``torch.optim.ASGD``.
+    r"""Averaged stochastic gradient descent, as in ``torch.optim.ASGD``.
 
     With g the gradient (negated first if ``maximize``) plus ``weight_decay * p``, and t the number of the update::
 
@@ -89,11 +89,11 @@ def asgd(
         eta <- lr / (1 + lambd * lr * t)**alpha      for the next update; lr at the first
         mu  <- 1 / max(1, t - t0)                    for the next update; 1 at the first
 
-    eta and mu are rounded to float32, whatever the parameters are, and a change of lr acts one update late, as in
-    torch. ax is the parameter itself until t exceeds t0 by more than 1; read it as the result.
+    eta and mu are rounded to float32, whatever the parameters are, and a change of lr takes effect one update late, as
+    in torch. ax is the result; it is the parameter itself until t exceeds t0 by more than 1.
 
     Args:
-        lr: learning rate, at least 0; like every number here a Python number, a scalar array or a schedule.
+        lr: learning rate, at least 0; like every number here, a Python number, a scalar array or a schedule.
         lambd: decay of the parameter.
         alpha: power of eta's decay.
         t0: the update at which averaging starts.

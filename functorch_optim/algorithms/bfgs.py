@@ -22,10 +22,12 @@ ERROR, FORGETTING = 1e-6, 0.7  # epsilon and Delta of Hager and Zhang
 
 @exportable
 class BFGSState(NamedTuple):
-    """``H`` is the inverse Hessian over all parameters as one vector, leaf after leaf, complex entries as pairs of
-    real and imaginary part; ``d`` and ``prev_flat_grad`` are such vectors. ``prev_loss`` has the sign of what is
-    minimised, ``careful`` says that a fixed step once led to a point without a finite value. ``loss_weight`` and
-    ``loss_size`` are Q and C of Hager and Zhang, a running average of the loss's magnitude."""
+    """``H`` is the inverse Hessian over all parameters as one vector; ``d`` and ``prev_flat_grad`` are such vectors.
+
+    A vector has leaf after leaf, complex entries as pairs of real and imaginary part. ``prev_loss`` has the sign of
+    the minimized objective; ``careful`` says that a fixed step once led to a point without a finite value.
+    ``loss_weight`` and ``loss_size`` are Q and C of Hager and Zhang, a running average of the loss's magnitude.
+    """
 
     step: PyTree
     func_evals: PyTree
@@ -132,7 +134,7 @@ class BFGS(QuasiNewton):
 
 
 def updated_inverse(inverse: jax.Array, y: jax.Array, s: jax.Array, ys: jax.Array) -> jax.Array:
-    """The inverse Hessian nearest to the one before that maps y to s.
+    """The inverse Hessian nearest to the previous one that maps y to s.
 
     ``(I - s y' / ys) H (I - y s' / ys) + s s' / ys``, with ys the inner product of the two.
 
@@ -153,7 +155,7 @@ def _entries(leaf: PyTree, shape: tuple[int, ...]) -> int:
 
 
 def _whole(leaf: jax.Array, split: axes.Split) -> jax.Array:
-    """A sharded leaf on every device, as the inverse Hessian mixes all entries."""
+    """Gather a sharded leaf on every device, as the inverse Hessian mixes all entries."""
     if split:
         return axes.gathered(leaf, split)
     sharding = jax.typeof(leaf).sharding
@@ -175,10 +177,10 @@ def bfgs(
     maximize: bool = False,
     axis_name: PyTree = None,
 ) -> GradientTransformation:
-    r"""BFGS with a dense inverse Hessian H, one update of up to ``max_iter`` iterations in one compiled loop.
+    r"""BFGS with a dense inverse Hessian H: one update runs up to ``max_iter`` iterations in one compiled loop.
 
-    As :func:`functorch_optim.lbfgs`, but the direction is ``d = -H g``, H begins as the identity, and after a step
-    ``s = t * d`` along which the gradient changed by y, where ``y.s > 1e-10``, ::
+    Like :func:`functorch_optim.lbfgs`, but the direction is ``d = -H g``, H starts as the identity, and after a step
+    ``s = t * d`` that changes the gradient by y, if ``y.s > 1e-10``, ::
 
         H <- (I - s y' / y.s) H (I - y s' / y.s) + s s' / y.s
 
@@ -187,19 +189,19 @@ def bfgs(
     Args:
         lr, max_iter, max_eval, tolerance_grad, tolerance_change, maximize: as for :func:`functorch_optim.lbfgs`.
         line_search_fn: None, ``"strong_wolfe"``, or ``"hager_zhang"``, which accepts a point where the approximate
-            Wolfe conditions hold, with values compared up to 1e-6 of the running average of their magnitude: it
-            converges to the last digits, where differences of values are rounding, and may end that much higher.
-        axis_name: inside ``shard_map``, the tree of the parameters' PartitionSpecs; else as for
+            Wolfe conditions hold, and compares values up to 1e-6 of the running average of their magnitude: it
+            converges to the last digits, where values differ only by rounding, and may end that much higher.
+        axis_name: inside ``shard_map``, the tree of the parameters' PartitionSpecs; otherwise as for
             :func:`functorch_optim.lbfgs`. Every device keeps the whole state.
 
     Returns:
-        A transformation with the state :class:`BFGSState`, to be used as that of :func:`functorch_optim.lbfgs`.
+        A transformation with the state :class:`BFGSState`, used like that of :func:`functorch_optim.lbfgs`.
 
     Raises:
         ValueError, RuntimeError: as for :func:`functorch_optim.lbfgs`.
 
     Source: Nocedal and Wright, "Numerical Optimization", 2006, algorithm 6.1; Hager and Zhang, SIAM J. Optim. 2005. The
-    interface is that of the pull request 141778 of PyTorch, whose update of H counts ``s s' / y.s`` twice.
+    interface follows PyTorch's pull request 141778, whose update of H counts ``s s' / y.s`` twice.
 
     Example:
         >>> import functorch_optim as fo

@@ -17,10 +17,11 @@ from functorch_optim.typing import Numeric, PyTree
 
 @exportable
 class LBFGSState(NamedTuple):
-    """``old_dirs`` (changes of the gradient) and ``old_stps`` (steps) have a leading axis, on which pair number k
-    stands at ``k % history_size``; ``n_pairs`` counts the pairs. ``careful`` says that a fixed step once led to a point
-    without a finite value; ``step`` counts updates. The other fields are torch's; ``prev_loss`` has the sign of what is
-    minimised."""
+    """``old_dirs`` (changes of the gradient) and ``old_stps`` (steps) have pair k at index ``k % history_size``.
+
+    ``n_pairs`` counts the pairs, and ``step`` the updates. ``careful`` says that a fixed step once led to a point
+    without a finite value. The other fields are torch's; ``prev_loss`` has the sign of the minimized objective.
+    """
 
     step: PyTree
     func_evals: PyTree
@@ -39,7 +40,7 @@ class LBFGSState(NamedTuple):
 
 @exportable
 class Pairs(NamedTuple):
-    """The last changes y of the gradient and steps s, ``1 / y.s`` of each, and the scale of the curvature."""
+    """The last changes y of the gradient and steps s, ``1 / y.s`` for each pair, and the scale of the curvature."""
 
     y: Vector
     s: Vector
@@ -85,7 +86,7 @@ class LBFGS(QuasiNewton):
         )
 
     def to_vector(self, tree: PyTree, dtype: DTypeLike) -> Vector:
-        """The leaves, real and imaginary parts apart."""
+        """The leaves, with real and imaginary parts separate."""
         pairs = [
             (jnp.real(leaf), jnp.imag(leaf)) if jnp.iscomplexobj(leaf) else (leaf,) for leaf in jax.tree.leaves(tree)
         ]
@@ -177,48 +178,48 @@ def lbfgs(
     maximize: bool = False,
     axis_name: PyTree = None,
 ) -> GradientTransformation:
-    r"""L-BFGS, as ``torch.optim.LBFGS``: one update makes up to ``max_iter`` iterations in one compiled loop.
+    r"""L-BFGS, as in ``torch.optim.LBFGS``: one update runs up to ``max_iter`` iterations in one compiled loop.
 
-    ``update(grads, state, params, value_fn=loss)`` needs the objective, ``loss(params)``, and may be given its value at
-    ``params`` as ``value``. In each iteration the direction d is minus the gradient times the inverse Hessian that the
-    last ``history_size`` pairs ``s = t * d``, ``y = change of g`` with ``y.s > 1e-10`` describe (two-loop recursion,
-    starting from ``y.s / y.y``), and ::
+    ``update(grads, state, params, value_fn=loss)`` needs the objective, ``loss(params)``, and optionally takes its
+    value at ``params`` as ``value``. In each iteration the direction d is minus the inverse Hessian times the gradient;
+    the last ``history_size`` pairs ``s = t * d``, ``y = change of g`` with ``y.s > 1e-10`` describe this inverse
+    Hessian (two-loop recursion, starting from ``y.s / y.y``), and ::
 
         p <- p + t * d
 
-    with ``t = lr`` (in the first iteration of all ``lr * min(1, 1 / sum|g|)``), or what the line search finds from it.
+    with ``t = lr`` (in the very first iteration ``lr * min(1, 1 / sum|g|)``), or what the line search finds from there.
     An update ends after ``max_iter`` iterations or ``max_eval`` evaluations, or when ``max|g| <= tolerance_grad``,
     ``max|t d| <= tolerance_change``, the objective changes by less than ``tolerance_change``, or the slope along d is
     above ``-tolerance_change``.
 
     Args:
-        lr: the step, or where a line search begins, at least 0; a number, a scalar array or a schedule of the
-            number of updates.
-        max_iter: the most iterations an update makes.
-        max_eval: the most evaluations of the objective, ``max_iter * 5 // 4`` by default; the line search may not
-            begin any beyond it, but its first.
-        tolerance_grad, tolerance_change: when to end.
-        history_size: how many pairs are kept; the state is twice as many times as large as the parameters.
+        lr: the step, or where a line search starts, at least 0; a number, a scalar array or a schedule of the number
+            of updates.
+        max_iter: the maximum number of iterations per update.
+        max_eval: the maximum number of evaluations of the objective, ``max_iter * 5 // 4`` by default; beyond it, a
+            line search begins no evaluation except its first.
+        tolerance_grad, tolerance_change: when to stop.
+        history_size: how many pairs to keep; the state is twice that many times as large as the parameters.
         line_search_fn: None or ``"strong_wolfe"``.
         maximize: whether to ascend.
-        axis_name: inside ``shard_map``, what is spread over which axes, as :mod:`functorch_optim.axes` describes it.
-            ``value_fn`` gets this device's shards and returns the objective of all, the same on every device
+        axis_name: inside ``shard_map``, how arrays are spread over mesh axes; see :mod:`functorch_optim.axes`.
+            ``value_fn`` gets this device's shards and returns the objective of all devices, the same on each
             (``jax.lax.psum``). Its gradient is only known with ``check_vma``.
 
     Returns:
-        A transformation with the state :class:`LBFGSState`. In a chain it must stand first, and not inside
-        ``accumulate``: the gradient must be that of the objective. A parameter whose gradient is None stays. The
-        parameters stay a tree, and sharded ones sharded; complex ones count as pairs of reals.
+        A transformation with the state :class:`LBFGSState`. It must be first in a chain, and not inside
+        ``accumulate``: the gradient must be that of the objective. A parameter whose gradient is None stays unchanged.
+        The parameters stay a tree, and sharded ones sharded; complex ones count as pairs of reals.
 
-    A point where objective or gradient is not finite is never kept: the line search steps back from it, a fixed step is
-    shortened tenfold until they are. Only the last fixed step of an update is taken unseen, as in torch; where that led
-    to such a point, the next update begins by going back, and from then on no step is taken unseen. With a line search
-    no update ends higher than it began.
+    A point where objective or gradient is not finite is never kept: the line search steps back from it, and a fixed
+    step is shortened tenfold until both are finite. Only the last fixed step of an update is taken without evaluating
+    it, as in torch; if it leads to such a point, the next update starts by going back, and from then on every step is
+    evaluated. With a line search no update ends higher than it started.
 
     Raises:
         ValueError: an option outside its range, with torch's message; ``update`` without ``params`` or ``value_fn``;
-            inside ``shard_map`` without ``axis_name``, where a gradient varies over the mesh or might, or where the
-            objective varies.
+            inside ``shard_map`` without ``axis_name``, a gradient that varies or may vary over the mesh, or an
+            objective that varies.
         RuntimeError: an unknown line search.
 
     Source: Nocedal and Wright, "Numerical Optimization", 2006, chapter 7; ``torch.optim.LBFGS``, which returns

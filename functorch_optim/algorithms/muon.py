@@ -1,4 +1,4 @@
-"""Muon: momentum, orthogonalised by Newton-Schulz iterations."""
+"""Muon: momentum, orthogonalized by Newton-Schulz iterations."""
 
 import math
 from typing import Annotated, Any, NamedTuple
@@ -79,7 +79,7 @@ class Muon(Rule):
             more = "" if param.ndim < 2 else ", batched=True takes stacks of matrices, reshape= kernels of convolutions"
             raise ValueError(
                 f"Muon only supports 2D parameters whereas we found a parameter with size: {param.shape}: the "
-                f"parameter {trees.quote(name)}; muon_adamw gives AdamW what is no matrix{more}"
+                f"parameter {trees.quote(name)}; muon_adamw gives everything but matrices to AdamW{more}"
             )
 
     def init(self, param: Array, hyperparams: PyTree) -> MuonState:
@@ -103,7 +103,7 @@ class Muon(Rule):
         return -(scalars.lr * ratio) * own, MuonState(None, average)
 
     def _split_matrices(self, ndim: int) -> axes.Split:
-        """How the matrices are split; a stack of them may be without any of them being so."""
+        """How the matrices themselves are split, apart from a stack of them."""
         stacked = 0 if self.reshape is not None or not self.split else ndim - 2
         return (*[()] * stacked, *self.split[stacked:])
 
@@ -123,7 +123,7 @@ class Muon(Rule):
 
 
 def _bf16(array: jax.Array) -> jax.Array:
-    """float32 numbers rounded to those that bfloat16 has; XLA may drop a conversion there and back."""
+    """Round float32 numbers to bfloat16's; XLA may drop a conversion there and back."""
     return jax.lax.reduce_precision(array, exponent_bits=8, mantissa_bits=7)
 
 
@@ -133,7 +133,7 @@ def _product(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def orthogonalize(matrices: jax.Array, coefficients: Any, steps: int, eps: Any) -> jax.Array:
-    """Newton-Schulz iterations on every matrix of a stack: singular values go to about 1, singular vectors stay.
+    """Run Newton-Schulz iterations on every matrix of a stack: singular values go to about 1, singular vectors stay.
 
     Products are formed in float32 and rounded to bfloat16 once each, as torch does on the CPU. The result is float32.
 
@@ -168,7 +168,7 @@ def orthogonalize(matrices: jax.Array, coefficients: Any, steps: int, eps: Any) 
 
 
 def _whole_matrices(matrices: jax.Array) -> jax.Array:
-    """The stack with every matrix whole on its devices: the products run over both dimensions."""
+    """Reshard the stack so that every matrix is whole on its devices: the products run over both dimensions."""
     sharding = jax.typeof(matrices).sharding
     batch = sharding.spec[: matrices.ndim - 2]
     if not any(sharding.spec[matrices.ndim - 2 :]):
@@ -190,7 +190,7 @@ def muon(
     decay_mask: PyTree = None,
     axis_name: PyTree = None,
 ) -> GradientTransformation:
-    r"""Muon, as ``torch.optim.Muon``, for matrices, and beyond it for stacks of matrices and convolution kernels.
+    r"""Muon, as in ``torch.optim.Muon`` for matrices, and also for stacks of matrices and convolution kernels.
 
     With g the gradient, an array of A rows and B columns::
 
@@ -202,7 +202,7 @@ def muon(
     with the ratio ``sqrt(max(1, A / B))``, or ``0.2 * sqrt(max(A, B))`` with ``adjust_lr_fn="match_rms_adamw"``.
 
     Args:
-        lr: learning rate, at least 0; like every number here a Python number, a scalar array or a schedule.
+        lr: learning rate, at least 0; like every number here, a Python number, a scalar array or a schedule.
         weight_decay: coefficient of the decoupled decay, at least 0. Unless it is the number 0, ``update`` needs
             ``params``.
         momentum: decay rate of the average of the gradients, at least 0.
@@ -211,27 +211,27 @@ def muon(
         eps: the least norm that u is divided by.
         ns_steps: the number of iterations, below 100.
         adjust_lr_fn: ``"original"`` (also None) or ``"match_rms_adamw"``.
-        batched: whether a parameter of more than two dimensions is a stack of matrices, of its last two dimensions;
-            each is orthogonalised for itself.
+        batched: whether a parameter of more than two dimensions is a stack of matrices, in its last two dimensions;
+            each is orthogonalized separately.
         reshape: how a parameter of more than two dimensions becomes one matrix instead: ``"out_first"`` (torch's
             kernels: outputs, inputs, height, width) or ``"out_last"`` (JAX's: height, width, inputs, outputs). With
-            ``"out_last"`` A, the number of outputs, is that of the columns, in matrices too.
+            ``"out_last"``, A is the number of columns, which are the outputs, for matrices too.
         decay_mask: where to decay: booleans, or a function of the path, as in :func:`functorch_optim.masked`.
-        axis_name: inside ``shard_map``, the tree of the parameters' PartitionSpecs, or what else
-            :mod:`functorch_optim.axes` describes; every device orthogonalises the whole matrix, of the gathered
-            shards, and takes its own.
+        axis_name: inside ``shard_map``, the tree of the parameters' PartitionSpecs, or anything else that
+            :mod:`functorch_optim.axes` describes; every device gathers the shards, orthogonalizes the whole matrix and
+            takes its own shard.
 
     Returns:
-        A transformation with the state :class:`MuonState`. :func:`functorch_optim.muon_adamw` leaves what is no matrix
-        to AdamW.
+        A transformation with the state :class:`MuonState`. :func:`functorch_optim.muon_adamw` leaves everything but
+        matrices to AdamW.
 
     Raises:
-        ValueError: an option outside its range, with torch's message; from ``init``, a parameter that is no matrix;
-            inside ``shard_map`` without ``axis_name``, an array that varies over the mesh or might.
+        ValueError: an option outside its range, with torch's message; from ``init``, a parameter that is not a
+            matrix; inside ``shard_map`` without ``axis_name``, an array that varies or may vary over the mesh.
 
     Source: Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024; Liu et al., "Muon is
     Scalable for LLM Training", 2025. With bfloat16 parameters torch rounds u after every operation, and without
-    Nesterov normalises the buffer itself.
+    Nesterov normalizes the buffer itself.
 
     Example:
         >>> tx = muon(lr=0.1, weight_decay=0.0)

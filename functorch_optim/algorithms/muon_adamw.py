@@ -34,12 +34,12 @@ def has_matrices(name: str, array: Array) -> bool:
 
 
 def matrices_for(options: Mapping[str, PyTree]) -> Callable[[str, PyTree], bool]:
-    """What Muon takes by default with these options: matrices, with ``batched`` or ``reshape`` also larger arrays."""
+    """What Muon takes by default with these options: matrices, and larger arrays with ``batched`` or ``reshape``."""
     return has_matrices if options.get("batched") or options.get("reshape") is not None else is_matrix
 
 
 class Routing(ByLeaf):
-    """``"muon"`` where ``function`` says so, else ``"adamw"``."""
+    """``"muon"`` if ``function`` says so, else ``"adamw"``."""
 
     def label(self, name: str, leaf: PyTree) -> str:
         return "muon" if self.function(name, leaf) else "adamw"
@@ -56,8 +56,8 @@ def muon_adamw(
     Args:
         muon_options: the options of :func:`functorch_optim.muon`, by name.
         adamw_options: the options of :func:`functorch_optim.adamw`, by name.
-        use_muon: a function of a parameter's dotted path and the array (of which it may use shape and dtype) that says
-            whether Muon updates it. By default every matrix, and with ``batched`` or ``reshape`` among the options
+        use_muon: a function of a parameter's dotted path and array (it may use shape and dtype) that says whether Muon
+            updates it. By default every matrix, and with ``batched`` or ``reshape`` among the options
             every array of two or more dimensions. Embeddings and output layers are matrices, but do better with AdamW:
             ``use_muon=lambda name, array: array.ndim == 2 and "embed" not in name``.
         axis_name: inside ``shard_map``, the tree of the parameters' PartitionSpecs, as for

@@ -69,9 +69,9 @@ class NAdam(Rule):
         beta1, beta2 = hyperparams.betas
         mu, mu_next = (
             beta1.value * (1.0 - 0.5 * power(0.96, count * hyperparams.momentum_decay))
-            for count in (as_float(step), as_float(step) + 1.0)  # an integer would wrap around after the largest
+            for count in (as_float(step), as_float(step) + 1.0)  # an integer would overflow
         )
-        product = single(carried["mu_product"] * single(mu))  # a product in float32, as torch forms it
+        product = single(carried["mu_product"] * single(mu))  # in float32, as in torch
         so_far = as_float(product)
         scalars = NAdamScalars(
             beta1,
@@ -104,7 +104,7 @@ def nadam(
     foreach: bool = False,
     decay_mask: PyTree = None,
 ) -> GradientTransformation:
-    r"""Adam with Nesterov momentum, as ``torch.optim.NAdam``.
+    r"""Adam with Nesterov momentum, as in ``torch.optim.NAdam``.
 
     With g the gradient (negated first if ``maximize``) plus ``weight_decay * p``, t the number of the update,
     ``mu(t) = beta1 * (1 - 0.96**(t * momentum_decay) / 2)`` and M the product of all mu so far::
@@ -118,7 +118,7 @@ def nadam(
     alone and ``lr * weight_decay * p`` is subtracted from p.
 
     Args:
-        lr: learning rate, at least 0; like every number here a Python number, a scalar array or a schedule.
+        lr: learning rate, at least 0; like every number here, a Python number, a scalar array or a schedule.
         betas: decay rates of the two moments, each in [0, 1).
         eps: added to the denominator outside the root, at least 0.
         weight_decay: coefficient of the decay, at least 0. Unless it is the number 0, ``update`` needs ``params``.

@@ -1,4 +1,4 @@
-"""What L-BFGS and BFGS share: one step of up to ``max_iter`` iterations, in one compiled loop."""
+"""The common part of L-BFGS and BFGS: one step of up to ``max_iter`` iterations, in one compiled loop."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,7 +22,7 @@ from functorch_optim.typing import Array, PyTree
 
 
 class Progress(NamedTuple):
-    """Where a step is. ``memory`` is what the algorithm keeps of the curvature."""
+    """The state of a step; ``memory`` is the algorithm's model of the curvature."""
 
     x: Vector
     value: jax.Array
@@ -42,7 +42,7 @@ class Progress(NamedTuple):
 class QuasiNewton(Options, Transform):
     """Base of the algorithms that build up a model of the curvature and search along a line.
 
-    A subclass says how parameters become the vectors it works with, and how its memory gives a direction.
+    A subclass defines how parameters become vectors, and how its memory gives a direction.
     """
 
     lr: LearningRate
@@ -52,7 +52,7 @@ class QuasiNewton(Options, Transform):
     tolerance_change: AnyNumber
     line_search_fn: str | None
     maximize: bool
-    axis_name: PyTree  # as it was given, or :attr:`placement`
+    axis_name: PyTree  # as given, or :attr:`placement`
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -69,7 +69,7 @@ class QuasiNewton(Options, Transform):
 
     @property
     def budget(self) -> int:
-        """The most evaluations of a step."""
+        """The maximum number of evaluations per step."""
         return self.max_iter * 5 // 4 if self.max_eval is None else self.max_eval
 
     def searches(self) -> tuple[str, ...]:
@@ -78,44 +78,44 @@ class QuasiNewton(Options, Transform):
 
     @property
     def placement(self) -> tuple[PyTree, ...]:
-        """How each leaf is spread over a mesh inside ``shard_map``; () where none is."""
+        """How each leaf is spread over a mesh inside ``shard_map``; () if none is."""
         return self.axis_name if isinstance(self.axis_name, tuple) else ()
 
     def placement_of(self, tree: PyTree) -> tuple[PyTree, ...]:
-        """:attr:`placement` of such leaves."""
+        """:attr:`placement` for the leaves of ``tree``."""
         raise NotImplementedError(f"{type(self).__name__} does not define placement_of")  # abstract: subclasses do
 
     def placed(self, tree: PyTree) -> PyTree:
-        """This algorithm for leaves that are spread so."""
+        """This algorithm with the placement of the leaves of ``tree``."""
         placement = self.placement_of(tree)
         return replace(self, axis_name=placement) if any(placement) else self
 
     def to_vector(self, tree: PyTree, dtype: DTypeLike) -> Vector:
-        """A tree of parameters or gradients as a vector of this real dtype."""
+        """Convert a tree of parameters or gradients to a vector of this real dtype."""
         raise NotImplementedError(f"{type(self).__name__} does not define to_vector")  # abstract: subclasses do
 
     def from_vector(self, vector: Vector, like: PyTree) -> PyTree:
-        """A vector as a tree with the structure, shapes and dtypes of ``like``."""
+        """Convert a vector to a tree with the structure, shapes and dtypes of ``like``."""
         raise NotImplementedError(f"{type(self).__name__} does not define from_vector")  # abstract: subclasses do
 
     def vector_of(self, stored: PyTree, dtype: DTypeLike) -> Vector:
-        """A vector of this dtype, from how the state keeps it."""
+        """Convert a vector from the state's form to this dtype."""
         return self.to_vector(stored, dtype)
 
     def stored_vector(self, vector: Vector, stored: PyTree) -> PyTree:
-        """A vector as the state keeps it in the place of ``stored``."""
+        """Convert a vector to the state's form, to replace ``stored``."""
         return self.from_vector(vector, stored)
 
     def memory_of(self, state: PyTree, dtype: DTypeLike) -> PyTree:
-        """What a state has of the curvature."""
+        """Read the model of the curvature from a state."""
         raise NotImplementedError(f"{type(self).__name__} does not define memory_of")  # abstract: subclasses do
 
     def advance(
         self, memory: PyTree, y: Vector, s: Vector, value: jax.Array, grad: Vector, first: jax.Array
     ) -> tuple[PyTree, Vector]:
-        """The memory with the step ``s`` along which the gradient changed by ``y``, and the next direction.
+        """Add the step ``s``, which changed the gradient by ``y``, to the memory; also return the next direction.
 
-        In the ``first`` iteration of all there is no step, and the direction is the gradient's.
+        In the very ``first`` iteration there is no step, and the direction is minus the gradient.
         """
         raise NotImplementedError(f"{type(self).__name__} does not define advance")  # abstract: subclasses do
 
@@ -124,12 +124,12 @@ class QuasiNewton(Options, Transform):
         raise NotImplementedError(f"{type(self).__name__} does not define stored")  # abstract: subclasses do
 
     def line_search(self, memory: PyTree, tolerance_change: jax.Array) -> LineSearch:
-        """The line search; torch's strong Wolfe search has a tolerance of its own."""
+        """The line search; torch's strong Wolfe search has its own tolerance."""
         del memory, tolerance_change
         return FixedStep() if self.line_search_fn is None else StrongWolfe()
 
     def checked_leaves(self, params: PyTree) -> list[PyTree]:
-        """The leaves of the parameters."""
+        """Check the parameters, and return their leaves."""
         variables.check_parameters(params)
         names, leaves, _ = trees.named_leaves(params)
         for name, leaf in zip(names, leaves, strict=True):
@@ -137,7 +137,7 @@ class QuasiNewton(Options, Transform):
         return leaves
 
     def dtype_of(self, leaves: list[PyTree]) -> DTypeLike:
-        """The real dtype to calculate in."""
+        """The real dtype to compute in."""
         return jnp.finfo(trees.compute_dtype(*leaves)).dtype if leaves else jnp.dtype(jnp.float32)
 
     def update(  # pyright: ignore[reportIncompatibleMethodOverride] it needs the objective
@@ -199,11 +199,11 @@ class QuasiNewton(Options, Transform):
     def _step(
         self, objective: Objective, x: Vector, value: jax.Array, grad: Vector, state: PyTree, dtype: DTypeLike
     ) -> tuple[Vector, PyTree]:
-        """The point after one step, and the state."""
+        """Run one step; return the new point and the state."""
         options = jax.tree.map(lambda option: jnp.asarray(option, dtype), self._numbers(state))
         d, prev_grad = (self.vector_of(stored, dtype) for stored in (state.d, state.prev_flat_grad))
         t, prev_value = state.t.astype(dtype), state.prev_loss.astype(dtype)
-        # Where the last step led to a point without a finite value, this one begins by going back.
+        # If the last step led to a point without a finite value, this one starts by going back.
         astray = ~jnp.isfinite(value) | ~jnp.isfinite(grad.largest())
         back = astray & (state.n_iter > 0)
         careful = state.careful | back
@@ -222,7 +222,7 @@ class QuasiNewton(Options, Transform):
             n_iter=state.n_iter,
             done=jnp.where(astray, ~back, grad.largest() <= options["tolerance_grad"]),
         )
-        alone = axes.varying((x, grad, value)) - axes.named(self.placement)  # devices that minimise each for itself
+        alone = axes.varying((x, grad, value)) - axes.named(self.placement)  # axes whose devices minimize independently
         p = jax.tree.map(lambda leaf: axes.vary_over(leaf, alone), p)
         last = jax.lax.while_loop(
             lambda p: ~p.done & (p.iteration < self.max_iter), lambda p: self._iterate(objective, p, options), p
@@ -251,8 +251,8 @@ class QuasiNewton(Options, Transform):
         memory, d = self.advance(p.memory, p.grad - p.prev_grad, p.t * p.d, p.value, p.grad, first)
         t = jnp.where(first, jnp.minimum(1, 1 / p.grad.magnitude()), 1) * options["lr"]
         start = Trial(jnp.zeros_like(t), p.value, p.grad.dot(d))
-        # Where the slope says that there is nothing to gain, the search stays. The last fixed step is taken unseen, as
-        # in torch, until one led astray.
+        # If the slope shows that there is nothing to gain, the search stays. The last fixed step is taken without
+        # evaluating it, as in torch, until one has led astray.
         ended = ~(start.slope <= -options["tolerance_change"])
         unseen = ~ended & ~p.careful & (iteration == self.max_iter) & (self.line_search_fn is None)
 
@@ -286,7 +286,7 @@ class QuasiNewton(Options, Transform):
 
 
 def flattened(leaves: list[PyTree], dtype: DTypeLike) -> jax.Array:
-    """One vector of all leaves as torch lays them out: complex entries as pairs of real and imaginary part."""
+    """Flatten all leaves to one vector in torch's layout: complex entries as pairs of real and imaginary part."""
     parts = [jnp.stack([jnp.real(x), jnp.imag(x)], -1) if jnp.iscomplexobj(x) else x for x in leaves]
     return jnp.concatenate([jnp.asarray(part, dtype).reshape(-1) for part in parts])
 
@@ -297,7 +297,7 @@ def _check_value(name: str, value: Any) -> None:
 
 
 def _check_shared(name: str, value: object, grads: PyTree, placement: PyTree) -> None:
-    """Raise where devices that make one step together see different objectives, or a gradient that is not its own."""
+    """Raise if devices that share one step see different objectives, or if its gradient is not known."""
     together = axes.named(placement)
     apart = axes.varying(value) - (axes.varying(grads) - together)
     if apart:
@@ -309,7 +309,7 @@ def _check_shared(name: str, value: object, grads: PyTree, placement: PyTree) ->
 
 
 def _filled(grads: PyTree, params: PyTree) -> PyTree:
-    """The gradients with zeros where there is none, so that those parameters stay."""
+    """The gradients with zeros where there are none, so that those parameters stay."""
 
     def dense(param: PyTree, grad: PyTree) -> PyTree:
         return jnp.zeros_like(param) if grad is None else grad.todense() if trees.is_sparse(grad) else grad
@@ -318,6 +318,6 @@ def _filled(grads: PyTree, params: PyTree) -> PyTree:
 
 
 def _wide(param: Array, dtype: DTypeLike) -> PyTree:
-    """Something with the shape of a parameter and the dtype that its update has."""
+    """A placeholder with a parameter's shape and its update's dtype."""
     kind = jax.lax.complex(*[jnp.zeros((), dtype)] * 2).dtype if jnp.iscomplexobj(param) else dtype
     return jax.ShapeDtypeStruct(param.shape, kind)

@@ -40,7 +40,7 @@ class RAdamScalars(NamedTuple):
     beta1: Beta
     beta2: Beta
     step_size: Numeric
-    rectification: Numeric  # times sqrt(1 - beta2**t); 0 where the step is not adaptive
+    rectification: Numeric  # times sqrt(1 - beta2**t); 0 if the step is not adaptive
     eps: Numeric
 
 
@@ -91,14 +91,14 @@ def _rectification(beta2: Beta, step: Numeric) -> PyTree:
     rho = _rho(beta2, as_float(step))
     first = _first_adaptive_step(beta2.value) if on_host(beta2.value) else None
     large = rho > 5 if first is None else step >= first
-    safe = jnp.where(large, rho, 6.0)  # so that nothing is divided by zero where the value is not used
+    safe = jnp.where(large, rho, 6.0)  # avoids a division by zero where the value is not used
     square = (safe - 4) / (rho_inf - 4) * ((safe - 2) / (rho_inf - 2)) * (rho_inf / safe)
     return jnp.where(large, jnp.sqrt(jnp.where(large, square, 1.0)), 0.0)
 
 
 @functools.cache
 def _first_adaptive_step(beta2: float) -> int:
-    """The first update with rho > 5, which doubles decide; rho rises with the step."""
+    """The first update with rho > 5, decided in double precision; rho rises with the step."""
     rho_inf, step = 2 / (1 - beta2) - 1, 1
     while rho_inf > 5 and step < 10_000:
         if rho_inf - 2 * step * beta2**step / (1 - beta2**step) > 5:
@@ -111,7 +111,7 @@ def _rho(beta2: Beta, step: jax.Array) -> jax.Array:
     """``rho_inf - 2 t beta2**t / (1 - beta2**t)`` without its cancellation.
 
     With L = -log(beta2) and x = t L it is (2 / (1 - beta2) - 1 - 2 / L) + 2 / L * h(x), h(x) = 1 - x / expm1(x). The
-    bracket is small, L/6 and less, and is taken by its series where L is.
+    bracket is small, at most L/6, and for small L we compute it by its series.
     """
     if on_host(beta2.value):
         rate = -math.log1p(-beta2.complement) if beta2.complement < 1 else math.inf
@@ -124,7 +124,7 @@ def _rho(beta2: Beta, step: jax.Array) -> jax.Array:
     return offset + 2 / rate * _bernoulli(step * rate)
 
 
-# -B(2k) / (2k)! with the Bernoulli numbers B: below x = 1 the next term is under the last digit of a double.
+# -B(2k) / (2k)! with the Bernoulli numbers B: below x = 1 the next term is below a double's last digit.
 _SERIES = (
     *(-1 / 12, 1 / 720, -1 / 30240, 1 / 1209600, -1 / 47900160, 691 / 1307674368000),
     *(-1 / 74724249600, 3617 / 10670622842880000, -43867 / 5109094217170944000),
@@ -132,7 +132,7 @@ _SERIES = (
 
 
 def _bernoulli(x: jax.Array) -> jax.Array:
-    """``1 - x / expm1(x)``; where that cancels, by its series x/2 - y/12 + y**2/720 - ... with y = x * x."""
+    """``1 - x / expm1(x)``; where that cancels, its series x/2 - y/12 + y**2/720 - ... with y = x * x."""
     y, tail = x * x, jnp.zeros_like(x)
     for factor in reversed(_SERIES):
         tail = factor + y * tail
@@ -155,7 +155,7 @@ def radam(
     foreach: bool = False,
     decay_mask: PyTree = None,
 ) -> GradientTransformation:
-    r"""Rectified Adam, as ``torch.optim.RAdam``.
+    r"""Rectified Adam, as in ``torch.optim.RAdam``.
 
     With g the gradient (negated first if ``maximize``) plus ``weight_decay * p``, and t the number of the update::
 
@@ -169,7 +169,7 @@ def radam(
     With ``decoupled_weight_decay`` the gradient is left alone and ``lr * weight_decay * p`` is subtracted from p.
 
     Args:
-        lr: learning rate, at least 0; like every number here a Python number, a scalar array or a schedule.
+        lr: learning rate, at least 0; like every number here, a Python number, a scalar array or a schedule.
         betas: decay rates of the two moments, each in [0, 1).
         eps: added to the denominator outside the root, at least 0.
         weight_decay: coefficient of the decay, at least 0. Unless it is the number 0, ``update`` needs ``params``.

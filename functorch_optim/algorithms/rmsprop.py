@@ -26,7 +26,7 @@ from functorch_optim.typing import Array, Numeric, PyTree
 
 @exportable
 class RMSpropState(NamedTuple):
-    """``step`` counts updates; the buffer is None without momentum, the mean gradient unless centered."""
+    """``step`` counts updates; the buffer is None without momentum, the mean gradient None unless centered."""
 
     step: PyTree
     square_avg: PyTree
@@ -94,7 +94,7 @@ def rmsprop(
     foreach: bool = False,
     decay_mask: PyTree = None,
 ) -> GradientTransformation:
-    r"""RMSprop, as ``torch.optim.RMSprop``.
+    r"""RMSprop, as in ``torch.optim.RMSprop``.
 
     With g the gradient (negated first if ``maximize``) plus ``weight_decay * p``::
 
@@ -104,15 +104,15 @@ def rmsprop(
         b <- momentum * b + g / d
         p <- p - lr * b
 
-    Without momentum no buffer is kept. A variance ``v - a**2`` that rounding made negative counts as zero, where torch
-    gives NaN.
+    Without momentum no buffer is kept. A variance ``v - a**2`` that rounding made negative counts as zero; torch gives
+    NaN.
 
     Args:
-        lr: learning rate, at least 0; like every number here a Python number, a scalar array or a schedule.
-        alpha: decay rate of the averages, at least 0; as data best a :class:`functorch_optim.Beta`.
+        lr: learning rate, at least 0; like every number here, a Python number, a scalar array or a schedule.
+        alpha: decay rate of the averages, at least 0; as data preferably a :class:`functorch_optim.Beta`.
         eps: added to the denominator outside the root, at least 0.
         weight_decay: coefficient of the L2 penalty, at least 0. Unless it is the number 0, ``update`` needs ``params``.
-        momentum: factor of the buffer, at least 0; zero, and without a buffer, only as the Python number 0.
+        momentum: factor of the buffer, at least 0; only the Python number 0 means no momentum, and no buffer.
         centered: whether to divide by the standard deviation instead of the root mean square.
         maximize: whether to ascend.
         foreach: whether to update small parameters together (:func:`functorch_optim.lift`).

@@ -70,7 +70,7 @@ def rprop(
     maximize: bool = False,
     foreach: bool = False,
 ) -> GradientTransformation:
-    r"""Resilient backpropagation, as ``torch.optim.Rprop``.
+    r"""Resilient backpropagation, as in ``torch.optim.Rprop``.
 
     With g the gradient (negated first if ``maximize``) and s the step size, entry by entry::
 
@@ -80,7 +80,7 @@ def rprop(
         p <- p - sign(g) * s
         g_last <- g
 
-    A gradient that is NaN has no sign: its entry stays where it is, as in torch.
+    A NaN gradient has no sign: its entry stays unchanged, as in torch.
 
     Args:
         lr: the first step size, at least 0; later changes have no effect, as in torch.

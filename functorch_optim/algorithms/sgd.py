@@ -65,7 +65,7 @@ class SGD(Rule):
         return not is_static_zero(self.momentum)
 
     def scalars(self, step: Numeric, hyperparams: PyTree) -> SGDScalars:
-        # torch starts the buffer as a copy of the gradient: nothing in it yet, and no dampening.
+        # torch starts the buffer as a copy of the gradient, without dampening.
         gain = 1.0 - hyperparams.dampening
         if not is_static_zero(self.dampening):
             gain = (1.0 if step == 1 else gain) if on_host(step, gain) else jnp.where(step == 1, 1.0, gain)
@@ -76,7 +76,7 @@ class SGD(Rule):
     ) -> tuple[jax.Array, SGDState]:
         if slots.momentum_buffer is None:
             return -scalars.lr * grad, slots
-        # The gradient's product stands first: it is the one a fused multiply-add leaves unrounded, as in torch.
+        # The gradient's product comes first: a fused multiply-add leaves that one unrounded, as in torch.
         buffer = scalars.gain * grad + scalars.momentum * slots.momentum_buffer
         direction = grad + scalars.momentum * buffer if self.nesterov else buffer
         return -scalars.lr * direction, slots._replace(momentum_buffer=buffer)
@@ -92,7 +92,7 @@ def sgd(
     foreach: bool = False,
     decay_mask: PyTree = None,
 ) -> GradientTransformation:
-    r"""Stochastic gradient descent, as ``torch.optim.SGD``.
+    r"""Stochastic gradient descent, as in ``torch.optim.SGD``.
 
     With g the gradient (negated first if ``maximize``) plus ``weight_decay * p``::
 
@@ -105,7 +105,7 @@ def sgd(
     structure, only as the Python number 0; an array or a schedule that returns 0 keeps its buffer.
 
     Args:
-        lr: learning rate, at least 0; like every number here a Python number, a scalar array or a schedule.
+        lr: learning rate, at least 0; like every number here, a Python number, a scalar array or a schedule.
         momentum: factor of the buffer, at least 0.
         dampening: share of the gradient that is left out of the buffer, from the second update on.
         weight_decay: coefficient of the L2 penalty, at least 0. Unless it is the number 0, ``update`` needs ``params``.
@@ -114,13 +114,13 @@ def sgd(
         foreach: whether to update small parameters together (:func:`functorch_optim.lift`).
         decay_mask: where to decay: booleans, or a function of the path, as in :func:`functorch_optim.masked`.
 
-    Gradients may be row-sparse, if there is no weight decay. Without momentum only the rows they name are touched; with
+    Gradients may be row-sparse if there is no weight decay. Without momentum only the rows they name are touched; with
     momentum all rows move, and the gradient is made dense.
 
     Returns:
         A transformation with the state :class:`SGDState`. Updates are float32 or wider; slots have their
         parameter's shape and dtype. The step counts calls of ``update``: a parameter whose gradient is None keeps
-        its slots while the step runs on, so one that first gets a gradient later has its first buffer damped.
+        its slots while the step runs on, so the first buffer of one that gets its first gradient later is damped.
 
     Raises:
         ValueError: an option outside its range, with torch's message.

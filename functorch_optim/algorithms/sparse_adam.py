@@ -81,7 +81,7 @@ def sparse_adam(
     eps: Hyperparameter = 1e-8,
     maximize: bool = False,
 ) -> GradientTransformation:
-    r"""Adam for row-sparse gradients, as ``torch.optim.SparseAdam``.
+    r"""Adam for row-sparse gradients, as in ``torch.optim.SparseAdam``.
 
     On the rows that the gradient g names (its duplicates summed; negated first if ``maximize``), with t the number of
     the update::
@@ -90,23 +90,23 @@ def sparse_adam(
         v <- v + (1 - beta2) * (g**2 - v)
         p <- p - lr * sqrt(1 - beta2**t) / (1 - beta1**t) * m / (sqrt(v) + eps)
 
-    All other rows of p, m and v stay. ``eps`` is not corrected for bias, as it is in Adam.
+    All other rows of p, m and v stay. Unlike in Adam, ``eps`` is added before the bias correction.
 
     Args:
-        lr: learning rate, above 0; like every number here a Python number, a scalar array or a schedule.
+        lr: learning rate, above 0; like every number here, a Python number, a scalar array or a schedule.
         betas: decay rates of the two averages, each in [0, 1).
         eps: added to the denominator, above 0.
         maximize: whether to ascend.
 
     Returns:
         A transformation with the state :class:`SparseAdamState`. Gradients are ``BCOO`` arrays with one sparse
-        dimension, as :func:`functorch_optim.value_and_sparse_grad` gives them; updates are too, with as many entries,
+        dimension, as :func:`functorch_optim.value_and_sparse_grad` returns them; so are updates, with as many entries,
         and :func:`functorch_optim.apply_updates` adds them. In a compiled step with donated buffers time and memory
         traffic grow with the rows named, not with the table.
 
     Raises:
         ValueError: an option outside its range, with torch's message; a complex parameter.
-        RuntimeError: a dense gradient, whose parameter is named.
+        RuntimeError: a dense gradient; the message names its parameter.
 
     Source: ``torch.optim.SparseAdam``; Kingma and Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015.
 

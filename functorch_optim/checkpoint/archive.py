@@ -1,4 +1,4 @@
-"""The zip container of torch's files: its records as views of the file, nothing unpacked and nothing copied."""
+"""The zip container of torch's files: records are views of the file, neither unpacked nor copied."""
 
 import errno
 import mmap
@@ -11,12 +11,12 @@ from typing import NamedTuple
 from functorch_optim.checkpoint.errors import CheckpointError, shown
 
 _LOCAL = struct.Struct("<4s5H3L2H")  # the header before each record's bytes
-_LEGACY = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how torch's files began before version 1.6, after the protocol
-_LARGE = 1 << 24  # files of less bytes are read, not mapped
+_LEGACY = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # start of files from before torch 1.6, after the protocol
+_LARGE = 1 << 24  # smaller files are read, not mapped
 
 
 class Record(NamedTuple):
-    """Where the bytes of a record are, and their checksum."""
+    """Where a record's bytes are, and their checksum."""
 
     start: int
     size: int
@@ -24,11 +24,11 @@ class Record(NamedTuple):
 
 
 class Archive:
-    """The records by name, without the folder that they share.
+    """A file's records by name, without their common folder.
 
     Raises:
-        CheckpointError: the file is no such archive, or a damaged one: records that are compressed, encrypted,
-            overlapping, outside of the file, or under names that lead elsewhere.
+        CheckpointError: the file is not such an archive, or is damaged: records are compressed, encrypted,
+            overlapping, outside the file, or have names that lead elsewhere.
     """
 
     def __init__(self, path: str | os.PathLike[str], verify: bool = True, mapped: bool = True) -> None:
@@ -48,8 +48,8 @@ class Archive:
             try:
                 with zipfile.ZipFile(file) as archive:
                     entries = archive.infolist()
-            except Exception as error:  # whatever a damaged directory makes of the reader
-                if isinstance(error, OSError) and error.errno != errno.EINVAL:  # which is a place before the file
+            except Exception as error:  # a damaged directory can raise anything
+                if isinstance(error, OSError) and error.errno != errno.EINVAL:  # a seek to before the file
                     raise
                 raise CheckpointError(f"{path} is no whole zip archive, as torch writes it: {shown(error)}") from error
         self.records = self._read(entries)
@@ -91,7 +91,7 @@ class Archive:
         return records
 
     def _start(self, entry: zipfile.ZipInfo, name: str) -> int:
-        """Where the record's bytes begin, after its local header."""
+        """Where the record's bytes start, after its local header."""
         head = self.bytes[entry.header_offset : entry.header_offset + _LOCAL.size] if entry.header_offset >= 0 else b""
         if len(head) < _LOCAL.size or head[:4] != b"PK\x03\x04":
             raise CheckpointError(f"the record '{shown(name)}' has no header where it should be")
@@ -104,10 +104,10 @@ class Archive:
         return start
 
     def read(self, name: str) -> memoryview:
-        """A record's bytes, a view of the file.
+        """Return a record's bytes as a view of the file.
 
         Raises:
-            CheckpointError: there is no such record, or its checksum is another.
+            CheckpointError: the record does not exist, or its checksum differs.
         """
         if name not in self.records:
             raise CheckpointError(f"the archive has no record '{shown(name)}'")
@@ -115,6 +115,6 @@ class Archive:
         view = memoryview(self.bytes)[start : start + size]
         if self.verify and zlib.crc32(view) != checksum:
             absent = all(record.checksum == 0 for record in self.records.values())
-            why = "is written without a checksum" if absent else "is damaged: its checksum is wrong"
+            why = "has no checksum" if absent else "is damaged: its checksum is wrong"
             raise CheckpointError(f"the record '{shown(name)}' {why}. verify=False reads files without checksums")
         return view

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Atomic writes: a file appears whole or not at all."""
 
 import errno
 import os
@@ -11,14 +11,14 @@ from typing import BinaryIO
 
 @contextmanager
 def atomic_write(path: str | os.PathLike[str], sync: bool = True) -> Generator[BinaryIO]:
-    """A file to write to that takes the place of ``path`` when the block ends without an error.
+    """Open a file for writing that replaces ``path`` when the block ends without an error.
 
-    Until then ``path`` is what it was, also when the process is killed; what is left of it then is a file whose name
-    begins with that of ``path`` and ends with ``.partial``. With ``sync`` the bytes are on the disk before the name is,
-    so that this holds when the machine stops, too. A link stays one: the file that it leads to is replaced.
+    Until then ``path`` does not change, even if the process is killed; that only leaves a file whose name starts with
+    the name of ``path`` and ends with ``.partial``. With ``sync`` the bytes reach the disk before the name does, so
+    this holds even if the machine stops. A link stays a link: its target is replaced.
 
     Raises:
-        OSError: there is no such folder, or ``path`` is no file.
+        OSError: the folder does not exist, or ``path`` is not a file.
 
     Example:
         >>> import pathlib, tempfile
@@ -36,7 +36,7 @@ def atomic_write(path: str | os.PathLike[str], sync: bool = True) -> Generator[B
 
 @contextmanager
 def atomic_path(path: str | os.PathLike[str], sync: bool = True) -> Generator[str]:
-    """The name of an empty file, for what writes files by name; as :func:`atomic_write` otherwise."""
+    """Like :func:`atomic_write`, but yield the name of an empty file, for code that writes files by name."""
     target = _target(os.fsdecode(path))
     folder, name = os.path.split(target)
     partial = os.path.join(folder, f"{name.encode()[:180].decode(errors='ignore')}.{secrets.token_hex(4)}.partial")
@@ -44,7 +44,7 @@ def atomic_path(path: str | os.PathLike[str], sync: bool = True) -> Generator[st
     try:
         mode = stat.S_IMODE(os.stat(partial).st_mode)
         yield partial
-        with suppress(OSError):  # who writes files by name may have made another
+        with suppress(OSError):  # code that writes by name may have created a new file
             os.chmod(partial, mode)
         if sync:
             with open(partial, "r+b") as file:
@@ -61,10 +61,10 @@ def atomic_path(path: str | os.PathLike[str], sync: bool = True) -> Generator[st
 
 
 def _target(path: str) -> str:
-    """The file that is replaced, through links.
+    """Follow links to the file to replace.
 
     Raises:
-        OSError: it is something else than a file, or its folder is not there.
+        OSError: it is not a file, or its folder does not exist.
     """
     target = os.path.realpath(path)
     folder = os.path.dirname(target)
@@ -76,7 +76,7 @@ def _target(path: str) -> str:
 
 
 def _sync_folder(folder: str) -> None:
-    """Put the new name on the disk, where the system can."""
+    """Flush the new name to the disk, if the system can."""
     with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
         try:

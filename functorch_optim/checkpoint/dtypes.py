@@ -1,4 +1,4 @@
-"""The dtypes of torch's tensors and storages as NumPy's."""
+"""NumPy dtypes for torch's tensors and storages."""
 
 import ml_dtypes
 import numpy as np
@@ -17,7 +17,7 @@ STORAGES = {
     "ByteStorage": np.dtype(np.uint8),
     "BoolStorage": np.dtype(np.bool_),
 }
-# What has no storage of its own is kept as bytes, with its dtype beside it.
+# Dtypes without their own storage class are stored as bytes, together with the dtype.
 UNTYPED = {
     "uint16": np.dtype(np.uint16),
     "uint32": np.dtype(np.uint32),
@@ -29,4 +29,4 @@ UNTYPED = {
 }
 if hasattr(ml_dtypes, "float8_e8m0fnu"):
     UNTYPED["float8_e8m0fnu"] = np.dtype(ml_dtypes.float8_e8m0fnu)
-DTYPES = {**{str(dtype): dtype for dtype in STORAGES.values()}, **UNTYPED}  # by torch's names, which are NumPy's
+DTYPES = {**{str(dtype): dtype for dtype in STORAGES.values()}, **UNTYPED}  # by torch's names, which are also NumPy's

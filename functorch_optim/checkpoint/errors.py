@@ -1,11 +1,11 @@
-"""The one error of this package."""
+"""The package's only exception."""
 
 
 class CheckpointError(ValueError):
-    """A file cannot be read, or a tree not be written; the message says what was refused and where."""
+    """A file cannot be read, or a tree cannot be written; the message says what was refused and where."""
 
 
 def shown(text: object) -> str:
-    """What a file says, fit for a message: in ASCII, and not long."""
+    """Format text from a file for a message: as ASCII, shortened if long."""
     line = ascii(str(text)[:200])[1:-1]
     return line if len(line) <= 100 else f"{line[:97]}..."

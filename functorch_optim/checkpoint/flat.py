@@ -1,4 +1,4 @@
-"""Trees as named arrays and texts, which is what safetensors keeps and what any format of named arrays can keep."""
+"""Trees as named arrays and texts, which safetensors and any other format of named arrays can store."""
 
 import json
 from collections.abc import Mapping
@@ -15,12 +15,12 @@ from functorch_optim.checkpoint.work import Work
 from functorch_optim.placement import placed
 from functorch_optim.typing import PyTree
 
-FORMAT = 2  # raise it when what is written changes, and keep the reader of every number before; 2 has a checksum
-MARK = "__functorch_optim__"  # the text that says the format, and how the names form the tree
-_TEXTS = "__functorch_optim_texts__"  # where there is room for arrays only: the bytes of the texts
+FORMAT = 2  # bump it when the written data changes, and keep reading every earlier format; 2 added a checksum
+MARK = "__functorch_optim__"  # the text with the format, and how the names form the tree
+_TEXTS = "__functorch_optim_texts__"  # in formats for arrays only: the bytes of the texts
 
 
-_RESERVED = ("__functorch_optim", "__metadata__", "__dtype__")  # how no name may begin
+_RESERVED = ("__functorch_optim", "__metadata__", "__dtype__")  # prefixes that no name may have
 
 
 class Flat(NamedTuple):
@@ -31,13 +31,13 @@ class Flat(NamedTuple):
 
 
 def flatten(tree: PyTree) -> Flat:
-    """The arrays of a tree and the JSON of what is no array, by dotted names.
+    """Split a tree into arrays, and JSON for everything else, by dotted name.
 
-    The state dict of an optimizer becomes ``state.<name>.exp_avg`` and ``param_groups.<name>.lr``, as torch's
-    distributed checkpoints have it.
+    An optimizer's state dict becomes ``state.<name>.exp_avg`` and ``param_groups.<name>.lr``, as in torch's
+    distributed checkpoints.
 
     Raises:
-        CheckpointError: something in the tree is neither an array nor has it a form in JSON, or two have one name.
+        CheckpointError: a leaf is neither an array nor representable in JSON, or two leaves have the same name.
     """
     writer = _Writer({}, {})
     outline = writer.write(tree, ())
@@ -45,12 +45,12 @@ def flatten(tree: PyTree) -> Flat:
 
 
 def unflatten(flat: Flat, like: PyTree = None) -> PyTree:
-    """The tree that was flattened; with ``like`` in its structure, placed as its leaves are.
+    """Rebuild a flattened tree; with ``like``, in its structure, each leaf placed as the one in ``like``.
 
-    What was not written by :func:`flatten` comes back as a dict by name, or as a state dict, if the names are of one.
+    Anything that :func:`flatten` did not write becomes a dict by name, or a state dict if the names are those of one.
 
     Raises:
-        CheckpointError: it was written by a newer version, is damaged, or does not fit ``like``.
+        CheckpointError: a newer version wrote it, it is damaged, or it does not fit ``like``.
     """
     try:
         version = format_of(flat.texts) if MARK in flat.texts else None
@@ -65,13 +65,13 @@ def unflatten(flat: Flat, like: PyTree = None) -> PyTree:
 
 
 def to_arrays(tree: PyTree) -> dict[str, PyTree]:
-    """A tree as a dict of arrays alone, for formats that take nothing else (orbax, npz, msgpack).
+    """Convert a tree to a dict of arrays only, for formats that take nothing else (orbax, npz, msgpack).
 
-    The arrays stay what and where they are, sharded ones too. Numbers, strings, lists of them and the structure are in
-    one array of bytes. A functional state needs none of this: it is a tree of arrays already.
+    Arrays are neither copied nor moved, even sharded ones. Numbers, strings, lists of them and the structure go into
+    one array of bytes. A functional state needs none of this: it is already a tree of arrays.
 
     Raises:
-        CheckpointError: something in the tree is neither an array nor has it a form in JSON.
+        CheckpointError: a leaf is neither an array nor representable in JSON.
 
     Example:
         >>> import jax.numpy as jnp
@@ -90,10 +90,10 @@ def to_arrays(tree: PyTree) -> dict[str, PyTree]:
 
 
 def from_arrays(arrays: Mapping[str, PyTree], like: PyTree = None) -> PyTree:
-    """The tree of :func:`to_arrays`; with ``like`` in its structure, placed as its leaves are.
+    """Rebuild the tree of :func:`to_arrays`; with ``like``, in its structure, each leaf placed as the one in ``like``.
 
     Raises:
-        CheckpointError: the arrays are not those of :func:`to_arrays`, are of a newer version, or do not fit ``like``.
+        CheckpointError: :func:`to_arrays` did not create the arrays, a newer version did, or they do not fit ``like``.
     """
     given = dict(arrays)
     if _TEXTS not in given:
@@ -101,14 +101,14 @@ def from_arrays(arrays: Mapping[str, PyTree], like: PyTree = None) -> PyTree:
     try:
         texts = json.loads(np.asarray(given.pop(_TEXTS)).tobytes())
         if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
-            raise ValueError("it has no texts by name")
+            raise ValueError("it does not map names to texts")
     except (RecursionError, ValueError) as error:
         raise CheckpointError(f"the array {_TEXTS!r} is damaged: {shown(error)}") from error
     return unflatten(Flat(given, texts), like)
 
 
 class _Writer(NamedTuple):
-    """Collects arrays and texts; ``write`` returns the outline of a node: how it is made of what has which name."""
+    """Collects arrays and texts; ``write`` returns a node's outline: how it is built from which names."""
 
     arrays: dict[str, PyTree]
     texts: dict[str, str]
@@ -123,7 +123,7 @@ class _Writer(NamedTuple):
                     raise CheckpointError(f"a key of {_where(path)} is {type(key).__name__!r}, no name or number")
             return {"dict": self._items(node.items(), path)}
         if isinstance(node, str):
-            node = str(node)  # NumPy's own strings
+            node = str(node)  # NumPy's strings too
         elif isinstance(node, np.ndarray | np.generic | jax.Array):
             return self._keep(self.arrays, path, _storable(node, path))
         if type(node) in (list, tuple):
@@ -146,7 +146,7 @@ class _Writer(NamedTuple):
         if name in self.arrays or name in self.texts:
             raise CheckpointError(f"two leaves of the tree have the name {name!r}")
         if name.startswith(_RESERVED):
-            raise CheckpointError(f"a leaf must not have the name {name!r}, which the format needs")
+            raise CheckpointError(f"a leaf must not have the name {name!r}: the format reserves it")
         where[name] = value
         return name
 
@@ -179,10 +179,10 @@ def _storable(array: PyTree, path: tuple[object, ...]) -> PyTree:
 
 
 def format_of(texts: Mapping[str, str]) -> int:
-    """The format in which something was written.
+    """Return the format that the texts declare.
 
     Raises:
-        CheckpointError: a newer version wrote it. ValueError: it says none.
+        CheckpointError: a newer version wrote it. ValueError: they declare none.
     """
     version = json.loads(texts[MARK])["format"]
     if type(version) is not int or version < 1:
@@ -196,7 +196,7 @@ def format_of(texts: Mapping[str, str]) -> int:
 
 
 class _Reader:
-    """Puts a tree together; each name stands for one leaf, so that the tree cannot outgrow what was written."""
+    """Rebuilds a tree; each name is used for one leaf, so that the tree cannot outgrow what was written."""
 
     def __init__(self, flat: Flat) -> None:
         self._outline = json.loads(flat.texts[MARK])["tree"]
@@ -207,7 +207,7 @@ class _Reader:
         return self._read(self._outline)
 
     def _read(self, outline: Any) -> PyTree:
-        """The node of an outline."""
+        """Build the node of an outline."""
         if isinstance(outline, str):
             leaf = self._take(outline)
             return json.loads(leaf) if isinstance(leaf, str) else leaf
@@ -230,23 +230,23 @@ class _Reader:
 
 
 def _foreign(flat: Flat) -> PyTree:
-    """What other programs wrote: arrays by name, and a state dict, if the names are of one."""
+    """Read what another program wrote: a dict of arrays by name, or a state dict if the names are those of one."""
     plain = {
         name: json.loads(text) for name, text in flat.texts.items() if name.startswith(("param_groups.", "state."))
     }
     if not plain:
         return dict(flat.arrays)
-    everything = {**flat.arrays, **plain}  # in no order, as it comes of a file
+    everything = {**flat.arrays, **plain}  # files keep no order
     return unflatten_state_dict({name: everything[name] for name in sorted(everything, key=_natural)})
 
 
 def _natural(name: str) -> list[tuple[int, int | str]]:
-    """What sorts ``layers.10`` behind ``layers.9``."""
+    """A sort key that puts ``layers.10`` after ``layers.9``."""
     return [(0, int(part)) if part.isdecimal() else (1, part) for part in name.split(".")]
 
 
 def _restored(flat: Flat, like: PyTree) -> tuple[list[PyTree], list[PyTree], PyTree]:
-    """The leaves that stand under the names of those of ``like``, those of ``like``, and its structure."""
+    """The saved leaves under the names of the leaves of ``like``, the leaves of ``like``, and its structure."""
     names, models, treedef = trees.named_leaves(like)
     names = [name or "value" for name in names]
     known = set(names)
@@ -267,7 +267,7 @@ def _restored(flat: Flat, like: PyTree) -> tuple[list[PyTree], list[PyTree], PyT
 
 
 def _told(texts: Mapping[str, str]) -> dict[str, PyTree]:
-    """The numbers and strings among the leaves, as JAX sees them: those in a list one by one, and no None."""
+    """The saved numbers and strings as JAX sees leaves: items of a list one by one, without None."""
     found: dict[str, PyTree] = {}
     for name, text in texts.items():
         value = None if name == MARK else json.loads(text)

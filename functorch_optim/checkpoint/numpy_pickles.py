@@ -1,4 +1,4 @@
-"""NumPy's scalars, arrays and dtypes as pickles have them, built without NumPy's own functions for it."""
+"""Build NumPy's scalars, arrays and dtypes from pickles without calling NumPy's own functions for it."""
 
 import math
 import re
@@ -14,20 +14,20 @@ from functorch_optim.checkpoint.plain_tree import Refused, Unfinished
 from functorch_optim.checkpoint.work import Work
 from functorch_optim.typing import PyTree
 
-_PLAIN = re.compile(r"[?biufcSU]\d{0,9}|b1")  # numbers, booleans and texts: no objects, records, dates
+_PLAIN = re.compile(r"[?biufcSU]\d{0,9}|b1")  # numbers, booleans and texts: no objects, records or dates
 _ORDERS = ("<", ">", "|", "=")
-_LARGEST = {"b": (np.uint8, 1), "U": (np.uint32, 0x10FFFF)}  # what an entry of such an array may be
+_LARGEST = {"b": (np.uint8, 1), "U": (np.uint32, 0x10FFFF)}  # the largest entry of such an array
 
 
 class _Dtype(Unfinished):
-    """A dtype, whose byte order a pickle says afterwards."""
+    """A dtype whose byte order follows later in the pickle."""
 
     def __init__(self, dtype: np.dtype) -> None:
         self.dtype = dtype
 
     def build(self, state: PyTree) -> None:
         if type(state) is not tuple or len(state) < 2 or state[1] not in _ORDERS:
-            raise CheckpointError("refused: a dtype of NumPy's with a state that is none")
+            raise CheckpointError("refused: a dtype of NumPy's with an invalid state")
         self.dtype = self.dtype.newbyteorder(state[1])
 
     def finish(self) -> PyTree:
@@ -35,7 +35,7 @@ class _Dtype(Unfinished):
 
 
 class _Array(Unfinished):
-    """An array, whose contents a pickle says afterwards."""
+    """An array whose contents follow later in the pickle."""
 
     def __init__(self, work: Work) -> None:
         self.work = work
@@ -43,7 +43,7 @@ class _Array(Unfinished):
 
     def build(self, state: PyTree) -> None:
         if type(state) is not tuple or len(state) != 5:
-            raise CheckpointError("refused: an array of NumPy's with a state that is none")
+            raise CheckpointError("refused: an array of NumPy's with an invalid state")
         _, shape, dtype, is_fortran, data = state
         self.array = _array(self.work, data, dtype, shape, "F" if is_fortran is True else "C")
 
@@ -58,41 +58,41 @@ def _dtype(name: object, align: object = False, copy: object = False) -> _Dtype 
     if isinstance(name, np.dtype):
         return _Dtype(name)
     if type(name) is not str or not _PLAIN.fullmatch(name):
-        return Refused(f"refused: NumPy's dtype {shown(name)!r}, which is neither of numbers nor of texts")
+        return Refused(f"refused: NumPy's dtype {shown(name)!r}, which holds neither numbers nor texts")
     return _Dtype(np.dtype(name))
 
 
 def _array(work: Work, data: PyTree, dtype: DTypeLike, shape: object, order: object = "C") -> np.ndarray:
-    """An array of bytes, in the byte order of this machine."""
+    """Build an array from bytes, in this machine's byte order."""
     if type(data) not in (bytes, bytearray) or not isinstance(dtype, np.dtype) or order not in ("C", "F"):
-        raise CheckpointError("refused: an array of NumPy's that is not made of bytes")
+        raise CheckpointError("refused: an array of NumPy's that is not built from bytes")
     if type(shape) is not tuple or len(shape) > 32 or not all(type(n) is int and 0 <= n < 2**48 for n in shape):
         raise CheckpointError("refused: an array of NumPy's without a shape")
     if math.prod(shape) * dtype.itemsize != len(data):
         raise CheckpointError(f"an array of size {shape} and {dtype} has {len(data)} bytes")
-    work.spend(len(data), "arrays of NumPy's that are made of the same bytes again and again")
+    work.spend(len(data), "arrays of NumPy's that are built from the same bytes again and again")
     native = dtype.newbyteorder("=")
     array = np.frombuffer(data, dtype).astype(native, copy=False) if data else np.empty(0, native)
     if dtype.kind in _LARGEST:
         whole, largest = _LARGEST[dtype.kind]
         if array.view(whole).max(initial=0) > largest:
-            raise CheckpointError(f"an array of {dtype} has entries that are none")
+            raise CheckpointError(f"an array of {dtype} has invalid entries")
     array = array.reshape(shape, order=order)
     array.flags.writeable = False
     return array
 
 
 def _scalar(work: Work, dtype: DTypeLike, data: PyTree) -> PyTree:
-    """A scalar as Python's number or text."""
+    """Build a scalar as a Python number or string."""
     return _array(work, data, dtype, ()).item()
 
 
 def names(work: Work) -> dict[tuple[str, str], PyTree]:
-    """What the names of NumPy in a pickle mean."""
+    """Map NumPy's names in a pickle to what they build here."""
 
     def known(name: str, call: Callable[..., PyTree]) -> dict[tuple[str, str], PyTree]:
         module, _, function = name.rpartition(".")
-        spelt = (module, module.replace("_core", "core"))  # as it was called before NumPy 2
+        spelt = (module, module.replace("_core", "core"))  # its name before NumPy 2
         return {(each, function): Known(name, call) for each in spelt}
 
     return {
@@ -112,4 +112,4 @@ def names(work: Work) -> dict[tuple[str, str], PyTree]:
 
 
 def _no_class(*_: object) -> PyTree:
-    raise CheckpointError("refused: an array of NumPy's that is made by its class")
+    raise CheckpointError("refused: an array of NumPy's that is built by calling its class")

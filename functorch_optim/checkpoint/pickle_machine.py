@@ -1,4 +1,4 @@
-"""A reader of pickles that calls nothing but what it is given, and gives nothing but plain containers and arrays."""
+"""A pickle reader that calls only the functions it is given and returns only plain containers and arrays."""
 
 import pickletools
 from collections import Counter, OrderedDict
@@ -23,7 +23,7 @@ _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
 class Known:
-    """A name that a pickle may use, and what calling it does here; with ``lenient`` also with what is refused."""
+    """A name that a pickle may use, and the function it calls here; if ``lenient``, even on refused arguments."""
 
     def __init__(self, name: str, call: Callable[..., PyTree], lenient: bool = False) -> None:
         self.name = name
@@ -32,13 +32,13 @@ class Known:
 
 
 class _Made(Unfinished):
-    """What an unknown class makes of several values and nothing else: a namedtuple, or as good as one."""
+    """An object that an unknown class builds from several values alone: a namedtuple, or as good as one."""
 
     def __init__(self, kind: Refused, values: tuple[PyTree, ...]) -> None:
         self.kind, self.values = kind, values
 
     def build(self, state: PyTree) -> None:
-        del state  # it has more than its values
+        del state  # it holds more than its values
         self.refusal = self.kind
 
     def finish(self) -> PyTree:
@@ -49,12 +49,12 @@ class PickleMachine:
     """Runs one pickle.
 
     Args:
-        find: ``find(module, name)`` is what a global name stands for, :class:`Refused` where that is nothing here.
-        load: ``load(persistent_id)`` is an object kept outside of the pickle.
-        work: what the file may still ask for.
+        find: ``find(module, name)`` resolves a global name; :class:`Refused` if it means nothing here.
+        load: ``load(persistent_id)`` returns an object stored outside the pickle.
+        work: the work that the file may still cause.
 
     Raises:
-        CheckpointError: from :meth:`run`, whatever is wrong.
+        CheckpointError: from :meth:`run`, for any error.
     """
 
     def __init__(self, find: Callable[[str, str], PyTree], load: Callable[[PyTree], PyTree], work: Work) -> None:
@@ -62,11 +62,11 @@ class PickleMachine:
         self.load = load
         self.work = work
         self.stack: list[PyTree] = []
-        self.marks: list[int] = []  # where in the stack they are
+        self.marks: list[int] = []  # their positions in the stack
         self.memo: dict[int, PyTree] = {}
 
     def run(self, pickle: bytes, skip: Skip = ()) -> PyTree:
-        """What the pickle describes, without the entries that are refused where ``skip`` says so."""
+        """Build what the pickle describes, without the refused entries that ``skip`` selects."""
         try:
             for opcode, argument, _ in pickletools.genops(pickle):
                 if opcode.name == "STOP":
@@ -76,7 +76,7 @@ class PickleMachine:
             return plain(result, skip, self.work)
         except CheckpointError:
             raise
-        except Exception as error:  # whatever a wrong pickle makes of the steps
+        except Exception as error:  # a damaged pickle can raise anything
             raise CheckpointError(f"the pickle in the file is damaged: {shown(error)}") from error
 
     def _step(self, name: str, argument: object) -> None:
@@ -97,7 +97,7 @@ class PickleMachine:
 
     def _pop(self) -> PyTree:
         if self.marks and self.marks[-1] >= len(self.stack):
-            raise CheckpointError("the pickle in the file is damaged: it takes what is before a mark")
+            raise CheckpointError("the pickle in the file is damaged: it pops what is below a mark")
         return self.stack.pop()
 
     def _until_mark(self) -> list[PyTree]:
@@ -139,7 +139,7 @@ class PickleMachine:
         self.stack.append(function.call(*given) if refused is None else refused)
 
     def _new(self, name: str, arguments: Any, kind: Any) -> None:
-        """An object of a class."""
+        """Push an object of a class."""
         if not isinstance(kind, Refused):
             raise CheckpointError(f"refused: the pickle uses {name}")
         several = type(arguments) is tuple and len(arguments) > 1
@@ -150,7 +150,7 @@ class PickleMachine:
         self._new("NEWOBJ_EX", (), [self._pop(), self._pop()][1])
 
     def _build(self) -> None:
-        """What an OrderedDict has beside its items, a module's ``_metadata`` say, is left out."""
+        """Set the state of the object on top; an OrderedDict's attributes (a module's ``_metadata``) are dropped."""
         state, target = self._pop(), self.stack[-1]
         if isinstance(target, Unfinished):
             given = tuple(map(finished, state)) if type(state) is tuple and len(state) < 100 else state
@@ -199,12 +199,12 @@ def _expect(value: object, kind: type) -> PyTree:
 
 
 def refusal(values: tuple[object, ...]) -> Refused | None:
-    """The first of these that is refused."""
+    """The first refused value, if any."""
     return next((value for value in values if isinstance(value, Refused)), None)
 
 
 def as_key(work: Work, held: dict[Hashable, PyTree] | set[PyTree], given: object) -> PyTree:
-    """A key that is cheap to hash, or why there is none: nested tuples that share their parts take for ever."""
+    """Return a key that is cheap to hash, or a refusal: nested tuples that share parts take forever."""
     key = finished(given)
     if isinstance(key, Refused):
         return key
@@ -215,7 +215,7 @@ def as_key(work: Work, held: dict[Hashable, PyTree] | set[PyTree], given: object
 
 
 def add_all(work: Work, held: set[PyTree], items: PyTree) -> set[PyTree]:
-    """A set with these items, which are as keys are."""
+    """Add items to a set, with the rules for keys, and return it."""
     for item in items:
         held.add(as_key(work, held, item))
     return held

@@ -1,4 +1,4 @@
-"""A leaf of a JAX tree, and the pieces of torch's parameters that it is made of."""
+"""A leaf of a JAX tree, and the pieces of torch's parameters that form it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -7,30 +7,30 @@ import numpy as np
 
 
 class Piece(NamedTuple):
-    """One parameter of torch, or a part of it along its first axis, as JAX lays it out."""
+    """A torch parameter, or a part of it along its first axis, as JAX lays it out."""
 
     name: str
     torch_shape: tuple[int, ...]  # of the whole parameter
     part: tuple[int, int] | None
-    expanded: tuple[int, ...]  # the shape of the part in torch, with an axis that stands for several cut into them
-    axes: tuple[int, ...]  # the expanded ones, in JAX's order
-    flipped: tuple[int, ...]  # of them, after that
+    expanded: tuple[int, ...]  # the part's shape in torch, with a flattened axis split into its axes
+    axes: tuple[int, ...]  # the expanded axes in JAX's order
+    flipped: tuple[int, ...]  # axes to flip after reordering
     jax_shape: tuple[int, ...]
 
     @property
     def own_shape(self) -> tuple[int, ...]:
-        """The shape of the part in torch."""
+        """The part's shape in torch."""
         if self.part is None:
             return self.torch_shape
         return (self.torch_shape[0] // self.part[1], *self.torch_shape[1:])
 
     @property
     def moved_shape(self) -> tuple[int, ...]:
-        """The shape of the part with its axes in JAX's order."""
+        """The part's shape with its axes in JAX's order."""
         return tuple(self.expanded[axis] for axis in self.axes)
 
     def of(self, array: np.ndarray) -> np.ndarray:
-        """The part of torch's array."""
+        """Cut the part out of torch's array."""
         if self.part is None:
             return array
         size = array.shape[0] // self.part[1]
@@ -62,7 +62,7 @@ class Leaf(NamedTuple):
 
 
 def parts_of(name: str, leaves: Sequence[Leaf]) -> list[tuple[Leaf, int]]:
-    """The leaves that torch's parameter is in, and the numbers of its pieces there, in the order of its parts."""
+    """The leaves that hold a torch parameter, each with the number of its piece there, in the order of the parts."""
     found = [(leaf, i) for leaf in leaves for i, piece in enumerate(leaf.pieces) if piece.name == name]
     return sorted(found, key=lambda pair: pair[0].pieces[pair[1]].part or (0, 1))
 
@@ -75,7 +75,7 @@ def piece_of(
     flattened: tuple[int, ...] | None,
     jax_shape: tuple[int, ...],
 ) -> Piece | None:
-    """The piece, if a parameter of this shape can be laid out and cut so."""
+    """Return the piece, or None if a parameter of this shape cannot be laid out and cut this way."""
     count = len(torch_shape)
     if part is not None and (not count or torch_shape[0] % part[1]):
         return None
@@ -87,7 +87,7 @@ def piece_of(
         axes = (*range(2, len(expanded)), 1, 0)  # channels last, then the outputs
         return Piece(name, torch_shape, part, expanded, axes, (), jax_shape)
     if layout not in LAYOUTS:
-        raise ValueError(f"a layout is one of {', '.join(LAYOUTS)}, but it is {layout!r}")
+        raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, but it is {layout!r}")
     if layout != "same" and count < 2:
         return None
     axes, flipped = LAYOUTS[layout](count)
@@ -95,11 +95,11 @@ def piece_of(
 
 
 def behind_images(shapes: Mapping[str, tuple[int, ...]], leaves: Sequence[Leaf]) -> dict[str, tuple[str, int]]:
-    """The dense kernels whose inputs can be the entries of an image, with the convolution before it and its channels.
+    """Find dense kernels whose inputs may be a flattened image, with the convolution before each and its channels.
 
-    That is the last convolution before them in torch's order, where JAX has channels last. The channels are those of
-    the norm behind it, if there is one. A kernel that takes what the one before it gives is behind no image, nor is
-    one with an input for each channel.
+    That is the last convolution before the kernel in torch's order, if JAX has its channels last. The channels are
+    those of the norm behind it, if there is one. A kernel whose inputs are the previous kernel's outputs is not behind
+    an image, nor is one with one input per channel.
     """
     turned = {piece.name for leaf in leaves for piece in leaf.pieces if _is_turned(piece)}
     found, convolution, channels, before = {}, "", 0, 0
@@ -117,12 +117,12 @@ def behind_images(shapes: Mapping[str, tuple[int, ...]], leaves: Sequence[Leaf])
 
 
 def _is_turned(piece: Piece) -> bool:
-    """Whether the channels, or inputs and outputs, stand last in JAX and not in torch."""
+    """Whether the channels, or inputs and outputs, are last in JAX but not in torch."""
     kernels = ((1, 0),) if len(piece.torch_shape) == 2 else ((1, 0), (0, 1))
     return len(piece.expanded) == len(piece.torch_shape) > 1 and piece.axes[-2:] in kernels
 
 
-# For so many axes of torch's: their order in JAX, and those of them that run backwards there.
+# For n axes in torch: their order in JAX, and which of the reordered axes are flipped.
 LAYOUTS: dict[str, Callable[[int], tuple[Sequence[int], Sequence[int]]]] = {
     "same": lambda n: (range(n), ()),
     "kernel": lambda n: ((*range(2, n), 1, 0), ()),
@@ -132,9 +132,9 @@ LAYOUTS: dict[str, Callable[[int], tuple[Sequence[int], Sequence[int]]]] = {
 
 
 def fits(piece: Piece) -> bool:
-    """Whether the shapes agree: axes of a matrix or vector may be split (heads), and axes of one entry come and go."""
+    """Whether the shapes agree: axes of a matrix or vector may be split (heads), and axes of size 1 come and go."""
     moved, jax_shape = piece.moved_shape, piece.jax_shape
-    if len(piece.expanded) > len(piece.own_shape):  # an axis that stands for several is one in JAX too
+    if len(piece.expanded) > len(piece.own_shape):  # a flattened axis is one axis in JAX too
         return jax_shape == (piece.own_shape[1], piece.own_shape[0])
     if tuple(n for n in moved if n != 1) == tuple(n for n in jax_shape if n != 1):
         return len(moved) <= 2 or moved == jax_shape

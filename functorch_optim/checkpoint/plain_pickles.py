@@ -1,4 +1,4 @@
-"""Python's own types as pickles have them: plain containers, texts and numbers, which is all that is made of them."""
+"""Build Python's own types from pickles: only plain containers, texts and numbers."""
 
 from collections import Counter, OrderedDict
 from collections.abc import Hashable
@@ -14,7 +14,7 @@ from functorch_optim.typing import PyTree
 
 def _ordered(work: Work, items: PyTree = ()) -> OrderedDict[PyTree, PyTree]:
     if type(items) not in (list, tuple) or not all(type(item) in (list, tuple) and len(item) == 2 for item in items):
-        raise CheckpointError("refused: an OrderedDict of what is no list of pairs")
+        raise CheckpointError("refused: an OrderedDict of something other than a list of pairs")
     held: OrderedDict[PyTree, PyTree] = OrderedDict()
     for key, value in items:
         held[as_key(work, held, key)] = value
@@ -23,7 +23,7 @@ def _ordered(work: Work, items: PyTree = ()) -> OrderedDict[PyTree, PyTree]:
 
 def _counter(work: Work, counts: object = None) -> Counter[PyTree]:
     if counts is not None and type(counts) is not dict:
-        raise CheckpointError("refused: a Counter of what are no counts")
+        raise CheckpointError("refused: a Counter of something other than counts")
     held: Counter[PyTree] = Counter()
     for key, count in (counts or {}).items():
         held[as_key(work, held, key)] = count
@@ -32,7 +32,7 @@ def _counter(work: Work, counts: object = None) -> Counter[PyTree]:
 
 def _set(work: Work, items: PyTree = ()) -> set[PyTree]:
     if type(items) not in (list, tuple):
-        raise CheckpointError("refused: a set of what is no list")
+        raise CheckpointError("refused: a set of something other than a list")
     return add_all(work, set(), items)
 
 
@@ -41,20 +41,20 @@ def _frozenset(work: Work, items: PyTree = ()) -> frozenset[PyTree]:
 
 
 def _default_dict(factory: object = None) -> dict[Hashable, PyTree]:
-    del factory  # only what is there is read
+    del factory  # only existing entries are read
     return {}
 
 
 def _deque(items: PyTree = (), maxlen: object = None) -> list[PyTree]:
     del maxlen
     if type(items) not in (list, tuple):
-        raise CheckpointError("refused: a deque of what is no list")
+        raise CheckpointError("refused: a deque of something other than a list")
     return list(items)
 
 
 def _path(kind: type, *parts: object) -> str:
     if not all(type(part) is str for part in parts):
-        raise CheckpointError("refused: a path of what are no texts")
+        raise CheckpointError("refused: a path of something other than texts")
     return str(kind(*parts))
 
 
@@ -70,18 +70,18 @@ def _bytearray(data: PyTree = b"", encoding: object = "latin1") -> bytearray:
 
 def _complex(real: object, imag: object) -> complex:
     if type(real) is not float or type(imag) is not float:
-        raise CheckpointError("refused: a complex number of what are no numbers")
+        raise CheckpointError("refused: a complex number of something other than numbers")
     return complex(real, imag)
 
 
 def _device(kind: Any, index: Any = None) -> str:
     if type(kind) is not str or not (index is None or type(index) is int):
-        raise CheckpointError("refused: a device that is no name and number")
+        raise CheckpointError("refused: a device that is not a name and a number")
     return kind if index is None else f"{kind}:{index}"
 
 
 def names(work: Work) -> dict[tuple[str, str], Known]:
-    """What these names in a pickle mean."""
+    """Map these names in a pickle to what they build here."""
     builtins = {
         "set": partial(_set, work),
         "frozenset": partial(_frozenset, work),

@@ -1,4 +1,4 @@
-"""What comes out of a pickle: plain containers, numbers, texts and arrays, without the entries that are refused."""
+"""The result of a pickle: plain containers, numbers, texts and arrays, without refused entries."""
 
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator
@@ -10,45 +10,45 @@ from functorch_optim.checkpoint.work import Work
 from functorch_optim.typing import PyTree
 
 Skip = Iterable[str] | Callable[[str], bool]
-_Place = tuple[PyTree, PyTree] | None  # where that stands in which something is, and its key there
+_Place = tuple[PyTree, PyTree] | None  # the place of the container, and the key in it
 
 _SETS = (set, frozenset)
 _CONTAINERS = (dict, OrderedDict, Counter, list, tuple, *_SETS)
 _LEAVES = (str, int, float, bool, bytes, complex, type(None), bytearray, np.ndarray)
 _LEFT_OUT = object()
-_NAMED = 5  # so many refused entries one message names
+_NAMED = 5  # how many refused entries a message lists
 
 
 class Refused:
-    """Stands for what is not read, until it is known where that is."""
+    """Stands for something that is not read, until its place is known."""
 
     def __init__(self, why: str) -> None:
         self.why = why
 
 
 class Unfinished:
-    """Something of which a pickle says the rest afterwards."""
+    """An object that the pickle completes later."""
 
     refusal: Refused | None = None
 
     def build(self, state: PyTree) -> None:
-        """Take what the pickle says."""
+        """Take the state that the pickle gives."""
         raise NotImplementedError(f"{type(self).__name__} does not define build")  # abstract: every subclass does
 
     def finish(self) -> PyTree:
-        """What it is then, always the same object."""
+        """Return the finished object, always the same one."""
         raise NotImplementedError(f"{type(self).__name__} does not define finish")  # abstract: every subclass does
 
 
 def finished(value: object) -> PyTree:
-    """The value itself, of something unfinished what it has become."""
+    """Return the value itself, or what an unfinished one has become."""
     if isinstance(value, Unfinished):
         return value.finish() if value.refusal is None else value.refusal
     return value
 
 
 def checked_skip(skip: object) -> PyTree:
-    """The option ``skip`` as it is used: a function of the place, or a tuple of places.
+    """Normalize the option ``skip`` to a function of the place, or a tuple of places.
 
     Raises:
         TypeError: it is neither.
@@ -63,13 +63,13 @@ def checked_skip(skip: object) -> PyTree:
 
 
 def plain(tree: PyTree, skip: Skip, work: Work) -> PyTree:
-    """The tree, in which lists and dicts are changed, if something in it is left out.
+    """Return the tree without skipped entries; lists and dicts that lose one are changed in place.
 
-    None is inside of itself, none deeper than 500, and they are not more than ten million, a shared one counted
-    wherever it stands.
+    No container may contain itself or be nested more than 500 deep, and all together hold at most ten million entries,
+    where a shared container counts each time it occurs.
 
     Raises:
-        CheckpointError: it is no such tree, or has entries that are refused and not skipped; the message says where.
+        CheckpointError: it is not such a tree, or has refused entries that are not skipped; the message says where.
     """
     if not callable(skip):
         named = tuple(skip)
@@ -81,7 +81,7 @@ class _Walk:
     def __init__(self, skip: Callable[[str], bool], work: Work) -> None:
         self._skip = skip
         self._work = work
-        self._done: dict[int, tuple[PyTree, PyTree, int]] = {}  # a container, what becomes of it, and how many it has
+        self._done: dict[int, tuple[PyTree, PyTree, int]] = {}  # a container, its replacement, and its size
         self._open: set[int] = set()
         self._refused: list[str] = []
 
@@ -107,7 +107,7 @@ class _Walk:
         return result
 
     def _close(self, node: PyTree, place: _Place) -> None:
-        """Say what becomes of a container whose entries are done."""
+        """Decide what becomes of a container whose entries are done."""
         self._open.remove(id(node))
         size, kept, changed = 1, [], False
         for key, child in _entries(node):
@@ -129,7 +129,7 @@ class _Walk:
         self._done[id(node)] = (node, result, size)
 
     def _kept(self, child: object, place: _Place) -> PyTree:
-        """What stays of an entry."""
+        """What remains of an entry."""
         if type(child) in _CONTAINERS:
             return self._done[id(child)][1]
         if type(child) in _LEAVES or isinstance(child, np.dtype):
@@ -147,7 +147,7 @@ class _Walk:
 
 
 def _entries(node: PyTree) -> Iterator[tuple[PyTree, PyTree]]:
-    """What a container holds, by key or number; a set only keys."""
+    """A container's values by key or number; a set has only keys, so none."""
     if isinstance(node, _SETS):
         return iter(())
     pairs = node.items() if isinstance(node, dict) else enumerate(node)
@@ -160,7 +160,7 @@ def _has_unfinished(node: PyTree) -> bool:
 
 
 def _replaced(node: PyTree, kept: list[tuple[PyTree, PyTree]]) -> PyTree:
-    """The container with these entries alone."""
+    """Return the container with only these entries."""
     if isinstance(node, dict):
         remaining = {id(key) for key, _ in kept}
         for key in [key for key in node if id(key) not in remaining]:
@@ -176,7 +176,7 @@ def _replaced(node: PyTree, kept: list[tuple[PyTree, PyTree]]) -> PyTree:
 
 
 def _written(place: _Place) -> str:
-    """A place as Python reaches it: ``['args'][0]``."""
+    """Write a place as Python would index it: ``['args'][0]``."""
     keys = []
     while place is not None:
         place, key = place

@@ -10,27 +10,27 @@ from functorch_optim.checkpoint.errors import CheckpointError, shown
 from functorch_optim.checkpoint.flat import MARK, Flat, flatten, format_of, unflatten
 from functorch_optim.typing import PyTree
 
-_DTYPE = "__dtype__."  # before the name of an array that is kept as bytes, its dtype and shape
-_CHECKED = 2  # the first format that has a checksum
+_DTYPE = "__dtype__."  # prefix of the text with the dtype and shape of an array stored as bytes
+_CHECKED = 2  # the first format with a checksum
 
 
 def save_safetensors(tree: PyTree, path: str | os.PathLike[str], sync: bool = True) -> None:
-    """Write a tree into a safetensors file.
+    """Write a tree to a safetensors file.
 
-    The arrays have dotted names. A ``state_dict`` of an optimizer has those of torch's distributed checkpoints,
-    ``state.<name>.exp_avg`` and ``param_groups.<name>.lr``. What is no array is JSON in the file's metadata under its
-    name, and so is a checksum of the whole file. The file is there whole or not at all
+    Arrays get dotted names; an optimizer's ``state_dict`` gets the names of torch's distributed checkpoints,
+    ``state.<name>.exp_avg`` and ``param_groups.<name>.lr``. Everything else is JSON under its name in the file's
+    metadata, which also holds a checksum of the whole file. The write is atomic
     (:func:`functorch_optim.checkpoint.atomic_write`). The package safetensors is not needed.
 
     Args:
-        tree: dicts, lists, tuples and pytree nodes (a state of :func:`functorch_optim.adam`, a module), nested, of
+        tree: nested dicts, lists, tuples and pytree nodes (a state of :func:`functorch_optim.adam`, a module) of
             arrays (JAX's or NumPy's), numbers, strings, booleans and None.
         path: the file.
         sync: whether to wait until the file is on the disk.
 
     Raises:
-        CheckpointError: there is something else in the tree; the message says where.
-        OSError: the file cannot be written: the disk is full, say. What was there before is still there.
+        CheckpointError: the tree holds something else; the message says where.
+        OSError: the file cannot be written, for example because the disk is full. A previous file stays.
 
     Example:
         >>> import tempfile
@@ -60,24 +60,25 @@ def save_safetensors(tree: PyTree, path: str | os.PathLike[str], sync: bool = Tr
 def load_safetensors(path: str | os.PathLike[str], like: PyTree = None, verify: bool = True) -> PyTree:
     """Read a safetensors file.
 
-    The checksum that :func:`save_safetensors` writes is compared before a value is given. Files of other programs have
-    none.
+    The checksum that :func:`save_safetensors` writes is verified before anything is returned. Files of other programs
+    have none.
 
     Args:
-        path: the file. One that :func:`save_safetensors` did not write (a model of a hub, say) is a dict of arrays by
-            name, or a state dict, if it has names like ``param_groups.<name>.lr`` in its metadata.
-        like: a tree of the structure that was saved, of arrays or of :class:`jax.ShapeDtypeStruct`: the leaves of the
-            result are placed as its are. A functional state needs it, ``like=tx.init(params)``; without it, it is a
-            dict. A ``state_dict`` of an optimizer needs none: ``load_state_dict`` places what it is given.
-        verify: whether to compare the checksum. Without it a file is read that is damaged, or that another program
-            has written anew with our texts.
+        path: the file. One that :func:`save_safetensors` did not write (for example a model from a hub) becomes a dict
+            of arrays by name, or a state dict if it has names like ``param_groups.<name>.lr`` in its metadata.
+        like: a tree with the saved structure, of arrays or :class:`jax.ShapeDtypeStruct`; the result's leaves are
+            placed as its leaves are. A functional state needs it, ``like=tx.init(params)``, and becomes a dict
+            without it. An optimizer's ``state_dict`` does not: ``load_state_dict`` places what it is given.
+        verify: whether to verify the checksum. False also reads a file that is damaged, or that another program
+            rewrote with our texts.
 
     Returns:
-        The tree; arrays are NumPy's, where ``like`` has none of JAX.
+        The tree; arrays are NumPy's unless ``like`` has JAX's.
 
     Raises:
-        CheckpointError: it is no safetensors file, damaged, of a newer version, or does not fit ``like``.
-        OSError: there is no such file, or it cannot be read.
+        CheckpointError: the file is not a safetensors file, is damaged, is from a newer version, or does not fit
+            ``like``.
+        OSError: the file does not exist or cannot be read.
 
     Example:
         >>> import tempfile
@@ -109,7 +110,7 @@ def load_safetensors(path: str | os.PathLike[str], like: PyTree = None, verify: 
 def _check(content: safetensors_format.Content) -> None:
     """Raise unless the file is what was written.
 
-    A file of ours says so under two names, that of the format and that of the checksum: damage to one leaves the other.
+    Two names mark our files, the format's and the checksum's: damage to one leaves the other.
     """
     version = format_of(content.texts) if MARK in content.texts else 0
     if content.whole is None and version >= _CHECKED:

@@ -1,4 +1,4 @@
-"""The bytes of safetensors files: the header in JSON, the arrays behind it, and a checksum over both."""
+"""The bytes of safetensors files: a JSON header, the arrays after it, and a checksum over both."""
 
 import json
 import math
@@ -15,10 +15,10 @@ import numpy as np
 from functorch_optim.checkpoint.errors import CheckpointError, shown
 from functorch_optim.typing import PyTree
 
-CHECKSUM = "__functorch_optim_checksum__"  # the text that has the CRC-32 of the file, taken with zeros in its place
+CHECKSUM = "__functorch_optim_checksum__"  # the text with the file's CRC-32, computed with zeros in its place
 _UNSET = b"00000000"
 _DIGITS = re.compile(rf'"{CHECKSUM}":"([0-9a-f]{{8}})"'.encode())
-_LARGEST_HEADER = 100_000_000  # that other readers of the format take
+_LARGEST_HEADER = 100_000_000  # that other readers of the format accept
 _CODES = {
     **{np.dtype(f"{kind}{bits // 8}"): f"{kind.upper()}{bits}" for kind in "iu" for bits in (8, 16, 32, 64)},
     **{np.dtype(f"f{bits // 8}"): f"F{bits}" for bits in (16, 32, 64)},
@@ -33,7 +33,7 @@ _DTYPES = {code: dtype for dtype, code in _CODES.items()} | {
 
 
 class Content(NamedTuple):
-    """What is in a file, and what its checksum says: None where it has none."""
+    """A file's contents, and whether they match its checksum; None if it has none."""
 
     arrays: dict[str, np.ndarray]
     texts: dict[str, str]
@@ -47,18 +47,18 @@ class _Entry(NamedTuple):
 
 
 def is_kept(dtype: np.dtype) -> bool:
-    """Whether the format has arrays of this dtype."""
+    """Whether arrays of this dtype are written unchanged."""
     return dtype.newbyteorder("=") in _CODES
 
 
 def write(file: BinaryIO, arrays: Mapping[str, PyTree], texts: Mapping[str, str]) -> None:
-    """Write arrays, NumPy's or JAX's, one after the other, and texts.
+    """Write texts, and arrays of NumPy or JAX one after the other.
 
     Raises:
-        CheckpointError: a name is no text that can be written, or there is more than a header can have.
+        CheckpointError: a name or text cannot be encoded, or the header would be too large.
     """
     sizes = {name: array.dtype.itemsize for name, array in arrays.items()}
-    names = sorted(arrays, key=lambda name: (-sizes[name], name))  # so that each begins where its dtype may
+    names = sorted(arrays, key=lambda name: (-sizes[name], name))  # so that each is aligned
     header = _header({name: arrays[name] for name in names}, texts)
     file.write(header)
     checksum = zlib.crc32(header)
@@ -71,7 +71,7 @@ def write(file: BinaryIO, arrays: Mapping[str, PyTree], texts: Mapping[str, str]
 
 
 def _header(arrays: Mapping[str, PyTree], texts: Mapping[str, str]) -> bytes:
-    """The length and the JSON, filled up with spaces, so that the arrays begin at a multiple of eight."""
+    """The length and the JSON, padded with spaces so that the arrays start at a multiple of eight."""
     entries: dict[str, PyTree] = {"__metadata__": {CHECKSUM: _UNSET.decode(), **texts}}
     end = 0
     for name, array in arrays.items():
@@ -89,16 +89,16 @@ def _header(arrays: Mapping[str, PyTree], texts: Mapping[str, str]) -> bytes:
 
 
 def _bytes(array: np.ndarray) -> memoryview:
-    little = array.astype(array.dtype.newbyteorder("<"), copy=False)  # which says nothing of what has its own dtype
+    little = array.astype(array.dtype.newbyteorder("<"), copy=False)
     return np.ascontiguousarray(little).reshape(-1).view(np.uint8).data
 
 
 def read(path: str | os.PathLike[str]) -> Content:
-    """Read a file, each array into memory of its own.
+    """Read a file, each array into its own memory.
 
     Raises:
-        ValueError: it is no file of this format, or damaged.
-        OSError: it cannot be read.
+        ValueError: the file has another format or is damaged.
+        OSError: the file cannot be read.
     """
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
@@ -123,29 +123,29 @@ def read(path: str | os.PathLike[str]) -> Content:
 
 
 def _without_checksum(header: bytes, texts: dict[str, str]) -> tuple[bytes, str | None]:
-    """The header with zeros for the digits of its checksum, and these digits, which are taken out of the texts."""
+    """The header with zeros instead of its checksum's digits, and these digits, which are popped from the texts."""
     digits = texts.pop(CHECKSUM, None)
     if digits is None:
         return header, None
     places = list(_DIGITS.finditer(header))
     if len(places) != 1:
-        raise ValueError("its checksum stands where none is written")
+        raise ValueError("its checksum is where none is written")
     return header[: places[0].start(1)] + _UNSET + header[places[0].end(1) :], digits
 
 
 def _contents(told: bytes, room: int) -> tuple[dict[str, str], list[_Entry]]:
-    """The texts of a header, and its arrays in the order of their bytes, which fill ``room`` without a gap."""
+    """Parse a header: its texts, and its arrays in the order of their bytes, which fill ``room`` without gaps."""
     header = json.loads(told.decode(), object_pairs_hook=_unique)
     texts = dict(header.pop("__metadata__", None) or {})
     if not all(isinstance(text, str) for text in texts.values()):
-        raise ValueError("its metadata are no texts")
+        raise ValueError("its metadata are not texts")
     entries, end = [], 0
     for name, info in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
         shape, dtype = info["shape"], _DTYPES.get(info["dtype"])
         if dtype is None:
-            raise ValueError(f"{shown(name)!r} has the dtype {shown(info['dtype'])!r}, which NumPy has not")
+            raise ValueError(f"{shown(name)!r} has the dtype {shown(info['dtype'])!r}, which NumPy does not have")
         if len(shape) > 64 or not all(type(n) is int and 0 <= n < 2**48 for n in shape):
-            raise ValueError(f"{shown(name)!r} has no shape")
+            raise ValueError(f"{shown(name)!r} has an invalid shape")
         begin, end = end, end + math.prod(shape) * dtype.itemsize
         if info["data_offsets"] != [begin, end]:
             raise ValueError(f"{shown(name)!r} is not where it should be")
@@ -158,5 +158,5 @@ def _contents(told: bytes, room: int) -> tuple[dict[str, str], list[_Entry]]:
 def _unique(items: list[tuple[str, PyTree]]) -> dict[str, PyTree]:
     held = dict(items)
     if len(held) < len(items):
-        raise ValueError("a name is there twice")
+        raise ValueError("a name occurs twice")
     return held

@@ -1,4 +1,4 @@
-"""An optimizer's state between torch's layout and that of a JAX tree."""
+"""Convert an optimizer's state between torch's layout and a JAX tree's."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -13,15 +13,15 @@ from functorch_optim.typing import PyTree
 
 Entry = Mapping[str, PyTree]
 
-_SCALARS = ("step", "mu_product", "eta", "mu")  # of one number each, also where a parameter is one number
-_FACTORED = {"row_var": "col_var", "col_var": "row_var"}  # what a statistic is of the transposed matrix
+_SCALARS = ("step", "mu_product", "eta", "mu")  # single numbers, even for a scalar parameter
+_FACTORED = {"row_var": "col_var", "col_var": "row_var"}  # the name of a statistic in the transposed matrix
 _WHOLE = "variance"  # the statistic of a vector
-_FLAT = "func_evals"  # what the one entry of an optimizer has whose vectors are of all parameters together
-_ORIENTED = "ns_coefficients"  # the option of a group whose algorithm asks which axis has the outputs
+_FLAT = "func_evals"  # key of an optimizer's only entry, whose vectors span all parameters
+_ORIENTED = "ns_coefficients"  # option of groups whose algorithm depends on which axis has the outputs
 
 
 def from_torch(layout: Any, state_dict: Mapping[str, PyTree], names: Sequence[str] | None) -> dict[str, PyTree]:
-    """The state dict of torch as one of this library; see ``TorchLayout.state_from_torch``."""
+    """Convert torch's state dict to this library's; see ``TorchLayout.state_from_torch``."""
     groups = _groups(state_dict)
     named = _torch_names(layout, groups, names)
     entry_of = {name: _entry(state_dict, number) for own in named for name, number in own.items()}
@@ -42,18 +42,20 @@ def from_torch(layout: Any, state_dict: Mapping[str, PyTree], names: Sequence[st
         start += len(leaves)
     lost = [name for own in named for name in own if name not in taken and not layout.ignores(name)]
     if lost:
-        raise CheckpointError(f"the layout has not what the optimizer has: {', '.join(lost)}")
+        raise CheckpointError(f"the layout has no leaf for these optimizer parameters: {', '.join(lost)}")
     return {"state": state, "param_groups": saved}
 
 
 def to_torch(layout: Any, state_dict: Mapping[str, PyTree], order: Sequence[str] | None) -> dict[str, PyTree]:
-    """The state dict of this library as one of torch; see ``TorchLayout.state_to_torch``."""
+    """Convert this library's state dict to torch's; see ``TorchLayout.state_to_torch``."""
     leaf_of = {leaf.name: leaf for leaf in layout.leaves}
     place = {name: number for number, name in enumerate(layout.torch_shapes if order is None else order)}
     parts: list[tuple[list[str], list[Entry], dict[str, PyTree]]] = []
     for index, group in enumerate(_groups(state_dict)):
         if len(group.get("param_names", ())) != len(group["params"]):
-            raise CheckpointError(f"group {index} of the state dict has no names: make the optimizer of a named tree")
+            raise CheckpointError(
+                f"group {index} of the state dict has no names: build the optimizer from a named tree"
+            )
         lost = [name for name in group["param_names"] if name not in leaf_of]
         if lost:
             raise CheckpointError(f"the layout has no leaf {', '.join(map(repr, lost))}, which the optimizer has")
@@ -102,7 +104,7 @@ def _options(group: Mapping[str, PyTree]) -> dict[str, PyTree]:
 def _torch_names(
     layout: Any, groups: Sequence[Mapping[str, PyTree]], names: Sequence[str] | None
 ) -> list[dict[str, PyTree]]:
-    """The numbers of each group's parameters, by torch's names."""
+    """Each group's parameter numbers, by torch's names."""
     numbers = [number for group in groups for number in group["params"]]
     if names is None and all(len(group.get("param_names", ())) == len(group["params"]) for group in groups):
         names = [name for group in groups for name in group["param_names"]]
@@ -130,7 +132,7 @@ def _torch_names(
 
 
 def _check_shapes(layout: Any, entry_of: Mapping[str, Entry]) -> None:
-    """Raise where a slot cannot be one of its parameter: most likely the names are in another order."""
+    """Raise if a slot cannot belong to its parameter; most likely the names are in another order."""
     if any(_FLAT in entry for entry in entry_of.values()):
         return
     for name, entry in entry_of.items():
@@ -139,7 +141,7 @@ def _check_shapes(layout: Any, entry_of: Mapping[str, Entry]) -> None:
             shape = np.shape(value)
             factored = len(shape) == len(expected) and all(
                 n in (1, m) for n, m in zip(shape, expected, strict=True)
-            )  # one that is no factored statistic is found when it is laid out
+            )  # converting it finds one that is not a factored statistic
             if shape not in ((), expected) and not factored:
                 raise CheckpointError(
                     f"{key} of torch's {name!r} has shape {shape}, the parameter {expected}: are the names in the "
@@ -152,14 +154,14 @@ def _belongs(leaf: Leaf, numbers: Mapping[str, PyTree]) -> bool:
     inside = [piece.name in numbers for piece in leaf.pieces]
     if any(inside) and not all(inside):
         raise CheckpointError(
-            f"the leaf {leaf.name!r} is made of parameters of which some are not in the same group of the optimizer: "
+            f"the leaf {leaf.name!r} is made of parameters that are not all in the same group of the optimizer: "
             f"{', '.join(piece.name for piece in leaf.pieces)}"
         )
     return bool(inside) and all(inside)
 
 
 def _joined(leaf: Leaf, entries: Sequence[Entry]) -> Entry:
-    """The entry of a leaf, of those of its pieces."""
+    """Join the entries of a leaf's pieces to the leaf's entry."""
     joined = {}
     for key in _same_keys(leaf.name, entries):
         values = [entry[key] for entry in entries]
@@ -177,7 +179,7 @@ def _joined(leaf: Leaf, entries: Sequence[Entry]) -> Entry:
 
 
 def _split(name: str, leaves: Sequence[Leaf], entry_of: Mapping[str, Entry]) -> Entry:
-    """The entry of torch's parameter, of those of the leaves that it is in."""
+    """Build the entry of a torch parameter from the entries of the leaves that hold it."""
     found = parts_of(name, leaves)
     if len(found) < (found[0][0].pieces[found[0][1]].part or (0, 1))[1]:
         raise CheckpointError(f"the parts of torch's {name!r} are not in one group of the optimizer")
@@ -210,7 +212,7 @@ def _same_keys(name: str, entries: Sequence[Entry]) -> list[str]:
 
 
 def _is_slot(key: str, value: object) -> bool:
-    """Whether a value is one of a parameter's arrays, not a number that parameters may share."""
+    """Whether a value is a parameter's own array, not a number that parameters may share."""
     return key not in _SCALARS and hasattr(value, "shape")
 
 
@@ -238,16 +240,16 @@ def _back(key: str, value: np.ndarray, piece: Piece) -> np.ndarray:
 
 
 def _check_whole(key: str, piece: Piece) -> None:
-    """Raise if Adafactor keeps a vector's statistics whole in torch, and by rows and columns here."""
+    """Raise if Adafactor keeps a vector's statistics whole in torch but by rows and columns here."""
     if key == _WHOLE and len(piece.torch_shape) < 2 <= len(piece.jax_shape):
         raise CheckpointError(
             f"{key} of torch's {piece.name!r} {piece.torch_shape}: as {piece.jax_shape} it has row_var and col_var. "
-            "Take the entry out of the state dict, and it starts anew"
+            "Remove the entry from the state dict to reset it"
         )
 
 
 def _factored(key: str, piece: Piece, value: object, inverse: bool) -> tuple[str, np.ndarray]:
-    """A statistic over the rows or columns of the last two axes, in the other layout, and its name there."""
+    """Convert a row or column statistic of the last two axes to the other layout; return its name and value there."""
     last = piece.axes[-2:]
     count = len(piece.axes)
     if (
@@ -258,20 +260,20 @@ def _factored(key: str, piece: Piece, value: object, inverse: bool) -> tuple[str
     ):
         raise CheckpointError(
             f"{key} of torch's {piece.name!r} {piece.torch_shape} cannot be laid out as {piece.jax_shape}: its rows "
-            "and columns are other axes there. Take the entry out of the state dict, and it starts anew"
+            "and columns are other axes there. Remove the entry from the state dict to reset it"
         )
     axes = tuple(np.argsort(piece.axes)) if inverse else piece.axes  # of a matrix that is neither cut nor expanded
     return (_FACTORED[key] if last[0] > last[1] else key), _contiguous(np.asarray(value).transpose(axes))
 
 
 def _flat_order(layout: Any, leaves: Sequence[Leaf], names: Sequence[str]) -> np.ndarray:
-    """For each entry of JAX's flat vector its place in torch's."""
+    """For each entry of JAX's flat vector, its index in torch's."""
     widths = {piece.name: 2 if leaf.is_complex else 1 for leaf in leaves for piece in leaf.pieces}
     held, start = {}, 0
     for name in names:
         shape = layout.torch_shapes[name]
         if name not in widths:
-            raise CheckpointError(f"the layout has no leaf for {name!r}, which the flat history has")
+            raise CheckpointError(f"the layout has no leaf for {name!r}, which is in the flat history")
         size = int(np.prod(shape, dtype=np.int64))
         held[name] = (start + widths[name] * np.arange(size)).reshape(shape)
         start += widths[name] * size
@@ -283,13 +285,13 @@ def _flat_order(layout: Any, leaves: Sequence[Leaf], names: Sequence[str]) -> np
 
 
 def _flat_entries(entries: Iterable[Entry], order: np.ndarray, count: int) -> list[Entry]:
-    """The entries of ``count`` parameters, of which the first has the history of all."""
+    """The entries of ``count`` parameters; the first has the history of all."""
     whole = next(entry for entry in entries if _FLAT in entry)
     return [_permuted(whole, order), *[{} for _ in range(count - 1)]]
 
 
 def _permuted(entry: Entry, order: np.ndarray) -> Entry:
-    """A flat history in another order: vectors, matrices, lists of them."""
+    """Permute a flat history: vectors, matrices and lists of them."""
 
     def moved(key: str) -> Callable[[PyTree], PyTree]:
         def move(value: PyTree) -> PyTree:
@@ -308,20 +310,20 @@ def _permuted(entry: Entry, order: np.ndarray) -> Entry:
 
 
 def _orientation(group: Mapping[str, PyTree], leaves: Sequence[Leaf]) -> dict[str, PyTree]:
-    """What says to Muon that the outputs are the last axis here, where they are the first in torch."""
+    """The option that tells Muon that the outputs are the last axis here; they are the first in torch."""
     if _ORIENTED not in group:
         return {}
     pieces = [piece for leaf in leaves for piece in leaf.pieces]
     cut = [piece.name for piece in pieces if piece.part or piece.jax_shape[-1:] != piece.moved_shape[-1:]]
     if cut:
         raise CheckpointError(
-            f"Muon orthogonalises a matrix as a whole, and here {', '.join(dict.fromkeys(cut))} is cut in parts or "
+            f"Muon orthogonalizes a matrix as a whole, and here {', '.join(dict.fromkeys(cut))} is cut in parts or "
             "heads: its steps would not be torch's. Keep it a matrix in the twin, or out of this state dict"
         )
     turned = {piece.axes[-2:] == (1, 0) for piece in pieces}
     if turned == {True, False} and group.get("adjust_lr_fn") != "match_rms_adamw":
         raise CheckpointError(
             "some matrices of the group are transposed here and some are not, and the factor of Muon's learning rate "
-            "follows their shape: give them two groups"
+            "depends on their shape: put them into two groups"
         )
     return {"reshape": "out_last"} if turned == {True} else {}

@@ -6,25 +6,25 @@ from collections.abc import Hashable, Mapping, Sequence
 from functorch_optim.checkpoint.errors import CheckpointError
 from functorch_optim.typing import PyTree
 
-_EMPTY = re.compile(r"\(group \d+\)")  # what stands for a group without parameters
-_OUTSIDE = ("params", "param_names")  # what a group has beside its options
+_EMPTY = re.compile(r"\(group \d+\)")  # placeholder for a group without parameters
+_OUTSIDE = ("params", "param_names")  # what a group has in addition to its options
 
 Group = tuple[list[PyTree], list[str] | None]  # the numbers of a group's parameters, and their names
 
 
 def is_state_dict(node: PyTree) -> bool:
-    """Whether a node is the state dict of an optimizer, with no state of a parameter that is in no group."""
+    """Whether a node is an optimizer's state dict, with states only for parameters in groups."""
     return has_form(node) and not strays(node)
 
 
 def strays(state_dict: Mapping[str, PyTree]) -> list[str]:
-    """The numbers of the states whose parameters are in no group."""
+    """The numbers of states whose parameters are in no group."""
     known = {str(number) for group in state_dict["param_groups"] for number in group["params"]}
     return [str(number) for number in state_dict["state"] if str(number) not in known]
 
 
 def has_form(node: PyTree) -> bool:
-    """Whether a node is built as the state dict of an optimizer is."""
+    """Whether a node has the form of an optimizer's state dict."""
     if not (isinstance(node, Mapping) and node.keys() == {"state", "param_groups"}):  # pyright: ignore[reportUnnecessaryComparison] keys compare as sets
         return False
     groups, state = node["param_groups"], node["state"]
@@ -37,14 +37,14 @@ def has_form(node: PyTree) -> bool:
 
 
 def flatten_state_dict(state_dict: Mapping[str, PyTree]) -> dict[str, PyTree]:
-    """``state.<name>.<slot>`` and ``param_groups.<name>.<option>`` of every parameter, in one dict.
+    """Flatten a state dict to one dict of ``state.<name>.<slot>`` and ``param_groups.<name>.<option>``.
 
-    It is what ``torch.distributed.checkpoint.state_dict.get_optimizer_state_dict`` gives with
-    ``flatten_optimizer_state_dict=True``. A parameter without a name has its number for one; the options of a group
-    without parameters stand under ``param_groups.(group <number>)``.
+    This is what ``torch.distributed.checkpoint.state_dict.get_optimizer_state_dict`` returns with
+    ``flatten_optimizer_state_dict=True``. The number of a parameter without a name serves as its name; the options of
+    a group without parameters are under ``param_groups.(group <number>)``.
 
     Raises:
-        CheckpointError: it is no state dict, or two parameters have one name.
+        CheckpointError: it is not a state dict, or two parameters have the same name.
 
     Example:
         >>> import jax.numpy as jnp
@@ -71,7 +71,7 @@ def flatten_state_dict(state_dict: Mapping[str, PyTree]) -> dict[str, PyTree]:
         name_of.update(zip(group["params"], names, strict=True))
         for name in names or [_empty(index)]:
             flat |= {f"param_groups.{name}.{key}": value for key, value in group.items() if key not in _OUTSIDE}
-    by_text = {str(number): name for number, name in name_of.items()}  # a format may have made strings of the numbers
+    by_text = {str(number): name for number, name in name_of.items()}  # a format may have turned numbers into strings
     for number, entry in state_dict["state"].items():
         name = by_text[str(number)]
         flat |= {f"state.{name}.{slot}": value for slot, value in entry.items()}
@@ -79,16 +79,15 @@ def flatten_state_dict(state_dict: Mapping[str, PyTree]) -> dict[str, PyTree]:
 
 
 def unflatten_state_dict(flat: Mapping[str, PyTree], groups: Sequence[Group] | None = None) -> dict[str, PyTree]:
-    """The state dict of :func:`flatten_state_dict`.
+    """Rebuild the state dict that :func:`flatten_state_dict` flattened.
 
     Args:
-        flat: the values by their names.
-        groups: for each group the numbers and the names of its parameters, if they are known. Otherwise parameters
-            with the same options form a group, in the order of the names in ``flat``, and are numbered; then there
-            must be no dot in an option.
+        flat: the values by name.
+        groups: the numbers and names of each group's parameters, if known. Otherwise parameters with equal options
+            form a group, in the order of the names in ``flat``, and are numbered; then options must not contain dots.
 
     Raises:
-        CheckpointError: a key is neither of a state nor of an option; a parameter with a state has no options.
+        CheckpointError: a key belongs to neither a state nor an option; a parameter with a state has no options.
 
     Example:
         >>> flat = {"state.w.step": 3.0, "param_groups.w.lr": 0.5, "param_groups.b.lr": 0.5}
@@ -119,7 +118,7 @@ def _empty(index: int) -> str:
 
 
 def _labels(groups: Sequence[Group]) -> list[list[str]]:
-    """What stands for each parameter of each group; for a group without parameters one label."""
+    """A label for each parameter of each group; one label for a group without parameters."""
     return [
         (list(map(str, numbers)) if names is None else list(names)) or [_empty(index)]
         for index, (numbers, names) in enumerate(groups)
@@ -127,7 +126,7 @@ def _labels(groups: Sequence[Group]) -> list[list[str]]:
 
 
 def _divided(kind: str, flat: Mapping[str, PyTree], labels: list[list[str]] | None) -> dict[str, dict[str, PyTree]]:
-    """``<name>.<key>`` by name and key: the longest of the names that are known, or what stands before the last dot."""
+    """Split ``<name>.<key>`` at the longest known name, or at the last dot; return the values by name and key."""
     known = {label for group in labels or () for label in group}
     lengths = sorted({len(label) for label in known}, reverse=True)
     found: dict[str, dict[str, PyTree]] = {}
@@ -143,7 +142,7 @@ def _divided(kind: str, flat: Mapping[str, PyTree], labels: list[list[str]] | No
 
 
 def _grouped(options: dict[str, dict[str, PyTree]]) -> tuple[list[Group], list[dict[str, PyTree]]]:
-    """Parameters with the same options, numbered group after group; a list among the options becomes a tuple."""
+    """Group parameters with equal options and number them group by group; lists among options become tuples."""
     together: dict[str, tuple[dict[str, PyTree], list[str]]] = {}
     for name, own in options.items():
         own |= {key: tuple(value) for key, value in own.items() if isinstance(value, list)}

@@ -17,18 +17,18 @@ from functorch_optim.typing import PyTree
 
 
 class LeafRule(NamedTuple):
-    """What torch calls a leaf of a JAX tree, and how it lays it out.
+    """Torch's name for a leaf of a JAX tree, and its layout there.
 
     Attributes:
-        path: a regular expression that the leaf's whole dotted path matches.
-        name: torch's name for it, with ``\\1`` for what the first parentheses matched.
-        layout: ``"same"``; ``"kernel"``: a dense or convolution kernel, whose inputs and outputs stand last, (inputs,
-            outputs) for torch's (outputs, inputs); ``"transposed_kernel"``: that of flax's ``ConvTranspose``;
-            ``"transposed_weight"``: that of equinox's. Where both channels are as many, the shapes do not tell a
-            transposed convolution from one that is not.
-        part: (i, n) where the leaf is the i-th of n equal parts of torch's parameter, along its first axis.
-        flattened: (channels, height, width) of the image whose flattened entries are the inputs of this dense kernel:
-            flax runs over them in the order (height, width, channels). None: they are no such entries.
+        path: a regular expression that matches the leaf's whole dotted path.
+        name: torch's name for it, with ``\\1`` for the match of the first parentheses.
+        layout: ``"same"``; ``"kernel"``: a dense or convolution kernel with inputs and outputs last, (inputs, outputs)
+            instead of torch's (outputs, inputs); ``"transposed_kernel"``: the kernel of flax's ``ConvTranspose``;
+            ``"transposed_weight"``: the weight of equinox's. If input and output channels are equal, shapes cannot
+            distinguish a transposed convolution from an ordinary one.
+        part: (i, n) if the leaf is the i-th of n equal parts of torch's parameter, along its first axis.
+        flattened: (channels, height, width) of the image whose flattened entries are the inputs of this dense kernel;
+            flax flattens it in the order (height, width, channels). None: the inputs are not a flattened image.
     """
 
     path: str
@@ -61,35 +61,35 @@ TORCH_NAMES: tuple[LeafRule, ...] = (
 """The rules of flax (linen and nnx) and equinox: dense layers, convolutions, embeddings, norms, attention."""
 
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
-_COLLECTIONS = re.compile(r"^(params|batch_stats)\.")  # linen's, which torch's names do not have
+_COLLECTIONS = re.compile(r"^(params|batch_stats)\.")  # linen's, which torch's names lack
 _UNMAPPED = re.compile(r"(.*\.)?num_batches_tracked")  # torch counts, flax and equinox do not
 
 
 class TorchLayout:
-    """The map between a torch module's parameters and those of its JAX twin: names, axes, and what is cut or joined.
+    """Maps a torch module's parameters to those of its JAX twin and back: names, axes, and what is cut or joined.
 
-    It is applied to the parameters and to an optimizer's state, in both directions.
+    It converts parameters and an optimizer's state, in both directions.
 
     Args:
-        params: the JAX tree: an ``nnx.State``, linen's variables or its parameters, an equinox module, a dict, of
-            arrays or of :class:`jax.ShapeDtypeStruct`. Leaves that are no floating arrays (activation functions,
-            random keys) and that torch does not have are left as they are.
+        params: the JAX tree (an ``nnx.State``, linen's variables or parameters, an equinox module, a dict) of arrays
+            or :class:`jax.ShapeDtypeStruct`. Leaves that are not floating arrays (activation functions, random keys)
+            and that torch does not have are left alone.
         torch_params: torch's ``module.state_dict()``: arrays or tensors by name, in torch's order.
-        rules: how leaves are called and laid out, where that is not as :data:`TORCH_NAMES` has it: these are tried
-            first, those afterwards. The first that leads to one of torch's names with a shape that fits decides.
-        rename: ``(regular expression, replacement)`` pairs, which turn the paths of the tree into those of torch's
-            modules, one after the other: ``[(r"^Dense_0\\.", "fc1.")]``.
-        stacked: layers that the tree has stacked along the first axis of every leaf, for a scan, and torch one by
-            one: ``{"layers": "encoder.layers"}`` says that ``layers.<rest>`` is of ``encoder.layers.0.<rest>``, ....
-            Here, too, the paths are those without linen's ``params.`` and ``batch_stats.``.
-        tied: torch's names of parameters that are others of torch: ``{"head.weight": "embed.weight"}``.
-        ignore: regular expressions of torch's names that the tree does not need to have.
+        rules: names and layouts of leaves, tried before :data:`TORCH_NAMES`. The first rule that leads to one of
+            torch's names with a shape that fits decides.
+        rename: ``(regular expression, replacement)`` pairs, applied one after the other, that turn the tree's paths
+            into paths of torch's modules: ``[(r"^Dense_0\\.", "fc1.")]``.
+        stacked: layers that the tree stacks along the first axis of every leaf, for a scan, and torch keeps one by
+            one: ``{"layers": "encoder.layers"}`` builds ``layers.<rest>`` from ``encoder.layers.0.<rest>``, ....
+            Here, too, paths are without linen's ``params.`` and ``batch_stats.``.
+        tied: torch's names of parameters that are the same as others: ``{"head.weight": "embed.weight"}``.
+        ignore: regular expressions for torch's names that the tree may lack.
 
     Raises:
-        CheckpointError: something does not map: a leaf that torch does not have, a parameter or buffer of torch that
-            the tree has not (``num_batches_tracked`` aside), a shape that does not fit. A dense kernel behind a
-            convolution, of a size that the flattened image can have, when no rule of ``rules`` says whether it is one.
-            One error lists all.
+        CheckpointError: something does not map: a leaf that torch lacks, a parameter or buffer of torch that the tree
+            lacks (except ``num_batches_tracked``), or a shape that does not fit; or no rule in ``rules`` says whether
+            a dense kernel behind a convolution takes a flattened image, although its size permits it. One error lists
+            everything.
 
     Example:
         >>> import numpy as np
@@ -119,7 +119,7 @@ class TorchLayout:
         if unknown:
             raise CheckpointError(f"tied= names what torch does not have: {', '.join(map(repr, unknown))}")
         self.torch_shapes: dict[str, tuple[int, ...]] = {}
-        self.trained: list[str] = []  # what may be a parameter, in torch's order
+        self.trained: list[str] = []  # possible parameters, in torch's order
         for given, value in torch_params.items():
             name = self._tied.get(given, given)
             if name not in self.torch_shapes and _is_floating(value) and name.rpartition(".")[2] not in _BUFFERS:
@@ -134,12 +134,12 @@ class TorchLayout:
         if problems:
             raise CheckpointError(
                 "the parameters of torch and of the tree do not map:\n  " + "\n  ".join(problems) + "\n"
-                "rename= turns paths of the tree into torch's, rules=[LeafRule(path, name, layout)] says it of single "
-                "leaves, ignore= lists what of torch's may be left out"
+                "rename= turns paths of the tree into torch's, rules=[LeafRule(path, name, layout)] maps single "
+                "leaves, ignore= lists torch's names that may be left out"
             )
 
     def _incomplete(self) -> list[str]:
-        """What the tree does not have of torch's parameters, or has twice."""
+        """List torch's parameters that the tree lacks, or has twice."""
         used: dict[str, list[Piece]] = {}
         for leaf in self.leaves:
             for piece in leaf.pieces:
@@ -154,7 +154,7 @@ class TorchLayout:
         return problems
 
     def __getitem__(self, key: str) -> "TorchLayout":
-        """The layout of one part of the tree: ``layout["params"]`` of linen's variables, with the paths within it."""
+        """The layout of a subtree, with paths relative to it: ``layout["params"]`` of linen's variables."""
         part = object.__new__(TorchLayout)
         part._tree, part._ignore, part._tied = self._tree[key], [], {}
         inside = [leaf for leaf in self.leaves if leaf.name.startswith(f"{key}.")]
@@ -165,7 +165,7 @@ class TorchLayout:
         return part
 
     def ignores(self, name: str) -> bool:
-        """Whether the tree need not have this parameter of torch."""
+        """Whether the tree may lack this parameter of torch."""
         return any(pattern.fullmatch(name) for pattern in self._ignore)
 
     def has(self, name: str) -> bool:
@@ -173,7 +173,7 @@ class TorchLayout:
         return bool(parts_of(name, self.leaves))
 
     def params_from_torch(self, torch_params: Mapping[str, PyTree]) -> PyTree:
-        """The tree with torch's values, in their dtypes, each placed as the leaf that it was made with.
+        """Return the tree with torch's values and dtypes, each leaf placed as in the tree the layout was built with.
 
         Raises:
             CheckpointError: a parameter is missing or has another shape.
@@ -191,12 +191,12 @@ class TorchLayout:
         return treedef.unflatten([placed(made[n], model) if n in made else model for n, model in pairs])
 
     def params_to_torch(self, params: PyTree) -> dict[str, np.ndarray]:
-        """Torch's state dict, of NumPy's arrays, of the values in a tree like the one that the layout was made with.
+        """Return torch's state dict, in NumPy arrays, from a tree like the one the layout was built with.
 
         :func:`functorch_optim.checkpoint.save_torch` writes it for ``torch.load`` and ``model.load_state_dict``.
 
         Raises:
-            CheckpointError: it has another structure or other shapes.
+            CheckpointError: the tree has another structure or other shapes.
         """
         names, values, _ = trees.named_leaves(params)
         held = dict(zip(names, values, strict=True))
@@ -217,43 +217,41 @@ class TorchLayout:
     def state_from_torch(
         self, state_dict: Mapping[str, PyTree], names: Sequence[str] | None = None
     ) -> dict[str, PyTree]:
-        """The ``state_dict`` of a torch optimizer for the optimizer of this library over the tree.
+        """Convert the ``state_dict`` of a torch optimizer for this library's optimizer over the tree.
 
-        Every slot is laid out as its parameter; Adafactor's row and column statistics change places, L-BFGS's flat
-        history is permuted, a Muon group over transposed matrices gets ``reshape="out_last"``.
+        Every slot is laid out like its parameter; Adafactor's row and column statistics trade places, L-BFGS's flat
+        history is permuted, and a Muon group over transposed matrices gets ``reshape="out_last"``.
 
         Args:
-            state_dict: of the torch optimizer.
-            names: torch's names of the parameters in the order of their numbers. If the state dict has none itself
-                (an optimizer made with ``model.parameters()``), those of the layout's state dict are taken, where
-                there is one group.
+            state_dict: the torch optimizer's.
+            names: torch's names of the parameters, in the order of their numbers. By default the state dict's own; if
+                it has none (an optimizer built with ``model.parameters()``) and one group, those of the layout.
 
         Raises:
-            CheckpointError: the names are not known or not those of the layout; a slot fits no parameter, or cannot
+            CheckpointError: the names are unknown or not the layout's; a slot does not fit its parameter, or cannot
                 be mapped (Adafactor's statistics of a convolution run over other axes in torch).
         """
         return state_layout.from_torch(self, state_dict, names)
 
     def state_to_torch(self, state_dict: Mapping[str, PyTree], names: Sequence[str] | None = None) -> dict[str, PyTree]:
-        """The ``state_dict`` of an optimizer of this library over the tree, for the torch optimizer, with its names.
+        """Convert the ``state_dict`` of this library's optimizer over the tree for the torch optimizer.
 
-        Torch goes by position: the groups are in their order here, and each has its parameters in the order of torch's
-        module.
+        It gets torch's names. Torch matches by position: the groups keep their order, and each has its parameters in
+        the order of torch's module.
 
         Args:
-            state_dict: of the optimizer.
-            names: torch's names in the order in which the torch optimizer has its parameters, where that is another,
-                or its groups stand in another order than here.
+            state_dict: the optimizer's.
+            names: torch's names in the torch optimizer's order, if its parameters or groups are in another order.
 
         Raises:
-            CheckpointError: it has no names, or they are not those of the tree; parts of one parameter differ in what
-                they share; a slot cannot be mapped.
+            CheckpointError: the state dict has no names, or not the tree's; parts of one parameter differ in what they
+                share; a slot cannot be mapped.
         """
         return state_layout.to_torch(self, state_dict, names)
 
 
 class _Search(NamedTuple):
-    """Finds what of torch's a leaf is made of."""
+    """Finds the parameters of torch that form a leaf."""
 
     shapes: Mapping[str, tuple[int, ...]]
     rules: Sequence[LeafRule]
@@ -261,7 +259,7 @@ class _Search(NamedTuple):
     stacked: dict[str, str]
 
     def leaf(self, name: str, model: PyTree) -> Leaf | str | None:
-        """The leaf; None if it is to stay as it is; what is wrong with it."""
+        """Return the leaf, None if it is to be left alone, or what is wrong with it."""
         if not hasattr(model, "dtype") or not hasattr(model, "shape"):
             return None
         shape, dtype = tuple(model.shape), model.dtype
@@ -300,14 +298,14 @@ class _Search(NamedTuple):
         return unfit or f"torch has none of {', '.join(dict.fromkeys(looked))}"
 
     def _renamed(self, path: str) -> str:
-        """A leaf's path as rules see it."""
+        """A leaf's path as the rules see it."""
         path = _COLLECTIONS.sub("", path)
         for pattern, replacement in self.rename:
             path = re.sub(pattern, replacement, path)
         return path
 
     def questions(self, leaves: Sequence[Leaf]) -> list[str]:
-        """The dense kernels that may be behind a flattened image, of which no rule that was given speaks."""
+        """List dense kernels that may take a flattened image and that no given rule matches."""
         found = []
         for name, (convolution, channels) in behind_images(self.shapes, leaves).items():
             for leaf, _ in parts_of(name, leaves):
@@ -317,7 +315,7 @@ class _Search(NamedTuple):
                     found.append(
                         f"the leaf {leaf.name!r} {leaf.shape}: are its {inputs} inputs the flattened image of "
                         f"{channels} channels behind {convolution!r}? The twin has their entries in another order. If "
-                        f"so, say rules=[LeafRule({re.escape(path)!r}, {name!r}, 'kernel', flattened=({channels}, "
+                        f"so, pass rules=[LeafRule({re.escape(path)!r}, {name!r}, 'kernel', flattened=({channels}, "
                         f"height, width))] with height * width = {inputs // channels}; if not, the same without "
                         "flattened="
                     )
@@ -325,6 +323,6 @@ class _Search(NamedTuple):
 
 
 def _is_floating(value: PyTree) -> bool:
-    """Whether torch trains such an array or tensor."""
+    """Whether torch trains arrays or tensors of this dtype."""
     kind = str(value.dtype)
     return any(word in kind for word in ("float", "complex", "half", "double"))

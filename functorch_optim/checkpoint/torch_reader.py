@@ -1,4 +1,4 @@
-"""Files of ``torch.save``, read without torch and without executing anything that is in them."""
+"""Read files of ``torch.save`` without torch, and without executing anything in them."""
 
 import os
 from collections.abc import Hashable
@@ -21,38 +21,38 @@ from functorch_optim.typing import PyTree
 
 @dataclass(frozen=True)
 class _Kind:
-    """The class of a storage: what its elements are."""
+    """A storage class, and the dtype of its elements."""
 
     name: str
     dtype: np.dtype
 
 
 class _Class:
-    """A class of tensors, as which a tensor may be kept."""
+    """A class that a file may give a tensor."""
 
 
 def load_torch(path: str | os.PathLike[str], verify: bool = True, mapped: bool = True, *, skip: Skip = ()) -> PyTree:
-    """What ``torch.save`` wrote, with NumPy's arrays in the place of tensors.
+    """Read a file of ``torch.save``, with NumPy's arrays instead of tensors.
 
-    Nothing of the file is executed: of the names in it only those that tensors and containers need mean something, and
-    each of them only what it does here. The arrays are views of the file, which cannot be written to. Parameters become
-    arrays, a ``torch.Size`` a tuple, a dtype NumPy's, a device its name. bfloat16 and float8 are the dtypes of
-    ``ml_dtypes``, which JAX takes. NumPy's arrays stay arrays, and its scalars become numbers. A defaultdict becomes a
-    dict, a deque a list, a path a text, and a namedtuple of two values or more a tuple. Whatever else is there is
-    refused, and the message says where. It takes time and memory in proportion to the file.
+    Nothing in the file is executed: only names that tensors and containers need are known, and each does only what
+    this reader defines. The arrays are read-only views of the file. Parameters become arrays, a ``torch.Size`` a
+    tuple, a dtype NumPy's, a device its name. bfloat16 and float8 become dtypes of ``ml_dtypes``, which JAX accepts.
+    NumPy's arrays stay arrays, and its scalars become numbers. A defaultdict becomes a dict, a deque a list, a path a
+    string, and a namedtuple of two or more values a tuple. Everything else is refused, and the message says where.
+    Time and memory are proportional to the file's size.
 
     Args:
-        path: a file in the format of torch 1.6 and newer, of a little-endian machine.
-        verify: whether to compare the checksums of what is read.
-        mapped: whether a file of 16 MB and more is mapped, not read into memory. A mapped file must not be written to
-            in place, as ``torch.save`` does, while its arrays are in use; to replace it by another, as
+        path: a file in the format of torch 1.6 or newer, from a little-endian machine.
+        verify: whether to verify the checksums of what is read.
+        mapped: whether to map files of 16 MB and more instead of reading them into memory. While its arrays are in
+            use, a mapped file must not be overwritten in place, as ``torch.save`` does; replacing it by another, as
             :func:`functorch_optim.checkpoint.save_torch` does, is safe.
-        skip: which of the refused entries are left out: their places as the message has them, with all that is inside
-            (``["['args']"]``), or a function of the place (``lambda place: True``). An entry that is not refused stays.
+        skip: which refused entries to leave out: their places as the message shows them, with everything inside
+            (``["['args']"]``), or a function of the place (``lambda place: True``). Entries that are not refused stay.
 
     Raises:
-        CheckpointError: the file is none of these, is damaged, or has in it what is not known here; the message names
-            it, and says where it is. OSError: there is no such file.
+        CheckpointError: the file is in another format, is damaged, or contains something unknown; the message names
+            it, and says where it is. OSError: the file does not exist.
 
     Example:
         >>> import tempfile
@@ -76,7 +76,7 @@ def load_torch(path: str | os.PathLike[str], verify: bool = True, mapped: bool =
 
 @dataclass
 class _Copies:
-    """How many bytes may still be copied: views cost nothing, what is conjugated does."""
+    """How many bytes may still be copied: views cost nothing, conjugated tensors do."""
 
     left: int
 
@@ -89,12 +89,12 @@ class _Storage:
 
 
 class _Storages:
-    """The storages that persistent ids name, each read and checked once."""
+    """Finds storages by persistent id, and reads and checks each once."""
 
     def __init__(self, archive: Archive) -> None:
         self._archive = archive
         self._read: dict[str, np.ndarray] = {}
-        self._booleans: set[str] = set()  # those that are known to be of 0 and 1
+        self._booleans: set[str] = set()  # storages known to hold only 0 and 1
         self._copies = _Copies(len(archive.bytes))
 
     def __call__(self, identity: Hashable) -> _Storage:
@@ -140,7 +140,7 @@ def _tensor_of_dtype(
     dtype: DTypeLike,
     metadata: object = None,
 ) -> np.ndarray:
-    """The same where the storage is one of bytes."""
+    """A tensor of the given dtype as a view of a storage of bytes."""
     del requires_grad, hooks
     return _view(storage, dtype, offset, size, stride, metadata)
 
@@ -156,7 +156,7 @@ def _view(
         raise CheckpointError(f"a tensor has {len(shape)} sizes, but {len(steps)} strides")
     if not all(shape):
         return np.empty(shape, dtype)
-    steps = tuple(0 if n == 1 else step for n, step in zip(shape, steps, strict=True))  # where nothing is stepped to
+    steps = tuple(0 if n == 1 else step for n, step in zip(shape, steps, strict=True))  # no step is ever taken there
     held = storage.data.nbytes // dtype.itemsize
     last = offset + sum((n - 1) * step for n, step in zip(shape, steps, strict=True))
     if last >= held:
@@ -167,11 +167,11 @@ def _view(
 
 
 def _resolved(array: np.ndarray, metadata: object, copies: _Copies) -> np.ndarray:
-    """A tensor whose sign or conjugation is noted beside it, with both carried out."""
+    """Carry out a negation or conjugation that a tensor's metadata notes."""
     if metadata is None:
         return array
     if type(metadata) is not dict or not set(metadata) <= {"conj", "neg"}:
-        raise CheckpointError("refused: a tensor with something unknown beside it")
+        raise CheckpointError("refused: a tensor with unknown metadata")
     if not metadata:
         return array
     copies.left -= array.nbytes
@@ -190,18 +190,18 @@ def _numbers(values: Any) -> tuple[int, ...]:
 def _parameter(data: PyTree, requires_grad: object = True, hooks: object = None, state: PyTree = None) -> np.ndarray:
     del requires_grad, hooks, state
     if not isinstance(data, np.ndarray):
-        raise CheckpointError("refused: a parameter that is no tensor")
+        raise CheckpointError("refused: a parameter that is not a tensor")
     return data
 
 
 def _with_attributes(function: Any, kind: type, arguments: Any, state: PyTree) -> np.ndarray:
-    """A tensor that has attributes, or is a ``Buffer``: the tensor."""
+    """The tensor alone of one that has attributes, or is a ``Buffer``."""
     del state
     tensors = [
         _NAMES["torch._utils", name] for name in ("_rebuild_tensor_v2", "_rebuild_tensor_v3", "_rebuild_parameter")
     ]
     if not any(function is known for known in tensors) or not isinstance(kind, _Class) or type(arguments) is not tuple:
-        raise CheckpointError("refused: a tensor that is made in another way than torch's own")
+        raise CheckpointError("refused: a tensor that is not built as torch builds its own")
     return function.call(*arguments)
 
 

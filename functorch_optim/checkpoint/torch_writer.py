@@ -1,4 +1,4 @@
-"""Files that ``torch.load(path, weights_only=True)`` reads, written without torch."""
+"""Write files for ``torch.load(path, weights_only=True)`` without torch."""
 
 import os
 import struct
@@ -24,16 +24,16 @@ _ALIGNMENT = 64
 def save_torch(tree: PyTree, path: str | os.PathLike[str], sync: bool = True) -> None:
     """Write a tree for ``torch.load(path, weights_only=True)`` and for :func:`functorch_optim.checkpoint.load_torch`.
 
-    The file is there whole or not at all (:func:`functorch_optim.checkpoint.atomic_write`).
+    The write is atomic (:func:`functorch_optim.checkpoint.atomic_write`).
 
     Args:
-        tree: dicts, lists, tuples and sets, nested, of arrays (JAX's or NumPy's, which become tensors), numbers,
-            strings, bytes, booleans and None; a ``state_dict`` of an optimizer, a scheduler or an average, say.
+        tree: nested dicts, lists, tuples and sets of arrays (JAX's or NumPy's, which become tensors), numbers,
+            strings, bytes, booleans and None; for example a ``state_dict`` of an optimizer, a scheduler or an average.
         path: the file.
         sync: whether to wait until the file is on the disk.
 
     Raises:
-        CheckpointError: there is something else in the tree, or a dtype that torch has not; the message says where.
+        CheckpointError: the tree holds something else, or a dtype that torch does not have; the message says where.
 
     Example:
         >>> import tempfile
@@ -57,12 +57,12 @@ def save_torch(tree: PyTree, path: str | os.PathLike[str], sync: bool = True) ->
 
 
 def _write(archive: zipfile.ZipFile, name: str, data: PyTree) -> None:
-    """One record, whose bytes begin at a multiple of 64, as torch has them, so that they can be mapped."""
+    """Write a record whose bytes start at a multiple of 64, as torch's do, so that they can be mapped."""
     info = zipfile.ZipInfo(f"archive/{name}", (1980, 1, 1, 0, 0, 0))
     view = memoryview(data)
-    wide = len(view) * 1.05 > zipfile.ZIP64_LIMIT  # as zipfile itself decides it
+    wide = len(view) * 1.05 > zipfile.ZIP64_LIMIT  # as zipfile itself decides
     file: Any = archive.fp
-    begin = file.tell() + 30 + len(info.filename) + (20 if wide else 0) + 4  # the header, and the extra field's own
+    begin = file.tell() + 30 + len(info.filename) + (20 if wide else 0) + 4  # the header, and the extra field's header
     info.extra = struct.pack("<2sH", b"FB", -begin % _ALIGNMENT) + bytes(-begin % _ALIGNMENT)
     info.file_size = len(view)
     with archive.open(info, "w", force_zip64=wide) as record:
@@ -76,8 +76,8 @@ class _Pickle:
     def __init__(self) -> None:
         self.bytes = bytearray(b"\x80\x02")
         self.arrays: list[np.ndarray] = []
-        self._numbers: dict[int, int] = {}  # of the arrays, by identity
-        self._kept: list[PyTree] = []  # alive, so that identities stay
+        self._numbers: dict[int, int] = {}  # of the arrays' storages, by the array's identity
+        self._kept: list[PyTree] = []  # kept alive, so that identities stay unique
 
     def write(self, node: PyTree, where: str = "", depth: int = 0) -> None:
         kind = type(node)
@@ -143,7 +143,7 @@ class _Pickle:
         self.bytes += end
 
     def _tensor(self, given: PyTree, where: str) -> None:
-        """An array as a tensor that is contiguous in a storage of its own."""
+        """Write an array as a contiguous tensor in its own storage."""
         if isinstance(given, jax.Array) and jnp.issubdtype(given.dtype, jax.dtypes.extended):
             raise CheckpointError(f"{trees.quote(where)} is an array of random keys: write jax.random.key_data of it")
         number = self._number(given)
@@ -168,7 +168,7 @@ class _Pickle:
         self.bytes += b"tR"
 
     def _number(self, given: object) -> int:
-        """The number of an array's storage; an array that was there before has the same."""
+        """The number of an array's storage; an array written again keeps its number."""
         if id(given) not in self._numbers:
             flat = np.ascontiguousarray(np.asarray(given)).reshape(-1)
             swapped = flat.astype(flat.dtype.newbyteorder("<")) if flat.dtype.byteorder == ">" else flat

@@ -1,1 +1,1 @@
-"""Line searches of the quasi-Newton algorithms: objects that know scalars only, and the one loop that runs them."""
+"""Line searches for the quasi-Newton algorithms: objects that see only scalars, and the one loop that runs them."""

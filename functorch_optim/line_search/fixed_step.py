@@ -1,4 +1,4 @@
-"""No search, but a step of given length, shortened until the objective is finite."""
+"""A step of given length instead of a search, shortened until the objective is finite."""
 
 import jax.numpy as jnp
 
@@ -7,10 +7,10 @@ from functorch_optim.line_search.vectors import select
 
 
 class FixedStep(LineSearch):
-    """The first trial; or a nearer one, where the objective is not finite; or the start, if it never is.
+    """Take the first trial, a nearer one if the objective is not finite there, or the start if it never is.
 
     Args:
-        backtracks: how often the step is shortened, tenfold each time. The search has no other limit.
+        backtracks: how often to shorten the step, tenfold each time. The search has no other limit.
     """
 
     backtracks: int = 10

@@ -15,25 +15,28 @@ EXPANSION, REDUCTION = 5.0, 0.66  # rho and gamma of the paper
 
 
 class Bracket(NamedTuple):
-    """The bracket [a, b]: at a the slope is negative and the value low; at b the slope is not negative, or, for a
-    while, the value is high. ``before`` has the ends of the round's beginning."""
+    """The bracket [a, b] of a search.
+
+    At a the slope is negative and the value low; at b the slope is not negative or, for a while, the value is high.
+    ``before`` has the ends at the start of the round.
+    """
 
     stage: jax.Array
-    t: jax.Array  # to be evaluated next
+    t: jax.Array  # where to evaluate next
     a: Trial
     b: Trial
     before: tuple[Trial, Trial]
 
 
 class HagerZhang(LineSearch):
-    """A point with ``(2 delta - 1) f'(0) >= f'(t) >= sigma f'(0)`` and ``f(t) <= f(0) + error``.
+    """Find a point with ``(2 delta - 1) f'(0) >= f'(t) >= sigma f'(0)`` and ``f(t) <= f(0) + error``.
 
     Args:
-        error: how much of the values is rounding; :class:`functorch_optim.algorithms.bfgs.BFGS` adapts it.
+        error: the rounding error of the values; :class:`functorch_optim.algorithms.bfgs.BFGS` adapts it.
         delta, sigma: the constants of the conditions.
         tolerance_change: the search ends when the bracket times the direction's largest magnitude is below it.
 
-    Where the search ends without such a point it returns the lowest one seen, the start included.
+    If the search ends without such a point, it returns the lowest one seen, the start included.
 
     Source: Hager and Zhang, "A new conjugate gradient method with guaranteed descent and an efficient line search",
     SIAM J. Optim. 2005, section 4.
@@ -59,7 +62,7 @@ class HagerZhang(LineSearch):
 
 
 def narrowed(p: Bracket, trial: Trial, low: jax.Array) -> Bracket:
-    """The bracket with the trial as one of its ends, and what to try next; ``low`` says that its value is."""
+    """Make the trial an end of the bracket and choose the next one; ``low`` says whether the trial's value is low."""
     rising = trial.slope >= 0
     p = p._replace(a=select(~rising & low, trial, p.a), b=select(rising | ~low, trial, p.b))
     growing = (p.stage == EXPAND) & ~rising & low
@@ -75,7 +78,7 @@ def _middle(p: Bracket) -> jax.Array:
 
 
 def _begin_round(p: Bracket) -> Bracket:
-    """Secant, or where it falls outside, bisection."""
+    """Try the secant, or bisect if it falls outside."""
     c = secant(p.a, p.b)
     inside = (c > p.a.t) & (c < p.b.t)
     stage = jnp.where(inside, SECANT, BISECT).astype(jnp.int32)
@@ -83,7 +86,7 @@ def _begin_round(p: Bracket) -> Bracket:
 
 
 def _second_secant(p: Bracket, c: jax.Array) -> Bracket:
-    """Secant from the end that was moved to ``c`` and where it was before."""
+    """Try the secant through the end that moved to ``c`` and its previous place."""
     a, b = p.before
     again = jnp.where(c == p.b.t, secant(b, p.b), secant(a, p.a))
     useful = ((c == p.b.t) | (c == p.a.t)) & (again > p.a.t) & (again < p.b.t)
@@ -91,13 +94,13 @@ def _second_secant(p: Bracket, c: jax.Array) -> Bracket:
 
 
 def _end_of_secants(p: Bracket) -> Bracket:
-    """Bisection where the bracket has not become much shorter, else the next round."""
+    """Bisect if the bracket has not become much shorter, else begin the next round."""
     a, b = p.before
     wide = p.b.t - p.a.t > REDUCTION * (b.t - a.t)
     return select(wide, p._replace(stage=jnp.asarray(BISECT, jnp.int32), t=_middle(p)), _begin_round(p))
 
 
 def secant(a: Trial, b: Trial) -> jax.Array:
-    """Where a slope that falls on a straight line through two would be zero; NaN where it never is."""
+    """Where the straight line through two slopes is zero; NaN if it never is."""
     rise = b.slope - a.slope
     return jnp.where(rise == 0, jnp.nan, (a.t * b.slope - b.t * a.slope) / jnp.where(rise == 0, 1, rise))

@@ -1,4 +1,4 @@
-"""What a line search is: an object that knows scalars only, and the one loop that runs it along a direction."""
+"""The line search interface: an object that sees only scalars, and the one loop that runs it along a direction."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -23,17 +23,17 @@ class Trial(NamedTuple):
 
 
 def measured(t: jax.Array, value: jax.Array, slope: jax.Array) -> Trial:
-    """What was found at ``t``. Where it is not finite, it counts as infinitely high, and flat."""
+    """The trial at ``t``; one that is not finite counts as infinitely high and flat."""
     sound = jnp.isfinite(value) & jnp.isfinite(slope)
     return Trial(t, jnp.where(sound, value, jnp.inf), jnp.where(sound, slope, 0))
 
 
 class SearchState(NamedTuple):
-    """Where a search is. ``bracket`` is what the search itself remembers."""
+    """The state of a search; ``bracket`` is the search's own memory."""
 
     start: Trial
     best: Trial  # what the search would return if it ended now
-    t: jax.Array  # to be evaluated next
+    t: jax.Array  # where to evaluate next
     evaluations: jax.Array
     max_iterations: jax.Array  # how many evaluations may follow the first
     size: jax.Array  # the direction's largest magnitude
@@ -41,7 +41,7 @@ class SearchState(NamedTuple):
     bracket: PyTree
 
     def counted(self) -> "SearchState":
-        """With one evaluation more."""
+        """Count one more evaluation."""
         return self._replace(evaluations=self.evaluations + 1)
 
     @property
@@ -51,7 +51,7 @@ class SearchState(NamedTuple):
 
 
 class LineSearch(Frozen):
-    """Base of the line searches: a subclass has its constants as fields, and says what a trial leads to."""
+    """Base of the line searches: a subclass has its constants as fields, and defines what follows a trial."""
 
     def init(
         self, start: Trial, t: PyTree, size: Numeric, max_iterations: Numeric, skip: Numeric = False
@@ -60,8 +60,8 @@ class LineSearch(Frozen):
 
         Args:
             start: the trial at ``t = 0``, finite and with a negative slope.
-            t: where to begin.
-            size: the largest magnitude in the direction; it says how long a step of 1 is.
+            t: where to start.
+            size: the direction's largest magnitude, as the length of a step of 1.
             max_iterations: how many evaluations may follow the first.
             skip: whether to stay at the start without an evaluation.
         """
@@ -77,14 +77,14 @@ class LineSearch(Frozen):
         )
 
     def bracket_at(self, start: Trial) -> PyTree:
-        """What the search remembers before the first trial."""
+        """The search's memory before the first trial."""
         del start
         return ()
 
     def step(self, state: SearchState, trial: Trial) -> SearchState:
         """The state after the trial at ``state.t``.
 
-        Its ``best`` must be this trial, the ``best`` of before, or the start: only their gradients are kept.
+        Its ``best`` must be this trial, the previous ``best``, or the start: only their gradients are kept.
         """
         raise NotImplementedError(f"{type(self).__name__} does not define step")  # abstract: every subclass does
 
@@ -100,9 +100,9 @@ class Found(NamedTuple):
 def search_along(
     search: LineSearch, objective: Objective, x: Vector, d: Vector, state: SearchState, grad: Vector
 ) -> Found:
-    """Run a search from its ``state`` along ``d``, beginning at ``x``, where the gradient is ``grad``.
+    """Run a search from its ``state`` along ``d``, starting at ``x``, where the gradient is ``grad``.
 
-    One gradient is carried, that of ``best``. A trial is known by its t, as equal ones have equal gradients.
+    The loop carries only the gradient at ``best``. We identify a trial by its t: equal t have equal gradients.
     """
 
     def body(carry: tuple[SearchState, Vector]) -> tuple[SearchState, Vector]:
@@ -112,6 +112,6 @@ def search_along(
         state = search.step(state, trial)
         return state, select(state.best.t == trial.t, new, kept)
 
-    state = jax.tree.map(lambda leaf: axes.vary_as(leaf, state.start), state)  # devices may search each for itself
+    state = jax.tree.map(lambda leaf: axes.vary_as(leaf, state.start), state)  # each device may search on its own
     state, kept = jax.lax.while_loop(lambda carry: ~carry[0].done, body, (state, grad))
     return Found(state.best, select(state.best.t == 0, grad, kept), state.evaluations)

@@ -11,27 +11,27 @@ from functorch_optim.typing import Numeric
 
 
 class Bracket(NamedTuple):
-    """The best point is the low end; before there is a bracket, it is the last point."""
+    """The best point is the bracket's low end; before there is a bracket, it is the last point."""
 
     zooming: jax.Array  # whether there is a bracket
     high: Trial
-    low_is_first: jax.Array  # of two ends as high as each other, torch takes the first for the low one
+    low_is_first: jax.Array  # if both ends are equally high, torch takes the first as the low one
     stalled: jax.Array  # whether the last interpolation fell close to an end
 
 
 class StrongWolfe(LineSearch):
-    """A point with ``f(t) <= f(0) + c1 t f'(0)`` and ``|f'(t)| <= c2 |f'(0)|``, or the lowest one found.
+    """Find a point with ``f(t) <= f(0) + c1 t f'(0)`` and ``|f'(t)| <= c2 |f'(0)|``, else return the lowest found.
 
     Args:
         c1, c2: the constants of the conditions.
         tolerance_change: the search ends when the bracket times the direction's largest magnitude is below it.
 
-    A point where value or slope is not finite counts as infinitely high: the search steps back from it, and what it
-    returns is never higher than the start.
+    A point where value or slope is not finite counts as infinitely high: the search steps back from it, and never
+    returns a point higher than the start.
 
-    The gradients of two points are enough, of the start and of ``best``. A high end never becomes the low one: the
-    next low end is the one of before or the new point. Where the evaluations end before there is a bracket, torch
-    returns the start or the new point.
+    Two gradients are enough, at the start and at ``best``. A high end never becomes the low one: the next low end is
+    the previous one or the new point. If the evaluations run out before there is a bracket, torch returns the start
+    or the new point.
 
     Source: Nocedal and Wright, "Numerical Optimization", 2006, algorithms 3.5 and 3.6, in the form of torch's LBFGS.
     """
@@ -56,7 +56,7 @@ class StrongWolfe(LineSearch):
         return jnp.abs(trial.slope) <= -self.c2 * start.slope
 
     def _extend(self, state: SearchState, trial: Trial) -> SearchState:
-        """Go on to longer steps, until there is a bracket."""
+        """Try longer steps until there is a bracket."""
         before, iterations, ended = state.best, state.evaluations - 1, state.spent
         failed = self._above(state.start, trial) | ((iterations > 1) & (trial.value >= before.value))
         found = ~ended & ~failed & self._flat(state.start, trial)
@@ -73,7 +73,7 @@ class StrongWolfe(LineSearch):
         )
 
     def _zoom(self, state: SearchState, trial: Trial) -> SearchState:
-        """Put the trial in the place of an end."""
+        """Replace an end with the trial."""
         low, (_, high, low_is_first, _) = state.best, state.bracket
         worse = self._above(state.start, trial) | (trial.value >= low.value)
         found = ~worse & self._flat(state.start, trial)
@@ -104,9 +104,9 @@ class StrongWolfe(LineSearch):
 
 
 def cubic_interpolate(a: Trial, b: Trial, low: Numeric, high: Numeric) -> jax.Array:
-    """The minimum of the cubic through two points and their slopes, limited to [low, high].
+    """The minimum of the cubic through two points with their slopes, limited to [low, high].
 
-    Where there is none, the middle; where the value of a point is not finite, a tenth of the way from the other.
+    If there is none, the middle; if the value of one point is not finite, a tenth of the way from the other.
     """
     first, last = select(a.t <= b.t, (a, b), (b, a))
     apart = jnp.where(a.t == b.t, 1, a.t - b.t)

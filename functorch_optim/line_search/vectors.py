@@ -1,4 +1,4 @@
-"""Vectors: a point, a step or a gradient as the quasi-Newton algorithms calculate with it."""
+"""Vectors: points, steps and gradients in the quasi-Newton algorithms."""
 
 import functools
 from typing import Any, Self
@@ -12,9 +12,9 @@ from functorch_optim.typing import Numeric, PyTree
 
 
 class Vector(Frozen):
-    """Real arrays of one dtype that count as one long vector.
+    """Real arrays of one dtype that form one long vector.
 
-    Where they are shards, ``over`` has the axes over which the sums of each run; where all are whole, it is empty.
+    If they are shards, ``over`` has the axes over which to sum each; if all are whole, it is empty.
 
     Example:
         >>> x = Vector((jnp.array([3.0, -4.0]), jnp.array(1.0)))
@@ -62,5 +62,5 @@ jax.tree_util.register_dataclass(Vector, ["parts"], ["over"])
 
 
 def select(condition: Numeric, a: Any, b: Any) -> PyTree:
-    """``a`` where ``condition``, else ``b``: trees alike."""
+    """``a`` if ``condition`` holds, else ``b``, for trees of the same structure."""
     return jax.tree.map(lambda x, y: x if x is y else jnp.where(condition, x, y), a, b)

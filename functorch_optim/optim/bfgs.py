@@ -1,4 +1,4 @@
-"""BFGS with the face that ``torch.optim.LBFGS`` has."""
+"""BFGS with the interface of ``torch.optim.LBFGS``."""
 
 import jax.numpy as jnp
 
@@ -15,7 +15,7 @@ _NUMBERS = ("t", "prev_loss", "loss_weight", "loss_size")
 
 
 class BFGSCodec(OnFirst):
-    """The state's vectors are flat already."""
+    """Codec of BFGS, whose state's vectors are already flat."""
 
     name = "bfgs"
 
@@ -43,9 +43,9 @@ class BFGS(Minimizer):
         params: the parameters, in any form that :class:`functorch_optim.optim.Optimizer` takes; one group.
         lr, max_iter, max_eval, tolerance_grad, tolerance_change, line_search_fn: as for :func:`functorch_optim.bfgs`;
             they may change in ``param_groups`` from step to step.
-        maximize: whether to ascend; it stands in the group only where it is given.
+        maximize: whether to ascend; the group has this option only if it is True.
 
-    ``step(closure, *args)`` needs ``closure(params, *args)``, and makes up to ``max_iter`` iterations.
+    ``step(closure, *args)`` needs ``closure(params, *args)``, and runs up to ``max_iter`` iterations.
 
     Raises:
         ValueError: an option outside its range; several groups. RuntimeError: an unknown line search.

@@ -1,4 +1,4 @@
-"""L-BFGS with the face of ``torch.optim.LBFGS``."""
+"""L-BFGS with the interface of ``torch.optim.LBFGS``."""
 
 import jax
 import jax.numpy as jnp
@@ -12,20 +12,20 @@ from functorch_optim.typing import OptionValues, PyTree
 
 
 class LBFGSCodec(OnFirst):
-    """The pairs stand in torch's state as lists, the oldest first, each flat."""
+    """Codec of L-BFGS: torch's state has the pairs as lists of flat vectors, oldest first."""
 
     name = "lbfgs"
     scalars = ("t", "prev_loss", "H_diag")
 
     def resized(self, state: LBFGSState, options: OptionValues) -> LBFGSState | None:
-        """With as many pairs as ``history_size`` says."""
+        """The state with room for ``history_size`` pairs; None if it already has that."""
         if options["history_size"] == state.ro.shape[0]:
             return None
         changes, steps, products = self._pairs(state)
         return _with_pairs(state, changes, steps, products, int(options["history_size"]))
 
     def _pairs(self, state: LBFGSState) -> tuple[list[PyTree], list[PyTree], list[PyTree]]:
-        """The changes of the gradient, the steps and the products, each as a list."""
+        """The changes of the gradient, the steps and the products, each as a list, oldest first."""
         size, number = state.ro.shape[0], int(state.n_pairs)
         order = [index % size for index in range(max(number - size, 0), number)]
         one = [jax.tree.map(lambda x, i=i: x[i], (state.old_dirs, state.old_stps, state.ro)) for i in order]
@@ -88,10 +88,10 @@ class LBFGS(Minimizer):
         params: the parameters, in any form that :class:`functorch_optim.optim.Optimizer` takes; one group.
         lr, max_iter, max_eval, tolerance_grad, tolerance_change, history_size, line_search_fn: as for
             :func:`functorch_optim.lbfgs`; they may change in ``param_groups`` from step to step.
-        maximize: whether to ascend; it stands in the group only where it is given.
+        maximize: whether to ascend; the group has this option only if it is True.
 
-    ``step(closure, *args)`` needs ``closure(params, *args)``, and makes up to ``max_iter`` iterations. The state stands
-    on the first parameter, as in torch.
+    ``step(closure, *args)`` needs ``closure(params, *args)``, and runs up to ``max_iter`` iterations. The state belongs
+    to the first parameter, as in torch.
 
     Raises:
         ValueError: an option outside its range, with torch's message; several groups.

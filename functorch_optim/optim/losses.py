@@ -22,10 +22,10 @@ _INSTEAD = "pass what changes as arguments, step(closure, *args) or backward(los
 
 
 class CompiledLosses(Closed):
-    """``value_and_grad`` of losses, compiled once a loss: looked up by equality, so that bound methods are found again.
+    """Caches compiled functions of losses, such as ``value_and_grad``; equal losses, like bound methods, share one.
 
-    Inside a compiled function what it reads from around it is constant; so a function is compiled anew when a variable
-    that it reads, or an attribute, is another than before.
+    What a compiled function reads from its surroundings is constant inside it, so we recompile it when a variable or
+    attribute that it reads has changed.
     """
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class CompiledLosses(Closed):
         make: Callable[[PyTree], Callable[..., PyTree]],
         donated: tuple[int, ...] = (),
     ) -> Compiled:
-        """``make(loss)``, compiled; the same function as before for the same loss and an equal ``kind``."""
+        """``make(loss)``, compiled; returns the same function for the same loss and an equal ``kind``."""
         kinds = self._entries.setdefault(self._reference(loss), {})
         entry = kinds.get(kind)
         if entry is None or not entry.holds(loss):
@@ -57,7 +57,7 @@ class CompiledLosses(Closed):
         return entry
 
     def _reference(self, loss: Any) -> Any:
-        """A key that does not keep the loss alive, and takes its entries along when it goes."""
+        """A key that does not keep the loss alive, and removes its entries when the loss dies."""
 
         def forget(gone: object) -> None:
             self._entries.pop(gone, None)
@@ -71,7 +71,7 @@ class CompiledLosses(Closed):
         return reference
 
     def _by_identity(self, loss: Any) -> Any:
-        """The key of a loss without a hash: its owner's identity, for as long as the owner lives."""
+        """The key of a loss without a hash: its owner's identity, as long as the owner lives."""
         owner, function = (loss.__self__, loss.__func__) if inspect.ismethod(loss) else (loss, None)
         key = (id(owner), function)
         try:
@@ -112,9 +112,9 @@ def differentiated(loss: Callable[..., PyTree], has_aux: bool, sparse: Sparse) -
 
 
 class _OfLoss(Compiled):
-    """A compiled function of a loss, and what it read from around it when it was traced.
+    """A compiled function of a loss, and what it read from its surroundings when it was traced.
 
-    It refers to the loss weakly, or the cache would keep every loss alive; the caller holds it while it is called.
+    It refers to the loss weakly, or the cache would keep every loss alive; the caller holds the loss during the call.
     """
 
     def __init__(self, loss: Any, make: Callable[[PyTree], Callable[..., PyTree]], donated: tuple[int, ...]) -> None:
@@ -138,23 +138,23 @@ class _OfLoss(Compiled):
             if self.positions:
                 refuse_traced(result)  # tracers overwrite nothing
         except BaseException:
-            self._traced = False  # what failed while it was traced is traced again
+            self._traced = False  # after a failed trace, trace again
             raise
         return result
 
     def finish(self, args: tuple[PyTree, ...]) -> None:
-        """Look around where the function was traced, now or for arguments of another shape."""
+        """If the function was traced in this call, for the first time or a new shape, find what it read."""
         if self._traced:
             self._look_around(args)
             self._traced = False
 
     def holds(self, loss: object) -> bool:
-        """Whether the function is still that of the loss; not when it was interrupted before it could look around."""
+        """Whether the function is still valid for the loss; not if interrupted before it could find what it read."""
         return not self._traced and self.watch.holds(loss)
 
     def _look_around(self, args: PyTree) -> None:
         loss, unseen = self._loss(), self.watch.unseen
-        self._captured += captured_arrays(self.traced(*args).jaxpr)  # which is not traced again
+        self._captured += captured_arrays(self.traced(*args).jaxpr)  # does not trace again
         self.watch = watch(loss, self._captured)
         code = _code(loss)
         if self.watch.unseen and not unseen and code is not None:
@@ -165,7 +165,7 @@ class _OfLoss(Compiled):
 
 
 def _code(loss: Any) -> Any:
-    """The code of a function, of a method, and of what calls one."""
+    """The code of a function, a method, or an object that calls one."""
     while isinstance(loss, functools.partial):
         loss = loss.func
     loss = inspect.unwrap(loss)
@@ -173,7 +173,7 @@ def _code(loss: Any) -> Any:
 
 
 def _warn(message: str) -> None:
-    """Warn at the line outside of this package that is to be changed."""
+    """Warn at the line outside this package that should change."""
     level, frame = 2, sys._getframe(1)
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(_PACKAGE):
         level, frame = level + 1, frame.f_back

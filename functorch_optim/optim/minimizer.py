@@ -1,4 +1,4 @@
-"""Optimizers that evaluate the loss themselves: a step is many iterations, in one compiled call."""
+"""Optimizers that evaluate the loss themselves: a step runs many iterations in one compiled call."""
 
 import functools
 from collections.abc import Callable
@@ -35,33 +35,33 @@ class Minimizer(Optimizer):
         return ByTree(make, names, set(names) - data_options(type(update.of)).keys(), self.codec, strict=True)
 
     def add_param_group(self, param_group: OptionValues) -> None:
-        """There is one group: this raises ValueError."""
+        """Raise ValueError: there is only one group."""
         raise ValueError(f"{type(self).__name__} doesn't support per-parameter options (parameter groups)")
 
     def step(self, closure: Any = None, *args: PyTree) -> PyTree:
-        """Up to ``max_iter`` iterations, in one compiled call.
+        """Run up to ``max_iter`` iterations in one compiled call.
 
         Args:
             closure: a function ``closure(params, *args)`` that returns the loss, a real scalar. It is differentiated
                 and compiled, as by :meth:`backward`: define it outside the loop, and pass what changes as arguments.
-            *args: the further arguments of the closure.
+            *args: further arguments of the closure.
 
         Returns:
             The loss before the step, as in torch.
 
         Raises:
-            TypeError: there is no closure, or one that takes no parameters.
-            ValueError: over several processes, the arguments differ from process to process.
+            TypeError: the closure is missing, or takes no parameters.
+            ValueError: the arguments differ between processes.
         """
         name = type(self).__name__
         self._refuse_tracing()
         if closure is None:
             raise TypeError(f"{name}.step() missing 1 required positional argument: 'closure'")
         if not self._is_closure(closure):
-            raise TypeError(f"{name}.step() evaluates the loss itself: give it closure(params, *args), not gradients")
+            raise TypeError(f"{name}.step() evaluates the loss itself: pass it closure(params, *args), not gradients")
         if not args and not takes_parameters(closure):
             raise TypeError(
-                f"{name}.step() evaluates the loss at parameters of its own: it needs closure(params), which takes them"
+                f"{name}.step() evaluates the loss at its own parameters: it needs closure(params), which takes them"
             )
         check_same_everywhere(args, self._leaves, name)
         return self._change(functools.partial(self._minimise, closure, args), {0})[0]
@@ -81,7 +81,7 @@ def defaults(
     maximize: bool,
     **own: object,
 ) -> dict[str, PyTree]:
-    """The options of a group in torch's order; ``maximize``, which torch has not, only where it is given."""
+    """The options of a group in torch's order; ``maximize``, which torch lacks, only if it is True."""
     return {
         "lr": lr,
         "max_iter": max_iter,

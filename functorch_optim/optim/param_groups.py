@@ -1,4 +1,4 @@
-"""What an optimizer is built from: a tree, a list, named pairs, groups or rules become leaves, names and groups."""
+"""Parse what an optimizer is built from (a tree, a list, named pairs, groups, rules) into leaves, names and groups."""
 
 import difflib
 import re
@@ -15,7 +15,7 @@ from functorch_optim.typing import OptionValues, PyTree
 
 GroupRules = Sequence[tuple[str | Callable[[str, PyTree], bool], Mapping[str, PyTree]]]
 
-# Keys that torch and its schedulers put into groups: never taken for a misspelt option.
+# Keys that torch and its schedulers put into groups: never taken for a misspelled option.
 _KNOWN_EXTRAS = {"initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr", "param_names", "name"}
 _SYNONYMS = {"learning_rate": "lr", "wd": "weight_decay", "beta1": "betas", "beta2": "betas"}
 _SETS = (
@@ -25,7 +25,7 @@ _SETS = (
 
 
 class Parsed(NamedTuple):
-    """The leaves of the parameters, how they are laid out, and what stood beside them in each group."""
+    """The leaves of the parameters, their layout, and the options of each group."""
 
     leaves: list[PyTree]
     layout: Layout
@@ -33,7 +33,7 @@ class Parsed(NamedTuple):
 
 
 class _Body(NamedTuple):
-    """The parameters of one group. ``own_names`` says that the user gave the names, one by one."""
+    """The parameters of one group; ``own_names`` says that the user gave each name."""
 
     tree: PyTree
     leaves: list[PyTree]
@@ -45,7 +45,7 @@ def parse(params: PyTree, group_rules: GroupRules, known: Collection[str]) -> Pa
     """Read ``params`` in any of the forms an optimizer takes; ``known`` are the options of a group.
 
     Raises:
-        TypeError, ValueError: with torch's message where torch has one; parameters are named.
+        TypeError, ValueError: with torch's message if torch has one; the message names parameters.
     """
     params = _listed(params, "params argument given to the optimizer should be an iterable of Tensors or dicts")
     if type(params) in (list, tuple) and params and all(isinstance(e, Mapping) and "params" in e for e in params):
@@ -61,7 +61,7 @@ def parse(params: PyTree, group_rules: GroupRules, known: Collection[str]) -> Pa
 
 
 def _listed(params: PyTree, complaint: str) -> PyTree:
-    """Pytrees as they are, other iterables as a list."""
+    """Return pytrees unchanged, and other iterables as a list."""
     if isinstance(params, set | frozenset):
         raise TypeError(_SETS)
     if params is None or isinstance(params, str) or _is_array(params):
@@ -82,7 +82,7 @@ def _is_pair(value: object) -> bool:
 
 
 def _body(params: PyTree) -> _Body:
-    """One group's parameters: named pairs, a flat list of arrays (no names), or a tree; of a module its parameters."""
+    """Parse one group's parameters: named pairs, a flat list of arrays (no names), a tree, or a module."""
     params = variables.parameters(params)
     if type(params) in (list, tuple):
         pairs = [_is_pair(element) for element in params]
@@ -107,15 +107,15 @@ def _body(params: PyTree) -> _Body:
 
 def _check_leaves(names: Iterable[str], leaves: Iterable[PyTree]) -> None:
     for name, leaf in zip(names, leaves, strict=True):
-        if not trees.is_sparse(leaf):  # of which check_dense tells by torch's numbers
+        if not trees.is_sparse(leaf):  # check_dense reports those, with torch's numbers
             trees.check_parameter(name, leaf)
 
 
 def check_dense(parsed: Parsed, who: str) -> None:
-    """Raise, with torch's message, where a parameter itself is sparse; torch gives its group and its number there.
+    """Raise, with torch's message, if a parameter itself is sparse; the message has its group and its number there.
 
     Raises:
-        ValueError: the parameters and their names.
+        ValueError: names the sparse parameters.
     """
     indices: list[list[int]] = []
     names: list[str] = []
@@ -191,10 +191,10 @@ def _partly_named(named: bool) -> str:
 def extended(layout: Layout, index: int, element: object, known: Collection[str]) -> Parsed:
     """The leaves and options of one more group, number ``index``, and the layout with it.
 
-    The tree becomes the list of the old tree, or of the groups' trees where it was that, and of the new one.
+    The tree becomes a list: the old tree, or the groups' trees if it already was such a list, then the new one.
 
     Raises:
-        TypeError, ValueError: with torch's message where torch has one.
+        TypeError, ValueError: with torch's message if torch has one.
     """
     if not isinstance(element, Mapping):
         raise TypeError(f"param_group must be a dict, but got {type(element)}")
@@ -215,7 +215,7 @@ def extended(layout: Layout, index: int, element: object, known: Collection[str]
 
 
 def _joined_names(bodies: Sequence[_Body]) -> list[str]:
-    """The names of all groups; a tree that shares names with those before has them prefixed with its group's index."""
+    """The names of all groups; if a tree shares names with earlier ones, its group's index prefixes its names."""
     names: list[str] = []
     for index, body in enumerate(bodies):
         names += _new_names(index, body, names)
@@ -223,7 +223,7 @@ def _joined_names(bodies: Sequence[_Body]) -> list[str]:
 
 
 def _new_names(index: int, body: _Body, names: Sequence[str]) -> list[str]:
-    """The names of one more group, number ``index``, beside those of the groups before it."""
+    """The names of one more group, number ``index``, given those of the groups before it."""
     new = body.names or []
     if not body.own_names and not set(names).isdisjoint(new):
         new = [f"{index}.{name}" for name in new]
@@ -232,7 +232,7 @@ def _new_names(index: int, body: _Body, names: Sequence[str]) -> list[str]:
 
 
 def _ruled(body: _Body, group_rules: GroupRules, known: Collection[str]) -> Parsed:
-    """A group a rule, in the order of the rules, then one of what no rule matches; the first match decides."""
+    """One group per rule, in order, then one for unmatched parameters; the first match decides."""
     if body.names is None and not all(callable(pattern) for pattern, _ in group_rules):
         raise ValueError("group_rules need parameters with names: a tree, or (name, array) pairs")
     names = body.names if body.names is not None else [str(index) for index in range(len(body.leaves))]
@@ -261,7 +261,7 @@ def _matcher(pattern: Any) -> Callable[[str, PyTree], PyTree]:
 
 
 def check_options(options: OptionValues, known: Collection[str], where: str) -> None:
-    """Raise if a key looks like a misspelt option; any other key that is no option is the user's own."""
+    """Raise if a key looks like a misspelled option; any other unknown key is the user's own."""
     for key in options:
         if not isinstance(key, str):
             raise TypeError(f"{where}: an option's name must be a string, but it is {key!r}")

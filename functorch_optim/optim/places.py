@@ -1,4 +1,4 @@
-"""The places where constants of a compiled function stand outside of it, each as the steps that lead there."""
+"""The places outside a compiled function where its constants come from, each as the steps that lead there."""
 
 import inspect
 import operator
@@ -13,14 +13,14 @@ PLAIN = bool | int | float | complex | str | bytes | np.generic | np.dtype | typ
 
 
 class Node(NamedTuple):
-    """A value, and the number of the place where it stands."""
+    """A value, and the number of its place."""
 
     value: Any
     place: int
 
 
 class Check(NamedTuple):
-    """A step from the value number ``parent``, and what must be there: the same object, an equal one, or anything."""
+    """A step from value number ``parent``, and what must be there: the same object, an equal one, or anything."""
 
     parent: int
     step: Callable[[Any], Any]
@@ -29,13 +29,13 @@ class Check(NamedTuple):
 
 
 class Watch(NamedTuple):
-    """The places to look at before a compiled function is called again; ``unseen`` says what has none, in words."""
+    """The places to check before calling a compiled function again; ``unseen`` says in words what has no place."""
 
     checks: list[Check]
     unseen: str
 
     def holds(self, function: object) -> bool:
-        """Whether everything that ``function`` reads is what it was."""
+        """Whether everything that ``function`` reads is unchanged."""
         values = [function]
         try:
             for parent, step, kind, expected in self.checks:
@@ -52,17 +52,17 @@ class Watch(NamedTuple):
 
 
 def original(array: Any) -> Any:
-    """The array of NumPy that a constant, or an attribute, is a view of; any other as it is."""
+    """The NumPy array that a constant or an attribute is a view of; anything else unchanged."""
     while isinstance(array, np.ndarray) and isinstance(array.base, np.ndarray):
         array = array.base
     return array
 
 
 class Places:
-    """The places that steps lead to from a function, number 0, and what must stand at some of them."""
+    """The places that steps lead to from a function, number 0, and what must be at some of them."""
 
     def __init__(self) -> None:
-        self.found: set[int] = set()  # the identities of the arrays that are watched
+        self.found: set[int] = set()  # the identities of watched arrays
         self._steps: list[tuple[int, Any]] = [(0, None)]
         self._numbers: dict[Hashable, int] = {}
         self._watched: dict[int, tuple[str, Any]] = {}
@@ -81,7 +81,7 @@ class Places:
         return self.step(node, ("item", key), operator.itemgetter(key), node.value[key])
 
     def member(self, node: Node, name: str) -> Node:
-        """What an object itself has under a name, whatever its class makes of it."""
+        """The value that an object itself has under a name, whatever its class makes of the name."""
         value = vars(node.value)[name]
         if inspect.getattr_static(type(node.value), name, None) is None and getattr(node.value, name, None) is value:
             return self.attribute(node, name, value)
@@ -94,11 +94,11 @@ class Places:
         self.found.add(id(original(node.value)))
         try:
             self._watched[node.place] = "same", weakref.ref(node.value)
-        except TypeError:  # known by what is in it
+        except TypeError:  # no weak references: its contents identify it
             return
 
     def checks(self) -> list[Check]:
-        """The steps to all that is watched, each once."""
+        """The steps to everything watched, each once."""
         needed = {0}
         for place in self._watched:
             while place not in needed:

@@ -1,4 +1,4 @@
-"""The state of an optimizer as torch's ``state_dict``, in and out, and as what is pickled."""
+"""Save and load an optimizer's state, as torch's ``state_dict`` and by pickle."""
 
 import copy
 import warnings
@@ -25,14 +25,14 @@ class Saved(Edited):
     """The part of an optimizer that is saved and loaded."""
 
     forced: ClassVar[Mapping[str, PyTree]] = {}  # options that stay as the class sets them, whatever is loaded
-    _loaded_groups: list[dict[str, PyTree]] | None  # as they were loaded, for a scheduler that is next
+    _loaded_groups: list[dict[str, PyTree]] | None  # as loaded, for a scheduler that is loaded next
 
     def state_dict(self) -> dict[str, PyTree]:
-        """The state as torch lays it out: ``{"state": {number: slots}, "param_groups": [...]}``.
+        """The state in torch's layout: ``{"state": {number: slots}, "param_groups": [...]}``.
 
-        Parameters are numbered through the groups in order; one that was never updated has no entry. Slots are arrays
-        of JAX, ``step`` a float32 scalar of NumPy, the options of a group Python numbers. A schedule in a group is
-        stored as its value, and the group's count of updates beside it as ``schedule_step``.
+        Parameters are numbered through the groups in order; one that was never updated has no entry. Slots are JAX
+        arrays, ``step`` is a float32 scalar of NumPy, and a group's options are Python numbers. A schedule in a group
+        is stored as its value, together with the group's count of updates as ``schedule_step``.
         """
         self._hooks.state_dict_pre.call(self)
         with self._transaction.handing:
@@ -51,30 +51,29 @@ class Saved(Edited):
         dtype: DTypeLike | None = None,
         keep: Collection[str] = (),
     ) -> torch_layout.NotLoaded:
-        """Take over the state and the groups' options of a ``state_dict``, of torch's or of this library's.
+        """Load the state and the groups' options from a ``state_dict`` of torch or of this library.
 
         Args:
             state_dict: its arrays may be NumPy's, JAX's or torch's.
             match: ``"name"`` finds a parameter's state by its name, in any order and any grouping; ``"position"`` by
-                its number in the groups, as torch does. By default by name where both sides have names.
-            strict: whether all parameters, and no others, must be there and fit. Otherwise what fits is loaded, and
-                the other parameters keep the state they have.
-            dtype: what floating slots are cast to. By default a slot takes the wider of two dtypes, the saved one and
-                the one that the optimizer would make, so that nothing saved is rounded.
-            keep: names of options whose present values stay in every group, ``["lr"]`` say.
+                its number in the groups, as torch does. The default is by name if both sides have names.
+            strict: whether all parameters, and no others, must be there and fit. If False, what fits is loaded, and
+                the other parameters keep their state.
+            dtype: the dtype to cast floating slots to. By default a slot takes the wider of two dtypes, the saved one
+                and the one that the optimizer would create, so that nothing saved is rounded.
+            keep: names of options whose current values stay in every group, for example ``["lr"]``.
 
-        A group takes the options of the saved group that its parameters were in; where they were in several that
-        differ in an option, it keeps its own, with a warning. A schedule that stands in a group stays, and continues
-        at the count that was saved. Names stay.
+        A group takes the options of the saved group that its parameters were in; if they were in several that differ
+        in an option, it keeps its own, with a warning. A schedule in a group stays, and continues from the saved
+        count. Names stay.
 
         Returns:
-            What was not loaded: names of parameters that are missing and that are unexpected, and why others do not
-            fit.
+            What was not loaded: names of missing and of unexpected parameters, and why others do not fit.
 
         Raises:
-            ValueError, KeyError, TypeError: the state does not fit, all of what does not in one message; precision
-                would be lost; the constructor refuses an option; no group has an option of a name in ``keep``. The
-                optimizer is left as it was.
+            ValueError, KeyError, TypeError: the state does not fit (one message lists everything that does not);
+                precision would be lost; the constructor refuses an option; no group has an option that ``keep`` names.
+                The optimizer is left unchanged.
 
         Example:
             >>> import jax.numpy as jnp
@@ -150,7 +149,7 @@ class Saved(Edited):
         return torch_layout.NotLoaded(loaded.missing, loaded.unexpected, reasons)
 
     def _check_kept(self, keep: Collection[str]) -> None:
-        """Raise unless the groups have options of all these names."""
+        """Raise unless the groups have options with all these names."""
         if isinstance(keep, str):
             raise TypeError(f"keep must be a collection of names, but it is the string {keep!r}")
         known = {key for group in self.param_groups for key in group} - {"params", "param_names"}
@@ -159,7 +158,7 @@ class Saved(Edited):
             raise ValueError(f"keep names {unknown}, which no parameter group has: the options are {sorted(known)}")
 
     def __getstate__(self) -> dict[str, object]:
-        with self._transaction.handing:  # and with containers of its own: another thread may be in a step
+        with self._transaction.handing:  # copy containers: another thread may be in a step
             self._settle()
             groups = [{key: value for key, value in group.items() if key != "params"} for group in self.param_groups]
             held, engine = Leaves(list(self._held.arrays())), copy.copy(self._engine)

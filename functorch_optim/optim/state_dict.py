@@ -19,14 +19,14 @@ from functorch_optim.typing import Numeric, OptionValues, PyTree
 
 Entry = dict[str, PyTree]
 Refused = dict[str, Exception]  # why a state does not fit, by parameter
-COUNT = "schedule_step"  # a group's count of updates, stored where a schedule stands in the group
+COUNT = "schedule_step"  # a group's count of updates, stored if the group has a schedule
 
 
 class NotLoaded(NamedTuple):
     """What :meth:`functorch_optim.optim.Optimizer.load_state_dict` left out.
 
-    ``missing`` has the names of parameters that the state dict does not have (numbers, where there are no names),
-    ``unexpected`` those that the optimizer does not have, ``refused`` why a state does not fit, by parameter.
+    ``missing`` has the names of parameters that the state dict lacks (numbers if there are no names), ``unexpected``
+    those that the optimizer lacks, and ``refused`` the reason why a state does not fit, by parameter.
     """
 
     missing: list[str]
@@ -35,8 +35,11 @@ class NotLoaded(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """What a ``state_dict`` says: an entry a leaf, None for one that it does not have; the leaf of each parameter in
-    the saved order; the groups' options and counts; what is missing and unexpected; a warning, if there is need."""
+    """The contents of a ``state_dict``, for the leaves and groups of an optimizer.
+
+    There is an entry per leaf, None if it is missing; the leaf of each parameter in the saved order; the groups'
+    options and counts; the missing and unexpected parameters; and a warning if needed.
+    """
 
     entries: list[Entry | None]
     order: list[int | None]
@@ -48,7 +51,7 @@ class Loaded(NamedTuple):
 
 
 class _Pairing(NamedTuple):
-    """Which saved parameter is which: the number of each leaf, and for each group the saved groups it comes from."""
+    """The match of saved parameters: each leaf's number, and for each group the saved groups that it comes from."""
 
     number_of: list[PyTree]
     sources: list[list[int]]
@@ -56,7 +59,7 @@ class _Pairing(NamedTuple):
     unexpected: list[str]
 
 
-_ABSENT = object()  # the number of a leaf that the state dict does not have
+_ABSENT = object()  # the number of a leaf that the state dict lacks
 
 
 def write(
@@ -66,9 +69,9 @@ def write(
     counts: Sequence[int],
     entries: Sequence[Entry],
 ) -> dict[str, PyTree]:
-    """``{"state": {number: entry}, "param_groups": [...]}``; nothing in it is the live object.
+    """Build ``{"state": {number: entry}, "param_groups": [...]}``; nothing in it is the live object.
 
-    ``numbers`` names the options that are numbers. Everything else in a group stays as it is, but for scalars of NumPy
+    ``numbers`` names the options that are numbers. Everything else in a group is copied as it is, except scalars of NumPy
     and JAX, which become Python numbers.
     """
     order = layout.order
@@ -96,10 +99,10 @@ def read(
     match: str | None,
     strict: bool,
 ) -> Loaded:
-    """What ``state_dict`` has for the parameters of ``layout``, whose ``groups`` had ``counts`` updates.
+    """Read what ``state_dict`` has for the parameters of ``layout``, whose ``groups`` had ``counts`` updates.
 
     Raises:
-        ValueError: it is no state_dict; with ``strict`` and by position, it has other groups.
+        ValueError: it is not a state_dict; with ``strict`` and by position, it has other groups.
     """
     if match not in (None, "name", "position"):
         raise ValueError(f"match must be None, 'name' or 'position', but it is {match!r}")
@@ -114,8 +117,8 @@ def read(
         if layout.names is not None and match is None:
             warning = (
                 "the loaded state dict has no names, so its states were given to the parameters in their order: "
-                f"{', '.join(layout.names[:4])}, ... JAX sorts the keys of a dict; where the state comes from a module "
-                "of torch, look whether the order is the same, and say match='position' if it is"
+                f"{', '.join(layout.names[:4])}, ... JAX sorts the keys of a dict; if the state comes from a module "
+                "of torch, check that the order is the same, and pass match='position' if it is"
             )
     entries = [
         None
@@ -151,10 +154,10 @@ def _check_form(saved: PyTree, state: PyTree) -> None:
 
 
 def count_of(step: Numeric) -> int:
-    """A saved count of steps.
+    """Convert a saved count of steps to an int.
 
     Raises:
-        ValueError: it is no whole number from 0 on.
+        ValueError: it is not a nonnegative integer.
     """
     array = np.asarray(step)
     if array.shape != () or not np.issubdtype(array.dtype, np.number) or not (array >= 0 and array == np.floor(array)):
@@ -163,7 +166,7 @@ def count_of(step: Numeric) -> int:
 
 
 def _has_names(layout: Layout, saved: Sequence[Mapping[str, PyTree]], match: str | None) -> bool:
-    """Whether parameters are found by their names."""
+    """Whether to match parameters by their names."""
     both = layout.names is not None and all(len(g.get("param_names", ())) == len(g["params"]) for g in saved)
     if match == "name" and not both:
         raise ValueError(
@@ -173,7 +176,7 @@ def _has_names(layout: Layout, saved: Sequence[Mapping[str, PyTree]], match: str
 
 
 def _by_name(layout: Layout, groups: Sequence[object], saved: Sequence[Mapping[str, PyTree]]) -> _Pairing:
-    """In any order and any grouping."""
+    """Match parameters by name, in any order and any grouping."""
     assert layout.names is not None
     pairs = [(name, index) for index, group in enumerate(saved) for name in group["param_names"]]
     group_of = dict(pairs)
@@ -187,7 +190,7 @@ def _by_name(layout: Layout, groups: Sequence[object], saved: Sequence[Mapping[s
     for name, group in zip(layout.names, layout.group_of, strict=True):
         if name in found and group_of[name] not in sources[group]:
             sources[group].append(group_of[name])
-    if len(saved) == len(groups):  # an empty group is known by its place
+    if len(saved) == len(groups):  # its place identifies an empty group
         empty = [index for index in range(len(groups)) if index not in layout.group_of]
         for index in empty:
             sources[index] = [index]
@@ -203,7 +206,7 @@ def _by_name(layout: Layout, groups: Sequence[object], saved: Sequence[Mapping[s
 def _by_position(
     layout: Layout, groups: Sequence[object], saved: Sequence[Mapping[str, PyTree]], strict: bool
 ) -> _Pairing:
-    """As torch does: the groups in their order, and in each the parameters in theirs."""
+    """Match parameters by position, as torch does: the groups in order, and in each the parameters in order."""
     if strict and len(saved) != len(groups):
         raise ValueError(
             "loaded state dict has a different number of parameter groups: "
@@ -229,7 +232,7 @@ def _by_position(
 
 
 def _merged(saved: Sequence[Mapping[str, PyTree]]) -> tuple[dict[str, PyTree], list[str]]:
-    """The options that saved groups have in common, and the names of those in which they differ."""
+    """The options that saved groups have in common, and the names of those that differ."""
     if len(saved) == 1:
         return {key: value for key, value in saved[0].items() if key not in ("params", "param_names")}, []
     merged, unequal = {}, []
@@ -257,12 +260,12 @@ def _equal(one: Any, other: PyTree) -> bool:
 
 
 def reason(error: Exception) -> str:
-    """What an error says; of a KeyError without the quotes."""
+    """The message of an error; for a KeyError, without the quotes."""
     return str(error.args[0] if error.args else error)
 
 
 def check_strict(missing: Sequence[str], unexpected: Sequence[str], refused: Refused) -> None:
-    """Raise if anything of a state dict was not loaded, all of it in one error."""
+    """Raise if anything in a state dict was not loaded; one error lists all of it."""
     if not missing and not unexpected and len(refused) == 1:
         raise next(iter(refused.values()))
     parts = []
@@ -270,7 +273,7 @@ def check_strict(missing: Sequence[str], unexpected: Sequence[str], refused: Ref
         lists = [", ".join(map(trees.quote, names)) or "none" for names in (missing, unexpected)]
         parts.append(
             f"the names in the state dict are not those of the optimizer: missing {lists[0]}; unexpected {lists[1]}. "
-            "match='position' goes by the order instead, strict=False loads what fits"
+            "match='position' matches by order instead, strict=False loads what fits"
         )
     parts += map(reason, refused.values())
     if parts:
@@ -278,12 +281,12 @@ def check_strict(missing: Sequence[str], unexpected: Sequence[str], refused: Ref
 
 
 def kept(value: Any, target: Any, dtype: DTypeLike | None, where: str) -> jax.Array:
-    """A saved array as an array of dtype ``target``, which is its own, or a wider one, unless ``dtype`` was asked for.
+    """Convert a saved array to dtype ``target``, which must hold its numbers unless ``dtype`` was requested.
 
     Raises:
-        TypeError: precision would be lost, or the imaginary part.
+        TypeError: precision or the imaginary part would be lost.
     """
-    if not hasattr(value, "dtype"):  # a list of numbers, out of JSON say, has no precision of its own
+    if not hasattr(value, "dtype"):  # a list of numbers, for example from JSON, has no precision of its own
         return own(np.asarray(value).astype(target))
     array, target = value, jnp.dtype(target)
     floating = jnp.issubdtype(array.dtype, jnp.inexact) and jnp.issubdtype(target, jnp.inexact)  # counts are not
@@ -300,12 +303,12 @@ def kept(value: Any, target: Any, dtype: DTypeLike | None, where: str) -> jax.Ar
 
 
 def _count(group: OptionValues, entries: Sequence[Entry]) -> int:
-    """How many updates a group has had: as it was saved, else as many as its parameter with the most."""
+    """How many updates a group has had: the saved count, else the largest of its parameters' counts."""
     return int(group.get(COUNT, max((_steps(entry) for entry in entries), default=0)))
 
 
 def _steps(entry: Entry) -> int:
-    """The steps of an entry; what is wrong in it is said when the entry is read."""
+    """The steps of an entry; errors in it are raised when the entry is read."""
     try:
         return count_of(entry.get("step", 0))
     except ValueError:
@@ -315,7 +318,7 @@ def _steps(entry: Entry) -> int:
 def _options(
     live: OptionValues, saved: Mapping[str, PyTree], unequal: Collection[str], numbers: Collection[str]
 ) -> dict[str, PyTree]:
-    """A group's options after loading: the saved ones, but the live names, the live schedules, and what is unequal."""
+    """A group's options after loading: the saved ones, except the live names, live schedules and ``unequal`` ones."""
     options = {
         key: _like(live.get(key), _number(key, value)) if key in numbers else copy.deepcopy(as_array(value))
         for key, value in saved.items()
@@ -341,7 +344,7 @@ def _without_params(group: OptionValues) -> dict[str, PyTree]:
 
 
 def _like(live: PyTree, value: object) -> PyTree:
-    """A number that was saved, as a :class:`Beta` where the live option is one."""
+    """A saved number, as a :class:`Beta` if the live option is one."""
     if isinstance(live, Beta):
         return Beta.of(value)
     if isinstance(live, tuple) and isinstance(value, tuple) and len(live) == len(value):

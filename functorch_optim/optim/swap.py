@@ -1,4 +1,4 @@
-"""Other parameters and another state in an optimizer for a while."""
+"""Temporarily swap other parameters and another state into an optimizer."""
 
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -15,21 +15,21 @@ _WHO = "swap_in_optimizer_params_and_state"
 def swap_in_optimizer_params_and_state(
     optimizer: Optimizer, swapin_parameters: PyTree, swapin_optim_state: Mapping[str, PyTree]
 ) -> Generator[None]:
-    """Let the optimizer work on other parameters with another state, and give it back its own at the end.
+    """Run the optimizer on other parameters with another state, and restore its own at the end.
 
-    Inside, ``optimizer.params``, ``state``, ``param_groups`` and ``step`` are those of what was swapped in; take from
-    ``optimizer.params`` and ``optimizer.state_dict()`` what is to be kept. Arrays cannot be changed in place, so the
-    arrays that went in stay as they are, where torch writes into them. For a step inside a traced function there is
+    Inside, ``optimizer.params``, ``state``, ``param_groups`` and ``step`` use what was swapped in; read results from
+    ``optimizer.params`` and ``optimizer.state_dict()``. Unlike torch, we do not write to the arrays that were swapped
+    in, as JAX's arrays cannot change in place. For a step inside a traced function use
     :meth:`functorch_optim.optim.Optimizer.functional`.
 
     Args:
         optimizer: one that has made a step.
-        swapin_parameters: in the structure of ``optimizer.params``; or a mapping by the parameters' names; or, where
-            they have no names, one whose values are in the order of the parameters, group after group.
-        swapin_optim_state: a ``state_dict()``; its groups have the keys of the optimizer's.
+        swapin_parameters: in the structure of ``optimizer.params``; or a mapping by the parameters' names; or, if they
+            have no names, a mapping with its values in the order of the parameters, group after group.
+        swapin_optim_state: a ``state_dict()``; its groups have the same keys as the optimizer's.
 
     Raises:
-        RuntimeError: the optimizer has no state yet; parameters or state do not fit. Nothing has changed then.
+        RuntimeError: the optimizer has no state yet, or parameters or state do not fit. Then nothing changes.
 
     Example:
         >>> import jax.numpy as jnp
@@ -65,7 +65,7 @@ def swap_in_optimizer_params_and_state(
 def _put_back(
     optimizer: Optimizer, kept: dict[str, PyTree], groups: list[tuple[dict[str, PyTree], dict[str, PyTree]]]
 ) -> None:
-    """What the optimizer had, and its groups' options."""
+    """Restore what the optimizer had, and its groups' options."""
     vars(optimizer).update(kept)
     replaced(optimizer.param_groups, [group for group, _ in groups])
     for group, own_options in groups:
@@ -104,7 +104,7 @@ def _check_groups(optimizer: Optimizer, state_dict: object) -> None:
 
 
 def _in_structure(optimizer: Optimizer, params: PyTree) -> PyTree:
-    """The parameters in the optimizer's structure; those of a mapping by their names, or in their order."""
+    """Arrange the parameters in the optimizer's structure; those of a mapping by name, or in order."""
     layout = optimizer._layout
     if isinstance(params, Mapping) and layout.names is not None and set(params) == set(layout.names):
         return layout.structure.unflatten([params[name] for name in layout.names])

@@ -1,4 +1,4 @@
-"""Clipping of gradients, as ``torch.nn.utils`` does it, on gradients as values."""
+"""Gradient clipping as in ``torch.nn.utils``, with gradients as values."""
 
 import functools
 
@@ -19,21 +19,21 @@ def clip_grad_norm(
 ) -> tuple[PyTree, jax.Array]:
     """Scale gradients together so that their norm is at most ``max_norm``.
 
-    ``g * min(1, max_norm / (norm + 1e-6))``, the norm being that of all entries as one vector.
+    ``g * min(1, max_norm / (norm + 1e-6))``, with the norm of all entries as one vector.
 
     Args:
         grads: a pytree of gradients, None where there is none.
         max_norm: the largest norm, a number or a scalar array.
         norm_type: p of the p-norm; ``inf`` for the largest magnitude.
-        error_if_nonfinite: whether to raise where the norm is inf or NaN; not inside a traced function.
-        axis_name: inside ``shard_map``, what is spread over which axes, as :mod:`functorch_optim.axes` describes it.
+        error_if_nonfinite: whether to raise if the norm is inf or NaN; not inside a traced function.
+        axis_name: inside ``shard_map``, how arrays are spread over mesh axes; see :mod:`functorch_optim.axes`.
 
     Returns:
-        The clipped gradients, with their dtypes, and the norm before clipping, at least float32.
+        The clipped gradients, in their dtypes, and the norm before clipping, at least float32.
 
     Raises:
         RuntimeError: the norm is not finite and ``error_if_nonfinite``; a sparse gradient. ValueError:
-            inside ``shard_map`` without ``axis_name``, where a gradient varies over the mesh or might.
+            inside ``shard_map`` without ``axis_name``, a gradient varies or may vary over the mesh.
 
     Source: ``torch.nn.utils.clip_grad_norm_``.
 
@@ -55,7 +55,7 @@ def clip_grad_norm(
 
 @functools.partial(jax.jit, static_argnames=("norm_type", "axis_name"))
 def total_norm(grads: PyTree, norm_type: float = 2.0, axis_name: axes.Labels | None = None) -> jax.Array:
-    """The p-norm of all entries of a tree as one vector, the norm of the leaves' norms; 0 of an empty tree.
+    """The p-norm of all entries of a tree as one vector, the norm of the leaves' norms; 0 for an empty tree.
 
     Example:
         >>> total_norm([jnp.array([3.0, -4.0]), None, jnp.array(1.0)], norm_type=float("inf")).item()
@@ -71,7 +71,7 @@ def total_norm(grads: PyTree, norm_type: float = 2.0, axis_name: axes.Labels | N
     if not norms:
         return jnp.zeros(())
     dtype, over = trees.compute_dtype(*norms), axes.over(axis_name, grads, "clip_grad_norm")
-    if any(over):  # the norm of a leaf is that of its shards' norms
+    if any(over):  # a leaf's norm is the norm of its shards' norms
         norms = [part for norm, own in zip(norms, over, strict=True) for part in axes.of_all(norm, own)]
     return jnp.linalg.norm(jnp.stack([norm.astype(dtype) for norm in norms]), norm_type)
 

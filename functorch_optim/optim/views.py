@@ -1,4 +1,4 @@
-"""What an optimizer hands out, and how writes into it reach the optimizer."""
+"""Trees and dicts that an optimizer hands out, and how writes to them reach the optimizer."""
 
 import operator
 from collections.abc import Callable, Generator, Hashable, Iterable, Mapping, Sequence
@@ -12,7 +12,7 @@ from functorch_optim.typing import PyTree
 
 
 class Handed:
-    """A tree of current arrays that was handed out, and its leaves when it was looked at last."""
+    """A tree of current arrays that was handed out, and its leaves at the last check."""
 
     def __init__(self, tree: PyTree, leaves: list[PyTree]) -> None:
         self.tree = tree
@@ -21,13 +21,13 @@ class Handed:
     def written(
         self, structure: trees.Structure, present: Sequence[PyTree], what: str
     ) -> tuple[list[PyTree], list[PyTree] | None]:
-        """The leaves of the tree now; and ``present`` with those that somebody wrote, None if there are none.
+        """The tree's leaves now, and ``present`` updated with those that were written, or None if none were.
 
         Raises:
-            ValueError: it has another structure now.
+            ValueError: the tree has another structure now.
         """
         leaves, treedef = jax.tree.flatten(self.tree)
-        if treedef != structure.treedef:  # there are None among the leaves, or it was written to
+        if treedef != structure.treedef:  # some leaves are None, or it was written to
             try:
                 leaves = structure.treedef.flatten_up_to(self.tree)
             except ValueError:
@@ -39,7 +39,7 @@ class Handed:
 
 
 def handed_tree(handed: list[Handed], structure: trees.Structure, leaves: list[PyTree]) -> PyTree:
-    """The arrays in their structure, a tree that is watched: the last one, if it has these arrays."""
+    """Hand out the arrays in their structure as a watched tree: the last one if it has these arrays."""
     if handed and all(map(operator.is_, handed[-1].leaves, leaves)):
         return handed[-1].tree
     handed.append(Handed(structure.unflatten(leaves), list(leaves)))
@@ -48,7 +48,7 @@ def handed_tree(handed: list[Handed], structure: trees.Structure, leaves: list[P
 
 @contextmanager
 def forgotten_if_refused(handed: list[Handed], one: Handed) -> Generator[None]:
-    """Stop watching a tree into which something was written that does not fit."""
+    """Stop watching a tree if what was written to it does not fit."""
     try:
         yield
     except (RuntimeError, TypeError, ValueError):
@@ -57,10 +57,10 @@ def forgotten_if_refused(handed: list[Handed], one: Handed) -> Generator[None]:
 
 
 class _Written(dict[Any, Any]):
-    """A dict whose changes are made in the optimizer first: what it refuses does not come in here either.
+    """A dict that applies changes to the optimizer first, and stays unchanged if the optimizer refuses them.
 
-    ``change(f)`` replaces the optimizer's own dict ``d`` by ``f(d)`` and returns what stands there then. Without it,
-    in a copy, this is a dict like any other.
+    ``change(f)`` replaces the optimizer's own dict ``d`` with ``f(d)`` and returns what is there then. Without it, in
+    a copy, this is an ordinary dict.
     """
 
     def __init__(self, items: Mapping[Any, Any], change: Callable[[Any], Mapping[Any, Any]] | None = None) -> None:
@@ -135,25 +135,25 @@ for _kind in (Entry, State):
 
 REFUSED = (
     "the list of the groups, and that of a group's parameters, is not edited: add_param_group() takes parameters in, "
-    "replace() exchanges one, a gradient of None leaves one alone; for other groups make a new optimizer, and give it "
-    "the state by load_state_dict(..., match='name')"
+    "replace() exchanges one, a gradient of None leaves one alone; for other groups build a new optimizer, and load "
+    "the state with load_state_dict(..., match='name')"
 )
 
 
 def _refuse(self: object, *args: object, **kwargs: object) -> NoReturn:
-    """Raise: groups and their parameters come and go in other ways."""
+    """Raise: groups and their parameters are added and replaced in other ways."""
     raise TypeError(REFUSED)
 
 
 class ParamGroups(list[dict[str, PyTree]]):
-    """The groups. Their dicts are written into; the list changes by ``add_param_group`` alone."""
+    """The groups: their dicts may be written to, but only ``add_param_group`` changes the list."""
 
     def __reduce__(self) -> tuple[object, ...]:
         return list, (list(self),)
 
 
 def refuse_edits(kind: type) -> None:
-    """Let all methods that edit a list raise."""
+    """Make all methods that edit a list raise."""
     methods = ("append", "extend", "insert", "pop", "remove", "clear", "reverse", "sort", "__iadd__", "__imul__")
     for name in (*methods, "__delitem__", "__setitem__"):
         if name not in vars(kind):
@@ -169,5 +169,5 @@ def added(groups: list[PyTree], group: object) -> None:
 
 
 def replaced(groups: list[PyTree], new: Iterable[PyTree]) -> None:
-    """Put others in the place of all groups of a :class:`ParamGroups`."""
+    """Replace all groups of a :class:`ParamGroups`."""
     list.__setitem__(groups, slice(None), new)

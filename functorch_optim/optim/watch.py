@@ -1,9 +1,9 @@
-"""Where the constants of a compiled function stand outside of it, and whether they are what they were.
+"""Find where a compiled function's constants come from outside it, and whether they have changed.
 
-What a function reads from around it while it is traced becomes constant. Two ways lead to where it stands. Its code
-says which variables and attributes it reads, itself and in the functions and methods that it calls. And the arrays
-that tracing captured are known by identity: what holds them is searched for among the objects that the function
-reaches. Each place is kept as the steps that lead to it from the function; nothing that stands there is kept alive.
+What a function reads from its surroundings while it is traced becomes constant. We find the sources in two ways. The
+code shows which variables and attributes the function reads, itself and in the functions and methods that it calls.
+And the arrays that tracing captured are known by identity: we search the objects that the function reaches for what
+holds them. Each place is stored as the steps that lead to it from the function; nothing there is kept alive.
 """
 
 import functools
@@ -27,18 +27,18 @@ _ARRAY = jax.Array | np.ndarray
 _FUNCTION = types.FunctionType | types.MethodType | functools.partial  # pyright: ignore[reportMissingTypeArgument] isinstance takes none
 _CLOSED = frozenset({"jax", "jaxlib", "numpy", "functorch_optim", *sys.stdlib_module_names} - {"__main__"})
 _INSTALLED = ("site-packages", "dist-packages")
-_MANY = 1000  # items of a container that the code reads
-_FAR = 20_000  # objects that are looked at
-_WAYS = 3  # places of one object from which it is gone on; objects may refer to each other in circles
+_MANY = 1000  # containers with more items are not followed
+_FAR = 20_000  # maximum number of objects to visit
+_WAYS = 3  # from how many places to follow one object; references may be circular
 _NOTHING = object()
 
 
 class Closed:
-    """Base of what is not searched for captured arrays, because it keeps them itself."""
+    """Base of objects that are not searched for captured arrays because they keep them themselves."""
 
 
 def watch(function: object, captured: Iterable[object]) -> Watch:
-    """What to look at, for a function that was traced and captured these arrays."""
+    """Find what to check for a function that captured these arrays when it was traced."""
     arrays = {id(array): array for array in map(original, captured) if not isinstance(array, Tracer)}
     walk = _Walk(function, arrays)
     walk.follow_code()
@@ -49,7 +49,7 @@ def watch(function: object, captured: Iterable[object]) -> Watch:
 
 
 def captured_arrays(jaxpr: Any) -> Iterator[Any]:
-    """The constants of a traced function, and of those within it."""
+    """The constants of a traced function and of the functions within it."""
     yield from getattr(jaxpr, "consts", ())
     for equation in jaxpr.eqns:
         for parameter in equation.params.values():
@@ -59,20 +59,20 @@ def captured_arrays(jaxpr: Any) -> Iterator[Any]:
 
 
 class _Walk(Places):
-    """From a function to what it reads."""
+    """Walks from a function to what it reads."""
 
     def __init__(self, function: object, captured: dict[int, Any]) -> None:
         super().__init__()
         self.iterators = False
         self._root, self._captured = Node(function, 0), captured
-        self._loose: set[str] = set()  # attributes that are read of values of which the code does not tell the origin
+        self._loose: set[str] = set()  # attributes read from values whose origin the code does not show
         self._written: set[str] = set()
         self._used: dict[Hashable, Node] = {}
         self._ways: Counter[object] = Counter()
         self._todo: deque[tuple[Callable[..., None], tuple[object, ...]]] = deque()
 
     def follow_code(self) -> None:
-        """Go along what the code reads, until it names nothing new."""
+        """Follow what the code reads until it names nothing new."""
         names = -1
         while names < len(self._loose):
             names = len(self._loose)
@@ -86,12 +86,12 @@ class _Walk(Places):
         self._todo.append((function, arguments))
 
     def _is_known(self, *key: int) -> bool:
-        """Whether an object, or a function with its owner, was gone on from already at several places."""
+        """Whether an object, or a function with its owner, was already followed from several places."""
         self._ways[key] += 1
         return self._ways[key] > _WAYS
 
     def _value(self, node: Node) -> None:
-        """A value that the code uses as a whole."""
+        """Follow a value that the code uses as a whole."""
         value = node.value
         if isinstance(value, types.ModuleType | type) or (node.place, id(value)) in self._used:
             return
@@ -112,7 +112,7 @@ class _Walk(Places):
                 self._attribute(node, (name,))
 
     def _items(self, node: Node) -> None:
-        """The items of a container; of a dict's numbers those whose keys the code names."""
+        """Follow the items of a container; plain values of a dict only if the code names their keys."""
         container = node.value
         self.watch(self.step(node, "len", len, len(container)))
         for key in _keys(container) if len(container) <= _MANY else ():
@@ -122,7 +122,7 @@ class _Walk(Places):
                 self._later(self._value, self.item(node, key))
 
     def _calls(self, node: Node) -> None:
-        """What is read where a function is called, a method, a partial, what wraps a function, an object."""
+        """Follow what a call reads, of a function, a method, a partial, a wrapper or an object."""
         value = node.value
         if isinstance(value, types.FunctionType):
             self._function(node, None)
@@ -138,7 +138,7 @@ class _Walk(Places):
             self._methods(node, "__call__")
 
     def _function(self, node: Node, owner: Node | None) -> None:
-        """What a function reads; ``owner`` is its first argument, where that is known."""
+        """Follow what a function reads; ``owner`` is its first argument, if known."""
         function = node.value
         home, installed = (function.__module__ or "").partition(".")[0], _is_installed(function)
         if home in _CLOSED or (installed and owner is None) or self._is_known(id(function), id(owner and owner.value)):
@@ -157,7 +157,7 @@ class _Walk(Places):
                 self._later(self._value, self.attribute(node, name, getattr(function, name)))
 
     def _variable(self, node: Node, chain: Chain) -> Node | None:
-        """A variable that a function reads from around it, if it has a value there."""
+        """A variable that a function reads from its surroundings, if it has a value there."""
         function = node.value
         if chain.kind == "global":
             scope = self.attribute(node, "__globals__", function.__globals__)
@@ -170,7 +170,7 @@ class _Walk(Places):
             return None
 
     def _attribute(self, node: Node, names: tuple[str, ...]) -> None:
-        """The value at the end of a chain of attributes, and the methods on the way."""
+        """Follow the value at the end of a chain of attributes, and the methods on the way."""
         owner = node.value
         if not names:
             self._value(node)
@@ -179,7 +179,7 @@ class _Walk(Places):
         name, rest = names[0], names[1:]
         found = inspect.getattr_static(owner, name, _NOTHING)
         if name in getattr(owner, "__dict__", ()):
-            if name not in self._written or rest:  # else of its own making
+            if name not in self._written or rest:  # else the code itself wrote it
                 self._attribute(self.member(node, name), rest)
         elif isinstance(found, property | types.FunctionType):
             self._methods(node, name)
@@ -191,7 +191,7 @@ class _Walk(Places):
                 self._attribute(self.attribute(node, name, value), rest)
 
     def _methods(self, node: Node, name: str) -> None:
-        """A method, or the function of a property, and those that it overrides."""
+        """Follow a method, or the function of a property, and those that it overrides."""
         kinds = type(node.value).__mro__
         for index, kind in enumerate(kinds):
             found = vars(kind).get(name)
@@ -203,7 +203,7 @@ class _Walk(Places):
                 self._later(self._function, own, node)
 
     def search_objects(self) -> None:
-        """Look for the captured arrays that the code does not name in all that it reaches."""
+        """Search everything the code reaches for captured arrays that it does not name."""
         missing, seen = self._captured.keys() - self.found, set[int]()
         ends = PLAIN | _ARRAY | types.ModuleType | type | Closed
         queue = deque([self._root, *self._used.values()] if missing else [])
@@ -217,7 +217,7 @@ class _Walk(Places):
 
 
 def _parts(places: Places, node: Node) -> Iterator[Node]:
-    """What hangs on an object."""
+    """The values that an object refers to."""
     value = node.value
     if isinstance(value, dict | list | tuple):
         yield from (places.item(node, key) for key in _keys(value))
@@ -237,7 +237,7 @@ def _parts(places: Places, node: Node) -> Iterator[Node]:
 def _contents(cell: Any) -> Any:
     try:
         return cell.cell_contents
-    except (AttributeError, ValueError):  # no cell, or an empty one
+    except (AttributeError, ValueError):  # not a cell, or an empty one
         return None
 
 
@@ -246,6 +246,6 @@ def _keys(container: Any) -> list[Any]:
 
 
 def _is_installed(function: object) -> bool:
-    """Whether this is a function of an installed package, which nobody writes anew in a running program."""
+    """Whether this is a function of an installed package, which does not change in a running program."""
     code = getattr(function, "__code__", None)
     return isinstance(code, types.CodeType) and any(part in code.co_filename for part in _INSTALLED)

@@ -1,1 +1,1 @@
-"""What stands beside an algorithm in a chain."""
+"""Transformations to combine with an algorithm in a chain."""

@@ -14,14 +14,14 @@ from functorch_optim.typing import Numeric, PyTree
 
 
 def global_norm(tree: PyTree, axis_name: PyTree = None) -> jax.Array:
-    """The Euclidean norm of all the leaves together, summed in float32 or wider; None leaves count for nothing.
+    """The Euclidean norm of all leaves together, summed in float32 or wider; None leaves are ignored.
 
     Args:
         tree: a pytree of dense arrays.
-        axis_name: inside ``shard_map``, what is spread over which axes, as :mod:`functorch_optim.axes` describes it.
+        axis_name: inside ``shard_map``, how arrays are spread over mesh axes; see :mod:`functorch_optim.axes`.
 
     Raises:
-        ValueError: inside ``shard_map`` without ``axis_name``, where a leaf varies over the mesh or might.
+        ValueError: inside ``shard_map`` without ``axis_name``, a leaf varies or may vary over the mesh.
 
     Example:
         >>> global_norm({"a": jnp.array([3.0]), "b": jnp.array([4.0]), "c": None}).item()
@@ -42,7 +42,7 @@ def _norm(tree: PyTree, axis_name: axes.Labels | None, who: str) -> jax.Array:
 
 
 def scale_to_norm(tree: PyTree, norm: jax.Array, max_norm: Numeric, who: str) -> PyTree:
-    """``tree``, whose norm is ``norm``, scaled down to ``max_norm`` if it is larger; ``who`` stands in errors."""
+    """Scale ``tree``, whose norm is ``norm``, down to ``max_norm`` if it is larger; errors name ``who``."""
     # torch's coefficient: the 1e-6 keeps a zero norm from dividing by zero.
     coefficient = jnp.minimum(jnp.asarray(max_norm, norm.dtype) / (norm + 1e-6), 1.0)
     return trees.map_dense(lambda x: multiply(x, coefficient), who, tree)
@@ -61,16 +61,16 @@ class ClipByGlobalNorm(Scheduled):
 def clip_by_global_norm(max_norm: Hyperparameter, axis_name: PyTree = None) -> GradientTransformation:
     """Scale all gradients together so that their Euclidean norm is at most ``max_norm``.
 
-    ``g * min(1, max_norm / (norm + 1e-6))``, as ``torch.nn.utils.clip_grad_norm_``. A non-finite norm makes every
+    ``g * min(1, max_norm / (norm + 1e-6))``, as in ``torch.nn.utils.clip_grad_norm_``. A non-finite norm makes every
     gradient non-finite, as in torch.
 
     Args:
         max_norm: at least 0; a number, a scalar array or a schedule.
-        axis_name: inside ``shard_map``, what is spread over which axes, as :mod:`functorch_optim.axes` describes it.
+        axis_name: inside ``shard_map``, how arrays are spread over mesh axes; see :mod:`functorch_optim.axes`.
 
     Raises:
-        ValueError: from ``update``, inside ``shard_map`` without ``axis_name``, where a gradient varies over the mesh
-            or might.
+        ValueError: from ``update``, inside ``shard_map`` without ``axis_name``, a gradient varies or may vary over the
+            mesh.
 
     Example:
         >>> tx = clip_by_global_norm(1.0)
@@ -99,7 +99,7 @@ class ClipByValue(Scheduled):
 
 
 def clip_by_value(max_value: Hyperparameter) -> GradientTransformation:
-    """Limit every entry of the gradients to ``[-max_value, max_value]``, real and imaginary parts apart.
+    """Limit every entry of the gradients to ``[-max_value, max_value]``, real and imaginary parts separately.
 
     Args:
         max_value: at least 0; a number, a scalar array or a schedule.

@@ -17,7 +17,7 @@ from functorch_optim.typing import Array, PyTree
 
 @exportable
 class AccumulateState(NamedTuple):
-    """``micro_step`` counts gradients since the last inner update; ``accumulated`` is their sum, float32 at least."""
+    """``micro_step`` counts gradients since the last inner update; ``accumulated`` is their sum, at least float32."""
 
     micro_step: PyTree
     accumulated: PyTree
@@ -36,10 +36,10 @@ class SkipNonfiniteState(NamedTuple):
 def _run_if(
     condition: jax.Array, run: Callable[..., tuple[PyTree, PyTree]], state: PyTree, *operands: object
 ) -> tuple[PyTree, PyTree]:
-    """``run(state, *operands)`` where ``condition`` holds; elsewhere updates that change nothing, and ``state``.
+    """``run(state, *operands)`` if ``condition`` holds; otherwise updates that change nothing, and ``state``.
 
-    Arrays go in as operands, not by closure, so that both branches see their sharding; and both give arrays that vary
-    over the manual axes over which one of them does.
+    Arrays go in as operands, not by closure, so that both branches see their sharding. Both branches return arrays
+    that vary over every manual axis that either's do.
     """
     shapes = jax.eval_shape(run, state, *operands)
 
@@ -49,7 +49,7 @@ def _run_if(
 
     def nothing(state: PyTree, *operands: object) -> tuple[PyTree, PyTree]:
         del operands
-        # -0.0 is the zero that leaves every number as it is, 0.0 and -0.0 included.
+        # Adding -0.0 leaves every number unchanged, 0.0 and -0.0 included.
         zeros = jax.tree.map(lambda x: jnp.full(x.shape, -0.0, x.dtype, device=x.sharding), shapes[0])
         return jax.tree.map(axes.vary_as, (zeros, state), shapes)
 
@@ -83,7 +83,7 @@ class Accumulate(Wrapper):
 
 
 def _no_sum(param: Array) -> jax.Array:
-    """Where gradients of a parameter are summed; bfloat16 would stop counting at 256."""
+    """An empty sum of a parameter's gradients; bfloat16 would stop counting at 256."""
     inexact = jnp.issubdtype(param.dtype, jnp.inexact)
     return jnp.zeros_like(param, dtype=trees.compute_dtype(param) if inexact else param.dtype)
 
@@ -93,22 +93,22 @@ def _wide(array: jax.Array) -> jax.Array:
 
 
 def _plus(held: jax.Array, grad: jax.Array) -> jax.Array:
-    """The next sum, in the dtype that the state has."""
+    """The next sum, in the state's dtype."""
     return (_wide(held) + grad.astype(_wide(held).dtype)).astype(held.dtype)
 
 
 def accumulate(inner: GradientTransformation, every: int, average: bool = True) -> GradientTransformation:
     """Collect ``every`` gradients, then update once with their mean; the updates in between change nothing.
 
-    The inner update runs only at the last micro-step (under ``lax.cond``). Sums are kept in float32 at least, whatever
-    dtype the parameters have, and the inner update gets the mean in that dtype; ``state_dtype`` of ``accumulated``
-    makes them narrower. A gradient that is None at the last micro-step is None for the inner update, and its sum is
-    kept for the next.
+    The inner update runs only at the last micro-step (under ``lax.cond``). Sums are kept in at least float32, whatever
+    the parameters' dtype, and the inner update gets the mean in that dtype; ``state_dtype`` of ``accumulated`` makes
+    the sums narrower. A gradient that is None at the last micro-step is None for the inner update; its sum is kept for
+    the next one.
 
     Args:
         inner: the transformation to run, usually the whole chain.
-        every: number of gradients an update, at least 1.
-        average: whether to divide the sum by ``every``; False is what repeated ``backward()`` calls give in torch.
+        every: number of gradients per update, at least 1.
+        average: whether to divide the sum by ``every``; False matches repeated ``backward()`` calls in torch.
 
     Raises:
         ValueError: ``every`` is not a positive integer.
@@ -152,7 +152,7 @@ class SkipNonfinite(Wrapper):
 
 
 def _all_finite(updates: PyTree, axis_name: axes.Labels | None) -> jax.Array:
-    """Whether all the gradients are finite, on all devices."""
+    """Whether all gradients are finite, on all devices."""
     bad: list[jax.Array] = []
     trees.map_dense(lambda x: bad.append(jnp.any(~jnp.isfinite(x))), "skip_nonfinite", updates)
     over = axes.over(axis_name, updates, "skip_nonfinite", once=False)
@@ -162,20 +162,20 @@ def _all_finite(updates: PyTree, axis_name: axes.Labels | None) -> jax.Array:
 def skip_nonfinite(
     inner: GradientTransformation, max_consecutive: int, axis_name: PyTree = None
 ) -> GradientTransformation:
-    """Leave out an update whose gradient holds an infinity or a NaN: nothing changes but the counters.
+    """Skip an update whose gradient holds an infinity or a NaN: only the counters change.
 
-    After ``max_consecutive`` such gradients in a row the next one is let through, so that a run that has diverged fails
-    in sight instead of standing still.
+    After ``max_consecutive`` such gradients in a row the next one passes, so that a diverged run fails visibly instead
+    of standing still.
 
     Args:
         inner: the transformation to guard.
-        max_consecutive: how many non-finite gradients in a row are left out, at least 0.
-        axis_name: inside ``shard_map``, what is spread over which axes, as :mod:`functorch_optim.axes` describes it;
-            where one shard is not finite, no shard is updated.
+        max_consecutive: how many non-finite gradients in a row to skip, at least 0.
+        axis_name: inside ``shard_map``, how arrays are spread over mesh axes; see :mod:`functorch_optim.axes`. If one
+            shard is not finite, no shard is updated.
 
     Raises:
         ValueError: ``max_consecutive`` is not an integer of at least 0; from ``update``, inside ``shard_map`` without
-            ``axis_name``, where a gradient varies over the mesh or might.
+            ``axis_name``, a gradient varies or may vary over the mesh.
 
     Example:
         >>> import functorch_optim as fo

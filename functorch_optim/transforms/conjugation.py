@@ -1,4 +1,4 @@
-"""The complex conjugate, between JAX's gradients and torch's."""
+"""Complex conjugation, to convert between JAX's gradients and torch's."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from functorch_optim.typing import PyTree
 
 
 def conjugate_leaf(leaf: PyTree) -> PyTree:
-    """The complex conjugate of one array, which may be row-sparse; a real one as it is."""
+    """The complex conjugate of an array, which may be row-sparse; a real array unchanged."""
     return rows.map_values(jnp.conj, leaf) if jnp.issubdtype(leaf.dtype, jnp.complexfloating) else leaf
 
 
@@ -22,10 +22,10 @@ class Conjugate(Transform):
 
 
 def conjugate() -> GradientTransformation:
-    """The complex conjugate of the updates; real ones pass unchanged.
+    """Conjugate complex updates; real ones pass unchanged.
 
     ``jax.grad`` of a real function of a complex parameter returns the conjugate of the direction of steepest ascent,
-    which is what torch, optax and this library descend along: let this be the first link of a chain fed by it.
+    along which torch, optax and this library descend: make this the first link of a chain that gets such gradients.
 
     Example:
         >>> tx = conjugate()

@@ -1,4 +1,4 @@
-"""Parameters that stand still."""
+"""Parameters that do not change."""
 
 from typing import ClassVar
 
@@ -13,7 +13,7 @@ from functorch_optim.typing import PyTree
 
 
 def zero_update(leaf: PyTree) -> PyTree:
-    """An update that changes nothing: -0.0, which leaves every number as it is, 0.0 and -0.0 included."""
+    """An update that changes nothing: adding -0.0 leaves every number unchanged, 0.0 and -0.0 included."""
     if trees.is_absent(leaf) or not jnp.issubdtype(leaf.dtype, jnp.inexact):
         return None
     return rows.map_values(lambda x: jnp.full_like(x, -0.0), leaf)
@@ -28,7 +28,7 @@ class SetToZero(Transform):
 
 
 def set_to_zero() -> GradientTransformation:
-    """Updates of zero, whatever comes in, NaN and infinity too; None where there is no floating gradient.
+    """Set all updates to zero, even NaN and infinity; None where there is no floating gradient.
 
     Example:
         >>> tx = set_to_zero()
@@ -48,11 +48,11 @@ class Freeze(Masked):
 
 
 def freeze(inner: GradientTransformation, frozen: PyTree) -> GradientTransformation:
-    """Let the parameters where ``frozen`` is True stand still, and apply ``inner`` to the others.
+    """Freeze the parameters where ``frozen`` is True, and apply ``inner`` to the others.
 
-    ``inner`` sees neither the frozen parameters nor their gradients. So it keeps no state for them, does not decay them
-    and leaves them out of averages and of the norm that it clips to; a gradient of NaN there does no harm. Wrap
-    the whole chain. :func:`functorch_optim.averaged_params` takes frozen parameters from the ``params`` given to it.
+    ``inner`` sees neither the frozen parameters nor their gradients. So it keeps no state for them, does not decay
+    them, and leaves them out of averages and of the norm to clip; a NaN gradient there does no harm. Wrap the whole
+    chain. :func:`functorch_optim.averaged_params` takes frozen parameters from the ``params`` given to it.
 
     Args:
         inner: a transformation, usually the whole chain.
@@ -64,8 +64,8 @@ def freeze(inner: GradientTransformation, frozen: PyTree) -> GradientTransformat
         or None where the gradient is None.
 
     Raises:
-        TypeError: the mask holds something else than booleans. ValueError, from ``init``: it does not have the
-            structure of the parameters.
+        TypeError: the mask holds something other than booleans. ValueError, from ``init``: it does not have the
+            parameters' structure.
 
     Example:
         >>> import functorch_optim as fo

@@ -1,4 +1,4 @@
-"""Fewer bytes: slots in a narrower dtype, stochastic rounding of bfloat16 parameters, float32 master weights."""
+"""Reduced precision: slots in a narrower dtype, stochastic rounding of bfloat16 parameters, float32 master weights."""
 
 import numbers
 from collections.abc import Mapping
@@ -28,8 +28,8 @@ class StateDtype(Wrapper):
         slots: dict[str, None] = {}
         cast = []
         for path, leaf in leaves:
-            # A slot has a tree like the parameters': what stands in a field by itself is a number, the count of steps
-            # say, or a slot that these options do not have; or the slot of parameters that are a single array.
+            # A slot is a tree like the parameters. A lone leaf in a field is a number (such as the step count), a slot
+            # that these options do not have, or the slot of parameters that are a single array.
             beneath = path if _is_slot_of_one(leaf, params) else path[:-1]
             own = [key.name for key in beneath if isinstance(key, jax.tree_util.GetAttrKey)]
             slots |= dict.fromkeys(own)
@@ -59,7 +59,7 @@ def state_dtype(inner: GradientTransformation, dtypes: Mapping[str, PyTree]) -> 
     """Keep slots of ``inner`` in another floating dtype; the arithmetic stays in float32.
 
     Args:
-        inner: a transformation whose slots keep the dtype that they have, as those of this library do.
+        inner: a transformation whose slots keep their dtype, as those of this library do.
         dtypes: slot -> dtype: ``{"exp_avg": "bfloat16"}``.
 
     Raises:
@@ -116,14 +116,14 @@ class StochasticRounding(Wrapper):
 
 
 def _of_shard(key: PyTree, split: axes.Axes) -> PyTree:
-    """A key of its own for every shard."""
+    """Derive a separate key for each shard."""
     for axis in split:
         key = jax.random.fold_in(key, jax.lax.axis_index(axis))
     return key
 
 
 def _rounded(param: Array, update: PyTree, key: PyTree) -> jax.Array:
-    """What leads from the parameter to one of the two bfloat16 numbers around the sum, the nearer the more often."""
+    """The update to one of the two bfloat16 numbers around the sum, the nearer one more often."""
     wide = jnp.asarray(param, jnp.float32)
     whole = wide + jnp.asarray(update, jnp.float32)
     first, second = jax.random.bits(key, (2,), jnp.uint32)
@@ -131,35 +131,37 @@ def _rounded(param: Array, update: PyTree, key: PyTree) -> jax.Array:
     noise = _hashed(_hashed(places + first) ^ second) >> 16
     bits = jax.lax.bitcast_convert_type(whole, jnp.uint32) + noise
     chosen = jax.lax.bitcast_convert_type(bits & jnp.uint32(0xFFFF0000), jnp.float32)
-    # From an infinity or NaN nothing leads away by a difference: the sum says what it becomes.
+    # If the sum is infinite or NaN, no difference leads to it: return the update itself.
     return jnp.where(jnp.isfinite(whole), chosen - wide, jnp.asarray(update, jnp.float32))
 
 
 def _hashed(x: jax.Array) -> jax.Array:
-    """A hash of 32 bits, whose every bit depends on all bits of x: Wellons' lowbias32. It is formed where it is added,
-    in the same pass over memory; numbers of :mod:`jax.random` take ten times as long as the step itself."""
+    """A 32-bit hash in which every bit depends on all bits of x: Wellons' lowbias32.
+
+    It is computed in the same pass over memory that adds it; :mod:`jax.random` takes ten times as long as the step.
+    """
     x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
     x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
     return x ^ (x >> 16)
 
 
 def stochastic_rounding(inner: GradientTransformation, key: PyTree, axis_name: PyTree = None) -> GradientTransformation:
-    """Round bfloat16 parameters up or down at random, so that on average nothing of an update is lost.
+    """Round bfloat16 parameters up or down at random, so that on average no part of an update is lost.
 
-    A sum ``p + u`` between two neighbouring bfloat16 numbers becomes the upper one with the probability of its distance
-    from the lower over theirs. Rounding to nearest loses every update below half a unit in the last place, 1/512 of
-    the parameter. Parameters of other dtypes are left alone.
+    A sum ``p + u`` between two neighboring bfloat16 numbers rounds up with a probability equal to its distance from
+    the lower one, relative to the gap. Rounding to nearest loses every update below half a unit in the last place,
+    1/512 of the parameter. Parameters of other dtypes are left alone.
 
     Args:
-        inner: the transformation, usually the whole chain; ``stochastic_rounding`` stands outermost.
-        key: a concrete key of :mod:`jax.random`, or an integer to make one of. Two runs with one key are equal.
-        axis_name: inside ``shard_map(check_vma=False)``, what is spread over which axes, as
-            :mod:`functorch_optim.axes` describes it: every shard draws bits of its own, and those of a replicated
-            parameter are equal. With ``check_vma`` the parameters tell it themselves.
+        inner: the transformation, usually the whole chain; ``stochastic_rounding`` is outermost.
+        key: a concrete key of :mod:`jax.random`, or an integer to create one from. Runs with the same key are equal.
+        axis_name: inside ``shard_map(check_vma=False)``, how arrays are spread over mesh axes; see
+            :mod:`functorch_optim.axes`. Every shard draws its own bits; replicas of a parameter draw the same. With
+            ``check_vma`` the parameters already carry this information.
 
     Returns:
-        A transformation with the state :class:`StochasticRoundingState`; ``update`` needs ``params``, and updates that
-        are dense.
+        A transformation with the state :class:`StochasticRoundingState`; ``update`` needs ``params`` and dense
+        updates.
 
     Raises:
         TypeError: the key is neither, or it is traced. ValueError, from ``update``: inside
@@ -175,7 +177,7 @@ def stochastic_rounding(inner: GradientTransformation, key: PyTree, axis_name: P
         >>> abs(fo.apply_updates(params, updates).astype("float32").mean().item() - 1.001) < 3e-4
         True
     """
-    with jax.ensure_compile_time_eval():  # also where the transformation is made inside a traced function
+    with jax.ensure_compile_time_eval():  # even if the transformation is built inside a traced function
         made = _key(key)
         return transformation(
             StochasticRounding(
@@ -188,9 +190,9 @@ def stochastic_rounding(inner: GradientTransformation, key: PyTree, axis_name: P
 
 
 def _key(given: Any) -> jax.Array:
-    """A typed key of an integer, a typed key, or an array of the older form."""
+    """A typed key from an integer, a typed key, or an array of the older form."""
     if isinstance(given, Tracer):
-        raise TypeError("stochastic_rounding: the key is traced, but a transformation is made of concrete values")
+        raise TypeError("stochastic_rounding: the key is traced, but a transformation is built from concrete values")
     shape, dtype = getattr(given, "shape", None), getattr(given, "dtype", type(None))
     if isinstance(given, numbers.Integral) or (shape == () and jnp.issubdtype(dtype, jnp.integer)):
         return jax.random.key(int(given))
@@ -203,7 +205,7 @@ def _key(given: Any) -> jax.Array:
 
 @exportable
 class MasterWeightsState(NamedTuple):
-    """``master`` has the parameters in float32, None where they are float32 or wider themselves."""
+    """``master`` has the parameters in float32; None for those that already are float32 or wider."""
 
     master: PyTree
     inner: PyTree
@@ -234,8 +236,10 @@ class MasterWeights(Wrapper):
 
 
 def narrowed(array: jax.Array, dtype: DTypeLike | None) -> jax.Array:
-    """The numbers rounded to those of a narrower dtype, the finite ones to finite ones: a parameter that were infinite
-    could not be led back. XLA may drop a mere way there and back."""
+    """Round numbers to a narrower dtype, finite ones to finite ones: no update could bring back an infinite parameter.
+
+    XLA may drop a mere cast there and back.
+    """
     narrow, wide = jnp.finfo(dtype), jnp.finfo(array.dtype)
     whole = jnp.where(jnp.isfinite(array), jnp.clip(array, float(narrow.min), float(narrow.max)), array)
     if narrow.nexp == wide.nexp:
@@ -250,7 +254,7 @@ def _widened(param: Array) -> jax.Array:
 
 
 def _whole(params: PyTree, master: PyTree) -> PyTree:
-    """The parameters, each from the masters where it has one."""
+    """The parameters, with the master in place of each that has one."""
     leaves, treedef = jax.tree.flatten(params)
     pairs = zip(treedef.flatten_up_to(master), leaves, strict=True)
     return treedef.unflatten([param if own is None else own for own, param in pairs])
@@ -259,16 +263,15 @@ def _whole(params: PyTree, master: PyTree) -> PyTree:
 def master_weights(inner: GradientTransformation) -> GradientTransformation:
     """Keep bfloat16 and float16 parameters in float32 as well, and update those; the parameters are their rounding.
 
-    The slots of ``inner`` are float32 then. ``apply_updates`` gives exactly the rounded master; where a finite master
-    is beyond the range of the dtype, its largest number. The masters lead: parameters that are changed otherwise take
-    no effect, so make the state anew for other parameters.
+    The slots of ``inner`` are then float32. ``apply_updates`` gives exactly the rounded master; if a finite master is
+    beyond the dtype's range, the dtype's largest number. The masters take precedence: other changes of the parameters
+    have no effect, so create a new state for other parameters.
 
     Args:
-        inner: the transformation, usually the whole chain; ``master_weights`` stands outermost.
+        inner: the transformation, usually the whole chain; ``master_weights`` is outermost.
 
     Returns:
-        A transformation with the state :class:`MasterWeightsState`; ``update`` needs ``params``, and updates that are
-        dense.
+        A transformation with the state :class:`MasterWeightsState`; ``update`` needs ``params`` and dense updates.
 
     Source: Micikevicius et al., "Mixed Precision Training", 2018.
 

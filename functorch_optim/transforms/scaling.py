@@ -1,4 +1,4 @@
-"""Multiplying the updates by a number, fixed or scheduled; and the base of the transforms that only need a step."""
+"""Multiply the updates by a number, fixed or scheduled; and the base of transforms that only need a step."""
 
 from typing import Any, NamedTuple
 
@@ -22,10 +22,10 @@ class StepState(NamedTuple):
 
 
 class Scheduled(Options, Transform):
-    """A transform without memory but for the step, which it keeps only if an option is a schedule."""
+    """A transform whose only memory is the step, which it keeps only if an option is a schedule."""
 
     def apply(self, values: object, updates: PyTree, params: PyTree) -> PyTree:
-        """The new updates, with the options' values in ``values``."""
+        """Return the new updates; ``values`` has the options' values."""
         raise NotImplementedError(f"{type(self).__name__} does not define apply")  # abstract: every subclass does
 
     def init(self, params: PyTree) -> PyTree:

@@ -38,10 +38,10 @@ class AddDecayedWeights(Scheduled):
 def add_decayed_weights(weight_decay: Hyperparameter, mask: PyTree = None) -> GradientTransformation:
     """Add ``weight_decay * p`` to the updates; ``update`` needs ``params``.
 
-    Before an algorithm it is L2 regularisation. The updates of an algorithm are negated already, so after one it would
-    make the weights grow, and :func:`functorch_optim.chain` raises. Decoupled decay is an option of the algorithms:
-    ``fo.adamw(weight_decay=...)``, or ``decoupled_weight_decay=True``, with ``decay_mask`` for where to decay. Only
-    where the learning rate is a link of its own does this stand between the two::
+    Before an algorithm it is L2 regularization. An algorithm's updates are already negated, so after one it would make
+    the weights grow, and :func:`functorch_optim.chain` raises. Decoupled decay is an option of the algorithms:
+    ``fo.adamw(weight_decay=...)``, or ``decoupled_weight_decay=True``, with ``decay_mask`` for where to decay. Only if
+    the learning rate is a separate link does this go between the two::
 
         fo.chain(optax.scale_by_adam(), fo.add_decayed_weights(0.1), fo.scale(-1e-3))
 
