@@ -99,7 +99,7 @@ class BFGS(QuasiNewton):
             start += _entries(leaf, shape)
             if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
                 part = jax.lax.complex(part[0::2], part[1::2])
-            result.append(_placed(axes.part(part.reshape(shape).astype(leaf.dtype), split), leaf))
+            result.append(_sharded_like(axes.part(part.reshape(shape).astype(leaf.dtype), split), leaf))
         return treedef.unflatten(result)
 
     def vector_of(self, stored: PyTree, dtype: DTypeLike) -> Vector:
@@ -162,7 +162,7 @@ def _whole(leaf: jax.Array, split: axes.Split) -> jax.Array:
     return jax.sharding.reshard(leaf, sharding.update(spec=PartitionSpec())) if any(sharding.spec) else leaf
 
 
-def _placed(leaf: jax.Array, like: PyTree) -> jax.Array:
+def _sharded_like(leaf: jax.Array, like: PyTree) -> jax.Array:
     sharding = jax.typeof(like).sharding if isinstance(like, jax.Array) else None
     return jax.sharding.reshard(leaf, sharding) if sharding is not None and any(sharding.spec) else leaf
 

@@ -85,7 +85,7 @@ class QuasiNewton(Options, Transform):
         """:attr:`placement` for the leaves of ``tree``."""
         raise NotImplementedError(f"{type(self).__name__} does not define placement_of")  # abstract: subclasses do
 
-    def placed(self, tree: PyTree) -> PyTree:
+    def for_placement_of(self, tree: PyTree) -> PyTree:
         """This algorithm with the placement of the leaves of ``tree``."""
         placement = self.placement_of(tree)
         return replace(self, axis_name=placement) if any(placement) else self
@@ -168,8 +168,8 @@ class QuasiNewton(Options, Transform):
         if value is None:
             value = value_fn(params)
         _check_value(name, value)
-        _check_shared(name, value, filled, self.placed(filled).placement)
-        return self.placed(filled)._update(filled, updates, state, params, value, value_fn)
+        _check_shared(name, value, filled, self.for_placement_of(filled).placement)
+        return self.for_placement_of(filled)._update(filled, updates, state, params, value, value_fn)
 
     def _update(
         self,

@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 
 from functorch_optim import trees
-from functorch_optim.optim import state_dict as torch_layout
 from functorch_optim.optim.engine.packs import Leaves
 from functorch_optim.optim.engine.protocol import Reading
 from functorch_optim.optim.groups import Grouped
 from functorch_optim.optim.ownership import own_beside
+from functorch_optim.optim.state_dict import Loaded, Refused, check_strict
 from functorch_optim.optim.views import Entry, State
 from functorch_optim.torch_tensors import as_array
 from functorch_optim.typing import OptionValues, PyTree
@@ -92,14 +92,14 @@ class Edited(Grouped):
         if self._engine.one_by_one:
             present = [None] * len(present)
         entries: list[PyTree] = [changes.get(index, entry) for index, entry in enumerate(present)]
-        loaded = torch_layout.Loaded(
+        loaded = Loaded(
             [entry if entry is None else {key: as_array(value) for key, value in entry.items()} for entry in entries],
             list(range(len(entries))), [], [], [], [], None,
         )  # fmt: skip
-        refused: torch_layout.Refused = {}
+        refused: Refused = {}
         leaves, grads = parameters or (self._leaves, None)
         state = self._engine.read(self._layout, Reading(leaves, loaded, None, refused), self._records())
-        torch_layout.check_strict([], [], refused)
+        check_strict([], [], refused)
 
         def commit() -> None:
             self._engine.commit(state)

@@ -6,7 +6,6 @@ from typing import Any, ClassVar
 import jax
 
 from functorch_optim.base import GradientTransformation
-from functorch_optim.optim import options as group_options
 from functorch_optim.optim.engine.by_parameter import ByParameter
 from functorch_optim.optim.engine.by_tree import ByTree
 from functorch_optim.optim.engine.kinds import Algorithms
@@ -16,6 +15,7 @@ from functorch_optim.optim.engine.protocol import Engine
 from functorch_optim.optim.groups import weak
 from functorch_optim.optim.hooks import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from functorch_optim.optim.losses import CompiledLosses
+from functorch_optim.optim.options import check_flags
 from functorch_optim.optim.ownership import own
 from functorch_optim.optim.param_groups import GroupRules, check_dense, parse
 from functorch_optim.optim.saved import Saved
@@ -70,7 +70,7 @@ class Optimizer(Saved):
     def __init__(self, params: PyTree, defaults: OptionValues, *, group_rules: GroupRules = ()) -> None:
         super().__init__()
         self.defaults = dict(defaults)
-        group_options.check_flags(self.defaults)
+        check_flags(self.defaults)
         self._engine = self._make_engine()
         self._engine.check(self.defaults)
         parsed = parse(params, group_rules, self._known_options())

@@ -82,7 +82,7 @@ def is_schedule(value: object) -> bool:
     return callable(value) or (isinstance(value, tuple | list) and any(map(is_schedule, value)))
 
 
-def read(
+def read_options(
     group: OptionValues, names: Iterable[str], data: Collection[str], strict: bool, count: int, index: int
 ) -> dict[str, PyTree]:
     """The options ``names`` of a group, those in ``data`` as numbers, or with ``strict=False`` where they are.

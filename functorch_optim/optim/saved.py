@@ -9,13 +9,13 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from functorch_optim.optim import state_dict as torch_layout
 from functorch_optim.optim.edits import Edited
 from functorch_optim.optim.engine.packs import Leaves
 from functorch_optim.optim.engine.protocol import Reading
 from functorch_optim.optim.hooks import Occasions
 from functorch_optim.optim.layout import GroupParams
 from functorch_optim.optim.losses import CompiledLosses
+from functorch_optim.optim.state_dict import NotLoaded, Refused, check_strict, read_state_dict, reason, write_state_dict
 from functorch_optim.optim.tracing import trace_state
 from functorch_optim.optim.views import ParamGroups
 from functorch_optim.typing import PyTree
@@ -40,7 +40,7 @@ class Saved(Edited):
             self._check_groups()
             self._check_alive(wait=False)
             entries, numbers = self._engine.entries(self._layout), self._engine.data_names
-            state = torch_layout.write(self._layout, self.param_groups, numbers, self._counts, entries)
+            state = write_state_dict(self._layout, self.param_groups, numbers, self._counts, entries)
         return self._hooks.state_dict_post.replace(self, state)
 
     def load_state_dict(
@@ -50,7 +50,7 @@ class Saved(Edited):
         strict: bool = True,
         dtype: DTypeLike | None = None,
         keep: Collection[str] = (),
-    ) -> torch_layout.NotLoaded:
+    ) -> NotLoaded:
         """Load the state and the groups' options from a ``state_dict`` of torch or of this library.
 
         Args:
@@ -106,7 +106,7 @@ class Saved(Edited):
         strict: bool = True,
         dtype: DTypeLike | None = None,
         keep: Collection[str] = (),
-    ) -> torch_layout.NotLoaded:
+    ) -> NotLoaded:
         """:meth:`load_state_dict` without its hooks."""
         self._refuse_tracing()
         self._check_kept(keep)
@@ -116,7 +116,7 @@ class Saved(Edited):
         if dtype is not None and jax.dtypes.canonicalize_dtype(dtype) != dtype:
             raise TypeError(f"dtype is {dtype}, but 64-bit numbers are disabled (jax_enable_x64)")
         numbers = self._engine.data_names
-        loaded = torch_layout.read(self._layout, self.param_groups, self._counts, numbers, state_dict, match, strict)
+        loaded = read_state_dict(self._layout, self.param_groups, self._counts, numbers, state_dict, match, strict)
         self._refuse_traced(jax.tree.leaves(loaded.entries))
         groups = []
         for live, group in zip(self.param_groups, loaded.groups, strict=True):
@@ -129,10 +129,10 @@ class Saved(Edited):
         for index, group in enumerate(groups):
             self._check_options(group, index, live=True)
         records = [self._engine.record(one, index) for index, one in enumerate(options)]
-        refused: torch_layout.Refused = {}
+        refused: Refused = {}
         state = self._engine.read(self._layout, Reading(self._leaves, loaded, dtype, refused), records)
         if strict:
-            torch_layout.check_strict(loaded.missing, loaded.unexpected, refused)
+            check_strict(loaded.missing, loaded.unexpected, refused)
         if loaded.warning:
             warnings.warn(loaded.warning, UserWarning, stacklevel=3)  # the caller of load_state_dict
         loaded_groups = [{"params": GroupParams(self, index), **group} for index, group in enumerate(groups)]
@@ -145,8 +145,8 @@ class Saved(Edited):
                 live.update(group)
 
         self._transaction.commit(commit)
-        reasons = {name: torch_layout.reason(error) for name, error in refused.items()}
-        return torch_layout.NotLoaded(loaded.missing, loaded.unexpected, reasons)
+        reasons = {name: reason(error) for name, error in refused.items()}
+        return NotLoaded(loaded.missing, loaded.unexpected, reasons)
 
     def _check_kept(self, keep: Collection[str]) -> None:
         """Raise unless the groups have options with all these names."""

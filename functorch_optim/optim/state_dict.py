@@ -62,7 +62,7 @@ class _Pairing(NamedTuple):
 _ABSENT = object()  # the number of a leaf that the state dict lacks
 
 
-def write(
+def write_state_dict(
     layout: Layout,
     groups: Sequence[Mapping[str, PyTree]],
     numbers: Collection[str],
@@ -71,8 +71,8 @@ def write(
 ) -> dict[str, PyTree]:
     """Build ``{"state": {number: entry}, "param_groups": [...]}``; nothing in it is the live object.
 
-    ``numbers`` names the options that are numbers. Everything else in a group is copied as it is, except scalars of NumPy
-    and JAX, which become Python numbers.
+    ``numbers`` names the options that are numbers. Everything else in a group is copied as it is, except scalars of
+    NumPy and JAX, which become Python numbers.
     """
     order = layout.order
     saved = []
@@ -90,7 +90,7 @@ def write(
     return {"state": state, "param_groups": saved}
 
 
-def read(
+def read_state_dict(
     layout: Layout,
     groups: Sequence[Mapping[str, PyTree]],
     counts: Sequence[int],

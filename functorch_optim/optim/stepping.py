@@ -13,13 +13,13 @@ from jax.core import Tracer
 from jax.profiler import TraceAnnotation
 
 from functorch_optim import rows, trees
-from functorch_optim.optim import options as group_options
 from functorch_optim.optim.engine.none import NoAlgorithm
 from functorch_optim.optim.engine.packs import Leaves
 from functorch_optim.optim.engine.protocol import Engine
 from functorch_optim.optim.hooks import EVERY_STEP, Hook, Hooked
 from functorch_optim.optim.layout import GroupParams, Layout
 from functorch_optim.optim.losses import CompiledLosses, takes_parameters
+from functorch_optim.optim.options import is_constant, read_options
 from functorch_optim.optim.ownership import own_beside
 from functorch_optim.optim.tracing import OUTSIDE, TRACED, refuse_traced, trace_state
 from functorch_optim.optim.transaction import Call, Transaction
@@ -200,14 +200,14 @@ class Stepping(Hooked):
         for index, (group, count) in enumerate(zip(self.param_groups, self._counts, strict=True)):
             options = self._read_options(group, count, index)
             records.append(self._engine.record(options, index))
-            constant = constant and all(group_options.is_constant(group[name]) for name in options)
+            constant = constant and all(is_constant(group[name]) for name in options)
         self._read = list(map(GroupRead, self.param_groups, records)) if constant else []
         return records
 
     def _read_options(self, group: OptionValues, count: int, index: int) -> dict[str, PyTree]:
         """The options of one group that the engine reads, numbers at this count of updates."""
         names, numbers = self._engine.reads(group)
-        values = group_options.read(group, names, numbers, self._engine.strict, count, index)
+        values = read_options(group, names, numbers, self._engine.strict, count, index)
         self._refuse_traced(list(values.values()))
         return values
 

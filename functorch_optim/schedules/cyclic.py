@@ -3,7 +3,15 @@
 from types import ModuleType
 
 from functorch_optim.hyperparams import AnyNumber, NonNegative
-from functorch_optim.schedules.schedule import Schedule, between, check_choice, check_positive, number, power, wrapped
+from functorch_optim.schedules.schedule import (
+    Schedule,
+    between,
+    check_choice,
+    check_positive,
+    exact_power,
+    number,
+    wrapped,
+)
 from functorch_optim.typing import Numeric, StepFunction
 
 MODES = ("triangular", "triangular2", "exp_range")
@@ -69,7 +77,7 @@ class cyclic(Schedule):
         if self.scale_fn is not None:
             return self.scale_fn(cycle if self.scale_mode == "cycle" else step)
         if self.mode == "exp_range":
-            return power(number(self.gamma), step, xp)
+            return exact_power(number(self.gamma), step, xp)
         return 0.5 ** (cycle - 1) if self.mode == "triangular2" else 1.0
 
 

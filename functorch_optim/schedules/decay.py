@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from functorch_optim.hyperparams import AnyNumber, NonNegative, as_count
-from functorch_optim.schedules.schedule import Schedule, as_float, between, check_milestones, number, power
+from functorch_optim.schedules.schedule import Schedule, as_float, between, check_milestones, exact_power, number
 from functorch_optim.typing import Numeric, PyTree, StepFunction
 
 
@@ -37,7 +37,7 @@ class step_decay(Schedule):
         as_count("step_size", self.step_size, 1)
 
     def evaluate(self, step: Numeric, xp: ModuleType) -> Numeric:
-        return number(self.lr) * power(number(self.gamma), step // self.step_size, xp)
+        return number(self.lr) * exact_power(number(self.gamma), step // self.step_size, xp)
 
     def next(self, lr: Numeric, step: int) -> Numeric:
         """Compute the value at ``step`` (at least 1) from the previous value."""
@@ -69,7 +69,7 @@ class multi_step_decay(Schedule):
         object.__setattr__(self, "milestones", tuple(sorted(int(m) for m in self.milestones)))
 
     def evaluate(self, step: Numeric, xp: ModuleType) -> Numeric:
-        return number(self.lr) * power(number(self.gamma), reached(self.milestones, step, xp), xp)
+        return number(self.lr) * exact_power(number(self.gamma), reached(self.milestones, step, xp), xp)
 
     def next(self, lr: Numeric, step: int) -> Numeric:
         """Compute the value at ``step`` (at least 1) from the previous value."""
@@ -177,7 +177,7 @@ class exponential_decay(Schedule):
     gamma: NonNegative
 
     def evaluate(self, step: Numeric, xp: ModuleType) -> Numeric:
-        return number(self.lr) * power(number(self.gamma), step, xp)
+        return number(self.lr) * exact_power(number(self.gamma), step, xp)
 
     def next(self, lr: Numeric, step: int) -> Numeric:
         """Compute the value at ``step`` (at least 1) from the previous value."""

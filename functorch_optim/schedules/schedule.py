@@ -61,7 +61,7 @@ def as_float(value: Numeric, xp: ModuleType) -> PyTree:
     return value if xp is np else jnp.asarray(value).astype(jnp.result_type(float))
 
 
-def power(base: Numeric, exponent: Numeric, xp: ModuleType) -> Numeric:
+def exact_power(base: Numeric, exponent: Numeric, xp: ModuleType) -> Numeric:
     """``base ** exponent`` of a number and steps; if traced, a Python ``base`` keeps its digits at large steps.
 
     It is then ``exp(exponent * log(base))`` with the logarithm split in two: the first part has so few digits that its
