@@ -44,7 +44,7 @@ class Optimizer(Saved):
 
     ``differentiable=True``, where an algorithm has it, lets parameters, gradients and options be traced: an optimizer
     that is made inside a function steps there, and :func:`jax.grad` goes through. Every step is one
-    compiled call, in which ``foreach`` packs small parameters (None: 256 and more of them); ``fused`` and
+    compiled call, in which ``foreach`` packs small parameters (None: 64 and more of them); ``fused`` and
     ``capturable`` change nothing.
 
     The arrays that went in are copied once. An array that came out (``params``, ``state``, ``state_dict()``) stays as
