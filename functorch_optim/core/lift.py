@@ -15,7 +15,7 @@ def lift(rule: Rule, foreach: bool = False, decay_mask: PyTree = None) -> Gradie
     ``decay_mask``, a tree of booleans or a function of the dotted path as in :func:`functorch_optim.masked`, limits the
     rule's weight decay to leaves where it is True.
 
-    With ``foreach``, the state of small leaves is packed into flat buffers, one per slot and dtype, and these leaves are
+    With ``foreach``, the state of small leaves is packed into flat buffers, one per slot and dtype, and the leaves are
     updated together: a step of a thousand small leaves then costs less than half. The state is a
     :class:`functorch_optim.ForeachState`, and ``update`` needs ``params``.
 
