@@ -43,7 +43,7 @@ def _check_state(cls: type) -> None:
     slots: tuple[str, ...] = getattr(getattr(cls, "state", None), "_fields", ())
     if "step" not in slots:
         raise TypeError(
-            f"{cls.__name__}.state must be a NamedTuple with a field step and then one for each slot, but it is "
+            f"{cls.__name__}.state must be a NamedTuple that has a field step and one for each slot, but it is "
             f"{getattr(cls, 'state', 'missing')!r}"
         )
     for scalar in cls.carried:

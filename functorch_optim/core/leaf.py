@@ -19,7 +19,7 @@ LeafUpdate = Callable[[PyTree, PyTree, PyTree], tuple[PyTree, PyTree]]
 
 
 def leaf_update(rule: Rule, scalars: StepScalars, decayed: PyTree = None) -> LeafUpdate:
-    """Return ``(grad, param, slots) -> (delta, slots)`` for one parameter; without a gradient, the delta is None.
+    """Return ``(grad, param, slots) -> (delta, slots)`` for one parameter; without a gradient, ``(None, slots)``.
 
     Inside a traced function, it is traced once per shape and dtype. A boolean array ``decayed`` selects the entries
     that decay; by default all do.

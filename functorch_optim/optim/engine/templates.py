@@ -34,7 +34,7 @@ def types_of(templates: tuple[Template, ...]) -> tuple[tuple[type, ...], ...]:
 
 
 def hashable(name: str, value: Any) -> PyTree:
-    """Return a static option as it is; but a JAX scalar, which has no hash, as a Python number."""
+    """Return a static option as it is, but a JAX scalar, which has no hash, as a Python number."""
     try:
         hash(value)
     except TypeError as error:
