@@ -47,8 +47,8 @@ class Optimizer(Saved):
     call, in which ``foreach`` packs small parameters (None: if there are 64 or more); ``fused`` and ``capturable``
     change nothing.
 
-    Input arrays are copied once. An array that you read (``params``, ``state``, ``state_dict()``)
-    stays the same for as long as you hold it: the step copies it first. Arrays that nobody holds are overwritten.
+    Input arrays are copied once. An array that you read (``params``, ``state``, ``state_dict()``) stays the same for as
+    long as you hold it: the step copies it first. Arrays that nobody holds are overwritten in place.
 
     Example:
         >>> import jax.numpy as jnp

@@ -113,7 +113,7 @@ class Stepping(Hooked):
             *args: further arguments of the closure.
 
         Returns:
-            The loss, if there is a closure.
+            The loss, if a closure was given.
 
         A parameter without a gradient is skipped entirely: its value, slots and step count stay.
 

@@ -22,8 +22,8 @@ class Values(Stepping):
         """The current parameters, in the structure in which they were passed.
 
         An iterable becomes a list, and group dicts become the list of the groups' trees. You may write into the tree:
-        the optimizer applies it at its next use, with the checks of an assignment. After a step the tree is outdated:
-        read it again.
+        the optimizer applies the changes at its next use, with the checks of an assignment. After a step the tree is
+        outdated: read it again.
 
         Example:
             >>> import jax.numpy as jnp
@@ -48,7 +48,7 @@ class Values(Stepping):
     def grads(self) -> PyTree:
         """The accumulated gradients in the parameters' structure, as from :func:`jax.grad`; None if there are none.
 
-        You may write into the tree: the optimizer applies it at its next use, with the checks of an assignment.
+        You may write into the tree: the optimizer applies this at its next use, with the checks of an assignment.
         ``optimizer.grads["w"] = None`` leaves ``w`` alone.
         """
         with self._transaction.handing:
