@@ -1,4 +1,4 @@
-"""Measure the torch face's cost on top of the compiled step: a write, a schedule. ``make bench-overhead``"""
+"""Measure the torch face's cost on top of the compiled step: group writes, schedules. ``make bench-overhead``"""
 
 import statistics
 import time
@@ -28,7 +28,10 @@ def microseconds(call: Callable[[], object]) -> float:
 
 
 def contenders() -> dict[str, tuple[Callable[[], object], Callable[[], object]]]:
-    """Return our call and torch's per measurement. The 148 parameters have one entry each: only calls cost time."""
+    """Return our call and torch's for each measurement.
+
+    The 148 parameters have one entry each, so that only the calls cost time.
+    """
     params = {str(index): jnp.ones(1) for index in range(LEAVES)}
     ours, loose = (optim.AdamW(params, lr=1e-3, foreach=foreach) for foreach in (None, False))
     theirs = torch.optim.AdamW([torch.nn.Parameter(torch.ones(1)) for _ in range(LEAVES)], lr=1e-3, fused=True)
@@ -41,7 +44,7 @@ def contenders() -> dict[str, tuple[Callable[[], object], Callable[[], object]]]
         ours.step(grads)
         _ = ours.params
 
-    found: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
+    pairs: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
         '`group["lr"] = ...`': (write(ours), write(theirs))
     }
     for name, options in {
@@ -53,14 +56,14 @@ def contenders() -> dict[str, tuple[Callable[[], object], Callable[[], object]]]
             getattr(library.lr_scheduler, name)(optimizer, **options)
             for library, optimizer in ((optim, ours), (torch.optim, theirs))
         ]
-        found[f"`{name}.step()`"] = (pair[0].step, pair[1].step)
+        pairs[f"`{name}.step()`"] = (pair[0].step, pair[1].step)
     ours.step(grads)  # schedulers warn if they step before the optimizer does
     theirs.step()
     name = f"`AdamW.step`, {LEAVES} parameters of one entry"
-    found[name] = (lambda: ours.step(grads), theirs.step)
-    found[f"{name}, and all parameters read"] = (read_step, theirs.step)
-    found[f"{name}, `foreach=False`"] = (lambda: loose.step(grads), theirs.step)
-    return found
+    pairs[name] = (lambda: ours.step(grads), theirs.step)
+    pairs[f"{name}, and all parameters read"] = (read_step, theirs.step)
+    pairs[f"{name}, `foreach=False`"] = (lambda: loose.step(grads), theirs.step)
+    return pairs
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
-"""What an option may be: the marks of its type and range, its form while stored, and its value at a step.
+"""Options: the marks of their types and ranges, their stored form, and their values at a step.
 
-An option is a Python number, an array of one element (traced too), or a schedule ``step -> value``. Numbers stay
-Python doubles until a step's scalars are formed, so every coefficient is rounded once.
+An option is a Python number, an array of one element (which may be traced), or a schedule ``step -> value``. Numbers
+stay Python doubles until a step's scalars are computed, so every coefficient is rounded once.
 """
 
 import math
@@ -20,8 +20,8 @@ from functorch_optim.typing import Numeric, PyTree, StepFunction
 class Beta(NamedTuple):
     """A decay rate together with one minus it, so that neither loses digits in float32.
 
-    ``1 - beta`` formed in float32 has only half of its digits at 0.999. A Python number needs no help; pass
-    ``Beta.of(0.999)`` where the rate must travel into a compiled function as data.
+    At 0.999, ``1 - beta`` computed in float32 has only half of its digits. A Python number needs no help; pass
+    ``Beta.of(0.999)`` if the rate must enter a compiled function as data.
 
     Example:
         >>> Beta.of(0.75)
@@ -33,7 +33,7 @@ class Beta(NamedTuple):
 
     @classmethod
     def of(cls, value: Any) -> "Beta":
-        """The pair of a number or an array, the complement formed in the precision of ``value``."""
+        """Return the pair for a number or an array; its complement is computed in the precision of ``value``."""
         return value if isinstance(value, Beta) else cls(value, 1 - value)
 
 
@@ -44,7 +44,7 @@ BetaOption = Hyperparameter | Beta
 
 @dataclass(frozen=True)
 class Option:
-    """Marks a field as data: its range, and torch's message when a number lies outside it."""
+    """Marks a field as data, with its range and torch's message for a number outside it."""
 
     message: str
     low: float = -math.inf
@@ -66,7 +66,7 @@ class Option:
 
     @property
     def range(self) -> str:
-        """The range in words; empty where there is none.
+        """The range in words; empty if there is none.
 
         Example:
             >>> Option("", low=0.0).range, Option("", low=0.0, high=1.0, open_high=True, length=2).range
@@ -80,7 +80,7 @@ class Option:
         return f"{each}in {left}{self.low:g}, {self.high:g}{right}"
 
 
-# What an option is: its type, its range, and what its line in a docstring begins with.
+# The options: each has a type, a range, and the start of its line in docstrings.
 LearningRate = Annotated[Hyperparameter, Option("Invalid learning rate: {}", low=0.0), "learning rate"]
 PositiveLearningRate = Annotated[
     Hyperparameter, Option("Invalid learning rate: {}", low=0.0, open_low=True), "learning rate"
@@ -132,10 +132,10 @@ MuonMomentum = Annotated[
     "decay rate of the average of the gradients",
 ]
 MomentumDecay = Annotated[
-    Hyperparameter, Option("Invalid momentum_decay value: {}", low=0.0), "how slowly mu rises to beta1"
+    Hyperparameter, Option("Invalid momentum_decay value: {}", low=0.0), "how fast mu rises to beta1"
 ]
 InitialAccumulatorValue = Annotated[
-    Hyperparameter, Option("Invalid initial_accumulator_value value: {}", low=0.0), "what s begins with"
+    Hyperparameter, Option("Invalid initial_accumulator_value value: {}", low=0.0), "initial value of s"
 ]
 Etas = Annotated[
     tuple[Hyperparameter, Hyperparameter],
@@ -147,7 +147,9 @@ Coefficients = Annotated[
     Option("Invalid value: {}", length=3),
     "the three coefficients of the Newton-Schulz polynomial",
 ]
-Beta2Decay = Annotated[Hyperparameter, Option("beta2_decay should be <= 0 but is: {}", high=0.0), "power of the step"]
+Beta2Decay = Annotated[
+    Hyperparameter, Option("beta2_decay should be <= 0 but is: {}", high=0.0), "exponent of the step"
+]
 ClippingThreshold = Annotated[
     Hyperparameter,
     Option("Clipping threshold d should be >= 1 but is: {}", low=1.0),
@@ -160,7 +162,7 @@ NonNegative = Annotated[Hyperparameter, Option("Invalid value, it must not be ne
 
 
 class Scalar:
-    """An array option: equal by dtype and value where it is concrete, by identity while it is traced."""
+    """An array option, compared by dtype and value if it is concrete, by identity if it is traced."""
 
     def __init__(self, array: jax.Array) -> None:
         self.array = array
@@ -181,7 +183,7 @@ class Scalar:
 
 
 def as_integer(value: Any) -> int | None:
-    """An integer of Python, NumPy or JAX as Python's; None where it is no integer, as True and False are none."""
+    """Convert an integer of Python, NumPy or JAX to an int; return None for anything else, also for True and False."""
     if isinstance(value, bool | np.bool_):
         return None
     try:
@@ -191,10 +193,11 @@ def as_integer(value: Any) -> int | None:
 
 
 def as_count(name: str, value: object, least: int) -> int:
-    """An option that is a count, as a Python int.
+    """Convert an option that is a count to an int.
 
     Raises:
-        TypeError: it is not an integer; ValueError: it is below ``least``.
+        TypeError: it is not an integer.
+        ValueError: it is below ``least``.
     """
     count = as_integer(value)
     if count is None or count < least:
@@ -204,7 +207,7 @@ def as_count(name: str, value: object, least: int) -> int:
 
 
 def known(value: Any) -> float | None:
-    """The number that an option is, or None where there is none yet (None itself, a schedule, a tracer)."""
+    """Return the number that an option is, or None if there is none yet (None itself, a schedule, a tracer)."""
     value = value.value if isinstance(value, Beta) else value
     array = value.array if isinstance(value, Scalar) else value
     if array is None or callable(array) or isinstance(array, Tracer):
@@ -213,7 +216,7 @@ def known(value: Any) -> float | None:
 
 
 def normalise(name: str, value: Any) -> Any:
-    """An option as it is stored: a float, a :class:`Scalar`, a :class:`Beta` of these, or a schedule."""
+    """Convert an option to its stored form: a float, a :class:`Scalar`, a :class:`Beta` of these, or a schedule."""
     if isinstance(value, Beta):
         return Beta(normalise(name, value.value), normalise(name, value.complement))
     if isinstance(value, Scalar) or callable(value):
@@ -226,14 +229,14 @@ def normalise(name: str, value: Any) -> Any:
         return Scalar(value.reshape(()))
     if isinstance(value, bool | str | bytes) or not hasattr(value, "__float__"):
         raise TypeError(f"{name} must be a number, an array of one element or a schedule, but it is {value!r}")
-    shape = tuple(getattr(value, "shape", ()))  # of a tensor of torch too, whose size is a method
+    shape = tuple(getattr(value, "shape", ()))  # torch's tensors have it too; their size is a method
     if math.prod(shape) != 1:
         raise ValueError(f"Tensor {name} must be 1-element, but it has shape {shape}")
     return float(value.item() if hasattr(value, "item") else value)
 
 
 def resolve(name: str, value: Any, step: Numeric, beta: bool = False) -> PyTree:
-    """An option's value at ``step``: a Python float, or a scalar of JAX's default float dtype."""
+    """Return an option's value at ``step``: a Python float, or a scalar of JAX's default float dtype."""
     if value is None:
         return None
     if isinstance(value, Beta):
@@ -252,5 +255,5 @@ def resolve(name: str, value: Any, step: Numeric, beta: bool = False) -> PyTree:
 
 
 def is_static_zero(value: object) -> bool:
-    """Whether an option is the Python number zero, which is known while tracing; data never is."""
+    """Whether an option is the Python number zero, which is known during tracing; data never is."""
     return isinstance(value, float) and value == 0.0

@@ -1,4 +1,4 @@
-"""Tensors of torch as arrays, without importing torch."""
+"""Convert torch's tensors to arrays, without importing torch."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from functorch_optim.typing import PyTree
 
 
 def is_tensor(value: object) -> bool:
-    """Whether an option is what torch calls a Tensor: an array of JAX here, or one of torch's own."""
+    """Whether an option is what torch calls a Tensor: here a JAX array, or one of torch's own."""
     return isinstance(value, jax.Array) or _is_torchs(value)
 
 
@@ -18,12 +18,12 @@ def _is_torchs(value: object) -> bool:
 
 
 def as_array(value: Any) -> PyTree:
-    """A leaf as NumPy's or JAX's array, or the number it is; torch's tensors are read through their own methods."""
+    """Convert torch's tensors, through their own methods, to NumPy's or JAX's arrays; return anything else as it is."""
     if isinstance(value, list):
         return [as_array(item) for item in value]
     if not _is_torchs(value):
         return value
     tensor = value.detach().cpu().resolve_conj().resolve_neg()
-    if str(tensor.dtype) == "torch.bfloat16":  # NumPy has none; float32 holds every bfloat16
+    if str(tensor.dtype) == "torch.bfloat16":  # NumPy has no bfloat16; float32 holds all its values
         return jnp.asarray(tensor.float().numpy()).astype(jnp.bfloat16)
     return tensor.numpy()

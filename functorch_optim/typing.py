@@ -1,4 +1,4 @@
-"""The types that the annotations of the library are made of."""
+"""The types for the library's annotations."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
@@ -8,21 +8,21 @@ import jax
 Array = jax.Array
 
 PyTree = Any
-"""A tree of arrays, or what stands at a leaf of one: an array, None, a sparse array, a scalar of Python or NumPy. jax
-knows which containers are nodes only when it runs, so there is no static type that says more."""
+"""A tree of arrays, or anything at one of its leaves: an array, None, a sparse array, a Python or NumPy scalar. JAX
+knows only at run time which containers are nodes, so no static type can say more."""
 
 Numeric = float | Array
-"""A number as coefficients are made of it: of Python where it is known, else a scalar array, which may be traced."""
+"""A number to compute coefficients from: a Python number if it is known, else a scalar array, which may be traced."""
 
 StepFunction = Callable[[Any], Any]
-"""A number for every step: of Python for a step of Python, an array for an array."""
+"""A function that returns a number for a step: a Python number for a Python number, an array for an array."""
 
 OptionValues = Mapping[str, Any]
-"""Options of an optimizer or of a parameter group by name, as torch has them: numbers, switches, functions."""
+"""Options of an optimizer or of a parameter group by name, as in torch: numbers, switches, functions."""
 
 
 class TreeDef(Protocol):
-    """The structure of a tree, as ``jax.tree.structure`` gives it; jax has no type for those who check statically."""
+    """The structure of a tree, as ``jax.tree.structure`` returns it; JAX has no static type for it."""
 
     @property
     def num_leaves(self) -> int: ...

@@ -149,7 +149,7 @@ def adafactor(
     Args:
         lr: upper bound of the relative step size, at least 0; like every number here, a Python number, a scalar array
             or a schedule.
-        beta2_decay: power of the step, at most 0.
+        beta2_decay: exponent of the step, at most 0.
         eps: (eps1, eps2), at least 0. None for eps1 is the machine epsilon of each parameter's own dtype (torch uses
             that of a group's first parameter for all).
         d: the threshold of the update's root mean square, at least 1.

@@ -82,7 +82,7 @@ def adagrad(
         lr: learning rate, at least 0; like every number here, a Python number, a scalar array or a schedule.
         lr_decay: how fast the learning rate falls, at least 0.
         weight_decay: coefficient of the L2 penalty, at least 0. Unless it is the number 0, ``update`` needs ``params``.
-        initial_accumulator_value: what s begins with, at least 0 (in both parts of complex parameters).
+        initial_accumulator_value: initial value of s, at least 0 (in both parts of complex parameters).
         eps: added to the denominator outside the root, at least 0.
         maximize: whether to ascend.
         foreach: whether to update small parameters together (:func:`functorch_optim.lift`).

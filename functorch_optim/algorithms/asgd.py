@@ -40,7 +40,7 @@ class ASGD(Rule):
 
     lr: LearningRate
     lambd: Annotated[AnyNumber, "decay of the parameter"]
-    alpha: Annotated[AnyNumber, "power of eta's decay"]
+    alpha: Annotated[AnyNumber, "exponent of eta's decay"]
     t0: Annotated[AnyNumber, "the update at which averaging starts"]
     weight_decay: WeightDecay
     maximize: Maximize
@@ -95,7 +95,7 @@ def asgd(
     Args:
         lr: learning rate, at least 0; like every number here, a Python number, a scalar array or a schedule.
         lambd: decay of the parameter.
-        alpha: power of eta's decay.
+        alpha: exponent of eta's decay.
         t0: the update at which averaging starts.
         weight_decay: coefficient of the L2 penalty, at least 0.
         maximize: whether to ascend.

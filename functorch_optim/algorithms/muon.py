@@ -50,9 +50,9 @@ class Muon(Rule):
     lr: NonNegativeLearningRate
     momentum: MuonMomentum
     weight_decay: MuonWeightDecay
-    nesterov: Annotated[bool, "whether to look one average ahead"]
+    nesterov: Annotated[bool, "whether to use Nesterov momentum"]
     ns_coefficients: Coefficients
-    eps: Annotated[AnyNumber, "the least norm that u is divided by"]
+    eps: Annotated[AnyNumber, "smallest norm to divide u by"]
     ns_steps: Annotated[int, "the number of iterations, below 100"]
     adjust_lr_fn: Annotated[str | None, '``"original"`` (also None) or ``"match_rms_adamw"``']
     batched: Annotated[bool, "whether a parameter of more than two dimensions is a stack of matrices"]
@@ -141,7 +141,7 @@ def orthogonalize(matrices: jax.Array, coefficients: Any, steps: int, eps: Any) 
         matrices: an array of shape (..., rows, columns), of any real dtype.
         coefficients: a, b, c of the polynomial ``a X + b X X^T X + c (X X^T)^2 X``.
         steps: the number of iterations.
-        eps: the least norm that a matrix is divided by.
+        eps: smallest norm to divide a matrix by.
 
     Example:
         >>> x = orthogonalize(jnp.diag(jnp.array([3.0, 0.5])), (3.4445, -4.775, 2.0315), 5, 1e-7)
@@ -206,9 +206,9 @@ def muon(
         weight_decay: coefficient of the decoupled decay, at least 0. Unless it is the number 0, ``update`` needs
             ``params``.
         momentum: decay rate of the average of the gradients, at least 0.
-        nesterov: whether to look one average ahead.
+        nesterov: whether to use Nesterov momentum.
         ns_coefficients: the three coefficients of the Newton-Schulz polynomial.
-        eps: the least norm that u is divided by.
+        eps: smallest norm to divide u by.
         ns_steps: the number of iterations, below 100.
         adjust_lr_fn: ``"original"`` (also None) or ``"match_rms_adamw"``.
         batched: whether a parameter of more than two dimensions is a stack of matrices, in its last two dimensions;

@@ -122,7 +122,7 @@ def nadam(
         betas: decay rates of the two moments, each in [0, 1).
         eps: added to the denominator outside the root, at least 0.
         weight_decay: coefficient of the decay, at least 0. Unless it is the number 0, ``update`` needs ``params``.
-        momentum_decay: how slowly mu rises to beta1, at least 0.
+        momentum_decay: how fast mu rises to beta1, at least 0.
         decoupled_weight_decay: whether the decay acts on the parameter instead of the gradient.
         maximize: whether to ascend.
         foreach: whether to update small parameters together (:func:`functorch_optim.lift`).

@@ -35,9 +35,9 @@ class Rprop(Rule):
     elementwise = True
     starts_from_options = True
 
-    lr: Annotated[LearningRate, "the first step size"]
+    lr: Annotated[LearningRate, "initial step size"]
     etas: Etas
-    step_sizes: Annotated[AnyPair, "the smallest and the largest step size, which bind from the first update on"]
+    step_sizes: Annotated[AnyPair, "the smallest and the largest step size, enforced from the first update on"]
     maximize: Maximize
 
     def __post_init__(self) -> None:
@@ -83,9 +83,9 @@ def rprop(
     A NaN gradient has no sign: its entry stays unchanged, as in torch.
 
     Args:
-        lr: the first step size, at least 0; later changes have no effect, as in torch.
+        lr: initial step size, at least 0; later changes have no effect, as in torch.
         etas: (eta_minus, eta_plus), 0 < eta_minus < 1 < eta_plus.
-        step_sizes: the smallest and the largest step size, which bind from the first update on.
+        step_sizes: the smallest and the largest step size, enforced from the first update on.
         maximize: whether to ascend.
         foreach: whether to update small parameters together (:func:`functorch_optim.lift`).
 

@@ -44,9 +44,9 @@ class SGD(Rule):
 
     lr: LearningRate
     momentum: Momentum
-    dampening: Annotated[AnyNumber, "share of the gradient that is left out of the buffer, from the second update on"]
+    dampening: Annotated[AnyNumber, "share of the gradient to leave out of the buffer, from the second update on"]
     weight_decay: WeightDecay
-    nesterov: Annotated[bool, "whether to look one buffer ahead; needs momentum and zero dampening"]
+    nesterov: Annotated[bool, "whether to use Nesterov momentum; needs momentum and zero dampening"]
     maximize: Maximize
 
     def __post_init__(self) -> None:
@@ -107,9 +107,9 @@ def sgd(
     Args:
         lr: learning rate, at least 0; like every number here, a Python number, a scalar array or a schedule.
         momentum: factor of the buffer, at least 0.
-        dampening: share of the gradient that is left out of the buffer, from the second update on.
+        dampening: share of the gradient to leave out of the buffer, from the second update on.
         weight_decay: coefficient of the L2 penalty, at least 0. Unless it is the number 0, ``update`` needs ``params``.
-        nesterov: whether to look one buffer ahead; needs momentum and zero dampening.
+        nesterov: whether to use Nesterov momentum; needs momentum and zero dampening.
         maximize: whether to ascend.
         foreach: whether to update small parameters together (:func:`functorch_optim.lift`).
         decay_mask: where to decay: booleans, or a function of the path, as in :func:`functorch_optim.masked`.

@@ -1,1 +1,1 @@
-"""What the algorithms rest on: the contract of a rule, and the lift that makes a transformation of one."""
+"""The base of the algorithms: the contract of a rule, and the lift that turns a rule into a transformation."""

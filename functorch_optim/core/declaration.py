@@ -1,4 +1,4 @@
-"""What can be known of a rule's class before there is a rule of it: whether it says all that the lift reads."""
+"""Check a rule's class when it is defined: whether it declares everything that the lift reads."""
 
 import inspect
 import types
@@ -7,29 +7,29 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 
 def check_names(cls: type, base: type) -> None:
-    """Raise if a class takes a name of the contract for an option: so does ``title: str = ...``.
+    """Raise if a class annotates a name of the contract, as in ``title: str = ...``, which would make it an option.
 
     Raises:
-        TypeError: the message names the class and the mend.
+        TypeError: the message names the class and the fix.
     """
     for name, hint in _own_annotations(cls).items():
         if (hasattr(base, name) or name in base.__annotations__) and "ClassVar" not in str(hint):
             raise TypeError(
                 f"{cls.__name__}.{name} is annotated, which makes it an option, but fo.Rule has that name for itself: "
-                "leave the annotation out, or call the option otherwise"
+                "leave the annotation out, or call the option something else"
             )
 
 
 def check_declaration(cls: type, base: type) -> None:
-    """Raise unless a class, which is descended from the contract ``base``, is whole.
+    """Raise unless a class that derives from the contract ``base`` is complete.
 
     Raises:
-        TypeError: something is missing or has another form; the message names the class and the mend.
+        TypeError: something is missing or malformed; the message names the class and the fix.
     """
     if not hasattr(cls, "title"):
         raise TypeError(
-            f'{cls.__name__} has no title, its name in messages and in print: title = "{cls.__name__}". A class that '
-            f"others complete says class {cls.__name__}(..., abstract=True)"
+            f'{cls.__name__} has no title, its name in messages and in print: title = "{cls.__name__}". Declare '
+            f"a base class for other rules as class {cls.__name__}(..., abstract=True)"
         )
     _check_state(cls)
     _check_options(cls)
@@ -39,11 +39,11 @@ def check_declaration(cls: type, base: type) -> None:
 
 
 def _check_state(cls: type) -> None:
-    """Raise unless the state is a NamedTuple with a step, and with all that is carried."""
+    """Raise unless the state is a NamedTuple with a step and every carried scalar."""
     slots: tuple[str, ...] = getattr(getattr(cls, "state", None), "_fields", ())
     if "step" not in slots:
         raise TypeError(
-            f"{cls.__name__}.state must be a NamedTuple that has a field step and then one for every slot, but it is "
+            f"{cls.__name__}.state must be a NamedTuple that has a field step and one for each slot, but it is "
             f"{getattr(cls, 'state', 'missing')!r}"
         )
     for scalar in cls.carried:
@@ -55,7 +55,7 @@ def _check_state(cls: type) -> None:
 
 
 def _check_options(cls: type) -> None:
-    """Raise unless every number has a mark, and decoupled weight decay what it is made of."""
+    """Raise unless every number has a mark, and decoupled weight decay has the options it needs."""
     name, options, hints = cls.__name__, {field.name for field in fields(cls)}, _hints(cls)
     for option in sorted(options):
         if _is_number(hints.get(option)):
@@ -73,7 +73,7 @@ def _check_options(cls: type) -> None:
 
 
 def _own_annotations(cls: type) -> dict[str, Any]:
-    """The annotations in the class itself; none where one names something that is defined later."""
+    """Return the class's own annotations; none if one of them names something that is defined later."""
     try:
         return inspect.get_annotations(cls)
     except NameError:
@@ -81,21 +81,21 @@ def _own_annotations(cls: type) -> dict[str, Any]:
 
 
 def _hints(cls: type) -> dict[str, Any]:
-    """The annotations of a class and its bases, evaluated; none where one names something that is defined later."""
+    """Evaluate the annotations of a class and its bases; return none if one names something that is defined later."""
     try:
         return get_type_hints(cls, include_extras=True)
     except NameError:
-        return {}  # the first lift looks again
+        return {}  # the first lift checks again
 
 
 def _is_number(hint: object) -> bool:
-    """Whether an annotation without a mark stands for a number or a tuple of numbers."""
+    """Whether an unmarked annotation means a number or a tuple of numbers."""
     parts = get_args(hint) if get_origin(hint) in (Union, types.UnionType, tuple) else ()
     return hint is float or any(map(_is_number, parts))
 
 
 def _check_method(cls: type, base: type, method: str) -> None:
-    """Raise unless a class defines a method that takes what the lift gives it."""
+    """Raise unless a class defines a method that takes the lift's arguments."""
     own, expected = getattr(cls, method), inspect.signature(getattr(base, method))
     if own is getattr(base, method):
         raise TypeError(f"{cls.__name__} does not define {method}: def {method}{expected}")

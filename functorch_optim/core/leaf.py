@@ -1,4 +1,4 @@
-"""The update of one parameter: by a dense gradient, by the rows of a sparse one, and in one pass over memory."""
+"""Updates of one parameter: by a dense gradient, by the rows of a sparse one, and in one pass over memory."""
 
 import functools
 from collections.abc import Callable
@@ -19,10 +19,10 @@ LeafUpdate = Callable[[PyTree, PyTree, PyTree], tuple[PyTree, PyTree]]
 
 
 def leaf_update(rule: Rule, scalars: StepScalars, decayed: PyTree = None) -> LeafUpdate:
-    """``(grad, param, slots) -> (delta, slots)`` of one parameter; without a gradient None and the slots as they are.
+    """Return ``(grad, param, slots) -> (delta, slots)`` for one parameter; without a gradient, ``(None, slots)``.
 
-    Where it is traced, it is once for all parameters of a shape and dtype. An array ``decayed`` says which entries
-    decay, all by default.
+    Inside a traced function, it is traced once per shape and dtype. A boolean array ``decayed`` selects the entries
+    that decay; by default all do.
     """
     plain = functools.partial(update_dense, rule, scalars, decayed=decayed)
     compiled = jax.jit(functools.partial(_in_one_pass, plain) if rule.elementwise and one_pass() else plain)
@@ -41,7 +41,7 @@ def leaf_update(rule: Rule, scalars: StepScalars, decayed: PyTree = None) -> Lea
 def update_dense(
     rule: Rule, scalars: StepScalars, grad: Array, param: PyTree, slots: PyTree, one: Any = None, decayed: PyTree = None
 ) -> tuple[PyTree, PyTree]:
-    """The update of one parameter by a dense gradient; all that goes in is multiplied by ``one``."""
+    """Update one parameter by a dense gradient; with ``one``, multiply all inputs by it."""
     if jnp.issubdtype(grad.dtype, jnp.complexfloating):
         both = [jax.tree.map(part, (grad, param, slots)) for part in (jnp.real, jnp.imag)]
         real, imag = (update_dense(rule, scalars, g, p, s, one, decayed) for g, p, s in both)
@@ -67,9 +67,11 @@ def _where(decayed: PyTree, with_decay: jax.Array, without: jax.Array) -> jax.Ar
 
 
 def _in_one_pass(update: Callable[..., PyTree], grad: Array, param: Array, slots: PyTree) -> tuple[PyTree, PyTree]:
-    """The update once for every result, of which only that one is taken: so none depends on another, and the compiler
-    writes all of them in one pass over memory. Each begins with a product by a one that the compiler does not know,
-    which keeps it from seeing that the updates are the same. (A barrier around the arrays would keep passes apart.)"""
+    """Recompute the update once per output, so that XLA sees independent outputs and fuses them into one pass.
+
+    Each slot's copy starts with a product by a one that XLA does not know; otherwise XLA would see that the copies are
+    equal, and merge them. (A barrier around the arrays would keep the passes apart.)
+    """
     delta, _ = update(grad, param, slots)
     one, new = jnp.ones((), jnp.float32), {}
     for name in [name for name, slot in slots._asdict().items() if slot is not None]:
@@ -79,7 +81,7 @@ def _in_one_pass(update: Callable[..., PyTree], grad: Array, param: Array, slots
 
 
 def update_rows(rule: Rule, scalars: StepScalars, grad: Array, param: Array, slots: PyTree) -> tuple[PyTree, PyTree]:
-    """:func:`update_dense` on the rows that the gradient names; the update is row-sparse too."""
+    """Update the rows that the gradient names, with a row-sparse delta; a rule that moves all rows gets it dense."""
     dtype = trees.compute_dtype(grad)
     wide = rows.map_values(lambda x: x.astype(dtype), grad)
     if rule.moves_all_rows():

@@ -1,4 +1,4 @@
-"""``lift`` makes a transformation over any pytree of a rule."""
+"""``lift`` turns a rule into a transformation over any pytree."""
 
 from functorch_optim.base import GradientTransformation, transformation
 from functorch_optim.core.lifted import Lifted
@@ -10,25 +10,25 @@ from functorch_optim.typing import PyTree
 
 
 def lift(rule: Rule, foreach: bool = False, decay_mask: PyTree = None) -> GradientTransformation:
-    """The transformation that applies ``rule`` to every leaf of a pytree.
+    """Return a transformation that applies ``rule`` to every leaf of a pytree.
 
-    With ``decay_mask``, a tree of booleans or a function of the dotted path as in :func:`functorch_optim.masked`, the
-    rule's weight decay acts only where it is True.
+    ``decay_mask``, a tree of booleans or a function of the dotted path as in :func:`functorch_optim.masked`, limits the
+    rule's weight decay to leaves where it is True.
 
-    With ``foreach`` the state of small leaves is packed in flat buffers, one for a slot and dtype, and they are updated
-    together: a step of a thousand small leaves then costs less than half. The state is a
+    With ``foreach``, the state of small leaves is packed into flat buffers, one per slot and dtype, and the leaves are
+    updated together: a step of a thousand small leaves then costs less than half. The state is a
     :class:`functorch_optim.ForeachState`, and ``update`` needs ``params``.
 
     Raises:
-        ValueError: ``foreach`` for a rule that is not ``elementwise``, ``decay_mask`` for one without weight decay.
-        TypeError: the mask holds something else than booleans. The first time that a class of rules from outside of
-            this library comes here, its slips raise too: updates of another form, and, as a ValueError,
-            ``elementwise`` claimed wrongly.
+        ValueError: ``foreach`` for a rule that is not ``elementwise``, or ``decay_mask`` for one without weight decay.
+        TypeError: the mask contains something other than booleans. The first lift of a rule class from outside this
+            library also checks its ``update``, and raises if that is malformed or, as a ValueError, if
+            ``elementwise`` is wrong.
     """
-    if not type(rule).__module__.startswith("functorch_optim."):  # the library's own are checked by its tests
+    if not type(rule).__module__.startswith("functorch_optim."):  # tests check the library's own rules
         check_once(rule)
     if foreach and not rule.elementwise:
-        raise ValueError(f"foreach=True joins parameters, and {rule.title} does not update every entry for itself")
+        raise ValueError(f"foreach=True joins parameters, and {rule.title} does not update each entry independently")
     if decay_mask is not None and not hasattr(rule, "weight_decay"):
         raise ValueError(f"decay_mask says where weights decay, but {rule.title} has no weight_decay")
     mask = None if decay_mask is None else as_mask("decay_mask", decay_mask)

@@ -1,4 +1,4 @@
-"""A rule over a pytree: its state, what an update is given, and the updates of the leaves put together."""
+"""A rule over a pytree: its state, the arguments of an update, and the combined updates of the leaves."""
 
 import functools
 from collections.abc import Iterable
@@ -19,8 +19,7 @@ from functorch_optim.typing import Numeric, PyTree, TreeDef
 
 
 class Aligned(NamedTuple):
-    """The leaves of an update: gradients, parameters (None where they were not given), rows of slots, and whether the
-    parameter decays."""
+    """The leaves of an update: gradients, parameters (None if not given), rows of slots, and whether each decays."""
 
     treedef: TreeDef
     grads: list[PyTree]
@@ -30,7 +29,7 @@ class Aligned(NamedTuple):
 
 
 class Lifted(Transform):
-    """A :class:`Rule` over a pytree. The state is the rule's NamedTuple with a tree in every slot, and one step."""
+    """A :class:`Rule` over a pytree. The state is the rule's NamedTuple with a tree in each slot, and a single step."""
 
     rule: Rule
     decay_mask: Labels | None = None
@@ -49,7 +48,7 @@ class Lifted(Transform):
             trees.check_parameter(name, leaf)
             self.rule.check_parameter(name, leaf)
         self.decays(params)  # a mask of another structure raises at once
-        # Only what needs them reads the options here: a schedule may be one that takes nothing but a traced step.
+        # Read the options only if the rule needs them: a schedule may accept only a traced step.
         first = self.rule.at(jnp.zeros((), jnp.int32)) if self.rule.starts_from_options else self.rule.placeholder()
         carried = {name: jnp.asarray(value, jnp.float32) for name, value in self.rule.start(first).items()}
         own = [
@@ -64,7 +63,7 @@ class Lifted(Transform):
         return self.update_with(scalars, updates, state, params)
 
     def advanced(self, state: PyTree) -> tuple[StepScalars, PyTree]:
-        """The coefficients of the next step, and the state with that step's count and scalars."""
+        """Return the coefficients of the next step, and the state with that step's count and carried scalars."""
         step = next_step(state.step)
         before = {name: getattr(state, name) for name in self.rule.carried}
         scalars, carried = step_scalars(self.rule, step, self.rule.at(state.step), before)
@@ -77,7 +76,7 @@ class Lifted(Transform):
         return for_each(at, (Effect(Kind.STEPS, self.rule._call_name()),))
 
     def update_with(self, scalars: StepScalars, grads: PyTree, state: PyTree, params: PyTree) -> tuple[PyTree, PyTree]:
-        """The update with coefficients made elsewhere (on the host, say); ``state``'s own scalars stay as they are."""
+        """Update with coefficients from elsewhere, for example from the host; ``state``'s own scalars stay."""
         aligned = self.aligned(scalars, grads, state, params)
         algorithms = self.of_leaves(aligned.treedef, aligned.grads)
         updates = {id(algorithm): algorithm.leaf_updates(scalars, aligned.decays) for algorithm in algorithms}
@@ -88,22 +87,22 @@ class Lifted(Transform):
         return deltas, self.state_of(aligned.treedef, [row for _, row in results], state.step, carried)
 
     def of_leaves(self, treedef: TreeDef, leaves: list[PyTree]) -> "list[Lifted]":
-        """The algorithm of each leaf: this one, or where the leaf is split over axes of a mesh, one that knows how."""
+        """Return each leaf's algorithm: this one, or for a leaf split over mesh axes, one that knows the axes."""
         options = vars(self.rule)
-        if "axis_name" not in options:  # a rule that does not look beyond single entries
+        if "axis_name" not in options:  # a rule that never looks beyond single entries
             return [self] * len(leaves)
-        those_there = iter(axes.splits(options["axis_name"], treedef.unflatten(leaves), self.rule.title))
-        splits = [() if leaf is None else next(those_there) for leaf in leaves]
+        present = iter(axes.splits(options["axis_name"], treedef.unflatten(leaves), self.rule.title))
+        splits = [() if leaf is None else next(present) for leaf in leaves]
         known = {split: Lifted(replace(self.rule, axis_name=split)) if split else self for split in splits}
         return [known[split] for split in splits]
 
     def aligned(self, scalars: StepScalars, grads: PyTree, state: PyTree, params: PyTree) -> "Aligned":
-        """What an update is given, leaf by leaf, checked."""
+        """Check the arguments of an update, and align them leaf by leaf."""
         if params is None and (scalars.needs_params or self.rule.needs_params):
             why = "" if self.rule.needs_params else " with weight decay"
             raise ValueError(f"{self.rule.title}{why} needs the parameters: update(grads, state, params)")
         slots = {name: getattr(state, name) for name in self.slot_names}
-        # The structure comes from what is known to be whole: the parameters, else a slot; gradients may hold None.
+        # Take the structure from a complete tree: the parameters, else a slot; gradients may contain None.
         reference = next((tree for tree in (params, *slots.values()) if tree is not None), None)
         if reference is None:
             names, grad_leaves, treedef = trees.named_leaves(grads, none_is_leaf=True)
@@ -116,27 +115,27 @@ class Lifted(Transform):
             )
             names = trees.named_leaves(reference)[0] if self.rule.takes_rows else []
         decays = self.decays(params) if scalars.needs_params else [False] * len(models)
-        if self.rule.takes_rows:  # the others have refused by now what is not dense
+        if self.rule.takes_rows:  # other rules have already rejected sparse gradients
             for name, grad, decayed in zip(names, grad_leaves, decays, strict=True):
                 self.check_gradient(name, grad, decayed and scalars.coupled_decay is not None)
         param_leaves = models if params is not None else [None] * len(models)
         slot_leaves = {name: trees.align(reference, tree, f"slots {name}") for name, tree in slots.items()}
         empty = self.rule.empty()
-        held = [
+        slot_rows = [
             empty._replace(**{name: leaves[index] for name, leaves in slot_leaves.items()})
             for index in range(len(models))
         ]
-        return Aligned(treedef, grad_leaves, param_leaves, held, decays)
+        return Aligned(treedef, grad_leaves, param_leaves, slot_rows, decays)
 
     def decays(self, params: PyTree) -> list[bool]:
-        """Whether each parameter decays, where the rule has a weight decay."""
+        """Whether each parameter decays, if the rule has a weight decay."""
         if self.decay_mask is None:
             return [True] * len(jax.tree.leaves(params))
         return flags_of("decay_mask", self.decay_mask, params)
 
     @functools.cached_property
     def slot_names(self) -> list[str]:
-        """The slots that some parameter has with these options."""
+        """The names of the slots that a parameter may have with these options."""
         shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((), (1, 1))]
         one, other = (self.rule.shapes(shape) for shape in shapes)
         return [name for name in one._fields if getattr(one, name) is not None or getattr(other, name) is not None]
@@ -144,12 +143,12 @@ class Lifted(Transform):
     def state_of(
         self, treedef: TreeDef | trees.Structure, own: list[PyTree], step: Numeric, carried: dict[str, PyTree]
     ) -> PyTree:
-        """The state of a whole tree, of the parameters' own states in the order of its leaves (None without one)."""
+        """Build the state of a whole tree from the parameters' own states in leaf order (None for one without)."""
         slots = {name: treedef.unflatten([getattr(row, name, None) for row in own]) for name in self.slot_names}
         return self.rule.empty()._replace(step=step, **carried, **slots)
 
     def check_gradient(self, name: str, grad: PyTree, decayed: bool) -> None:
-        """Raise if the algorithm has no update for a dense gradient, or with weight decay for a row-sparse one."""
+        """Raise if the rule takes no dense gradient, or with weight decay no row-sparse one."""
         if grad is not None and self.rule.needs_rows and not rows.is_rows(grad):
             raise RuntimeError(
                 f"{self.rule.title} does not support dense gradients, {self.rule.needs_rows}: the parameter "
@@ -161,9 +160,9 @@ class Lifted(Transform):
             )
 
     def leaf_updates(self, scalars: StepScalars, decays: Iterable[bool]) -> dict[bool, LeafUpdate]:
-        """:meth:`leaf_update` for parameters that decay and for those that do not, as far as there are any."""
+        """Return a :meth:`leaf_update` for each value in ``decays``: with weight decay for True, without for False."""
         return {own: self.leaf_update(scalars if own else scalars.without_decay()) for own in set(decays)}
 
     def leaf_update(self, scalars: StepScalars, decayed: PyTree = None) -> LeafUpdate:
-        """The update of one parameter: :func:`functorch_optim.core.leaf.leaf_update` of the rule."""
+        """Return the update of one parameter, the rule's :func:`functorch_optim.core.leaf.leaf_update`."""
         return leaf_update(self.rule, scalars, decayed)

@@ -11,26 +11,26 @@ from functorch_optim.typing import Numeric, PyTree
 
 
 def coefficient(value: Numeric, dtype: DTypeLike) -> Numeric:
-    """A real coefficient rounded once to the precision of the calculation: a constant where it is known."""
+    """Round a real coefficient once, to the precision of the calculation; a known number stays a constant."""
     real = jnp.finfo(dtype).dtype
     return (jnp.asarray(value, real) if isinstance(value, jax.Array) else real.type(value)).astype(dtype)
 
 
 def next_step(step: jax.Array) -> jax.Array:
-    """``step + 1``, staying at int32's largest value instead of wrapping."""
+    """Return ``step + 1``, which stays at int32's largest value instead of wrapping."""
     return jnp.where(step < np.iinfo(np.int32).max, step + 1, step)
 
 
 def zeros_like(param: PyTree) -> jax.Array | None:
-    """A slot: zeros in a buffer of its own, with the parameter's shape and sharding, never weakly typed.
+    """Create a slot: zeros in their own buffer, with the parameter's shape and sharding, never weakly typed.
 
-    Its dtype is that of :func:`functorch_optim.trees.slot_dtype`: the parameter's, but for float16 float32.
+    Its dtype is :func:`functorch_optim.trees.slot_dtype`: the parameter's, but float32 for float16.
     """
     return None if param is None else jnp.zeros_like(param, dtype=trees.slot_dtype(param))
 
 
 def full_like(param: PyTree, value: Numeric) -> jax.Array | None:
-    """A slot filled with ``value``, in a complex one with ``value + value * 1j``."""
+    """Create a slot filled with ``value``, or if it is complex, with ``value + value * 1j``."""
     if param is None:
         return None
     if jnp.issubdtype(param.dtype, jnp.complexfloating):
@@ -40,24 +40,24 @@ def full_like(param: PyTree, value: Numeric) -> jax.Array | None:
 
 
 def decay_of(decay: jax.Array, param: jax.Array) -> jax.Array:
-    """``decay * param``, which is to be subtracted. An infinite entry stays: ``inf - inf`` would make it NaN."""
+    """Return ``decay * param``, to subtract; 0 for an infinite entry, since ``inf - inf`` would be NaN."""
     return decay * jnp.where(jnp.isfinite(param), param, 0)
 
 
 def lerp(start: jax.Array, end: jax.Array, beta: Beta) -> jax.Array:
-    """``beta * start + (1 - beta) * end`` as torch's lerp with weight ``1 - beta`` forms it."""
+    """Return ``beta * start + (1 - beta) * end`` as torch's lerp with weight ``1 - beta`` computes it."""
     weight = beta.complement
     return jnp.where(weight < 0.5, start + weight * (end - start), end - (end - start) * beta.value)
 
 
 def average_of_squares(start: jax.Array, end: jax.Array, beta: Beta) -> jax.Array:
-    """``beta * start + (1 - beta) * end**2``; the square's product is the one a fused multiply-add leaves unrounded."""
+    """Return ``beta * start + (1 - beta) * end**2``; a fused multiply-add leaves the square's product unrounded."""
     return beta.complement * end * end + beta.value * start
 
 
 @jax.custom_jvp
 def sqrt(x: jax.Array) -> jax.Array:
-    """The square root, whose derivative at zero is taken as zero so that a zero gradient does not give NaN."""
+    """Return the square root; its derivative at zero is zero, so that a zero gradient does not give NaN."""
     return jnp.sqrt(x)
 
 

@@ -1,4 +1,4 @@
-"""Options as the fields of a frozen dataclass: checked when they are given, numbers when a step is made."""
+"""Options as the fields of a frozen dataclass: checked at construction, turned into numbers at each step."""
 
 import functools
 from collections import namedtuple
@@ -15,22 +15,22 @@ from functorch_optim.typing import Numeric, PyTree
 
 @functools.cache
 def data_options(cls: type) -> dict[str, Option]:
-    """The fields of a class that are data, with their marks."""
+    """Return the fields of a class that are data, with their marks."""
     return {name: mark for name, notes in field_notes(cls).items() for mark in notes if isinstance(mark, Option)}
 
 
 @functools.cache
 def field_notes(cls: type) -> dict[str, tuple[object, ...]]:
-    """What stands beside the type of each field; an outer note after those that its type has already."""
+    """Return the annotations beside each field's type; outer ones come after those that the type itself has."""
     hints = get_type_hints(cls, include_extras=True)
     return {f.name: getattr(hints[f.name], "__metadata__", ()) for f in fields(cls)}
 
 
 def checked(name: str, option: Option, value: object) -> Any:
-    """An option as it is stored.
+    """Check an option, and return its stored form.
 
     Raises:
-        ValueError, TypeError: it is no number or outside its range; the message names it.
+        ValueError, TypeError: it is not a number or outside its range; the message names it.
     """
     if not option.length:
         value = normalise(name, value)
@@ -46,7 +46,7 @@ def checked(name: str, option: Option, value: object) -> Any:
 
 
 def _several(name: str, value: Any, length: int) -> tuple[Any, ...]:
-    """An option that holds several values, betas say, as a tuple of as many."""
+    """Convert an option with several values, such as betas, to a tuple of ``length``."""
     try:
         values = tuple(value)
     except TypeError as error:
@@ -57,18 +57,18 @@ def _several(name: str, value: Any, length: int) -> tuple[Any, ...]:
 
 
 class Options(Frozen):
-    """A frozen dataclass whose :class:`Option` fields are normalised and checked at construction."""
+    """A frozen dataclass whose :class:`Option` fields are normalized and checked at construction."""
 
     def __post_init__(self) -> None:
         for name, option in data_options(type(self)).items():
             object.__setattr__(self, name, checked(name, option, getattr(self, name)))
 
     def at(self, step: Any) -> PyTree:
-        """The data options at ``step`` (the number of updates so far), as :func:`hyperparams_of` gives them."""
+        """Return the data options at ``step`` (the number of updates so far), as :func:`hyperparams_of` does."""
         return hyperparams_of(type(self), vars(self), step)
 
     def placeholder(self) -> PyTree:
-        """The same record with meaningless numbers, for what depends on shapes alone."""
+        """Return a record like that of :meth:`at` with arbitrary numbers, for use where only shapes matter."""
         numbers: list[PyTree] = []
         for option in data_options(type(self)).values():
             one = Beta.of(0.5) if option.beta else 0.5
@@ -76,7 +76,7 @@ class Options(Frozen):
         return _record_of(type(self))(*numbers)
 
     def hyperparams_at(self, step: Numeric) -> dict[str, PyTree]:
-        """The data options at ``step`` as a dictionary of plain values, for people to read."""
+        """Return the data options at ``step`` as a dictionary of plain values, for people to read."""
         return jax.tree.map(
             lambda x: x.value if isinstance(x, Beta) else x,
             self.at(step)._asdict(),
@@ -86,17 +86,17 @@ class Options(Frozen):
 
 @functools.cache
 def _record_of(cls: type) -> Callable[..., PyTree]:
-    """The named tuple of a class's data options."""
+    """Return the named tuple class for a class's data options."""
     return namedtuple(f"{cls.__name__}Hyperparams", data_options(cls))  # pyright: ignore[reportUntypedNamedTuple]
 
 
 def hyperparams_of(cls: type, values: Mapping[str, Any], step: Any) -> PyTree:
-    """The data options of ``cls`` as a named tuple: numbers at ``step``, betas as :class:`Beta`.
+    """Return the data options of ``cls`` as a named tuple: numbers at ``step``, betas as :class:`Beta`.
 
     Args:
-        cls: a class of :class:`Options`.
+        cls: a subclass of :class:`Options`.
         values: every option by name: numbers or schedules.
-        step: the number of updates so far, which schedules are called with.
+        step: the number of updates so far, to call schedules with.
     """
     numbers: list[PyTree] = []
     for name, option in data_options(cls).items():
@@ -109,7 +109,7 @@ def hyperparams_of(cls: type, values: Mapping[str, Any], step: Any) -> PyTree:
 
 
 class Deferred(Frozen):
-    """Stands for an option whose number is known only when a step is made: see :func:`hyperparams_of`."""
+    """Stands for an option whose number is known only at the step: see :func:`hyperparams_of`."""
 
     def __call__(self, step: object) -> NoReturn:
-        raise TypeError("this option has no number of its own: it comes with the step")
+        raise TypeError("this option has no number yet: it comes with the step")

@@ -1,8 +1,8 @@
 """Many small leaves as one: their state in flat buffers, updated together.
 
-Handing a buffer into and out of a compiled step costs more than the arithmetic of a leaf of a few thousand entries. So
-the slots of small leaves stand in one flat buffer a dtype; their gradients are joined and updated in one go, and what
-is to be added to the parameters is cut into leaves again.
+Passing a buffer into and out of a compiled step costs more than the arithmetic of a leaf with a few thousand entries.
+So the slots of small leaves share one flat buffer per dtype: we join their gradients, run one update, and split the
+result into leaves again.
 """
 
 from collections.abc import Sequence
@@ -20,22 +20,22 @@ from functorch_optim.core.lifted import Aligned, Lifted
 from functorch_optim.core.rule import StepScalars
 from functorch_optim.typing import Numeric, PyTree
 
-LARGEST = 8192  # entries of a leaf that is packed: beyond, joining and cutting cost more than the buffers do
+LARGEST = 8192  # entries of the largest leaf to pack: beyond that, joining and splitting cost more than the buffers do
 
 
 @exportable
 class ForeachState(NamedTuple):
-    """The state of a transformation made with ``foreach=True``.
+    """The state of a transformation with ``foreach=True``.
 
-    ``leaves`` is the state that there would be without, with None in the place of what is packed; ``packed`` has the
-    same slots, each a dict of flat buffers by dtype, in the order of the leaves.
+    ``leaves`` is the state without ``foreach``, with None for packed leaves; ``packed`` has the same slots, each a dict
+    of flat buffers by dtype, in leaf order.
     """
 
     leaves: PyTree
     packed: PyTree
 
     def unpack(self, params: PyTree) -> PyTree:
-        """The state that the same transformation has without ``foreach``.
+        """Return the state that the same transformation has without ``foreach``.
 
         Args:
             params: the parameters, or their shapes and dtypes.
@@ -52,11 +52,11 @@ class ForeachState(NamedTuple):
         for slot, flat in self.packed._asdict().items():
             if flat is None:
                 continue
-            held = treedef.flatten_up_to(getattr(self.leaves, slot))
-            for key, segments in segments_of(models, [leaf is None for leaf in held]).items():
+            leaves = treedef.flatten_up_to(getattr(self.leaves, slot))
+            for key, segments in segments_of(models, [leaf is None for leaf in leaves]).items():
                 for index, piece in zip(segments.indices, segments.cut(flat[key]), strict=True):
-                    held[index] = piece
-            unpacked[slot] = treedef.unflatten(held)
+                    leaves[index] = piece
+            unpacked[slot] = treedef.unflatten(leaves)
         return self.leaves._replace(**unpacked)
 
 
@@ -70,18 +70,18 @@ class Packed(Lifted):
         return self.pack(super().init(params), params)
 
     def pack(self, state: PyTree, params: PyTree) -> ForeachState:
-        """The packed state of what the same transformation has without ``foreach``."""
+        """Pack a state that the same transformation has without ``foreach``."""
         _, leaves, treedef = trees.named_leaves(params)
         small = packable(leaves) if self.slot_names else [False] * len(leaves)
-        packed, kept = {}, {}
+        packed, loose = {}, {}
         for slot in self.slot_names:
-            held = trees.align(params, getattr(state, slot), f"slots {slot}")
+            slots = trees.align(params, getattr(state, slot), f"slots {slot}")
             packed[slot] = {
-                key: joined(segments.of(held), held[segments.indices[0]].dtype)
+                key: joined(segments.of(slots), slots[segments.indices[0]].dtype)
                 for key, segments in segments_of(leaves, small).items()
             }
-            kept[slot] = treedef.unflatten([None if gone else leaf for gone, leaf in zip(small, held, strict=True)])
-        return ForeachState(state._replace(**kept), self.rule.empty()._replace(**packed))
+            loose[slot] = treedef.unflatten([None if gone else leaf for gone, leaf in zip(small, slots, strict=True)])
+        return ForeachState(state._replace(**loose), self.rule.empty()._replace(**packed))
 
     def hyperparams(self, state: PyTree) -> dict[str, PyTree]:
         return super().hyperparams(state.leaves)
@@ -91,41 +91,41 @@ class Packed(Lifted):
         if params is None:
             raise ValueError(f"{self.rule.title} with foreach=True needs the parameters: update(grads, state, params)")
         scalars, leaves = self.advanced(state.leaves)
-        given = self.aligned(scalars, updates, leaves, params)
-        updates_of = self.leaf_updates(scalars, given.decays)
-        small = [bool(self.slot_names) and all(slot is None for slot in row) for row in given.slots]
-        buffers = segments_of(given.params, small)
+        aligned = self.aligned(scalars, updates, leaves, params)
+        updates_of = self.leaf_updates(scalars, aligned.decays)
+        small = [bool(self.slot_names) and all(slot is None for slot in row) for row in aligned.slots]
+        buffers = segments_of(aligned.params, small)
         self._check_dtypes(buffers, state.packed)
-        deltas, new_slots = [None] * len(small), list(given.slots)
-        for index, (grad, param, row) in enumerate(zip(given.grads, given.params, given.slots, strict=True)):
+        deltas, new_slots = [None] * len(small), list(aligned.slots)
+        for index, (grad, param, row) in enumerate(zip(aligned.grads, aligned.params, aligned.slots, strict=True)):
             if not small[index]:
-                deltas[index], new_slots[index] = updates_of[given.decays[index]](grad, param, row)
+                deltas[index], new_slots[index] = updates_of[aligned.decays[index]](grad, param, row)
         packed = {slot: {} for slot in self.slot_names}
         for key, segments in buffers.items():
             row = self.rule.empty()._replace(**{slot: getattr(state.packed, slot)[key] for slot in self.slot_names})
-            parts, row = self._update_buffer(segments, given, row, scalars, leaves.step)
+            parts, row = self._update_buffer(segments, aligned, row, scalars, leaves.step)
             for index, part in zip(segments.indices, parts, strict=True):
                 deltas[index] = part
             for slot in self.slot_names:
                 packed[slot][key] = getattr(row, slot)
         carried = {name: getattr(leaves, name) for name in self.rule.carried}
-        new = self.state_of(given.treedef, new_slots, leaves.step, carried)
-        return given.treedef.unflatten(deltas), ForeachState(new, self.rule.empty()._replace(**packed))
+        new = self.state_of(aligned.treedef, new_slots, leaves.step, carried)
+        return aligned.treedef.unflatten(deltas), ForeachState(new, self.rule.empty()._replace(**packed))
 
     def _check_dtypes(self, buffers: "dict[str, Segments]", packed: PyTree) -> None:
-        """Raise unless the buffers are those of parameters of these dtypes."""
+        """Raise unless the buffers belong to parameters of these dtypes."""
         held = {key for slot in self.slot_names for key in getattr(packed, slot)}
         if buffers.keys() != held:
             raise ValueError(
                 f"the packed state is of parameters of {', '.join(sorted(held))}, but these are of "
-                f"{', '.join(sorted(buffers))}: unpack it, cast it, and pack it anew"
+                f"{', '.join(sorted(buffers))}: unpack it, cast it, and pack it again"
             )
 
     def _update_buffer(
-        self, segments: "Segments", given: Aligned, row: PyTree, scalars: StepScalars, step: Numeric
+        self, segments: "Segments", aligned: Aligned, row: PyTree, scalars: StepScalars, step: Numeric
     ) -> tuple[list[PyTree], PyTree]:
-        """The updates of the leaves of one flat buffer, and its next slots."""
-        grads, params, decays = (segments.of(column) for column in (given.grads, given.params, given.decays))
+        """Return the updates of the leaves in one flat buffer, and its next slots."""
+        grads, params, decays = (segments.of(column) for column in (aligned.grads, aligned.params, aligned.decays))
         updates = self.leaf_updates(scalars, decays)
         dense = [grad if grad is not None and not rows.is_rows(grad) else None for grad in grads]
         dtype = trees.compute_dtype(*dense, *params)
@@ -141,7 +141,7 @@ class Packed(Lifted):
         for place, (grad, param, decay) in enumerate(zip(grads, params, decays, strict=True)):
             if dense[place] is not None:
                 continue
-            begin, end = bounds[place : place + 2]  # a leaf that is updated alone, or not at all
+            begin, end = bounds[place : place + 2]  # this leaf is updated alone, or not at all
             before = jax.tree.map(lambda slot, b=begin, e=end, s=param.shape: slot[b:e].reshape(s), row)
             parts[place], after = updates[decay](grad, param, before)
             new = jax.tree.map(
@@ -151,8 +151,8 @@ class Packed(Lifted):
 
 
 def packable(leaves: Sequence[PyTree]) -> list[bool]:
-    """Which leaves are small, and whole on every device that has them, the same for all."""
-    found, placement = [], None
+    """Whether each leaf is small, and fully replicated over the same devices as the others."""
+    flags, placement = [], None
     for leaf in leaves:
         small = int(np.prod(leaf.shape)) <= LARGEST and leaf.size > 0
         sharding = getattr(leaf, "sharding", None) if not isinstance(leaf, Tracer) else None
@@ -163,8 +163,8 @@ def packable(leaves: Sequence[PyTree]) -> list[bool]:
             small = whole and devices == placement
         elif small and isinstance(leaf, Tracer):
             small = not any(jax.typeof(leaf).sharding.spec) and not axes.varying(leaf)
-        found.append(small)
-    return found
+        flags.append(small)
+    return flags
 
 
 class Segments(NamedTuple):
@@ -175,11 +175,11 @@ class Segments(NamedTuple):
 
     @property
     def bounds(self) -> list[int]:
-        """Where each leaf starts in the buffer, and where the last one ends."""
+        """The start of each leaf in the buffer, and then the end of the last."""
         return np.cumsum([0, *[int(np.prod(shape)) for shape in self.shapes]]).tolist()
 
     def of(self, column: Sequence[Any]) -> list[Any]:
-        """The entries of ``column``, which has one for every leaf, that belong to these leaves."""
+        """Return the entries of ``column`` (one per leaf) that belong to these leaves."""
         return [column[index] for index in self.indices]
 
     def cut(self, flat: jax.Array, step: Numeric | None = None) -> list[PyTree]:
@@ -193,10 +193,10 @@ class Segments(NamedTuple):
         ]
 
     def _runtime_starts(self, step: Numeric | None) -> Sequence[PyTree] | None:
-        """Where each leaf starts, as scalars that the compiler does not know.
+        """Return the start of each leaf as scalars that XLA does not know, or None if ``step`` is not traced.
 
-        Slices at constant places are as many different kernels, of 8 ms of compile time each. Slices that read their
-        place are one kernel for each shape. XLA does not look into the branches of a conditional.
+        Slices at constant offsets compile to one kernel each, which takes 8 ms. Slices that read their offset compile
+        to one kernel per shape. XLA does not look into the branches of a conditional.
         """
         if not isinstance(step, Tracer):
             return None
@@ -205,7 +205,7 @@ class Segments(NamedTuple):
 
 
 def segments_of(leaves: Sequence[PyTree], small: Sequence[bool]) -> dict[str, Segments]:
-    """The small leaves by dtype: one flat buffer for each."""
+    """Group the small leaves by dtype: one flat buffer each."""
     groups: dict[str, list[int]] = {}
     for index, (leaf, packed) in enumerate(zip(leaves, small, strict=True)):
         if packed:
@@ -214,5 +214,5 @@ def segments_of(leaves: Sequence[PyTree], small: Sequence[bool]) -> dict[str, Se
 
 
 def joined(leaves: Sequence[PyTree], dtype: DTypeLike) -> jax.Array:
-    """The leaves as one flat array of a dtype."""
+    """Join the leaves into one flat array of a dtype."""
     return jnp.concatenate([jnp.asarray(leaf, dtype).reshape(-1) for leaf in leaves])

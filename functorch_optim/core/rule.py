@@ -1,4 +1,4 @@
-"""The contract of an algorithm that treats every parameter alone: a rule says how one parameter is updated."""
+"""The contract of an algorithm that updates each parameter independently: a rule defines how to update one."""
 
 from collections.abc import Callable
 from typing import ClassVar
@@ -15,29 +15,29 @@ from functorch_optim.typing import Array, Numeric, PyTree
 
 
 class Rule(Options):
-    """How one parameter is updated. A subclass declares its options as fields, and its state as a NamedTuple.
+    """How to update one parameter. A subclass declares its options as fields, and its state as a NamedTuple.
 
     The fields of ``state`` are named as in torch's state_dict: ``step``, then the scalars in ``carried``, then slots,
-    the arrays that a parameter owns. ``maximize``, ``weight_decay`` and ``decoupled_weight_decay``, where a rule
-    declares them, are applied by the lift; of ``axis_name`` each parameter's rule has what it says of that parameter,
-    :attr:`split`. A rule that says ``elementwise = True`` may be packed, and is compiled
-    to one pass over memory where the compiler can. A class that others complete says ``abstract=True``.
-    ``docs/writing-an-algorithm.md`` is a guide, :mod:`functorch_optim.rules` has what a rule needs.
+    the arrays that belong to a parameter. The lift applies ``maximize``, ``weight_decay`` and
+    ``decoupled_weight_decay`` if a rule declares them, and resolves ``axis_name`` for each parameter (:attr:`split`).
+    A rule with ``elementwise = True`` may be packed, and is compiled to one pass over memory if the compiler can.
+    Declare a base class for other rules with ``abstract=True``. ``docs/writing-an-algorithm.md`` is a guide;
+    :mod:`functorch_optim.rules` has what a rule needs.
 
     Raises:
-        TypeError: the class does not say all that the lift reads; the message names the mend.
+        TypeError: the class does not declare everything that the lift reads; the message names the fix.
     """
 
     title: ClassVar[str]
     state: ClassVar[Callable[..., PyTree]]
-    carried: ClassVar[tuple[str, ...]] = ()  # scalars that go from step to step, float32 as torch keeps them
+    carried: ClassVar[tuple[str, ...]] = ()  # scalars carried from step to step, in float32 as in torch
     sparse_hint: ClassVar[str] = ""
     takes_rows: ClassVar[bool] = False  # whether gradients may be row-sparse
-    needs_rows: ClassVar[str] = ""  # what to do with dense gradients instead, if they must be row-sparse
-    complex_hint: ClassVar[str] = ""  # why there are no complex parameters, if there are none
-    needs_params: ClassVar[bool] = False  # whether the update reads the parameter, weight decay apart
-    starts_from_options: ClassVar[bool] = False  # whether init and start read numbers among the options
-    elementwise: ClassVar[bool] = False  # whether every entry of a parameter is updated for itself alone
+    needs_rows: ClassVar[str] = ""  # if gradients must be row-sparse: what to do with dense ones
+    complex_hint: ClassVar[str] = ""  # why complex parameters are rejected, if they are
+    needs_params: ClassVar[bool] = False  # whether the update reads the parameter (not counting weight decay)
+    starts_from_options: ClassVar[bool] = False  # whether init or start reads numeric options
+    elementwise: ClassVar[bool] = False  # whether each entry is updated independently
 
     def __init_subclass__(cls, abstract: bool = False, **kwargs: object) -> None:
         check_names(cls, Rule)
@@ -51,27 +51,27 @@ class Rule(Options):
 
     @classmethod
     def empty(cls) -> PyTree:
-        """A state with nothing in it."""
+        """Return a state whose fields are all None."""
         fields: tuple[str, ...] = cls.state._fields  # pyright: ignore[reportFunctionMemberAccess] a NamedTuple
         return cls.state(**dict.fromkeys(fields))
 
     def check_parameter(self, name: str, param: Array) -> None:
-        """Raise unless the algorithm can update such a parameter."""
+        """Raise unless the algorithm can update this parameter."""
         if self.complex_hint and jnp.issubdtype(param.dtype, jnp.complexfloating):
             raise RuntimeError(f"{self.complex_hint}: the parameter {trees.quote(name)}")
 
     @property
     def split(self) -> axes.Split:
-        """Inside ``shard_map``, the axes over which each dimension of the parameter is split; () where none is."""
+        """Inside ``shard_map``, the axes over which each dimension of the parameter is split; () if none is."""
         own = vars(self).get("axis_name")
         return own if isinstance(own, tuple) else ()
 
     def init(self, param: Array, hyperparams: PyTree) -> PyTree:
-        """The slots of one parameter before its first update; None are the step, what is carried, and other slots."""
+        """Return one parameter's slots before its first update; the step, carried scalars and unused slots are None."""
         raise NotImplementedError(f"{type(self).__name__} does not define init")  # abstract: every subclass does
 
     def shapes(self, param: PyTree) -> PyTree:
-        """What :meth:`init` gives, as shapes and dtypes."""
+        """Return the shapes and dtypes of what :meth:`init` returns."""
         return jax.eval_shape(lambda p: self.init(p, self.placeholder()), param)
 
     def is_linear(self) -> bool:
@@ -79,34 +79,37 @@ class Rule(Options):
         return False
 
     def moves_all_rows(self) -> bool:
-        """Whether rows move that a row-sparse gradient does not name; then it is made dense."""
+        """Whether rows that a row-sparse gradient does not name move too; then it is made dense."""
         return False
 
     def start(self, hyperparams: PyTree) -> dict[str, PyTree]:
-        """The scalars in ``carried`` before the first update."""
+        """Return the scalars in ``carried`` before the first update."""
         del hyperparams
         return {}
 
     def scalars(self, step: Numeric, hyperparams: PyTree) -> PyTree:
-        """The coefficients of update number ``step`` (the first is 1), a pytree of scalars, once for all parameters."""
+        """Return the coefficients of update number ``step``, from 1: a pytree of scalars that all parameters share."""
         raise NotImplementedError(f"{type(self).__name__} does not define scalars")  # abstract: every subclass does
 
     def carry(self, step: Numeric, hyperparams: PyTree, carried: dict[str, PyTree]) -> tuple[PyTree, dict[str, PyTree]]:
-        """:meth:`scalars` of a rule that carries scalars from step to step, and what the next step gets."""
+        """Return the coefficients of the update, and the carried scalars of the next one.
+
+        A rule that carries scalars defines this instead of :meth:`scalars`.
+        """
         return self.scalars(step, hyperparams), carried
 
     def at_dtype(self, scalars: PyTree, dtype: DTypeLike) -> PyTree:
-        """The coefficients for a parameter of this dtype."""
+        """Return the coefficients for a parameter of this dtype."""
         del dtype
         return scalars
 
     def update(self, grad: jax.Array, param: PyTree, slots: PyTree, scalars: PyTree) -> tuple[jax.Array, PyTree]:
-        """What to add to the parameter, and its next slots: array math in one real dtype."""
+        """Return what to add to the parameter, and its next slots: array math in one real dtype."""
         raise NotImplementedError(f"{type(self).__name__} does not define update")  # abstract: every subclass does
 
 
 class StepScalars(Frozen):
-    """A step's coefficients: the rule's own, and those of the weight decay (None without one)."""
+    """A step's coefficients: the rule's own, and the weight decay's (None if there is none)."""
 
     rule: PyTree
     coupled_decay: PyTree = None
@@ -117,7 +120,7 @@ class StepScalars(Frozen):
         return self.coupled_decay is not None or self.decoupled_decay is not None
 
     def without_decay(self) -> "StepScalars":
-        """The coefficients for parameters that do not decay."""
+        """Return the coefficients for parameters that do not decay."""
         return StepScalars(self.rule)
 
 
@@ -127,9 +130,9 @@ jax.tree_util.register_dataclass(StepScalars, ["rule", "coupled_decay", "decoupl
 def step_scalars(
     rule: Rule, step: Numeric, hyperparams: PyTree, carried: dict[str, PyTree] | None = None
 ) -> tuple[StepScalars, dict[str, PyTree]]:
-    """The coefficients of update number ``step``, and the scalars that the next update gets.
+    """Compute the coefficients of update number ``step``, and the carried scalars of the next update.
 
-    They are Python doubles if everything that goes in is a Python number, else traced.
+    They are Python doubles if all inputs are Python numbers, else traced.
     """
     own, carried = rule.carry(step, hyperparams, carried or {})
     fixed = getattr(rule, "weight_decay", 0.0)

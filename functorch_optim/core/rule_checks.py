@@ -1,4 +1,4 @@
-"""What somebody who writes a rule may get wrong, said when the rule is lifted for the first time."""
+"""Check a rule for its author's mistakes, when it is lifted for the first time."""
 
 import weakref
 from dataclasses import fields
@@ -17,7 +17,7 @@ _known_good: weakref.WeakKeyDictionary[type[Rule], set[tuple[str, ...]]] = weakr
 
 
 def check_once(rule: Rule) -> None:
-    """:func:`check_class` and :func:`check_update`, once for a class and its flags."""
+    """Run :func:`check_class` and :func:`check_update`, once per class and flags."""
     cls = type(rule)
     data = data_options(cls)
     flags = tuple(repr(getattr(rule, field.name)) for field in fields(rule) if field.name not in data)
@@ -28,30 +28,30 @@ def check_once(rule: Rule) -> None:
 
 
 def check_class(cls: type[Rule]) -> None:
-    """:func:`check_declaration` of a class of rules."""
+    """Run :func:`check_declaration` on a class of rules."""
     check_declaration(cls, Rule)
 
 
 def check_update(rule: Rule) -> None:
-    """Raise unless ``update`` gives a delta and slots as ``init`` made them, and what the rule says of it holds.
+    """Raise unless ``update`` returns a delta and slots like ``init``'s, and does what the class declares.
 
     Raises:
-        TypeError: another form, or the parameter is read without ``needs_params``; ValueError: ``elementwise`` is
-            claimed wrongly. The messages name the class and the mend.
+        TypeError: it returns something else, or reads the parameter without ``needs_params``.
+        ValueError: ``elementwise`` is wrong. The messages name the class and the fix.
     """
-    with jax.ensure_compile_time_eval():  # also where the transformation is made inside a traced function
+    with jax.ensure_compile_time_eval():  # the transformation may be built inside a traced function
         name, array = type(rule).__name__, jax.ShapeDtypeStruct((2, 3), jnp.float32)
         slots = rule.shapes(array)
         if not isinstance(slots, rule.empty().__class__) or slots.step is not None:
             raise TypeError(
-                f"{name}.init must return {type(rule.empty()).__name__} with None for step, but it is {slots}"
+                f"{name}.init must return {type(rule.empty()).__name__} with None for step, but it returns {slots}"
             )
         scalars = _scalars(rule)
-        made = jax.eval_shape(lambda g, p, s: rule.update(g, p, s, scalars), array, array, slots)
-        if not (isinstance(made, tuple) and len(made) == 2 and made[0].shape == array.shape):
-            raise TypeError(f"{name}.update must return (delta, slots), a delta of the gradient's shape, not {made}")
-        if jax.tree.structure(made[1]) != jax.tree.structure(slots):
-            raise TypeError(f"{name}.update must return the slots that init makes, {slots}, but it returns {made[1]}")
+        result = jax.eval_shape(lambda g, p, s: rule.update(g, p, s, scalars), array, array, slots)
+        if not (isinstance(result, tuple) and len(result) == 2 and result[0].shape == array.shape):
+            raise TypeError(f"{name}.update must return (delta, slots), a delta of the gradient's shape, not {result}")
+        if jax.tree.structure(result[1]) != jax.tree.structure(slots):
+            raise TypeError(f"{name}.update must return the slots that init makes, {slots}, but it returns {result[1]}")
         if not rule.needs_params:
             _check_without_params(rule, array, slots, scalars)
         if rule.elementwise:
@@ -59,7 +59,7 @@ def check_update(rule: Rule) -> None:
 
 
 def _scalars(rule: Rule) -> PyTree:
-    """The coefficients of some step."""
+    """Return the coefficients of some step."""
     numbers = rule.placeholder()
     own, _ = step_scalars(rule, 3, numbers, rule.start(numbers))
     return jax.tree.map(lambda x: coefficient(x, jnp.dtype(jnp.float32)), rule.at_dtype(own.rule, jnp.float32))
@@ -71,13 +71,13 @@ def _check_without_params(rule: Rule, array: PyTree, slots: PyTree, scalars: PyT
         jax.eval_shape(lambda g, s: rule.update(g, None, s, scalars), array, slots)
     except (TypeError, AttributeError) as error:
         raise TypeError(
-            f"{type(rule).__name__}.update reads the parameter, which is None where it is not needed: say "
+            f"{type(rule).__name__}.update reads the parameter, which is None if it is not needed: say "
             f"needs_params = True ({error})"
         ) from error
 
 
 def _check_elementwise(rule: Rule, scalars: PyTree) -> None:
-    """Raise if two arrays joined are updated otherwise than each for itself."""
+    """Raise if updating two joined arrays differs from updating each alone."""
     draw = np.random.default_rng(0)
 
     def random(like: PyTree) -> jax.Array:
@@ -99,11 +99,11 @@ def _check_elementwise(rule: Rule, scalars: PyTree) -> None:
 
     apart, together = (jax.tree.leaves(result) for result in jax.jit(both)(leaves))
     if not all(np.allclose(one, other, rtol=1e-4, equal_nan=True) for one, other in zip(apart, together, strict=True)):
-        raise _not_elementwise(rule, "two arrays joined are updated otherwise than each for itself")
+        raise _not_elementwise(rule, "two arrays joined are updated differently than each alone")
 
 
 def _not_elementwise(rule: Rule, why: str) -> ValueError:
     return ValueError(
         f"{type(rule).__name__} says elementwise = True, but {why}: with foreach=True small parameters would be "
-        "updated wrongly. Leave elementwise out"
+        "updated wrongly. Remove elementwise"
     )

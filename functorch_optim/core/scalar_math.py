@@ -1,4 +1,4 @@
-"""Scalar math: in doubles where all is Python numbers, in forms that keep their digits where a number is traced."""
+"""Scalar math: in doubles if all inputs are Python numbers, in forms that keep their digits if one is traced."""
 
 import math
 from typing import Any
@@ -20,40 +20,40 @@ def on_host(*values: object) -> bool:
 
 
 def scalar_sqrt(value: Numeric) -> Numeric:
-    """The square root of a number in doubles, of a traced scalar in its dtype."""
+    """Return the square root: of a number in doubles, of a traced scalar in its dtype."""
     return math.sqrt(value) if on_host(value) else jnp.sqrt(value)
 
 
 def as_float(value: Any) -> PyTree:
-    """A step or a scalar as a Python float, or as an array of JAX's default float dtype."""
+    """Convert a step or a scalar to a Python float, or to an array of JAX's default float dtype."""
     return float(value) if on_host(value) else value.astype(jnp.result_type(float))
 
 
 def power(base: Numeric, exponent: Numeric) -> Numeric:
-    """``base**exponent`` of positive numbers, in doubles on the host."""
+    """Return ``base**exponent`` for positive numbers, in doubles on the host."""
     return base**exponent if on_host(base, exponent) else jnp.power(base, exponent)
 
 
 def maximum(a: Numeric, b: Numeric) -> Numeric:
-    """The larger of two scalars."""
+    """Return the larger of two scalars."""
     return max(a, b) if on_host(a, b) else jnp.maximum(a, b)
 
 
 def minimum(a: Numeric, b: Numeric) -> Numeric:
-    """The smaller of two scalars."""
+    """Return the smaller of two scalars."""
     return min(a, b) if on_host(a, b) else jnp.minimum(a, b)
 
 
 def single(value: Any) -> Numeric:
-    """A scalar as torch keeps it in a float32 tensor."""
+    """Round a scalar to float32, as torch does when it stores one in a tensor."""
     return float(np.float32(value)) if on_host(value) else value.astype(jnp.float32)
 
 
 def one_minus_power(beta: Beta, step: Numeric) -> Numeric:
-    """``1 - beta**step``, the bias correction after ``step`` updates.
+    """Return ``1 - beta**step``, the bias correction after ``step`` updates.
 
-    On the host it is torch's expression in doubles. Traced it is ``-expm1(step * log1p(-(1 - beta)))``, which keeps
-    its digits where beta is near 1.
+    On the host, it is torch's expression in doubles. Traced, it is ``-expm1(step * log1p(-(1 - beta)))``, which keeps
+    its digits for beta near 1.
 
     Example:
         >>> one_minus_power(Beta.of(0.5), 2)

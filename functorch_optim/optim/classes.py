@@ -1,4 +1,4 @@
-"""The algorithms with the faces of ``torch.optim``'s classes."""
+"""The algorithms as the classes of ``torch.optim``."""
 
 import functools
 
@@ -72,7 +72,7 @@ class Adam(
     """
 
     def _begin(self, params: PyTree, options: OptionValues, group_rules: GroupRules) -> None:
-        """With torch's rules for arrays as options."""
+        """Apply torch's rules for arrays as options."""
         lr, betas, together = options["lr"], options["betas"], options["foreach"] and not options["capturable"]
         arrays = [is_tensor(beta) for beta in betas]
         if is_tensor(lr) and together:
@@ -91,7 +91,7 @@ class AdamW(
 ):
     """AdamW, Adam with decoupled weight decay.
 
-    The decay is decoupled also after an Adam's state was loaded.
+    The decay stays decoupled when you load an Adam's state.
 
     Example:
         >>> import jax.numpy as jnp
@@ -115,7 +115,7 @@ class Adadelta(
 
 
 class Adafactor(Declared, of=adafactor, args="lr beta2_decay eps d weight_decay * foreach maximize"):
-    """Adafactor, second moments of matrices as the product of a row and a column."""
+    """Adafactor, with the second moments of a matrix factored into a row and a column."""
 
 
 class Adagrad(
@@ -128,7 +128,7 @@ class Adagrad(
 
 
 class Adamax(Declared, of=adamax, args="lr betas eps weight_decay foreach * maximize differentiable capturable"):
-    """Adamax, Adam with the infinity norm in the second moment's place."""
+    """Adamax, Adam with the infinity norm instead of the second moment."""
 
 
 class ASGD(Declared, of=asgd, args="lr lambd alpha t0 weight_decay foreach maximize differentiable capturable"):
@@ -150,7 +150,7 @@ class RAdam(
     args="lr betas eps weight_decay decoupled_weight_decay * foreach maximize capturable differentiable",
     last="maximize foreach capturable decoupled_weight_decay differentiable",
 ):
-    """RAdam, Adam whose first steps are rectified."""
+    """RAdam, Adam with rectified first steps."""
 
 
 class RMSprop(
@@ -159,7 +159,7 @@ class RMSprop(
     args="lr alpha eps weight_decay momentum centered capturable foreach maximize differentiable",
     last="momentum alpha eps centered weight_decay capturable foreach maximize differentiable",
 ):
-    """RMSprop, gradients over the root of their mean square."""
+    """RMSprop, gradients divided by their root mean square."""
 
 
 class Rprop(
@@ -168,13 +168,13 @@ class Rprop(
     args="lr etas step_sizes * capturable foreach maximize differentiable",
     last="foreach maximize differentiable capturable",
 ):
-    """Rprop, step sizes that grow while the gradient keeps its sign; ``lr`` is the first of them."""
+    """Rprop, step sizes that grow while the gradient keeps its sign; ``lr`` is the initial one."""
 
 
 class SparseAdam(Declared, of=sparse_adam, args="lr betas eps maximize"):
     """Adam on the rows that row-sparse gradients name.
 
-    The parameters are dense and real; a complex one is refused with a ValueError.
+    The parameters are dense and real; a complex one raises a ValueError.
 
     Example:
         >>> import jax.numpy as jnp
@@ -193,11 +193,10 @@ class Muon(
     of=functools.partial(muon, batched=False),
     args="lr weight_decay momentum nesterov ns_coefficients eps ns_steps adjust_lr_fn batched reshape",
 ):
-    """Muon, momentum orthogonalised by Newton-Schulz iterations.
+    """Muon, momentum orthogonalized by Newton-Schulz iterations.
 
-    All parameters are matrices, or with ``batched=True`` or ``reshape`` arrays of more than two dimensions; another one
-    is refused with a ValueError that names it. ``batched`` and ``reshape`` stand in the groups only where they are
-    given.
+    All parameters are matrices, or with ``batched=True`` or ``reshape``, arrays of more than two dimensions; any other
+    one raises a ValueError that names it. ``batched`` and ``reshape`` are in the groups only if you pass them.
     """
 
     def _begin(self, params: PyTree, options: OptionValues, group_rules: GroupRules) -> None:

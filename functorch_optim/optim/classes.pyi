@@ -1,4 +1,4 @@
-"""Made of ``classes.py`` by ``make stubs``."""
+"""Generated from ``classes.py`` by ``make stubs``."""
 
 from typing import Any
 
@@ -31,19 +31,19 @@ class SGD(Optimizer):
         params: the parameters, in any form that :class:`functorch_optim.optim.Optimizer` takes.
         lr: learning rate, at least 0.
         momentum: factor of the buffer, at least 0.
-        dampening: share of the gradient that is left out of the buffer, from the second update on.
+        dampening: share of the gradient to leave out of the buffer, from the second update on.
         weight_decay: coefficient of the L2 penalty, at least 0.
-        nesterov: whether to look one buffer ahead; needs momentum and zero dampening.
+        nesterov: whether to use Nesterov momentum; needs momentum and zero dampening.
         maximize: whether to ascend.
-        foreach: whether small parameters are updated together; None decides by their number.
+        foreach: whether to update small parameters together; None decides by their number.
         differentiable: whether a step may be traced, as for :class:`functorch_optim.optim.Optimizer`.
-        fused: stored in the groups and otherwise without effect.
+        fused: stored in the groups, without any other effect.
         group_rules: ``(regular expression, options)`` pairs, as for :class:`functorch_optim.optim.Optimizer`.
 
     A number may be a Python number, a scalar array or a schedule, and may change in ``param_groups`` from step to step.
 
     Raises:
-        ValueError: an option outside its range, with torch's message, before ``params`` is looked at.
+        ValueError: an option outside its range, with torch's message, before ``params`` is read.
 
     Example:
         >>> import jax.numpy as jnp
@@ -81,18 +81,18 @@ class Adam(Optimizer):
         eps: added to the denominator outside the root, at least 0.
         weight_decay: coefficient of the decay, at least 0.
         amsgrad: whether to divide by the largest second moment so far.
-        foreach: whether small parameters are updated together; None decides by their number.
+        foreach: whether to update small parameters together; None decides by their number.
         maximize: whether to ascend.
-        capturable: stored in the groups and otherwise without effect.
+        capturable: stored in the groups, without any other effect.
         differentiable: whether a step may be traced, as for :class:`functorch_optim.optim.Optimizer`.
-        fused: stored in the groups and otherwise without effect.
+        fused: stored in the groups, without any other effect.
         decoupled_weight_decay: whether the decay acts on the parameter instead of the gradient.
         group_rules: ``(regular expression, options)`` pairs, as for :class:`functorch_optim.optim.Optimizer`.
 
     A number may be a Python number, a scalar array or a schedule, and may change in ``param_groups`` from step to step.
 
     Raises:
-        ValueError: an option outside its range, with torch's message, before ``params`` is looked at.
+        ValueError: an option outside its range, with torch's message, before ``params`` is read.
 
     Example:
         >>> import jax.numpy as jnp
@@ -133,18 +133,18 @@ class AdamW(Adam):
         weight_decay: coefficient of the decay, at least 0.
         amsgrad: whether to divide by the largest second moment so far.
         maximize: whether to ascend.
-        foreach: whether small parameters are updated together; None decides by their number.
-        capturable: stored in the groups and otherwise without effect.
+        foreach: whether to update small parameters together; None decides by their number.
+        capturable: stored in the groups, without any other effect.
         differentiable: whether a step may be traced, as for :class:`functorch_optim.optim.Optimizer`.
-        fused: stored in the groups and otherwise without effect.
+        fused: stored in the groups, without any other effect.
         group_rules: ``(regular expression, options)`` pairs, as for :class:`functorch_optim.optim.Optimizer`.
 
     A number may be a Python number, a scalar array or a schedule, and may change in ``param_groups`` from step to step.
 
-    The decay is decoupled also after an Adam's state was loaded.
+    The decay stays decoupled when you load an Adam's state.
 
     Raises:
-        ValueError: an option outside its range, with torch's message, before ``params`` is looked at.
+        ValueError: an option outside its range, with torch's message, before ``params`` is read.
 
     Example:
         >>> import jax.numpy as jnp
@@ -183,8 +183,8 @@ class Adadelta(Optimizer):
         rho: decay rate of both averages, in [0, 1].
         eps: added to both averages inside the roots, at least 0.
         weight_decay: coefficient of the L2 penalty, at least 0.
-        foreach: whether small parameters are updated together; None decides by their number.
-        capturable: stored in the groups and otherwise without effect.
+        foreach: whether to update small parameters together; None decides by their number.
+        capturable: stored in the groups, without any other effect.
         maximize: whether to ascend.
         differentiable: whether a step may be traced, as for :class:`functorch_optim.optim.Optimizer`.
         group_rules: ``(regular expression, options)`` pairs, as for :class:`functorch_optim.optim.Optimizer`.
@@ -192,7 +192,7 @@ class Adadelta(Optimizer):
     A number may be a Python number, a scalar array or a schedule, and may change in ``param_groups`` from step to step.
 
     Raises:
-        ValueError: an option outside its range, with torch's message, before ``params`` is looked at.
+        ValueError: an option outside its range, with torch's message, before ``params`` is read.
 
     Example:
         >>> import jax.numpy as jnp
@@ -218,25 +218,25 @@ class Adadelta(Optimizer):
     ) -> None: ...
 
 class Adafactor(Optimizer):
-    """Adafactor, second moments of matrices as the product of a row and a column.
+    """Adafactor, with the second moments of a matrix factored into a row and a column.
 
     The equations are in :func:`functorch_optim.adafactor`, with more about the options.
 
     Args:
         params: the parameters, in any form that :class:`functorch_optim.optim.Optimizer` takes.
         lr: upper bound of the relative step size, at least 0.
-        beta2_decay: power of the step, at most 0.
+        beta2_decay: exponent of the step, at most 0.
         eps: (eps1, eps2), at least 0.
         d: the threshold of the update's root mean square, at least 1.
         weight_decay: coefficient of the decoupled decay, at least 0.
-        foreach: stored in the groups and otherwise without effect.
+        foreach: stored in the groups, without any other effect.
         maximize: whether to ascend.
         group_rules: ``(regular expression, options)`` pairs, as for :class:`functorch_optim.optim.Optimizer`.
 
     A number may be a Python number, a scalar array or a schedule, and may change in ``param_groups`` from step to step.
 
     Raises:
-        ValueError: an option outside its range, with torch's message, before ``params`` is looked at.
+        ValueError: an option outside its range, with torch's message, before ``params`` is read.
 
     Example:
         >>> import jax.numpy as jnp
@@ -270,18 +270,18 @@ class Adagrad(Optimizer):
         lr: learning rate, at least 0.
         lr_decay: how fast the learning rate falls, at least 0.
         weight_decay: coefficient of the L2 penalty, at least 0.
-        initial_accumulator_value: what s begins with, at least 0.
+        initial_accumulator_value: initial value of s, at least 0.
         eps: added to the denominator outside the root, at least 0.
-        foreach: whether small parameters are updated together; None decides by their number.
+        foreach: whether to update small parameters together; None decides by their number.
         maximize: whether to ascend.
         differentiable: whether a step may be traced, as for :class:`functorch_optim.optim.Optimizer`.
-        fused: stored in the groups and otherwise without effect.
+        fused: stored in the groups, without any other effect.
         group_rules: ``(regular expression, options)`` pairs, as for :class:`functorch_optim.optim.Optimizer`.
 
     A number may be a Python number, a scalar array or a schedule, and may change in ``param_groups`` from step to step.
 
     Raises:
-        ValueError: an option outside its range, with torch's message, before ``params`` is looked at.
+        ValueError: an option outside its range, with torch's message, before ``params`` is read.
 
     Example:
         >>> import jax.numpy as jnp
@@ -308,7 +308,7 @@ class Adagrad(Optimizer):
     ) -> None: ...
 
 class Adamax(Optimizer):
-    """Adamax, Adam with the infinity norm in the second moment's place.
+    """Adamax, Adam with the infinity norm instead of the second moment.
 
     The equations are in :func:`functorch_optim.adamax`, with more about the options.
 
@@ -318,16 +318,16 @@ class Adamax(Optimizer):
         betas: decay rates of the moment and of the norm, each in [0, 1).
         eps: added to the gradient's magnitude, inside the maximum, at least 0.
         weight_decay: coefficient of the L2 penalty, at least 0.
-        foreach: whether small parameters are updated together; None decides by their number.
+        foreach: whether to update small parameters together; None decides by their number.
         maximize: whether to ascend.
         differentiable: whether a step may be traced, as for :class:`functorch_optim.optim.Optimizer`.
-        capturable: stored in the groups and otherwise without effect.
+        capturable: stored in the groups, without any other effect.
         group_rules: ``(regular expression, options)`` pairs, as for :class:`functorch_optim.optim.Optimizer`.
 
     A number may be a Python number, a scalar array or a schedule, and may change in ``param_groups`` from step to step.
 
     Raises:
-        ValueError: an option outside its range, with torch's message, before ``params`` is looked at.
+        ValueError: an option outside its range, with torch's message, before ``params`` is read.
 
     Example:
         >>> import jax.numpy as jnp
@@ -361,19 +361,19 @@ class ASGD(Optimizer):
         params: the parameters, in any form that :class:`functorch_optim.optim.Optimizer` takes.
         lr: learning rate, at least 0.
         lambd: decay of the parameter.
-        alpha: power of eta's decay.
+        alpha: exponent of eta's decay.
         t0: the update at which averaging starts.
         weight_decay: coefficient of the L2 penalty, at least 0.
-        foreach: whether small parameters are updated together; None decides by their number.
+        foreach: whether to update small parameters together; None decides by their number.
         maximize: whether to ascend.
         differentiable: whether a step may be traced, as for :class:`functorch_optim.optim.Optimizer`.
-        capturable: stored in the groups and otherwise without effect.
+        capturable: stored in the groups, without any other effect.
         group_rules: ``(regular expression, options)`` pairs, as for :class:`functorch_optim.optim.Optimizer`.
 
     A number may be a Python number, a scalar array or a schedule, and may change in ``param_groups`` from step to step.
 
     Raises:
-        ValueError: an option outside its range, with torch's message, before ``params`` is looked at.
+        ValueError: an option outside its range, with torch's message, before ``params`` is read.
 
     Example:
         >>> import jax.numpy as jnp
@@ -410,18 +410,18 @@ class NAdam(Optimizer):
         betas: decay rates of the two moments, each in [0, 1).
         eps: added to the denominator outside the root, at least 0.
         weight_decay: coefficient of the decay, at least 0.
-        momentum_decay: how slowly mu rises to beta1, at least 0.
+        momentum_decay: how fast mu rises to beta1, at least 0.
         decoupled_weight_decay: whether the decay acts on the parameter instead of the gradient.
-        foreach: whether small parameters are updated together; None decides by their number.
+        foreach: whether to update small parameters together; None decides by their number.
         maximize: whether to ascend.
-        capturable: stored in the groups and otherwise without effect.
+        capturable: stored in the groups, without any other effect.
         differentiable: whether a step may be traced, as for :class:`functorch_optim.optim.Optimizer`.
         group_rules: ``(regular expression, options)`` pairs, as for :class:`functorch_optim.optim.Optimizer`.
 
     A number may be a Python number, a scalar array or a schedule, and may change in ``param_groups`` from step to step.
 
     Raises:
-        ValueError: an option outside its range, with torch's message, before ``params`` is looked at.
+        ValueError: an option outside its range, with torch's message, before ``params`` is read.
 
     Example:
         >>> import jax.numpy as jnp
@@ -449,7 +449,7 @@ class NAdam(Optimizer):
     ) -> None: ...
 
 class RAdam(Optimizer):
-    """RAdam, Adam whose first steps are rectified.
+    """RAdam, Adam with rectified first steps.
 
     The equations are in :func:`functorch_optim.radam`, with more about the options.
 
@@ -460,16 +460,16 @@ class RAdam(Optimizer):
         eps: added to the denominator outside the root, at least 0.
         weight_decay: coefficient of the decay, at least 0.
         decoupled_weight_decay: whether the decay acts on the parameter instead of the gradient.
-        foreach: whether small parameters are updated together; None decides by their number.
+        foreach: whether to update small parameters together; None decides by their number.
         maximize: whether to ascend.
-        capturable: stored in the groups and otherwise without effect.
+        capturable: stored in the groups, without any other effect.
         differentiable: whether a step may be traced, as for :class:`functorch_optim.optim.Optimizer`.
         group_rules: ``(regular expression, options)`` pairs, as for :class:`functorch_optim.optim.Optimizer`.
 
     A number may be a Python number, a scalar array or a schedule, and may change in ``param_groups`` from step to step.
 
     Raises:
-        ValueError: an option outside its range, with torch's message, before ``params`` is looked at.
+        ValueError: an option outside its range, with torch's message, before ``params`` is read.
 
     Example:
         >>> import jax.numpy as jnp
@@ -496,7 +496,7 @@ class RAdam(Optimizer):
     ) -> None: ...
 
 class RMSprop(Optimizer):
-    """RMSprop, gradients over the root of their mean square.
+    """RMSprop, gradients divided by their root mean square.
 
     The equations are in :func:`functorch_optim.rmsprop`, with more about the options.
 
@@ -508,8 +508,8 @@ class RMSprop(Optimizer):
         weight_decay: coefficient of the L2 penalty, at least 0.
         momentum: factor of the buffer, at least 0.
         centered: whether to divide by the standard deviation instead of the root mean square.
-        capturable: stored in the groups and otherwise without effect.
-        foreach: whether small parameters are updated together; None decides by their number.
+        capturable: stored in the groups, without any other effect.
+        foreach: whether to update small parameters together; None decides by their number.
         maximize: whether to ascend.
         differentiable: whether a step may be traced, as for :class:`functorch_optim.optim.Optimizer`.
         group_rules: ``(regular expression, options)`` pairs, as for :class:`functorch_optim.optim.Optimizer`.
@@ -517,7 +517,7 @@ class RMSprop(Optimizer):
     A number may be a Python number, a scalar array or a schedule, and may change in ``param_groups`` from step to step.
 
     Raises:
-        ValueError: an option outside its range, with torch's message, before ``params`` is looked at.
+        ValueError: an option outside its range, with torch's message, before ``params`` is read.
 
     Example:
         >>> import jax.numpy as jnp
@@ -545,17 +545,17 @@ class RMSprop(Optimizer):
     ) -> None: ...
 
 class Rprop(Optimizer):
-    """Rprop, step sizes that grow while the gradient keeps its sign; ``lr`` is the first of them.
+    """Rprop, step sizes that grow while the gradient keeps its sign; ``lr`` is the initial one.
 
     The equations are in :func:`functorch_optim.rprop`, with more about the options.
 
     Args:
         params: the parameters, in any form that :class:`functorch_optim.optim.Optimizer` takes.
-        lr: the first step size, at least 0.
+        lr: initial step size, at least 0.
         etas: (eta_minus, eta_plus), 0 < eta_minus < 1 < eta_plus.
-        step_sizes: the smallest and the largest step size, which bind from the first update on.
-        capturable: stored in the groups and otherwise without effect.
-        foreach: whether small parameters are updated together; None decides by their number.
+        step_sizes: the smallest and the largest step size, enforced from the first update on.
+        capturable: stored in the groups, without any other effect.
+        foreach: whether to update small parameters together; None decides by their number.
         maximize: whether to ascend.
         differentiable: whether a step may be traced, as for :class:`functorch_optim.optim.Optimizer`.
         group_rules: ``(regular expression, options)`` pairs, as for :class:`functorch_optim.optim.Optimizer`.
@@ -563,7 +563,7 @@ class Rprop(Optimizer):
     A number may be a Python number, a scalar array or a schedule, and may change in ``param_groups`` from step to step.
 
     Raises:
-        ValueError: an option outside its range, with torch's message, before ``params`` is looked at.
+        ValueError: an option outside its range, with torch's message, before ``params`` is read.
 
     Example:
         >>> import jax.numpy as jnp
@@ -602,10 +602,10 @@ class SparseAdam(Optimizer):
 
     A number may be a Python number, a scalar array or a schedule, and may change in ``param_groups`` from step to step.
 
-    The parameters are dense and real; a complex one is refused with a ValueError.
+    The parameters are dense and real; a complex one raises a ValueError.
 
     Raises:
-        ValueError: an option outside its range, with torch's message, before ``params`` is looked at.
+        ValueError: an option outside its range, with torch's message, before ``params`` is read.
 
     Example:
         >>> import jax.numpy as jnp
@@ -630,7 +630,7 @@ class SparseAdam(Optimizer):
     ) -> None: ...
 
 class Muon(Optimizer):
-    """Muon, momentum orthogonalised by Newton-Schulz iterations.
+    """Muon, momentum orthogonalized by Newton-Schulz iterations.
 
     The equations are in :func:`functorch_optim.muon`, with more about the options.
 
@@ -639,9 +639,9 @@ class Muon(Optimizer):
         lr: learning rate, at least 0.
         weight_decay: coefficient of the decoupled decay, at least 0.
         momentum: decay rate of the average of the gradients, at least 0.
-        nesterov: whether to look one average ahead.
+        nesterov: whether to use Nesterov momentum.
         ns_coefficients: the three coefficients of the Newton-Schulz polynomial.
-        eps: the least norm that u is divided by.
+        eps: smallest norm to divide u by.
         ns_steps: the number of iterations, below 100.
         adjust_lr_fn: ``"original"`` (also None) or ``"match_rms_adamw"``.
         batched: whether a parameter of more than two dimensions is a stack of matrices.
@@ -650,12 +650,11 @@ class Muon(Optimizer):
 
     A number may be a Python number, a scalar array or a schedule, and may change in ``param_groups`` from step to step.
 
-    All parameters are matrices, or with ``batched=True`` or ``reshape`` arrays of more than two dimensions; another one
-    is refused with a ValueError that names it. ``batched`` and ``reshape`` stand in the groups only where they are
-    given.
+    All parameters are matrices, or with ``batched=True`` or ``reshape``, arrays of more than two dimensions; any other
+    one raises a ValueError that names it. ``batched`` and ``reshape`` are in the groups only if you pass them.
 
     Raises:
-        ValueError: an option outside its range, with torch's message, before ``params`` is looked at.
+        ValueError: an option outside its range, with torch's message, before ``params`` is read.
 
     Example:
         >>> import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Work on the state of single parameters: read it, write it, begin anew, exchange a parameter."""
+"""Edit the state of single parameters: read it, write it, reset it, replace a parameter."""
 
 import functools
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -23,10 +23,10 @@ class Edited(Grouped):
 
     @property
     def state(self) -> State:
-        """The state of each parameter that has one, by name, or by number where there are no names.
+        """The state of each parameter that has one, by name, or by number if there are no names.
 
         Writing works as in torch: ``state["w"]["exp_avg"] = array`` or ``*= 0`` sets a slot, ``state["w"] = slots``
-        all of them, ``del state["w"]``, ``pop`` and ``clear`` begin anew. What does not fit raises at once.
+        sets all of them, and ``del state["w"]``, ``pop`` and ``clear`` reset. What does not fit raises at once.
         """
         with self._transaction.handing:
             self._settle()
@@ -37,12 +37,12 @@ class Edited(Grouped):
         return State(found, self._change_state)
 
     def _entries(self) -> list[dict[str, PyTree]]:
-        """The state of every parameter, empty where there is none."""
+        """Return the state of every parameter, empty if it has none."""
         return self._engine.entries(self._layout)
 
     @property
     def _keys(self) -> Sequence[PyTree]:
-        """What a parameter is called in :attr:`state`."""
+        """The keys of the parameters in :attr:`state`."""
         return self._layout.names if self._layout.names is not None else range(len(self._layout.group_of))
 
     def _index_of(self, key: PyTree) -> int:
@@ -77,14 +77,14 @@ class Edited(Grouped):
         changes: Mapping[int, Mapping[str, PyTree]],
         parameters: tuple[list[PyTree], list[PyTree] | None] | None = None,
     ) -> None:
-        """Put other entries in the place of those of some parameters, and other ``parameters`` with their gradients."""
+        """Replace the entries of some parameters, and with ``parameters``, the arrays and gradients of all."""
         self._need_engine()
         self._refuse_tracing()
         self._refuse_traced(jax.tree.leaves(list(changes.values())))
         present: list[PyTree] = self._entries()
         for index, entry in changes.items():
             unknown = [key for key in entry if present[index] and key not in present[index]]
-            if unknown and not self._engine.one_by_one:  # where each is read by itself, they are refused there
+            if unknown and not self._engine.one_by_one:  # if each is read by itself, read() rejects them
                 raise KeyError(
                     f"the state of {self._keys[index]!r} has no slot {', '.join(map(repr, unknown))}; it has "
                     f"{', '.join(present[index])}"
@@ -109,13 +109,13 @@ class Edited(Grouped):
         self._transaction.commit(commit)
 
     def reset_state(self, names: Any = None) -> None:
-        """Begin anew with the state of some parameters, moments and count of steps, or of all.
+        """Reset the state of some or all parameters, both moments and step counts.
 
-        A composition (``from_transform``) counts steps for all its parameters together: that count stays unless all
-        begin anew. L-BFGS and BFGS have one state, which begins anew as a whole.
+        A composition (``from_transform``) counts steps for all its parameters together: this count stays unless you
+        reset all. L-BFGS and BFGS have one state, which is reset as a whole.
 
         Args:
-            names: a name, or several; numbers where the parameters have no names. None: all.
+            names: a name, or several; numbers if the parameters have no names. None means all.
 
         Raises:
             KeyError: there is no such parameter.
@@ -139,20 +139,20 @@ class Edited(Grouped):
             self._rewrite({index: {} for index in indices})
 
     def replace(self, name: object, array: PyTree, state: PyTree = None) -> None:
-        """Put another array, of another shape if need be, in the place of a parameter: to prune, to grow an embedding.
+        """Replace a parameter with another array, which may have another shape: to prune, or to grow an embedding.
 
         Args:
-            name: the parameter's name; its number where there are no names.
-            array: of the parameter's dtype.
-            state: what becomes of its state. None keeps it, for an array of the same shape. A function is called with
-                every slot that has the parameter's shape, and returns it as it should be. A dict has slots, which take
-                the place of those that are there; an empty one begins anew.
+            name: the parameter's name, or its number if there are no names.
+            array: the new array, in the parameter's dtype.
+            state: what to do with its state. None keeps it, if the shape stays the same. A function is called with
+                every slot that has the parameter's shape, and returns the new slot. A dict has slots that replace the
+                present ones; an empty dict resets the state.
 
-        An accumulated gradient of the parameter is dropped where the shape changes.
+        If the shape changes, the parameter's accumulated gradient is dropped.
 
         Raises:
-            KeyError: there is no such parameter. ValueError, TypeError: array or slots do not fit. Nothing has changed
-                then.
+            KeyError: there is no such parameter.
+            ValueError, TypeError: the array or a slot does not fit. The optimizer is left unchanged.
 
         Example:
             >>> import jax.numpy as jnp
@@ -184,7 +184,7 @@ class Edited(Grouped):
 
 
 def _like_before(before: Mapping[str, PyTree], entry: Mapping[str, PyTree]) -> dict[str, PyTree]:
-    """The entry, its new arrays in the dtype of those in whose place they come."""
+    """Return the entry, with new arrays cast to the dtypes of those they replace."""
     result = {}
     for key, value in entry.items():
         held: PyTree = before.get(key)
@@ -198,12 +198,12 @@ def _like_before(before: Mapping[str, PyTree], entry: Mapping[str, PyTree]) -> d
 def _carried(
     entry: Mapping[str, PyTree], before: PyTree, array: PyTree, state: PyTree, label: str
 ) -> dict[str, PyTree]:
-    """The entry of a parameter that is exchanged."""
+    """Return the new entry of a parameter that is replaced."""
     if state is None:
         if array.shape != before.shape:
             raise ValueError(
                 f"the parameter {trees.quote(label)} has shape {before.shape}, the new array {array.shape}: say what "
-                "becomes of its state, state=function of a slot, state=dict of slots, or state={} to begin anew"
+                "becomes of its state, state=function of a slot, state=dict of slots, or state={} to reset it"
             )
         return dict(entry)
     if callable(state):

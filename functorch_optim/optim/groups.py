@@ -1,4 +1,4 @@
-"""The parameter groups of an optimizer: their options, checked and read, and groups that come later."""
+"""The parameter groups of an optimizer: check and read their options, and add groups later."""
 
 import weakref
 from collections.abc import Callable, Collection, Sequence
@@ -15,16 +15,16 @@ from functorch_optim.typing import OptionValues, PyTree
 
 
 class Grouped(Values):
-    """The part of an optimizer that has the groups."""
+    """The part of an optimizer that manages the groups."""
 
-    _given: list[Callable[[], PyTree]]  # weak references to the arrays that were given
+    _given: list[Callable[[], PyTree]]  # weak references to the arrays that the user passed
 
     def _need_engine(self) -> None:
         if isinstance(self._engine, NoAlgorithm):
             self._engine.refuse()
 
     def _new_group(self, layout: Layout, index: int, given: OptionValues) -> dict[str, PyTree]:
-        """A group's dict in torch's order: the user's keys, the names, the defaults that are left; checked."""
+        """Build and check a group's dict, in torch's order: the user's keys, the names, the remaining defaults."""
         group: dict[str, PyTree] = {"params": GroupParams(self, index), **given}
         if layout.names is not None:
             names = zip(layout.names, layout.group_of, strict=True)
@@ -34,7 +34,7 @@ class Grouped(Values):
         return group
 
     def _check_options(self, group: OptionValues, index: int, live: bool = False) -> None:
-        """Raise unless the engine takes the options of a group, which is named; ``live`` ones each by itself."""
+        """Raise, naming the group, unless the engine accepts its options; ``live`` ones each by itself."""
         try:
             self._engine.check(group, live)
         except (TypeError, ValueError) as error:
@@ -42,17 +42,17 @@ class Grouped(Values):
             raise kind(f"{error}, in parameter group {index}") from error
 
     def add_param_group(self, param_group: OptionValues) -> None:
-        """Take more parameters in, as a group of their own.
+        """Add parameters as a new group.
 
         Args:
-            param_group: a dict with ``params``, in any form that a group has at construction, and options of its own.
+            param_group: a dict with ``params``, in any form that a group takes at construction, and its own options.
 
-        :attr:`params` becomes a list of the trees, the new one last, if it was not a list of groups before. What is
-        known of the other parameters stays. The dict is not changed, other than in torch.
+        :attr:`params` becomes a list of the trees, the new one last, if it was not a list of groups before. The state
+        of the other parameters stays. Unlike torch, we do not modify the dict.
 
         Raises:
-            TypeError, ValueError, KeyError: no dict, no ``params``, parameters that are here already or share a name,
-                an option outside its range. Nothing has changed then.
+            TypeError, ValueError, KeyError: it is not a dict, has no ``params``, has parameters that the optimizer
+                already has or that share a name, or an option outside its range. The optimizer is left unchanged.
 
         Example:
             >>> import jax.numpy as jnp
@@ -89,9 +89,9 @@ class Grouped(Values):
             self._transaction.commit(commit)
 
     def _check_new(self, index: int, leaves: Sequence[PyTree]) -> None:
-        """Raise if an array of group ``index`` is one that the optimizer has."""
+        """Raise if the optimizer already has an array of group ``index``."""
         held = {id(leaf): name for name, leaf in zip(self._layout.labels, self._leaves, strict=True)}
-        given = zip(self._layout.labels, self._given, strict=False)  # a copy has none
+        given = zip(self._layout.labels, self._given, strict=False)  # a copied optimizer has none
         held |= {id(leaf): name for name, reference in given if (leaf := reference()) is not None}
         for leaf in leaves:
             if id(leaf) in held:
@@ -101,18 +101,18 @@ class Grouped(Values):
                 )
 
     def _known_options(self) -> Collection[str]:
-        """The names of all options that a group may have."""
+        """Return the names of all options that a group may have."""
         return self.defaults.keys()
 
     def _defaults_of(self, group: OptionValues) -> OptionValues:
-        """The options that a group has where it says nothing else."""
+        """Return the options that a group has by default."""
         del group
         return self.defaults
 
 
 def weak(leaf: PyTree) -> Callable[[], PyTree]:
-    """A reference that does not keep the array that was given."""
+    """Return a reference that does not keep an array alive."""
     try:
         return weakref.ref(leaf)
-    except TypeError:  # a scalar of NumPy
+    except TypeError:  # a NumPy scalar
         return lambda: None

@@ -1,4 +1,4 @@
-"""Functions that are called around an optimizer's step, its ``state_dict`` and its ``load_state_dict``."""
+"""Hooks around an optimizer's step, its ``state_dict`` and its ``load_state_dict``."""
 
 import itertools
 from collections import OrderedDict
@@ -12,7 +12,7 @@ _ids = itertools.count()
 
 
 class RemovableHandle:
-    """What a registration returns: :meth:`remove` ends it, and so does leaving it as a context manager.
+    """The handle of a registration: :meth:`remove` ends it, and so does the exit of a ``with`` block.
 
     Example:
         >>> import jax.numpy as jnp
@@ -29,7 +29,7 @@ class RemovableHandle:
         self._hooks = hooks
 
     def remove(self) -> None:
-        """End the registration; again is once more nothing."""
+        """End the registration; a second call does nothing."""
         self._hooks.pop(self.id, None)
 
     def __enter__(self) -> "RemovableHandle":
@@ -40,7 +40,7 @@ class RemovableHandle:
 
 
 class Hooks(OrderedDict[int, Hook]):
-    """The functions for one occasion, in the order of their calls."""
+    """The hooks of one occasion, in the order in which they are called."""
 
     def register(self, hook: Hook, prepend: bool = False) -> RemovableHandle:
         handle = RemovableHandle(self)
@@ -50,12 +50,12 @@ class Hooks(OrderedDict[int, Hook]):
         return handle
 
     def call(self, *args: object) -> None:
-        """Call all; what they return is ignored."""
+        """Call all hooks, and ignore what they return."""
         for hook in list(self.values()):
             hook(*args)
 
     def replace(self, optimizer: object, value: object) -> PyTree:
-        """``value`` as the functions leave it, each of which may return another."""
+        """Pass ``value`` through the hooks, each of which may return a replacement."""
         for hook in list(self.values()):
             result = hook(optimizer, value)
             value = value if result is None else result
@@ -65,7 +65,7 @@ class Hooks(OrderedDict[int, Hook]):
 def register_optimizer_step_pre_hook(hook: Hook) -> RemovableHandle:
     """Call ``hook(optimizer, args, kwargs)`` before every step of every optimizer.
 
-    As :meth:`functorch_optim.optim.Optimizer.register_step_pre_hook`, and called before those.
+    It works like :meth:`functorch_optim.optim.Optimizer.register_step_pre_hook`, and is called before such hooks.
 
     Example:
         >>> import jax.numpy as jnp
@@ -80,7 +80,7 @@ def register_optimizer_step_pre_hook(hook: Hook) -> RemovableHandle:
 def register_optimizer_step_post_hook(hook: Hook) -> RemovableHandle:
     """Call ``hook(optimizer, args, kwargs)`` after every step of every optimizer.
 
-    As :meth:`functorch_optim.optim.Optimizer.register_step_post_hook`, and called after those.
+    It works like :meth:`functorch_optim.optim.Optimizer.register_step_post_hook`, and is called after such hooks.
 
     Example:
         >>> import jax.numpy as jnp
@@ -94,7 +94,7 @@ def register_optimizer_step_post_hook(hook: Hook) -> RemovableHandle:
 
 @dataclass
 class Occasions:
-    """The functions of one optimizer for every occasion."""
+    """The hooks of one optimizer, by occasion."""
 
     step_pre: Hooks = field(default_factory=Hooks)
     step_post: Hooks = field(default_factory=Hooks)
@@ -102,14 +102,14 @@ class Occasions:
     state_dict_post: Hooks = field(default_factory=Hooks)
     load_pre: Hooks = field(default_factory=Hooks)
     load_post: Hooks = field(default_factory=Hooks)
-    scheduled: object = None  # what stood in the place of ``step`` when a scheduler began
+    scheduled: object = None  # the optimizer's own ``step`` attribute when a scheduler started
 
 
-EVERY_STEP = Occasions()  # the functions that are called around the steps of all optimizers
+EVERY_STEP = Occasions()  # the hooks around the steps of all optimizers
 
 
 class Hooked:
-    """Base of what has hooks. They are called around the outermost ``step`` only, and are not copied or pickled."""
+    """Base of objects with hooks, which are called around the outermost ``step`` only, and not copied or pickled."""
 
     def __init__(self) -> None:
         self._hooks = Occasions()
@@ -117,29 +117,29 @@ class Hooked:
     def register_step_pre_hook(self, hook: Hook) -> RemovableHandle:
         """Call ``hook(optimizer, args, kwargs)`` before every step.
 
-        ``args`` begins with the optimizer itself, as in torch. The hook may return ``(args, kwargs)`` to replace them.
+        ``args`` starts with the optimizer itself, as in torch. The hook may return ``(args, kwargs)`` to replace them.
 
         Raises:
-            RuntimeError: from ``step``, if it returns anything else.
+            RuntimeError: from ``step``, if the hook returns anything else.
         """
         return self._hooks.step_pre.register(hook)
 
     def register_step_post_hook(self, hook: Hook) -> RemovableHandle:
-        """Call ``hook(optimizer, args, kwargs)`` after every step; what it returns is ignored."""
+        """Call ``hook(optimizer, args, kwargs)`` after every step, and ignore what it returns."""
         return self._hooks.step_post.register(hook)
 
     def register_state_dict_pre_hook(self, hook: Hook, prepend: bool = False) -> RemovableHandle:
-        """Call ``hook(optimizer)`` before ``state_dict``; with ``prepend`` before all hooks that are there."""
+        """Call ``hook(optimizer)`` before ``state_dict``; with ``prepend``, before all existing hooks."""
         return self._hooks.state_dict_pre.register(hook, prepend)
 
     def register_state_dict_post_hook(self, hook: Hook, prepend: bool = False) -> RemovableHandle:
-        """Call ``hook(optimizer, state_dict)`` after ``state_dict``; it may return another one."""
+        """Call ``hook(optimizer, state_dict)`` after ``state_dict``; it may return a replacement."""
         return self._hooks.state_dict_post.register(hook, prepend)
 
     def register_load_state_dict_pre_hook(self, hook: Hook, prepend: bool = False) -> RemovableHandle:
-        """Call ``hook(optimizer, state_dict)`` before ``load_state_dict``; it may return another one.
+        """Call ``hook(optimizer, state_dict)`` before ``load_state_dict``; it may return a replacement.
 
-        The hook gets a shallow copy of what is to be loaded.
+        The hook gets a shallow copy of the state dict.
         """
         return self._hooks.load_pre.register(hook, prepend)
 

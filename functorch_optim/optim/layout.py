@@ -1,4 +1,4 @@
-"""How the parameters of an optimizer are laid out: their tree, their names, their groups."""
+"""The layout of an optimizer's parameters: their tree, their names, their groups."""
 
 import operator
 import weakref
@@ -13,9 +13,9 @@ from functorch_optim.typing import PyTree
 
 
 class Layout(NamedTuple):
-    """How the leaves of the parameters belong together: their tree, their names, and the group of each.
+    """How the parameters are organized: their tree, their names, and the group of each.
 
-    Where the tree is a list of trees, ``element_of`` says for each group in which of them its parameters are.
+    If the tree is a list of trees, ``element_of`` has the index of each group's tree.
     """
 
     structure: trees.Structure
@@ -25,20 +25,20 @@ class Layout(NamedTuple):
 
     @property
     def labels(self) -> list[str]:
-        """What a message calls each leaf: its name, or its number."""
+        """The name of each leaf in messages; its number if there are no names."""
         return self.names if self.names is not None else [str(index) for index in range(len(self.group_of))]
 
     @property
     def order(self) -> list[int]:
-        """The leaves in the order in which torch numbers them: group after group."""
+        """The leaves in the order in which torch numbers them: group by group."""
         return sorted(range(len(self.group_of)), key=lambda index: self.group_of[index])
 
 
 class GroupParams(Sequence[jax.Array]):
-    """The current parameters of one group, in order: ``group['params']``. A single one may be written."""
+    """The current parameters of one group, in order: ``group['params']``. You may assign to a single one."""
 
     def __init__(self, optimizer: object, index: int) -> None:
-        self._owner = weakref.ref(optimizer)  # no cycle: the arrays go when the optimizer does
+        self._owner = weakref.ref(optimizer)  # no cycle, so the arrays are freed with the optimizer
         self._index = index
 
     @property

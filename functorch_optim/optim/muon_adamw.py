@@ -1,4 +1,4 @@
-"""Muon together with AdamW for what is no matrix."""
+"""Muon for matrices, together with AdamW for other parameters."""
 
 import functools
 import inspect
@@ -27,17 +27,17 @@ _MUON, _ADAMW = _defaults(muon, (*_ONLY_IF_GIVEN, *FUNCTIONAL_ONLY)), _defaults(
 class MuonAdamW(Optimizer):
     """Muon for matrices and AdamW for all other parameters, in one optimizer.
 
-    A group has the options of its algorithm, and ``algorithm``, which says ``"muon"`` or ``"adamw"``.
+    A group has the options of its algorithm, and ``algorithm``, which is ``"muon"`` or ``"adamw"``.
 
     Args:
-        params: the parameters, in any form that :class:`functorch_optim.optim.Optimizer` takes; group dicts must each
-            say their ``algorithm``.
+        params: the parameters, in any form that :class:`functorch_optim.optim.Optimizer` takes; each group dict must
+            have an ``algorithm``.
         muon_options, adamw_options: the options of :class:`Muon` and :class:`AdamW`, by name.
         use_muon: which parameters Muon updates, as for :func:`functorch_optim.muon_adamw`: a function of a parameter's
-            name (its number, where there are no names) and the array. They form the first group.
+            name (its number, if there are no names) and the array. They form the first group.
 
     Raises:
-        ValueError, TypeError: an option outside its range or unknown; parameters as for every optimizer.
+        ValueError, TypeError: an option outside its range or unknown, or parameters that no optimizer takes.
 
     Example:
         >>> import jax.numpy as jnp
@@ -74,7 +74,7 @@ class MuonAdamW(Optimizer):
         super().__init__(params, self._options["adamw"], group_rules=rules)
 
     def add_param_group(self, param_group: OptionValues) -> None:
-        """As for every optimizer; the group must say its ``algorithm``."""
+        """Add parameters as for every optimizer; the group must have an ``algorithm``."""
         if isinstance(param_group, Mapping):
             _check_algorithm(len(self.param_groups), param_group)
         super().add_param_group(param_group)

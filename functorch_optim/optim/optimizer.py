@@ -32,23 +32,23 @@ class Optimizer(Saved):
 
     Args:
         params: the parameters: a pytree of arrays; an iterable of arrays; an iterable of ``(name, array)`` pairs; or a
-            list of group dicts, each with ``params`` in one of these forms and options of its own. A module of flax
-            nnx means the state of its ``nnx.Param`` variables, which :attr:`params` and gradients then are.
-        defaults: the options of a group that says nothing else.
-        group_rules: ``(regular expression, options)`` pairs, which make groups out of one tree by the parameters'
-            dotted paths: the first that is found in a path decides, what none matches forms the last group. In the
-            place of a regular expression there may be a function of the path and the array.
+            list of group dicts, each with ``params`` in one of these forms and its own options. A flax nnx module
+            stands for the state of its ``nnx.Param`` variables; :attr:`params` and the gradients are then such states.
+        defaults: the options that a group has by default.
+        group_rules: ``(regular expression, options)`` pairs, which split one tree into groups by the parameters'
+            dotted paths: the first expression found in a path decides, and unmatched parameters form the last group.
+            Instead of a regular expression, you may pass a function of the path and the array.
 
-    An optimizer is made by one of the subclasses, by :meth:`from_transform`, or by a subclass of one's own that
-    defines ``transformation(self, **options)`` and returns a functional transformation.
+    Create an optimizer with one of the subclasses, with :meth:`from_transform`, or with your own subclass whose method
+    ``transformation(self, **options)`` returns a functional transformation.
 
-    ``differentiable=True``, where an algorithm has it, lets parameters, gradients and options be traced: an optimizer
-    that is made inside a function steps there, and :func:`jax.grad` goes through. Every step is one
-    compiled call, in which ``foreach`` packs small parameters (None: 64 and more of them); ``fused`` and
-    ``capturable`` change nothing.
+    ``differentiable=True``, if an algorithm has it, allows traced parameters, gradients and options: an optimizer that
+    is created inside a function steps there, and :func:`jax.grad` differentiates through it. Every step is one compiled
+    call, in which ``foreach`` packs small parameters (None: if there are 64 or more); ``fused`` and ``capturable``
+    change nothing.
 
-    The arrays that went in are copied once. An array that came out (``params``, ``state``, ``state_dict()``) stays as
-    it is for as long as somebody holds it: the step copies it first. What nobody holds is overwritten in place.
+    Input arrays are copied once. An array that you read (``params``, ``state``, ``state_dict()``) stays the same for as
+    long as you hold it: the step copies it first. Arrays that nobody holds are overwritten in place.
 
     Example:
         >>> import jax.numpy as jnp
@@ -101,18 +101,17 @@ class Optimizer(Saved):
         *,
         group_rules: GroupRules = (),
     ) -> "Optimizer":
-        """An optimizer over any transformation, this library's or optax's.
+        """Create an optimizer over any transformation, this library's or optax's.
 
         Args:
-            make: called with the options of a group as keywords; returns the transformation.
+            make: called with a group's options as keywords; returns the transformation.
             params: as for every optimizer.
             defaults: the options and their values. Numbers, also in tuples, reach ``make`` as traced scalars, so that
-                writing them into a group compiles nothing; of a :class:`functorch_optim.Beta` both halves do.
-            static: names of options that are handed to ``make`` as they are, integer counts say.
+                writing them into a group does not recompile; so do both halves of a :class:`functorch_optim.Beta`.
+            static: names of options to pass to ``make`` as they are, for example integer counts.
             group_rules: as for every optimizer.
 
-        The step count is the transformation's own, one for all parameters of a group; a gradient of None reaches the
-        transformation as None.
+        The transformation counts the steps, once for all parameters of a group; a gradient of None reaches it as None.
 
         Example:
             >>> import jax.numpy as jnp
@@ -127,7 +126,10 @@ class Optimizer(Saved):
         return _Composed(make, params, defaults, static, group_rules)
 
     def transformation(self, **options: object) -> GradientTransformation:
-        """What a group's options make; a subclass defines this and calls ``super().__init__(params, defaults)``."""
+        """Return the transformation of a group's options.
+
+        A subclass defines this, and calls ``super().__init__(params, defaults)``.
+        """
         NoAlgorithm(type(self).__name__).refuse()
 
     def _make_engine(self) -> Engine[Any]:
@@ -139,11 +141,11 @@ class Optimizer(Saved):
         return NoAlgorithm(type(self).__name__)
 
     def functional(self) -> tuple[GradientTransformation, PyTree, PyTree]:
-        """``(tx, params, state)`` to go on with in a compiled loop; :meth:`restore` takes back what comes of it.
+        """Return ``(tx, params, state)`` to continue with in a compiled loop; :meth:`restore` takes the results back.
 
-        Several groups become a :func:`functorch_optim.partition`, also parameters of one group whose numbers of
-        updates differ. Schedules go along, numbers are as they stand. The arrays may be donated; then the optimizer
-        must be given others by :meth:`restore` before its next step.
+        Several groups become a :func:`functorch_optim.partition`, and so do parameters of one group whose update counts
+        differ. Schedules stay schedules; numbers have their current values. You may donate the arrays; then you must
+        call :meth:`restore` with new ones before the optimizer's next step.
 
         Example:
             >>> import jax.numpy as jnp
@@ -164,10 +166,10 @@ class Optimizer(Saved):
             return tx, self._tree(), state
 
     def restore(self, params: PyTree, state: PyTree) -> None:
-        """Take parameters and state from a functional loop that :meth:`functional` began.
+        """Take parameters and state from a functional loop that started with :meth:`functional`.
 
         Raises:
-            ValueError, TypeError: they do not have the structure, shapes and dtypes of the optimizer's.
+            ValueError, TypeError: they do not have the optimizer's structure, shapes and dtypes.
         """
         with self._transaction.changing:
             self._need_engine()
@@ -192,7 +194,7 @@ class Optimizer(Saved):
 
 
 class _Composed(Optimizer):
-    """What :meth:`Optimizer.from_transform` makes."""
+    """The optimizer that :meth:`Optimizer.from_transform` creates."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The numbers of a parameter group as they stand now: what a step reads out of ``param_groups``."""
+"""The current numbers of a parameter group: what a step reads from ``param_groups``."""
 
 from collections.abc import Collection, Iterable
 from typing import Any
@@ -13,9 +13,9 @@ from functorch_optim.typing import OptionValues, PyTree
 
 
 def value_at(value: Any, count: int) -> PyTree:
-    """An option's value before update number ``count`` (the first is 0): a Python float, or what is no number.
+    """Return an option's value before update number ``count``, from 0: a Python float, unless it is not a number.
 
-    Schedules are evaluated, arrays of one element read, lists and tuples (betas) become tuples. What is traced stays.
+    Schedules are evaluated, arrays of one element are read, lists and tuples (betas) become tuples. Tracers stay.
     """
     if value is None or isinstance(value, bool | str | float | Tracer):
         return value
@@ -31,24 +31,24 @@ def value_at(value: Any, count: int) -> PyTree:
 
 
 def is_number(value: object) -> bool:
-    """Whether what :func:`value_at` gave is a number, or a tuple of numbers."""
+    """Whether a result of :func:`value_at` is a number, or a tuple of numbers."""
     if isinstance(value, tuple) and not isinstance(value, Beta):
         return any(map(is_number, value)) and all(item is None or is_number(item) for item in value)
     return isinstance(value, float | Beta | Tracer)
 
 
 def is_traced(value: object) -> bool:
-    """Whether an option is traced, or one of a tuple of them."""
+    """Whether an option is traced, or a tuple that contains a tracer."""
     return isinstance(value, Tracer) or (isinstance(value, tuple | list) and any(map(is_traced, value)))
 
 
 def is_zero(value: object) -> bool:
-    """Whether an option is zero; of a traced one that is not known."""
+    """Whether an option is known to be zero; a traced one is not."""
     return not isinstance(value, Tracer) and value == 0
 
 
 def check_flags(options: OptionValues) -> None:
-    """torch's rules for flags that exclude each other.
+    """Apply torch's rules for flags that exclude each other.
 
     Raises:
         RuntimeError, AssertionError: with torch's message.
@@ -62,7 +62,7 @@ def check_flags(options: OptionValues) -> None:
 
 
 def plain(value: object, count: int) -> PyTree:
-    """The same for ``state_dict``: Python numbers as they are, a :class:`Beta` as its value."""
+    """Return an option's value for ``state_dict``: Python numbers as they are, a :class:`Beta` as its value."""
     if isinstance(value, int):
         return value
     value = value_at(value, count)
@@ -72,23 +72,24 @@ def plain(value: object, count: int) -> PyTree:
 
 
 def scalar_or_same(value: Any) -> PyTree:
-    """A scalar of NumPy or JAX as Python's number, anything else as it is."""
+    """Convert a NumPy or JAX scalar to a Python number; return anything else as it is."""
     scalar = isinstance(value, np.generic) or (isinstance(value, jax.Array) and value.shape == ())
     return value.item() if scalar and not isinstance(value, Tracer) else value
 
 
 def is_schedule(value: object) -> bool:
-    """Whether an option holds a schedule, or several options in a tuple of which one does."""
+    """Whether an option is a schedule, or a tuple that contains one."""
     return callable(value) or (isinstance(value, tuple | list) and any(map(is_schedule, value)))
 
 
 def read_options(
     group: OptionValues, names: Iterable[str], data: Collection[str], strict: bool, count: int, index: int
 ) -> dict[str, PyTree]:
-    """The options ``names`` of a group, those in ``data`` as numbers, or with ``strict=False`` where they are.
+    """Read the options ``names`` of a group; those in ``data`` as numbers, which ``strict`` requires them to be.
 
     Raises:
-        KeyError: one is missing; TypeError: one should be a number and is none. Both name the group and the option.
+        KeyError: an option is missing.
+        TypeError: an option should be a number, but is not. Both messages name the group and the option.
     """
     values = {}
     for name in names:
@@ -101,8 +102,8 @@ def read_options(
             raise kind(f"option {name!r} of parameter group {index}: {error}") from error
         if name in data and callable(group[name]) and not is_number(values[name]):
             raise TypeError(
-                f"option {name!r} of parameter group {index} is a function that gives no number: a schedule does, and "
-                "any other belongs among the options in static="
+                f"option {name!r} of parameter group {index} is a function that gives no number; a "
+                "schedule does, and any other function belongs in static="
             )
         if strict and name in data and not is_number(values[name]):
             raise TypeError(f"option {name!r} of parameter group {index} must be a number, but it is {group[name]!r}")
@@ -110,14 +111,14 @@ def read_options(
 
 
 def is_constant(value: object) -> bool:
-    """Whether an option is a plain value, which nobody can change without writing another into the group."""
+    """Whether an option is a plain value, which changes only if someone writes another into the group."""
     if isinstance(value, tuple):
         return all(map(is_constant, value))
     return value is None or type(value) in (float, int, bool, str)
 
 
 class Delayed(Frozen):
-    """A schedule as seen from a count that began ``by`` updates later."""
+    """A schedule as seen from a count that started ``by`` updates later."""
 
     schedule: Any
     by: int
@@ -127,7 +128,7 @@ class Delayed(Frozen):
 
 
 def delayed(value: object, by: int) -> PyTree:
-    """An option for a functional transformation whose step runs ``by`` updates behind the group's count."""
+    """Return an option for a functional transformation whose step runs ``by`` updates behind the group's count."""
     if isinstance(value, tuple | list) and not isinstance(value, Beta):
         return tuple(delayed(item, by) for item in value)
     if callable(value):

@@ -1,4 +1,4 @@
-"""Copies that the optimizer owns, and may overwrite."""
+"""Copies that the optimizer owns and may overwrite."""
 
 import jax
 import jax.numpy as jnp
@@ -10,13 +10,13 @@ from functorch_optim.typing import PyTree
 
 
 def own(array: PyTree) -> jax.Array:
-    """A copy in a buffer that nobody else has, not weakly typed, with the array's sharding."""
+    """Copy an array into its own buffer, not weakly typed, with the array's sharding."""
     array = array if hasattr(array, "dtype") else np.asarray(array)
     return jnp.array(array, dtype=jax.dtypes.canonicalize_dtype(array.dtype), copy=True)
 
 
 def own_beside(array: PyTree, model: PyTree) -> jax.Array:
-    """A copy as :func:`own` makes it, which stands where ``model`` stands unless the array is committed elsewhere."""
+    """Copy an array like :func:`own`, and place it where ``model`` is unless the array is committed elsewhere."""
     copied = own(array)
     if isinstance(copied, Tracer) or isinstance(model, Tracer) or not model.committed:
         return copied

@@ -1,4 +1,4 @@
-"""What must be the same in every process of a run over several."""
+"""Check what must be equal in all processes of a run."""
 
 import zlib
 
@@ -10,10 +10,10 @@ from functorch_optim.typing import PyTree
 
 
 def check_same_everywhere(args: PyTree, params: list[PyTree], who: str) -> None:
-    """Raise, in every process, unless the arguments that a process has for itself alone are equal in all.
+    """Raise, in every process, unless the arguments that each process holds alone are equal in all.
 
-    A line search decides by the loss. Processes that see other numbers go other ways, and each waits for collectives
-    that the others never reach. Nothing is compared where the parameters are in one process.
+    A line search branches on the loss. Processes that see different numbers take different branches, and each waits for
+    collectives that the others never reach. Nothing is compared if the parameters are in one process.
 
     Raises:
         ValueError: they differ.
@@ -27,6 +27,6 @@ def check_same_everywhere(args: PyTree, params: list[PyTree], who: str) -> None:
     if differing:
         raise ValueError(
             f"{who}.step over {jax.process_count()} processes: the closure's arguments are other numbers in each (leaf "
-            f"{', '.join(map(str, differing))} of them), so that the processes would wait for each other for ever: "
-            "make one array of a batch, jax.make_array_from_process_local_data(sharding, batch)"
+            f"{', '.join(map(str, differing))} of them), so the processes would wait for each other forever: "
+            "make one global array of a batch, jax.make_array_from_process_local_data(sharding, batch)"
         )

@@ -24,7 +24,7 @@ from functorch_optim.typing import PyTree
 class Saved(Edited):
     """The part of an optimizer that is saved and loaded."""
 
-    forced: ClassVar[Mapping[str, PyTree]] = {}  # options that stay as the class sets them, whatever is loaded
+    forced: ClassVar[Mapping[str, PyTree]] = {}  # options that stay as the class sets them, whatever you load
     _loaded_groups: list[dict[str, PyTree]] | None  # as loaded, for a scheduler that is loaded next
 
     def state_dict(self) -> dict[str, PyTree]:

@@ -1,8 +1,8 @@
-"""Constructors with torch's signatures, each made of one line of names.
+"""Constructors with torch's signatures, each built from one line of names.
 
-Every fact of an option stands once: the default in the signature of the algorithm's function, type, range and words at
-the field of its rule, what the classes have beside them in :data:`COMMON`. The line adds the order. For those who read
-without running, ``make stubs`` writes what comes of it into ``classes.pyi``.
+Every fact about an option is stated once: its default in the signature of the algorithm's function; its type, range and
+description at the field of the rule. :data:`COMMON` has the other arguments of the classes. The line adds the order.
+For editors and type checkers, ``make stubs`` writes the result to ``classes.pyi``.
 """
 
 import inspect
@@ -18,20 +18,18 @@ from functorch_optim.typing import OptionValues, PyTree
 
 
 class Argument(NamedTuple):
-    """An argument of a constructor: its type, its default, and what it is."""
+    """An argument of a constructor: its type, default and description."""
 
     type: object
     default: object
     doc: str
 
 
-_IDLE = "stored in the groups and otherwise without effect"
+_IDLE = "stored in the groups, without any other effect"
 _BASE = ":class:`functorch_optim.optim.Optimizer`"
 COMMON = {
     "params": Argument(Any, Parameter.empty, f"the parameters, in any form that {_BASE} takes"),
-    "foreach": Argument(
-        bool | None, None, "whether small parameters are updated together; None decides by their number"
-    ),
+    "foreach": Argument(bool | None, None, "whether to update small parameters together; None decides by their number"),
     "capturable": Argument(bool, False, _IDLE),
     "differentiable": Argument(bool, False, f"whether a step may be traced, as for {_BASE}"),
     "fused": Argument(bool | None, None, _IDLE),
@@ -48,7 +46,7 @@ Args:
 A number may be a Python number, a scalar array or a schedule, and may change in ``param_groups`` from step to step.
 {more}
 Raises:
-    ValueError: an option outside its range, with torch's message, before ``params`` is looked at.
+    ValueError: an option outside its range, with torch's message, before ``params`` is read.
 
 Example:
 {example}"""
@@ -61,12 +59,11 @@ _EXAMPLE = """\
 
 
 class Declared(Optimizer):
-    """Base of the classes whose constructors are made here.
+    """Base of the classes whose constructors are built here.
 
-    ``of`` is the algorithm's function, and ``args`` has the names of the arguments between ``params`` and
-    ``group_rules`` in torch's order, with a ``*`` before those that are keywords only. A group has them in the same
-    order, but for the names in ``last``, which come last. The docstring of such a class is its first sentence, and what
-    else is particular about it.
+    ``of`` is the algorithm's function. ``args`` names the arguments between ``params`` and ``group_rules`` in torch's
+    order, with a ``*`` before the keyword-only ones. A group has them in the same order, except for the names in
+    ``last``, which come last. The docstring of such a class has a first sentence, and only what is particular to it.
     """
 
     def __init_subclass__(
@@ -84,12 +81,12 @@ class Declared(Optimizer):
             cls.__doc__ = _docstring(cls, getattr(of, "func", of).__name__, arguments)
 
     def _begin(self, params: PyTree, options: OptionValues, group_rules: GroupRules) -> None:
-        """What the constructor does with its arguments, the options in the order of a group's keys."""
+        """Construct the optimizer from the arguments, with the options in the order of a group's keys."""
         super().__init__(params, {**options, **self.forced}, group_rules=group_rules)
 
 
 def _argument(name: str, known: Mapping[str, Parameter], rule: type) -> Argument:
-    """An argument of a class: an option of the algorithm's function, or what is common to the classes."""
+    """Return an argument of a class: an option of the algorithm's function, or one common to the classes."""
     if name in COMMON:
         return COMMON[name] if name != "foreach" or name in known else COMMON[name]._replace(doc=_IDLE)
     own, data = known[name], data_options(rule).get(name)
@@ -98,14 +95,14 @@ def _argument(name: str, known: Mapping[str, Parameter], rule: type) -> Argument
 
 
 def option_docs(cls: type) -> dict[str, str]:
-    """What the fields of a class are, as it stands beside their types, with their ranges."""
+    """Return the descriptions beside the types of a class's fields, with the fields' ranges."""
     words = {name: [note for note in notes if isinstance(note, str)] for name, notes in field_notes(cls).items()}
     ranges = {name: option.range for name, option in data_options(cls).items()}
     return {name: ", ".join(filter(None, [own[-1], ranges.get(name)])) for name, own in words.items() if own}
 
 
 def _init(cls: type, arguments: Mapping[str, Argument], keywords: set[str], keys: Sequence[str]) -> Callable[..., None]:
-    """A function that has this signature by itself: Python binds the arguments, and says what is wrong with them."""
+    """Build a function that really has this signature: Python binds the arguments, and reports wrong ones."""
     parameters = [Parameter("self", Parameter.POSITIONAL_OR_KEYWORD)]
     for name, argument in arguments.items():
         kind = Parameter.KEYWORD_ONLY if name in keywords else Parameter.POSITIONAL_OR_KEYWORD
@@ -121,7 +118,7 @@ def _init(cls: type, arguments: Mapping[str, Argument], keywords: set[str], keys
 
 
 def _docstring(cls: type, function: str, arguments: Mapping[str, Argument]) -> str:
-    """The docstring of a class, of what it says itself and what its arguments are; by default with an example."""
+    """Build a class's docstring from its own text, its arguments, and a default example if it has none."""
     head, _, rest = inspect.cleandoc(cls.__doc__ or "").partition("\n\n")
     more, _, example = rest.partition("Example:\n")
     lines = [f"{name}: {argument.doc}." for name, argument in arguments.items()]

@@ -1,4 +1,4 @@
-"""The step of an optimizer: gradients checked, groups read, and one compiled call that happens whole or not at all."""
+"""The step of an optimizer: check gradients, read groups, and make one compiled call, whole or not at all."""
 
 import functools
 import operator
@@ -27,11 +27,11 @@ from functorch_optim.optim.views import REFUSED, Handed, ParamGroups, forgotten_
 from functorch_optim.torch_tensors import as_array
 from functorch_optim.typing import OptionValues, PyTree
 
-_running = threading.local()  # the optimizers that this thread is in a step of
+_running = threading.local()  # the optimizers whose step this thread is in
 
 
 def _with_hooks(step: Callable[..., PyTree]) -> Callable[..., PyTree]:
-    """A class's ``step``, shown in JAX's profiler under torch's name, with the hooks around it."""
+    """Wrap a class's ``step``: run the hooks around it, and show it in JAX's profiler under torch's name."""
 
     @functools.wraps(step)
     def wrapped(self: Hooked, *args: object, **kwargs: object) -> PyTree:
@@ -63,7 +63,7 @@ def _replaced(hook: Hook, result: PyTree, args: PyTree, kwargs: object) -> tuple
 
 
 class GroupRead:
-    """The record of a group, which holds for as long as nobody writes into the group."""
+    """The record of a group, which is valid until someone writes into the group."""
 
     __slots__ = ("_keys", "_values", "record")
 
@@ -85,15 +85,15 @@ class Stepping(Hooked):
     _layout: Layout
     _held: Leaves
     _grads: list[PyTree] | None
-    _handed: list[Handed]  # trees of the parameters that may be written into
+    _handed: list[Handed]  # trees of the parameters that the user may have written into
     _handed_grads: list[Handed]
-    _checked: object  # the types of the gradients that passed the checks last
-    _counts: list[int]  # the updates of each group
+    _checked: object  # the types of the gradients that last passed the checks
+    _counts: list[int]  # the update count of each group
     _read: list[GroupRead]  # what the last step read of each group
     _losses: CompiledLosses
     _transaction: Transaction
     _lent: bool  # whether functional() gave the arrays away, until restore()
-    _made_under: object  # the trace in which the optimizer was made
+    _made_under: object  # the trace in which the optimizer was created
     _opt_called: bool
 
     def __init_subclass__(cls, **options: object) -> None:
@@ -106,20 +106,20 @@ class Stepping(Hooked):
         """Update the parameters.
 
         Args:
-            closure: gradients in the parameters' structure, as :func:`jax.grad` gives them, None where a parameter is
-                to be left alone; or a function ``closure(params, *args)`` that returns the loss, which is
-                differentiated (and compiled: pass what changes as arguments); or a function without arguments, called
-                as torch calls it, after which :attr:`grads` are used; or nothing, and :attr:`grads` are used.
-            *args: the further arguments of the closure.
+            closure: gradients in the parameters' structure, as :func:`jax.grad` returns them, with None to leave a
+                parameter alone; or a function ``closure(params, *args)`` that returns the loss, to differentiate and
+                compile (pass what changes as arguments); or a function without arguments, to call as torch does before
+                using :attr:`grads`; or nothing, to use :attr:`grads`.
+            *args: further arguments of the closure.
 
         Returns:
-            The loss, where a closure was given.
+            The loss, if a closure was given.
 
-        A parameter without a gradient is skipped whole: value, slots and count of steps stay.
+        A parameter without a gradient is skipped entirely: its value, slots and step count stay.
 
         Raises:
             ValueError, TypeError: the gradients do not fit the parameters; the message names the parameter.
-            RuntimeError: a sparse gradient; called inside a traced function.
+            RuntimeError: a gradient is sparse, or the call is inside a traced function.
         """
         loss = None
         grads = None  # the accumulated ones
@@ -137,7 +137,7 @@ class Stepping(Hooked):
         return loss
 
     def _is_closure(self, given: object) -> bool:
-        """Whether this is a function and not gradients; a module of functions is a tree, and may be either."""
+        """Whether ``given`` is a function and not gradients; a module of functions is a tree, and may be either."""
         if not callable(given) or type(given) is type(self._tree()):
             return False
         if jax.tree_util.all_leaves([given]):
@@ -163,19 +163,19 @@ class Stepping(Hooked):
             self._opt_called = True
 
     def _call(self, grads: list[PyTree]) -> Call:
-        """The compiled call that updates with these gradients."""
+        """Return the compiled call that updates with these gradients."""
         engine, records = self._engine, self._records()
-        in_place = not self.defaults.get("differentiable")  # what is differentiated through must live on
+        in_place = not self.defaults.get("differentiable")  # differentiation needs the old arrays
         if in_place and engine.warm is not None and engine.warm.serves(self._held, grads, records):
             return engine.warm.call(self._held, grads, records)
         return engine.step(self._layout, self._held, grads, records, in_place)
 
     def _change(self, make: Callable[[], Call], updated: Collection[int]) -> PyTree:
-        """Make a call as one change of the optimizer, in which the groups ``updated`` count an update."""
+        """Make a call as one change of the optimizer, and count an update for the groups ``updated``."""
         with self._transaction.changing:
             if self._handed or self._handed_grads:
                 self._settle()
-            self._handed = []  # trees of the past from now on; nobody else may hold the arrays
+            self._handed = []  # outdated from now on; nothing else may hold the arrays
             try:
                 compiled, arguments, commit = make()
 
@@ -191,7 +191,7 @@ class Stepping(Hooked):
                 raise
 
     def _records(self) -> list[Any]:
-        """What the engine reads of every group; made anew only after somebody has written into one."""
+        """Return every group's record; rebuild them only after someone has written into a group."""
         groups, read = self.param_groups, self._read
         if len(read) == len(groups) and type(groups) is ParamGroups and all(map(GroupRead.holds, read, groups)):
             return [each.record for each in read]
@@ -205,14 +205,14 @@ class Stepping(Hooked):
         return records
 
     def _read_options(self, group: OptionValues, count: int, index: int) -> dict[str, PyTree]:
-        """The options of one group that the engine reads, numbers at this count of updates."""
+        """Return the options that the engine reads of a group, with numbers at this update count."""
         names, numbers = self._engine.reads(group)
         values = read_options(group, names, numbers, self._engine.strict, count, index)
         self._refuse_traced(list(values.values()))
         return values
 
     def _check_groups(self) -> None:
-        """Raise if the groups are not those that the optimizer made."""
+        """Raise if the groups are not those that the optimizer created."""
         if type(self.param_groups) is not ParamGroups:
             raise TypeError(f"param_groups was replaced by {type(self.param_groups).__name__}: {REFUSED}")
         for index, group in enumerate(self.param_groups):
@@ -221,23 +221,23 @@ class Stepping(Hooked):
 
     @property
     def _leaves(self) -> list[jax.Array]:
-        """The current parameters, one by one."""
+        """The current parameters in leaf order."""
         self._settle()
         return self._held.arrays()
 
     @property
     def _gradients(self) -> list[PyTree] | None:
-        """The accumulated gradients, one by one."""
+        """The accumulated gradients in leaf order."""
         self._settle()
         return self._grads
 
     def _tree(self) -> PyTree:
-        """The current parameters in their structure, not watched."""
+        """Return the current parameters in their structure, without watching the tree."""
         with self._transaction.handing:
             return self._layout.structure.unflatten(self._leaves)
 
     def _settle(self) -> None:
-        """Take over what was written into the trees that were handed out."""
+        """Apply what the user has written into the trees that were handed out."""
         if not self._handed and not self._handed_grads:
             return
         with self._transaction.handing:
@@ -256,7 +256,7 @@ class Stepping(Hooked):
                         self._grads, handed.leaves = grads, leaves
 
     def _taken(self, params: PyTree) -> Leaves:
-        """New values of the parameters, checked and copied."""
+        """Check and copy new values of the parameters."""
         self._refuse_tracing()
         models = self._held.arrays()
         leaves = trees.align(self._layout.structure.unflatten(models), params, "new values")
@@ -271,12 +271,12 @@ class Stepping(Hooked):
         return Leaves(leaf if leaf is model else own_beside(leaf, model) for leaf, model in pairs)
 
     def _aligned(self, grads: PyTree) -> list[PyTree]:
-        """The gradients in the order of the leaves, checked."""
+        """Check the gradients, and return them in leaf order."""
         try:
             leaves = self._layout.structure.treedef.flatten_up_to(grads)
         except ValueError:
             leaves = trees.align(self._layout.structure.unflatten(self._held.arrays()), grads, "gradients")
-        # What the checks depend on; an object() is equal to nothing that passed them.
+        # What the checks depend on; an object() never equals one that passed them.
         kinds = set(map(type, leaves))
         found = kinds, [leaf.aval if isinstance(leaf, jax.Array) else _signature(leaf) for leaf in leaves]
         if found != self._checked:
@@ -298,11 +298,11 @@ class Stepping(Hooked):
             raise
 
     def _refuse_tracing(self) -> None:
-        """Raise where an operation would make tracers, of concrete arrays too: here they would be kept."""
+        """Raise if operations return tracers here, even for concrete arrays: the optimizer would keep them."""
         here = trace_state()
         if here == OUTSIDE or (self.defaults.get("differentiable") and here == self._made_under):
             return
-        if isinstance(jnp.zeros(()), Tracer):  # no transformation that executes, and no compile-time evaluation
+        if isinstance(jnp.zeros(()), Tracer):  # false in transformations that execute, and in compile-time evaluation
             raise RuntimeError(TRACED)
 
     def _refuse_traced(self, leaves: list[PyTree]) -> None:
@@ -310,7 +310,7 @@ class Stepping(Hooked):
             refuse_traced(leaves)
 
     def _check_alive(self, wait: bool = True) -> None:
-        """Say so where arrays are gone, in the place of what jax says of them; with ``wait`` also where they failed."""
+        """Raise a clear error if arrays are gone, instead of JAX's; with ``wait``, also if their computation failed."""
         kept: list[PyTree] = [*self._held.loose, *self._engine.arrays()]
         arrays = [array for array in kept if isinstance(array, jax.Array) and not isinstance(array, Tracer)]
         error = None
@@ -323,16 +323,16 @@ class Stepping(Hooked):
         if gone and self._lent:
             raise RuntimeError(
                 f"{self._gone()} was donated to another function after functional(): "
-                "give the optimizer what came of it with restore(params, state)"
+                "give the optimizer the results with restore(params, state)"
             )
         if gone or error:
             raise RuntimeError(
-                f"the optimizer is lost: the device failed in the middle of a step, and {self._gone()} is gone. Make a "
-                "new optimizer of saved parameters, and give it the saved state by load_state_dict()"
+                f"the optimizer is lost: the device failed in the middle of a step, and {self._gone()} is gone. "
+                "Create a new optimizer from saved parameters, and load the saved state with load_state_dict()"
             ) from error
 
     def _gone(self) -> str:
-        """The first parameter whose array is deleted, in words."""
+        """Describe the first parameter whose array is deleted."""
         for name, array in zip(self._layout.labels, self._held.loose, strict=True):
             if isinstance(array, jax.Array) and not isinstance(array, Tracer) and array.is_deleted():
                 return f"the parameter {trees.quote(name)}"
@@ -340,7 +340,7 @@ class Stepping(Hooked):
 
 
 def _signature(leaf: PyTree) -> PyTree:
-    """What the checks of a gradient depend on; equal to nothing else where that is not known."""
+    """Return what the checks of a gradient depend on; if that is unknown, it equals nothing else."""
     if rows.is_rows(leaf):
         return leaf.shape, leaf.dtype, leaf.n_sparse, leaf.n_batch
     return leaf if leaf is None else getattr(leaf, "aval", object())

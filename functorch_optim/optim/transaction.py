@@ -1,7 +1,7 @@
-"""A change of an optimizer as one: whatever is raised, at whatever moment, all of it has happened or nothing.
+"""Changes of an optimizer as transactions: whatever is raised, and whenever, a change happens whole or not at all.
 
-A compiled step overwrites its arguments: between its begin and the moment when the results stand in the optimizer,
-nothing else has the numbers. In that time signal handlers wait, and readers in other threads do.
+A compiled step overwrites its arguments: from its start until the optimizer stores the results, nothing else has the
+numbers. During this time signal handlers wait, and so do readers in other threads.
 """
 
 import contextlib
@@ -18,27 +18,27 @@ from jax.extend.core import jaxpr_as_fun
 from functorch_optim.optim.ownership import own
 from functorch_optim.typing import PyTree
 
-# The C functions below the public ones: a step asks for the handlers of all signals, in 2 microseconds and not in 60.
+# The C functions below the public ones: a step reads the handlers of all signals, in 2 microseconds instead of 60.
 _signal: Any = getattr(signal, "_signal", signal)
 _SIGNALS = sorted(map(int, signal.valid_signals()))
 
 
-# Named here: annotations of functions within functions are evaluated at every step.
+# Defined here, since annotations of nested functions are evaluated at every step.
 Args = tuple[PyTree, ...]
 Arguments = Callable[[], Args]
 Commit = Callable[[PyTree], None]
 
 
 class CallsBackError(Exception):
-    """A function that was to overwrite its arguments calls back to the host, where anything may be raised."""
+    """A function that should overwrite its arguments calls back to the host, where anything may be raised."""
 
 
 class Compiled:
     """A compiled function that overwrites the arguments at ``positions``.
 
-    A function that calls back to the host, or has other effects, may fail half way: it keeps its arguments, and its
-    results are waited for, so that what it raises is raised here. The debugging modes that look for NaN in the results
-    raise then, too.
+    A function that calls back to the host, or has other effects, may fail halfway. So it keeps its arguments, and we
+    wait for its results, so that it raises here. JAX's debugging modes, which look for NaN in the results, also raise
+    here.
     """
 
     def __init__(self, function: Callable[..., PyTree], positions: tuple[int, ...] = ()) -> None:
@@ -48,16 +48,16 @@ class Compiled:
         self._careful = jax.jit(function)
 
     def overwrites(self) -> bool:
-        """Whether a call overwrites arguments, as far as is known."""
+        """Whether a call overwrites arguments, as far as known."""
         if not self.positions or self.calls_back:
             return False
         return not (jax.config.jax_debug_nans or jax.config.jax_debug_infs)  # pyright: ignore[reportAttributeAccessIssue] jax declares its flags at run time
 
     def in_place(self, *args: object) -> PyTree:
-        """The results; arguments may be gone.
+        """Call the function, and return the results; arguments may be gone.
 
         Raises:
-            CallsBackError: found while tracing, so that all arguments are whole.
+            CallsBackError: it is raised during tracing, so all arguments are intact.
         """
         try:
             return self._called(self._quiet, args)
@@ -66,15 +66,15 @@ class Compiled:
             raise
 
     def lower(self, *args: object) -> PyTree:
-        """As :func:`jax.jit`'s, of the form that overwrites."""
+        """Lower the form that overwrites, like :func:`jax.jit`'s ``lower``."""
         return self._quiet.lower(*args)
 
     def traced(self, *args: object) -> PyTree:
-        """As :func:`jax.jit`'s ``trace``, of the form that is called."""
+        """Trace the form that is called, like :func:`jax.jit`'s ``trace``."""
         return (self._careful if self.calls_back else self._quiet).trace(*args)
 
     def __call__(self, *args: object) -> PyTree:
-        """The results; all arguments stay."""
+        """Call the function, and return the results; all arguments stay."""
         if not self.positions and not self.calls_back:
             with contextlib.suppress(CallsBackError):
                 return self._finished(self.in_place(*args), args)
@@ -89,11 +89,11 @@ class Compiled:
         return function(*args)
 
     def finish(self, args: tuple[PyTree, ...]) -> None:
-        """What is left to do after a call with ``args``; with :meth:`in_place` when its results are in their places."""
+        """Finish a call with ``args``; after :meth:`in_place`, call this once the results are stored."""
 
 
 class Call(NamedTuple):
-    """One compiled call: its arguments, and what puts its results in their places; see :meth:`Transaction.run`."""
+    """One compiled call: its arguments, and the function that stores its results; see :meth:`Transaction.run`."""
 
     compiled: Compiled
     arguments: Arguments
@@ -101,7 +101,7 @@ class Call(NamedTuple):
 
 
 def _without_callbacks(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
-    """``function``, which raises :class:`CallsBackError` while it is traced if it has effects beside its results."""
+    """Wrap ``function`` to raise :class:`CallsBackError` during tracing if it has effects besides its results."""
 
     @functools.wraps(function)  # profiles show its name
     def checked(*args: object) -> PyTree:
@@ -115,7 +115,7 @@ def _without_callbacks(function: Callable[..., PyTree]) -> Callable[..., PyTree]
 
 
 def _calls_back(jaxpr: Any) -> bool:
-    """Whether a traced function calls back to the host, itself or in a function that it calls."""
+    """Whether a traced function calls back to the host, directly or in a function that it calls."""
     for equation in jaxpr.eqns:
         if "callback" in equation.primitive.name:
             return True
@@ -130,19 +130,19 @@ def _is_jaxpr(value: object) -> bool:
 
 
 def _references(tree: PyTree) -> list[int]:
-    """The number of references to each leaf, counted the same way at import and later."""
+    """Count the references to each leaf, the same way at import and later."""
     leaves = jax.tree.leaves(tree)
     return [sys.getrefcount(leaf) for leaf in leaves]
 
 
-# What the counter itself contributes, and the container: it differs between versions of Python.
+# What the counter itself and the container contribute, which differs between Python versions.
 _ALONE = _references([(object(),)])[0]
 
 
 def exclusive(tree: PyTree, holders: int = 1) -> PyTree:
-    """``tree`` with a copy of every array that something other than ``holders`` containers refers to.
+    """Return ``tree``, with a copy of every array that something other than ``holders`` containers refers to.
 
-    So an array that a user keeps, from ``params`` or ``state_dict`` say, survives when the tree is donated.
+    So an array that a user keeps, for example from ``params`` or ``state_dict``, survives when the tree is donated.
     """
     counts = _references(tree)
     alone = _ALONE + holders - 1
@@ -153,12 +153,12 @@ def exclusive(tree: PyTree, holders: int = 1) -> PyTree:
 
 
 class Uninterrupted:
-    """A block in whose course signal handlers wait; they are called at its end.
+    """A block during which signal handlers wait; they are called at its end.
 
-    Until something in :attr:`overwritten` is deleted, or :attr:`committing` is set, Python's own handler of Ctrl-C is
-    called at once: what it raises finds everything as it was, and a long compilation can be interrupted. Other handlers
-    always wait: they may look at the optimizer and go on. Handlers run in the main thread only, so elsewhere there is
-    nothing to do.
+    Until something in :attr:`overwritten` is deleted, or :attr:`committing` is set, Python's own Ctrl-C handler runs at
+    once: if it raises, nothing has changed yet, and it can interrupt a long compilation. Other handlers always wait:
+    they may look at the optimizer and continue. Handlers run only in the main thread, so elsewhere there is nothing to
+    do.
     """
 
     def __init__(self, committing: bool = True) -> None:
@@ -201,7 +201,7 @@ class Uninterrupted:
                 _signal.signal(number, handler)
 
     def _deliver(self) -> None:
-        """Call the handlers that waited, all of them, whatever they raise."""
+        """Call all handlers that waited, whatever they raise."""
         if self._waiting:
             number, frame = self._waiting.pop(0)
             try:
@@ -215,10 +215,10 @@ def _any_deleted(arguments: Sequence[object]) -> bool:
 
 
 class Transaction:
-    """The changes of one optimizer. Those of several threads come one after the other.
+    """The changes of one optimizer; changes from several threads happen one after another.
 
-    ``changing`` is held through a change, ``handing`` while buffers are on their way through a compiled call and while
-    somebody takes references to them. The first is taken before the second.
+    Hold ``changing`` throughout a change, and ``handing`` while buffers pass through a compiled call or someone takes
+    references to them. Take the first before the second.
     """
 
     def __init__(self) -> None:
@@ -226,34 +226,34 @@ class Transaction:
         self.handing = threading.RLock()
 
     def __reduce__(self) -> tuple[object, ...]:
-        return Transaction, ()  # a copy is one of its own
+        return Transaction, ()  # a copy is independent
 
     def commit(self, change: Callable[[], None]) -> None:
-        """``change()``, which raises nothing, in one piece."""
+        """Run ``change()``, which raises nothing, without interruption."""
         with Uninterrupted(), self.handing:
             change()
 
     def run(self, compiled: Compiled, arguments: Arguments, commit: Commit) -> PyTree:
-        """``commit(compiled(*arguments()))`` in one piece; returns the results.
+        """Run ``commit(compiled(*arguments()))`` without interruption, and return the results.
 
-        ``arguments`` gives arrays that nobody else holds where ``compiled`` overwrites them; ``commit``, which raises
-        nothing, puts the results in their places.
+        ``arguments`` returns arrays that nothing else holds, if ``compiled`` overwrites them; ``commit``, which raises
+        nothing, stores the results.
         """
         if compiled.overwrites():
             try:
                 args, result = self._in_place(compiled, arguments, commit)
             except CallsBackError:
-                return self.run(compiled, arguments, commit)  # which does not overwrite any more
+                return self.run(compiled, arguments, commit)  # it no longer overwrites
             compiled.finish(args)
             return result
-        # Not under the lock: what the function calls back may read the optimizer from another thread.
+        # Not under the lock: a callback may read the optimizer from another thread.
         result = compiled(*arguments())
         self.commit(lambda: commit(result))
         return result
 
     def _in_place(self, compiled: Compiled, arguments: Arguments, commit: Commit) -> tuple[Args, PyTree]:
-        """:meth:`run` where arguments are overwritten; the arguments and the results."""
-        # Handlers wait from the beginning: what they took of the arrays that arguments() gives would be overwritten.
+        """Do :meth:`run` for overwritten arguments; return the arguments and the results."""
+        # Handlers wait from the start: any array of arguments() that they took would be overwritten.
         with Uninterrupted(committing=False) as section, self.handing:
             args = arguments()
             section.overwritten = [args[position] for position in compiled.positions]

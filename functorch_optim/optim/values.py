@@ -1,4 +1,4 @@
-"""The parameters of an optimizer and their gradients: handed out, taken back, checked."""
+"""An optimizer's parameters and gradients: hand them out, take them back, check them."""
 
 from collections.abc import Callable
 
@@ -15,15 +15,15 @@ from functorch_optim.typing import Numeric, PyTree
 
 
 class Values(Stepping):
-    """The part of an optimizer that has the parameters and their gradients."""
+    """The part of an optimizer that holds the parameters and their gradients."""
 
     @property
     def params(self) -> PyTree:
-        """The current parameters in the structure they were given in.
+        """The current parameters, in the structure in which they were passed.
 
-        An iterable is given back as a list; with group dicts it is the list of the groups' trees. What is written into
-        the tree is taken over, with the checks of an assignment, at the next use of the optimizer. After a step the
-        tree is one of the past: take it anew.
+        An iterable becomes a list, and group dicts become the list of the groups' trees. You may write into the tree:
+        the optimizer applies the changes at its next use, with the checks of an assignment. After a step the tree is
+        outdated: read it again.
 
         Example:
             >>> import jax.numpy as jnp
@@ -46,9 +46,9 @@ class Values(Stepping):
 
     @property
     def grads(self) -> PyTree:
-        """The accumulated gradients as :func:`jax.grad` gives them, in the parameters' structure; None without any.
+        """The accumulated gradients in the parameters' structure, as from :func:`jax.grad`; None if there are none.
 
-        What is written into the tree is taken over, with the checks of an assignment, at the next use of the optimizer:
+        You may write into the tree: the optimizer applies this at its next use, with the checks of an assignment.
         ``optimizer.grads["w"] = None`` leaves ``w`` alone.
         """
         with self._transaction.handing:
@@ -70,19 +70,19 @@ class Values(Stepping):
         jit: bool = True,
         sparse: Sparse = (),
     ) -> PyTree:
-        """The loss ``loss_fn(params, *args)``, whose gradients are added to :attr:`grads`.
+        """Compute the loss ``loss_fn(params, *args)``, and add its gradients to :attr:`grads`.
 
         Args:
             loss_fn: returns a real scalar, or with ``has_aux`` a pair of it and anything.
-            *args: what changes from call to call. What ``loss_fn`` reads from around it is a constant of the compiled
-                function. Its variables and attributes (``self.batch``), also those that its own methods and functions
-                read, are watched: when one is another than before, the function is compiled anew, which costs far
-                more than a step. Arrays of NumPy changed in place are NOT seen, nor what is read where nothing can be
-                watched (an iterator, a file; a captured array of such an origin gives a warning): pass them here.
-            has_aux: whether ``loss_fn`` returns something beside the loss.
-            sparse: the names of the tables whose gradients are to be row-sparse, as for
+            *args: what changes from call to call. Anything else that ``loss_fn`` reads is a constant of the compiled
+                function. Its variables and attributes (``self.batch``), and those that its own methods and functions
+                read, are watched: if one changes, the function is recompiled, which costs far more than a step. NumPy
+                arrays changed in place are NOT seen, nor is anything read from a source that cannot be watched (an
+                iterator, a file; a captured array from one gives a warning): pass these here.
+            has_aux: whether ``loss_fn`` returns something besides the loss.
+            sparse: the names of the tables that get row-sparse gradients, as for
                 :func:`functorch_optim.value_and_sparse_grad`.
-            jit: whether to compile. A function is compiled once for as long as it lives: define it outside the loop.
+            jit: whether to compile. A function is compiled once in its lifetime: define it outside the loop.
 
         Returns:
             What ``loss_fn`` returned.
@@ -112,7 +112,7 @@ class Values(Stepping):
         self._transaction.run(_add_dense, lambda: (exclusive(self._grads), grads), commit)
 
     def _paths(self, sparse: Sparse) -> Sparse:
-        """Names of parameters as the paths in :attr:`params` that they stand for."""
+        """Convert names of parameters to their paths in :attr:`params`."""
         if self._layout.names is None or callable(sparse):
             return sparse
         paths = dict(zip(self._layout.names, trees.named_leaves(self._tree())[0], strict=True))
@@ -121,7 +121,7 @@ class Values(Stepping):
         return tuple(paths.get(name, name) for name in sparse)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Drop the accumulated gradients; with ``set_to_none=False`` set those that are there to zero."""
+        """Drop the accumulated gradients; with ``set_to_none=False``, set existing ones to zero."""
         with TraceAnnotation(f"Optimizer.zero_grad#{type(self).__name__}.zero_grad"), self._transaction.changing:
             new = None
             if not set_to_none and (grads := self._gradients) is not None:
@@ -130,15 +130,15 @@ class Values(Stepping):
             self._grads, self._handed_grads = new, []
 
     def clip_grad_norm(self, max_norm: Numeric, norm_type: float = 2.0, error_if_nonfinite: bool = False) -> jax.Array:
-        """:func:`functorch_optim.optim.utils.clip_grad_norm` on :attr:`grads`; returns the total norm."""
+        """Apply :func:`functorch_optim.optim.utils.clip_grad_norm` to :attr:`grads`, and return the total norm."""
         return self._clipped(lambda grads: utils.clip_grad_norm(grads, max_norm, norm_type, error_if_nonfinite))
 
     def clip_grad_value(self, clip_value: Numeric) -> None:
-        """:func:`functorch_optim.optim.utils.clip_grad_value` on :attr:`grads`."""
+        """Apply :func:`functorch_optim.optim.utils.clip_grad_value` to :attr:`grads`."""
         self._clipped(lambda grads: (utils.clip_grad_value(grads, clip_value), None))
 
     def _clipped(self, clip: Callable[[PyTree], tuple[PyTree, PyTree]]) -> PyTree:
-        """Put what ``clip`` makes of the gradients in their place; the second thing that it returns."""
+        """Replace the gradients with the first result of ``clip``, and return the second."""
         with self._transaction.changing:
             self._refuse_tracing()
             grads, result = clip(self._gradients)
@@ -148,7 +148,7 @@ class Values(Stepping):
 
 
 def _add(held: list[PyTree], grads: list[PyTree]) -> list[PyTree]:
-    """The sums; where one of the two is None, the other."""
+    """Add the gradients pairwise; if one of two is None, take the other."""
     pairs = zip(held, grads, strict=True)
     return [new if old is None else old if new is None else rows.add(old, new) for old, new in pairs]
 

@@ -60,7 +60,7 @@ def functions(tree: ast.Module) -> Iterator[tuple[str, int]]:
 
 
 def imports(name: str, tree: ast.Module, known: set[str]) -> set[str]:
-    """Return the package's modules that a module imports, also inside functions, except for annotations."""
+    """Return the package's modules that a module imports, also inside functions."""
     found = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith(PACKAGE.name):
@@ -71,7 +71,7 @@ def imports(name: str, tree: ast.Module, known: set[str]) -> set[str]:
 
 
 def circles(graph: dict[str, set[str]]) -> list[set[str]]:
-    """Return the groups of modules that import each other."""
+    """Return the groups of modules that import each other in a cycle."""
     reach = {name: set(targets) for name, targets in graph.items()}
     for middle in graph:
         for name in graph:

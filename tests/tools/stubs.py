@@ -1,6 +1,6 @@
-"""Write what is derived from the classes of the torch face: ``make stubs``.
+"""Write the files that are derived from the classes of the torch face: ``make stubs``.
 
-``classes.pyi`` is for editors and type checkers, ``tests/signatures.txt`` the record that makes every change visible.
+``classes.pyi`` is for editors and type checkers; ``tests/signatures.txt`` is a record that shows every change.
 """
 
 import inspect
@@ -18,7 +18,7 @@ SIGNATURES = Path(__file__).parents[1] / "signatures.txt"
 _RULES = inspect.formatannotation(GroupRules)
 STUB = Path(classes.__file__).with_suffix(".pyi")
 _HEAD = '''\
-"""Made of ``classes.py`` by ``make stubs``."""
+"""Generated from ``classes.py`` by ``make stubs``."""
 
 from typing import Any
 
@@ -28,14 +28,14 @@ from functorch_optim.optim.param_groups import GroupRules
 
 
 def stub() -> str:
-    """Return the text of the file."""
+    """Return the text of ``classes.pyi``."""
     names = "".join(f'    "{name}",\n' for name in classes.__all__)
     kinds = [kind for kind in vars(classes).values() if inspect.isclass(kind) and kind.__module__ == classes.__name__]
     return "\n".join([_HEAD, f"__all__ = [\n{names}]\n", *map(_of_class, kinds)])
 
 
 def _of_class(kind: type[Declared]) -> str:
-    """Return a class with its docstring and its constructor."""
+    """Return the stub of a class: its docstring and its constructor."""
     base = "Optimizer" if kind.__base__ is Declared else kind.__base__.__name__
     parameters = list(inspect.signature(kind.__init__).parameters.values())
     lines = [str(p).replace(_RULES, "GroupRules").replace("typing.", "") for p in parameters]
@@ -53,7 +53,7 @@ def bare(kind: type) -> inspect.Signature:
 
 
 def signatures() -> str:
-    """Two lines for each class: its signature, and the keys of its groups apart from ``params``."""
+    """Return two lines per class: its signature, and the keys of its groups except ``params``."""
     titles = [name for name in optim.__all__ if inspect.isclass(getattr(optim, name)) and name != "Optimizer"]
     lines = []
     for title in sorted(titles, key=lambda name: (not name.isupper(), name)):

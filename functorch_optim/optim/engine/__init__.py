@@ -1,1 +1,1 @@
-"""What an optimizer asks of an algorithm: one protocol, two engines, by parameter and by tree."""
+"""Engines hold an optimizer's state and make its steps: one protocol, two engines, by parameter and by tree."""

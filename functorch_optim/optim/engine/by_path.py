@@ -1,4 +1,4 @@
-"""Lays any state out in torch's ``state_dict``: each leaf goes to the parameters whose paths it ends with."""
+"""Lay any state out in torch's ``state_dict``: each leaf goes to the parameters whose paths end its own path."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from functorch_optim.typing import PyTree
 
 
 class View(NamedTuple):
-    """A leaf of the state as ``state_dict`` has it: the parameters whose entries it stands in, and its key there."""
+    """A leaf of the state in ``state_dict``: the parameters whose entries contain it, and its key there."""
 
     members: list[int]
     key: str
@@ -30,7 +30,7 @@ class ByPath:
     together = False
 
     def entries(self, layout: Layout, state: PyTree, several: bool) -> list[Entry]:
-        """The state by parameter."""
+        """Return the state by parameter."""
         views, leaves, _ = _views(layout, state, several)
         result: list[Entry] = [{} for _ in layout.group_of]
         for view, leaf in zip(views, leaves, strict=True):
@@ -39,7 +39,7 @@ class ByPath:
         return result
 
     def read(self, layout: Layout, reading: Reading, fresh: PyTree, present: PyTree, several: bool) -> PyTree:
-        """An empty entry resets a parameter; a missing or refused entry keeps its present state."""
+        """An empty entry resets a parameter; a missing or refused entry keeps its current state."""
         views, leaves, treedef = _views(layout, fresh, several)
         found: list[dict[int, jax.Array]] = []
         for view, leaf in zip(views, leaves, strict=True):
@@ -64,12 +64,12 @@ class ByPath:
         del state, options
 
     def counters(self, state: PyTree) -> list[int]:
-        """The integer scalars of a state: how often its transformations were updated."""
+        """Return the integer scalars of a state: the update counts of its transformations."""
         leaves = jax.tree.leaves(state)
         return [int(leaf) for leaf in leaves if leaf.ndim == 0 and jnp.issubdtype(leaf.dtype, jnp.integer)]
 
     def behind(self, state: PyTree, counts: list[int]) -> int:
-        """Schedules of a group are given the group's own count."""
+        """A group's schedules get the group's own count, so nothing lags."""
         del state, counts
         return 0
 
@@ -78,11 +78,11 @@ BY_PATH = ByPath()
 
 
 def _views(layout: Layout, state: PyTree, several: bool) -> tuple[list[View], list[PyTree], PyTree]:
-    """To which parameters each leaf of the state belongs and under which key; the leaves; the structure.
+    """Return each leaf's parameters and key, the leaves, and the structure of the state.
 
-    A leaf whose path ends with a parameter's path is a slot of it. Of the others each parameter of the group has the
-    scalars, the first has the arrays. The rest of the path, shortened to its last part where that says enough, is the
-    key.
+    A leaf whose path ends with a parameter's path is a slot of that parameter. Any other scalar belongs to all
+    parameters of the group, any other array to the first. The key is the rest of the path, or only its last part if
+    that is unique.
     """
     numbered = layout.structure.unflatten(range(len(layout.group_of)))
     trees_of = [numbered if layout.element_of is None else numbered[n] for n in layout.element_of or (0,)]
@@ -111,7 +111,7 @@ def _shared(
     """The entry's value for ``key``; raises unless all entries that share this leaf agree.
 
     Raises:
-        KeyError, ValueError, TypeError: it has none, one of another shape or kind, or another than the others.
+        KeyError, ValueError, TypeError: the value is missing, has another shape or kind, or differs from the others.
     """
     where, value = f"of the parameter {trees.quote(name)}", entry.get(key)
     if value is None:

@@ -1,4 +1,4 @@
-"""Steps a transformation of the whole tree: one state for all parameters, with the groups' numbers as data."""
+"""Step a transformation of the whole tree, with one state for all parameters, and the groups' numbers as data."""
 
 import functools
 from collections.abc import Callable, Collection, Hashable, Sequence
@@ -28,13 +28,13 @@ Make = Callable[..., GradientTransformation]
 
 
 class Grown(NamedTuple):
-    """The first state that is a partition's: a group has come beside the only one."""
+    """The state of a partition after a group was added."""
 
     state: NamedStates
 
 
 class Within(Transform):
-    """A transformation of one element of a list of trees: it sees that tree, whatever stands beside it."""
+    """A transformation of one element of a list of trees: it sees only that tree."""
 
     of: GradientTransformation
     element: int
@@ -57,10 +57,10 @@ class Within(Transform):
 
 
 class ByTree:
-    """One state for all parameters; several groups are a partition.
+    """The engine with one state for all parameters; several groups form a partition.
 
-    ``make`` is called with a group's options, of which those in ``static`` reach it as they are and the numbers among
-    the others as traced scalars. ``codec`` lays the state out in torch's ``state_dict``.
+    ``make`` gets a group's options: those in ``static`` as they are, numbers among the others as traced scalars.
+    ``codec`` lays the state out in torch's ``state_dict``.
     """
 
     one_by_one = False
@@ -94,11 +94,11 @@ class ByTree:
         return self._structure.unflatten(self._leaves)
 
     def arrays(self) -> list[jax.Array]:
-        """All arrays as they are kept."""
+        """Return all arrays as they are stored."""
         return self._leaves
 
     def commit(self, state: PyTree) -> None:
-        """Go on from ``state``."""
+        """Continue from ``state``."""
         several = self._several
         if isinstance(state, Grown):
             several, state = True, state.state
@@ -107,50 +107,50 @@ class ByTree:
         self._exported = None
 
     def takes_rows(self, options: Group) -> bool:
-        """Whether gradients may be row-sparse: the transformation raises where they may not."""
+        """Return True: a transformation that takes no row-sparse gradients raises by itself."""
         del options
         return True
 
     def reads(self, options: Group) -> tuple[tuple[str, ...], set[str]]:
-        """The names of the options of a group that a step reads, and those among them that may be numbers."""
+        """Return the names of the options of a group that a step reads, and which of them may be numbers."""
         del options
         return self.option_names, self.data_names
 
     def record(self, options: Group, group: int) -> Group:
-        """The record of a group: its options, which are numbers by now."""
+        """Return the record of a group: its options, which are numbers by now."""
         del group
         return options
 
     def check(self, options: Group, live: bool = False) -> None:
-        """Raise unless the transformation can be made with these options."""
+        """Raise unless the transformation can be built with these options."""
         del live
         self.made(options)
 
     def made(self, options: Group) -> GradientTransformation:
-        """The transformation that a group's options make."""
+        """Build the transformation of a group's options."""
         return self.make(**{name: options[name] for name in self.option_names})
 
     def start(self, layout: Layout, params: list[PyTree], records: Sequence[Group]) -> None:
-        """The state before the first update."""
-        self._several = len(records) > 1  # then the state is that of a partition
+        """Create the state before the first update."""
+        self._several = len(records) > 1  # then the state is a partition's
         state = self._whole(layout, records).init(layout.structure.unflatten(params))
         if any(isinstance(node, ForeachState) for node in jax.tree.leaves(state, is_leaf=_is_packed)):
             raise ValueError(
-                "a transformation with foreach=True keeps the state of many parameters in one array, which has no "
+                "a transformation with foreach=True stores the state of many parameters in one array, which has no "
                 "place in a state_dict: leave foreach out here"
             )
         self.commit(state)
 
     def extended(self, layout: Layout, params: list[PyTree], records: Sequence[Group]) -> Grown:
-        """The state for :meth:`commit` with further parameters: a group of their own, with a state of its own."""
+        """Return the state for :meth:`commit`, extended to new parameters: a new group with its own state."""
         state = self.state
         fresh = self._whole(layout, records).init(layout.structure.unflatten(params))
         assert isinstance(fresh, NamedStates)
-        known = state.states if self._several else {"group0": state}  # each in its own tree, which stays what it was
+        known = state.states if self._several else {"group0": state}  # each has its own tree, which does not change
         return Grown(NamedStates({**fresh.states, **known}))
 
     def _whole(self, layout: Layout, options: Sequence[Group]) -> GradientTransformation:
-        """The transformation of the whole tree; the options of each group as given."""
+        """Build the transformation of the whole tree from the options of each group."""
         members = [self.made(one) for one in options]
         if layout.element_of is not None:
             members = [transformation(Within(tx, n)) for tx, n in zip(members, layout.element_of, strict=True)]
@@ -167,7 +167,7 @@ class ByTree:
         records: Sequence[Group],
         in_place: bool = True,
     ) -> Call:
-        """The call that updates the parameters; where there is no gradient the transformation gets None."""
+        """Return the call that updates the parameters; the transformation gets None for a missing gradient."""
         del in_place  # nothing is traced here
         templates, numbers = self._templates(records)
         key = (templates, types_of(templates), tuple(layout.group_of))
@@ -184,7 +184,7 @@ class ByTree:
         args: tuple[PyTree, ...],
         records: Sequence[Group],
     ) -> Call:
-        """The call that updates the parameters with a transformation that evaluates ``closure(params, *args)``."""
+        """Return the call that updates the parameters by a transformation that evaluates ``closure(params, *args)``."""
         templates, numbers = self._templates(records)
 
         def make(loss: Callable[..., PyTree]) -> Callable[..., PyTree]:
@@ -196,7 +196,7 @@ class ByTree:
         return self._call(compiled, held, args, numbers, records)
 
     def _templates(self, records: Sequence[Group]) -> tuple[tuple[Template, ...], np.ndarray]:
-        """The templates of all groups, and their numbers as one vector."""
+        """Return the templates of all groups, and their numbers as one vector."""
         split = [template_of(self.option_names, self.static, options) for options in records]
         numbers = np.array([number for _, group in split for number in group], np.float64)
         return tuple(template for template, _ in split), numbers
@@ -204,11 +204,11 @@ class ByTree:
     def _call(
         self, compiled: Compiled, held: Leaves, data: PyTree, numbers: np.ndarray, records: Sequence[Group]
     ) -> Call:
-        """One call of what :meth:`_update` gave."""
-        kept, structure = self._fitted(records)
+        """Return one call of a compiled :meth:`_update`."""
+        state_leaves, structure = self._fitted(records)
 
         def arguments() -> Args:
-            return exclusive(held.arrays()), structure.unflatten(exclusive(kept)), data, numbers
+            return exclusive(held.arrays()), structure.unflatten(exclusive(state_leaves)), data, numbers
 
         def commit(result: PyTree) -> None:
             _, held.loose, leaves = result
@@ -217,7 +217,7 @@ class ByTree:
         return Call(compiled, arguments, commit)
 
     def _fitted(self, records: Sequence[Group]) -> tuple[list[PyTree], trees.Structure]:
-        """The leaves and the structure of the state as these options need it."""
+        """Return the leaves and the structure of the state, resized for these options."""
         resized = self.codec.resized(self.state, records[0])
         if resized is None:
             return self._leaves, self._structure
@@ -227,8 +227,10 @@ class ByTree:
     def _update(
         self, layout: Layout, templates: tuple[Template, ...], loss: Callable[..., PyTree] | None = None
     ) -> Callable[..., PyTree]:
-        """``(params, state, data, numbers) -> (loss, params, state)``; data are the gradients, or where the loss is
-        given, its further arguments."""
+        """Return ``(params, state, data, numbers) -> (loss, params, state)``.
+
+        ``data`` are the gradients, or with a ``loss``, its further arguments.
+        """
 
         def optimizer_step(leaves: list[PyTree], state: PyTree, data: PyTree, numbers: jax.Array) -> PyTree:
             params, tx = layout.structure.unflatten(leaves), self._whole(layout, filled(templates, numbers))
@@ -241,18 +243,18 @@ class ByTree:
                 descent, more = jax.tree.map(conjugate_leaf, grads), {"value": value, "value_fn": value_fn}
             updates, after = tx.update(descent, state, params, **more)
             before, new = jax.tree.structure(state), jax.tree.structure(after)
-            if before != new:  # found while tracing: nothing has changed
+            if before != new:  # raised while tracing: nothing has changed
                 raise TypeError(f"the transformation changed its state's structure, from {before} to {new}")
             return value, jax.tree.leaves(base.apply_updates(params, updates)), jax.tree.leaves(after)
 
         return optimizer_step
 
     def entries(self, layout: Layout) -> list[Entry]:
-        """The state by parameter."""
+        """Return the state by parameter."""
         return self.codec.entries(layout, self.state, self._several)
 
     def read(self, layout: Layout, reading: Reading, records: Sequence[Group]) -> PyTree:
-        """The state that a state dict tells, for :meth:`commit`."""
+        """Return the state that a state dict describes, for :meth:`commit`."""
         fresh = self._whole(layout, records).init(layout.structure.unflatten(reading.params))
         return self.codec.read(layout, reading, fresh, self.state, self._several)
 
@@ -264,7 +266,7 @@ class ByTree:
         records: Sequence[Group],
         counts: list[int],
     ) -> tuple[GradientTransformation, PyTree]:
-        """``(transformation, state)`` that continue from here."""
+        """Return ``(transformation, state)`` that continue from here."""
         del params
         leaves, structure = self._fitted(records)
         state = structure.unflatten(leaves)
@@ -279,7 +281,7 @@ class ByTree:
     def restored(
         self, layout: Layout, params: list[PyTree], state: PyTree, records: Sequence[Group], counts: list[int]
     ) -> tuple[PyTree, list[int]]:
-        """The state for :meth:`commit` and the groups' counts, from a state as :meth:`functional` gives it."""
+        """Return the state for :meth:`commit` and the groups' counts, from a state like :meth:`functional`'s."""
         del layout, params
         leaves, structure = self._fitted(records)
         present = structure.unflatten(leaves)
@@ -298,10 +300,10 @@ def _with_arguments(loss: Callable[..., PyTree], args: tuple[PyTree, ...], param
 
 
 def _matched(state: PyTree, given: object) -> PyTree:
-    """A copy of ``given``, which must have the structure, shapes and dtypes of ``state``."""
+    """Copy ``given``, which must have the structure, shapes and dtypes of ``state``."""
     names, models, treedef = trees.named_leaves(state)
     leaves = trees.align(state, given, "the leaves of the state")
     for name, model, leaf in zip(names, models, leaves, strict=True):
         if getattr(leaf, "shape", None) != model.shape or leaf.dtype != model.dtype:
-            raise ValueError(f"{trees.quote(name)} of the state is not {jax.typeof(model)}, but {leaf!r:.100}")
+            raise ValueError(f"{trees.quote(name)} of the state must be {jax.typeof(model)}, but it is {leaf!r:.100}")
     return treedef.unflatten(map(own, leaves))

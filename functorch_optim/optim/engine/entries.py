@@ -1,4 +1,4 @@
-"""Histories of parameters as torch's ``state_dict`` has them."""
+"""Convert the histories of parameters to entries of torch's ``state_dict``, and back."""
 
 import functools
 from collections.abc import Collection
@@ -20,7 +20,7 @@ from functorch_optim.typing import PyTree
 
 
 def entries_of(histories: Collection[History], types: Collection[PyTree]) -> list[Entry]:
-    """What torch's ``state_dict`` has of each parameter; ``types`` are the rules that there are."""
+    """Return each parameter's entry in torch's ``state_dict``; ``types`` are the rules in use."""
     counting = {rule.state for rule in types if habits_of(rule).counts_steps}
     integers = {rule.state for rule in types if habits_of(rule).integer_step}
     result = []
@@ -41,7 +41,7 @@ def entries_of(histories: Collection[History], types: Collection[PyTree]) -> lis
 def history_of(
     entry: Entry, rule: Any, param: PyTree, name: str, dtype: DTypeLike | None = None, live: PyTree = None
 ) -> History:
-    """The history that an entry tells. Its slots are not narrower than those in ``live``, else than new ones."""
+    """Build the history that an entry describes, with slots at least as wide as in ``live``, or else as new ones."""
     given = {key: value for key, value in entry.items() if value is not None}
     if not given:
         return History()
@@ -83,7 +83,7 @@ def _shapes(rule: Any, shape: tuple[int, ...], dtype: DTypeLike | None) -> PyTre
 
 
 def _slot_dtype(saved: PyTree, own: PyTree, dtype: DTypeLike | None) -> DTypeLike:
-    """The dtype of a slot after loading: the wider of ``own`` and the saved one, or ``dtype``; complex where it is."""
+    """Return a slot's dtype after loading: the wider of ``own`` and ``saved``, or ``dtype``; complex if ``own`` is."""
     real = trees.wider_dtype(own, saved) if dtype is None else jnp.finfo(dtype).dtype
     if jnp.issubdtype(own, jnp.complexfloating):
         real = jnp.dtype(jnp.complex128 if real == jnp.float64 else jnp.complex64)

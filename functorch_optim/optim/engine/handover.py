@@ -1,4 +1,4 @@
-"""Hands the histories of parameters to the functional face, and takes them back."""
+"""Hand the histories of parameters to the functional face, and take them back."""
 
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
@@ -23,7 +23,7 @@ from functorch_optim.typing import Numeric, PyTree
 def functional(
     algorithms: Algorithms, layout: Layout, histories: list[History], options: Sequence[Group], counts: list[int]
 ) -> tuple[GradientTransformation, PyTree]:
-    """``(transformation, state)`` that continue from fitted histories; a partition where histories or groups differ."""
+    """Return ``(transformation, state)`` that continue from fitted histories; a partition if these or groups differ."""
     transformations, states, labels = {}, {}, [""] * len(histories)
     for label, indices in _cohorts(layout, histories).items():
         group = layout.group_of[indices[0]]
@@ -49,10 +49,10 @@ def restored(
     records: Sequence[Record],
     counts: list[int],
 ) -> tuple[list[History], list[int]]:
-    """The histories and the groups' counts that a state tells; ``histories`` are those that were handed over, fitted.
+    """Return the histories and the groups' counts that a state describes; ``histories`` are those handed over, fitted.
 
     Raises:
-        ValueError: the state is not one that :func:`functional` gives.
+        ValueError: the state is not like one from :func:`functional`.
     """
     cohorts, states = _matched(_cohorts(layout, histories), layout, histories, state)
     after, new_counts, whole = list(histories), list(counts), layout.structure.unflatten(layout.labels)
@@ -75,7 +75,7 @@ def restored(
 
 
 def _cohorts(layout: Layout, histories: list[History]) -> dict[str, list[int]]:
-    """The parameters that one state of a functional transformation can serve, by label."""
+    """Group the parameters that can share one state of a functional transformation, by label."""
     members: dict[tuple[int, PyTree], list[int]] = {}
     for index, (group, history) in enumerate(zip(layout.group_of, histories, strict=True)):
         members.setdefault((group, age(history)), []).append(index)
@@ -89,7 +89,7 @@ def _cohorts(layout: Layout, histories: list[History]) -> dict[str, list[int]]:
 
 
 def _transformation(algorithms: Algorithms, options: Group, late: int) -> GradientTransformation:
-    """The transformation of a group, whose schedules are given a step that is ``late``."""
+    """Build the transformation of a group; its own step runs ``late`` updates behind the group's count."""
     kind = algorithms.kind(options)
     return kind.constructor(
         **{
@@ -102,7 +102,7 @@ def _transformation(algorithms: Algorithms, options: Group, late: int) -> Gradie
 def _matched(
     cohorts: dict[str, list[int]], layout: Layout, histories: list[History], state: PyTree
 ) -> tuple[dict[str, list[int]], dict[str, PyTree]]:
-    """The parts of a state, and the parameters of each."""
+    """Return the parameters of each part of a state, and the parts."""
     if isinstance(state, NamedStates):
         states = state.states
     elif len(set(layout.group_of)) == 1:  # one state for all, whatever their histories were
@@ -113,6 +113,6 @@ def _matched(
     fields = {label: each.rule.empty()._fields for label, each in algorithms.items() if each is not None}
     if set(states) != set(cohorts) or any(getattr(one, "_fields", None) != fields[k] for k, one in states.items()):
         raise ValueError(
-            f"the state is not one that functional() gives now, with the parts {', '.join(cohorts)}: {state!r:.200}"
+            f"the state is not one that functional() returns now, with the parts {', '.join(cohorts)}: {state!r:.200}"
         )
     return cohorts, states

@@ -1,4 +1,4 @@
-"""What is known of every parameter: one history each, as torch keeps it, and one for all of a pack."""
+"""The histories of parameters: one each, as in torch, or one for a whole pack."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,15 +14,15 @@ from functorch_optim.optim.engine.packs import Leaves, Pack, cut_all, join_all
 from functorch_optim.optim.engine.torch_habits import habits_of
 from functorch_optim.typing import Numeric, PyTree
 
-FEWEST = 64  # small parameters that are packed with foreach=None; fewer gain nothing where they are read every step
+FEWEST = 64  # small parameters to pack with foreach=None, at least; fewer gain nothing if they are read every step
 
 
 @dataclass(slots=True)
 class History:
-    """What is known of one parameter: its slots (None before the first update) and how often it was updated.
+    """One parameter's state: its slots (None before the first update), and how often it was updated.
 
-    ``carried`` has the scalars that go from step to step, as numbers that float32 holds; ``idle`` the slots that the
-    present options do not use, which torch keeps too; ``row`` was made for ``algorithm``.
+    ``carried`` has the scalars carried from step to step, as numbers that float32 can hold; ``idle`` has the slots that
+    the current options do not use, which torch keeps too; ``row`` was created for ``algorithm``.
     """
 
     row: PyTree = None
@@ -33,9 +33,9 @@ class History:
 
 
 def fitted(history: History, record: Record, param: PyTree) -> History:
-    """The history with a row that has the slots which the group's algorithm uses.
+    """Return the history with a row of the slots that the group's algorithm uses.
 
-    A missing slot starts as the algorithm starts it, and so does the count where torch keeps none.
+    A missing slot gets its initial value; then the count restarts too, if torch does not store it.
     """
     algorithm = record.algorithm
     if history.algorithm is algorithm:
@@ -53,26 +53,26 @@ def fitted(history: History, record: Record, param: PyTree) -> History:
 
 
 def slots_of(row: PyTree) -> dict[str, PyTree]:
-    """The slots of one parameter's state that are there."""
+    """Return the slots of one parameter's state that are not None."""
     return {name: value for name, value in row._asdict().items() if name != "step" and value is not None}
 
 
 class Arrangement(NamedTuple):
-    """Which histories stand alone, and which share one: the whole state of :class:`Histories`, replaced as one."""
+    """Which parameters have a history alone, and which share one: all of :class:`Histories`, replaced as a whole."""
 
-    alone: list[PyTree]  # the history of each parameter, None where it is packed
+    alone: list[PyTree]  # each parameter's history, or None if it is packed
     packs: tuple[Pack, ...] = ()
     packed: frozenset[int] = frozenset()
-    owner: Leaves | None = None  # what has the packed parameters
-    final: bool = False  # whether nothing else can be packed
+    owner: Leaves | None = None  # the holder of the packed parameters
+    final: bool = False  # whether nothing more can be packed
 
 
 class Histories:
-    """The histories of an optimizer's parameters. Those of a pack share one, until somebody asks for them singly."""
+    """The histories of an optimizer's parameters; those of a pack share one, until someone asks for a single one."""
 
     def __init__(self, histories: Iterable[History] = ()) -> None:
         self.arrangement = Arrangement(list(histories))
-        self._apart: set[int] = set()  # parameters that were skipped while they were packed
+        self._apart: set[int] = set()  # parameters that were skipped while packed
 
     @property
     def packs(self) -> tuple[Pack, ...]:
@@ -84,14 +84,14 @@ class Histories:
         return self.arrangement.packed
 
     def __getitem__(self, index: int) -> History:
-        """The history of a parameter that is not packed."""
+        """Return the history of a parameter that is not packed."""
         return self.arrangement.alone[index]
 
     def __setitem__(self, index: int, history: History) -> None:
         self.arrangement.alone[index] = history
 
     def read(self) -> list[History]:
-        """The history of every parameter, with arrays of its own; packs stay packed."""
+        """Return every parameter's history, with its own arrays; packs stay packed."""
         alone = list(self.arrangement.alone)
         for pack in self.packs:
             shared = pack.history
@@ -100,19 +100,19 @@ class Histories:
         return alone
 
     def snapshot(self) -> "Histories":
-        """A copy with containers of its own and nothing packed, so that a step overwrites none of its arrays."""
+        """Return a copy with its own containers and nothing packed, so that a step overwrites none of its arrays."""
         return Histories(
             replace(each, row=jax.tree.map(lambda x: x, each.row), carried=dict(each.carried), idle=dict(each.idle))
             for each in self.read()
         )
 
     def arrays(self) -> list[jax.Array]:
-        """All arrays as they are stored."""
+        """Return all arrays as they are stored."""
         rows = [history.row for history in self.arrangement.alone if history is not None]
         return jax.tree.leaves((rows, [(pack.param, pack.history.row) for pack in self.packs]))
 
     def each(self) -> list[History]:
-        """Unpack everything; returns the history of every parameter."""
+        """Unpack everything, and return every parameter's history."""
         if self.arrangement.owner is not None:
             self.arrangement.owner.arrays()
         self.arrangement = Arrangement(self.read())
@@ -130,13 +130,13 @@ class Histories:
 
         Args:
             held: the parameters.
-            odd: the parameters that no pack can hold now.
+            odd: the parameters that cannot be in a pack now.
             groups: the group of each parameter.
-            records: what a step reads of each group.
-            fitted: gives a parameter's history as the step needs it.
+            records: the record of each group.
+            fitted: returns a parameter's history as the step needs it.
 
         Returns:
-            What ``fitted`` gave for the parameters that stay alone.
+            The fitted histories of the parameters that stay alone.
         """
         if self.packs:
             same = all(pack.history.algorithm is records[pack.group].algorithm for pack in self.packs)
@@ -150,10 +150,10 @@ class Histories:
             self.arrangement = self.arrangement._replace(final=True)
             return {}
         arrays, apart = held.arrays(), odd | self._apart
-        found = {i: fitted(i, array) for i, array in enumerate(arrays) if i not in apart}
+        candidates = {i: fitted(i, array) for i, array in enumerate(arrays) if i not in apart}
         alone, packs = list(self.arrangement.alone), []
-        for indices in together(arrays, found, groups, records):
-            members = [found.pop(i) for i in indices]
+        for indices in together(arrays, candidates, groups, records):
+            members = [candidates.pop(i) for i in indices]
             own = [arrays[i] for i in indices]
             shared = replace(members[0], row=join_all([history.row for history in members]))
             packs.append(Pack(indices, own, groups[indices[0]], shared))
@@ -161,13 +161,13 @@ class Histories:
                 alone[index] = None
         packed = frozenset(index for pack in packs for index in pack.indices)
         self.arrangement = Arrangement(alone, tuple(packs), packed, held if packs else None, final=True)
-        return found
+        return candidates
 
 
 def together(
     arrays: Sequence[jax.Array], histories: dict[int, History], groups: Sequence[int], records: Sequence[Record]
 ) -> list[list[int]]:
-    """Which of these parameters form packs: those with equal histories, dtypes and devices."""
+    """Return which of these parameters form packs: those with equal histories, dtypes and devices."""
     parts: dict[Any, list[int]] = {}
     small = packable([arrays[index] for index in histories])
     for (index, history), fits in zip(histories.items(), small, strict=True):

@@ -1,4 +1,4 @@
-"""The algorithms that parameter groups may have, and the rule that the options of a group make."""
+"""The algorithms that parameter groups may have, and the rule that a group's options build."""
 
 import inspect
 from collections.abc import Callable, Hashable, Mapping
@@ -16,7 +16,7 @@ from functorch_optim.typing import OptionValues, PyTree
 
 
 class Kind:
-    """An algorithm that groups may have: what makes its lifted rule, and of which options."""
+    """An algorithm that groups may have: it builds a lifted rule from a group's options."""
 
     def __init__(self, constructor: Callable[..., GradientTransformation], defaults: OptionValues) -> None:
         self.constructor = constructor
@@ -28,11 +28,11 @@ class Kind:
         self.data_names = data_options(self.rule_type).keys() & set(self._parameters)
 
     def options_of(self, group: OptionValues) -> list[str]:
-        """The options of a group: those that it must have, and of those that torch lacks the ones it has."""
+        """List the options of a group: the required ones, and those beyond torch's that it has."""
         return [name for name in self._parameters if name in self._required or name in group]
 
     def checked(self, options: OptionValues) -> dict[str, PyTree]:
-        """The options with stand-ins for their numbers, each of which was checked by itself."""
+        """Check each number among the options by itself, and replace it with a stand-in."""
         stand_ins = {}
         for name in self.data_names & set(self.options_of(options)):
             option = data_options(self.rule_type)[name]
@@ -44,19 +44,19 @@ class Kind:
 
 
 class Record(NamedTuple):
-    """What a step reads of a group, records once and for as long as the group stays as it is."""
+    """What a step reads of a group; it stays valid until the group changes."""
 
-    algorithm: Lifted  # without its numbers: one object for all options that differ in numbers only
+    algorithm: Lifted  # without numbers: options that differ only in numbers share one object
     numbers: PyTree  # the named tuple of its numbers
     foreach: bool | None
-    decays: bool  # whether its weight decay is not zero
+    decays: bool  # whether its weight decay is nonzero
 
 
 class Algorithms:
-    """What makes a lifted rule of a group's options.
+    """Builds lifted rules from groups' options.
 
-    ``constructors`` has a factory of the functional face for each algorithm, and ``defaults`` its options: those of the
-    one algorithm under None, or of several under the names that a group's ``algorithm`` may have.
+    ``constructors`` has each algorithm's function from the functional face, and ``defaults`` its options. The key is
+    None if there is one algorithm; if there are several, it is the value of a group's ``algorithm``.
     """
 
     def __init__(
@@ -67,13 +67,13 @@ class Algorithms:
         self.kinds = {name: Kind(constructor, defaults[name]) for name, constructor in constructors.items()}
         self.data_names: set[str] = set().union(*(kind.data_names for kind in self.kinds.values()))
         self._made: dict[Hashable, Lifted] = {}
-        self._decayed: set[int] = set()  # the groups whose weight decay was once not zero
+        self._decayed: set[int] = set()  # the groups whose weight decay was ever nonzero
 
     def __getstate__(self) -> dict[str, object]:
         return {**vars(self), "_made": {}, "_decayed": set(self._decayed)}
 
     def kind(self, options: Group) -> Kind:
-        """The algorithm of a group."""
+        """Return the algorithm of a group."""
         if None in self.kinds:
             return self.kinds[None]
         if options.get("algorithm") not in self.kinds:
@@ -82,14 +82,14 @@ class Algorithms:
         return self.kinds[options["algorithm"]]
 
     def reads(self, options: Group) -> tuple[tuple[str, ...], set[str]]:
-        """The names of the options of a group that a step reads, and those among them that are numbers."""
+        """Return the names of the options of a group that a step reads, and which of them are numbers."""
         kind = self.kind(options)
         others = ("algorithm",) if None not in self.kinds else ()
         packing = ("foreach",) if "foreach" in options else ()
         return (*kind.options_of(options), *others, *packing), kind.data_names
 
     def check(self, options: Group, live: bool = False) -> None:
-        """Raise unless the algorithm takes these options; of ``live`` ones it takes more combinations."""
+        """Raise unless the algorithm accepts these options; it accepts more combinations of ``live`` ones."""
         kind = self.kind(options)
         for name in kind.options_of(options):
             if name not in kind.data_names and isinstance(options[name], list | dict | set):
@@ -97,10 +97,10 @@ class Algorithms:
         kind.made(kind.checked(options) if live else options)
 
     def record(self, options: Group, group: int) -> Record:
-        """What a step needs of the options of a group, which are numbers by now.
+        """Build the record of a group from its options, which are numbers by now.
 
-        A weight decay of zero is left out until the group has another: reading the parameters for it costs a fifth of
-        a step of Adam.
+        A weight decay of zero is left out until the group gets another: reading the parameters for it costs a fifth of
+        an Adam step.
         """
         kind = self.kind(options)
         data, zeros = data_options(kind.rule_type), set(habits_of(kind.rule_type).static_zeros)
@@ -109,33 +109,33 @@ class Algorithms:
             self._decayed.add(group)
         elif group not in self._decayed:
             zeros.add("weight_decay")
-        held: dict[str, PyTree] = {}
+        arguments: dict[str, PyTree] = {}
         for name in kind.options_of(options):
             if name not in data:
-                held[name] = hashable(name, options[name])
+                arguments[name] = hashable(name, options[name])
             elif name in zeros and is_zero(options[name]):
-                held[name] = 0.0
+                arguments[name] = 0.0
             else:
-                held[name] = _deferred(data[name], options[name])
+                arguments[name] = _deferred(data[name], options[name])
         for flag, name in habits_of(kind.rule_type).idle_flags.items():
-            if held.get(name) == 0.0 and isinstance(held.get(name), float):
-                held[flag] = False
-        key = (kind.rule_type, tuple(held.items()))
+            if arguments.get(name) == 0.0 and isinstance(arguments.get(name), float):
+                arguments[flag] = False
+        key = (kind.rule_type, tuple(arguments.items()))
         if key not in self._made:
-            self._made[key] = kind.made(held)
+            self._made[key] = kind.made(arguments)
         algorithm = self._made[key]
         numbers = hyperparams_of(kind.rule_type, {**vars(algorithm.rule), **options}, 0)
         return Record(algorithm, numbers, options.get("foreach"), decays)
 
 
 def _deferred(option: Option, value: PyTree) -> PyTree:
-    """A stand-in for an option that is data, in its form; None stays, which is not data."""
+    """Return a stand-in for a data option, in the option's form; None stays, because it is not data."""
     if not option.length:
         return Deferred()
     return tuple([None if item is None else Deferred() for item in value])
 
 
 def lifted(tx: GradientTransformation) -> Lifted:
-    """The lifted rule inside a transformation that one of the algorithms' constructors made."""
+    """Return the lifted rule inside a transformation that an algorithm's constructor built."""
     assert isinstance(tx.update, Update) and isinstance(tx.update.of, Lifted)
     return tx.update.of

@@ -1,4 +1,4 @@
-"""The engine of an optimizer to which no algorithm was given: it has no state, and makes no step."""
+"""The engine of an optimizer without an algorithm: it has no state, and makes no step."""
 
 from collections.abc import Sequence
 from typing import NoReturn
@@ -10,7 +10,7 @@ from functorch_optim.typing import PyTree
 
 
 class NoAlgorithm:
-    """What :class:`functorch_optim.optim.Optimizer` has when it is made itself, and not one of its subclasses."""
+    """The engine of :class:`functorch_optim.optim.Optimizer` itself, as opposed to its subclasses."""
 
     strict = False
     one_by_one = True
@@ -22,27 +22,27 @@ class NoAlgorithm:
         self.data_names: set[str] = set()
 
     def refuse(self) -> NoReturn:
-        """Raise, as what needs an algorithm must."""
+        """Raise, because the caller needs an algorithm."""
         raise NotImplementedError(f"{self.owner} does not define transformation(self, **options)")
 
     def reads(self, options: Group) -> tuple[tuple[str, ...], set[str]]:
-        """No options."""
+        """Return no options."""
         del options
         return (), set()
 
     def record(self, options: Group, group: int) -> None:
-        """Nothing is read."""
+        """Return None: nothing is read."""
 
     def check(self, options: Group, live: bool = False) -> None:
-        """Any options will do."""
+        """Accept any options."""
 
     def takes_rows(self, options: Group) -> bool:
-        """Gradients may be anything."""
+        """Return True: gradients may be anything."""
         del options
         return True
 
     def start(self, layout: Layout, params: list[PyTree], records: Sequence[None]) -> None:
-        """Nothing to begin with."""
+        """Do nothing."""
 
     def extended(self, layout: Layout, params: list[PyTree], records: Sequence[None]) -> NoReturn:
         """Raise."""
@@ -55,7 +55,7 @@ class NoAlgorithm:
         self.refuse()
 
     def entries(self, layout: Layout) -> list[Entry]:
-        """An empty one for each parameter."""
+        """Return an empty entry for each parameter."""
         return [{} for _ in layout.group_of]
 
     def read(self, layout: Layout, reading: Reading, records: Sequence[None]) -> NoReturn:
@@ -63,10 +63,10 @@ class NoAlgorithm:
         self.refuse()
 
     def commit(self, state: PyTree) -> None:
-        """Nothing changes."""
+        """Do nothing."""
 
     def arrays(self) -> list[PyTree]:
-        """None."""
+        """Return no arrays."""
         return []
 
     def functional(

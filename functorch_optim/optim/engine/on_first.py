@@ -1,4 +1,4 @@
-"""Lays one state of all parameters out on the first of them, as torch's LBFGS does."""
+"""Lay one state of all parameters out on the first of them, as torch's LBFGS does."""
 
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -25,11 +25,11 @@ class OnFirst:
     scalars: ClassVar[tuple[str, ...]] = ("t", "prev_loss")  # finite numbers of torch's state
 
     def entry(self, state: PyTree) -> Entry:
-        """What torch's ``state_dict`` has of the first parameter, counts apart."""
+        """Return the first parameter's entry in torch's ``state_dict``, without counts."""
         raise NotImplementedError(f"{type(self).__name__} does not define entry")  # abstract: every subclass does
 
     def from_entry(self, params: PyTree, entry: Entry, fresh: PyTree) -> PyTree:
-        """The state that an entry tells, ``fresh`` being the first and ``params`` the tree."""
+        """Build the state that an entry describes, from a new state ``fresh`` and the tree ``params``."""
         raise NotImplementedError(f"{type(self).__name__} does not define from_entry")  # abstract: every subclass does
 
     def resized(self, state: PyTree, options: Group) -> PyTree:
@@ -37,15 +37,15 @@ class OnFirst:
         del state, options
 
     def counters(self, state: PyTree) -> list[int]:
-        """How often the state was updated."""
+        """Return how often the state was updated."""
         return [int(state.step)]
 
     def behind(self, state: PyTree, counts: list[int]) -> int:
-        """The state counts its own updates, from the first after it was loaded."""
+        """Return the lag of the state's own count, which restarts when a state is loaded."""
         return counts[0] - int(state.step)
 
     def entries(self, layout: Layout, state: PyTree, several: bool) -> list[Entry]:
-        """The state on the first parameter; nothing before the first step."""
+        """Return the state on the first parameter; nothing before the first step."""
         del several
         counts = {"func_evals": int(state.func_evals), "n_iter": int(state.n_iter)}
         rest: list[Entry] = [{} for _ in layout.group_of[1:]]
@@ -55,7 +55,7 @@ class OnFirst:
         return [{**counts, **(self.entry(state) if counts["n_iter"] else {}), **careful}, *rest]
 
     def read(self, layout: Layout, reading: Reading, fresh: PyTree, present: PyTree, several: bool) -> PyTree:
-        """The state of the one entry that is there; ``present`` where it does not fit."""
+        """Return the state that the only entry describes; ``present`` if it does not fit."""
         del several
         try:
             return self._read(layout, reading, fresh)
@@ -66,7 +66,7 @@ class OnFirst:
     def _read(self, layout: Layout, reading: Reading, fresh: PyTree) -> PyTree:
         params, loaded = reading.params, reading.loaded
         if loaded.missing or loaded.unexpected:
-            raise ValueError("the state is one of all parameters together, and fits no others")
+            raise ValueError("the state belongs to all parameters together, and fits no others")
         found = [_permuted(entry, loaded.order, params) for entry in loaded.entries if entry]
         if not found:
             return fresh
@@ -90,7 +90,7 @@ class OnFirst:
 
 
 def _permuted(entry: Entry, order: list[int | None], params: list[PyTree]) -> Entry:
-    """An entry whose flat vectors have the parameters in their own order, not in the saved one."""
+    """Reorder an entry's flat vectors from the saved order of the parameters to their own."""
     if order == list(range(len(params))):
         return entry
     sizes = [param.size * (2 if jnp.iscomplexobj(param) else 1) for param in params]
@@ -109,26 +109,26 @@ def _permuted(entry: Entry, order: list[int | None], params: list[PyTree]) -> En
 
 
 def _mapped(function: Callable[[PyTree], PyTree], value: object) -> PyTree:
-    """``function`` of an array that is no scalar, or of those in a list; anything else as it is."""
+    """Apply ``function`` to an array that is not a scalar, or to those in a list; return anything else as it is."""
     if isinstance(value, list):
         return [_mapped(function, item) for item in value]
     return function(value) if getattr(value, "ndim", 0) else value
 
 
 def _common_dtype(leaves: list[PyTree]) -> DTypeLike:
-    """The real dtype of one vector that has all the leaves."""
+    """Return the real dtype of one vector that holds all the leaves."""
     several = len({leaf.dtype for leaf in leaves}) > 1
     return jnp.finfo(trees.compute_dtype(*leaves) if several else leaves[0].dtype).dtype
 
 
 def flat(tree: PyTree) -> jax.Array:
-    """The leaves of a tree as torch lays them out: one vector, complex entries as pairs."""
+    """Flatten a tree as torch does: into one vector, with complex entries as pairs."""
     leaves = jax.tree.leaves(tree)
     return flattened(leaves, _common_dtype(leaves))
 
 
 def unflat(vector: PyTree, like: PyTree, where: str) -> PyTree:
-    """A vector of :func:`flat` as a tree with the shapes and dtypes of ``like``, placed as its leaves are."""
+    """Convert a vector from :func:`flat` to a tree with the shapes, dtypes and placement of ``like``."""
     leaves, treedef = jax.tree.flatten(like)
     vector, result, start = np.asarray(vector), [], 0
     sizes = [leaf.size * (2 if jnp.iscomplexobj(leaf) else 1) for leaf in leaves]

@@ -1,4 +1,4 @@
-"""Small parameters of the torch face in flat buffers, for as long as nobody asks for a single one."""
+"""Small parameters of the torch face in flat buffers, until someone asks for a single one."""
 
 import functools
 from collections.abc import Iterable, Sequence
@@ -31,23 +31,23 @@ class Pack:
 
 
 class Leaves:
-    """The parameters of an optimizer; packed ones are cut into arrays when somebody asks for them.
+    """The parameters of an optimizer; packed ones are split into arrays when someone asks for them.
 
-    ``loose`` has the array of every parameter, or None where a pack has a newer value.
+    ``loose`` has every parameter's array, or None if a pack has a newer value.
     """
 
     def __init__(self, arrays: Iterable[jax.Array]) -> None:
         self.loose = list(arrays)
-        self._behind: list[Pack] = []  # the packs that were updated since their parameters were cut
+        self._behind: list[Pack] = []  # the packs that were updated since they were split
 
     def __len__(self) -> int:
         return len(self.loose)
 
     def arrays(self) -> list[jax.Array]:
-        """Every parameter as it is now."""
+        """Return every parameter's current array."""
         if self._behind:
-            with Uninterrupted(committing=False):  # a handler that reads them, too, waits
-                # In this order: another reader's cut, between the lines, puts no gap into the list.
+            with Uninterrupted(committing=False):  # a signal handler that reads them too must wait
+                # In this order, the list gets no gap if another reader splits the packs in between.
                 behind = self._behind
                 arrays = list(self.loose)
                 for pack in behind:
@@ -57,7 +57,7 @@ class Leaves:
         return self.loose
 
     def updated(self, packs: Sequence[Pack]) -> None:
-        """Drop the arrays that were cut from these packs, which have new values."""
+        """Drop the arrays that were split from these packs, which have new values."""
         for pack in packs:
             if pack not in self._behind:
                 for index in pack.segments.indices:
@@ -71,9 +71,9 @@ def _cutter(segments: Segments) -> PyTree:
 
 
 def cut_all(flat: object, segments: Segments) -> list[PyTree]:
-    """Split a tree of flat buffers back into one tree for each leaf."""
+    """Split a tree of flat buffers back into one tree per leaf."""
     buffers, treedef = jax.tree.flatten(flat)
-    with jax.ensure_compile_time_eval():  # what is read inside a traced function is kept outside of it
+    with jax.ensure_compile_time_eval():  # arrays that are read inside a traced function outlive it
         columns = _cutter(segments)(buffers, np.int32(1))
     return [treedef.unflatten(row) for row in zip(*columns, strict=True)]
 
@@ -84,7 +84,7 @@ def _joined(columns: list[list[jax.Array]]) -> list[jax.Array]:
 
 
 def joined_grads(grads: Sequence[PyTree], param: PyTree) -> jax.Array:
-    """The gradients of a pack as one, in a dtype that holds them all."""
+    """Join the gradients of a pack, in a dtype that holds them all."""
     dtypes = {grad.dtype for grad in grads}
     return joined(grads, dtypes.pop() if len(dtypes) == 1 else trees.compute_dtype(*grads, param))
 

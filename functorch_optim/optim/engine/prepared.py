@@ -1,4 +1,4 @@
-"""One step of histories: which parameters it updates, and the compiled call that does; kept from step to step."""
+"""One step of histories: the parameters that it updates, and its compiled call; it is reused from step to step."""
 
 import functools
 import operator
@@ -24,14 +24,14 @@ from functorch_optim.typing import Numeric, PyTree
 
 
 class Member(NamedTuple):
-    """Parameters that share a step's scalars: their algorithm, and how its scalars are packed."""
+    """Parameters that share a step's scalars: their algorithm, and the scalars' structure."""
 
     algorithm: Lifted
     scalars: PyTree  # the structure of StepScalars
 
 
 class Plan(NamedTuple):
-    """What one compiled update does: the members, and to which of them each parameter, then each pack belongs."""
+    """What one compiled update does: its members, and the member of each parameter and then of each pack."""
 
     members: tuple[Member, ...]
     member_of: tuple[int, ...]
@@ -39,9 +39,9 @@ class Plan(NamedTuple):
 
 @functools.lru_cache(maxsize=256)
 def compiled_update(plan: Plan, in_place: bool) -> Compiled:
-    """``(params, states, grads, numbers) -> (params, states)``; it may overwrite the buffers of the first two.
+    """Compile ``(params, states, grads, numbers) -> (params, states)``, which may overwrite the first two.
 
-    The parameters and states of packs are flat, their gradients lists.
+    The parameters and states of packs are flat; their gradients are lists.
     """
 
     def optimizer_step(params: PyTree, states: PyTree, grads: PyTree, numbers: jax.Array) -> PyTree:
@@ -73,8 +73,8 @@ def age(history: History) -> tuple[int, tuple[Numeric, ...]]:
 class Prepared:
     """The parameters that a step updates, their histories, and how they share a step's scalars.
 
-    ``histories`` are those of the parameters ``active``, then one for each pack; ``groups`` is the group of each.
-    ``anew`` says which of the active ones share their arrays with the histories that they replace.
+    ``histories`` has those of the parameters ``active``, then one per pack; ``groups`` has the group of each. ``anew``
+    marks the active ones that share arrays with the histories they replace.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Prepared:
         groups: list[int],
         in_place: bool,
     ) -> None:
-        self._held = weakref.ref(held)  # arrays that were replaced go at once
+        self._held = weakref.ref(held)  # weak, so that replaced arrays are freed at once
         self._known, self._arrangement = known, known.arrangement
         self._packs = known.packs
         self.algorithms = algorithms
@@ -105,7 +105,7 @@ class Prepared:
         self._compiled: Compiled | None = None
 
     def _share(self) -> None:
-        """Give parameters of a group with histories of one age the same scalars."""
+        """Give parameters of a group with histories of equal age the same scalars."""
         keys: dict[Hashable, int] = {}
         pairs = zip(self.groups, self.histories, strict=True)
         self.member_of = tuple([keys.setdefault((group, age(each)), len(keys)) for group, each in pairs])
@@ -114,7 +114,7 @@ class Prepared:
         self._structures = []
 
     def serves(self, held: Leaves, grads: list[PyTree], records: Sequence[Record]) -> bool:
-        """Whether a step by these gradients, with these algorithms, is this one."""
+        """Whether these gradients and these records' algorithms need the same step."""
         if held is not self._held() or self._known.arrangement is not self._arrangement:
             return False
         if list(map(type, grads)) != self.kinds:
@@ -122,13 +122,13 @@ class Prepared:
         return all(map(operator.is_, [group.algorithm for group in records], self.algorithms))
 
     def call(self, held: Leaves, grads: list[PyTree], records: Sequence[Record]) -> Call:
-        """The compiled call of the next step."""
+        """Return the compiled call of the next step."""
         compiled, numbers, carried = self.at(records)
         arguments = functools.partial(self._arguments, held, grads, numbers)
         return Call(compiled, arguments, functools.partial(self._commit, held, carried))
 
     def at(self, records: Sequence[Record]) -> tuple[Compiled, PyTree, list[dict[str, PyTree]]]:
-        """The compiled function for the next step, its numbers, and what each member carries to the step after it."""
+        """Return the next step's compiled function and numbers, and what each member carries to the step after it."""
         if len(self.members) > 1 and len({(group, age(history)) for group, history in self.members}) < len(
             self.members
         ):
@@ -149,7 +149,7 @@ class Prepared:
         return self._compiled, _as_vector(numbers), carried
 
     def _arguments(self, held: Leaves, grads: list[PyTree], numbers: PyTree) -> Args:
-        """What the compiled function gets; with ``in_place`` in arrays that nobody else has."""
+        """Return the compiled function's arguments; with ``in_place``, in arrays that nothing else refers to."""
         alone = self.histories[: len(self.active)]
         params = held.loose if self.whole else [held.loose[index] for index in self.active]
         rows_of = [history.row for history in alone]
@@ -166,7 +166,7 @@ class Prepared:
         )
 
     def _commit(self, held: Leaves, carried: list[dict[str, PyTree]], result: PyTree) -> None:
-        """Put the results in their places; the next step like this one needs no preparation."""
+        """Store the results; the next step like this one needs no preparation."""
         params, rows = result
         for row, history, member in zip(rows, self.histories, self.member_of, strict=True):
             history.row, history.carried = row, carried[member]
@@ -186,14 +186,14 @@ class Prepared:
 
 
 def _as_vector(numbers: list[object]) -> PyTree:
-    """The scalars of a step in one array, in doubles where none is traced."""
+    """Collect a step's scalars in one array, in doubles if none is traced."""
     if set(map(type, numbers)) <= {float} or not any(map(is_traced, numbers)):
         return np.array(numbers, np.float64)
     return jnp.stack([jnp.asarray(number, jnp.result_type(float)) for number in numbers])
 
 
 def _exclusive(rows_of: list[object], again: list[bool]) -> list[PyTree]:
-    """:func:`exclusive` for rows of which those marked in ``again`` have two holders."""
+    """Apply :func:`exclusive` to rows; those marked in ``again`` have two holders."""
     once, twice = ([row for row, two in zip(rows_of, again, strict=True) if two is kind] for kind in (False, True))
     alone, shared = iter(exclusive(once)), iter(exclusive(twice, 2))
     return [next(shared) if two else next(alone) for two in again]

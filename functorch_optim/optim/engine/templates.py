@@ -1,4 +1,4 @@
-"""The options of groups as a compiled step has them: what is static as it is, numbers as traced scalars."""
+"""The options of groups as a compiled step takes them: static ones as they are, numbers as traced scalars."""
 
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -11,11 +11,11 @@ from functorch_optim.optim.engine.protocol import Group
 from functorch_optim.optim.options import is_number
 from functorch_optim.typing import PyTree
 
-Template = tuple[tuple[str, PyTree], ...]  # a group's options, with the structure of numbers in their place
+Template = tuple[tuple[str, PyTree], ...]  # a group's options, with structures in place of numbers
 
 
 def template_of(names: Sequence[str], static: Collection[str], options: Group) -> tuple[Template, list[float]]:
-    """A group's options with the structure of the numbers in their place, and the numbers."""
+    """Split a group's options into a template, with structures in place of numbers, and the numbers."""
     template, numbers = [], []
     for name in names:
         value = options[name]
@@ -29,12 +29,12 @@ def template_of(names: Sequence[str], static: Collection[str], options: Group) -
 
 
 def types_of(templates: tuple[Template, ...]) -> tuple[tuple[type, ...], ...]:
-    """The types of the options: ``True``, ``1`` and ``1.0`` are equal, and not the same to a transformation."""
+    """Return the types of the options: ``True``, ``1`` and ``1.0`` are equal, but differ for a transformation."""
     return tuple(tuple(type(value) for _, value in template) for template in templates)
 
 
 def hashable(name: str, value: Any) -> PyTree:
-    """A static option as it is; an array of JAX without dimensions, which has no hash, as a Python number."""
+    """Return a static option as it is, but a JAX scalar, which has no hash, as a Python number."""
     try:
         hash(value)
     except TypeError as error:
@@ -45,14 +45,14 @@ def hashable(name: str, value: Any) -> PyTree:
 
 
 def filled(templates: tuple[Template, ...], numbers: jax.Array) -> list[dict[str, PyTree]]:
-    """The groups' options, with numbers in their places."""
+    """Return the groups' options with the numbers filled in."""
     position = iter(range(len(numbers)))
     return [
         {
-            name: held.unflatten([numbers[next(position)] for _ in range(held.num_leaves)])
-            if isinstance(held, PyTreeDef)
-            else held
-            for name, held in template
+            name: value.unflatten([numbers[next(position)] for _ in range(value.num_leaves)])
+            if isinstance(value, PyTreeDef)
+            else value
+            for name, value in template
         }
         for template in templates
     ]

@@ -1,4 +1,4 @@
-"""What torch does with an algorithm's state and options beside its update: nobody but the torch face acts like it."""
+"""What torch does with an algorithm's state and options besides the update; only the torch face imitates it."""
 
 import functools
 from collections.abc import Mapping
@@ -16,13 +16,13 @@ FUNCTIONAL_ONLY = ("foreach", "decay_mask", "axis_name")  # arguments of an algo
 
 
 class Habits(NamedTuple):
-    """What torch does, most of the time."""
+    """What torch does with most algorithms."""
 
-    counts_steps: bool = True  # whether torch keeps a step; if not, only the first update is special
+    counts_steps: bool = True  # whether torch stores a step; if not, only the first update is special
     integer_step: bool = False  # whether torch's step is a Python int
-    starts_whole: bool = False  # whether torch makes the state at construction, not at the first update
-    idle_flags: Mapping[str, str] = MappingProxyType({})  # flag -> the number without which it means nothing
-    static_zeros: tuple[str, ...] = ()  # the options for which the number 0 means another set of slots
+    starts_whole: bool = False  # whether torch creates the state at construction, not at the first update
+    idle_flags: Mapping[str, str] = MappingProxyType({})  # flag -> the number without which it has no effect
+    static_zeros: tuple[str, ...] = ()  # options whose value 0 means another set of slots
 
 
 _EXCEPTIONS: dict[type[Rule], Habits] = {
@@ -36,7 +36,7 @@ _EXCEPTIONS: dict[type[Rule], Habits] = {
 
 @functools.cache
 def habits_of(kind: type[Rule]) -> Habits:
-    """torch's habits with a class of rules, or with what it is descended from.
+    """Return torch's habits with a class of rules, or with one of its bases.
 
     Example:
         >>> habits_of(SGD).counts_steps, habits_of(Rule).counts_steps
