@@ -215,10 +215,10 @@ def known(value: Any) -> float | None:
     return float(array)
 
 
-def normalise(name: str, value: Any) -> Any:
+def normalize(name: str, value: Any) -> Any:
     """Convert an option to its stored form: a float, a :class:`Scalar`, a :class:`Beta` of these, or a schedule."""
     if isinstance(value, Beta):
-        return Beta(normalise(name, value.value), normalise(name, value.complement))
+        return Beta(normalize(name, value.value), normalize(name, value.complement))
     if isinstance(value, Scalar) or callable(value):
         return value
     if isinstance(value, jax.Array):

@@ -10,7 +10,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from functorch_optim.typing import Array, PyTree
 
 
-def placed(leaf: PyTree, model: PyTree) -> PyTree:
+def place(leaf: PyTree, model: PyTree) -> PyTree:
     """Place a leaf as ``model`` is placed: on its devices, or uncommitted if the model is.
 
     If the model is not JAX's, return the leaf as it is, NumPy's.

@@ -12,7 +12,7 @@ from functorch_optim import trees
 from functorch_optim.checkpoint.errors import CheckpointError, shown
 from functorch_optim.checkpoint.state_names import flatten_state_dict, is_state_dict, unflatten_state_dict
 from functorch_optim.checkpoint.work import Work
-from functorch_optim.placement import placed
+from functorch_optim.placement import place
 from functorch_optim.typing import PyTree
 
 FORMAT = 2  # bump it when the written data changes, and keep reading every earlier format; 2 added a checksum
@@ -61,7 +61,7 @@ def unflatten(flat: Flat, like: PyTree = None) -> PyTree:
         raise
     except (AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise CheckpointError(f"what was saved is damaged: {shown(error)}") from error
-    return treedef.unflatten([placed(leaf, model) for leaf, model in zip(leaves, models, strict=True)])
+    return treedef.unflatten([place(leaf, model) for leaf, model in zip(leaves, models, strict=True)])
 
 
 def to_arrays(tree: PyTree) -> dict[str, PyTree]:

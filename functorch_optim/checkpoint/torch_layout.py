@@ -10,8 +10,8 @@ import numpy as np
 from functorch_optim import trees
 from functorch_optim.checkpoint import state_layout
 from functorch_optim.checkpoint.errors import CheckpointError
-from functorch_optim.checkpoint.flat import placed
 from functorch_optim.checkpoint.pieces import Leaf, Piece, behind_images, fits, parts_of, piece_of
+from functorch_optim.placement import place
 from functorch_optim.torch_tensors import as_array
 from functorch_optim.typing import PyTree
 
@@ -188,7 +188,7 @@ class TorchLayout:
         }
         names, models, treedef = trees.named_leaves(self._tree)
         pairs = zip(names, models, strict=True)
-        return treedef.unflatten([placed(made[n], model) if n in made else model for n, model in pairs])
+        return treedef.unflatten([place(made[n], model) if n in made else model for n, model in pairs])
 
     def params_to_torch(self, params: PyTree) -> dict[str, np.ndarray]:
         """Return torch's state dict, in NumPy arrays, from a tree like the one the layout was built with.

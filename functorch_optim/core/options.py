@@ -9,7 +9,7 @@ from typing import Any, NoReturn, get_type_hints
 import jax
 
 from functorch_optim.base import Frozen
-from functorch_optim.hyperparams import Beta, Option, normalise, resolve
+from functorch_optim.hyperparams import Beta, Option, normalize, resolve
 from functorch_optim.typing import Numeric, PyTree
 
 
@@ -33,11 +33,11 @@ def checked(name: str, option: Option, value: object) -> Any:
         ValueError, TypeError: it is not a number or outside its range; the message names it.
     """
     if not option.length:
-        value = normalise(name, value)
+        value = normalize(name, value)
         option.check(name, value)
         return value
     items = tuple(
-        None if item is None and option.optional else normalise(f"{name}[{index}]", item)
+        None if item is None and option.optional else normalize(f"{name}[{index}]", item)
         for index, item in enumerate(_several(name, value, option.length))
     )
     for index, item in enumerate(items):

@@ -28,7 +28,7 @@ class Edited(Grouped):
         Writing works as in torch: ``state["w"]["exp_avg"] = array`` or ``*= 0`` sets a slot, ``state["w"] = slots``
         sets all of them, and ``del state["w"]``, ``pop`` and ``clear`` reset. What does not fit raises at once.
         """
-        with self._transaction.handing:
+        with self._transaction.handoff_lock:
             self._settle()
             self._check_alive(wait=False)
             entries = self._entries()
@@ -53,7 +53,7 @@ class Edited(Grouped):
 
     def _change_entry(self, key: PyTree, change: Callable[[dict[str, PyTree]], Mapping[str, PyTree]]) -> OptionValues:
         index = self._index_of(key)
-        with self._transaction.changing:
+        with self._transaction.change_lock:
             before = self._entries()[index]
             self._rewrite({index: _like_before(before, change(dict(before)))})
             return self._entries()[index]
@@ -61,7 +61,7 @@ class Edited(Grouped):
     def _change_state(
         self, change: Callable[[dict[PyTree, PyTree]], Mapping[PyTree, PyTree]]
     ) -> Mapping[Hashable, PyTree]:
-        with self._transaction.changing:
+        with self._transaction.change_lock:
             before = dict(self.state)
             after = change(dict(before))
             for key, entry in after.items():
@@ -104,7 +104,7 @@ class Edited(Grouped):
         def commit() -> None:
             self._engine.commit(state)
             if parameters is not None:
-                self._held, self._grads, self._checked, self._handed = Leaves(leaves), grads, None, []
+                self._held, self._grads, self._checked, self._watched_params = Leaves(leaves), grads, None, []
 
         self._transaction.commit(commit)
 
@@ -133,7 +133,7 @@ class Edited(Grouped):
             indices = list(range(len(self._layout.group_of)))
         else:
             indices = [self._index_of(n) for n in ([names] if isinstance(names, str | int) else names)]
-        with self._transaction.changing:
+        with self._transaction.change_lock:
             if self._engine.together:
                 indices = list(range(len(self._layout.group_of)))
             self._rewrite({index: {} for index in indices})
@@ -164,7 +164,7 @@ class Edited(Grouped):
             >>> optimizer.state["points"]["exp_avg"].shape
             (2,)
         """
-        with self._transaction.changing:
+        with self._transaction.change_lock:
             index = self._index_of(name)
             before, label = self._leaves[index], self._layout.labels[index]
             array = as_array(array)

@@ -64,7 +64,7 @@ class Grouped(Values):
             >>> [sorted(tree) for tree in optimizer.params]
             [['head'], ['backbone']]
         """
-        with self._transaction.changing:
+        with self._transaction.change_lock:
             self._need_engine()
             self._refuse_tracing()
             index = len(self.param_groups)
@@ -75,14 +75,14 @@ class Grouped(Values):
             group = self._new_group(whole.layout, index, whole.options[0])
             leaves = [*self._leaves, *map(own, whole.leaves)]
             record = self._engine.record(self._read_options(group, 0, index), index)
-            state = self._engine.extended(whole.layout, leaves, [*self._records(), record])
+            state = self._engine.extend(whole.layout, leaves, [*self._records(), record])
             held, given = Leaves(leaves), [*self._given, *map(weak, whole.leaves)]
             grads = None if self._gradients is None else [*self._gradients, *[None] * len(whole.leaves)]
 
             def commit() -> None:
                 self._engine.commit(state)
                 self._layout, self._held, self._given, self._grads = whole.layout, held, given, grads
-                self._checked, self._handed, self._handed_grads = None, [], []
+                self._checked, self._watched_params, self._watched_grads = None, [], []
                 self._counts.append(0)
                 added(self.param_groups, group)
 

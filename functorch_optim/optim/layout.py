@@ -60,7 +60,7 @@ class GroupParams(Sequence[jax.Array]):
 
     def _leaves(self) -> list[jax.Array]:
         optimizer = self._optimizer
-        with optimizer._transaction.handing:
+        with optimizer._transaction.handoff_lock:
             leaves = optimizer._leaves
             return [leaves[member] for member in self._members()]
 

@@ -69,7 +69,7 @@ class Minimizer(Optimizer):
     def _minimise(self, closure: Callable[..., PyTree], args: tuple[PyTree, ...]) -> Call:
         engine, records = self._engine, self._records()
         assert isinstance(engine, ByTree)
-        engine.made({**records[0], **{name: Deferred() for name in engine.data_names}})  # checks all but the numbers
+        engine.build({**records[0], **{name: Deferred() for name in engine.data_names}})  # checks all but the numbers
         return engine.step_by_loss(self._layout, self._held, self._losses, closure, args, records)
 
 

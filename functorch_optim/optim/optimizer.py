@@ -80,7 +80,7 @@ class Optimizer(Saved):
         self._given = [weak(leaf) for leaf in parsed.leaves]
         self._counts = [0] * len(parsed.options)
         self._grads, self._checked, self._read = None, None, []
-        self._handed, self._handed_grads = [], []
+        self._watched_params, self._watched_grads = [], []
         self._losses = CompiledLosses()
         self._transaction = Transaction()
         self._opt_called = False
@@ -158,7 +158,7 @@ class Optimizer(Saved):
             >>> optimizer.state[0]["step"].item()
             1.0
         """
-        with self._transaction.changing, self._transaction.handing:
+        with self._transaction.change_lock, self._transaction.handoff_lock:
             self._need_engine()
             self._lent = True
             records = self._records()
@@ -171,17 +171,17 @@ class Optimizer(Saved):
         Raises:
             ValueError, TypeError: they do not have the optimizer's structure, shapes and dtypes.
         """
-        with self._transaction.changing:
+        with self._transaction.change_lock:
             self._need_engine()
             self._refuse_tracing()
             self._refuse_traced(jax.tree.leaves((params, state)))
             records = self._records()
-            engine_state, counts = self._engine.restored(self._layout, self._leaves, state, records, self._counts)
+            engine_state, counts = self._engine.restore(self._layout, self._leaves, state, records, self._counts)
             held = self._taken(params)
 
             def commit() -> None:
                 self._engine.commit(engine_state)
-                self._held, self._counts, self._lent, self._handed = held, counts, False, []
+                self._held, self._counts, self._lent, self._watched_params = held, counts, False, []
 
             self._transaction.commit(commit)
 

@@ -127,10 +127,10 @@ class Delayed(Frozen):
         return self.schedule(step + self.by)
 
 
-def delayed(value: object, by: int) -> PyTree:
+def delay(value: object, by: int) -> PyTree:
     """Return an option for a functional transformation whose step runs ``by`` updates behind the group's count."""
     if isinstance(value, tuple | list) and not isinstance(value, Beta):
-        return tuple(delayed(item, by) for item in value)
+        return tuple(delay(item, by) for item in value)
     if callable(value):
         return Delayed(value, by) if by else value
     return value_at(value, 0)

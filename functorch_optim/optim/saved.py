@@ -35,7 +35,7 @@ class Saved(Edited):
         is stored as its value, together with the group's count of updates as ``schedule_step``.
         """
         self._hooks.state_dict_pre.call(self)
-        with self._transaction.handing:
+        with self._transaction.handoff_lock:
             self._settle()
             self._check_groups()
             self._check_alive(wait=False)
@@ -94,7 +94,7 @@ class Saved(Edited):
         self._need_engine()
         if isinstance(state_dict, Mapping):
             state_dict = self._hooks.load_pre.replace(self, dict(state_dict))
-        with self._transaction.changing:
+        with self._transaction.change_lock:
             not_loaded = self._load(state_dict, match, strict, dtype, keep)
         self._hooks.load_post.call(self)
         return not_loaded
@@ -158,12 +158,12 @@ class Saved(Edited):
             raise ValueError(f"keep names {unknown}, which no parameter group has: the options are {sorted(known)}")
 
     def __getstate__(self) -> dict[str, object]:
-        with self._transaction.handing:  # copy containers: another thread may be in a step
+        with self._transaction.handoff_lock:  # copy containers: another thread may be in a step
             self._settle()
             groups = [{key: value for key, value in group.items() if key != "params"} for group in self.param_groups]
             held, engine = Leaves(list(self._held.arrays())), copy.copy(self._engine)
             state: dict[str, object] = {**vars(self), "param_groups": groups, "_held": held, "_engine": engine}
-        state.update(_checked=None, _handed=[], _handed_grads=[], _read=[], _counts=list(self._counts))
+        state.update(_checked=None, _watched_params=[], _watched_grads=[], _read=[], _counts=list(self._counts))
         del state["_losses"], state["_hooks"], state["_given"], state["_made_under"]
         return state
 

@@ -251,7 +251,7 @@ def check_strict(missing: Sequence[str], unexpected: Sequence[str], refused: Ref
         raise ValueError("\n".join(parts))
 
 
-def kept(value: Any, target: Any, dtype: DTypeLike | None, where: str) -> jax.Array:
+def cast(value: Any, target: Any, dtype: DTypeLike | None, where: str) -> jax.Array:
     """Convert a saved array to dtype ``target``, which must hold its numbers unless ``dtype`` was requested.
 
     Raises:

@@ -23,7 +23,7 @@ from functorch_optim.optim.options import is_constant, read_options
 from functorch_optim.optim.ownership import own_beside
 from functorch_optim.optim.tracing import OUTSIDE, TRACED, refuse_traced, trace_state
 from functorch_optim.optim.transaction import Call, Transaction
-from functorch_optim.optim.views import REFUSED, Handed, ParamGroups, forgotten_if_refused
+from functorch_optim.optim.views import REFUSED, ParamGroups, Watched, unwatch_on_error
 from functorch_optim.torch_tensors import as_array
 from functorch_optim.typing import OptionValues, PyTree
 
@@ -85,8 +85,8 @@ class Stepping(Hooked):
     _layout: Layout
     _held: Leaves
     _grads: list[PyTree] | None
-    _handed: list[Handed]  # trees of the parameters that the user may have written into
-    _handed_grads: list[Handed]
+    _watched_params: list[Watched]  # trees of the parameters that the user may have written into
+    _watched_grads: list[Watched]
     _checked: object  # the types of the gradients that last passed the checks
     _counts: list[int]  # the update count of each group
     _read: list[GroupRead]  # what the last step read of each group
@@ -150,10 +150,10 @@ class Stepping(Hooked):
 
     def _step(self, grads: list[PyTree] | None) -> None:
         """Update with these gradients, or with the accumulated ones."""
-        with self._transaction.changing:
+        with self._transaction.change_lock:
             if isinstance(self._engine, NoAlgorithm):
                 self._engine.refuse()
-            if self._handed or self._handed_grads:
+            if self._watched_params or self._watched_grads:
                 self._settle()
             used = (self._grads or []) if grads is None else grads
             updated = {group for group, grad in zip(self._layout.group_of, used, strict=False) if grad is not None}
@@ -172,10 +172,10 @@ class Stepping(Hooked):
 
     def _change(self, make: Callable[[], Call], updated: Collection[int]) -> PyTree:
         """Make a call as one change of the optimizer, and count an update for the groups ``updated``."""
-        with self._transaction.changing:
-            if self._handed or self._handed_grads:
+        with self._transaction.change_lock:
+            if self._watched_params or self._watched_grads:
                 self._settle()
-            self._handed = []  # outdated from now on; nothing else may hold the arrays
+            self._watched_params = []  # outdated from now on; nothing else may hold the arrays
             try:
                 compiled, arguments, commit = make()
 
@@ -233,27 +233,27 @@ class Stepping(Hooked):
 
     def _tree(self) -> PyTree:
         """Return the current parameters in their structure, without watching the tree."""
-        with self._transaction.handing:
+        with self._transaction.handoff_lock:
             return self._layout.structure.unflatten(self._leaves)
 
     def _settle(self) -> None:
         """Apply what the user has written into the trees that were handed out."""
-        if not self._handed and not self._handed_grads:
+        if not self._watched_params and not self._watched_grads:
             return
-        with self._transaction.handing:
-            for handed in tuple(self._handed):
-                with forgotten_if_refused(self._handed, handed):
-                    leaves, whole = handed.written(self._layout.structure, self._held.arrays(), "parameters")
+        with self._transaction.handoff_lock:
+            for watched in tuple(self._watched_params):
+                with unwatch_on_error(self._watched_params, watched):
+                    leaves, whole = watched.written(self._layout.structure, self._held.arrays(), "parameters")
                     if whole is not None:
                         held = self._taken(self._layout.structure.unflatten(whole))
-                        self._held, handed.leaves = held, leaves
-            for handed in tuple(self._handed_grads):
-                with forgotten_if_refused(self._handed_grads, handed):
+                        self._held, watched.leaves = held, leaves
+            for watched in tuple(self._watched_grads):
+                with unwatch_on_error(self._watched_grads, watched):
                     present = self._grads if self._grads is not None else [None] * len(self._layout.group_of)
-                    leaves, whole = handed.written(self._layout.structure, present, "gradients")
+                    leaves, whole = watched.written(self._layout.structure, present, "gradients")
                     if whole is not None:
                         grads = self._aligned(self._layout.structure.unflatten(map(as_array, whole)))
-                        self._grads, handed.leaves = grads, leaves
+                        self._grads, watched.leaves = grads, leaves
 
     def _taken(self, params: PyTree) -> Leaves:
         """Check and copy new values of the parameters."""

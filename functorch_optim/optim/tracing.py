@@ -10,7 +10,7 @@ from functorch_optim.typing import PyTree
 
 TRACED = (
     "the optimizer keeps its parameters outside of a traced function: inside one, use functional(), or an optimizer "
-    "that is created there with differentiable=True"
+    "that is made there with differentiable=True"
 )
 
 

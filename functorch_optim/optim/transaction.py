@@ -217,20 +217,20 @@ def _any_deleted(arguments: Sequence[object]) -> bool:
 class Transaction:
     """The changes of one optimizer; changes from several threads happen one after another.
 
-    Hold ``changing`` throughout a change, and ``handing`` while buffers pass through a compiled call or someone takes
-    references to them. Take the first before the second.
+    Hold ``change_lock`` throughout a change, and ``handoff_lock`` while buffers pass through a compiled call or someone
+    takes references to them. Take the first before the second.
     """
 
     def __init__(self) -> None:
-        self.changing = threading.RLock()
-        self.handing = threading.RLock()
+        self.change_lock = threading.RLock()
+        self.handoff_lock = threading.RLock()
 
     def __reduce__(self) -> tuple[object, ...]:
         return Transaction, ()  # a copy is independent
 
     def commit(self, change: Callable[[], None]) -> None:
         """Run ``change()``, which raises nothing, without interruption."""
-        with Uninterrupted(), self.handing:
+        with Uninterrupted(), self.handoff_lock:
             change()
 
     def run(self, compiled: Compiled, arguments: Arguments, commit: Commit) -> PyTree:
@@ -254,7 +254,7 @@ class Transaction:
     def _in_place(self, compiled: Compiled, arguments: Arguments, commit: Commit) -> tuple[Args, PyTree]:
         """Do :meth:`run` for overwritten arguments; return the arguments and the results."""
         # Handlers wait from the start: any array of arguments() that they took would be overwritten.
-        with Uninterrupted(committing=False) as section, self.handing:
+        with Uninterrupted(committing=False) as section, self.handoff_lock:
             args = arguments()
             section.overwritten = [args[position] for position in compiled.positions]
             result = compiled.in_place(*args)

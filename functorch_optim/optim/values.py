@@ -9,7 +9,7 @@ from functorch_optim import rows, trees
 from functorch_optim.optim import utils
 from functorch_optim.optim.stepping import Stepping
 from functorch_optim.optim.transaction import Compiled, exclusive
-from functorch_optim.optim.views import handed_tree
+from functorch_optim.optim.views import watch
 from functorch_optim.sparse_grad import Sparse, named
 from functorch_optim.typing import Numeric, PyTree
 
@@ -33,16 +33,16 @@ class Values(Stepping):
             >>> optimizer.params["w"].tolist()
             [0.0, 0.0]
         """
-        with self._transaction.handing:
-            return handed_tree(self._handed, self._layout.structure, self._leaves)
+        with self._transaction.handoff_lock:
+            return watch(self._watched_params, self._layout.structure, self._leaves)
 
     @params.setter
     def params(self, params: PyTree) -> None:
-        with self._transaction.changing:
+        with self._transaction.change_lock:
             self._settle()
             held = self._taken(params)
-            with self._transaction.handing:
-                self._held, self._handed = held, []
+            with self._transaction.handoff_lock:
+                self._held, self._watched_params = held, []
 
     @property
     def grads(self) -> PyTree:
@@ -51,16 +51,16 @@ class Values(Stepping):
         You may write into the tree: the optimizer applies this at its next use, with the checks of an assignment.
         ``optimizer.grads["w"] = None`` leaves ``w`` alone.
         """
-        with self._transaction.handing:
+        with self._transaction.handoff_lock:
             leaves = self._gradients
-            return None if leaves is None else handed_tree(self._handed_grads, self._layout.structure, leaves)
+            return None if leaves is None else watch(self._watched_grads, self._layout.structure, leaves)
 
     @grads.setter
     def grads(self, grads: PyTree) -> None:
-        with self._transaction.changing:
+        with self._transaction.change_lock:
             self._settle()
             new = None if grads is None else self._aligned(grads)
-            self._grads, self._handed_grads = new, []
+            self._grads, self._watched_grads = new, []
 
     def backward(
         self,
@@ -91,13 +91,13 @@ class Values(Stepping):
         value, tree = self._evaluate(self._losses.value_and_grad(loss_fn, has_aux, jit, tables), args)
         grads = self._aligned(tree)
         del tree
-        with self._transaction.changing:
+        with self._transaction.change_lock:
             self._accumulate(grads)
         return value
 
     def _accumulate(self, grads: list[PyTree]) -> None:
         self._settle()
-        self._handed_grads = []
+        self._watched_grads = []
         if self._grads is None:
             self._grads = grads
             return
@@ -122,12 +122,12 @@ class Values(Stepping):
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Drop the accumulated gradients; with ``set_to_none=False``, set existing ones to zero."""
-        with TraceAnnotation(f"Optimizer.zero_grad#{type(self).__name__}.zero_grad"), self._transaction.changing:
+        with TraceAnnotation(f"Optimizer.zero_grad#{type(self).__name__}.zero_grad"), self._transaction.change_lock:
             new = None
             if not set_to_none and (grads := self._gradients) is not None:
                 self._refuse_tracing()
                 new = [leaf if leaf is None else rows.zeros_like(leaf) for leaf in grads]
-            self._grads, self._handed_grads = new, []
+            self._grads, self._watched_grads = new, []
 
     def clip_grad_norm(self, max_norm: Numeric, norm_type: float = 2.0, error_if_nonfinite: bool = False) -> jax.Array:
         """Apply :func:`functorch_optim.optim.utils.clip_grad_norm` to :attr:`grads`, and return the total norm."""
@@ -139,11 +139,11 @@ class Values(Stepping):
 
     def _clipped(self, clip: Callable[[PyTree], tuple[PyTree, PyTree]]) -> PyTree:
         """Replace the gradients with the first result of ``clip``, and return the second."""
-        with self._transaction.changing:
+        with self._transaction.change_lock:
             self._refuse_tracing()
             grads, result = clip(self._gradients)
             self._refuse_traced(jax.tree.leaves(grads))
-            self._grads, self._handed_grads = grads, []
+            self._grads, self._watched_grads = grads, []
             return result
 
 

@@ -11,7 +11,7 @@ from functorch_optim import trees
 from functorch_optim.typing import PyTree
 
 
-class Handed:
+class Watched:
     """A tree of current arrays that was handed out, and its leaves at the last check."""
 
     def __init__(self, tree: PyTree, leaves: list[PyTree]) -> None:
@@ -38,21 +38,21 @@ class Handed:
         return leaves, [held if new is old else new for new, old, held in whole]
 
 
-def handed_tree(handed: list[Handed], structure: trees.Structure, leaves: list[PyTree]) -> PyTree:
+def watch(watched: list[Watched], structure: trees.Structure, leaves: list[PyTree]) -> PyTree:
     """Hand out the arrays in their structure as a watched tree: the last one if it has these arrays."""
-    if handed and all(map(operator.is_, handed[-1].leaves, leaves)):
-        return handed[-1].tree
-    handed.append(Handed(structure.unflatten(leaves), list(leaves)))
-    return handed[-1].tree
+    if watched and all(map(operator.is_, watched[-1].leaves, leaves)):
+        return watched[-1].tree
+    watched.append(Watched(structure.unflatten(leaves), list(leaves)))
+    return watched[-1].tree
 
 
 @contextmanager
-def forgotten_if_refused(handed: list[Handed], one: Handed) -> Generator[None]:
+def unwatch_on_error(watched: list[Watched], one: Watched) -> Generator[None]:
     """Stop watching a tree if what was written to it does not fit."""
     try:
         yield
     except (RuntimeError, TypeError, ValueError):
-        handed.remove(one)
+        watched.remove(one)
         raise
 
 

@@ -12,7 +12,7 @@ from functorch_optim import rows
 from functorch_optim.base import GradientTransformation
 from functorch_optim.optim.engine import handover
 from functorch_optim.optim.engine.entries import entries_of, history_of
-from functorch_optim.optim.engine.histories import Histories, History, fitted
+from functorch_optim.optim.engine.histories import Histories, History, fit
 from functorch_optim.optim.engine.kinds import Algorithms, Record
 from functorch_optim.optim.engine.packs import Leaves
 from functorch_optim.optim.engine.prepared import Prepared
@@ -67,9 +67,9 @@ class ByParameter:
     def start(self, layout: Layout, params: list[PyTree], records: Sequence[Record]) -> None:
         """Start with parameters that have no history."""
         self.histories = []
-        self.commit(self.extended(layout, params, records))
+        self.commit(self.extend(layout, params, records))
 
-    def extended(self, layout: Layout, params: list[PyTree], records: Sequence[Record]) -> list[History]:
+    def extend(self, layout: Layout, params: list[PyTree], records: Sequence[Record]) -> list[History]:
         """Return the state for :meth:`commit`, extended to the new parameters in ``layout``."""
         histories = list(self.histories)
         everything = list(zip(params, layout.labels, layout.group_of, strict=True))
@@ -77,7 +77,7 @@ class ByParameter:
             rule, history = records[group].algorithm.rule, History()
             rule.check_parameter(name, param)
             whole = habits_of(type(rule)).starts_whole
-            histories.append(fitted(history, records[group], param) if whole else history)
+            histories.append(fit(history, records[group], param) if whole else history)
         return histories
 
     def step(
@@ -100,7 +100,7 @@ class ByParameter:
         known, group_of, cache = self._known, layout.group_of, {}
 
         def as_needed(index: int, param: PyTree) -> History:
-            return fitted(known[index], records[group_of[index]], param)
+            return fit(known[index], records[group_of[index]], param)
 
         if in_place:
             odd = {index for index, grad in enumerate(grads) if grad is None or rows.is_rows(grad)}
@@ -111,11 +111,11 @@ class ByParameter:
             group = records[group_of[i]]
             if group.algorithm.rule.takes_rows and (rows.is_rows(grads[i]) or group.algorithm.rule.needs_rows):
                 group.algorithm.check_gradient(layout.labels[i], grads[i], group.decays)
-        anew = [history is not known[i] for i, history in zip(active, histories, strict=True)]
+        shares_arrays = [history is not known[i] for i, history in zip(active, histories, strict=True)]
         member_groups = [*[group_of[i] for i in active], *[pack.group for pack in known.packs]]
         all_histories = [*histories, *[pack.history for pack in known.packs]]
         kinds, algorithms = list(map(type, grads)), [group.algorithm for group in records]
-        return Prepared(held, known, algorithms, kinds, active, anew, all_histories, member_groups, in_place)
+        return Prepared(held, known, algorithms, kinds, active, shares_arrays, all_histories, member_groups, in_place)
 
     def entries(self, layout: Layout) -> list[Entry]:
         """Return each parameter's entry in torch's ``state_dict``."""
@@ -132,7 +132,7 @@ class ByParameter:
                 try:
                     history = history_of(entry, rule, param, name, reading.dtype)
                     begins = history.row is None and habits_of(type(rule)).starts_whole
-                    histories[index] = fitted(history, records[group], param) if begins else history
+                    histories[index] = fit(history, records[group], param) if begins else history
                 except (KeyError, TypeError, ValueError) as error:
                     reading.refused[name] = error
         return histories
@@ -153,18 +153,18 @@ class ByParameter:
         counts: list[int],
     ) -> tuple[GradientTransformation, PyTree]:
         """Return ``(transformation, state)`` that continue from here; a partition if histories or groups differ."""
-        return handover.functional(self.algorithms, layout, self._fitted(layout, params, records), options, counts)
+        return handover.functional(self.algorithms, layout, self._fit(layout, params, records), options, counts)
 
-    def restored(
+    def restore(
         self, layout: Layout, params: list[PyTree], state: PyTree, records: Sequence[Record], counts: list[int]
     ) -> tuple[list[History], list[int]]:
         """Return the histories for :meth:`commit` and the groups' counts, from a state like :meth:`functional`'s."""
-        histories = self._fitted(layout, params, records)
-        return handover.restored(layout, params, histories, state, records, counts)
+        histories = self._fit(layout, params, records)
+        return handover.restore(layout, params, histories, state, records, counts)
 
-    def _fitted(self, layout: Layout, params: list[PyTree], records: Sequence[Record]) -> list[History]:
+    def _fit(self, layout: Layout, params: list[PyTree], records: Sequence[Record]) -> list[History]:
         """Return the histories as the next step needs them."""
         return [
-            fitted(history, records[group], param)
+            fit(history, records[group], param)
             for history, group, param in zip(self.histories, layout.group_of, params, strict=True)
         ]

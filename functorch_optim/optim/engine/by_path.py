@@ -12,8 +12,8 @@ from jax.typing import DTypeLike
 from functorch_optim import trees
 from functorch_optim.optim.engine.protocol import Entry, Group, Reading
 from functorch_optim.optim.layout import Layout
-from functorch_optim.optim.state_dict import kept
-from functorch_optim.placement import placed
+from functorch_optim.optim.state_dict import cast
+from functorch_optim.placement import place
 from functorch_optim.typing import PyTree
 
 
@@ -56,7 +56,7 @@ class ByPath:
         for view, leaf, before, values in zip(views, leaves, jax.tree.leaves(present), found, strict=True):
             fits = [value for index, value in values.items() if index not in stay]
             value = fits[0] if fits else before if stay.intersection(view.members) else leaf
-            filled.append(before if value is before else placed(value, leaf))
+            filled.append(before if value is before else place(value, leaf))
         return treedef.unflatten(filled)
 
     def resized(self, state: PyTree, options: Group) -> None:
@@ -121,4 +121,4 @@ def _shared(
     first = next(iter(held.values()))
     if entry is not first and not np.array_equal(np.asarray(value), np.asarray(first.get(key)), equal_nan=True):
         raise ValueError(f"{key} {where} differs from the others', but here they share it")
-    return kept(value, leaf.dtype, dtype, f"{key} {where}")
+    return cast(value, leaf.dtype, dtype, f"{key} {where}")

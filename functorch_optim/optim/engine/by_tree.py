@@ -14,10 +14,10 @@ from functorch_optim.core.packing import ForeachState
 from functorch_optim.optim.engine.by_path import BY_PATH
 from functorch_optim.optim.engine.packs import Leaves
 from functorch_optim.optim.engine.protocol import Codec, Entry, Group, Reading
-from functorch_optim.optim.engine.templates import Template, filled, template_of, types_of
+from functorch_optim.optim.engine.templates import Template, fill, template_of, types_of
 from functorch_optim.optim.layout import Layout
 from functorch_optim.optim.losses import CompiledLosses
-from functorch_optim.optim.options import delayed
+from functorch_optim.optim.options import delay
 from functorch_optim.optim.ownership import own
 from functorch_optim.optim.transaction import Args, Call, Compiled, exclusive
 from functorch_optim.selection import partition
@@ -124,9 +124,9 @@ class ByTree:
     def check(self, options: Group, live: bool = False) -> None:
         """Raise unless the transformation can be built with these options."""
         del live
-        self.made(options)
+        self.build(options)
 
-    def made(self, options: Group) -> GradientTransformation:
+    def build(self, options: Group) -> GradientTransformation:
         """Build the transformation of a group's options."""
         return self.make(**{name: options[name] for name in self.option_names})
 
@@ -141,7 +141,7 @@ class ByTree:
             )
         self.commit(state)
 
-    def extended(self, layout: Layout, params: list[PyTree], records: Sequence[Group]) -> Grown:
+    def extend(self, layout: Layout, params: list[PyTree], records: Sequence[Group]) -> Grown:
         """Return the state for :meth:`commit`, extended to new parameters: a new group with its own state."""
         state = self.state
         fresh = self._whole(layout, records).init(layout.structure.unflatten(params))
@@ -151,7 +151,7 @@ class ByTree:
 
     def _whole(self, layout: Layout, options: Sequence[Group]) -> GradientTransformation:
         """Build the transformation of the whole tree from the options of each group."""
-        members = [self.made(one) for one in options]
+        members = [self.build(one) for one in options]
         if layout.element_of is not None:
             members = [transformation(Within(tx, n)) for tx, n in zip(members, layout.element_of, strict=True)]
         if len(members) == 1:
@@ -205,7 +205,7 @@ class ByTree:
         self, compiled: Compiled, held: Leaves, data: PyTree, numbers: np.ndarray, records: Sequence[Group]
     ) -> Call:
         """Return one call of a compiled :meth:`_update`."""
-        state_leaves, structure = self._fitted(records)
+        state_leaves, structure = self._fit(records)
 
         def arguments() -> Args:
             return exclusive(held.arrays()), structure.unflatten(exclusive(state_leaves)), data, numbers
@@ -216,7 +216,7 @@ class ByTree:
 
         return Call(compiled, arguments, commit)
 
-    def _fitted(self, records: Sequence[Group]) -> tuple[list[PyTree], trees.Structure]:
+    def _fit(self, records: Sequence[Group]) -> tuple[list[PyTree], trees.Structure]:
         """Return the leaves and the structure of the state, resized for these options."""
         resized = self.codec.resized(self.state, records[0])
         if resized is None:
@@ -233,7 +233,7 @@ class ByTree:
         """
 
         def optimizer_step(leaves: list[PyTree], state: PyTree, data: PyTree, numbers: jax.Array) -> PyTree:
-            params, tx = layout.structure.unflatten(leaves), self._whole(layout, filled(templates, numbers))
+            params, tx = layout.structure.unflatten(leaves), self._whole(layout, fill(templates, numbers))
             if loss is None:
                 value, more = None, {}
                 descent = layout.structure.unflatten([None if g is None else conjugate_leaf(g) for g in data])
@@ -268,22 +268,22 @@ class ByTree:
     ) -> tuple[GradientTransformation, PyTree]:
         """Return ``(transformation, state)`` that continue from here."""
         del params
-        leaves, structure = self._fitted(records)
+        leaves, structure = self._fit(records)
         state = structure.unflatten(leaves)
         late = self.codec.behind(state, counts)
         live = [
-            {name: one[name] if name in self.static else delayed(one[name], late) for name in self.option_names}
+            {name: one[name] if name in self.static else delay(one[name], late) for name in self.option_names}
             for one in options
         ]
         self._exported = self.codec.counters(state)  # the state may be donated before it is restored
         return self._whole(layout, live), state
 
-    def restored(
+    def restore(
         self, layout: Layout, params: list[PyTree], state: PyTree, records: Sequence[Group], counts: list[int]
     ) -> tuple[PyTree, list[int]]:
         """Return the state for :meth:`commit` and the groups' counts, from a state like :meth:`functional`'s."""
         del layout, params
-        leaves, structure = self._fitted(records)
+        leaves, structure = self._fit(records)
         present = structure.unflatten(leaves)
         after = _matched(present, state)
         before = self.codec.counters(present) if self._exported is None else self._exported

@@ -14,7 +14,7 @@ from functorch_optim.optim.engine.histories import History, slots_of
 from functorch_optim.optim.engine.protocol import Entry
 from functorch_optim.optim.engine.torch_habits import habits_of
 from functorch_optim.optim.options import is_traced
-from functorch_optim.optim.state_dict import count_of, kept
+from functorch_optim.optim.state_dict import cast, count_of
 from functorch_optim.placement import sharding_of
 from functorch_optim.typing import PyTree
 
@@ -71,7 +71,7 @@ def history_of(
             raise ValueError(f"{where} has shape {array.shape}, but it should have {shape}")
         if not jnp.issubdtype(array.dtype, jnp.inexact):
             raise TypeError(f"{where} is not floating")
-        slot_array = kept(array, _slot_dtype(array.dtype, own, dtype), dtype, where)
+        slot_array = cast(array, _slot_dtype(array.dtype, own, dtype), dtype, where)
         sharding = None if is_traced(param) else sharding_of(param, shape)
         placed[slot] = slot_array if sharding is None else jax.device_put(slot_array, sharding)
     return History(rule.empty()._replace(**placed), step, carried)

@@ -15,7 +15,7 @@ from functorch_optim.optim.engine.prepared import age
 from functorch_optim.optim.engine.protocol import Group
 from functorch_optim.optim.engine.torch_habits import habits_of
 from functorch_optim.optim.layout import Layout
-from functorch_optim.optim.options import delayed
+from functorch_optim.optim.options import delay
 from functorch_optim.selection import partition
 from functorch_optim.typing import Numeric, PyTree
 
@@ -41,7 +41,7 @@ def functional(
     return partition(transformations, layout.structure.unflatten(labels)), NamedStates(states)
 
 
-def restored(
+def restore(
     layout: Layout,
     params: list[PyTree],
     histories: list[History],
@@ -93,7 +93,7 @@ def _transformation(algorithms: Algorithms, options: Group, late: int) -> Gradie
     kind = algorithms.kind(options)
     return kind.constructor(
         **{
-            name: delayed(options[name], late) if name in kind.data_names else options[name]
+            name: delay(options[name], late) if name in kind.data_names else options[name]
             for name in kind.options_of(options)
         }
     )

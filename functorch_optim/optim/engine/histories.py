@@ -32,7 +32,7 @@ class History:
     algorithm: Lifted | None = None
 
 
-def fitted(history: History, record: Record, param: PyTree) -> History:
+def fit(history: History, record: Record, param: PyTree) -> History:
     """Return the history with a row of the slots that the group's algorithm uses.
 
     A missing slot gets its initial value; then the count restarts too, if torch does not store it.
@@ -124,7 +124,7 @@ class Histories:
         odd: set[int],
         groups: Sequence[int],
         records: Sequence[Record],
-        fitted: Callable[[int, jax.Array], History],
+        fit: Callable[[int, jax.Array], History],
     ) -> dict[int, History]:
         """Pack whatever can be packed.
 
@@ -133,7 +133,7 @@ class Histories:
             odd: the parameters that cannot be in a pack now.
             groups: the group of each parameter.
             records: the record of each group.
-            fitted: returns a parameter's history as the step needs it.
+            fit: returns a parameter's history as the step needs it.
 
         Returns:
             The fitted histories of the parameters that stay alone.
@@ -150,7 +150,7 @@ class Histories:
             self.arrangement = self.arrangement._replace(final=True)
             return {}
         arrays, apart = held.arrays(), odd | self._apart
-        candidates = {i: fitted(i, array) for i, array in enumerate(arrays) if i not in apart}
+        candidates = {i: fit(i, array) for i, array in enumerate(arrays) if i not in apart}
         alone, packs = list(self.arrangement.alone), []
         for indices in together(arrays, candidates, groups, records):
             members = [candidates.pop(i) for i in indices]

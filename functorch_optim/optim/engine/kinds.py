@@ -24,7 +24,7 @@ class Kind:
             name for name in inspect.signature(constructor).parameters if name not in FUNCTIONAL_ONLY
         )
         self._required = {name for name in self._parameters if name in defaults}
-        self.rule_type = type(self.made(defaults).rule)
+        self.rule_type = type(self.build(defaults).rule)
         self.data_names = data_options(self.rule_type).keys() & set(self._parameters)
 
     def options_of(self, group: OptionValues) -> list[str]:
@@ -39,7 +39,7 @@ class Kind:
             stand_ins[name] = _deferred(option, checked(name, option, options[name]))
         return {**options, **stand_ins}
 
-    def made(self, options: OptionValues) -> Lifted:
+    def build(self, options: OptionValues) -> Lifted:
         return lifted(self.constructor(**{name: options[name] for name in self.options_of(options)}))
 
 
@@ -94,7 +94,7 @@ class Algorithms:
         for name in kind.options_of(options):
             if name not in kind.data_names and isinstance(options[name], list | dict | set):
                 raise TypeError(f"{name} must be a plain value, but it is {options[name]!r}")
-        kind.made(kind.checked(options) if live else options)
+        kind.build(kind.checked(options) if live else options)
 
     def record(self, options: Group, group: int) -> Record:
         """Build the record of a group from its options, which are numbers by now.
@@ -122,7 +122,7 @@ class Algorithms:
                 arguments[flag] = False
         key = (kind.rule_type, tuple(arguments.items()))
         if key not in self._made:
-            self._made[key] = kind.made(arguments)
+            self._made[key] = kind.build(arguments)
         algorithm = self._made[key]
         numbers = hyperparams_of(kind.rule_type, {**vars(algorithm.rule), **options}, 0)
         return Record(algorithm, numbers, options.get("foreach"), decays)

@@ -44,7 +44,7 @@ class NoAlgorithm:
     def start(self, layout: Layout, params: list[PyTree], records: Sequence[None]) -> None:
         """Do nothing."""
 
-    def extended(self, layout: Layout, params: list[PyTree], records: Sequence[None]) -> NoReturn:
+    def extend(self, layout: Layout, params: list[PyTree], records: Sequence[None]) -> NoReturn:
         """Raise."""
         self.refuse()
 
@@ -80,7 +80,7 @@ class NoAlgorithm:
         """Raise."""
         self.refuse()
 
-    def restored(
+    def restore(
         self, layout: Layout, params: list[PyTree], state: PyTree, records: Sequence[None], counts: list[int]
     ) -> NoReturn:
         """Raise."""

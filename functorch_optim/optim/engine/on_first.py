@@ -13,7 +13,7 @@ from functorch_optim.algorithms.quasi_newton import flattened
 from functorch_optim.optim.engine.protocol import Entry, Group, Reading
 from functorch_optim.optim.layout import Layout
 from functorch_optim.optim.ownership import own
-from functorch_optim.optim.state_dict import kept
+from functorch_optim.optim.state_dict import cast
 from functorch_optim.typing import PyTree
 
 
@@ -85,7 +85,7 @@ class OnFirst:
                 raise ValueError(f"{key} of the state must be a finite number, but it is {entry.get(key)!r:.100}")
         own_dtype = _common_dtype(jax.tree.leaves(fresh.d))
         for key, value in entry.items():
-            entry[key] = _mapped(lambda v, key=key: kept(v, own_dtype, reading.dtype, f"{key} of the state"), value)
+            entry[key] = _mapped(lambda v, key=key: cast(v, own_dtype, reading.dtype, f"{key} of the state"), value)
         return self.from_entry(layout.structure.unflatten(params), entry, fresh)._replace(**counts)
 
 

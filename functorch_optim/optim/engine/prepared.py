@@ -73,8 +73,8 @@ def age(history: History) -> tuple[int, tuple[Numeric, ...]]:
 class Prepared:
     """The parameters that a step updates, their histories, and how they share a step's scalars.
 
-    ``histories`` has those of the parameters ``active``, then one per pack; ``groups`` has the group of each. ``anew``
-    marks the active ones that share arrays with the histories they replace.
+    ``histories`` has those of the parameters ``active``, then one per pack; ``groups`` has the group of each.
+    ``shares_arrays`` marks the active ones that share arrays with the histories they replace.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Prepared:
         algorithms: list[Lifted],
         kinds: list[type],
         active: list[int],
-        anew: list[bool],
+        shares_arrays: list[bool],
         histories: list[History],
         groups: list[int],
         in_place: bool,
@@ -95,7 +95,7 @@ class Prepared:
         self.algorithms = algorithms
         self.kinds = kinds
         self.active = active
-        self.anew = anew
+        self.shares_arrays = shares_arrays
         self.histories = histories
         self.groups = groups
         self.in_place = in_place
@@ -155,7 +155,7 @@ class Prepared:
         rows_of = [history.row for history in alone]
         if self.in_place:
             params = exclusive(params, 1 if self.whole else 2)
-            rows_of = _exclusive(rows_of, self.anew) if any(self.anew) else exclusive(rows_of)
+            rows_of = _exclusive(rows_of, self.shares_arrays) if any(self.shares_arrays) else exclusive(rows_of)
         if not self._packs:
             return params, rows_of, grads if self.whole else [grads[i] for i in self.active], numbers
         return (
@@ -171,10 +171,10 @@ class Prepared:
         for row, history, member in zip(rows, self.histories, self.member_of, strict=True):
             history.row, history.carried = row, carried[member]
             history.step += 1
-        if any(self.anew):
+        if any(self.shares_arrays):
             for index, history in zip(self.active, self.histories, strict=False):
                 self._known[index] = history
-            self.anew = [False] * len(self.active)
+            self.shares_arrays = [False] * len(self.active)
         if self.whole:
             held.loose = params
             return

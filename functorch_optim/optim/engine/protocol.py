@@ -78,7 +78,7 @@ class Engine(Protocol[R]):
     """The state of the parameters, and the step.
 
     A step reads a record of each group, which :meth:`record` builds from the group's options. Each engine has its own
-    form of state: :meth:`extended`, :meth:`read` and :meth:`restored` return one without changing anything, and
+    form of state: :meth:`extend`, :meth:`read` and :meth:`restore` return one without changing anything, and
     :meth:`commit` continues from it and raises nothing.
     """
 
@@ -112,7 +112,7 @@ class Engine(Protocol[R]):
         """Start with parameters that have no state."""
         ...
 
-    def extended(self, layout: Layout, params: list[PyTree], records: Sequence[R]) -> PyTree:
+    def extend(self, layout: Layout, params: list[PyTree], records: Sequence[R]) -> PyTree:
         """Return the state extended to the new parameters in ``layout``."""
         ...
 
@@ -150,7 +150,7 @@ class Engine(Protocol[R]):
         """Return a transformation and its state that continue from here."""
         ...
 
-    def restored(
+    def restore(
         self, layout: Layout, params: list[PyTree], state: PyTree, records: Sequence[R], counts: list[int]
     ) -> tuple[PyTree, list[int]]:
         """Return the state that a functional loop ended with, and the groups' update counts."""

@@ -44,7 +44,7 @@ def hashable(name: str, value: Any) -> PyTree:
     return value
 
 
-def filled(templates: tuple[Template, ...], numbers: jax.Array) -> list[dict[str, PyTree]]:
+def fill(templates: tuple[Template, ...], numbers: jax.Array) -> list[dict[str, PyTree]]:
     """Return the groups' options with the numbers filled in."""
     position = iter(range(len(numbers)))
     return [

@@ -112,7 +112,7 @@ class AveragedModel:
     @property
     def module(self) -> PyTree:
         """The averaged model: the nnx module, or the tree of parameters."""
-        with self._transaction.handing:
+        with self._transaction.handoff_lock:
             return self._model.module
 
     @property
@@ -126,13 +126,13 @@ class AveragedModel:
         return self._trees()[1]
 
     def _trees(self) -> tuple[PyTree, PyTree]:
-        with self._transaction.handing:
+        with self._transaction.handoff_lock:
             parts = self._model.read()
             return parts.trees(parts.leaves)
 
     def __call__(self, *inputs: object, **options: object) -> PyTree:
         """Call the model with the averaged parameters."""
-        with self._transaction.handing:
+        with self._transaction.handoff_lock:
             model = self._model.snapshot()
         return model(*inputs, **options)
 
@@ -157,7 +157,7 @@ class AveragedModel:
             ValueError: the structure or an array's shape differs; TypeError: a function does not return an array.
                 Nothing changes then.
         """
-        with self._transaction.changing:
+        with self._transaction.change_lock:
             self._update(model, buffers)
 
     def _update(self, model: PyTree, buffers: PyTree) -> None:
@@ -218,7 +218,7 @@ class AveragedModel:
         return result
 
     def _replace_buffers(self, buffers: PyTree) -> None:
-        with self._transaction.changing:
+        with self._transaction.change_lock:
             parts = self._model.read()
             averages = self._averages(parts)
             new = [*averages[: parts.count], *parts.aligned(self.params, buffers)[parts.count :]]
@@ -227,7 +227,7 @@ class AveragedModel:
 
     def state_dict(self) -> dict[str, PyTree]:
         """Return ``n_averaged``, and every array as torch names it, ``module.<dotted path>``; averages in float32."""
-        with self._transaction.handing:
+        with self._transaction.handoff_lock:
             parts = self._model.read()
             pairs = list(zip(parts.names, self._averages(parts), strict=True))
         arrays = {_key(name): leaf for name, leaf in pairs if is_array(leaf)}
@@ -241,7 +241,7 @@ class AveragedModel:
         Raises:
             RuntimeError: keys are missing or unexpected, or shapes differ; it lists all, and nothing changes.
         """
-        with self._transaction.changing:
+        with self._transaction.change_lock:
             self._load(state_dict, strict)
 
     def _load(self, state_dict: Mapping[str, PyTree], strict: bool) -> None:
