@@ -231,3 +231,13 @@ def test_trace_and_compile_do_not_grow_with_the_leaves():
         tx = fo.adam(lr=0.1, foreach=foreach)
         text = jax.jit(tx.update).lower(tree, tx.init(tree), tree).as_text()
         assert text.count("stablehlo.sqrt") <= 4  # for two shapes or one buffer, and for the step's coefficients
+
+
+def test_packs_that_missing_gradients_break_up_again_and_again_are_given_up():
+    tree = [jnp.ones(3) for _ in range(histories.FEWEST + 10)]
+    automatic, wanted = (optim.SGD(tree, lr=0.1, momentum=0.9, foreach=foreach) for foreach in (None, True))
+    for skipped in range(histories.FEW_BREAKS + 2):
+        for optimizer in (automatic, wanted):
+            optimizer.step([None if index == skipped else grad for index, grad in enumerate(tree)])
+    assert not automatic._engine._known.packs and wanted._engine._known.packs
+    assert near(automatic.params, wanted.params)

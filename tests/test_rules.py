@@ -12,7 +12,7 @@ import pytest
 import functorch_optim as fo
 from functorch_optim.algorithms import adagrad, rprop
 from functorch_optim.core.rule_checks import check_class, check_update
-from functorch_optim.hyperparams import Hyperparameter, LearningRate, WeightDecay
+from functorch_optim.hyperparams import AnyNumber, Hyperparameter, LearningRate, WeightDecay
 from functorch_optim.testing import check_rule
 from tests.table import TABLE
 
@@ -321,3 +321,26 @@ def test_what_a_rule_rests_on_is_imported_in_no_circle():
             waiting += graph[module]
     TopologicalSorter(graph).prepare()
     assert "functorch_optim.base" in graph and "functorch_optim.algorithms.adam" not in graph
+
+
+def test_options_may_have_any_name():
+    class Own(fo.Rule):
+        title = "Own"
+        state = SignState
+        lr: LearningRate = 0.5
+        _count: AnyNumber = 2.0
+        index: AnyNumber = 3.0
+
+        def init(self, param, hyperparams):
+            return SignState(None, None)
+
+        def scalars(self, step, hyperparams):
+            return (hyperparams.lr * hyperparams._count * hyperparams.index,)
+
+        def update(self, grad, param, slots, scalars):
+            return -scalars[0] * grad, slots
+
+    tx = fo.lift(Own())
+    updates, state = tx.update(jnp.ones(1), tx.init(jnp.ones(1)))
+    assert updates.item() == -3.0
+    assert fo.current_hyperparams(tx, state) == {"lr": 0.5, "_count": 2.0, "index": 3.0}

@@ -17,6 +17,7 @@ import pytest
 import functorch_optim as fo
 from functorch_optim import optim
 from functorch_optim.optim import transaction
+from functorch_optim.optim.engine import histories
 from tests.algorithms import FULL
 
 PACKAGE = str(Path(fo.__file__).parent)
@@ -511,3 +512,77 @@ def test_averages_are_read_while_another_thread_updates_them():
         assert all((np.asarray(leaf) == 1.0).all() for leaf in jax.tree.leaves(held))
     thread.join()
     assert not errors and averaged.n_averaged == 101
+
+
+def deleted():
+    array = jnp.ones(1)
+    array.delete()
+    return array
+
+
+@pytest.mark.parametrize("count", [1, histories.FEWEST])
+def test_a_failed_first_step_leaves_no_state(count):
+    """What it prepared, with the options of that time, serves no later step."""
+    optimizer = optim.Rprop([jnp.zeros(1) for _ in range(count)], lr=0.1)
+    with pytest.raises(RuntimeError, match="deleted"):
+        optimizer.step([deleted() for _ in range(count)])
+    assert not optimizer.state and not optimizer.state_dict()["state"]
+    optimizer.param_groups[0]["lr"] = 0.5
+    optimizer.step([jnp.ones(1) for _ in range(count)])
+    assert [param.item() for param in optimizer.params] == [-0.5] * count
+
+
+@pytest.mark.parametrize(("lr", "error"), [("x", TypeError), (0.1, RuntimeError)])
+def test_writes_into_params_survive_a_failed_step(lr, error):
+    optimizer = optim.SGD([jnp.ones(1)], lr=0.1)
+    params = optimizer.params
+    optimizer.param_groups[0]["lr"] = lr
+    with pytest.raises(error):
+        optimizer.step([deleted()])
+    optimizer.param_groups[0]["lr"] = 0.1
+    params[0] = jnp.zeros(1)
+    assert optimizer.params[0].item() == 0.0
+
+
+def test_a_state_is_read_from_one_arrangement(monkeypatch):
+    """Another thread may unpack at any moment; here the reader's own cut stands for it."""
+    optimizer = optim.Adam(many(), lr=0.1, foreach=True)
+    optimizer.step(loss)
+    known, cut = optimizer._engine._known, histories.cut_all
+
+    def unpack_first(*args):
+        monkeypatch.setattr(histories, "cut_all", cut)
+        known.each()
+        return cut(*args)
+
+    monkeypatch.setattr(histories, "cut_all", unpack_first)
+    assert known.packs
+    assert all(history is not None for history in known.read()) and not known.packs
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="the system has no such signal")
+def test_a_handler_reads_while_a_pack_is_cut_for_the_first_time():
+    optimizer = optim.Adam([jnp.zeros(7) + i for i in range(histories.FEWEST + 3)])
+    optimizer.step([jnp.ones(7) for _ in optimizer.params])
+    seen = []
+    before = signal.signal(signal.SIGALRM, lambda *_: seen.append(optimizer.state_dict()))
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.002)
+        found = optimizer.state_dict()
+        while not seen:
+            pass
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert same(found["state"], seen[0]["state"])
+
+
+def test_a_copy_accumulates_into_gradients_of_its_own():
+    optimizer = optim.SGD([jnp.ones(2)], lr=0.1)
+
+    def square(params):
+        return jnp.sum(params[0] ** 2)
+
+    optimizer.backward(square)
+    twin = copy.copy(optimizer)
+    twin.backward(square)
+    assert optimizer.grads[0].tolist() == [2.0, 2.0] and twin.grads[0].tolist() == [4.0, 4.0]

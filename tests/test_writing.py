@@ -339,3 +339,23 @@ def test_a_shallow_copy_counts_by_itself():
     other.add_param_group({"params": [jnp.zeros(1)]})
     one.step([jnp.ones(2)])
     assert one.params[0].tolist() == [0.0, 0.0]
+
+
+def test_the_decay_of_adamw_is_coupled_once_its_option_says_so():
+    """As in torch, where the option of the group decides."""
+    optimizer, adam = (cls([jnp.ones(1)], lr=0.1, weight_decay=0.5) for cls in (optim.AdamW, optim.Adam))
+    optimizer.param_groups[0]["decoupled_weight_decay"] = False
+    for each in (optimizer, adam):
+        each.step([jnp.array([0.25])])
+    assert optimizer.params[0] == adam.params[0]
+    optimizer.param_groups[0]["decoupled_weight_decay"] = True
+    optimizer.step([jnp.array([0.25])])
+    assert optimizer.params[0] < adam.params[0] - 0.1
+
+
+@pytest.mark.parametrize("betas", [0.9, (0.9,), (0.9, 0.99, 0.999)])
+def test_options_of_another_length_are_named(betas):
+    optimizer = optim.Adam([jnp.ones(1)])
+    optimizer.param_groups[0]["betas"] = betas
+    with pytest.raises(TypeError, match="option 'betas' of parameter group 0 must hold 2 values, but it is"):
+        optimizer.step([jnp.ones(1)])

@@ -240,7 +240,7 @@ class QuasiNewton(Options, Transform):
         )
 
     def _numbers(self, state: PyTree) -> dict[str, PyTree]:
-        return self.at(state.step)._asdict()
+        return self.hyperparams_at(state.step)
 
     def hyperparams(self, state: PyTree) -> dict[str, PyTree]:
         return self._numbers(state)

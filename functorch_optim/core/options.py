@@ -1,9 +1,8 @@
 """Options as the fields of a frozen dataclass: checked at construction, turned into numbers at each step."""
 
 import functools
-from collections import namedtuple
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import fields, make_dataclass
 from typing import Any, NoReturn, get_type_hints
 
 import jax
@@ -77,21 +76,22 @@ class Options(Frozen):
 
     def hyperparams_at(self, step: Numeric) -> dict[str, PyTree]:
         """Return the data options at ``step`` as a dictionary of plain values, for people to read."""
+        now = self.at(step)
         return jax.tree.map(
             lambda x: x.value if isinstance(x, Beta) else x,
-            self.at(step)._asdict(),
+            {name: getattr(now, name) for name in data_options(type(self))},
             is_leaf=lambda x: isinstance(x, Beta),
         )
 
 
 @functools.cache
 def _record_of(cls: type) -> Callable[..., PyTree]:
-    """Return the named tuple class for a class's data options."""
-    return namedtuple(f"{cls.__name__}Hyperparams", data_options(cls))  # pyright: ignore[reportUntypedNamedTuple]
+    """Return the class of the records of a class's data options."""
+    return make_dataclass(f"{cls.__name__}Hyperparams", data_options(cls), frozen=True, slots=True)
 
 
 def hyperparams_of(cls: type, values: Mapping[str, Any], step: Any) -> PyTree:
-    """Return the data options of ``cls`` as a named tuple: numbers at ``step``, betas as :class:`Beta`.
+    """Return the data options of ``cls`` as a record: numbers at ``step``, betas as :class:`Beta`.
 
     Args:
         cls: a subclass of :class:`Options`.

@@ -102,6 +102,7 @@ class AdamW(
         [1.0, 0.95]
     """
 
+    constructor = adam  # as in torch, a write to the option in a group switches to coupled decay
     forced = {"decoupled_weight_decay": True}  # noqa: RUF012 a constant
 
 

@@ -163,7 +163,10 @@ class Saved(Edited):
             groups = [{key: value for key, value in group.items() if key != "params"} for group in self.param_groups]
             held, engine = Leaves(list(self._held.arrays())), copy.copy(self._engine)
             state: dict[str, object] = {**vars(self), "param_groups": groups, "_held": held, "_engine": engine}
-        state.update(_checked=None, _watched_params=[], _watched_grads=[], _read=[], _counts=list(self._counts))
+        grads = None if self._grads is None else list(self._grads)
+        state.update(
+            _checked=None, _grads=grads, _watched_params=[], _watched_grads=[], _read=[], _counts=list(self._counts)
+        )
         del state["_losses"], state["_hooks"], state["_given"], state["_made_under"]
         return state
 

@@ -76,7 +76,7 @@ class Declared(Optimizer):
             known, rule = inspect.signature(of).parameters, type(of().update.of.rule)
             arguments = {name: _argument(name, known, rule) for name in ("params", *options, "group_rules")}
             keys = sorted(options, key=lambda name: last.split().index(name) if name in last.split() else -1)
-            cls.constructor = staticmethod(of)
+            cls.constructor = staticmethod(vars(cls).get("constructor", of))
             cls.__init__ = _init(cls, arguments, {*keywords, "group_rules"}, keys)
             cls.__doc__ = _docstring(cls, getattr(of, "func", of).__name__, arguments)
 

@@ -175,9 +175,12 @@ class Stepping(Hooked):
         with self._transaction.change_lock:
             if self._watched_params or self._watched_grads:
                 self._settle()
-            self._watched_params = []  # outdated from now on; nothing else may hold the arrays
+            watched: list[Watched] = []
             try:
                 compiled, arguments, commit = make()
+                # Outdated from now on, unless the call fails. Nothing but the user may hold the arrays beside us.
+                watched = [tree for tree in self._watched_params if tree.has_other_holders()]
+                self._watched_params = []
 
                 def commit_and_count(result: PyTree) -> None:
                     commit(result)
@@ -185,10 +188,14 @@ class Stepping(Hooked):
                         self._counts[group] += 1
                     self._opt_called = True
 
+                    watched.clear()
+
                 return self._transaction.run(compiled, arguments, commit_and_count)
             except (RuntimeError, ValueError):
                 self._check_alive()
                 raise
+            finally:
+                self._watched_params += watched
 
     def _records(self) -> list[Any]:
         """Return every group's record; rebuild them only after someone has written into a group."""

@@ -1,6 +1,7 @@
 """Trees and dicts that an optimizer hands out, and how writes to them reach the optimizer."""
 
 import operator
+import sys
 from collections.abc import Callable, Generator, Hashable, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
@@ -17,6 +18,10 @@ class Watched:
     def __init__(self, tree: PyTree, leaves: list[PyTree]) -> None:
         self.tree = tree
         self.leaves = leaves
+
+    def has_other_holders(self) -> bool:
+        """Whether something else refers to the tree, and may still write into it."""
+        return _references(self) > _ALONE
 
     def written(
         self, structure: trees.Structure, present: Sequence[PyTree], what: str
@@ -36,6 +41,14 @@ class Watched:
             return leaves, None
         whole = zip(leaves, self.leaves, present, strict=True)
         return leaves, [held if new is old else new for new, old, held in whole]
+
+
+def _references(watched: Watched) -> int:
+    """The number of references to the tree, counted the same way at import and later."""
+    return sys.getrefcount(watched.tree)
+
+
+_ALONE = _references(Watched([], []))
 
 
 def watch(watched: list[Watched], structure: trees.Structure, leaves: list[PyTree]) -> PyTree:

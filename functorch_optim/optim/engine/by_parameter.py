@@ -90,32 +90,42 @@ class ByParameter:
     ) -> Call:
         """Return the call that updates the parameters that have a gradient; see :meth:`Engine.step`."""
         prepared = self._prepared(layout, held, grads, records, in_place)
-        self.warm = prepared if in_place and not any(map(rows.is_rows, grads)) else None
-        return prepared.call(held, grads, records)
+        reusable = in_place and not any(map(rows.is_rows, grads))
+        call = prepared.call(held, grads, records)
+
+        def commit(result: PyTree) -> None:
+            call.commit(result)
+            self.warm = prepared if reusable else None
+
+        return call._replace(commit=commit)
 
     def _prepared(
         self, layout: Layout, held: Leaves, grads: list[PyTree], records: Sequence[Record], in_place: bool
     ) -> Prepared:
         """Find the parameters that these gradients update, and their histories; pack small ones."""
-        known, group_of, cache = self._known, layout.group_of, {}
+        known, group_of = self._known, layout.group_of
+        arrangement, cache = known.arrangement, {}
 
         def as_needed(index: int, param: PyTree) -> History:
             return fit(known[index], records[group_of[index]], param)
 
         if in_place:
             odd = {index for index, grad in enumerate(grads) if grad is None or rows.is_rows(grad)}
-            cache = known.pack(held, odd, group_of, records, as_needed)
-        active = [index for index, grad in enumerate(grads) if grad is not None and index not in known.packed]
+            arrangement, cache = known.packed(held, odd, group_of, records, as_needed)
+        packs = arrangement.packs
+        active = [index for index, grad in enumerate(grads) if grad is not None and index not in arrangement.packed]
         histories = [cache.pop(i, None) or as_needed(i, held.loose[i]) for i in active]
         for i in active:
             group = records[group_of[i]]
             if group.algorithm.rule.takes_rows and (rows.is_rows(grads[i]) or group.algorithm.rule.needs_rows):
                 group.algorithm.check_gradient(layout.labels[i], grads[i], group.decays)
         shares_arrays = [history is not known[i] for i, history in zip(active, histories, strict=True)]
-        member_groups = [*[group_of[i] for i in active], *[pack.group for pack in known.packs]]
-        all_histories = [*histories, *[pack.history for pack in known.packs]]
+        member_groups = [*[group_of[i] for i in active], *[pack.group for pack in packs]]
+        all_histories = [*histories, *[pack.history for pack in packs]]
         kinds, algorithms = list(map(type, grads)), [group.algorithm for group in records]
-        return Prepared(held, known, algorithms, kinds, active, shares_arrays, all_histories, member_groups, in_place)
+        return Prepared(
+            held, known, arrangement, algorithms, kinds, active, shares_arrays, all_histories, member_groups, in_place
+        )
 
     def entries(self, layout: Layout) -> list[Entry]:
         """Return each parameter's entry in torch's ``state_dict``."""

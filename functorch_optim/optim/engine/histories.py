@@ -15,6 +15,7 @@ from functorch_optim.optim.engine.torch_habits import habits_of
 from functorch_optim.typing import Numeric, PyTree
 
 FEWEST = 64  # small parameters to pack with foreach=None, at least; fewer gain nothing if they are read every step
+FEW_BREAKS = 2  # packs that missing gradients break up more often are left alone unless foreach=True
 
 
 @dataclass(slots=True)
@@ -73,15 +74,11 @@ class Histories:
     def __init__(self, histories: Iterable[History] = ()) -> None:
         self.arrangement = Arrangement(list(histories))
         self._apart: set[int] = set()  # parameters that were skipped while packed
+        self._broken = 0  # how often gradients have broken packs up
 
     @property
     def packs(self) -> tuple[Pack, ...]:
         return self.arrangement.packs
-
-    @property
-    def packed(self) -> frozenset[int]:
-        """The positions of the packed parameters."""
-        return self.arrangement.packed
 
     def __getitem__(self, index: int) -> History:
         """Return the history of a parameter that is not packed."""
@@ -92,8 +89,9 @@ class Histories:
 
     def read(self) -> list[History]:
         """Return every parameter's history, with its own arrays; packs stay packed."""
-        alone = list(self.arrangement.alone)
-        for pack in self.packs:
+        arrangement = self.arrangement  # read once: another thread may replace it
+        alone = list(arrangement.alone)
+        for pack in arrangement.packs:
             shared = pack.history
             for index, row in zip(pack.indices, cut_all(shared.row, pack.segments), strict=True):
                 alone[index] = replace(shared, row=row, carried=dict(shared.carried), idle={})
@@ -108,8 +106,9 @@ class Histories:
 
     def arrays(self) -> list[jax.Array]:
         """Return all arrays as they are stored."""
-        rows = [history.row for history in self.arrangement.alone if history is not None]
-        return jax.tree.leaves((rows, [(pack.param, pack.history.row) for pack in self.packs]))
+        arrangement = self.arrangement
+        rows = [history.row for history in arrangement.alone if history is not None]
+        return jax.tree.leaves((rows, [(pack.param, pack.history.row) for pack in arrangement.packs]))
 
     def each(self) -> list[History]:
         """Unpack everything, and return every parameter's history."""
@@ -118,15 +117,15 @@ class Histories:
         self.arrangement = Arrangement(self.read())
         return self.arrangement.alone
 
-    def pack(
+    def packed(
         self,
         held: Leaves,
         odd: set[int],
         groups: Sequence[int],
         records: Sequence[Record],
         fit: Callable[[int, jax.Array], History],
-    ) -> dict[int, History]:
-        """Pack whatever can be packed.
+    ) -> tuple[Arrangement, dict[int, History]]:
+        """Find the arrangement of the next step, with everything packed that can be; commit it with the step's results.
 
         Args:
             held: the parameters.
@@ -136,44 +135,49 @@ class Histories:
             fit: returns a parameter's history as the step needs it.
 
         Returns:
-            The fitted histories of the parameters that stay alone.
+            The arrangement, and fitted histories of parameters that stay alone.
         """
-        if self.packs:
-            same = all(pack.history.algorithm is records[pack.group].algorithm for pack in self.packs)
-            if same and self.arrangement.owner is held and odd.isdisjoint(self.packed):
-                return {}
-            self._apart |= odd & self.packed
+        now = self.arrangement
+        if now.packs:
+            same = all(pack.history.algorithm is records[pack.group].algorithm for pack in now.packs)
+            if same and now.owner is held and odd.isdisjoint(now.packed):
+                return now, {}
+            self._apart |= odd & now.packed
+            self._broken += not odd.isdisjoint(now.packed)
             self.each()
-        if self.arrangement.final:
-            return {}
-        if len(held) < 2 or all(group.foreach is False for group in records):
-            self.arrangement = self.arrangement._replace(final=True)
-            return {}
+            now = self.arrangement
+        if now.final:
+            return now, {}
+        wanted = [group.foreach if self._broken < FEW_BREAKS else bool(group.foreach) for group in records]
+        if len(held) < 2 or all(want is False for want in wanted):
+            return now._replace(final=True), {}
         arrays, apart = held.arrays(), odd | self._apart
         candidates = {i: fit(i, array) for i, array in enumerate(arrays) if i not in apart}
-        alone, packs = list(self.arrangement.alone), []
-        for indices in together(arrays, candidates, groups, records):
+        alone, packs = list(now.alone), []
+        for indices in together(arrays, candidates, groups, wanted):
             members = [candidates.pop(i) for i in indices]
             own = [arrays[i] for i in indices]
             shared = replace(members[0], row=join_all([history.row for history in members]))
             packs.append(Pack(indices, own, groups[indices[0]], shared))
             for index in indices:
                 alone[index] = None
-        packed = frozenset(index for pack in packs for index in pack.indices)
-        self.arrangement = Arrangement(alone, tuple(packs), packed, held if packs else None, final=True)
-        return candidates
+        positions = frozenset(index for pack in packs for index in pack.indices)
+        return Arrangement(alone, tuple(packs), positions, held if packs else None, final=True), candidates
 
 
 def together(
-    arrays: Sequence[jax.Array], histories: dict[int, History], groups: Sequence[int], records: Sequence[Record]
+    arrays: Sequence[jax.Array], histories: dict[int, History], groups: Sequence[int], wanted: Sequence[bool | None]
 ) -> list[list[int]]:
-    """Return which of these parameters form packs: those with equal histories, dtypes and devices."""
+    """Return which of these parameters form packs: those with equal histories, dtypes and devices.
+
+    ``wanted`` has the option ``foreach`` of each group.
+    """
     parts: dict[Any, list[int]] = {}
     small = packable([arrays[index] for index in histories])
     for (index, history), fits in zip(histories.items(), small, strict=True):
         assert history.algorithm is not None
         group, rule = groups[index], history.algorithm.rule
-        if not fits or records[group].foreach is False or history.idle or not rule.elementwise or rule.needs_rows:
+        if not fits or wanted[group] is False or history.idle or not rule.elementwise or rule.needs_rows:
             continue
         slots = jax.tree.leaves(history.row)
         if not slots or any(slot.shape != arrays[index].shape for slot in slots):
@@ -182,4 +186,4 @@ def together(
         carried = tuple(history.carried.items())
         key = (group, id(history.algorithm), history.step, carried, str(arrays[index].dtype), kinds)
         parts.setdefault(key, []).append(index)
-    return [part for (group, *_), part in parts.items() if len(part) >= (2 if records[group].foreach else FEWEST)]
+    return [part for (group, *_), part in parts.items() if len(part) >= (2 if wanted[group] else FEWEST)]

@@ -36,7 +36,7 @@ class Kind:
         stand_ins = {}
         for name in self.data_names & set(self.options_of(options)):
             option = data_options(self.rule_type)[name]
-            stand_ins[name] = _deferred(option, checked(name, option, options[name]))
+            stand_ins[name] = _deferred(name, option, checked(name, option, options[name]))
         return {**options, **stand_ins}
 
     def build(self, options: OptionValues) -> Lifted:
@@ -47,7 +47,7 @@ class Record(NamedTuple):
     """What a step reads of a group; it stays valid until the group changes."""
 
     algorithm: Lifted  # without numbers: options that differ only in numbers share one object
-    numbers: PyTree  # the named tuple of its numbers
+    numbers: PyTree  # its numbers, as hyperparams_of returns them
     foreach: bool | None
     decays: bool  # whether its weight decay is nonzero
 
@@ -116,7 +116,7 @@ class Algorithms:
             elif name in zeros and is_zero(options[name]):
                 arguments[name] = 0.0
             else:
-                arguments[name] = _deferred(data[name], options[name])
+                arguments[name] = _deferred(f"option {name!r} of parameter group {group}", data[name], options[name])
         for flag, name in habits_of(kind.rule_type).idle_flags.items():
             if arguments.get(name) == 0.0 and isinstance(arguments.get(name), float):
                 arguments[flag] = False
@@ -128,10 +128,12 @@ class Algorithms:
         return Record(algorithm, numbers, options.get("foreach"), decays)
 
 
-def _deferred(option: Option, value: PyTree) -> PyTree:
+def _deferred(name: str, option: Option, value: PyTree) -> PyTree:
     """Return a stand-in for a data option, in the option's form; None stays, because it is not data."""
     if not option.length:
         return Deferred()
+    if not isinstance(value, tuple) or len(value) != option.length:
+        raise TypeError(f"{name} must hold {option.length} values, but it is {value!r}")
     return tuple([None if item is None else Deferred() for item in value])
 
 

@@ -73,7 +73,10 @@ def _cutter(segments: Segments) -> PyTree:
 def cut_all(flat: object, segments: Segments) -> list[PyTree]:
     """Split a tree of flat buffers back into one tree per leaf."""
     buffers, treedef = jax.tree.flatten(flat)
-    with jax.ensure_compile_time_eval():  # arrays that are read inside a traced function outlive it
+    with (
+        Uninterrupted(committing=False),
+        jax.ensure_compile_time_eval(),
+    ):  # arrays that are read inside a traced function outlive it
         columns = _cutter(segments)(buffers, np.int32(1))
     return [treedef.unflatten(row) for row in zip(*columns, strict=True)]
 

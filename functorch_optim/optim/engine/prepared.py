@@ -13,7 +13,7 @@ import numpy as np
 from functorch_optim import base
 from functorch_optim.core.lifted import Lifted
 from functorch_optim.core.rule import step_scalars
-from functorch_optim.optim.engine.histories import Histories, History
+from functorch_optim.optim.engine.histories import Arrangement, Histories, History
 from functorch_optim.optim.engine.kinds import Record
 from functorch_optim.optim.engine.packs import Leaves, joined_grads
 from functorch_optim.optim.engine.torch_habits import habits_of
@@ -81,6 +81,7 @@ class Prepared:
         self,
         held: Leaves,
         known: Histories,
+        arrangement: Arrangement,
         algorithms: list[Lifted],
         kinds: list[type],
         active: list[int],
@@ -90,8 +91,8 @@ class Prepared:
         in_place: bool,
     ) -> None:
         self._held = weakref.ref(held)  # weak, so that replaced arrays are freed at once
-        self._known, self._arrangement = known, known.arrangement
-        self._packs = known.packs
+        self._known, self._arrangement = known, arrangement
+        self._packs = arrangement.packs
         self.algorithms = algorithms
         self.kinds = kinds
         self.active = active
@@ -168,6 +169,7 @@ class Prepared:
     def _commit(self, held: Leaves, carried: list[dict[str, PyTree]], result: PyTree) -> None:
         """Store the results; the next step like this one needs no preparation."""
         params, rows = result
+        self._known.arrangement = self._arrangement
         for row, history, member in zip(rows, self.histories, self.member_of, strict=True):
             history.row, history.carried = row, carried[member]
             history.step += 1
