@@ -12,8 +12,8 @@ from functorch_optim.typing import PyTree
 def lift(rule: Rule, foreach: bool = False, decay_mask: PyTree = None) -> GradientTransformation:
     """The transformation that applies ``rule`` to every leaf of a pytree.
 
-    With ``decay_mask``, a tree of booleans or a function of the dotted path as in :func:`functorch_optim.masked`, the
-    rule's weight decay acts only where it is True.
+    With ``decay_mask``, a mask as in :func:`functorch_optim.masked`, the rule's weight decay acts only where that is
+    True.
 
     With ``foreach`` the state of small leaves is packed in flat buffers, one for a slot and dtype, and they are updated
     together: a step of a thousand small leaves then costs less than half. The state is a

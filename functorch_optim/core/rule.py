@@ -38,6 +38,8 @@ class Rule(Options):
     needs_params: ClassVar[bool] = False  # whether the update reads the parameter, weight decay apart
     starts_from_options: ClassVar[bool] = False  # whether init and start read numbers among the options
     elementwise: ClassVar[bool] = False  # whether every entry of a parameter is updated for itself alone
+    normalizes: ClassVar[bool] = False  # whether the update is as large if all gradients are larger
+    rate_is_factor: ClassVar[bool] = True  # whether the update is lr times what does not depend on lr
 
     def __init_subclass__(cls, abstract: bool = False, **kwargs: object) -> None:
         check_names(cls, Rule)

@@ -111,6 +111,10 @@ class Optimizer(Saved):
             static: names of options that are handed to ``make`` as they are, integer counts say.
             group_rules: as for every optimizer.
 
+        Raises:
+            ValueError: the updates would ascend: nothing negates a direction such as
+                :func:`functorch_optim.scale_by_adam`'s.
+
         The step count is the transformation's own, one for all parameters of a group; a gradient of None reaches the
         transformation as None.
 
