@@ -184,7 +184,7 @@ def _check_scale(effect: Effect, before: Effects, after: Effects, where: str) ->
         return
     own, *between = before[turning[0] :]
     sized = bool(between) and between[0] == Effect(Kind.SCALES, own.who)
-    if sized and not any(other.kind in (Kind.DECAYS, Kind.UNKNOWN) for other in between):
+    if sized and _are_known(tuple(between)):
         raise ValueError(
             f"the size of {own.who} is lost{where}: {effect.who} normalizes what it gets. Put {own.who} after "
             f"{effect.who}; to ascend, scale by -1.0 here and end the chain with fo.scale_by_learning_rate(lr)"

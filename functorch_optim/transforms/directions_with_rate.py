@@ -102,7 +102,8 @@ def scale_by_rprop(
 
     With s as there: ``sign(g) * s / lr``, step sizes in units of the first one. In a chain that ends with
     ``scale_by_learning_rate(lr)`` of the same ``lr`` it is Rprop; a schedule there multiplies all step sizes, which in
-    Rprop itself it would not. optax's ``scale_by_rprop`` gives ``sign(g) * s``.
+    Rprop itself it would not. optax's ``scale_by_rprop`` is not divided by lr, and
+    in version 0.2.8 gives each update one step late.
 
     Args:
         lr: the first step size, and the learning rate of the last link, above 0.
