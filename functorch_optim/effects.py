@@ -77,8 +77,10 @@ def check_effects(effects: Effects, where: str = "") -> None:
         elif effect.kind is Kind.NORMALIZES:
             _check_factors(effect, before, where)
             if after and after[0].kind is Kind.DIRECTS:
-                _check_rate(effect, before, where)
-                _check_scale(effect, before, after[1:], where)
+                resized = any(other.kind in (*_NEGATING, Kind.SCALES, Kind.FACTORS, Kind.UNKNOWN) for other in after)
+                _check_rate(effect, before, resized, where)
+                if not resized:
+                    _check_scale(effect, before, where)
     _check_end(effects, where)
 
 
@@ -167,20 +169,20 @@ def _check_factors(effect: Effect, before: Effects, where: str) -> None:
             )
 
 
-def _check_rate(effect: Effect, before: Effects, where: str) -> None:
-    """Raise if a learning rate comes before a direction that is normalized."""
+def _check_rate(effect: Effect, before: Effects, resized: bool, where: str) -> None:
+    """Raise if a learning rate comes before a direction that is normalized; an algorithm's is 1 if another follows."""
     for index, other in enumerate(before):
-        if other.kind in _ENDS and _are_known(before[index:]):
+        if (other.kind is Kind.RATES or (other.kind is Kind.STEPS and not resized)) and _are_known(before[index:]):
             raise ValueError(
                 f"the learning rate of {other.who} is lost{where}: {effect.who} normalizes what it gets. Put "
                 f"{other.who} after {effect.who}"
             )
 
 
-def _check_scale(effect: Effect, before: Effects, after: Effects, where: str) -> None:
+def _check_scale(effect: Effect, before: Effects, where: str) -> None:
     """Raise if a negative number is meant as the learning rate of a direction, but comes before it."""
     turning = [index for index, other in enumerate(before) if other.kind is Kind.NEGATES]
-    if len(turning) != 1 or any(other.kind in (*_NEGATING, Kind.SCALES, Kind.FACTORS, Kind.UNKNOWN) for other in after):
+    if len(turning) != 1:
         return
     own, *between = before[turning[0] :]
     sized = bool(between) and between[0] == Effect(Kind.SCALES, own.who)

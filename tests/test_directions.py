@@ -296,6 +296,15 @@ def test_a_schedule_through_zero_spoils_nothing(name):
         chex.assert_trees_all_close(params, wanted, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize("name", KEEP_THEIR_RATE)
+def test_a_rate_of_zero_has_a_derivative(name):
+    def moved(lr):
+        link, params = fo.scale_by(of(name)(lr=lr)), jnp.ones(2)
+        return jnp.sum(link.update(params, link.init(params), params)[0] * lr)
+
+    assert bool(jnp.isfinite(jax.grad(moved)(0.0)))
+
+
 def test_adafactors_direction_shrinks_after_as_many_updates_as_the_rate_says():
     tx, params, grads = fo.scale_by_adafactor(lr=0.5), jnp.full(2, 3.0), jnp.full(2, 2.0)
     state, sizes = tx.init(params), []

@@ -23,10 +23,12 @@ WRONG = [
         "is lost: .* after scale_by.muon",
     ),
     ((fo.adam(), fo.scale_by_rms()), r"the learning rate of adam is lost: .* Put adam after scale_by\(rmsprop\)"),
+    ((LAST, ADAM, fo.scale(0.1)), "the learning rate of scale_by_learning_rate is lost"),
     ((fo.scale(-0.1), ADAM), r"the size of scale is lost: .* Put scale after scale_by\(adam\); to ascend"),
     ((fo.scale(-0.1), fo.clip_by_value(1.0), ADAM), "the size of scale is lost"),
     ((LAST, fo.adam()), r"scale_by_learning_rate are negated already, and adam .*fo.chain\(fo.scale_by\(adam\), fo.sc"),
     ((ADAM, LAST, fo.adam()), "adam has a learning rate of its own, lr=: leave scale_by_learning_rate out"),
+    ((ADAM, LAST, fo.scale(-1.0), fo.scale(-1.0), fo.sgd()), "and sgd negates them again"),
     ((ADAM, LAST, fo.sgd()), "of scale_by_learning_rate are negated already, and sgd negates them again"),
     ((fo.adamw(), LAST), "of adam are negated already, and scale_by_learning_rate .* leave scale_by_learning_rate out"),
     ((ADAM, LAST, fo.scale_by_learning_rate(SCHEDULE)), "Use scale_by_learning_rate once, and fo.scale for a further"),
@@ -68,6 +70,7 @@ RIGHT = [
     (ADAM, fo.sgd()),  # an algorithm whose update is a rate
     (ADAM, fo.sgd(momentum=0.9)),
     (ADAM, LAST, fo.scale(0.5)),
+    (ADAM, LAST, fo.scale(-1.0), fo.scale(-0.5)),
     (ADAM, LAST, fo.scale_by_path([("bias", 0.5)])),
     (ADAM, LAST, fo.ema()),
     (ADAM, LAYERS, LAST),
@@ -83,6 +86,7 @@ RIGHT = [
     (fo.scale(-1 / 1024), fo.adam()),
     (fo.scale(-0.5), DECAY, ADAM, LAST),
     (fo.scale(0.5), ADAM, LAST),
+    (fo.sgd(lr=1.0, momentum=0.9), fo.scale_by_muon(), fo.scale(0.1)),
     (LAST,),
     (fo.chain(fo.clip_by_value(1.0), ADAM), fo.chain(DECAY, LAST)),
     (fo.masked(ADAM, KERNELS), LAST),
@@ -94,6 +98,7 @@ RIGHT = [
     (optax.scale_by_adam(), DECAY, LAST),
     (ADAM, optax.scale_by_learning_rate(0.1)),
     (ADAM, optax.scale(-0.1), LAYERS),
+    (LAYERS, optax.add_decayed_weights(0.1), ADAM, LAST),
     (LAST, optax.scale(-1.0), ADAM),  # nothing is known about optax's
 ]
 
@@ -108,7 +113,7 @@ def test_wrong_orders_raise_when_the_chain_is_built(links, message):
 
 @pytest.mark.parametrize("links", RIGHT)
 def test_right_orders_do_not_raise(links):
-    fo.chain(*links).init(PARAMS)
+    fo.chain(*links).init({name: leaf.reshape(1, -1) for name, leaf in PARAMS.items()})  # Muon takes matrices
 
 
 @pytest.mark.parametrize(
