@@ -34,7 +34,24 @@ from functorch_optim.sparse_grad import value_and_sparse_grad
 from functorch_optim.transforms.clipping import clip_by_global_norm, clip_by_value, global_norm
 from functorch_optim.transforms.conditional import AccumulateState, SkipNonfiniteState, accumulate, skip_nonfinite
 from functorch_optim.transforms.conjugation import conjugate
-from functorch_optim.transforms.freezing import freeze, set_to_zero
+from functorch_optim.transforms.direction import scale_by
+from functorch_optim.transforms.directions import (
+    scale_by_adadelta,
+    scale_by_adagrad,
+    scale_by_momentum,
+    scale_by_muon,
+    scale_by_rms,
+)
+from functorch_optim.transforms.directions_of_adam import (
+    scale_by_adam,
+    scale_by_adamax,
+    scale_by_nadam,
+    scale_by_radam,
+    scale_by_sparse_adam,
+)
+from functorch_optim.transforms.directions_with_rate import scale_by_adafactor, scale_by_asgd, scale_by_rprop
+from functorch_optim.transforms.freezing import freeze, selective, set_to_zero
+from functorch_optim.transforms.path_scaling import layerwise_decay, scale_by_path
 from functorch_optim.transforms.precision import (
     MasterWeightsState,
     StochasticRoundingState,
@@ -42,7 +59,7 @@ from functorch_optim.transforms.precision import (
     state_dtype,
     stochastic_rounding,
 )
-from functorch_optim.transforms.scaling import StepState, scale, scale_by_schedule
+from functorch_optim.transforms.scaling import StepState, scale, scale_by_learning_rate, scale_by_schedule
 from functorch_optim.transforms.weight_decay import add_decayed_weights
 
 __version__ = "0.1.0"
@@ -106,6 +123,7 @@ __all__ = [
     "global_norm",
     "identity",
     "interop",
+    "layerwise_decay",
     "lbfgs",
     "lift",
     "masked",
@@ -120,8 +138,25 @@ __all__ = [
     "rprop",
     "rules",
     "scale",
+    "scale_by",
+    "scale_by_adadelta",
+    "scale_by_adafactor",
+    "scale_by_adagrad",
+    "scale_by_adam",
+    "scale_by_adamax",
+    "scale_by_asgd",
+    "scale_by_learning_rate",
+    "scale_by_momentum",
+    "scale_by_muon",
+    "scale_by_nadam",
+    "scale_by_path",
+    "scale_by_radam",
+    "scale_by_rms",
+    "scale_by_rprop",
     "scale_by_schedule",
+    "scale_by_sparse_adam",
     "schedules",
+    "selective",
     "set_to_zero",
     "sgd",
     "skip_nonfinite",

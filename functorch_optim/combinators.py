@@ -1,6 +1,6 @@
 """Apply transformations one after the other (chain, named_chain), and look into a composed state."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +14,7 @@ from functorch_optim.base import (
     exportable,
     transformation,
 )
-from functorch_optim.effects import Effects, Kind, Leaves, check_effects, for_each
+from functorch_optim.effects import Effects, Kind, Leaves, check_descent, check_effects, for_each
 from functorch_optim.typing import PyTree
 
 
@@ -45,7 +45,7 @@ class Wrapper(Transform):
 
 
 class Links(Transform):
-    """Base of the chains: refuses links that together turn descent into ascent, or decay into growth.
+    """Base of the chains: refuses links that together turn descent into ascent or decay into growth, or lose a rate.
 
     If that depends on the parameter (on a mask, or on labels), ``init`` checks it.
     """
@@ -64,10 +64,26 @@ class Links(Transform):
     def check(self, params: PyTree) -> None:
         """Raise if the chain is wrong for one of the parameters."""
         if any(effect.kind is Kind.UNKNOWN for effect in self.effects(None)[0]):
-            names, leaves, _ = trees.named_leaves(params, none_is_leaf=True)
-            for name, leaf, effects in zip(names, leaves, self.effects(Leaves(names, params)), strict=True):
-                if leaf is not None:
-                    check_effects(effects, f" at the parameter {trees.quote(name)}")
+            for where, effects in _at_each(self.effects, params):
+                check_effects(effects, where)
+
+
+def _at_each(effects_at: Callable[[Leaves], list[Effects]], params: PyTree) -> Iterator[tuple[str, Effects]]:
+    """Each parameter, for messages, and the effects there."""
+    names, leaves, _ = trees.named_leaves(params, none_is_leaf=True)
+    for name, leaf, effects in zip(names, leaves, effects_at(Leaves(names, params)), strict=True):
+        if leaf is not None:
+            yield f" at the parameter {trees.quote(name)}", effects
+
+
+def check_outermost(tx: GradientTransformation, params: PyTree) -> None:
+    """Raise if the updates of ``tx`` are a direction that is not negated, for one of the parameters or all of them.
+
+    A chain cannot know whether it is part of another, so whoever adds the updates calls this.
+    """
+    check_descent(effects_of(tx, None)[0])
+    for where, effects in _at_each(lambda at: effects_of(tx, at), params):
+        check_descent(effects, where)
 
 
 class Chain(Links):
@@ -136,9 +152,10 @@ def chain(*transformations: GradientTransformation) -> GradientTransformation:
     :func:`find_state`.
 
     Raises:
-        ValueError: the links turn descent into ascent (two algorithms, each of which negates the updates), or decay
-            into growth (:func:`functorch_optim.add_decayed_weights` after an algorithm). If that depends on a
-            mask, ``init`` raises and names the parameter.
+        ValueError: the links turn descent into ascent (two algorithms, each of which negates the updates) or decay into
+            growth (:func:`functorch_optim.add_decayed_weights` after an algorithm), or a learning rate is lost (before
+            :func:`functorch_optim.scale_by_adam`). The message has the right order. If it depends on a mask, ``init``
+            raises and names the parameter.
 
     Example:
         >>> import functorch_optim as fo

@@ -1,4 +1,4 @@
-"""The sign of a chain's updates: what each link does to it, and which chains this rules out."""
+"""What a chain's links do to the sign and the size of its updates, and which orders this rules out."""
 
 import enum
 from typing import NamedTuple
@@ -7,22 +7,30 @@ from functorch_optim.typing import PyTree
 
 
 class Kind(enum.Enum):
-    """What a link does to the sign of what passes through; a link that only rescales has no effect."""
+    """What a link does to what passes through it."""
 
     NEGATES = "negates"
     STEPS = "steps"  # an algorithm: turns a gradient into what to add to the parameters
+    RATES = "rates"  # the same of a direction: multiplies by minus a learning rate
+    DIRECTS = "directs"  # turns a gradient into a direction of its sign, which a later link must negate
     DECAYS = "decays"  # adds a multiple of the parameters, which a later link must negate
     UNKNOWN = "unknown"  # another library's link, a schedule, a traced factor
+    NORMALIZES = "normalizes"  # before STEPS or DIRECTS: what comes out is no larger if what comes in is
+    SCALES = "scales"  # by a known positive number; after NEGATES, by a negative one
+    FACTORS = "factors"  # multiplies the learning rates of parameters
 
 
 class Effect(NamedTuple):
-    """A link's effect, and its name for messages."""
+    """An effect of a link, and the link's name for messages."""
 
     kind: Kind
     who: str
 
 
 Effects = tuple[Effect, ...]  # of consecutive links
+_ENDS = (Kind.STEPS, Kind.RATES)
+_NEGATING = (Kind.NEGATES, *_ENDS)
+_SIZES = (Kind.NORMALIZES, Kind.SCALES, Kind.FACTORS)
 
 
 class Leaves(NamedTuple):
@@ -37,60 +45,151 @@ def for_each(at: Leaves | None, effects: Effects) -> list[Effects]:
     return [effects] * (1 if at is None else len(at.names))
 
 
+def common(each: list[Effects]) -> Effects | None:
+    """The effects that several transformations share, without sizes if only those differ; None if they share none."""
+    kinds = {tuple(effect.kind for effect in effects) for effects in each}
+    if len(kinds) == 1:
+        return each[0]
+    signs = [tuple(effect for effect in effects if effect.kind not in _SIZES) for effects in each]
+    return signs[0] if len({tuple(effect.kind for effect in effects) for effects in signs}) == 1 else None
+
+
 def check_effects(effects: Effects, where: str = "") -> None:
-    """Raise if consecutive links turn descent into ascent, or decay into growth.
+    """Raise if consecutive links turn descent into ascent or decay into growth, or if a learning rate has no effect.
 
     Args:
         effects: the links' effects, in order.
         where: the parameter, for the message.
 
     Raises:
-        ValueError: an algorithm gets another's updates, or ``add_decayed_weights`` would grow the weights.
+        ValueError: an algorithm gets another's updates, ``add_decayed_weights`` would grow the weights, or a link
+            that normalizes comes after a learning rate. The message has the right order.
 
     Example:
         >>> check_effects([Effect(Kind.DECAYS, "add_decayed_weights"), Effect(Kind.STEPS, "sgd")])
     """
     for index, effect in enumerate(effects):
         before, after = effects[:index], effects[index + 1 :]
-        if effect.kind is Kind.STEPS:
+        if effect.kind in _ENDS:
             _check_algorithm(effect, before, where)
         elif effect.kind is Kind.DECAYS:
             _check_decay(effect, before, after, where)
+        elif effect.kind is Kind.NORMALIZES:
+            _check_factors(effect, before, where)
+            if after and after[0].kind is Kind.DIRECTS:
+                resized = any(other.kind in (*_NEGATING, Kind.SCALES, Kind.FACTORS, Kind.UNKNOWN) for other in after)
+                _check_rate(effect, before, resized, where)
+                if not resized:
+                    _check_scale(effect, before, where)
     _check_end(effects, where)
 
 
-def _check_algorithm(effect: Effect, before: Effects, where: str) -> None:
-    """Raise if the algorithm gets the updates of another, still negated."""
-    steps = [index for index, other in enumerate(before) if other.kind is Kind.STEPS]
-    between = before[steps[-1] + 1 :] if steps else ()
-    if steps and _are_known(between) and not _negate(between):
+def check_descent(effects: Effects, where: str = "") -> None:
+    """Raise if no link of an outermost chain negates a direction: its updates are added as they are.
+
+    Raises:
+        ValueError: the message says what to add.
+    """
+    directing = [effect.who for effect in effects if effect.kind is Kind.DIRECTS]
+    if directing and _are_known(effects) and not any(effect.kind in _NEGATING for effect in effects):
         raise ValueError(
-            f"a chain of two algorithms would ascend{where}: the updates of {before[steps[-1]].who} are negated "
-            f"already, and {effect.who} negates them again. Use one of the two, or give each its own parameters with "
-            "fo.partition"
+            f"the optimizer would ascend{where}: no link negates the direction of {directing[-1]}. End the chain with "
+            "fo.scale_by_learning_rate(lr); to ascend, put fo.scale(-1.0) first as well"
         )
+
+
+def _check_algorithm(effect: Effect, before: Effects, where: str) -> None:
+    """Raise if the algorithm, or the learning rate, gets updates that are negated already."""
+    ends = [index for index, other in enumerate(before) if other.kind in _ENDS]
+    between = before[ends[-1] + 1 :] if ends else ()
+    if not ends or not _are_known(between) or _negate(between):
+        return
+    first = before[ends[-1]]
+    two = first.kind is effect.kind is Kind.STEPS
+    raise ValueError(
+        f"{'a chain of two algorithms' if two else 'the chain'} would ascend{where}: the updates of {first.who} are "
+        f"negated already, and {effect.who} negates them again. {_one_rate(first, effect)}"
+    )
+
+
+def _one_rate(first: Effect, second: Effect) -> str:
+    """What to do instead of two algorithms, two learning rates, or one of each."""
+    if first.kind is second.kind:
+        if first.kind is Kind.STEPS:
+            return "Use one of the two, or give each its own parameters with fo.partition"
+        return f"Use {first.who} once, and fo.scale for a further factor"
+    algorithm, rate = (first, second) if first.kind is Kind.STEPS else (second, first)
+    return (
+        f"{algorithm.who} has a learning rate of its own, lr=: leave {rate.who} out, or leave the rate out of the "
+        f"algorithm: fo.chain(fo.scale_by({algorithm.who}), fo.{rate.who}(lr))"
+    )
 
 
 def _check_end(effects: Effects, where: str) -> None:
     """Raise if later links negate the updates of the last algorithm, which are already negated."""
-    steps = [index for index, effect in enumerate(effects) if effect.kind is Kind.STEPS]
-    after = effects[steps[-1] + 1 :] if steps else ()
+    ends = [index for index, effect in enumerate(effects) if effect.kind in _ENDS]
+    after = effects[ends[-1] + 1 :] if ends else ()
     turning = [effect.who for effect in after if effect.kind is Kind.NEGATES]
     if turning and _are_known(after) and _negate(after):
+        last = effects[ends[-1]]
+        ascend = "pass maximize=True" if last.kind is Kind.STEPS else "put fo.scale(-1.0) first"
         raise ValueError(
-            f"the chain would ascend{where}: the updates of {effects[steps[-1]].who} are negated already, and "
-            f"{', '.join(turning)} negates them again. Scale them by a positive number; to ascend, pass maximize=True"
+            f"the chain would ascend{where}: the updates of {last.who} are negated already, and "
+            f"{', '.join(turning)} negates them again. Scale them by a positive number; to ascend, {ascend}"
         )
 
 
 def _check_decay(effect: Effect, before: Effects, after: Effects, where: str) -> None:
     """Raise if the decay is added to the parameters instead of subtracted."""
-    turning = [one.who for one in (*before, *after) if one.kind in (Kind.NEGATES, Kind.STEPS)]
-    if turning and _are_known(after) and not _negate(after):
+    turning = [one for one in (*before, *after) if one.kind in _NEGATING]
+    if not turning or not _are_known(after) or _negate(after):
+        return
+    rates = [one.who for one in turning if one.kind is Kind.RATES]
+    mend = (
+        "For decoupled decay give the algorithm weight_decay= (fo.adamw, or decoupled_weight_decay=True); for L2 "
+        f"regularization put {effect.who} right before the algorithm"
+    )
+    if rates:
+        mend = (
+            f"Put {effect.who} before {rates[0]}: after the direction for decoupled decay, first for L2 regularization"
+        )
+    raise ValueError(
+        f"the weights would grow{where}: what {effect.who} adds is not negated by the links after it (these "
+        f"links negate: {', '.join(one.who for one in turning)}). {mend}"
+    )
+
+
+def _check_factors(effect: Effect, before: Effects, where: str) -> None:
+    """Raise if factors of learning rates come before a link that normalizes."""
+    for index, other in enumerate(before):
+        if other.kind is Kind.FACTORS and _are_known(before[index:]):
+            raise ValueError(
+                f"the factors of {other.who} are lost{where}: {effect.who} normalizes what it gets. Put {other.who} "
+                f"after {effect.who}"
+            )
+
+
+def _check_rate(effect: Effect, before: Effects, resized: bool, where: str) -> None:
+    """Raise if a learning rate comes before a direction that is normalized; an algorithm's is 1 if another follows."""
+    for index, other in enumerate(before):
+        if (other.kind is Kind.RATES or (other.kind is Kind.STEPS and not resized)) and _are_known(before[index:]):
+            raise ValueError(
+                f"the learning rate of {other.who} is lost{where}: {effect.who} normalizes what it gets. Put "
+                f"{other.who} after {effect.who}"
+            )
+
+
+def _check_scale(effect: Effect, before: Effects, where: str) -> None:
+    """Raise if a negative number is meant as the learning rate of a direction, but comes before it."""
+    turning = [index for index, other in enumerate(before) if other.kind is Kind.NEGATES]
+    if len(turning) != 1:
+        return
+    own, *between = before[turning[0] :]
+    sized = bool(between) and between[0] == Effect(Kind.SCALES, own.who)
+    if sized and _are_known(tuple(between)):
         raise ValueError(
-            f"the weights would grow{where}: what {effect.who} adds is not negated by the links after it (these "
-            f"links negate: {', '.join(turning)}). For decoupled decay give the algorithm weight_decay= (fo.adamw, or "
-            f"decoupled_weight_decay=True); for L2 regularization put {effect.who} right before the algorithm"
+            f"the size of {own.who} is lost{where}: {effect.who} normalizes what it gets. Put {own.who} after "
+            f"{effect.who}; to ascend, scale by -1.0 here and end the chain with fo.scale_by_learning_rate(lr)"
         )
 
 
@@ -100,4 +199,4 @@ def _are_known(effects: Effects) -> bool:
 
 def _negate(effects: Effects) -> bool:
     """Whether known links negate in combination."""
-    return sum(effect.kind in (Kind.NEGATES, Kind.STEPS) for effect in effects) % 2 == 1
+    return sum(effect.kind in _NEGATING for effect in effects) % 2 == 1

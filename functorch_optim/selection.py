@@ -1,6 +1,7 @@
 """Transform part of the parameters: masked and partition, and the forms of masks and labels."""
 
-from collections.abc import Callable, Hashable, Mapping
+import re
+from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, NamedTuple
 
@@ -8,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from functorch_optim import trees
+from functorch_optim import trees, variables
 from functorch_optim.base import (
     EmptyState,
     Frozen,
@@ -20,8 +21,9 @@ from functorch_optim.base import (
     transformation,
 )
 from functorch_optim.combinators import NamedStates, Wrapper, current_hyperparams
-from functorch_optim.effects import Effect, Effects, Kind, Leaves, for_each
-from functorch_optim.typing import PyTree
+from functorch_optim.effects import Effect, Effects, Kind, Leaves, common, for_each
+from functorch_optim.paths import Found, PathRules, as_rules, is_rules
+from functorch_optim.typing import PyTree, TreeDef
 
 
 @exportable
@@ -41,9 +43,12 @@ class ByLeaf(Frozen):
 
 
 class Labels(Frozen):
-    """A pytree of labels, or a function of the dotted path; compared by content."""
+    """A pytree of labels, a function of the dotted path, or rules for it; compared by content.
 
-    function: Callable[[str], Hashable] | ByLeaf | None
+    Rules that may be a tree as well are one if the tree has the parameters' structure.
+    """
+
+    function: Callable[[str], Hashable] | ByLeaf | PathRules | None
     leaves: tuple[Hashable, ...] = ()
     structure: PyTree = None
 
@@ -51,41 +56,74 @@ class Labels(Frozen):
         return repr(self.function or self.structure.unflatten(self.leaves))
 
     def of(self, names: trees.Names, tree: PyTree) -> list[Hashable]:
-        """The label of every leaf of ``tree``; a label may stand for a whole subtree."""
-        if isinstance(self.function, ByLeaf):
-            pairs = zip(names, jax.tree.leaves(tree, is_leaf=trees.is_leaf), strict=True)
-            return [None if leaf is None else self.function.label(name, leaf) for name, leaf in pairs]
-        if self.function is not None:
-            return [self.function(name) for name in names]
+        """The label of every leaf of ``tree``; a label may stand for a whole subtree.
+
+        Raises:
+            ValueError: the structures differ, or the rules do not fit the paths.
+        """
+        function, (leaves, treedef) = self.function, jax.tree.flatten(tree, is_leaf=trees.is_leaf)
+        if isinstance(function, ByLeaf):
+            pairs = zip(names, leaves, strict=True)
+            return [None if leaf is None else function.label(name, leaf) for name, leaf in pairs]
+        if callable(function):
+            return [function(name) for name in names]
         if not names:  # nothing to label; also optax's placeholder, which has no structure to compare
             return []
+        if function is not None and self.structure is None:
+            return function.values(names, leaves)
         try:
-            subtrees = self.structure.treedef.flatten_up_to(tree)
+            return self._of_tree(leaves, treedef)
         except ValueError as error:
+            if function is not None:
+                return function.values(names, leaves)
             raise ValueError(f"the labels do not have the structure of the parameters: {error}") from error
-        sizes = [len(jax.tree.leaves(subtree, is_leaf=trees.is_leaf)) for subtree in subtrees]
-        return [label for label, size in zip(self.leaves, sizes, strict=True) for _ in range(size)]
+
+    def _of_tree(self, leaves: list[PyTree], treedef: TreeDef) -> list[Hashable]:
+        places = variables.plain(treedef.unflatten(range(len(leaves))))
+        labels: list[Hashable] = [None] * len(leaves)
+        for label, subtree in zip(self.leaves, self.structure.treedef.flatten_up_to(places), strict=True):
+            for place in jax.tree.leaves(subtree):
+                labels[place] = label
+        return labels
 
 
 def as_labels(labels: PyTree, is_leaf: Callable[[PyTree], bool] = trees.is_leaf) -> Labels:
     if callable(labels) and jax.tree_util.all_leaves([labels]):  # not a module of labels
         return Labels(labels)
-    leaves, structure = jax.tree.flatten(labels, is_leaf=is_leaf)
+    leaves, structure = jax.tree.flatten(variables.plain(labels), is_leaf=is_leaf)
     return Labels(None, tuple(leaves), trees.Structure(structure))
 
 
+def _as_labels_of(members: Collection[Hashable], labels: PyTree) -> Labels:
+    """Convert the labels of a partition with these members, which may be rules too."""
+    if isinstance(labels, re.Pattern):
+        return Labels(Found(labels))
+    if not is_rules(labels):
+        return as_labels(labels)
+    rules = as_rules("partition", labels, "label")
+    ambiguous = all(isinstance(part, str) and part in members for pair in labels for part in pair)
+    return replace(as_labels(labels), function=rules) if ambiguous else Labels(rules)
+
+
 def as_mask(who: str, mask: PyTree) -> Labels:
-    """Convert a tree of booleans, or a function of the dotted path, to the labels True and False.
+    """Convert a tree of booleans, a function of the dotted path, or a compiled regular expression, which is True where
+    it is found in the path, to the labels True and False.
 
     Raises:
         TypeError: a leaf of the tree is not a boolean.
     """
+    if isinstance(mask, re.Pattern):
+        return Labels(Found(mask))
     labels = as_labels(mask)
     if labels.function is not None:
         return labels
     for leaf in labels.leaves:
         if leaf is not None and not _is_flag(leaf):
-            raise TypeError(f"{who}: a mask is a tree of booleans, or a function of the path, but it holds {leaf!r}")
+            hint = f"; a regular expression must be compiled: re.compile({mask!r})" if isinstance(mask, str) else ""
+            raise TypeError(
+                f"{who}: a mask is a tree of booleans, a function of the path, or a compiled regular expression, but "
+                f"it holds {leaf!r}{hint}"
+            )
     return replace(labels, leaves=tuple(None if leaf is None else bool(leaf) for leaf in labels.leaves))
 
 
@@ -179,8 +217,8 @@ class Partition(Transform):
     def effects(self, at: Leaves | None) -> list[Effects]:
         each = [effects_of(member, at) for member in self.members]
         if at is None:
-            same = len({tuple(effect.kind for effect in effects) for [effects] in each}) == 1
-            return each[0] if same else for_each(at, (Effect(Kind.UNKNOWN, self._call_name()),))
+            shared = common([effects for [effects] in each])
+            return for_each(at, (Effect(Kind.UNKNOWN, self._call_name()),) if shared is None else shared)
         own = dict(zip(self.names, each, strict=True))
         labels = self.labels.of(at.names, at.tree)
         return [own[label][index] if label in own else () for index, label in enumerate(labels)]
@@ -191,25 +229,30 @@ def partition(transformations: Mapping[Hashable, GradientTransformation], labels
 
     Args:
         transformations: label -> transformation. Each sees the whole tree with None at the others' leaves.
-        labels: a pytree of labels with the parameters' structure (a label may stand for a whole subtree), or a
-            function from a parameter's dotted path (``"layers.0.weight"``) to its label.
+        labels: a label for every parameter, in one of these forms: a pytree of labels with the parameters' structure (a
+            label may stand for a whole subtree); a function from a parameter's dotted path (``"layers.0.weight"``) to
+            its label; a list of rules ``(regular expression, label)``, of which the first that is found in the path
+            decides; a compiled regular expression, whose labels are True where it is found in the path and False
+            elsewhere.
 
     Returns:
         A transformation whose state holds one state per label; :func:`find_state` finds it by the label.
 
     Raises:
-        ValueError: from ``init``, a label that has no transformation; the message names the parameter.
+        ValueError: a rule is not a regular expression. From ``init``: a label that has no transformation, a parameter
+            that no rule covers, a rule that is found in no parameter; the message names it.
 
     Example:
         >>> import functorch_optim as fo
         >>> members = {"decay": fo.adamw(), "plain": fo.adam()}
-        >>> tx = partition(members, lambda path: "plain" if "bias" in path else "decay")
+        >>> tx = partition(members, [("bias|norm", "plain"), ("", "decay")])
         >>> state = tx.init({"bias": jax.numpy.zeros(2), "kernel": jax.numpy.zeros(3)})
         >>> fo.find_state(state, "plain").exp_avg
         {'bias': Array([0., 0.], dtype=float32), 'kernel': None}
     """
     names = tuple(sorted(transformations, key=str))
-    return transformation(Partition(as_labels(labels), names, tuple(transformations[name] for name in names)))
+    members = tuple(transformations[name] for name in names)
+    return transformation(Partition(_as_labels_of(names, labels), names, members))
 
 
 class Masked(Wrapper):
@@ -248,8 +291,9 @@ def masked(inner: GradientTransformation, mask: PyTree) -> GradientTransformatio
 
     Args:
         inner: a transformation.
-        mask: a pytree of booleans with the parameters' structure (one may stand for a subtree), or a function from a
-            parameter's dotted path to a boolean.
+        mask: a pytree of booleans with the parameters' structure (one may stand for a subtree), a function from a
+            parameter's dotted path (``"layers.0.weight"``) to a boolean, or a compiled regular expression
+            (``re.compile("bias$")``), which is True where it is found in the path.
 
     Raises:
         TypeError: the mask holds something other than booleans.

@@ -306,6 +306,23 @@ def _none(case: Case) -> str | None:
     return None
 
 
+def _rate(case: Case) -> str | None:
+    """Check that the learning rate is a factor of the update, so that ``fo.scale_by`` can leave it out."""
+    if "lr" not in vars(case.rule) or not case.rule.rate_is_factor:
+        return "it has no option lr, or says rate_is_factor = False"
+
+    def last_over(lr: float) -> PyTree:
+        tx, updates = lift(replace(case.rule, lr=lr)), None
+        state = tx.init(case.params)
+        for grad in case.grads:
+            updates, state = tx.update(case.taken(grad), state, case.params)
+        return jax.tree.map(lambda x: (x.todense() if rows.is_rows(x) else x) / lr, updates, is_leaf=trees.is_sparse)
+
+    half, whole = jax.jit(lambda: (last_over(0.5), last_over(1.0)))()
+    case.compare(half, whole, "the update is not lr times what does not depend on lr: say rate_is_factor = False")
+    return None
+
+
 def _packing(case: Case) -> str | None:
     """Check that parameters packed with ``foreach`` move as they do one by one."""
     if not case.rule.elementwise:
@@ -329,4 +346,5 @@ _CHECKS: dict[str, Callable[[Case], str | None]] = {
     "pickling": _pickling,
     "None gradients": _none,
     "packing": _packing,
+    "rate": _rate,
 }

@@ -29,6 +29,37 @@ def parameters(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda node: nnx().state(node, nnx().Param) if is_nnx(node) else node, tree, is_leaf=is_nnx)
 
 
+def plain(tree: PyTree) -> PyTree:
+    """Replace flax's FrozenDicts and nnx states in a tree with dicts, and nnx variables with their values.
+
+    Example:
+        >>> from flax.core import FrozenDict
+        >>> plain({"a": FrozenDict({"b": 1}), "c": [2]})
+        {'a': {'b': 1}, 'c': [2]}
+    """
+
+    def opened(node: PyTree) -> PyTree:
+        if _is_mapping(node):
+            return {key: plain(value) for key, value in node.items()}
+        if _is_variable(node):
+            (value,) = jax.tree.leaves(node, is_leaf=lambda child: child is not node)
+            return plain(value)
+        return node
+
+    return jax.tree.map(
+        opened, tree, is_leaf=lambda node: trees.is_leaf(node) or _is_mapping(node) or _is_variable(node)
+    )
+
+
+def _is_mapping(node: PyTree) -> bool:
+    """Whether a node is a mapping other than a dict."""
+    return isinstance(node, Mapping) and not isinstance(node, dict)
+
+
+def _is_variable(node: PyTree) -> bool:
+    return nnx() is not None and isinstance(node, nnx().Variable)
+
+
 def other_variables(tree: PyTree) -> str:
     """Describe the flax variables in a tree that are not parameters; return an empty string if there are none."""
     if isinstance(tree, Mapping) and "params" in tree:

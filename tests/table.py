@@ -1,5 +1,7 @@
 """Every transformation of the library, for the tests that apply to all of them."""
 
+import re
+
 import functorch_optim as fo
 from tests.algorithms import ALGORITHMS, names
 
@@ -36,9 +38,26 @@ TABLE = {
         {"decay": fo.adamw(lr=0.1), "plain": fo.sgd(lr=0.1, momentum=0.9)},
         lambda path: "plain" if path.endswith("bias") else "decay",
     ),
+    "partition_rules": fo.partition(
+        {"decay": fo.adamw(lr=0.1), "plain": fo.sgd(lr=0.1)}, [("b", "plain"), ("", "decay")]
+    ),
     "masked": fo.masked(fo.adam(lr=0.1), lambda path: path.endswith("kernel")),
     "freeze": fo.freeze(fo.adamw(lr=0.1), lambda path: path.endswith("bias")),
+    "selective": fo.selective(fo.adamw(lr=0.1), re.compile("kernel$")),
     "set_to_zero": fo.set_to_zero(),
+    "scale_by_learning_rate": fo.scale_by_learning_rate(0.1),
+    "scale_by_path": fo.scale_by_path([("bias", 0.5), ("kernel", fo.schedules.cosine_annealing(1.0, T_max=4))], 2.0),
+    "layerwise_decay": fo.layerwise_decay(0.5, [("kernel|bias", 0), ("", 1)]),
+    "adam_direction": fo.scale_by_adam(amsgrad=True),
+    "adam_direction_foreach": fo.scale_by_adam(foreach=True),
+    "sgd_direction": fo.scale_by_momentum(0.9),
+    "adafactor_direction": fo.scale_by_adafactor(lr=0.5),
+    "rprop_direction": fo.scale_by_rprop(lr=0.1),
+    "links": fo.chain(
+        fo.scale_by_rms(),
+        fo.add_decayed_weights(0.1, re.compile("kernel")),
+        fo.scale_by_learning_rate(lambda step: 0.1),
+    ),
     "state_dtype": fo.state_dtype(fo.adam(lr=0.1), {"exp_avg": "bfloat16"}),
     "stochastic_rounding": fo.stochastic_rounding(fo.adamw(lr=0.1), 0),
     "master_weights": fo.master_weights(fo.adamw(lr=0.1)),

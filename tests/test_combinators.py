@@ -289,7 +289,7 @@ def test_decay_right_before_the_learning_rate_shrinks():
 
 @pytest.mark.parametrize("wrap", [fo.masked, fo.freeze])
 def test_a_mask_of_something_else_than_booleans_is_refused(wrap):
-    with pytest.raises(TypeError, match="a mask is a tree of booleans, or a function of the path, but it holds 'yes'"):
+    with pytest.raises(TypeError, match="or a compiled regular expression, but it holds 'yes'"):
         wrap(fo.sgd(), {"layer": "yes", "scale": False})
 
 

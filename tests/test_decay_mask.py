@@ -119,7 +119,7 @@ def test_equal_masks_make_equal_transformations():
 
 
 def test_a_wrong_mask_is_refused():
-    with pytest.raises(TypeError, match="decay_mask: a mask is a tree of booleans, or a function of the path, but"):
+    with pytest.raises(TypeError, match="decay_mask: a mask is a tree of booleans, a function of the path, or"):
         fo.adamw(decay_mask={"kernel": 1, "bias": 0})
     with pytest.raises(TypeError, match="decay_mask must be True or False at the parameter 'bias', but it is None"):
         fo.adamw(decay_mask=lambda path: None).init(PARAMS)

@@ -62,6 +62,7 @@ MAKERS = {
     "skip_nonfinite": lambda axis: fo.skip_nonfinite(fo.adam(lr=0.1), 3, axis_name=axis),
     "muon_adamw": lambda axis: fo.muon_adamw({"lr": 0.1}, {"lr": 0.1}, axis_name=axis),
     "adafactor": lambda axis: fo.adafactor(lr=0.1, axis_name=axis),
+    "adafactor_direction": lambda axis: fo.scale_by_adafactor(lr=0.1, axis_name=axis),
     "accumulate": lambda axis: fo.accumulate(fo.adafactor(lr=0.1, axis_name=axis), 2),
     "masked": lambda axis: fo.masked(fo.clip_by_global_norm(0.5, axis_name=axis), lambda path: path != "rows"),
 }

@@ -176,6 +176,7 @@ def test_none_gradients_leave_the_parameter_and_its_slots_alone(tx):
 
 
 TAKE_ROWS = ("identity", "conjugate", "scale", "scale_by_schedule", "set_to_zero", "sgd_plain", "sgd", "adagrad")
+TAKE_ROWS += ("scale_by_learning_rate", "scale_by_path", "layerwise_decay", "sgd_direction")
 
 
 @every
@@ -186,7 +187,7 @@ def test_a_sparse_gradient_is_taken_or_raises_and_is_named(tx):
     if tx in [TABLE[name] for name in TAKE_ROWS]:
         updates, _ = tx.update(grads, tx.init(params), params)
         moved = updates["dense"]["kernel"]
-        if tx == TABLE["sgd"]:  # its momentum moves all rows
+        if tx in (TABLE["sgd"], TABLE["sgd_direction"]):  # momentum moves all rows
             assert isinstance(moved, jax.Array)
         else:
             assert moved.nse == 4
@@ -202,7 +203,7 @@ def test_a_sparse_gradient_is_taken_or_raises_and_is_named(tx):
 
 
 STATELESS = {"identity", "conjugate", "scale", "scale_by_schedule", "clip_by_value", "clip_by_global_norm"}
-STATELESS |= {"set_to_zero"}
+STATELESS |= {"set_to_zero", "scale_by_learning_rate", "scale_by_path", "layerwise_decay"}
 
 
 @pytest.mark.parametrize("name", sorted(set(TABLE) - STATELESS))

@@ -1,4 +1,4 @@
-"""The code in the README and in the guide runs unchanged."""
+"""The code in the README and in the pages of docs/ runs unchanged."""
 
 import importlib
 import pathlib
@@ -21,6 +21,15 @@ def test_python_blocks_run_in_order(standard_promotion):
     assert namespace["tuned_step"]._cache_size() == 1
 
 
+@pytest.mark.parametrize("page", ["chains-and-selection"])
+def test_the_blocks_of_a_page_run_in_order(page, standard_promotion):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / f"{page}.md").read_text(), re.DOTALL)
+    namespace = {}
+    for block in blocks:
+        exec(compile(block, page, "exec"), namespace)
+    assert len(blocks) >= 2
+
+
 def test_the_guide_to_an_algorithm_of_ones_own_runs(tmp_path, monkeypatch, standard_promotion, capsys):
     """It runs as a module, so that its rule can be pickled."""
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "writing-an-algorithm.md").read_text(), re.DOTALL)
@@ -30,6 +39,6 @@ def test_the_guide_to_an_algorithm_of_ones_own_runs(tmp_path, monkeypatch, stand
     monkeypatch.syspath_prepend(tmp_path)
     guide = importlib.import_module("written_by_the_guide")
     assert guide.params["w"].tolist() == pytest.approx([0.85, -1.8])
-    assert guide.report.checked[-1] == "packing" and not guide.report.not_checked
+    assert guide.report.checked[-2:] == ("packing", "rate") and not guide.report.not_checked
     printed = capsys.readouterr().out
     assert "Slip.momentum is a number" in printed and "[ 0.85 -1.8 ] [ 0.03" in printed

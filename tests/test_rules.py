@@ -211,7 +211,7 @@ PROMISES |= {"None gradients"}
 
 def test_a_rule_that_keeps_the_promises_is_told_what_was_checked():
     report = check_rule(Sign(0.5, 0.1))
-    assert set(report.checked) == {*PROMISES, "elementwise", "packing"} and not report.not_checked
+    assert set(report.checked) == {*PROMISES, "elementwise", "packing", "rate"} and not report.not_checked
     rest = check_rule(fo.muon(0.0, weight_decay=0.0, momentum=0.5).update.of.rule, {"only": jnp.eye(3)}).not_checked
     assert rest == {
         "sharding": "no parameter has an even number of rows",
@@ -225,7 +225,9 @@ def test_a_rule_that_keeps_the_promises_is_told_what_was_checked():
 def test_the_rules_of_the_library_keep_the_promises(name):
     others = {"muon": fo.muon().update.of.rule, "sparse_adam": fo.sparse_adam().update.of.rule}
     params = {"one": jnp.ones((4, 2)), "other": jnp.ones((2, 3))} if name == "muon" else None
-    assert set(check_rule({**RULES, **others}[name], params).checked) >= PROMISES
+    report = check_rule({**RULES, **others}[name], params)
+    assert set(report.checked) >= PROMISES
+    assert ("rate" in report.not_checked) is name.startswith(("adafactor", "asgd", "rprop"))
 
 
 def average_of(make):
@@ -285,6 +287,10 @@ BROKEN = {
     "elementwise by size": (
         {"update": moves(lambda grad: grad if grad.size < 10 else 2 * grad), "elementwise": True},
         r"with foreach=True it moves otherwise than one by one: leave elementwise out",
+    ),
+    "a rate that is no factor": (
+        {"update": lambda self, grad, param, slots, scalars: (-scalars[0] * scalars[0] * grad, slots)},
+        r"the update is not lr times what does not depend on lr: say rate_is_factor = False",
     ),
 }
 

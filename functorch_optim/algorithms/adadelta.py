@@ -39,6 +39,7 @@ class AdadeltaScalars(NamedTuple):
 class Adadelta(Rule):
     title = "Adadelta"
     state = AdadeltaState
+    normalizes = True
     elementwise = True
 
     lr: Annotated[LearningRate, "factor of the delta"]
@@ -89,7 +90,7 @@ def adadelta(
         weight_decay: coefficient of the L2 penalty, at least 0. Unless it is the number 0, ``update`` needs ``params``.
         maximize: whether to ascend.
         foreach: whether to update small parameters together (:func:`functorch_optim.lift`).
-        decay_mask: where to decay: booleans, or a function of the path, as in :func:`functorch_optim.masked`.
+        decay_mask: where to decay, a mask as in :func:`functorch_optim.masked`.
 
     Returns:
         A transformation with the state :class:`AdadeltaState`.

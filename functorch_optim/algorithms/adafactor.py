@@ -46,6 +46,8 @@ class AdafactorScalars(NamedTuple):
 class Adafactor(Rule):
     title = "Adafactor"
     state = AdafactorState
+    normalizes = True
+    rate_is_factor = False
     complex_hint = "Adafactor does not support complex parameters"
     needs_params = True
     decoupled_weight_decay = True
@@ -155,7 +157,7 @@ def adafactor(
         d: the threshold of the update's root mean square, at least 1.
         weight_decay: coefficient of the decoupled decay, at least 0.
         maximize: whether to ascend.
-        decay_mask: where to decay: booleans, or a function of the path, as in :func:`functorch_optim.masked`.
+        decay_mask: where to decay, a mask as in :func:`functorch_optim.masked`.
         axis_name: inside ``shard_map``, the tree of the parameters' PartitionSpecs, or anything else that
             :mod:`functorch_optim.axes` describes. Row statistics are split like the rows, column statistics like the
             columns.

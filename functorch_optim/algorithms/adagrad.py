@@ -37,6 +37,7 @@ class AdagradScalars(NamedTuple):
 class Adagrad(Rule):
     title = "Adagrad"
     state = AdagradState
+    normalizes = True
     elementwise = True
     takes_rows = True
     starts_from_options = True
@@ -86,7 +87,7 @@ def adagrad(
         eps: added to the denominator outside the root, at least 0.
         maximize: whether to ascend.
         foreach: whether to update small parameters together (:func:`functorch_optim.lift`).
-        decay_mask: where to decay: booleans, or a function of the path, as in :func:`functorch_optim.masked`.
+        decay_mask: where to decay, a mask as in :func:`functorch_optim.masked`.
 
     Gradients may be row-sparse if there is no weight decay; then only the rows they name are touched.
 

@@ -45,6 +45,7 @@ class AdamScalars(NamedTuple):
 class Adam(Rule):
     title = "Adam"
     state = AdamState
+    normalizes = True
     elementwise = True
     sparse_hint = ", please consider SparseAdam instead"
 
@@ -117,7 +118,7 @@ def adam(
         maximize: whether to ascend.
         decoupled_weight_decay: whether the decay acts on the parameter instead of the gradient.
         foreach: whether to update small parameters together (:func:`functorch_optim.lift`).
-        decay_mask: where to decay: booleans, or a function of the path, as in :func:`functorch_optim.masked`.
+        decay_mask: where to decay, a mask as in :func:`functorch_optim.masked`.
 
     Returns:
         A transformation with the state :class:`AdamState`. Updates are float32 or wider; slots have their

@@ -30,7 +30,7 @@ def adamw(
         amsgrad: whether to divide by the largest second moment so far.
         maximize: whether to ascend; the decay still shrinks the parameter.
         foreach: whether to update small parameters together (:func:`functorch_optim.lift`).
-        decay_mask: where to decay: booleans, or a function of the path, as in :func:`functorch_optim.masked`.
+        decay_mask: where to decay, a mask as in :func:`functorch_optim.masked`.
 
     Returns:
         A transformation with the state :class:`functorch_optim.AdamState`.

@@ -33,6 +33,7 @@ class ASGDScalars(NamedTuple):
 class ASGD(Rule):
     title = "ASGD"
     state = ASGDState
+    rate_is_factor = False
     elementwise = True
     carried = ("eta", "mu")
     needs_params = True
@@ -100,7 +101,7 @@ def asgd(
         weight_decay: coefficient of the L2 penalty, at least 0.
         maximize: whether to ascend.
         foreach: whether to update small parameters together (:func:`functorch_optim.lift`).
-        decay_mask: where to decay: booleans, or a function of the path, as in :func:`functorch_optim.masked`.
+        decay_mask: where to decay, a mask as in :func:`functorch_optim.masked`.
 
     Returns:
         A transformation with the state :class:`ASGDState`; ``update`` needs ``params``.

@@ -44,6 +44,7 @@ class MuonScalars(NamedTuple):
 class Muon(Rule):
     title = "Muon"
     state = MuonState
+    normalizes = True
     complex_hint = "Muon does not support complex parameters"
     decoupled_weight_decay = True
 
@@ -216,7 +217,7 @@ def muon(
         reshape: how a parameter of more than two dimensions becomes one matrix instead: ``"out_first"`` (torch's
             kernels: outputs, inputs, height, width) or ``"out_last"`` (JAX's: height, width, inputs, outputs). With
             ``"out_last"``, A is the number of columns, which are the outputs, for matrices too.
-        decay_mask: where to decay: booleans, or a function of the path, as in :func:`functorch_optim.masked`.
+        decay_mask: where to decay, a mask as in :func:`functorch_optim.masked`.
         axis_name: inside ``shard_map``, the tree of the parameters' PartitionSpecs, or anything else that
             :mod:`functorch_optim.axes` describes; every device gathers the shards, orthogonalizes the whole matrix and
             takes its own shard.

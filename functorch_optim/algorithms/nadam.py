@@ -46,6 +46,7 @@ class NAdamScalars(NamedTuple):
 class NAdam(Rule):
     title = "NAdam"
     state = NAdamState
+    normalizes = True
     elementwise = True
     carried = ("mu_product",)
 
@@ -126,7 +127,7 @@ def nadam(
         decoupled_weight_decay: whether the decay acts on the parameter instead of the gradient.
         maximize: whether to ascend.
         foreach: whether to update small parameters together (:func:`functorch_optim.lift`).
-        decay_mask: where to decay: booleans, or a function of the path, as in :func:`functorch_optim.masked`.
+        decay_mask: where to decay, a mask as in :func:`functorch_optim.masked`.
 
     Returns:
         A transformation with the state :class:`NAdamState`.

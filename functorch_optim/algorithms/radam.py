@@ -47,6 +47,7 @@ class RAdamScalars(NamedTuple):
 class RAdam(Rule):
     title = "RAdam"
     state = RAdamState
+    normalizes = True
     elementwise = True
 
     lr: LearningRate
@@ -176,7 +177,7 @@ def radam(
         decoupled_weight_decay: whether the decay acts on the parameter instead of the gradient.
         maximize: whether to ascend.
         foreach: whether to update small parameters together (:func:`functorch_optim.lift`).
-        decay_mask: where to decay: booleans, or a function of the path, as in :func:`functorch_optim.masked`.
+        decay_mask: where to decay, a mask as in :func:`functorch_optim.masked`.
 
     Returns:
         A transformation with the state :class:`RAdamState`.

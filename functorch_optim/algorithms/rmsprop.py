@@ -44,6 +44,7 @@ class RMSpropScalars(NamedTuple):
 class RMSprop(Rule):
     title = "RMSprop"
     state = RMSpropState
+    normalizes = True
     elementwise = True
 
     lr: LearningRate
@@ -116,7 +117,7 @@ def rmsprop(
         centered: whether to divide by the standard deviation instead of the root mean square.
         maximize: whether to ascend.
         foreach: whether to update small parameters together (:func:`functorch_optim.lift`).
-        decay_mask: where to decay: booleans, or a function of the path, as in :func:`functorch_optim.masked`.
+        decay_mask: where to decay, a mask as in :func:`functorch_optim.masked`.
 
     Returns:
         A transformation with the state :class:`RMSpropState`.

@@ -32,6 +32,8 @@ class RpropScalars(NamedTuple):
 class Rprop(Rule):
     title = "Rprop"
     state = RpropState
+    normalizes = True
+    rate_is_factor = False
     elementwise = True
     starts_from_options = True
 

@@ -112,7 +112,7 @@ def sgd(
         nesterov: whether to use Nesterov momentum; needs momentum and zero dampening.
         maximize: whether to ascend.
         foreach: whether to update small parameters together (:func:`functorch_optim.lift`).
-        decay_mask: where to decay: booleans, or a function of the path, as in :func:`functorch_optim.masked`.
+        decay_mask: where to decay, a mask as in :func:`functorch_optim.masked`.
 
     Gradients may be row-sparse if there is no weight decay. Without momentum only the rows they name are touched; with
     momentum all rows move, and the gradient is made dense.

@@ -41,6 +41,7 @@ class SparseAdamScalars(NamedTuple):
 class SparseAdam(Rule):
     title = "SparseAdam"
     state = SparseAdamState
+    normalizes = True
     takes_rows = True
     needs_rows = "please consider Adam instead, or take the gradient by value_and_sparse_grad or backward(..., sparse=)"
 

@@ -12,8 +12,8 @@ from functorch_optim.typing import PyTree
 def lift(rule: Rule, foreach: bool = False, decay_mask: PyTree = None) -> GradientTransformation:
     """Return a transformation that applies ``rule`` to every leaf of a pytree.
 
-    ``decay_mask``, a tree of booleans or a function of the dotted path as in :func:`functorch_optim.masked`, limits the
-    rule's weight decay to leaves where it is True.
+    ``decay_mask``, a mask as in :func:`functorch_optim.masked`, limits the rule's weight decay to leaves where it is
+    True.
 
     With ``foreach``, the state of small leaves is packed into flat buffers, one per slot and dtype, and the leaves are
     updated together: a step of a thousand small leaves then costs less than half. The state is a

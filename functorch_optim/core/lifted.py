@@ -73,7 +73,11 @@ class Lifted(Transform):
         return self.rule.hyperparams_at(state.step)
 
     def effects(self, at: Leaves | None) -> list[Effects]:
-        return for_each(at, (Effect(Kind.STEPS, self.rule._call_name()),))
+        return for_each(at, self.effects_as(Kind.STEPS, self.rule._call_name()))
+
+    def effects_as(self, kind: Kind, who: str) -> Effects:
+        """The effects of a transformation ``who`` of this kind that is made of the rule."""
+        return (*[Effect(Kind.NORMALIZES, who)] * self.rule.normalizes, Effect(kind, who))
 
     def update_with(self, scalars: StepScalars, grads: PyTree, state: PyTree, params: PyTree) -> tuple[PyTree, PyTree]:
         """Update with coefficients from elsewhere, for example from the host; ``state``'s own scalars stay."""

@@ -38,6 +38,8 @@ class Rule(Options):
     needs_params: ClassVar[bool] = False  # whether the update reads the parameter (not counting weight decay)
     starts_from_options: ClassVar[bool] = False  # whether init or start reads numeric options
     elementwise: ClassVar[bool] = False  # whether each entry is updated independently
+    normalizes: ClassVar[bool] = False  # whether scaling all gradients leaves the update the same
+    rate_is_factor: ClassVar[bool] = True  # whether the update is lr times something independent of lr
 
     def __init_subclass__(cls, abstract: bool = False, **kwargs: object) -> None:
         check_names(cls, Rule)

@@ -111,6 +111,10 @@ class Optimizer(Saved):
             static: names of options to pass to ``make`` as they are, for example integer counts.
             group_rules: as for every optimizer.
 
+        Raises:
+            ValueError: the updates would ascend: nothing negates a direction such as
+                :func:`functorch_optim.scale_by_adam`'s.
+
         The transformation counts the steps, once for all parameters of a group; a gradient of None reaches it as None.
 
         Example:

@@ -39,12 +39,44 @@ def set_to_zero() -> GradientTransformation:
     return transformation(SetToZero())
 
 
-class Freeze(Masked):
-    inside: ClassVar[bool] = False
+class Selective(Masked):
     elsewhere: ClassVar[GradientTransformation] = set_to_zero()
 
     def effects(self, at: Leaves | None) -> list[Effects]:
         return effects_of(self.inner, None) if at is None else super().effects(at)
+
+
+class Freeze(Selective):
+    inside: ClassVar[bool] = False
+
+
+def selective(inner: GradientTransformation, mask: PyTree) -> GradientTransformation:
+    """Apply ``inner`` where ``mask`` is True; the other parameters stay unchanged. The complement of :func:`freeze`.
+
+    With :func:`functorch_optim.masked` the others' updates would be their gradients; here they are zero.
+
+    Args:
+        inner: a transformation, usually the whole chain. It sees neither the other parameters nor their gradients.
+        mask: a pytree of booleans, a function of the dotted path, or a compiled regular expression, as for
+            :func:`functorch_optim.masked`.
+
+    Returns:
+        A transformation with the state :class:`functorch_optim.MaskedState`.
+
+    Raises:
+        TypeError: the mask holds something other than booleans. ValueError, from ``init``: it does not have the
+            parameters' structure.
+
+    Example:
+        >>> import functorch_optim as fo, re
+        >>> tx = selective(fo.sgd(lr=0.5), re.compile("head"))
+        >>> params = {"body": jnp.ones(2), "head": jnp.ones(1)}
+        >>> updates, _ = tx.update(params, tx.init(params), params)
+        >>> moved = fo.apply_updates(params, updates)
+        >>> moved["body"].tolist(), moved["head"].tolist()
+        ([1.0, 1.0], [0.5])
+    """
+    return transformation(Selective(inner, as_mask("selective", mask)))
 
 
 def freeze(inner: GradientTransformation, frozen: PyTree) -> GradientTransformation:
@@ -56,8 +88,9 @@ def freeze(inner: GradientTransformation, frozen: PyTree) -> GradientTransformat
 
     Args:
         inner: a transformation, usually the whole chain.
-        frozen: a pytree of booleans with the parameters' structure (one may stand for a subtree), or a function from a
-            parameter's dotted path (``"layers.0.weight"``) to a boolean.
+        frozen: a pytree of booleans with the parameters' structure (one may stand for a subtree), a function from a
+            parameter's dotted path (``"layers.0.weight"``) to a boolean, or a compiled regular expression, which is
+            True where it is found in the path.
 
     Returns:
         A transformation with the state :class:`functorch_optim.MaskedState`; the updates of frozen parameters are zero,
@@ -68,8 +101,8 @@ def freeze(inner: GradientTransformation, frozen: PyTree) -> GradientTransformat
             parameters' structure.
 
     Example:
-        >>> import functorch_optim as fo
-        >>> tx = freeze(fo.adam(lr=0.5), lambda path: path.startswith("body"))
+        >>> import functorch_optim as fo, re
+        >>> tx = freeze(fo.adam(lr=0.5), re.compile("^body"))
         >>> params = {"body": jnp.ones(2), "head": jnp.ones(1)}
         >>> state = tx.init(params)
         >>> updates, state = tx.update({"body": jnp.full(2, jnp.nan), "head": jnp.ones(1)}, state, params)

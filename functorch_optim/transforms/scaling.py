@@ -9,8 +9,8 @@ from functorch_optim import rows, trees
 from functorch_optim.base import EmptyState, GradientTransformation, Transform, exportable, transformation
 from functorch_optim.core.numerics import coefficient, next_step
 from functorch_optim.core.options import Options
-from functorch_optim.effects import Effects, Kind, Leaves
-from functorch_optim.hyperparams import AnyNumber, Hyperparameter, Schedule, known
+from functorch_optim.effects import Effect, Effects, Kind, Leaves, for_each
+from functorch_optim.hyperparams import AnyNumber, Hyperparameter, LearningRate, Schedule, known
 from functorch_optim.typing import Numeric, PyTree
 
 
@@ -49,23 +49,35 @@ def multiply(array: jax.Array, factor: Numeric) -> jax.Array:
     return (array.astype(dtype) * coefficient(factor, dtype)).astype(array.dtype)
 
 
+def multiply_all(updates: PyTree, factor: Numeric, who: str) -> PyTree:
+    """All updates times ``factor``, row-sparse ones too; errors name ``who``."""
+
+    def each(name: str, leaf: PyTree) -> PyTree:
+        del name
+        return rows.map_values(lambda x: multiply(x, factor), leaf)
+
+    return trees.map_updates(each, who, updates)
+
+
+def effects_of_factor(factor: Any, who: str) -> Effects:
+    """The effects of ``who``, which multiplies by an option as it is stored."""
+    number = known(factor)
+    if number is None:
+        return (Effect(Kind.UNKNOWN, who),)
+    kinds = [Kind.NEGATES] * (number < 0) + [Kind.SCALES] * (abs(number) != 1)
+    return tuple(Effect(kind, who) for kind in kinds)
+
+
 class Scale(Scheduled):
     factor: AnyNumber
 
     def apply(self, values: Any, updates: PyTree, params: PyTree) -> PyTree:
         del params
 
-        def each(name: str, leaf: PyTree) -> PyTree:
-            del name
-            return rows.map_values(lambda x: multiply(x, values.factor), leaf)
-
-        return trees.map_updates(each, "scale", updates)
+        return multiply_all(updates, values.factor, "scale")
 
     def effects(self, at: Leaves | None) -> list[Effects]:
-        factor = known(self.factor)
-        if factor is None:
-            return self.effect(Kind.UNKNOWN, at)
-        return self.effect(Kind.NEGATES, at) if factor < 0 else super().effects(at)
+        return for_each(at, effects_of_factor(self.factor, self._call_name()))
 
 
 def scale(factor: Hyperparameter) -> GradientTransformation:
@@ -95,3 +107,38 @@ def scale_by_schedule(schedule: Schedule) -> GradientTransformation:
     if not callable(schedule):
         raise TypeError(f"scale_by_schedule needs a function of the step, but it got {schedule!r}; use fo.scale")
     return scale(schedule)
+
+
+class ScaleByLearningRate(Scheduled):
+    lr: LearningRate
+
+    def apply(self, values: Any, updates: PyTree, params: PyTree) -> PyTree:
+        del params
+        return multiply_all(updates, -values.lr, self._call_name())
+
+    def effects(self, at: Leaves | None) -> list[Effects]:
+        return self.effect(Kind.RATES, at)
+
+
+def scale_by_learning_rate(lr: Hyperparameter) -> GradientTransformation:
+    """Multiply the updates by ``-lr``: the last link of a chain of links without a rate.
+
+    It turns a direction, such as that of :func:`functorch_optim.scale_by_adam`, or the gradient itself into what
+    :func:`functorch_optim.apply_updates` adds. :func:`functorch_optim.chain` refuses it where it would come twice, come
+    with an algorithm, which has a learning rate of its own, or come before a direction that normalizes.
+
+    Args:
+        lr: learning rate, at least 0; a number, a scalar array or a schedule.
+
+    Raises:
+        ValueError: ``lr`` is negative.
+
+    Example:
+        >>> import functorch_optim as fo
+        >>> tx = fo.chain(fo.scale_by_adam(), fo.add_decayed_weights(0.1), scale_by_learning_rate(0.5))  # AdamW
+        >>> params = jnp.array([2.0])
+        >>> updates, state = tx.update(jnp.array([3.0]), tx.init(params), params)
+        >>> [round(x, 6) for x in updates.tolist()], fo.current_hyperparams(tx, state)["lr"]
+        ([-0.6], 0.5)
+    """
+    return transformation(ScaleByLearningRate(lr))

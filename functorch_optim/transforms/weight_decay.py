@@ -40,10 +40,10 @@ def add_decayed_weights(weight_decay: Hyperparameter, mask: PyTree = None) -> Gr
 
     Before an algorithm it is L2 regularization. An algorithm's updates are already negated, so after one it would make
     the weights grow, and :func:`functorch_optim.chain` raises. Decoupled decay is an option of the algorithms:
-    ``fo.adamw(weight_decay=...)``, or ``decoupled_weight_decay=True``, with ``decay_mask`` for where to decay. Only if
-    the learning rate is a separate link does this go between the two::
+    ``fo.adamw(weight_decay=...)``, or ``decoupled_weight_decay=True``, with ``decay_mask`` for where to decay. If the
+    learning rate is a separate link, decoupled decay goes between the two::
 
-        fo.chain(optax.scale_by_adam(), fo.add_decayed_weights(0.1), fo.scale(-1e-3))
+        fo.chain(fo.scale_by_adam(), fo.add_decayed_weights(0.1), fo.scale_by_learning_rate(1e-3))
 
     Args:
         weight_decay: at least 0; a number, a scalar array or a schedule.

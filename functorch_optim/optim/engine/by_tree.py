@@ -9,7 +9,7 @@ import numpy as np
 
 from functorch_optim import base, trees
 from functorch_optim.base import GradientTransformation, Transform, transformation
-from functorch_optim.combinators import NamedStates
+from functorch_optim.combinators import NamedStates, check_outermost
 from functorch_optim.core.packing import ForeachState
 from functorch_optim.optim.engine.by_path import BY_PATH
 from functorch_optim.optim.engine.packs import Leaves
@@ -133,7 +133,9 @@ class ByTree:
     def start(self, layout: Layout, params: list[PyTree], records: Sequence[Group]) -> None:
         """Create the state before the first update."""
         self._several = len(records) > 1  # then the state is a partition's
-        state = self._whole(layout, records).init(layout.structure.unflatten(params))
+        tx, tree = self._whole(layout, records), layout.structure.unflatten(params)
+        state = tx.init(tree)
+        check_outermost(tx, tree)
         if any(isinstance(node, ForeachState) for node in jax.tree.leaves(state, is_leaf=_is_packed)):
             raise ValueError(
                 "a transformation with foreach=True stores the state of many parameters in one array, which has no "

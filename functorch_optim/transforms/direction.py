@@ -1,0 +1,119 @@
+"""Algorithms without their learning rate: the direction of an update, for a chain that ends with the rate."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+
+from functorch_optim import rows, trees
+from functorch_optim.base import GradientTransformation, Transform, transformation
+from functorch_optim.core.lifted import Lifted
+from functorch_optim.core.scalar_math import on_host
+from functorch_optim.effects import Effects, Kind, Leaves, for_each
+from functorch_optim.hyperparams import is_static_zero
+from functorch_optim.transforms.scaling import multiply_all
+from functorch_optim.typing import Numeric, PyTree
+
+
+class Direction(Transform):
+    """Minus the update of an algorithm, over its learning rate. The state is the algorithm's own."""
+
+    of: Lifted
+
+    def __repr__(self) -> str:
+        return f"scale_by({self.of!r})"
+
+    @classmethod
+    def _call_name(cls) -> str:
+        return "scale_by"
+
+    @property
+    def who(self) -> str:
+        """Its name for messages."""
+        return f"scale_by({self.of.rule._call_name()})"
+
+    def init(self, params: PyTree) -> PyTree:
+        return self.of.init(params)
+
+    def update(self, updates: PyTree, state: PyTree, params: PyTree = None, **extra: object) -> tuple[PyTree, PyTree]:
+        updates, new = self.of.update(updates, state, params, **extra)
+        if self.of.rule.rate_is_factor:  # it is 1
+            return jax.tree.map(lambda x: rows.map_values(jnp.negative, x), updates, is_leaf=trees.is_sparse), new
+        return multiply_all(updates, _minus_inverse(self.of.hyperparams(state)["lr"]), self.who), new
+
+    def hyperparams(self, state: PyTree) -> dict[str, PyTree]:
+        gone = ("lr", "weight_decay") if self.of.rule.rate_is_factor else ("weight_decay",)
+        return {name: value for name, value in self.of.hyperparams(state).items() if name not in gone}
+
+    def effects(self, at: Leaves | None) -> list[Effects]:
+        return for_each(at, self.of.effects_as(Kind.DIRECTS, self.who))
+
+
+def _minus_inverse(lr: Numeric) -> Numeric:
+    """``-1 / lr``; 0 where a schedule is at 0, and whatever comes of it is multiplied by 0."""
+    if on_host(lr):
+        return -1 / lr if lr != 0 else 0.0
+    return jnp.where(lr == 0, 0.0, -1 / jnp.where(lr == 0, 1.0, lr))
+
+
+def scale_by(tx: GradientTransformation) -> GradientTransformation:
+    """The direction of an algorithm: minus its update, without learning rate and weight decay.
+
+    It has the gradient's sign, so a later link must negate it, usually the last one:
+    ``fo.chain(fo.scale_by(fo.adam()), fo.scale_by_learning_rate(lr))`` is ``fo.adam(lr)``. Between the two is the place
+    of what the learning rate shall multiply: decoupled weight decay (:func:`functorch_optim.add_decayed_weights`),
+    factors of layers (:func:`functorch_optim.layerwise_decay`), another library's link.
+
+    The learning rate that the algorithm was given has no effect, with three exceptions: Adafactor, ASGD and Rprop use
+    it for more than a factor. They keep it, and the direction is minus the update over that rate; in a chain that ends
+    with the same rate they are the algorithm again.
+
+    Args:
+        tx: an algorithm as its function makes it, also with ``foreach=True``, or :func:`functorch_optim.lift` of a rule
+            of your own that has an option ``lr``.
+
+    Returns:
+        A transformation whose state is the algorithm's own, such as :class:`functorch_optim.AdamState`.
+
+    Raises:
+        TypeError: ``tx`` is something else, such as a wrapper, L-BFGS or another library's transformation.
+        ValueError: the algorithm was given ``weight_decay``, ``decay_mask`` or ``maximize``; the message says which
+            links do that.
+
+    Example:
+        >>> import functorch_optim as fo
+        >>> tx = scale_by(fo.adam())
+        >>> updates, state = tx.update(jnp.array([0.5, -4.0]), tx.init(jnp.zeros(2)))
+        >>> [round(x, 6) for x in updates.tolist()], type(state).__name__
+        ([1.0, -1.0], 'AdamState')
+    """
+    of = getattr(getattr(tx, "update", None), "of", None)
+    if not isinstance(of, Lifted):
+        raise TypeError(
+            "scale_by takes an algorithm as its function makes it, such as fo.adam(), or fo.lift of a rule, but it got "
+            f"{tx!r}. Wrappers and partitions go around links: fo.freeze(fo.scale_by(fo.adam()), frozen)"
+        )
+    _check_options(of)
+    if of.rule.rate_is_factor:
+        return transformation(Direction(replace(of, rule=replace(of.rule, lr=1.0))))
+    return transformation(Direction(of))
+
+
+def _check_options(of: Lifted) -> None:
+    """Raise if an algorithm has no learning rate to leave out, or does what other links do."""
+    rule, who = of.rule, f"scale_by({of.rule._call_name()})"
+    rate = vars(rule).get("lr")
+    if rate is None:
+        raise TypeError(f"{who}: {rule.title} has no option lr, so there is no learning rate to leave out")
+    if not is_static_zero(getattr(rule, "weight_decay", 0.0)) or of.decay_mask is not None:
+        place = "right after it" if getattr(rule, "decoupled_weight_decay", False) else "before it"
+        raise ValueError(
+            f"{who}: weight decay is a link of its own. Pass weight_decay=0 and no decay_mask, and put "
+            f"fo.add_decayed_weights(weight_decay, mask) {place}"
+        )
+    if getattr(rule, "maximize", False):
+        raise ValueError(
+            f"{who}: maximize is a link of its own. Leave it out, and put fo.scale(-1.0) first in the chain"
+        )
+    if not rule.rate_is_factor and is_static_zero(rate):
+        raise ValueError(f"{who}: {rule.title} has no direction at a learning rate of 0: give lr a larger one")

@@ -1,0 +1,184 @@
+"""The order of a chain's links: wrong ones raise, with the right one in the message, and right ones do not."""
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+import functorch_optim as fo
+from functorch_optim import optim
+
+PARAMS = {"bias": jnp.ones(3), "kernel": jnp.full((2, 3), 2.0)}
+KERNELS = {"bias": False, "kernel": True}
+ADAM, MOMENTUM, LAST = fo.scale_by_adam(), fo.scale_by_momentum(0.9), fo.scale_by_learning_rate(0.1)
+DECAY, LAYERS = fo.add_decayed_weights(0.1), fo.layerwise_decay(0.5, lambda path: int(path == "kernel"))
+SCHEDULE = fo.schedules.cosine_annealing(0.1, T_max=4)
+
+WRONG = [
+    ((fo.scale(-0.5), DECAY, ADAM), "the weights would grow: what add_decayed_weights adds is not negated"),
+    ((LAST, ADAM), "the learning rate of scale_by_learning_rate is lost: .* after scale_by\\(adam\\)"),
+    ((LAST, DECAY, ADAM, fo.scale(-1.0)), "the learning rate of scale_by_learning_rate is lost: .* after"),
+    (
+        (fo.scale_by_learning_rate(SCHEDULE), fo.clip_by_value(1.0), fo.scale_by_muon()),
+        "is lost: .* after scale_by.muon",
+    ),
+    ((fo.adam(), fo.scale_by_rms()), r"the learning rate of adam is lost: .* Put adam after scale_by\(rmsprop\)"),
+    ((LAST, ADAM, fo.scale(0.1)), "the learning rate of scale_by_learning_rate is lost"),
+    ((fo.scale(-0.1), ADAM), r"the size of scale is lost: .* Put scale after scale_by\(adam\); to ascend"),
+    ((fo.scale(-0.1), fo.clip_by_value(1.0), ADAM), "the size of scale is lost"),
+    ((LAST, fo.adam()), r"scale_by_learning_rate are negated already, and adam .*fo.chain\(fo.scale_by\(adam\), fo.sc"),
+    ((ADAM, LAST, fo.adam()), "adam has a learning rate of its own, lr=: leave scale_by_learning_rate out"),
+    ((ADAM, LAST, fo.scale(-1.0), fo.scale(-1.0), fo.sgd()), "and sgd negates them again"),
+    ((ADAM, LAST, fo.sgd()), "of scale_by_learning_rate are negated already, and sgd negates them again"),
+    ((fo.adamw(), LAST), "of adam are negated already, and scale_by_learning_rate .* leave scale_by_learning_rate out"),
+    ((ADAM, LAST, fo.scale_by_learning_rate(SCHEDULE)), "Use scale_by_learning_rate once, and fo.scale for a further"),
+    (
+        (ADAM, LAST, fo.scale(-1.0)),
+        "scale_by_learning_rate are negated already, and scale negates .* put fo.scale.-1.0",
+    ),
+    (
+        (ADAM, LAST, DECAY),
+        "the weights would grow: .* Put add_decayed_weights before scale_by_learning_rate: after the",
+    ),
+    ((LAST, DECAY), "the weights would grow: .* Put add_decayed_weights before scale_by_learning_rate"),
+    ((ADAM, fo.scale(-0.1), DECAY), "the weights would grow: what add_decayed_weights adds is not negated"),
+    (
+        (LAYERS, fo.adamw()),
+        "the factors of layerwise_decay are lost: adam normalizes .* Put layerwise_decay after adam",
+    ),
+    ((LAYERS, fo.clip_by_global_norm(1.0), ADAM, LAST), r"the factors of layerwise_decay are lost: scale_by\(adam\)"),
+    ((fo.chain(fo.clip_by_value(1.0), LAST), fo.chain(ADAM)), "the learning rate of scale_by_learning_rate is lost"),
+    ((fo.accumulate(LAST, 2), fo.skip_nonfinite(ADAM, 2)), "the learning rate of scale_by_learning_rate is lost"),
+    ((LAST, fo.partition({0: ADAM, 1: fo.scale_by_muon()}, lambda path: 0)), "the learning rate .* is lost"),
+]
+RIGHT = [
+    (ADAM,),  # part of another chain
+    (ADAM, LAST),
+    (ADAM, fo.scale(-0.1)),
+    (ADAM, DECAY, LAST),
+    (DECAY, ADAM, LAST),
+    (fo.clip_by_global_norm(1.0), ADAM, DECAY, fo.scale_by_schedule(SCHEDULE), fo.scale(-1.0)),  # optax's adamw
+    (ADAM, fo.scale_by_schedule(lambda step: -0.1)),
+    (ADAM, fo.clip_by_global_norm(1.0), LAST),
+    (fo.clip_by_value(1.0), MOMENTUM, LAST),
+    (DECAY, MOMENTUM, LAST),
+    (LAST, MOMENTUM),  # a buffer of updates instead of gradients
+    (fo.adam(), MOMENTUM),
+    (fo.scale(-0.1), MOMENTUM),
+    (fo.scale_by_rms(), MOMENTUM, LAST),
+    (MOMENTUM, fo.adam()),
+    (ADAM, fo.sgd()),  # an algorithm whose update is a rate
+    (ADAM, fo.sgd(momentum=0.9)),
+    (ADAM, LAST, fo.scale(0.5)),
+    (ADAM, LAST, fo.scale(-1.0), fo.scale(-0.5)),
+    (ADAM, LAST, fo.scale_by_path([("bias", 0.5)])),
+    (ADAM, LAST, fo.ema()),
+    (ADAM, LAYERS, LAST),
+    (ADAM, LAST, LAYERS),
+    (fo.adamw(), LAYERS),
+    (LAYERS, fo.sgd()),
+    (LAYERS, MOMENTUM, LAST),
+    (fo.scale(-1.0), ADAM, LAST),  # ascends
+    (fo.scale(-1.0), DECAY, ADAM, LAST),  # ascends, and decays
+    (fo.scale(-1.0), ADAM, fo.scale(0.1)),
+    (fo.scale(-0.5), ADAM, fo.scale(0.1)),
+    (fo.scale(-1 / 1024), ADAM, LAST),  # the gradient of a loss that was scaled, to ascend
+    (fo.scale(-1 / 1024), fo.adam()),
+    (fo.scale(-0.5), DECAY, ADAM, LAST),
+    (fo.scale(0.5), ADAM, LAST),
+    (fo.sgd(lr=1.0, momentum=0.9), fo.scale_by_muon(), fo.scale(0.1)),
+    (LAST,),
+    (fo.chain(fo.clip_by_value(1.0), ADAM), fo.chain(DECAY, LAST)),
+    (fo.masked(ADAM, KERNELS), LAST),
+    (fo.partition({True: fo.scale_by_muon(), False: ADAM}, KERNELS), DECAY, LAST),
+    (fo.partition({True: fo.chain(ADAM, LAST), False: fo.sgd()}, KERNELS), fo.ema()),
+    (fo.partition({True: LAST, False: fo.identity()}, KERNELS), fo.partition({True: MOMENTUM, False: ADAM}, KERNELS)),
+    (fo.freeze(fo.chain(ADAM, LAST), KERNELS),),
+    (fo.accumulate(fo.chain(ADAM, DECAY, LAST), 2), fo.scale(2.0)),
+    (optax.scale_by_adam(), DECAY, LAST),
+    (ADAM, optax.scale_by_learning_rate(0.1)),
+    (ADAM, optax.scale(-0.1), LAYERS),
+    (LAYERS, optax.add_decayed_weights(0.1), ADAM, LAST),
+    (LAST, optax.scale(-1.0), ADAM),  # nothing is known about optax's
+]
+
+
+@pytest.mark.parametrize(("links", "message"), WRONG)
+def test_wrong_orders_raise_when_the_chain_is_built(links, message):
+    with pytest.raises(ValueError, match=message):
+        fo.chain(*links)
+    with pytest.raises(ValueError, match=message):
+        fo.named_chain(*((str(index), link) for index, link in enumerate(links)))
+
+
+@pytest.mark.parametrize("links", RIGHT)
+def test_right_orders_do_not_raise(links):
+    fo.chain(*links).init({name: leaf.reshape(1, -1) for name, leaf in PARAMS.items()})  # Muon takes matrices
+
+
+@pytest.mark.parametrize(
+    ("tx", "message"),
+    [
+        (fo.chain(fo.masked(LAST, KERNELS), ADAM), "scale_by_learning_rate is lost at the parameter 'kernel'"),
+        (fo.chain(fo.masked(fo.adam(), KERNELS), LAST), "would ascend at the parameter 'kernel'"),
+        (fo.chain(LAST, fo.partition({True: DECAY, False: fo.identity()}, KERNELS)), "grow at the parameter 'kernel'"),
+        (fo.chain(fo.scale_by_path([("kernel", -1.0)]), fo.masked(LAST, KERNELS), DECAY), "grow at the parameter 'ker"),
+        (fo.chain(fo.adam(), fo.scale_by_path([("bias", -0.5)])), "would ascend at the parameter 'bias'"),
+    ],
+)
+def test_orders_that_are_wrong_for_some_parameters_raise_at_init(tx, message):
+    with pytest.raises(ValueError, match=message):
+        tx.init(PARAMS)
+
+
+@pytest.mark.parametrize(
+    "links",
+    [
+        (ADAM,),
+        (fo.chain(fo.clip_by_value(1.0), ADAM), fo.scale(0.1)),
+        (ADAM, fo.scale_by_path([("bias", 0.5)])),
+        (fo.partition({True: fo.scale_by_muon(), False: ADAM}, KERNELS),),
+        (fo.freeze(fo.chain(ADAM, LAYERS), {"bias": True, "kernel": False}),),
+        (fo.masked(ADAM, KERNELS),),
+    ],
+)
+def test_an_optimizer_whose_direction_nobody_negates_is_refused(links):
+    with pytest.raises(ValueError, match=r"would ascend.*: no link negates .* scale_by\((adam|muon)\)\. End the chain"):
+        optim.Optimizer.from_transform(lambda: fo.chain(*links), PARAMS, {})
+
+    class Own(optim.Optimizer):
+        def transformation(self):
+            return fo.chain(*links)
+
+    with pytest.raises(ValueError, match="would ascend"):
+        Own(PARAMS, {})
+
+
+@pytest.mark.parametrize(
+    "links",
+    [
+        (ADAM, LAST),
+        (fo.scale(-1.0), ADAM, LAST),
+        (fo.scale(-1.0), ADAM, fo.scale(0.1)),
+        (ADAM, fo.scale_by_schedule(lambda step: -0.1)),
+        (ADAM, optax.scale(-0.1)),
+        (ADAM, fo.sgd()),
+        (fo.partition({True: fo.chain(ADAM, LAST), False: fo.sgd()}, KERNELS),),
+        (fo.selective(fo.chain(ADAM, LAST), KERNELS),),
+        (optax.scale_by_adam(),),  # nothing is known about optax's
+        (fo.scale(0.1),),  # an objective to maximize, or a test
+    ],
+)
+def test_an_optimizer_that_descends_or_means_to_ascend_is_made(links, standard_promotion):
+    optimizer = optim.Optimizer.from_transform(lambda: fo.chain(*links), PARAMS, {})
+    optimizer.step(PARAMS)
+
+
+def test_the_rate_of_an_optimizer_may_be_an_option():
+    def make(lr, factor):
+        return fo.chain(ADAM, fo.scale(factor), fo.scale_by_learning_rate(lr))
+
+    optimizer = optim.Optimizer.from_transform(make, PARAMS, {"lr": 0.1, "factor": 0.5})
+    optimizer.step(PARAMS)
+    assert optimizer.params["bias"].tolist() == pytest.approx([0.95] * 3)
+    assert all(bool(jnp.all(a < b)) for a, b in zip(*map(jax.tree.leaves, (optimizer.params, PARAMS)), strict=True))
