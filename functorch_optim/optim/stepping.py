@@ -19,6 +19,7 @@ from functorch_optim.optim.engine.protocol import Engine
 from functorch_optim.optim.hooks import EVERY_STEP, Hook, Hooked
 from functorch_optim.optim.layout import GroupParams, Layout
 from functorch_optim.optim.losses import CompiledLosses, takes_parameters
+from functorch_optim.optim.lost import check_alive
 from functorch_optim.optim.options import is_constant, read_options
 from functorch_optim.optim.ownership import own_beside
 from functorch_optim.optim.tracing import OUTSIDE, TRACED, refuse_traced, trace_state
@@ -318,32 +319,8 @@ class Stepping(Hooked):
 
     def _check_alive(self, wait: bool = True) -> None:
         """Raise a clear error if arrays are gone, instead of JAX's; with ``wait``, also if their computation failed."""
-        kept: list[PyTree] = [*self._held.loose, *self._engine.arrays()]
-        arrays = [array for array in kept if isinstance(array, jax.Array) and not isinstance(array, Tracer)]
-        error = None
-        gone = any(array.is_deleted() for array in arrays)
-        if wait and not gone:
-            try:
-                jax.block_until_ready(arrays)
-            except RuntimeError as failure:
-                error = failure
-        if gone and self._lent:
-            raise RuntimeError(
-                f"{self._gone()} was donated to another function after functional(): "
-                "give the optimizer the results with restore(params, state)"
-            )
-        if gone or error:
-            raise RuntimeError(
-                f"the optimizer is lost: the device failed in the middle of a step, and {self._gone()} is gone. "
-                "Create a new optimizer from saved parameters, and load the saved state with load_state_dict()"
-            ) from error
-
-    def _gone(self) -> str:
-        """Describe the first parameter whose array is deleted."""
-        for name, array in zip(self._layout.labels, self._held.loose, strict=True):
-            if isinstance(array, jax.Array) and not isinstance(array, Tracer) and array.is_deleted():
-                return f"the parameter {trees.quote(name)}"
-        return "the state"
+        params = dict(zip(self._layout.labels, self._held.loose, strict=True))
+        check_alive(params, self._engine.arrays(), self._lent, wait)
 
 
 def _signature(leaf: PyTree) -> PyTree:
