@@ -18,6 +18,7 @@ from functorch_optim.line_search.fixed_step import FixedStep
 from functorch_optim.line_search.search import LineSearch, Objective, Trial, search_along
 from functorch_optim.line_search.strong_wolfe import StrongWolfe
 from functorch_optim.line_search.vectors import Vector, select
+from functorch_optim.objectives import with_arguments
 from functorch_optim.typing import Array, PyTree
 
 
@@ -147,10 +148,9 @@ class QuasiNewton(Options, Transform):
         params: PyTree = None,
         *,
         value: Any = None,
-        value_fn: Callable[[PyTree], PyTree] | None = None,
+        value_fn: Callable[..., PyTree] | None = None,
         **extra: object,
     ) -> tuple[PyTree, PyTree]:
-        del extra
         name = self._call_name()
         if params is None or value_fn is None:
             missing = "the parameters" if params is None else "the objective"
@@ -164,12 +164,12 @@ class QuasiNewton(Options, Transform):
             return updates, state
         if all(grad is None for grad in grads):
             raise ValueError(f"{name} needs a gradient of at least one parameter")
-        filled = _filled(updates, params)
+        filled, objective = _filled(updates, params), with_arguments(value_fn, extra)
         if value is None:
-            value = value_fn(params)
+            value = objective(params)
         _check_value(name, value)
         _check_shared(name, value, filled, self.for_placement_of(filled).placement)
-        return self.for_placement_of(filled)._update(filled, updates, state, params, value, value_fn)
+        return self.for_placement_of(filled)._update(filled, updates, state, params, value, objective)
 
     def _update(
         self,

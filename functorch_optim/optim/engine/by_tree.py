@@ -11,6 +11,7 @@ from functorch_optim import base, trees
 from functorch_optim.base import GradientTransformation, Transform, transformation
 from functorch_optim.combinators import NamedStates
 from functorch_optim.core.packing import ForeachState
+from functorch_optim.objectives import restricted
 from functorch_optim.optim.engine.by_path import BY_PATH
 from functorch_optim.optim.engine.packs import Leaves
 from functorch_optim.optim.engine.protocol import Codec, Entry, Group, Reading
@@ -44,16 +45,14 @@ class Within(Transform):
 
     def update(self, updates: PyTree, state: PyTree, params: PyTree = None, **extra: PyTree) -> tuple[PyTree, PyTree]:
         own = None if params is None else params[self.element]
-        if callable(extra.get("value_fn")):
-            extra["value_fn"] = self._of_element(extra["value_fn"], params)
+        if params is not None:
+            extra |= restricted(extra, lambda own: self._beside(own, params), lambda tree: tree[self.element])
         new, state = self.of.update(updates[self.element], state, own, **extra)
-        return [new if index == self.element else each for index, each in enumerate(updates)], state
+        return self._beside(new, updates), state
 
-    def _of_element(self, value_fn: Callable[[PyTree], PyTree], params: PyTree) -> Callable[[PyTree], PyTree]:
-        def of_element(own: PyTree) -> PyTree:
-            return value_fn([own if index == self.element else each for index, each in enumerate(params)])
-
-        return of_element
+    def _beside(self, own: PyTree, all_trees: list[PyTree]) -> list[PyTree]:
+        """The list with this in the element's place."""
+        return [own if index == self.element else each for index, each in enumerate(all_trees)]
 
 
 class ByTree:
