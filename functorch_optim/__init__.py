@@ -31,10 +31,12 @@ from functorch_optim.fusion import enable_cpu_fusion
 from functorch_optim.hyperparams import Beta
 from functorch_optim.selection import MaskedState, masked, partition
 from functorch_optim.sparse_grad import value_and_sparse_grad
+from functorch_optim.transforms.accumulation import AccumulateState, CountedAccumulateState, accumulate
 from functorch_optim.transforms.clipping import clip_by_global_norm, clip_by_value, global_norm
-from functorch_optim.transforms.conditional import AccumulateState, SkipNonfiniteState, accumulate, skip_nonfinite
 from functorch_optim.transforms.conjugation import conjugate
 from functorch_optim.transforms.freezing import freeze, set_to_zero
+from functorch_optim.transforms.lookahead import LookaheadState, lookahead
+from functorch_optim.transforms.plateau import ReduceOnPlateauState, reduce_on_plateau
 from functorch_optim.transforms.precision import (
     MasterWeightsState,
     StochasticRoundingState,
@@ -43,6 +45,17 @@ from functorch_optim.transforms.precision import (
     stochastic_rounding,
 )
 from functorch_optim.transforms.scaling import StepState, scale, scale_by_schedule
+from functorch_optim.transforms.sharpness import SAMState, sam
+from functorch_optim.transforms.skipping import (
+    SkipLargeUpdatesState,
+    SkipNonfiniteState,
+    SkipSpikesState,
+    if_large,
+    if_nonfinite,
+    skip_large_updates,
+    skip_nonfinite,
+    skip_spikes,
+)
 from functorch_optim.transforms.weight_decay import add_decayed_weights
 
 __version__ = "0.1.0"
@@ -60,10 +73,12 @@ __all__ = [
     "BatchStatistics",
     "Beta",
     "ChainState",
+    "CountedAccumulateState",
     "EmptyState",
     "ForeachState",
     "GradientTransformation",
     "LBFGSState",
+    "LookaheadState",
     "MaskedState",
     "MasterWeightsState",
     "MuonState",
@@ -71,10 +86,14 @@ __all__ = [
     "NamedStates",
     "RAdamState",
     "RMSpropState",
+    "ReduceOnPlateauState",
     "RpropState",
     "Rule",
+    "SAMState",
     "SGDState",
+    "SkipLargeUpdatesState",
     "SkipNonfiniteState",
+    "SkipSpikesState",
     "SparseAdamState",
     "StepState",
     "StochasticRoundingState",
@@ -105,9 +124,12 @@ __all__ = [
     "fusion",
     "global_norm",
     "identity",
+    "if_large",
+    "if_nonfinite",
     "interop",
     "lbfgs",
     "lift",
+    "lookahead",
     "masked",
     "master_weights",
     "muon",
@@ -116,15 +138,19 @@ __all__ = [
     "named_chain",
     "partition",
     "radam",
+    "reduce_on_plateau",
     "rmsprop",
     "rprop",
     "rules",
+    "sam",
     "scale",
     "scale_by_schedule",
     "schedules",
     "set_to_zero",
     "sgd",
+    "skip_large_updates",
     "skip_nonfinite",
+    "skip_spikes",
     "sparse_adam",
     "state_dtype",
     "stochastic_rounding",

@@ -4,6 +4,9 @@ their form for some of the parameters."""
 import functools
 import inspect
 from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax.numpy as jnp
 
 from functorch_optim.typing import PyTree
 
@@ -50,3 +53,25 @@ def restricted(keywords: Mapping[str, PyTree], whole: Function, part: Function) 
         grad_fn = with_arguments(keywords["grad_fn"], keywords)
         found["grad_fn"] = lambda own: part(grad_fn(whole(own)))
     return found
+
+
+def check_value(who: str, value: Any) -> None:
+    """Raise TypeError unless the value of the objective is a real scalar."""
+    if jnp.shape(value) != () or not jnp.issubdtype(jnp.result_type(value), jnp.floating):
+        raise TypeError(f"{who}: the objective must give a real scalar, but it gave {value!r:.100}")
+
+
+def value_in(keywords: Mapping[str, PyTree], who: str, instead: str = "") -> PyTree:
+    """The loss among ``update``'s keywords.
+
+    Raises:
+        ValueError: there is none; TypeError: it is not a real scalar.
+    """
+    value = keywords.get("value")
+    if value is None:
+        raise ValueError(
+            f"{who} needs the loss: update(grads, state, params, value=loss){instead}. In optax.chain wrap it with "
+            "fo.interop.to_optax, which passes the keyword on; in the torch face call step(closure)"
+        )
+    check_value(who, value)
+    return value

@@ -17,6 +17,7 @@ from functorch_optim.base import (
     effects_of,
     exportable,
     identity,
+    needs_of,
     transformation,
 )
 from functorch_optim.combinators import NamedStates, Wrapper, current_hyperparams
@@ -184,6 +185,9 @@ class Partition(Transform):
         own = dict(zip(self.names, each, strict=True))
         labels = self.labels.of(at.names, at.tree)
         return [own[label][index] if label in own else () for index, label in enumerate(labels)]
+
+    def needs(self) -> frozenset[str]:
+        return frozenset().union(*map(needs_of, self.members))
 
 
 def partition(transformations: Mapping[Hashable, GradientTransformation], labels: PyTree) -> GradientTransformation:

@@ -18,7 +18,7 @@ from functorch_optim.line_search.fixed_step import FixedStep
 from functorch_optim.line_search.search import LineSearch, Objective, Trial, search_along
 from functorch_optim.line_search.strong_wolfe import StrongWolfe
 from functorch_optim.line_search.vectors import Vector, select
-from functorch_optim.objectives import with_arguments
+from functorch_optim.objectives import check_value, with_arguments
 from functorch_optim.typing import Array, PyTree
 
 
@@ -67,6 +67,9 @@ class QuasiNewton(Options, Transform):
 
     def effects(self, at: Leaves | None) -> list[Effects]:
         return self.effect(Kind.STEPS, at)
+
+    def needs(self) -> frozenset[str]:
+        return frozenset({"value_fn"})
 
     @property
     def budget(self) -> int:
@@ -167,7 +170,7 @@ class QuasiNewton(Options, Transform):
         filled, objective = _filled(updates, params), with_arguments(value_fn, extra)
         if value is None:
             value = objective(params)
-        _check_value(name, value)
+        check_value(name, value)
         _check_shared(name, value, filled, self.for_placement_of(filled).placement)
         return self.for_placement_of(filled)._update(filled, updates, state, params, value, objective)
 
@@ -289,11 +292,6 @@ def flattened(leaves: list[PyTree], dtype: DTypeLike) -> jax.Array:
     """Flatten all leaves to one vector in torch's layout: complex entries as pairs of real and imaginary part."""
     parts = [jnp.stack([jnp.real(x), jnp.imag(x)], -1) if jnp.iscomplexobj(x) else x for x in leaves]
     return jnp.concatenate([jnp.asarray(part, dtype).reshape(-1) for part in parts])
-
-
-def _check_value(name: str, value: Any) -> None:
-    if jnp.shape(value) != () or not jnp.issubdtype(jnp.result_type(value), jnp.floating):
-        raise TypeError(f"{name}: the objective must give a real scalar, but it gave {value!r:.100}")
 
 
 def _check_shared(name: str, value: object, grads: PyTree, placement: PyTree) -> None:

@@ -49,17 +49,22 @@ def multiply(array: jax.Array, factor: Numeric) -> jax.Array:
     return (array.astype(dtype) * coefficient(factor, dtype)).astype(array.dtype)
 
 
+def scaled(updates: PyTree, factor: Numeric, who: str) -> PyTree:
+    """All updates times ``factor``, row-sparse ones too; errors name ``who``."""
+
+    def each(name: str, leaf: PyTree) -> PyTree:
+        del name
+        return rows.map_values(lambda x: multiply(x, factor), leaf)
+
+    return trees.map_updates(each, who, updates)
+
+
 class Scale(Scheduled):
     factor: AnyNumber
 
     def apply(self, values: Any, updates: PyTree, params: PyTree) -> PyTree:
         del params
-
-        def each(name: str, leaf: PyTree) -> PyTree:
-            del name
-            return rows.map_values(lambda x: multiply(x, values.factor), leaf)
-
-        return trees.map_updates(each, "scale", updates)
+        return scaled(updates, values.factor, "scale")
 
     def effects(self, at: Leaves | None) -> list[Effects]:
         factor = known(self.factor)
