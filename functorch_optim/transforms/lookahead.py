@@ -2,6 +2,7 @@
 
 from typing import Annotated, Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from functorch_optim import trees
@@ -32,11 +33,8 @@ class Lookahead(Options, Wrapper):
         object.__setattr__(self, "every", as_count("lookahead: every", self.every, 1))
 
     def init(self, params: PyTree) -> LookaheadState:
-        names, leaves, treedef = trees.named_leaves(params)
-        for name, leaf in zip(names, leaves, strict=True):
-            trees.check_parameter(name, leaf)
-        slow = treedef.unflatten(map(wide_zeros_like, leaves))
-        return LookaheadState(jnp.zeros((), jnp.int32), slow, self.inner.init(params))
+        inner = self.inner.init(params)
+        return LookaheadState(jnp.zeros((), jnp.int32), jax.tree.map(wide_zeros_like, params), inner)
 
     def update(
         self, updates: PyTree, state: LookaheadState, params: PyTree = None, **extra: object
@@ -92,8 +90,7 @@ def lookahead(inner: GradientTransformation, every: int = 6, alpha: Hyperparamet
         parameter whose gradient is None stays where it is, and so does its slow weight.
 
     Raises:
-        ValueError: an option is out of range; from ``update``, ``params`` is missing. TypeError: from ``init``, a
-            parameter is not floating.
+        ValueError: an option is out of range; from ``update``, ``params`` is missing.
 
     Source: Zhang et al., "Lookahead Optimizer: k steps forward, 1 step back", 2019. ``optax.lookahead`` is the same
     with both weights in a ``LookaheadParams`` instead of plain parameters.
