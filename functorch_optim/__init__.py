@@ -28,7 +28,9 @@ from functorch_optim.core.lift import lift
 from functorch_optim.core.packing import ForeachState
 from functorch_optim.core.rule import Rule
 from functorch_optim.fusion import enable_cpu_fusion
+from functorch_optim.hyperparam_edits import set_hyperparams
 from functorch_optim.hyperparams import Beta
+from functorch_optim.injection import InjectState, inject
 from functorch_optim.selection import MaskedState, masked, partition
 from functorch_optim.sparse_grad import value_and_sparse_grad
 from functorch_optim.transforms.accumulation import AccumulateState, CountedAccumulateState, accumulate
@@ -77,6 +79,7 @@ __all__ = [
     "EmptyState",
     "ForeachState",
     "GradientTransformation",
+    "InjectState",
     "LBFGSState",
     "LookaheadState",
     "MaskedState",
@@ -126,6 +129,7 @@ __all__ = [
     "identity",
     "if_large",
     "if_nonfinite",
+    "inject",
     "interop",
     "lbfgs",
     "lift",
@@ -146,6 +150,7 @@ __all__ = [
     "scale",
     "scale_by_schedule",
     "schedules",
+    "set_hyperparams",
     "set_to_zero",
     "sgd",
     "skip_large_updates",

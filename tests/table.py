@@ -33,6 +33,10 @@ def slope(params):
     return jax.tree.map(jnp.sin, params)
 
 
+def clipped(lr, max_norm):
+    return fo.chain(fo.clip_by_global_norm(max_norm), fo.nadam(lr=lr))
+
+
 TABLE = {
     "identity": fo.identity(),
     "conjugate": fo.conjugate(),
@@ -80,6 +84,9 @@ TABLE = {
     "skip_spikes": fo.skip_spikes(fo.adam(lr=0.1), window=4, of="norm"),
     "skip_spikes_both": given(fo.skip_spikes(fo.adam(lr=0.1), window=4, of="both"), value=1.0),
     "reduce_on_plateau": given(fo.chain(fo.adam(lr=0.1), fo.reduce_on_plateau(patience=0)), value=1.0),
+    "inject": fo.inject(fo.asgd, lr=0.1, alpha=0.5),
+    "inject_schedule": fo.inject(fo.adamw, lr=fo.schedules.warmup_cosine(0.1, 1, 8), betas=(0.9, 0.99)),
+    "inject_factory": fo.inject(clipped, lr=0.1, max_norm=1.0),
     "lookahead": fo.lookahead(fo.adam(lr=0.1), every=2),
     "sam": given(fo.sam(fo.adam(lr=0.1), rho=0.1), grad_fn=slope),
     "sam_adaptive": given(fo.sam(fo.sgd(lr=0.1), rho=0.5, adaptive=True), grad_fn=slope),

@@ -66,6 +66,7 @@ MAKERS = {  # the norm of all gradients is 6.7, that of a shard 5.2 at most
     "accumulate_skip": lambda axis: fo.accumulate(fo.adam(lr=0.1), 1, skip=fo.if_large(6.0, axis_name=axis)),
     "sam": lambda axis: given(fo.sam(fo.sgd(lr=0.1), 0.5, axis_name=axis), grad_fn=slope),
     "asam": lambda axis: given(fo.sam(fo.sgd(lr=0.1), 0.5, True, axis_name=axis), grad_fn=slope),
+    "inject": lambda axis: fo.inject(fo.clip_by_global_norm, max_norm=0.5, axis_name=axis),
     "muon_adamw": lambda axis: fo.muon_adamw({"lr": 0.1}, {"lr": 0.1}, axis_name=axis),
     "adafactor": lambda axis: fo.adafactor(lr=0.1, axis_name=axis),
     "accumulate": lambda axis: fo.accumulate(fo.adafactor(lr=0.1, axis_name=axis), 2),
