@@ -154,7 +154,7 @@ WRONG = {
     "count": (
         lambda: fo.inject(lambda lr, every: fo.accumulate(fo.sgd(lr=lr), every), lr=0.1, every=2),
         TypeError,
-        r"must know a number that is data, one of lr, every: name it in static=\. It says .*every must be a positive integer",
+        r"must know a number that is data, one of lr, every: name it in static=\..*every must be a positive",
     ),
     "branch": (
         lambda: fo.inject(lambda lr: fo.sgd(lr=lr) if lr > 0.5 else fo.adam(lr=lr), lr=0.1),
