@@ -267,7 +267,7 @@ class SkipSpikes(Skip):
 def _limit(window: jax.Array, recorded: jax.Array, factor: Any) -> jax.Array:
     """Mean plus ``factor`` standard deviations of what the window holds."""
     number = jnp.minimum(recorded, window.size)
-    held = jnp.arange(window.size) < number
+    held = jnp.arange(window.size, dtype=jnp.int32) < number
     divisor = jnp.maximum(number, 2).astype(window.dtype)  # what is known of fewer is not used
     mean = jnp.sum(jnp.where(held, window, 0)) / divisor
     variance = jnp.sum(jnp.where(held, (window - mean) ** 2, 0)) / (divisor - 1)
