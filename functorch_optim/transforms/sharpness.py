@@ -64,7 +64,7 @@ class SAM(Options, Wrapper):
         leaves, given, treedef = trees.pair(params, grads, "sam")
         along = [self._sized(g, p) for g, p in zip(given, leaves, strict=True)]
         norm = _norm(treedef.unflatten(along), self.axis_name, "sam")
-        factor = jnp.asarray(rho, norm.dtype) / jnp.where(norm > 0, norm, 1)  # without a gradient nothing is worse
+        factor = jnp.asarray(rho, norm.dtype) / jnp.where(norm == 0, 1, norm)  # without a gradient nothing is worse
         moves = [
             None if way is None else multiply(self._sized(way, p), factor) for way, p in zip(along, leaves, strict=True)
         ]
