@@ -309,3 +309,9 @@ def test_they_nest_and_pass_keywords_on():
     wanted, _ = run(fo.adam(lr=0.1), [grads(0)])[-1]
     chex.assert_trees_all_close(params, wanted, rtol=1e-6)
     assert fo.find_state(state, fo.SkipSpikesState).losses[0] == 1.0
+
+
+def test_the_deviation_is_that_of_a_sample():
+    tx = fo.skip_spikes(fo.sgd(lr=1.0), window=2, factor=1.0)  # of 0 and 2: 1 + sqrt(2)
+    for value, runs in ((2.4, True), (2.43, False)):
+        assert moved(run(tx, [PARAMS] * 3, value=[0.0, 2.0, value])) == [True, True, runs]
