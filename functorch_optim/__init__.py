@@ -28,11 +28,13 @@ from functorch_optim.core.lift import lift
 from functorch_optim.core.packing import ForeachState
 from functorch_optim.core.rule import Rule
 from functorch_optim.fusion import enable_cpu_fusion
+from functorch_optim.hyperparam_edits import set_hyperparams
 from functorch_optim.hyperparams import Beta
+from functorch_optim.injection import InjectState, inject
 from functorch_optim.selection import MaskedState, masked, partition
 from functorch_optim.sparse_grad import value_and_sparse_grad
+from functorch_optim.transforms.accumulation import AccumulateState, CountedAccumulateState, accumulate
 from functorch_optim.transforms.clipping import clip_by_global_norm, clip_by_value, global_norm
-from functorch_optim.transforms.conditional import AccumulateState, SkipNonfiniteState, accumulate, skip_nonfinite
 from functorch_optim.transforms.conjugation import conjugate
 from functorch_optim.transforms.direction import scale_by
 from functorch_optim.transforms.directions import (
@@ -51,7 +53,9 @@ from functorch_optim.transforms.directions_of_adam import (
 )
 from functorch_optim.transforms.directions_with_rate import scale_by_adafactor, scale_by_asgd, scale_by_rprop
 from functorch_optim.transforms.freezing import freeze, selective, set_to_zero
+from functorch_optim.transforms.lookahead import LookaheadState, lookahead
 from functorch_optim.transforms.path_scaling import layerwise_decay, scale_by_path
+from functorch_optim.transforms.plateau import ReduceOnPlateauState, reduce_on_plateau
 from functorch_optim.transforms.precision import (
     MasterWeightsState,
     StochasticRoundingState,
@@ -60,6 +64,17 @@ from functorch_optim.transforms.precision import (
     stochastic_rounding,
 )
 from functorch_optim.transforms.scaling import StepState, scale, scale_by_learning_rate, scale_by_schedule
+from functorch_optim.transforms.sharpness import SAMState, sam
+from functorch_optim.transforms.skipping import (
+    SkipLargeUpdatesState,
+    SkipNonfiniteState,
+    SkipSpikesState,
+    if_large,
+    if_nonfinite,
+    skip_large_updates,
+    skip_nonfinite,
+    skip_spikes,
+)
 from functorch_optim.transforms.weight_decay import add_decayed_weights
 
 __version__ = "0.1.0"
@@ -77,10 +92,13 @@ __all__ = [
     "BatchStatistics",
     "Beta",
     "ChainState",
+    "CountedAccumulateState",
     "EmptyState",
     "ForeachState",
     "GradientTransformation",
+    "InjectState",
     "LBFGSState",
+    "LookaheadState",
     "MaskedState",
     "MasterWeightsState",
     "MuonState",
@@ -88,10 +106,14 @@ __all__ = [
     "NamedStates",
     "RAdamState",
     "RMSpropState",
+    "ReduceOnPlateauState",
     "RpropState",
     "Rule",
+    "SAMState",
     "SGDState",
+    "SkipLargeUpdatesState",
     "SkipNonfiniteState",
+    "SkipSpikesState",
     "SparseAdamState",
     "StepState",
     "StochasticRoundingState",
@@ -122,10 +144,14 @@ __all__ = [
     "fusion",
     "global_norm",
     "identity",
+    "if_large",
+    "if_nonfinite",
+    "inject",
     "interop",
     "layerwise_decay",
     "lbfgs",
     "lift",
+    "lookahead",
     "masked",
     "master_weights",
     "muon",
@@ -134,9 +160,11 @@ __all__ = [
     "named_chain",
     "partition",
     "radam",
+    "reduce_on_plateau",
     "rmsprop",
     "rprop",
     "rules",
+    "sam",
     "scale",
     "scale_by",
     "scale_by_adadelta",
@@ -157,9 +185,12 @@ __all__ = [
     "scale_by_sparse_adam",
     "schedules",
     "selective",
+    "set_hyperparams",
     "set_to_zero",
     "sgd",
+    "skip_large_updates",
     "skip_nonfinite",
+    "skip_spikes",
     "sparse_adam",
     "state_dtype",
     "stochastic_rounding",

@@ -148,6 +148,10 @@ class Transform(Frozen):
         del state
         return {}
 
+    def needs(self) -> frozenset[str]:
+        """The keywords of the loss without which ``update`` raises: among ``value``, ``value_fn`` and ``grad_fn``."""
+        return frozenset()
+
     def effects(self, at: Leaves | None) -> list[Effects]:
         """What the update does to the sign of the updates, link by link, for every parameter in ``at``."""
         return for_each(at, ())
@@ -185,6 +189,11 @@ def effects_of(tx: GradientTransformation, at: Leaves | None) -> list[Effects]:
     if isinstance(tx.update, Update):
         return tx.update.of.effects(at)
     return for_each(at, (Effect(Kind.UNKNOWN, repr(tx.update)),))
+
+
+def needs_of(tx: GradientTransformation) -> frozenset[str]:
+    """:meth:`Transform.needs` of any transformation; nothing is known of another library's."""
+    return tx.update.of.needs() if isinstance(tx.update, Update) else frozenset()
 
 
 class Identity(Transform):

@@ -12,6 +12,7 @@ from functorch_optim.base import (
     Update,
     effects_of,
     exportable,
+    needs_of,
     transformation,
 )
 from functorch_optim.effects import Effects, Kind, Leaves, check_descent, check_effects, for_each
@@ -43,6 +44,9 @@ class Wrapper(Transform):
     def effects(self, at: Leaves | None) -> list[Effects]:
         return effects_of(self.inner, at)
 
+    def needs(self) -> frozenset[str]:
+        return needs_of(self.inner)
+
 
 class Links(Transform):
     """Base of the chains: refuses links that together turn descent into ascent or decay into growth, or lose a rate.
@@ -60,6 +64,9 @@ class Links(Transform):
         for link in self.links:
             together = [before + own for before, own in zip(together, effects_of(link, at), strict=True)]
         return together
+
+    def needs(self) -> frozenset[str]:
+        return frozenset().union(*map(needs_of, self.links))
 
     def check(self, params: PyTree) -> None:
         """Raise if the chain is wrong for one of the parameters."""

@@ -170,7 +170,7 @@ class Scalar:
     def _key(self) -> object:
         if isinstance(self.array, Tracer):
             return id(self.array)
-        return (self.array.dtype, np.asarray(self.array).tobytes())
+        return (self.array.dtype, self.array.shape, np.asarray(self.array).tobytes())
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Scalar) and self._key() == other._key()
@@ -180,6 +180,14 @@ class Scalar:
 
     def __repr__(self) -> str:
         return repr(self.array)
+
+
+def is_real(value: Any) -> bool:
+    """Whether a value is a real number, or an array of them; a boolean is none."""
+    dtype = getattr(value, "dtype", None)
+    if dtype is None:
+        return type(value) in (int, float)
+    return bool(jnp.issubdtype(dtype, jnp.integer) or jnp.issubdtype(dtype, jnp.floating))
 
 
 def as_integer(value: Any) -> int | None:

@@ -9,7 +9,9 @@ def to_optax(tx: GradientTransformation) -> Any:
     """The transformation as optax's class, to which ``optax.chain`` passes keywords on.
 
     Every transformation of this library goes into ``optax.chain`` as it is; only those whose ``update`` needs a keyword
-    must be wrapped: :func:`functorch_optim.lbfgs` and :func:`functorch_optim.bfgs` need ``value_fn``.
+    must be wrapped: :func:`functorch_optim.lbfgs` and :func:`functorch_optim.bfgs` need ``value_fn``,
+    :func:`functorch_optim.sam` ``grad_fn``, :func:`functorch_optim.reduce_on_plateau` and
+    :func:`functorch_optim.skip_spikes` ``value``.
 
     Raises:
         ImportError: optax is not installed.

@@ -18,10 +18,12 @@ from functorch_optim.base import (
     effects_of,
     exportable,
     identity,
+    needs_of,
     transformation,
 )
 from functorch_optim.combinators import NamedStates, Wrapper, current_hyperparams
 from functorch_optim.effects import Effect, Effects, Kind, Leaves, common, for_each
+from functorch_optim.objectives import restricted
 from functorch_optim.paths import Found, PathRules, as_rules, is_rules
 from functorch_optim.typing import PyTree, TreeDef
 
@@ -158,18 +160,17 @@ def _select(tree: PyTree, labels: list[Hashable], label: Hashable) -> PyTree:
 
 
 def _of_part(extra: dict[str, PyTree], params: PyTree, labels: list[Hashable], label: Hashable) -> dict[str, PyTree]:
-    """``value_fn`` as a function of only the parameters with this label."""
-    value_fn = extra.get("value_fn")
-    if not callable(value_fn) or params is None:
+    """``value_fn`` and ``grad_fn`` as functions of only the parameters with this label."""
+    if params is None:
         return {}
     leaves, treedef = jax.tree.flatten(params, is_leaf=trees.is_leaf)
 
-    def of_part(part: PyTree) -> PyTree:
+    def whole(part: PyTree) -> PyTree:
         own = jax.tree.leaves(part, is_leaf=trees.is_leaf)
         pairs = zip(own, leaves, labels, strict=True)
-        return value_fn(treedef.unflatten([new if mine == label else other for new, other, mine in pairs]))
+        return treedef.unflatten([new if mine == label else other for new, other, mine in pairs])
 
-    return {"value_fn": of_part}
+    return restricted(extra, whole, lambda tree: _select(tree, labels, label))
 
 
 class Partition(Transform):
@@ -222,6 +223,9 @@ class Partition(Transform):
         own = dict(zip(self.names, each, strict=True))
         labels = self.labels.of(at.names, at.tree)
         return [own[label][index] if label in own else () for index, label in enumerate(labels)]
+
+    def needs(self) -> frozenset[str]:
+        return frozenset().union(*map(needs_of, self.members))
 
 
 def partition(transformations: Mapping[Hashable, GradientTransformation], labels: PyTree) -> GradientTransformation:

@@ -2,8 +2,42 @@
 
 import re
 
+import jax
+import jax.numpy as jnp
+
 import functorch_optim as fo
+from functorch_optim.base import transformation
+from functorch_optim.combinators import Wrapper
 from tests.algorithms import ALGORITHMS, names
+
+
+class Given(Wrapper):
+    """A transformation that is given keywords which the tests of all do not pass."""
+
+    keywords: tuple
+
+    def init(self, params):
+        return self.inner.init(params)
+
+    def update(self, updates, state, params=None, **extra):
+        return self.inner.update(updates, state, params, **{**extra, **dict(self.keywords)})
+
+    def hyperparams(self, state):
+        return fo.current_hyperparams(self.inner, state)
+
+
+def given(inner, **keywords):
+    return transformation(Given(inner, tuple(keywords.items())))
+
+
+def slope(params):
+    """A gradient as a function, for the point at which it is asked for."""
+    return jax.tree.map(jnp.sin, params)
+
+
+def clipped(lr, max_norm):
+    return fo.chain(fo.clip_by_global_norm(max_norm), fo.nadam(lr=lr))
+
 
 TABLE = {
     "identity": fo.identity(),
@@ -62,5 +96,17 @@ TABLE = {
     "stochastic_rounding": fo.stochastic_rounding(fo.adamw(lr=0.1), 0),
     "master_weights": fo.master_weights(fo.adamw(lr=0.1)),
     "accumulate": fo.accumulate(fo.adam(lr=0.1), every=2),
+    "accumulate_schedule": fo.accumulate(fo.adam(lr=0.1), every=fo.schedules.step_decay(1.0, 1, gamma=2.0)),
+    "accumulate_skip": fo.accumulate(fo.adam(lr=0.1), every=1, skip=fo.if_large(100.0)),
     "skip_nonfinite": fo.skip_nonfinite(fo.adam(lr=0.1), max_consecutive=2),
+    "skip_large_updates": fo.skip_large_updates(fo.adam(lr=0.1), max_norm=100.0, max_consecutive=2),
+    "skip_spikes": fo.skip_spikes(fo.adam(lr=0.1), window=4, of="norm"),
+    "skip_spikes_both": given(fo.skip_spikes(fo.adam(lr=0.1), window=4, of="both"), value=1.0),
+    "reduce_on_plateau": given(fo.chain(fo.adam(lr=0.1), fo.reduce_on_plateau(patience=0)), value=1.0),
+    "inject": fo.inject(fo.asgd, lr=0.1, alpha=0.5),
+    "inject_schedule": fo.inject(fo.adamw, lr=fo.schedules.warmup_cosine(0.1, 1, 8), betas=(0.9, 0.99)),
+    "inject_factory": fo.inject(clipped, lr=0.1, max_norm=1.0),
+    "lookahead": fo.lookahead(fo.adam(lr=0.1), every=2),
+    "sam": given(fo.sam(fo.adam(lr=0.1), rho=0.1), grad_fn=slope),
+    "sam_adaptive": given(fo.sam(fo.sgd(lr=0.1), rho=0.5, adaptive=True), grad_fn=slope),
 }

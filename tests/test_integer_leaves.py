@@ -6,10 +6,16 @@ import numpy as np
 import pytest
 
 import functorch_optim as fo
+from tests.table import given
 
 PARAMS = {"count": jnp.array(3), "w": jnp.ones(2, jnp.bfloat16)}
 FLOATS = {"count": False, "w": True}
 ADAM = fo.masked(fo.adam(lr=0.5), FLOATS)
+
+
+def slope(params):
+    return jax.grad(lambda p: p["w"].astype(jnp.float32).sum(), allow_int=True)(params)
+
 
 PASSING = {
     "masked": ADAM,
@@ -21,7 +27,13 @@ PASSING = {
     "add_decayed_weights": fo.chain(fo.add_decayed_weights(0.1), ADAM),
     "average": fo.chain(ADAM, fo.masked(fo.ema(), FLOATS)),
     "accumulate": fo.accumulate(ADAM, 1),
+    "accumulate_skip": fo.accumulate(ADAM, 1, skip=fo.if_nonfinite()),
     "skip_nonfinite": fo.skip_nonfinite(ADAM, 2),
+    "skip_large_updates": fo.skip_large_updates(ADAM, 9.0, 2),
+    "skip_spikes": fo.skip_spikes(ADAM, of="norm"),
+    "reduce_on_plateau": given(fo.chain(ADAM, fo.reduce_on_plateau()), value=1.0),
+    "lookahead": fo.lookahead(ADAM),
+    "sam": given(fo.sam(ADAM), grad_fn=slope),
     "master_weights": fo.master_weights(ADAM),
     "stochastic_rounding": fo.stochastic_rounding(ADAM, 0),
     "state_dtype": fo.state_dtype(ADAM, {"exp_avg": "bfloat16"}),
@@ -56,12 +68,14 @@ def test_the_float0_of_an_integer_is_no_gradient(name, compiled):
         fo.add_decayed_weights(0.1),
         fo.masked(fo.scale(1.0), {"count": True, "w": False}),
         fo.accumulate(fo.identity(), 1),
+        fo.skip_large_updates(fo.identity(), 9.0, 1),
+        fo.sam(fo.identity()),
     ],
 )
 def test_an_integer_gradient_is_refused_by_name(tx):
     params = {"count": jnp.array(3), "w": jnp.ones(2)}
     with pytest.raises(TypeError, match="gradient of the parameter 'count' has dtype int32, which is not floating"):
-        tx.update(params, tx.init(params), params)
+        tx.update(params, tx.init(params), params, grad_fn=slope)
 
 
 def test_an_integer_parameter_is_refused_by_name_where_it_would_be_averaged_or_stepped():

@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 import functorch_optim as fo
 from functorch_optim import optim
 from tests.algorithms import full
+from tests.table import given, slope
 
 SPECS = {"rows": P("x"), "columns": P(None, "x"), "whole": P(), "bias": P("x"), "scale": P()}
 SHAPES = {"rows": (4, 3), "columns": (3, 4), "whole": (2, 3), "bias": (4,), "scale": (2,)}
@@ -57,9 +58,15 @@ def assert_as_whole(make, check_vma, grads=GRADS, params=PARAMS, specs=SPECS):
         jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), found, wanted)
 
 
-MAKERS = {
+MAKERS = {  # the norm of all gradients is 6.7, that of a shard 5.2 at most
     "clip_by_global_norm": lambda axis: fo.clip_by_global_norm(0.5, axis_name=axis),
     "skip_nonfinite": lambda axis: fo.skip_nonfinite(fo.adam(lr=0.1), 3, axis_name=axis),
+    "skip_large_updates": lambda axis: fo.skip_large_updates(fo.adam(lr=0.1), 6.0, 3, axis_name=axis),
+    "skip_spikes": lambda axis: fo.skip_spikes(fo.adam(lr=0.1), 4, 0.5, of="norm", axis_name=axis),
+    "accumulate_skip": lambda axis: fo.accumulate(fo.adam(lr=0.1), 1, skip=fo.if_large(6.0, axis_name=axis)),
+    "sam": lambda axis: given(fo.sam(fo.sgd(lr=0.1), 0.5, axis_name=axis), grad_fn=slope),
+    "asam": lambda axis: given(fo.sam(fo.sgd(lr=0.1), 0.5, True, axis_name=axis), grad_fn=slope),
+    "inject": lambda axis: fo.inject(fo.clip_by_global_norm, max_norm=0.5, axis_name=axis),
     "muon_adamw": lambda axis: fo.muon_adamw({"lr": 0.1}, {"lr": 0.1}, axis_name=axis),
     "adafactor": lambda axis: fo.adafactor(lr=0.1, axis_name=axis),
     "adafactor_direction": lambda axis: fo.scale_by_adafactor(lr=0.1, axis_name=axis),
@@ -137,7 +144,8 @@ def test_without_axis_name_it_raises_and_names_the_parameter(name, check_vma):
 
 @checks
 def test_element_wise_ones_need_no_axis_name(check_vma):
-    tx = fo.chain(fo.clip_by_value(0.5), fo.accumulate(fo.adamw(lr=0.1), 1))
+    plateau = given(fo.reduce_on_plateau(0.5, patience=0), value=1.0)
+    tx = fo.chain(fo.clip_by_value(0.5), fo.accumulate(fo.lookahead(fo.adamw(lr=0.1), every=2), 1), plateau)
     assert_as_whole(lambda axis: tx, check_vma)
 
 

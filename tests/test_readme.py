@@ -42,3 +42,14 @@ def test_the_guide_to_an_algorithm_of_ones_own_runs(tmp_path, monkeypatch, stand
     assert guide.report.checked[-2:] == ("packing", "rate") and not guide.report.not_checked
     printed = capsys.readouterr().out
     assert "Slip.momentum is a number" in printed and "[ 0.85 -1.8 ] [ 0.03" in printed
+
+
+def test_the_page_of_state_and_conditions_runs(standard_promotion, capsys):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "state-and-conditions.md").read_text(), re.DOTALL)
+    assert len(blocks) >= 10
+    namespace = {}
+    for block in blocks:
+        exec(compile(block, "state-and-conditions.md", "exec"), namespace)
+    assert namespace["step"]._cache_size() == 1
+    assert namespace["population"].hyperparams["lr"].tolist() == pytest.approx([0.4, 0.4, 0.2])
+    assert capsys.readouterr().out.split() == ["1e-04", "1", "1.0", "True"]

@@ -180,10 +180,11 @@ def lbfgs(
 ) -> GradientTransformation:
     r"""L-BFGS, as in ``torch.optim.LBFGS``: one update runs up to ``max_iter`` iterations in one compiled loop.
 
-    ``update(grads, state, params, value_fn=loss)`` needs the objective, ``loss(params)``, and optionally takes its
-    value at ``params`` as ``value``. In each iteration the direction d is minus the inverse Hessian times the gradient;
-    the last ``history_size`` pairs ``s = t * d``, ``y = change of g`` with ``y.s > 1e-10`` describe this inverse
-    Hessian (two-loop recursion, starting from ``y.s / y.y``), and ::
+    ``update(grads, state, params, value_fn=loss)`` needs the objective, ``loss(params)``. Further arguments of
+    ``loss`` are keywords of ``update``: ``value_fn=loss, x=x, y=y`` calls ``loss(params, x=x, y=y)``. Pass the
+    value at ``params`` as ``value``, or it is evaluated once more. In each iteration the direction d is minus the
+    inverse Hessian times the gradient; the last ``history_size`` pairs ``s = t * d``, ``y = change of g`` with
+    ``y.s > 1e-10`` describe this inverse Hessian (two-loop recursion, starting from ``y.s / y.y``), and ::
 
         p <- p + t * d
 

@@ -18,6 +18,7 @@ from functorch_optim.line_search.fixed_step import FixedStep
 from functorch_optim.line_search.search import LineSearch, Objective, Trial, search_along
 from functorch_optim.line_search.strong_wolfe import StrongWolfe
 from functorch_optim.line_search.vectors import Vector, select
+from functorch_optim.objectives import check_value, with_arguments
 from functorch_optim.typing import Array, PyTree
 
 
@@ -66,6 +67,9 @@ class QuasiNewton(Options, Transform):
 
     def effects(self, at: Leaves | None) -> list[Effects]:
         return self.effect(Kind.STEPS, at)
+
+    def needs(self) -> frozenset[str]:
+        return frozenset({"value_fn"})
 
     @property
     def budget(self) -> int:
@@ -147,10 +151,9 @@ class QuasiNewton(Options, Transform):
         params: PyTree = None,
         *,
         value: Any = None,
-        value_fn: Callable[[PyTree], PyTree] | None = None,
+        value_fn: Callable[..., PyTree] | None = None,
         **extra: object,
     ) -> tuple[PyTree, PyTree]:
-        del extra
         name = self._call_name()
         if params is None or value_fn is None:
             missing = "the parameters" if params is None else "the objective"
@@ -164,12 +167,12 @@ class QuasiNewton(Options, Transform):
             return updates, state
         if all(grad is None for grad in grads):
             raise ValueError(f"{name} needs a gradient of at least one parameter")
-        filled = _filled(updates, params)
+        filled, objective = _filled(updates, params), with_arguments(value_fn, extra)
         if value is None:
-            value = value_fn(params)
-        _check_value(name, value)
+            value = objective(params)
+        check_value(name, value)
         _check_shared(name, value, filled, self.for_placement_of(filled).placement)
-        return self.for_placement_of(filled)._update(filled, updates, state, params, value, value_fn)
+        return self.for_placement_of(filled)._update(filled, updates, state, params, value, objective)
 
     def _update(
         self,
@@ -289,11 +292,6 @@ def flattened(leaves: list[PyTree], dtype: DTypeLike) -> jax.Array:
     """Flatten all leaves to one vector in torch's layout: complex entries as pairs of real and imaginary part."""
     parts = [jnp.stack([jnp.real(x), jnp.imag(x)], -1) if jnp.iscomplexobj(x) else x for x in leaves]
     return jnp.concatenate([jnp.asarray(part, dtype).reshape(-1) for part in parts])
-
-
-def _check_value(name: str, value: Any) -> None:
-    if jnp.shape(value) != () or not jnp.issubdtype(jnp.result_type(value), jnp.floating):
-        raise TypeError(f"{name}: the objective must give a real scalar, but it gave {value!r:.100}")
 
 
 def _check_shared(name: str, value: object, grads: PyTree, placement: PyTree) -> None:

@@ -29,6 +29,12 @@ def zeros_like(param: PyTree) -> jax.Array | None:
     return None if param is None else jnp.zeros_like(param, dtype=trees.slot_dtype(param))
 
 
+def wide_zeros_like(param: PyTree) -> jax.Array:
+    """Zeros with a parameter's shape and sharding in at least float32, for sums over many steps."""
+    inexact = jnp.issubdtype(param.dtype, jnp.inexact)
+    return jnp.zeros_like(param, dtype=trees.compute_dtype(param) if inexact else param.dtype)
+
+
 def full_like(param: PyTree, value: Numeric) -> jax.Array | None:
     """Create a slot filled with ``value``, or if it is complex, with ``value + value * 1j``."""
     if param is None:

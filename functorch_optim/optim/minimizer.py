@@ -1,19 +1,16 @@
 """Optimizers that evaluate the loss themselves: a step runs many iterations in one compiled call."""
 
-import functools
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 from functorch_optim.algorithms.quasi_newton import QuasiNewton
 from functorch_optim.base import Update
-from functorch_optim.core.options import Deferred, data_options
+from functorch_optim.core.options import data_options
 from functorch_optim.hyperparams import Hyperparameter, as_count
+from functorch_optim.optim.by_loss import step_by_loss
 from functorch_optim.optim.engine.by_tree import ByTree
 from functorch_optim.optim.engine.on_first import OnFirst
 from functorch_optim.optim.losses import takes_parameters
 from functorch_optim.optim.optimizer import Optimizer
-from functorch_optim.optim.processes import check_same_everywhere
-from functorch_optim.optim.transaction import Call
 from functorch_optim.typing import OptionValues, PyTree
 
 
@@ -63,14 +60,7 @@ class Minimizer(Optimizer):
             raise TypeError(
                 f"{name}.step() evaluates the loss at its own parameters: it needs closure(params), which takes them"
             )
-        check_same_everywhere(args, self._leaves, name)
-        return self._change(functools.partial(self._minimise, closure, args), {0})[0]
-
-    def _minimise(self, closure: Callable[..., PyTree], args: tuple[PyTree, ...]) -> Call:
-        engine, records = self._engine, self._records()
-        assert isinstance(engine, ByTree)
-        engine.build({**records[0], **{name: Deferred() for name in engine.data_names}})  # checks all but the numbers
-        return engine.step_by_loss(self._layout, self._held, self._losses, closure, args, records)
+        return step_by_loss(self, closure, args)
 
 
 def defaults(

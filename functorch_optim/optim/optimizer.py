@@ -117,6 +117,10 @@ class Optimizer(Saved):
 
         The transformation counts the steps, once for all parameters of a group; a gradient of None reaches it as None.
 
+        A transformation that must be given the loss (:func:`functorch_optim.sam`, or
+        :func:`functorch_optim.reduce_on_plateau`, say) steps by ``step(closure, *args)`` with
+        ``closure(params, *args)``.
+
         Example:
             >>> import jax.numpy as jnp
             >>> import functorch_optim as fo

@@ -13,6 +13,7 @@ from jax.core import Tracer
 from jax.profiler import TraceAnnotation
 
 from functorch_optim import rows, trees
+from functorch_optim.optim.by_loss import needs_loss, step_by_loss
 from functorch_optim.optim.engine.none import NoAlgorithm
 from functorch_optim.optim.engine.packs import Leaves
 from functorch_optim.optim.engine.protocol import Engine
@@ -129,6 +130,8 @@ class Stepping(Hooked):
         elif self._is_closure(closure):
             if not args and not takes_parameters(closure):
                 loss = closure()
+            elif needs_loss(self):
+                return step_by_loss(self, closure, args)
             else:
                 loss, tree = self._evaluate(self._losses.value_and_grad(closure, False, True), args)
                 grads = self._aligned(tree)

@@ -75,20 +75,25 @@ class reduce_on_plateau(Frozen):
 
     def update(self, metric: Numeric, state: PlateauState) -> tuple[PyTree, PlateauState]:
         """Return the value to use from now on, and the next state."""
-        metric = jnp.asarray(metric).astype(state.best.dtype)
-        better = is_better(metric, state.best, self.mode, self.threshold, self.threshold_mode, jnp)
-        cooling = state.cooldown_counter > 0
-        bad = jnp.where(better | cooling, 0, state.num_bad_epochs + 1)
-        reduce = bad > self.patience
-        lower = jnp.maximum(state.lr * self.factor, self.min_lr)
-        lr = jnp.where(reduce & (state.lr - lower > self.eps), lower, state.lr)
-        cooldown = jnp.where(cooling, state.cooldown_counter - 1, state.cooldown_counter)
-        return lr, PlateauState(
-            lr,
-            jnp.where(better, metric, state.best),
-            jnp.where(reduce, 0, bad).astype(jnp.int32),
-            jnp.where(reduce, self.cooldown, cooldown).astype(jnp.int32),
-        )
+        return next_plateau(self, metric, state)
+
+
+def next_plateau(options: Any, metric: Numeric, state: PlateauState) -> tuple[PyTree, PlateauState]:
+    """:meth:`reduce_on_plateau.update` with the attributes of ``options``, whose numbers may be traced."""
+    metric = jnp.asarray(metric).astype(state.best.dtype)
+    better = is_better(metric, state.best, options.mode, options.threshold, options.threshold_mode, jnp)
+    cooling = state.cooldown_counter > 0
+    bad = jnp.where(better | cooling, 0, state.num_bad_epochs + 1)
+    reduce = bad > options.patience
+    lower = jnp.maximum(state.lr * options.factor, options.min_lr)
+    lr = jnp.where(reduce & (state.lr - lower > options.eps), lower, state.lr)
+    cooldown = jnp.where(cooling, state.cooldown_counter - 1, state.cooldown_counter)
+    return lr, PlateauState(
+        lr,
+        jnp.where(better, metric, state.best),
+        jnp.where(reduce, 0, bad).astype(jnp.int32),
+        jnp.where(reduce, options.cooldown, cooldown).astype(jnp.int32),
+    )
 
 
 def check_plateau(options: Any) -> None:
@@ -109,7 +114,7 @@ def check_plateau(options: Any) -> None:
 
 
 def is_better(
-    metric: Numeric, best: Numeric, mode: str, threshold: float, threshold_mode: str, xp: ModuleType
+    metric: Numeric, best: Numeric, mode: str, threshold: Numeric, threshold_mode: str, xp: ModuleType
 ) -> PyTree:
     """Whether a metric improves on the best one so far by more than the threshold.
 

@@ -1,36 +1,16 @@
-"""Transformations that run an inner one only at some updates: gradient accumulation, and skipping non-finite ones."""
+"""Run an inner transformation only if a condition holds; the base of those that skip bad updates."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
 
-from functorch_optim import axes, trees
-from functorch_optim.base import GradientTransformation, exportable, transformation
+from functorch_optim import axes
 from functorch_optim.combinators import Wrapper
 from functorch_optim.core.numerics import next_step
+from functorch_optim.core.options import Options
 from functorch_optim.hyperparams import as_integer
-from functorch_optim.transforms.scaling import multiply
-from functorch_optim.typing import Array, PyTree
-
-
-@exportable
-class AccumulateState(NamedTuple):
-    """``micro_step`` counts gradients since the last inner update; ``accumulated`` is their sum, at least float32."""
-
-    micro_step: PyTree
-    accumulated: PyTree
-    inner: PyTree
-
-
-@exportable
-class SkipNonfiniteState(NamedTuple):
-    """``consecutive`` counts the non-finite gradients since the last finite one, ``total`` all of them."""
-
-    consecutive: PyTree
-    total: PyTree
-    inner: PyTree
+from functorch_optim.typing import PyTree
 
 
 def _run_if(
@@ -56,136 +36,37 @@ def _run_if(
     return jax.lax.cond(condition, something, nothing, state, *operands)
 
 
-class Accumulate(Wrapper):
-    every: int
-    average: bool
+class Skip(Options, Wrapper):
+    """Base of what skips updates; a subclass says which are bad, and its state has the two counters.
 
-    def init(self, params: PyTree) -> AccumulateState:
-        return AccumulateState(jnp.zeros((), jnp.int32), jax.tree.map(_no_sum, params), self.inner.init(params))
-
-    def update(
-        self, updates: PyTree, state: AccumulateState, params: PyTree = None, **extra: object
-    ) -> tuple[PyTree, AccumulateState]:
-        sums, grads, treedef = trees.pair(state.accumulated, updates, "accumulate")
-        sums = [s if g is None else _plus(s, g) for g, s in zip(grads, sums, strict=True)]
-        last = state.micro_step == self.every - 1
-        factor = 1.0 / self.every if self.average else 1.0
-
-        def run(state: tuple[PyTree, PyTree], params: PyTree) -> tuple[PyTree, tuple[PyTree, PyTree]]:
-            sums, inner = jax.tree.leaves(state[0]), state[1]
-            whole = [None if g is None else multiply(_wide(s), factor) for g, s in zip(grads, sums, strict=True)]
-            new, inner = self.inner.update(treedef.unflatten(whole), inner, params, **extra)
-            left = [s if g is None else jnp.zeros_like(s) for g, s in zip(grads, sums, strict=True)]
-            return new, (treedef.unflatten(left), inner)
-
-        new, (accumulated, inner) = _run_if(last, run, (treedef.unflatten(sums), state.inner), params)
-        return new, AccumulateState(jnp.where(last, 0, state.micro_step + 1), accumulated, inner)
-
-
-def _no_sum(param: Array) -> jax.Array:
-    """An empty sum of a parameter's gradients; bfloat16 would stop counting at 256."""
-    inexact = jnp.issubdtype(param.dtype, jnp.inexact)
-    return jnp.zeros_like(param, dtype=trees.compute_dtype(param) if inexact else param.dtype)
-
-
-def _wide(array: jax.Array) -> jax.Array:
-    return array.astype(trees.compute_dtype(array))
-
-
-def _plus(held: jax.Array, grad: jax.Array) -> jax.Array:
-    """The next sum, in the state's dtype."""
-    return (_wide(held) + grad.astype(_wide(held).dtype)).astype(held.dtype)
-
-
-def accumulate(inner: GradientTransformation, every: int, average: bool = True) -> GradientTransformation:
-    """Collect ``every`` gradients, then update once with their mean; the updates in between change nothing.
-
-    The inner update runs only at the last micro-step (under ``lax.cond``). Sums are kept in at least float32, whatever
-    the parameters' dtype, and the inner update gets the mean in that dtype; ``state_dtype`` of ``accumulated`` makes
-    the sums narrower. A gradient that is None at the last micro-step is None for the inner update; its sum is kept for
-    the next one.
-
-    Args:
-        inner: the transformation to run, usually the whole chain.
-        every: number of gradients per update, at least 1.
-        average: whether to divide the sum by ``every``; False matches repeated ``backward()`` calls in torch.
-
-    Raises:
-        ValueError: ``every`` is not a positive integer.
-
-    Example:
-        >>> import functorch_optim as fo
-        >>> tx = accumulate(fo.sgd(lr=1.0), every=2)
-        >>> params = jnp.array([1.0])
-        >>> first, state = tx.update(jnp.array([1.0]), tx.init(params), params)
-        >>> second, state = tx.update(jnp.array([3.0]), state, params)
-        >>> first.item(), second.item()
-        (-0.0, -2.0)
+    The counters count bad updates, skipped or not. One that is not bad resets ``consecutive``; nothing resets
+    ``total``.
     """
-    count = as_integer(every)
-    if count is None or count < 1:
-        raise ValueError(f"accumulate: every must be a positive integer, but it is {every!r}")
-    return transformation(Accumulate(inner, count, average))
 
-
-class SkipNonfinite(Wrapper):
     max_consecutive: int
-    axis_name: axes.Labels | None
 
-    def init(self, params: PyTree) -> SkipNonfiniteState:
-        return SkipNonfiniteState(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32), self.inner.init(params))
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        count = as_integer(self.max_consecutive)
+        if count is None or count < 0:
+            raise ValueError(
+                f"{self._call_name()}: max_consecutive must be an integer of at least 0, not {self.max_consecutive!r}"
+            )
+        object.__setattr__(self, "max_consecutive", count)
 
-    def update(
-        self, updates: PyTree, state: SkipNonfiniteState, params: PyTree = None, **extra: object
-    ) -> tuple[PyTree, SkipNonfiniteState]:
-        finite = _all_finite(updates, self.axis_name)
-        consecutive = jnp.where(finite, 0, next_step(state.consecutive))
-        total = jnp.where(finite, state.total, next_step(state.total))
+    def judged(self, updates: PyTree, state: PyTree, extra: Mapping[str, PyTree]) -> tuple[jax.Array, PyTree]:
+        """Whether the update is bad, and the state with what it adds to the subclass's own memory."""
+        raise NotImplementedError(f"{type(self).__name__} does not define judged")  # abstract: every subclass does
+
+    def update(self, updates: PyTree, state: PyTree, params: PyTree = None, **extra: object) -> tuple[PyTree, PyTree]:
+        bad, state = self.judged(updates, state, extra)
+        consecutive = jnp.where(bad, next_step(state.consecutive), 0)
+        total = jnp.where(bad, next_step(state.total), state.total)
         new, inner = _run_if(
-            finite | (consecutive > self.max_consecutive),
+            ~bad | (consecutive > self.max_consecutive),
             lambda inner, updates, params: self.inner.update(updates, inner, params, **extra),
             state.inner,
             updates,
             params,
         )
-        return new, SkipNonfiniteState(consecutive, total, inner)
-
-
-def _all_finite(updates: PyTree, axis_name: axes.Labels | None) -> jax.Array:
-    """Whether all gradients are finite, on all devices."""
-    bad: list[jax.Array] = []
-    trees.map_dense(lambda x: bad.append(jnp.any(~jnp.isfinite(x))), "skip_nonfinite", updates)
-    over = axes.over(axis_name, updates, "skip_nonfinite", once=False)
-    return axes.total(bad, over, jnp.int32) == 0
-
-
-def skip_nonfinite(
-    inner: GradientTransformation, max_consecutive: int, axis_name: PyTree = None
-) -> GradientTransformation:
-    """Skip an update whose gradient holds an infinity or a NaN: only the counters change.
-
-    After ``max_consecutive`` such gradients in a row the next one passes, so that a diverged run fails visibly instead
-    of standing still.
-
-    Args:
-        inner: the transformation to guard.
-        max_consecutive: how many non-finite gradients in a row to skip, at least 0.
-        axis_name: inside ``shard_map``, how arrays are spread over mesh axes; see :mod:`functorch_optim.axes`. If one
-            shard is not finite, no shard is updated.
-
-    Raises:
-        ValueError: ``max_consecutive`` is not an integer of at least 0; from ``update``, inside ``shard_map`` without
-            ``axis_name``, a gradient varies or may vary over the mesh.
-
-    Example:
-        >>> import functorch_optim as fo
-        >>> tx = skip_nonfinite(fo.sgd(lr=1.0), max_consecutive=3)
-        >>> params = jnp.array([1.0])
-        >>> updates, state = tx.update(jnp.array([jnp.nan]), tx.init(params), params)
-        >>> fo.apply_updates(params, updates).item(), state.total.item()
-        (1.0, 1)
-    """
-    count = as_integer(max_consecutive)
-    if count is None or count < 0:
-        raise ValueError(f"skip_nonfinite: max_consecutive must be an integer of at least 0, not {max_consecutive!r}")
-    return transformation(SkipNonfinite(inner, count, axes.as_axes(axis_name, "skip_nonfinite")))
+        return new, state._replace(consecutive=consecutive, total=total, inner=inner)

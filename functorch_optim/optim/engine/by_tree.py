@@ -8,9 +8,11 @@ import jax
 import numpy as np
 
 from functorch_optim import base, trees
-from functorch_optim.base import GradientTransformation, Transform, transformation
+from functorch_optim.base import GradientTransformation, Transform, needs_of, transformation
 from functorch_optim.combinators import NamedStates, check_outermost
+from functorch_optim.core.options import Deferred
 from functorch_optim.core.packing import ForeachState
+from functorch_optim.objectives import restricted
 from functorch_optim.optim.engine.by_path import BY_PATH
 from functorch_optim.optim.engine.packs import Leaves
 from functorch_optim.optim.engine.protocol import Codec, Entry, Group, Reading
@@ -44,16 +46,14 @@ class Within(Transform):
 
     def update(self, updates: PyTree, state: PyTree, params: PyTree = None, **extra: PyTree) -> tuple[PyTree, PyTree]:
         own = None if params is None else params[self.element]
-        if callable(extra.get("value_fn")):
-            extra["value_fn"] = self._of_element(extra["value_fn"], params)
+        if params is not None:
+            extra |= restricted(extra, lambda own: self._beside(own, params), lambda tree: tree[self.element])
         new, state = self.of.update(updates[self.element], state, own, **extra)
-        return [new if index == self.element else each for index, each in enumerate(updates)], state
+        return self._beside(new, updates), state
 
-    def _of_element(self, value_fn: Callable[[PyTree], PyTree], params: PyTree) -> Callable[[PyTree], PyTree]:
-        def of_element(own: PyTree) -> PyTree:
-            return value_fn([own if index == self.element else each for index, each in enumerate(params)])
-
-        return of_element
+    def _beside(self, own: PyTree, all_trees: list[PyTree]) -> list[PyTree]:
+        """The list with this in the element's place."""
+        return [own if index == self.element else each for index, each in enumerate(all_trees)]
 
 
 class ByTree:
@@ -84,9 +84,10 @@ class ByTree:
         self._several = False
         self._exported: list[int] | None = None
         self._compiled: dict[Hashable, Compiled] = {}
+        self._needs: dict[Hashable, bool] = {}
 
     def __getstate__(self) -> dict[str, object]:
-        return {**vars(self), "_compiled": {}, "_leaves": list(self._leaves)}
+        return {**vars(self), "_compiled": {}, "_needs": {}, "_leaves": list(self._leaves)}
 
     @property
     def state(self) -> PyTree:
@@ -177,6 +178,14 @@ class ByTree:
             self._compiled[key] = Compiled(self._update(layout, templates), (0, 1))
         return self._call(self._compiled[key], held, grads, numbers, records)
 
+    def needs_loss(self, records: Sequence[Group]) -> bool:
+        """Whether an update raises without a keyword of the loss."""
+        templates = self._templates(records)[0]
+        key = templates, types_of(templates)
+        if key not in self._needs:
+            self._needs[key] = any(needs_of(self.build(one)) for one in records)
+        return self._needs[key]
+
     def step_by_loss(
         self,
         layout: Layout,
@@ -187,6 +196,8 @@ class ByTree:
         records: Sequence[Group],
     ) -> Call:
         """Return the call that updates the parameters by a transformation that evaluates ``closure(params, *args)``."""
+        if self.strict:  # checks the options that are not numbers before anything is compiled
+            self.build({**records[0], **{name: Deferred() for name in self.data_names}})
         templates, numbers = self._templates(records)
 
         def make(loss: Callable[..., PyTree]) -> Callable[..., PyTree]:
@@ -240,9 +251,10 @@ class ByTree:
                 value, more = None, {}
                 descent = layout.structure.unflatten([None if g is None else conjugate_leaf(g) for g in data])
             else:
-                value_fn = functools.partial(_with_arguments, loss, data)
+                value_fn, grad_fn = (functools.partial(function, loss, data) for function in (_value, _descent))
                 value, grads = jax.value_and_grad(value_fn)(params)
-                descent, more = jax.tree.map(conjugate_leaf, grads), {"value": value, "value_fn": value_fn}
+                descent = jax.tree.map(conjugate_leaf, grads)
+                more = {"value": value, "value_fn": value_fn, "grad_fn": grad_fn}
             updates, after = tx.update(descent, state, params, **more)
             before, new = jax.tree.structure(state), jax.tree.structure(after)
             if before != new:  # raised while tracing: nothing has changed
@@ -297,8 +309,13 @@ def _is_packed(node: PyTree) -> bool:
     return isinstance(node, ForeachState)
 
 
-def _with_arguments(loss: Callable[..., PyTree], args: tuple[PyTree, ...], params: PyTree) -> PyTree:
+def _value(loss: Callable[..., PyTree], args: tuple[PyTree, ...], params: PyTree) -> PyTree:
     return loss(params, *args)
+
+
+def _descent(loss: Callable[..., PyTree], args: tuple[PyTree, ...], params: PyTree) -> PyTree:
+    """The gradient to descend along."""
+    return jax.tree.map(conjugate_leaf, jax.grad(loss)(params, *args))
 
 
 def _matched(state: PyTree, given: object) -> PyTree:

@@ -1,0 +1,325 @@
+"""Hyperparameters as data in the state: at every update a transformation is built from them, which compiles nothing."""
+
+import functools
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from functorch_optim import trees
+from functorch_optim.base import (
+    Frozen,
+    GradientTransformation,
+    Transform,
+    effects_of,
+    exportable,
+    needs_of,
+    transformation,
+)
+from functorch_optim.combinators import current_hyperparams
+from functorch_optim.core.numerics import next_step
+from functorch_optim.core.options import Options, checked, data_options
+from functorch_optim.effects import Effects, Leaves
+from functorch_optim.hyperparams import Beta, Option, Scalar, is_real
+from functorch_optim.typing import PyTree
+
+Factory = Callable[..., GradientTransformation]
+_Found = TypeVar("_Found")
+
+exportable(Beta)
+
+
+@exportable
+class InjectState(NamedTuple):
+    """The state of an injected transformation.
+
+    ``step`` counts updates. ``hyperparams`` has the numbers that the next update uses, by option: arrays, in the tuples
+    and :class:`Beta` pairs that the option has. ``scheduled`` says of each option with a schedule whether it follows
+    it.
+    """
+
+    step: PyTree
+    hyperparams: dict[str, PyTree]
+    scheduled: dict[str, PyTree]
+    inner: PyTree
+
+
+class Number(Frozen):
+    """Stands in an option for a number that is data: it has the first value, or the schedule."""
+
+    value: Any  # a float, a Scalar or a schedule
+    beta: bool = False  # whether it becomes a pair
+
+    def __repr__(self) -> str:
+        return repr(self.value)
+
+    @property
+    def is_schedule(self) -> bool:
+        return callable(self.value)
+
+    def at(self, step: jax.Array) -> PyTree:
+        """The number at ``step``, as one array or a pair, each with a buffer of its own."""
+        if isinstance(self.value, Scalar):
+            value, dtype = self.value.array, jax.dtypes.canonicalize_dtype(self.value.array.dtype)
+        else:
+            value, dtype = self.value(step) if self.is_schedule else self.value, jnp.result_type(float)
+        return jax.tree.map(lambda x: jnp.array(x, dtype, copy=True), Beta.of(value) if self.beta else value)
+
+
+class Given(Frozen):
+    """The value of an option: a tree with :class:`Number` at some leaves, and what is no data at the others."""
+
+    leaves: tuple[Any, ...]
+    structure: trees.Structure
+
+    @classmethod
+    def of(cls, tree: PyTree) -> "Given":
+        leaves, treedef = jax.tree.flatten(tree, is_leaf=_is_static)
+        return cls(tuple(Scalar(leaf) if _is_array(leaf) else leaf for leaf in leaves), trees.Structure(treedef))
+
+    def __repr__(self) -> str:
+        return repr(self.structure.unflatten(self.leaves))
+
+    @property
+    def has_numbers(self) -> bool:
+        return any(isinstance(leaf, Number) for leaf in self.leaves)
+
+    @property
+    def has_schedules(self) -> bool:
+        return any(isinstance(leaf, Number) and leaf.is_schedule for leaf in self.leaves)
+
+    def numbers(self, step: jax.Array) -> PyTree:
+        """The numbers at ``step``; None at the other leaves."""
+        return self.structure.unflatten([leaf.at(step) if isinstance(leaf, Number) else None for leaf in self.leaves])
+
+    def scheduled(self, numbers: PyTree, follow: jax.Array, step: jax.Array) -> PyTree:
+        """These numbers, and if ``follow`` the schedules' at ``step``."""
+
+        def one(leaf: Any, number: PyTree) -> PyTree:
+            if not isinstance(leaf, Number) or not leaf.is_schedule:
+                return number
+            return jax.tree.map(lambda new, old: jnp.where(follow, new, old), leaf.at(step), number)
+
+        return self.structure.unflatten(list(map(one, self.leaves, self._aligned(numbers))))
+
+    def option(self, numbers: PyTree) -> PyTree:
+        """The option with these numbers."""
+
+        def one(leaf: Any, number: PyTree) -> PyTree:
+            return number if isinstance(leaf, Number) else leaf.array if isinstance(leaf, Scalar) else leaf
+
+        aligned = self._aligned(numbers) if self.has_numbers else self.leaves
+        return self.structure.unflatten(list(map(one, self.leaves, aligned)))
+
+    def _aligned(self, numbers: PyTree) -> list[PyTree]:
+        try:
+            return self.structure.treedef.flatten_up_to(numbers)
+        except ValueError as error:
+            raise ValueError(
+                f"inject: {numbers!r:.100} in the state does not have the form of the option {self!r}: write it with "
+                "fo.set_hyperparams"
+            ) from error
+
+
+def _is_static(node: object) -> bool:
+    """Whether a node of an option is not opened."""
+    return callable(node) or isinstance(node, GradientTransformation)
+
+
+def _is_array(leaf: object) -> bool:
+    return isinstance(leaf, jax.Array | np.ndarray)
+
+
+class Inject(Transform):
+    factory: Factory
+    options: tuple[tuple[str, Given], ...]
+
+    def __repr__(self) -> str:
+        return f"inject({', '.join([repr(self.factory), *(f'{name}={given!r}' for name, given in self.options)])})"
+
+    def init(self, params: PyTree) -> InjectState:
+        step = jnp.zeros((), jnp.int32)
+        scheduled = {name: jnp.ones((), bool) for name, given in self.options if given.has_schedules}
+        inner = self.built(self.numbers(step)).init(params)
+        return InjectState(step, self.numbers(step), scheduled, inner)
+
+    def update(
+        self, updates: PyTree, state: InjectState, params: PyTree = None, **extra: object
+    ) -> tuple[PyTree, InjectState]:
+        held = self._held(state)
+        updates, inner = self.built(held).update(updates, state.inner, params, **extra)
+        after = state._replace(step=next_step(state.step), hyperparams=held, inner=inner)
+        return updates, after._replace(hyperparams=self._held(after))
+
+    def numbers(self, step: jax.Array) -> dict[str, PyTree]:
+        """The numbers of a run at ``step`` into which nobody writes."""
+        return {name: given.numbers(step) for name, given in self.options if given.has_numbers}
+
+    def _held(self, state: InjectState) -> dict[str, PyTree]:
+        """The numbers for the next update from this state."""
+        held = jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(x)), state.hyperparams)
+        for name, given in self.options:
+            if given.has_schedules:
+                held[name] = given.scheduled(held[name], state.scheduled[name], state.step)
+        return held
+
+    def built(self, numbers: Mapping[str, PyTree]) -> GradientTransformation:
+        """The transformation with these numbers."""
+        return self.factory(**{name: given.option(numbers.get(name)) for name, given in self.options})
+
+    def abstractly(self, look: Callable[[GradientTransformation], _Found]) -> _Found:
+        """What is found in the transformation while its numbers are unknown."""
+        found: list[_Found] = []
+        jax.eval_shape(lambda numbers: found.append(look(self.built(numbers))), self.numbers(jnp.zeros((), jnp.int32)))
+        return found[0]
+
+    def hyperparams(self, state: InjectState) -> dict[str, PyTree]:
+        held = self._held(state)
+        own = jax.tree.map(_readable, held, is_leaf=lambda node: isinstance(node, Beta))
+        return {**current_hyperparams(self.built(held), state.inner), **own}
+
+    def effects(self, at: Leaves | None) -> list[Effects]:
+        return self.abstractly(lambda tx: effects_of(tx, at))
+
+    def needs(self) -> frozenset[str]:
+        return self.abstractly(needs_of)
+
+
+def _readable(node: PyTree) -> PyTree:
+    return node.value if isinstance(node, Beta) else node
+
+
+def inject(factory: Factory, /, *, static: Collection[str] | str = (), **options: Any) -> GradientTransformation:
+    """Keep the numbers among a transformation's options in its state, where they can be changed as data.
+
+    ``inject(fo.adamw, lr=1e-3, weight_decay=0.1)`` is ``fo.adamw(lr=1e-3, weight_decay=0.1)``, rebuilt inside every
+    update from the numbers in ``state.hyperparams``. Change them with :func:`functorch_optim.set_hyperparams`: nothing
+    is traced or compiled again. Only the options that are named here are data.
+
+    Args:
+        factory: a function that returns a transformation: one of this library's or of optax's, or your own, such as
+            ``lambda lr, max_norm: fo.chain(fo.clip_by_global_norm(max_norm), fo.adamw(lr=lr))``.
+        static: names of options that are not data.
+        **options: the factory's options. Of this library's algorithms and links, those are data that are numbers by
+            their meaning (``lr``, ``betas``, ``eps``, ...); counts, flags and masks are not. Of any other factory,
+            Python's numbers and arrays are data, also inside tuples, lists and dicts; name in ``static`` what the
+            factory must know, such as counts. Python's numbers become JAX's default float, and both halves of a
+            :class:`functorch_optim.Beta` are data, so ``1 - beta`` keeps its digits.
+
+            A function is a schedule if it gives a number for a step. The schedule is evaluated at the state's step, and
+            ``state.hyperparams`` has its value for the next update. A number written in its place holds until it is
+            handed back to the schedule.
+
+    Returns:
+        A transformation with the state :class:`InjectState`. :func:`functorch_optim.current_hyperparams` reports the
+        numbers, beside those that the transformation itself reports.
+
+    Raises:
+        ValueError: nothing is data, ``static`` names no option, or as from ``factory``. TypeError: a number must be
+            known to build the transformation, a static option has no hash, or as from ``factory``.
+
+    Source: ``optax.inject_hyperparams``, which makes data of all numbers, also of defaults; leaves the values of the
+    last update in the state; and overwrites what is written in the place of a schedule.
+
+    Example:
+        >>> import functorch_optim as fo
+        >>> tx, params = inject(fo.sgd, lr=0.5, momentum=0.9), jnp.array([1.0])
+        >>> state = fo.set_hyperparams(tx.init(params), lr=0.25)
+        >>> updates, state = tx.update(jnp.array([1.0]), state, params)
+        >>> updates.item(), state.hyperparams["lr"].item()
+        (-0.25, 0.25)
+    """
+    fixed = (static,) if isinstance(static, str) else tuple(static)
+    unknown = [name for name in fixed if name not in options]
+    if unknown:
+        raise ValueError(f"inject: static names no options: {', '.join(unknown)}; the options are {', '.join(options)}")
+    marks = _marks(factory, options)
+    given = {name: Given.of(_marked(name, value, marks, name in fixed)) for name, value in options.items()}
+    if not any(one.has_numbers for one in given.values()):
+        raise ValueError(f"inject: no option of {_name(factory)} is data; name its numbers: inject(fo.adamw, lr=1e-3)")
+    for name, one in given.items():
+        _check_hash(name, one)
+    tx = Inject(factory, tuple(given.items()))
+    if marks is None:  # what the factory says of numbers that are out of range
+        first = tx.numbers(jnp.zeros((), jnp.int32))
+        factory(
+            **{name: one.option(first[name]) if one.has_schedules else options[name] for name, one in given.items()}
+        )
+    _check_data(tx)
+    return transformation(tx)
+
+
+def _name(factory: Factory) -> str:
+    return getattr(factory, "__qualname__", repr(factory))
+
+
+def _marks(factory: Any, options: Mapping[str, Any]) -> dict[str, Option] | None:
+    """The options of a factory of this library that are numbers by their meaning; None if that is not known."""
+    function = factory
+    while isinstance(function, functools.partial):
+        function = function.func
+    if str(getattr(function, "__module__", "")).partition(".")[0] != __name__.partition(".")[0]:
+        return None
+    of = getattr(factory(**options).update, "of", None)
+    own = getattr(of, "rule", of)
+    return data_options(type(own)) if isinstance(own, Options) else None
+
+
+def _marked(name: str, value: Any, marks: Mapping[str, Option] | None, fixed: bool) -> PyTree:
+    """An option with :class:`Number` in the place of its numbers."""
+    if fixed or (marks is not None and name not in marks):
+        return value
+    if marks is None:
+        return jax.tree.map(_number_or_same, value, is_leaf=_is_static)
+    return _numbers_in(checked(name, marks[name], value), marks[name].beta)
+
+
+def _numbers_in(value: Any, beta: bool) -> PyTree:
+    """An option of this library as :func:`functorch_optim.core.options.checked` gives it, made of :class:`Number`."""
+    if isinstance(value, Beta):
+        return Beta(*(Number(half) for half in value))
+    if isinstance(value, tuple):
+        return tuple(_numbers_in(item, beta) for item in value)
+    return None if value is None else Number(value, beta)
+
+
+def _number_or_same(leaf: Any) -> Any:
+    """A leaf of an option of a factory of which nothing is known."""
+    if is_real(leaf):
+        return Number(Scalar(leaf) if _is_array(leaf) else float(leaf))
+    return Number(leaf) if callable(leaf) and _gives_number(leaf) else leaf
+
+
+def _gives_number(function: Callable[..., Any]) -> bool:
+    """Whether a function is a schedule: it gives a real scalar for a step."""
+    try:
+        found = jax.eval_shape(lambda step: function(step), jnp.zeros((), jnp.int32))
+    except Exception:  # of a function of something else, which may raise anything
+        return False
+    found = found.value if isinstance(found, Beta) else found
+    return is_real(found) and found.shape == ()
+
+
+def _check_hash(name: str, given: Given) -> None:
+    for leaf in given.leaves:
+        try:
+            hash(leaf)
+        except TypeError as error:
+            raise TypeError(
+                f"inject: the static option {name!r} must have a hash, but it holds {leaf!r:.100}"
+            ) from error
+
+
+def _check_data(tx: Inject) -> None:
+    """Raise if the transformation cannot be built of traced numbers."""
+    tx.numbers(jnp.zeros((), jnp.int32))  # what schedules raise is their own
+    try:
+        tx.abstractly(lambda made: None)
+    except (TypeError, ValueError) as error:
+        names = ", ".join(name for name, given in tx.options if given.has_numbers)
+        raise TypeError(
+            f"inject: {_name(tx.factory)} must know a number that is data, one of {names}: name it in static=. It says "
+            f"{str(error).splitlines()[0]!r}"
+        ) from error

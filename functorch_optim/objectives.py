@@ -1,0 +1,77 @@
+"""The functions of the parameters that ``update`` is given, ``value_fn`` and ``grad_fn``: their further arguments, and
+their form for some of the parameters."""
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+
+from functorch_optim.typing import PyTree
+
+Function = Callable[[PyTree], PyTree]
+
+# Keywords that tell of the objective itself, and are no arguments of it.
+_OF_THE_OBJECTIVE = ("value", "grad", "value_fn", "grad_fn")
+
+
+def with_arguments(function: Callable[..., PyTree], keywords: Mapping[str, PyTree]) -> Function:
+    """``function(params)`` with those of ``update``'s keywords that its signature takes.
+
+    Example:
+        >>> with_arguments(lambda params, x, scale=1: params * x * scale, {"x": 3, "y": 4, "value": 5})(2)
+        6
+    """
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):  # a callable without a signature
+        return function
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    further = parameters[1:] if parameters and parameters[0].kind in positional else parameters
+    taken = {parameter.name for parameter in further if parameter.kind in named}
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
+        taken |= keywords.keys() - {parameter.name for parameter in parameters}
+    own = {name: value for name, value in keywords.items() if name in taken and name not in _OF_THE_OBJECTIVE}
+    return functools.partial(function, **own) if own else function
+
+
+def restricted(keywords: Mapping[str, PyTree], whole: Function, part: Function) -> dict[str, PyTree]:
+    """The functions among ``update``'s keywords as functions of some parameters only.
+
+    Args:
+        keywords: what ``update`` was given.
+        whole: fills a tree of those parameters up to all of them.
+        part: selects the same leaves of a tree.
+    """
+    found: dict[str, PyTree] = {}
+    if callable(keywords.get("value_fn")):
+        value_fn = with_arguments(keywords["value_fn"], keywords)
+        found["value_fn"] = lambda own: value_fn(whole(own))
+    if callable(keywords.get("grad_fn")):
+        grad_fn = with_arguments(keywords["grad_fn"], keywords)
+        found["grad_fn"] = lambda own: part(grad_fn(whole(own)))
+    return found
+
+
+def check_value(who: str, value: Any) -> None:
+    """Raise TypeError unless the value of the objective is a real scalar."""
+    if jnp.shape(value) != () or not jnp.issubdtype(jnp.result_type(value), jnp.floating):
+        raise TypeError(f"{who}: the objective must give a real scalar, but it gave {value!r:.100}")
+
+
+def value_in(keywords: Mapping[str, PyTree], who: str, instead: str = "") -> PyTree:
+    """The loss among ``update``'s keywords.
+
+    Raises:
+        ValueError: there is none; TypeError: it is not a real scalar.
+    """
+    value = keywords.get("value")
+    if value is None:
+        raise ValueError(
+            f"{who} needs the loss: update(grads, state, params, value=loss){instead}. In optax.chain wrap it with "
+            "fo.interop.to_optax, which passes the keyword on; in the torch face call step(closure)"
+        )
+    check_value(who, value)
+    return value

@@ -1,0 +1,159 @@
+"""Gradient accumulation: one inner update for several gradients."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from functorch_optim import trees
+from functorch_optim.base import GradientTransformation, exportable, transformation
+from functorch_optim.combinators import Wrapper, current_hyperparams
+from functorch_optim.core.numerics import next_step, wide_zeros_like
+from functorch_optim.hyperparams import Schedule, as_integer, resolve
+from functorch_optim.transforms.conditional import _run_if
+from functorch_optim.transforms.scaling import multiply
+from functorch_optim.typing import PyTree
+
+SkipFunction = Callable[[PyTree, PyTree, jax.Array], Any]
+"""``(updates, params, step)``, with the number of inner updates so far, to a boolean scalar."""
+
+
+@exportable
+class AccumulateState(NamedTuple):
+    """``micro_step`` counts gradients since the last inner update; ``accumulated`` is their sum, at least float32."""
+
+    micro_step: PyTree
+    accumulated: PyTree
+    inner: PyTree
+
+
+@exportable
+class CountedAccumulateState(NamedTuple):
+    """An :class:`AccumulateState` with a schedule or ``skip``.
+
+    ``step`` counts inner updates, and ``skipped`` the gradients that were left out.
+    """
+
+    micro_step: PyTree
+    step: PyTree
+    skipped: PyTree
+    accumulated: PyTree
+    inner: PyTree
+
+
+class Accumulate(Wrapper):
+    every: int | Schedule
+    average: bool
+    skip: SkipFunction | None
+
+    def init(self, params: PyTree) -> AccumulateState | CountedAccumulateState:
+        sums, inner = jax.tree.map(wide_zeros_like, params), self.inner.init(params)
+        if self.skip is None and not callable(self.every):
+            return AccumulateState(jnp.zeros((), jnp.int32), sums, inner)
+        micro_step, step, skipped = (jnp.zeros((), jnp.int32) for _ in range(3))
+        return CountedAccumulateState(micro_step, step, skipped, sums, inner)
+
+    def update(self, updates: PyTree, state: PyTree, params: PyTree = None, **extra: object) -> tuple[PyTree, PyTree]:
+        sums, grads, treedef = trees.pair(state.accumulated, updates, "accumulate")
+        left_out = None if self.skip is None else self._left_out(self.skip(updates, params, state.step))
+        sums = [s if g is None else _plus(s, g, left_out) for g, s in zip(grads, sums, strict=True)]
+        number = state.micro_step + 1
+        last = number >= self._every(state)
+        if left_out is not None:
+            last, number = last & ~left_out, jnp.where(left_out, state.micro_step, number)
+        factor = 1 / number.astype(jnp.result_type(float)) if self.average else 1.0
+
+        def run(state: tuple[PyTree, PyTree], params: PyTree) -> tuple[PyTree, tuple[PyTree, PyTree]]:
+            sums, inner = jax.tree.leaves(state[0]), state[1]
+            whole = [None if g is None else multiply(_wide(s), factor) for g, s in zip(grads, sums, strict=True)]
+            new, inner = self.inner.update(treedef.unflatten(whole), inner, params, **extra)
+            left = [s if g is None else jnp.zeros_like(s) for g, s in zip(grads, sums, strict=True)]
+            return new, (treedef.unflatten(left), inner)
+
+        new, (accumulated, inner) = _run_if(last, run, (treedef.unflatten(sums), state.inner), params)
+        if left_out is not None:
+            state = state._replace(skipped=jnp.where(left_out, next_step(state.skipped), state.skipped))
+        if isinstance(state, CountedAccumulateState):
+            state = state._replace(step=jnp.where(last, next_step(state.step), state.step))
+        return new, state._replace(micro_step=jnp.where(last, 0, number), accumulated=accumulated, inner=inner)
+
+    def _every(self, state: PyTree) -> int | jax.Array:
+        """The number of gradients of the present inner update."""
+        if not callable(self.every):
+            return self.every
+        count = jnp.asarray(resolve("every", self.every, state.step))
+        return jnp.maximum(jnp.round(count), 1).astype(jnp.int32)
+
+    def _left_out(self, answer: Any) -> jax.Array:
+        """What ``skip`` gave.
+
+        Raises:
+            TypeError: it is no boolean scalar.
+        """
+        if jnp.shape(answer) != () or jnp.result_type(answer) != jnp.bool_:
+            raise TypeError(f"accumulate: skip must return a boolean scalar, but it returned {answer!r:.100}")
+        return jnp.asarray(answer)
+
+    def hyperparams(self, state: PyTree) -> dict[Any, PyTree]:
+        inner = current_hyperparams(self.inner, state.inner)
+        return {**inner, "every": self._every(state)} if callable(self.every) else inner
+
+
+def _wide(array: jax.Array) -> jax.Array:
+    return array.astype(trees.compute_dtype(array))
+
+
+def _plus(held: jax.Array, grad: jax.Array, left_out: jax.Array | None) -> jax.Array:
+    """The next sum, in the state's dtype."""
+    whole = (_wide(held) + grad.astype(_wide(held).dtype)).astype(held.dtype)
+    return whole if left_out is None else jnp.where(left_out, held, whole)
+
+
+def accumulate(
+    inner: GradientTransformation, every: int | Schedule, average: bool = True, skip: SkipFunction | None = None
+) -> GradientTransformation:
+    """Collect ``every`` gradients, then update once with their mean; the updates in between change nothing.
+
+    The inner update runs only at the last micro-step (under ``lax.cond``). Sums are kept in at least float32, whatever
+    the parameters' dtype, and the inner update gets the mean in that dtype; ``state_dtype`` of ``accumulated`` makes
+    the sums narrower. A gradient that is None at the last micro-step is None for the inner update; its sum is kept for
+    the next one.
+
+    Args:
+        inner: the transformation to run, usually the whole chain.
+        every: number of gradients per update, at least 1; or a schedule of it, a function of the number of inner
+            updates so far, whose values are rounded and raised to 1.
+        average: whether to divide the sum by the number of collected gradients; False matches repeated ``backward()``
+            calls in torch.
+        skip: says which gradients to leave out: ``skip(updates, params, step)`` gives a boolean scalar, where ``step``
+            counts the inner updates so far. One that is left out is not counted; another one takes its place.
+            :func:`functorch_optim.if_nonfinite` and :func:`functorch_optim.if_large` make such functions.
+
+    Returns:
+        A transformation with the state :class:`AccumulateState`; with a schedule or ``skip``
+        :class:`CountedAccumulateState`.
+
+    Raises:
+        ValueError: ``every`` is neither a positive integer nor a function. TypeError: ``skip`` is not a function; from
+            ``update``, it does not return a boolean scalar.
+
+    Source: ``optax.MultiSteps``, whose ``skip`` takes the arguments in another order.
+
+    Example:
+        >>> import functorch_optim as fo
+        >>> tx = accumulate(fo.sgd(lr=1.0), every=2, skip=fo.if_nonfinite())
+        >>> params = jnp.array([1.0])
+        >>> state, moves = tx.init(params), []
+        >>> for grad in (1.0, jnp.nan, 3.0):
+        ...     updates, state = tx.update(jnp.array([grad]), state, params)
+        ...     moves.append(updates.item())
+        >>> moves, state.skipped.item()
+        ([-0.0, -0.0, -2.0], 1)
+    """
+    count = every if callable(every) else as_integer(every)
+    if count is None or (isinstance(count, int) and count < 1):
+        raise ValueError(f"accumulate: every must be a positive integer or a schedule, but it is {every!r}")
+    if skip is not None and not callable(skip):
+        raise TypeError(f"accumulate: skip must be a function of (updates, params, step), but it is {skip!r}")
+    return transformation(Accumulate(inner, count, average, skip))

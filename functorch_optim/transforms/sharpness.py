@@ -1,0 +1,131 @@
+"""Sharpness-aware minimization: gradients at the worst point nearby."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from functorch_optim import axes, trees
+from functorch_optim.base import GradientTransformation, add_update, exportable, transformation
+from functorch_optim.combinators import Wrapper, current_hyperparams
+from functorch_optim.core.numerics import next_step
+from functorch_optim.core.options import Options
+from functorch_optim.hyperparams import Hyperparameter, NonNegative
+from functorch_optim.objectives import with_arguments
+from functorch_optim.transforms.clipping import _norm
+from functorch_optim.transforms.scaling import multiply
+from functorch_optim.typing import Numeric, PyTree
+
+
+@exportable
+class SAMState(NamedTuple):
+    """The number of updates so far, and the state of the transformation inside."""
+
+    step: PyTree
+    inner: PyTree
+
+
+class SAM(Options, Wrapper):
+    rho: NonNegative
+    adaptive: bool
+    axis_name: axes.Labels | None
+
+    @classmethod
+    def _call_name(cls) -> str:
+        return "sam"
+
+    def init(self, params: PyTree) -> SAMState:
+        return SAMState(jnp.zeros((), jnp.int32), self.inner.init(params))
+
+    def update(  # pyright: ignore[reportIncompatibleMethodOverride] it needs the gradient as a function
+        self,
+        updates: PyTree,
+        state: SAMState,
+        params: PyTree = None,
+        *,
+        grad_fn: Callable[..., PyTree] | None = None,
+        **extra: object,
+    ) -> tuple[PyTree, SAMState]:
+        if params is None or grad_fn is None:
+            missing = "the parameters" if params is None else "the gradient as a function"
+            raise ValueError(
+                f"sam needs {missing}: update(grads, state, params, grad_fn=jax.grad(loss)). In optax.chain wrap it "
+                "with fo.interop.to_optax, which passes the keyword on; in the torch face call step(closure)"
+            )
+        there = self._worst(updates, params, self.at(state.step).rho)
+        _, found, _ = trees.pair(params, with_arguments(grad_fn, extra)(there), "sam")
+        _, given, treedef = trees.pair(params, updates, "sam")
+        sharp = [None if here is None else grad for here, grad in zip(given, found, strict=True)]
+        new, inner = self.inner.update(treedef.unflatten(sharp), state.inner, params, grad_fn=grad_fn, **extra)
+        return new, SAMState(next_step(state.step), inner)
+
+    def _worst(self, grads: PyTree, params: PyTree, rho: Numeric) -> PyTree:
+        """The point at distance ``rho`` where the loss, taken as linear, is largest."""
+        leaves, given, treedef = trees.pair(params, grads, "sam")
+        along = [self._sized(g, p) for g, p in zip(given, leaves, strict=True)]
+        norm = _norm(treedef.unflatten(along), self.axis_name, "sam")
+        factor = jnp.asarray(rho, norm.dtype) / jnp.where(norm == 0, 1, norm)  # without a gradient nothing is worse
+        moves = [
+            None if way is None else multiply(self._sized(way, p), factor) for way, p in zip(along, leaves, strict=True)
+        ]
+        return treedef.unflatten(list(map(add_update, leaves, moves)))
+
+    def _sized(self, vector: PyTree, param: PyTree) -> PyTree:
+        """A gradient or a move in at least float32, if adaptive times the parameter's magnitude."""
+        if vector is None:
+            return None
+        wide = vector.astype(trees.compute_dtype(vector, param))
+        return wide * jnp.abs(param.astype(wide.dtype)).astype(wide.dtype) if self.adaptive else wide
+
+    def needs(self) -> frozenset[str]:
+        return super().needs() | {"grad_fn"}
+
+    def hyperparams(self, state: SAMState) -> dict[Any, PyTree]:
+        return {**current_hyperparams(self.inner, state.inner), **self.hyperparams_at(state.step)}
+
+
+def sam(
+    inner: GradientTransformation, rho: Hyperparameter = 0.05, adaptive: bool = False, axis_name: PyTree = None
+) -> GradientTransformation:
+    """Sharpness-aware minimization: give ``inner`` the gradient at the worst point nearby, and so prefer flat minima.
+
+    With the gradient g at the parameters p, ::
+
+        e = rho * g / ||g||                       or, if adaptive,    e = rho * p^2 * g / || |p| * g ||
+        inner gets the gradient at p + e
+
+    where the norm is that of all parameters together. ``update(grads, state, params, grad_fn=f)`` needs the gradient as
+    a function, ``f(params) -> grads``, which it calls once. Further arguments of ``f`` are keywords of ``update``:
+    ``grad_fn=jax.grad(loss), x=x, y=y`` calls ``f(params, x=x, y=y)``. In the torch face ``step(closure)`` does it all.
+
+    Args:
+        inner: the transformation that makes the updates, usually the whole chain. Wrap
+            :func:`functorch_optim.accumulate` in ``sam``, and not the other way round: ``f`` knows one batch only.
+        rho: the distance, at least 0; a number, a scalar array or a schedule of the number of updates. The papers take
+            0.05, and 0.5 to 2 if adaptive.
+        adaptive: whether to scale each entry's distance with its parameter (ASAM), so that the result does not depend
+            on how the network's layers are scaled.
+        axis_name: inside ``shard_map``, how arrays are spread over mesh axes; see :mod:`functorch_optim.axes`. ``f``
+            gets this device's shards.
+
+    Returns:
+        A transformation with the state :class:`SAMState`; ``update`` needs ``params`` and dense gradients. If all
+        gradients are zero, p + e is p. A parameter whose gradient is None stays out of it. For complex parameters ``f``
+        must return what ``grads`` are, conjugates of JAX's gradients.
+
+    Raises:
+        ValueError: an option is out of range; from ``update``, ``params`` or ``grad_fn`` is missing, or inside
+            ``shard_map`` without ``axis_name`` a gradient varies or may vary over the mesh.
+
+    Source: Foret et al., "Sharpness-Aware Minimization for Efficiently Improving Generalization", 2021; Kwon et al.,
+    "ASAM: Adaptive Sharpness-Aware Minimization", 2021. ``optax.contrib.sam`` with ``opaque_mode=True`` is the same.
+
+    Example:
+        >>> import jax, functorch_optim as fo
+        >>> loss = lambda params: jnp.sum(params**4)
+        >>> tx, params = sam(fo.sgd(lr=0.1), rho=1.0), jnp.array([1.0])
+        >>> updates, state = tx.update(jax.grad(loss)(params), tx.init(params), params, grad_fn=jax.grad(loss))
+        >>> round(updates.item(), 4)  # -0.1 * 4 * (1 + 1)**3
+        -3.2
+    """
+    return transformation(SAM(inner, rho, adaptive, axes.as_axes(axis_name, "sam")))
