@@ -76,12 +76,18 @@ class Options(Frozen):
 
     def hyperparams_at(self, step: Numeric) -> dict[str, PyTree]:
         """Return the data options at ``step`` as a dictionary of plain values, for people to read."""
-        now = self.at(step)
-        return jax.tree.map(
-            lambda x: x.value if isinstance(x, Beta) else x,
-            {name: getattr(now, name) for name in data_options(type(self))},
-            is_leaf=lambda x: isinstance(x, Beta),
-        )
+        numbers = self.numbers_at(step)
+        return jax.tree.map(lambda x: x.value if isinstance(x, Beta) else x, numbers, is_leaf=is_beta)
+
+    def numbers_at(self, step: Any) -> dict[str, PyTree]:
+        """Return what :meth:`at` returns as a dictionary."""
+        numbers = self.at(step)
+        return {name: getattr(numbers, name) for name in data_options(type(self))}
+
+
+def is_beta(value: object) -> bool:
+    """Whether a value is a :class:`Beta`, for use as ``is_leaf``."""
+    return isinstance(value, Beta)
 
 
 @functools.cache

@@ -61,8 +61,8 @@ class ReduceOnPlateau(Options, Transform):
         place = state.step % self.accumulation_size
         before = place.astype(value.dtype)
         average = jnp.where(place == 0, value, (before * state.average + value) / (before + 1))
-        numbers = self.at(state.step)
-        options = SimpleNamespace(**{**vars(self), **numbers._asdict()}, min_lr=numbers.min_scale, eps=0.0)
+        numbers = self.numbers_at(state.step)
+        options = SimpleNamespace(**{**vars(self), **numbers}, min_lr=numbers["min_scale"], eps=0.0)
         _, judged = plateau.next_plateau(options, average, state.plateau)
         whole = place + 1 == self.accumulation_size
         held = jax.tree.map(lambda new, old: jnp.where(whole, new, old), judged, state.plateau)
