@@ -29,12 +29,29 @@ from functorch_optim.core.packing import ForeachState
 from functorch_optim.core.rule import Rule
 from functorch_optim.fusion import enable_cpu_fusion
 from functorch_optim.hyperparams import Beta
+from functorch_optim.norms import global_norm
 from functorch_optim.selection import MaskedState, masked, partition
 from functorch_optim.sparse_grad import value_and_sparse_grad
-from functorch_optim.transforms.clipping import clip_by_global_norm, clip_by_value, global_norm
+from functorch_optim.transforms.adaptive_clipping import (
+    ClipByPercentileState,
+    ClipByZscoreState,
+    adaptive_grad_clip,
+    clip_by_percentile,
+    clip_by_zscore,
+)
+from functorch_optim.transforms.cleaning import AddNoiseState, ZeroNansState, add_noise, centralize, zero_nans
+from functorch_optim.transforms.clipping import clip_by_block_rms, clip_by_global_norm, clip_by_norm, clip_by_value
 from functorch_optim.transforms.conditional import AccumulateState, SkipNonfiniteState, accumulate, skip_nonfinite
 from functorch_optim.transforms.conjugation import conjugate
+from functorch_optim.transforms.constraints import keep_nonnegative, project_box, project_l2_ball, project_simplex
 from functorch_optim.transforms.freezing import freeze, set_to_zero
+from functorch_optim.transforms.normalizing import (
+    normalize,
+    scale_by_param_norm,
+    scale_by_param_rms,
+    scale_by_sign,
+    scale_by_trust_ratio,
+)
 from functorch_optim.transforms.precision import (
     MasterWeightsState,
     StochasticRoundingState,
@@ -55,11 +72,14 @@ __all__ = [
     "AdagradState",
     "AdamState",
     "AdamaxState",
+    "AddNoiseState",
     "AverageState",
     "BFGSState",
     "BatchStatistics",
     "Beta",
     "ChainState",
+    "ClipByPercentileState",
+    "ClipByZscoreState",
     "EmptyState",
     "ForeachState",
     "GradientTransformation",
@@ -78,6 +98,7 @@ __all__ = [
     "SparseAdamState",
     "StepState",
     "StochasticRoundingState",
+    "ZeroNansState",
     "accumulate",
     "adadelta",
     "adafactor",
@@ -85,16 +106,23 @@ __all__ = [
     "adam",
     "adamax",
     "adamw",
+    "adaptive_grad_clip",
     "add_decayed_weights",
+    "add_noise",
     "apply_updates",
     "asgd",
     "averaged_params",
     "batch_statistics",
     "bfgs",
+    "centralize",
     "chain",
     "checkpoint",
+    "clip_by_block_rms",
     "clip_by_global_norm",
+    "clip_by_norm",
+    "clip_by_percentile",
     "clip_by_value",
+    "clip_by_zscore",
     "conjugate",
     "current_hyperparams",
     "ema",
@@ -106,6 +134,7 @@ __all__ = [
     "global_norm",
     "identity",
     "interop",
+    "keep_nonnegative",
     "lbfgs",
     "lift",
     "masked",
@@ -114,13 +143,21 @@ __all__ = [
     "muon_adamw",
     "nadam",
     "named_chain",
+    "normalize",
     "partition",
+    "project_box",
+    "project_l2_ball",
+    "project_simplex",
     "radam",
     "rmsprop",
     "rprop",
     "rules",
     "scale",
+    "scale_by_param_norm",
+    "scale_by_param_rms",
     "scale_by_schedule",
+    "scale_by_sign",
+    "scale_by_trust_ratio",
     "schedules",
     "set_to_zero",
     "sgd",
@@ -133,4 +170,5 @@ __all__ = [
     "testing",
     "update_average",
     "value_and_sparse_grad",
+    "zero_nans",
 ]

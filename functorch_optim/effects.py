@@ -1,4 +1,4 @@
-"""The sign of a chain's updates: what each link does to it, and which chains this rules out."""
+"""The sign of a chain's updates: what each link does to it, and which chains this rules out; what must come last."""
 
 import enum
 from typing import NamedTuple
@@ -12,6 +12,7 @@ class Kind(enum.Enum):
     NEGATES = "negates"
     STEPS = "steps"  # an algorithm: turns a gradient into what to add to the parameters
     DECAYS = "decays"  # adds a multiple of the parameters, which a later link must negate
+    CONSTRAINS = "constrains"  # makes the parameters fulfil a constraint, if what follows leaves the updates alone
     UNKNOWN = "unknown"  # another library's link, a schedule, a traced factor
 
 
@@ -45,7 +46,8 @@ def check_effects(effects: Effects, where: str = "") -> None:
         where: the parameter, for the message.
 
     Raises:
-        ValueError: an algorithm gets another's updates, or ``add_decayed_weights`` would grow the weights.
+        ValueError: an algorithm gets another's updates, ``add_decayed_weights`` would grow the weights, or a
+            constraint comes before what changes the updates.
 
     Example:
         >>> check_effects([Effect(Kind.DECAYS, "add_decayed_weights"), Effect(Kind.STEPS, "sgd")])
@@ -56,6 +58,8 @@ def check_effects(effects: Effects, where: str = "") -> None:
             _check_algorithm(effect, before, where)
         elif effect.kind is Kind.DECAYS:
             _check_decay(effect, before, after, where)
+        elif effect.kind is Kind.CONSTRAINS:
+            _check_constraint(effect, after, where)
     _check_end(effects, where)
 
 
@@ -91,6 +95,16 @@ def _check_decay(effect: Effect, before: Effects, after: Effects, where: str) ->
             f"the weights would grow{where}: what {effect.who} adds is not negated by the links after it (these "
             f"links negate: {', '.join(turning)}). For decoupled decay give the algorithm weight_decay= (fo.adamw, or "
             f"decoupled_weight_decay=True); for L2 regularization put {effect.who} right before the algorithm"
+        )
+
+
+def _check_constraint(effect: Effect, after: Effects, where: str) -> None:
+    """Raise if later links change the updates that fulfil a constraint."""
+    changing = [one.who for one in after if one.kind in (Kind.NEGATES, Kind.STEPS, Kind.DECAYS)]
+    if changing:
+        raise ValueError(
+            f"the constraint of {effect.who} would not hold{where}: {', '.join(changing)} comes after it and changes "
+            f"the updates. Put {effect.who} last in the chain"
         )
 
 

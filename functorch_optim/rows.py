@@ -84,15 +84,6 @@ def look_up(table: jax.Array, ids: jax.Array) -> jax.Array:
     return table.at[ids].get(out_sharding=sharding.update(spec=PartitionSpec(*of_ids, *of_row)))
 
 
-def together(array: jax.Array, dimensions: int) -> jax.Array:
-    """Reshard the array so that every device has its first dimensions whole."""
-    sharding = jax.typeof(array).sharding
-    if not any(sharding.spec[:dimensions]):
-        return array
-    whole = PartitionSpec(*[None] * dimensions, *sharding.spec[dimensions:])
-    return jax.sharding.reshard(array, sharding.update(spec=whole))
-
-
 def _axes(part: PyTree) -> set[str]:
     """Return the axes in one entry of a spec."""
     return set() if part is None else {part} if isinstance(part, str) else set(part)

@@ -138,7 +138,7 @@ class SkipNonfinite(Wrapper):
     def update(
         self, updates: PyTree, state: SkipNonfiniteState, params: PyTree = None, **extra: object
     ) -> tuple[PyTree, SkipNonfiniteState]:
-        finite = _all_finite(updates, self.axis_name)
+        finite = ~axes.any_entry(lambda x: ~jnp.isfinite(x), updates, self.axis_name, "skip_nonfinite")
         consecutive = jnp.where(finite, 0, next_step(state.consecutive))
         total = jnp.where(finite, state.total, next_step(state.total))
         new, inner = _run_if(
@@ -149,14 +149,6 @@ class SkipNonfinite(Wrapper):
             params,
         )
         return new, SkipNonfiniteState(consecutive, total, inner)
-
-
-def _all_finite(updates: PyTree, axis_name: axes.Labels | None) -> jax.Array:
-    """Whether all gradients are finite, on all devices."""
-    bad: list[jax.Array] = []
-    trees.map_dense(lambda x: bad.append(jnp.any(~jnp.isfinite(x))), "skip_nonfinite", updates)
-    over = axes.over(axis_name, updates, "skip_nonfinite", once=False)
-    return axes.total(bad, over, jnp.int32) == 0
 
 
 def skip_nonfinite(
