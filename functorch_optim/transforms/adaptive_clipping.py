@@ -271,7 +271,7 @@ class ClipByPercentile(Options, Transform):
     def _threshold(self, state: ClipByPercentileState, values: Any) -> jax.Array:
         """The percentile of the norms, between two of them as NumPy's."""
         count = jnp.clip(state.n_norms, 1, self.history)
-        ordered = jnp.sort(jnp.where(jnp.arange(self.history) < count, state.norms, jnp.inf))
+        ordered = jnp.sort(jnp.where(jnp.arange(self.history, dtype=count.dtype) < count, state.norms, jnp.inf))
         place = _constant(values.percentile, ordered) / 100 * (count - 1).astype(ordered.dtype)
         below = jnp.floor(place)
         index = below.astype(count.dtype)

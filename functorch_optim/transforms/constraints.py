@@ -193,12 +193,15 @@ def _onto_simplex(points: jax.Array, scale: Numeric) -> jax.Array:
     if size == 0:
         return points
     total = jnp.asarray(scale, points.dtype)
+    points = points - jnp.max(points, axis=-1, keepdims=True)  # the same projection, with sums that round less
     descending = -jnp.sort(-points, axis=-1)
     counts = jnp.arange(1, size + 1).astype(points.dtype).reshape(*[1] * (points.ndim - 1), size)
     excess = (jnp.cumsum(descending, axis=-1) - total) / counts
     # The entries that stay positive are the first ones of these, at least one of them.
     positive = jnp.maximum(jnp.sum(descending > excess, axis=-1, keepdims=True), 1)
-    return jnp.maximum(points - jnp.take_along_axis(excess, positive - 1, axis=-1), 0)
+    near = jnp.maximum(points - jnp.take_along_axis(excess, positive - 1, axis=-1), 0)
+    missing = total - jnp.sum(near, axis=-1, keepdims=True)  # of the sum, since the excess is rounded
+    return jnp.maximum(jnp.where(near > 0, near + missing / positive.astype(points.dtype), near), 0)
 
 
 def project_simplex(scale: Hyperparameter = 1.0, axis: int = -1, axis_name: PyTree = None) -> GradientTransformation:
