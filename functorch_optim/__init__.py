@@ -29,6 +29,8 @@ from functorch_optim.core.packing import ForeachState
 from functorch_optim.core.rule import Rule
 from functorch_optim.fusion import enable_cpu_fusion
 from functorch_optim.hyperparams import Beta
+from functorch_optim.monitoring.monitor import MonitorState, monitor
+from functorch_optim.monitoring.report import report
 from functorch_optim.norms import global_norm
 from functorch_optim.selection import MaskedState, masked, partition
 from functorch_optim.sparse_grad import value_and_sparse_grad
@@ -86,6 +88,7 @@ __all__ = [
     "LBFGSState",
     "MaskedState",
     "MasterWeightsState",
+    "MonitorState",
     "MuonState",
     "NAdamState",
     "NamedStates",
@@ -139,6 +142,7 @@ __all__ = [
     "lift",
     "masked",
     "master_weights",
+    "monitor",
     "muon",
     "muon_adamw",
     "nadam",
@@ -149,6 +153,7 @@ __all__ = [
     "project_l2_ball",
     "project_simplex",
     "radam",
+    "report",
     "rmsprop",
     "rprop",
     "rules",

@@ -1,9 +1,10 @@
 """Norms of gradients and parameters: of a whole tree, and of each leaf."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from functorch_optim import axes, trees
 from functorch_optim.core.numerics import sqrt
@@ -31,6 +32,27 @@ def norm_of(tree: PyTree, axis_name: axes.Labels | None, who: str) -> jax.Array:
     """:func:`global_norm` with a stored ``axis_name``; errors name ``who``."""
     squares = _squares_of(tree, who)
     return sqrt(axes.total(squares, axes.over(axis_name, tree, who), trees.compute_dtype(*squares)))
+
+
+def norm_dtype(params: PyTree) -> DTypeLike:
+    """The dtype of the norms of gradients of these parameters."""
+    arrays = [leaf for leaf in jax.tree.leaves(params) if hasattr(leaf, "dtype")]
+    floating = [array for array in arrays if jnp.issubdtype(array.dtype, jnp.inexact)]
+    return jnp.finfo(trees.compute_dtype(*floating)).dtype
+
+
+def norms_of_groups(
+    tree: PyTree, groups: Sequence[Callable[[str], bool]], axis_name: axes.Labels | None, who: str
+) -> list[jax.Array]:
+    """The norm of all leaves together, and that of each group: of the leaves whose dotted names it holds for."""
+    squares, over = _squares_of(tree, who), axes.over(axis_name, tree, who)
+    names, leaves, _ = trees.named_leaves(tree, none_is_leaf=True)
+    present = [name for name, leaf in zip(names, leaves, strict=True) if not trees.is_absent(leaf)]
+    dtype = trees.compute_dtype(*squares)
+    totals = axes.totals(squares, over, dtype) if groups else []
+    sums = [[x for name, x in zip(present, totals, strict=True) if holds(name)] for holds in groups]
+    parts = [sqrt(sum(own, jnp.zeros((), dtype))) for own in sums]
+    return [sqrt(axes.total(squares, over, dtype)), *parts]
 
 
 def leaf_norms(tree: PyTree, axis_name: axes.Labels | None, who: str) -> PyTree:

@@ -64,6 +64,13 @@ def summed(array: BCOO) -> BCOO:
     return make(data, unused.at[place].set(ordered), array.shape, unique=True, ordered=True)
 
 
+def entries(array: BCOO) -> jax.Array:
+    """Return the entries of the rows that are there, each row once: zeros for padding."""
+    once = summed(array)
+    inside = indices_of(once) < array.shape[0]
+    return jnp.where(inside.reshape(-1, *[1] * (once.data.ndim - 1)), once.data, 0)
+
+
 def take(array: jax.Array, indices: jax.Array) -> jax.Array:
     """Take rows of a dense array, with zeros for padding."""
     sharding = jax.typeof(array).sharding

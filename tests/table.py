@@ -60,5 +60,7 @@ TABLE = {
     "stochastic_rounding": fo.stochastic_rounding(fo.adamw(lr=0.1), 0),
     "master_weights": fo.master_weights(fo.adamw(lr=0.1)),
     "accumulate": fo.accumulate(fo.adam(lr=0.1), every=2),
+    "monitor": fo.monitor(fo.chain(fo.clip_by_global_norm(1.0), fo.adamw(lr=0.1)), prefixes=["dense"]),
+    "monitor_sometimes": fo.monitor(fo.adam(lr=fo.schedules.cosine_annealing(0.1, T_max=4)), every=3),
     "skip_nonfinite": fo.skip_nonfinite(fo.adam(lr=0.1), max_consecutive=2),
 }

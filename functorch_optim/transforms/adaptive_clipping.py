@@ -10,7 +10,7 @@ from functorch_optim.base import GradientTransformation, Transform, exportable, 
 from functorch_optim.core.numerics import coefficient, lerp, next_step, sqrt
 from functorch_optim.core.options import Options
 from functorch_optim.hyperparams import Beta, Decay, Hyperparameter, NonNegative, Option, PositiveEpsilon, as_count
-from functorch_optim.norms import norm_of, squares
+from functorch_optim.norms import norm_dtype, norm_of, squares
 from functorch_optim.transforms.clipping import clip_coefficient
 from functorch_optim.transforms.scaling import Scheduled, multiply, with_params
 from functorch_optim.typing import PyTree
@@ -123,7 +123,7 @@ class ClipByZscore(Options, Transform):
         object.__setattr__(self, "warmup", as_count("clip_by_zscore: warmup", self.warmup, 2))
 
     def init(self, params: PyTree) -> ClipByZscoreState:
-        mean, variance = (jnp.zeros((), _norm_dtype(params)) for _ in range(2))
+        mean, variance = (jnp.zeros((), norm_dtype(params)) for _ in range(2))
         return ClipByZscoreState(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32), mean, variance)
 
     def update(
@@ -137,7 +137,6 @@ class ClipByZscore(Options, Transform):
         return updates, self._counted(state, jnp.where(is_spike, target, norm.astype(target.dtype)))
 
     def norm_after(self, state: ClipByZscoreState, norm: jax.Array) -> jax.Array:
-        """The norm of the updates that this makes of ones of norm ``norm``."""
         is_spike, target = self._judged(state, norm)
         return jnp.where(is_spike, target.astype(norm.dtype), norm)
 
@@ -164,12 +163,6 @@ class ClipByZscore(Options, Transform):
 
     def hyperparams(self, state: ClipByZscoreState) -> dict[str, PyTree]:
         return self.hyperparams_at(state.step)
-
-
-def _norm_dtype(params: PyTree) -> PyTree:
-    """The dtype of the norms of gradients of these parameters."""
-    floating = [leaf for leaf in jax.tree.leaves(params) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
-    return jnp.finfo(trees.compute_dtype(*floating)).dtype
 
 
 def clip_by_zscore(
@@ -242,7 +235,7 @@ class ClipByPercentile(Options, Transform):
         object.__setattr__(self, "history", as_count("clip_by_percentile: history", self.history, 1))
 
     def init(self, params: PyTree) -> ClipByPercentileState:
-        norms = jnp.zeros(self.history, _norm_dtype(params))
+        norms = jnp.zeros(self.history, norm_dtype(params))
         return ClipByPercentileState(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32), norms)
 
     def update(
@@ -256,7 +249,6 @@ class ClipByPercentile(Options, Transform):
         return trees.map_dense(lambda x: multiply(x, factor), "clip_by_percentile", updates), after
 
     def norm_after(self, state: ClipByPercentileState, norm: jax.Array) -> jax.Array:
-        """The norm of the updates that this makes of ones of norm ``norm``."""
         threshold = self._threshold(self._counted(state, norm), self.at(state.step)).astype(norm.dtype)
         return jnp.where(jnp.isfinite(norm), jnp.minimum(norm, threshold), norm)
 

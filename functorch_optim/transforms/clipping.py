@@ -37,7 +37,6 @@ class ClipByGlobalNorm(Scheduled):
         return scale_to_norm(updates, norm, values.max_norm, "clip_by_global_norm")
 
     def norm_after(self, state: PyTree, norm: jax.Array) -> jax.Array:
-        """The norm of the updates that this makes of ones of norm ``norm``."""
         return jnp.minimum(norm, jnp.asarray(self.values(state).max_norm, norm.dtype))
 
 
