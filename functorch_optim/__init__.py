@@ -31,11 +31,23 @@ from functorch_optim.fusion import enable_cpu_fusion
 from functorch_optim.hyperparam_edits import set_hyperparams
 from functorch_optim.hyperparams import Beta
 from functorch_optim.injection import InjectState, inject
+from functorch_optim.monitoring.monitor import MonitorState, monitor
+from functorch_optim.monitoring.report import report
+from functorch_optim.norms import global_norm
 from functorch_optim.selection import MaskedState, masked, partition
 from functorch_optim.sparse_grad import value_and_sparse_grad
 from functorch_optim.transforms.accumulation import AccumulateState, CountedAccumulateState, accumulate
-from functorch_optim.transforms.clipping import clip_by_global_norm, clip_by_value, global_norm
+from functorch_optim.transforms.adaptive_clipping import (
+    ClipByPercentileState,
+    ClipByZscoreState,
+    adaptive_grad_clip,
+    clip_by_percentile,
+    clip_by_zscore,
+)
+from functorch_optim.transforms.cleaning import AddNoiseState, ZeroNansState, add_noise, centralize, zero_nans
+from functorch_optim.transforms.clipping import clip_by_block_rms, clip_by_global_norm, clip_by_norm, clip_by_value
 from functorch_optim.transforms.conjugation import conjugate
+from functorch_optim.transforms.constraints import keep_nonnegative, project_box, project_l2_ball, project_simplex
 from functorch_optim.transforms.direction import scale_by
 from functorch_optim.transforms.directions import (
     scale_by_adadelta,
@@ -54,6 +66,13 @@ from functorch_optim.transforms.directions_of_adam import (
 from functorch_optim.transforms.directions_with_rate import scale_by_adafactor, scale_by_asgd, scale_by_rprop
 from functorch_optim.transforms.freezing import freeze, selective, set_to_zero
 from functorch_optim.transforms.lookahead import LookaheadState, lookahead
+from functorch_optim.transforms.normalizing import (
+    normalize,
+    scale_by_param_norm,
+    scale_by_param_rms,
+    scale_by_sign,
+    scale_by_trust_ratio,
+)
 from functorch_optim.transforms.path_scaling import layerwise_decay, scale_by_path
 from functorch_optim.transforms.plateau import ReduceOnPlateauState, reduce_on_plateau
 from functorch_optim.transforms.precision import (
@@ -87,11 +106,14 @@ __all__ = [
     "AdagradState",
     "AdamState",
     "AdamaxState",
+    "AddNoiseState",
     "AverageState",
     "BFGSState",
     "BatchStatistics",
     "Beta",
     "ChainState",
+    "ClipByPercentileState",
+    "ClipByZscoreState",
     "CountedAccumulateState",
     "EmptyState",
     "ForeachState",
@@ -101,6 +123,7 @@ __all__ = [
     "LookaheadState",
     "MaskedState",
     "MasterWeightsState",
+    "MonitorState",
     "MuonState",
     "NAdamState",
     "NamedStates",
@@ -117,6 +140,7 @@ __all__ = [
     "SparseAdamState",
     "StepState",
     "StochasticRoundingState",
+    "ZeroNansState",
     "accumulate",
     "adadelta",
     "adafactor",
@@ -124,16 +148,23 @@ __all__ = [
     "adam",
     "adamax",
     "adamw",
+    "adaptive_grad_clip",
     "add_decayed_weights",
+    "add_noise",
     "apply_updates",
     "asgd",
     "averaged_params",
     "batch_statistics",
     "bfgs",
+    "centralize",
     "chain",
     "checkpoint",
+    "clip_by_block_rms",
     "clip_by_global_norm",
+    "clip_by_norm",
+    "clip_by_percentile",
     "clip_by_value",
+    "clip_by_zscore",
     "conjugate",
     "current_hyperparams",
     "ema",
@@ -148,19 +179,26 @@ __all__ = [
     "if_nonfinite",
     "inject",
     "interop",
+    "keep_nonnegative",
     "layerwise_decay",
     "lbfgs",
     "lift",
     "lookahead",
     "masked",
     "master_weights",
+    "monitor",
     "muon",
     "muon_adamw",
     "nadam",
     "named_chain",
+    "normalize",
     "partition",
+    "project_box",
+    "project_l2_ball",
+    "project_simplex",
     "radam",
     "reduce_on_plateau",
+    "report",
     "rmsprop",
     "rprop",
     "rules",
@@ -177,12 +215,16 @@ __all__ = [
     "scale_by_momentum",
     "scale_by_muon",
     "scale_by_nadam",
+    "scale_by_param_norm",
+    "scale_by_param_rms",
     "scale_by_path",
     "scale_by_radam",
     "scale_by_rms",
     "scale_by_rprop",
     "scale_by_schedule",
+    "scale_by_sign",
     "scale_by_sparse_adam",
+    "scale_by_trust_ratio",
     "schedules",
     "selective",
     "set_hyperparams",
@@ -199,4 +241,5 @@ __all__ = [
     "testing",
     "update_average",
     "value_and_sparse_grad",
+    "zero_nans",
 ]

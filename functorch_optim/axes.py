@@ -13,7 +13,7 @@ Without it such a transformation raises if its input varies, or might.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -235,6 +235,27 @@ def total(values: Sequence[PyTree], each: Sequence[Axes], dtype: DTypeLike | Non
     for value, axes in zip(values, each, strict=True):
         groups[axes] = groups.get(axes, jnp.zeros((), dtype)) + value.astype(dtype)
     return sum((sum_over(value, axes) for axes, value in groups.items()), jnp.zeros((), dtype))
+
+
+def totals(values: Sequence[PyTree], each: Sequence[Axes], dtype: DTypeLike | None) -> list[jax.Array]:
+    """Sum each scalar over its own axes, with one sum over devices for each set of axes."""
+    sums = [value.astype(dtype) for value in values]
+    groups: dict[Axes, list[int]] = {}
+    for index, axes in enumerate(each):
+        groups.setdefault(axes, []).append(index)
+    for axes, members in groups.items():
+        if axes:
+            together = sum_over(jnp.stack([sums[index] for index in members]), axes)
+            for place, index in enumerate(members):
+                sums[index] = together[place]
+    return sums
+
+
+def any_entry(test: Callable[[jax.Array], jax.Array], tree: PyTree, axis_name: Labels | None, who: str) -> jax.Array:
+    """Whether ``test`` holds for an entry of a tree of dense arrays, on any device."""
+    found: list[jax.Array] = []
+    trees.map_dense(lambda leaf: found.append(jnp.any(test(leaf))), who, tree)
+    return total(found, over(axis_name, tree, who, once=False), jnp.int32) > 0
 
 
 def of_all(scalar: jax.Array, axes: Axes) -> jax.Array:

@@ -152,6 +152,11 @@ class Transform(Frozen):
         """The keywords of the loss without which ``update`` raises: among ``value``, ``value_fn`` and ``grad_fn``."""
         return frozenset()
 
+    def norm_after(self, state: PyTree, norm: jax.Array) -> jax.Array | None:
+        """The norm of the updates that this makes of ones of norm ``norm``; None if that does not follow from it."""
+        del state, norm
+        return None
+
     def effects(self, at: Leaves | None) -> list[Effects]:
         """What the update does to the sign of the updates, link by link, for every parameter in ``at``."""
         return for_each(at, ())
@@ -200,6 +205,10 @@ class Identity(Transform):
     def update(self, updates: PyTree, state: PyTree, params: PyTree = None, **extra: object) -> tuple[PyTree, PyTree]:
         del params, extra
         return updates, state
+
+    def norm_after(self, state: PyTree, norm: jax.Array) -> jax.Array:
+        del state
+        return norm
 
 
 def identity() -> GradientTransformation:

@@ -1,6 +1,6 @@
 """Apply transformations one after the other (chain, named_chain), and look into a composed state."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -59,6 +59,10 @@ class Links(Transform):
     def __post_init__(self) -> None:
         check_effects(self.effects(None)[0])
 
+    def in_order(self, state: PyTree) -> Sequence[PyTree]:
+        """The links' states in the order of the links."""
+        raise NotImplementedError(f"{type(self).__name__} does not define in_order")  # abstract: every subclass does
+
     def effects(self, at: Leaves | None) -> list[Effects]:
         together = for_each(at, ())
         for link in self.links:
@@ -104,11 +108,14 @@ class Chain(Links):
     def update(
         self, updates: PyTree, state: ChainState, params: PyTree = None, **extra: object
     ) -> tuple[PyTree, ChainState]:
-        updates, states = _update_in_turn(self.links, updates, state.states, params, extra)
+        updates, states = _update_in_turn(self.links, updates, self.in_order(state), params, extra)
         return updates, ChainState(tuple(states))
 
+    def in_order(self, state: ChainState) -> Sequence[PyTree]:
+        return state.states
+
     def hyperparams(self, state: ChainState) -> dict[str, PyTree]:
-        each = [current_hyperparams(link, one) for link, one in zip(self.links, state.states, strict=True)]
+        each = [current_hyperparams(link, one) for link, one in zip(self.links, self.in_order(state), strict=True)]
         names = [name for values in each for name in values]
         return {
             name if names.count(name) == 1 else f"{index}.{name}": value
@@ -131,13 +138,15 @@ class NamedChain(Links):
     def update(
         self, updates: PyTree, state: NamedStates, params: PyTree = None, **extra: object
     ) -> tuple[PyTree, NamedStates]:
-        states = [state.states[name] for name in self.names]
-        updates, states = _update_in_turn(self.links, updates, states, params, extra)
+        updates, states = _update_in_turn(self.links, updates, self.in_order(state), params, extra)
         return updates, NamedStates(dict(zip(self.names, states, strict=True)))
 
+    def in_order(self, state: NamedStates) -> Sequence[PyTree]:
+        return [state.states[name] for name in self.names]
+
     def hyperparams(self, state: NamedStates) -> dict[str, PyTree]:
-        pairs = zip(self.names, self.links, strict=True)
-        return {name: current_hyperparams(link, state.states[name]) for name, link in pairs}
+        triples = zip(self.names, self.links, self.in_order(state), strict=True)
+        return {name: current_hyperparams(link, own) for name, link, own in triples}
 
 
 def _update_in_turn(

@@ -1,4 +1,4 @@
-"""What a chain's links do to the sign and the size of its updates, and which orders this rules out."""
+"""What a chain's links do to the sign and the size of its updates, which orders this rules out, what must come last."""
 
 import enum
 from typing import NamedTuple
@@ -14,6 +14,7 @@ class Kind(enum.Enum):
     RATES = "rates"  # the same of a direction: multiplies by minus a learning rate
     DIRECTS = "directs"  # turns a gradient into a direction of its sign, which a later link must negate
     DECAYS = "decays"  # adds a multiple of the parameters, which a later link must negate
+    CONSTRAINS = "constrains"  # makes the parameters fulfil a constraint, if what follows leaves the updates alone
     UNKNOWN = "unknown"  # another library's link, a schedule, a traced factor
     NORMALIZES = "normalizes"  # before STEPS or DIRECTS: what comes out is no larger if what comes in is
     SCALES = "scales"  # by a known positive number; after NEGATES, by a negative one
@@ -62,8 +63,9 @@ def check_effects(effects: Effects, where: str = "") -> None:
         where: the parameter, for the message.
 
     Raises:
-        ValueError: an algorithm gets another's updates, ``add_decayed_weights`` would grow the weights, or a link
-            that normalizes comes after a learning rate. The message has the right order.
+        ValueError: an algorithm gets another's updates, ``add_decayed_weights`` would grow the weights, a link that
+            normalizes comes after a learning rate, or a constraint before what changes the updates. The message has
+            the right order.
 
     Example:
         >>> check_effects([Effect(Kind.DECAYS, "add_decayed_weights"), Effect(Kind.STEPS, "sgd")])
@@ -81,6 +83,8 @@ def check_effects(effects: Effects, where: str = "") -> None:
                 _check_rate(effect, before, resized, where)
                 if not resized:
                     _check_scale(effect, before, where)
+        elif effect.kind is Kind.CONSTRAINS:
+            _check_constraint(effect, after, where)
     _check_end(effects, where)
 
 
@@ -190,6 +194,16 @@ def _check_scale(effect: Effect, before: Effects, where: str) -> None:
         raise ValueError(
             f"the size of {own.who} is lost{where}: {effect.who} normalizes what it gets. Put {own.who} after "
             f"{effect.who}; to ascend, scale by -1.0 here and end the chain with fo.scale_by_learning_rate(lr)"
+        )
+
+
+def _check_constraint(effect: Effect, after: Effects, where: str) -> None:
+    """Raise if later links change the updates that fulfil a constraint."""
+    changing = [one.who for one in after if one.kind in (Kind.NEGATES, Kind.STEPS, Kind.DECAYS)]
+    if changing:
+        raise ValueError(
+            f"the constraint of {effect.who} would not hold{where}: {', '.join(changing)} comes after it and changes "
+            f"the updates. Put {effect.who} last in the chain"
         )
 
 

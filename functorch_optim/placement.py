@@ -1,5 +1,6 @@
 """Placement of arrays that are read back: on the devices of the arrays they replace."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -29,6 +30,15 @@ def _concrete(sharding: object) -> PyTree:
         return sharding
     mesh = jax.sharding.get_mesh()
     return None if mesh.empty else NamedSharding(mesh, sharding.spec)
+
+
+def whole(array: jax.Array, dimensions: Sequence[int]) -> jax.Array:
+    """Reshard an array so that every device has these dimensions whole; unchanged if they are."""
+    sharding = jax.typeof(array).sharding
+    if not any(sharding.spec[dimension] for dimension in dimensions if dimension < len(sharding.spec)):
+        return array
+    spec = [None if dimension in dimensions else part for dimension, part in enumerate(sharding.spec)]
+    return jax.sharding.reshard(array, sharding.update(spec=PartitionSpec(*spec)))
 
 
 def divides(sharding: Any, shape: tuple[int, ...]) -> bool:

@@ -64,6 +64,13 @@ def summed(array: BCOO) -> BCOO:
     return make(data, unused.at[place].set(ordered), array.shape, unique=True, ordered=True)
 
 
+def entries(array: BCOO) -> jax.Array:
+    """Return the entries of the rows that are there, each row once: zeros for padding."""
+    once = summed(array)
+    inside = indices_of(once) < array.shape[0]
+    return jnp.where(inside.reshape(-1, *[1] * (once.data.ndim - 1)), once.data, 0)
+
+
 def take(array: jax.Array, indices: jax.Array) -> jax.Array:
     """Take rows of a dense array, with zeros for padding."""
     sharding = jax.typeof(array).sharding
@@ -82,15 +89,6 @@ def look_up(table: jax.Array, ids: jax.Array) -> jax.Array:
     taken = {axis for part in of_ids for axis in _axes(part)}
     of_row = [None if taken & _axes(part) else part for part in sharding.spec[1:]]
     return table.at[ids].get(out_sharding=sharding.update(spec=PartitionSpec(*of_ids, *of_row)))
-
-
-def together(array: jax.Array, dimensions: int) -> jax.Array:
-    """Reshard the array so that every device has its first dimensions whole."""
-    sharding = jax.typeof(array).sharding
-    if not any(sharding.spec[:dimensions]):
-        return array
-    whole = PartitionSpec(*[None] * dimensions, *sharding.spec[dimensions:])
-    return jax.sharding.reshard(array, sharding.update(spec=whole))
 
 
 def _axes(part: PyTree) -> set[str]:

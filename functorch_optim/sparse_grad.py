@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from functorch_optim import axes, rows, trees
+from functorch_optim.placement import whole
 from functorch_optim.typing import PyTree
 
 Sparse = str | Collection[str] | Callable[[str], bool]
@@ -160,8 +161,8 @@ def _zeros(found: jax.ShapeDtypeStruct) -> jax.Array:
 def _rows(table: jax.Array, looked_up: list[jax.Array], grads: list[jax.Array]) -> PyTree:
     """Assemble a table's gradient from the gradients of what was looked up."""
     row = table.shape[1:]
-    looked_up = [rows.together(ids, ids.ndim) for ids in looked_up]
-    grads = [rows.together(grad, ids.ndim) for grad, ids in zip(grads, looked_up, strict=True)]
+    looked_up = [whole(ids, range(ids.ndim)) for ids in looked_up]
+    grads = [whole(grad, range(ids.ndim)) for grad, ids in zip(grads, looked_up, strict=True)]
     data = [grad.reshape(-1, *row) for grad in grads] or [jnp.zeros((0, *row), table.dtype)]
     indices = [ids.reshape(-1).astype(jnp.int32) for ids in looked_up] or [jnp.zeros(0, jnp.int32)]
     return rows.make(jnp.concatenate(data), jnp.concatenate(indices), table.shape)

@@ -5,7 +5,6 @@ from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
 
 from functorch_optim import axes, trees
 from functorch_optim.base import GradientTransformation, exportable
@@ -23,6 +22,7 @@ from functorch_optim.hyperparams import (
     NonNegativeLearningRate,
     as_count,
 )
+from functorch_optim.placement import whole
 from functorch_optim.typing import Array, Numeric, PyTree
 
 
@@ -152,7 +152,7 @@ def orthogonalize(matrices: jax.Array, coefficients: Any, steps: int, eps: Any) 
     if matrices.size == 0:
         return jnp.zeros(matrices.shape, jnp.float32)
     a, b, c, floor = (jnp.asarray(value, jnp.float32) for value in (*coefficients, eps))
-    placed = _whole_matrices(matrices)
+    placed = whole(matrices, range(matrices.ndim - 2, matrices.ndim))
     tall = matrices.shape[-2] > matrices.shape[-1]
     x = _bf16(jnp.matrix_transpose(placed) if tall else placed).astype(jnp.float32)
     norm = _bf16(sqrt(jnp.sum(x * x, axis=(-2, -1), keepdims=True)))
@@ -166,15 +166,6 @@ def orthogonalize(matrices: jax.Array, coefficients: Any, steps: int, eps: Any) 
     x = jax.lax.fori_loop(0, steps, iterate, x)
     x = jnp.matrix_transpose(x) if tall else x
     return x if placed is matrices else jax.sharding.reshard(x, jax.typeof(matrices).sharding)
-
-
-def _whole_matrices(matrices: jax.Array) -> jax.Array:
-    """Reshard the stack so that every matrix is whole on its devices: the products run over both dimensions."""
-    sharding = jax.typeof(matrices).sharding
-    batch = sharding.spec[: matrices.ndim - 2]
-    if not any(sharding.spec[matrices.ndim - 2 :]):
-        return matrices
-    return jax.sharding.reshard(matrices, sharding.update(spec=PartitionSpec(*batch, None, None)))
 
 
 def muon(

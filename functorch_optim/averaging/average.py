@@ -100,6 +100,10 @@ class Average(Options, Transform):
     def hyperparams(self, state: AverageState) -> dict[str, PyTree]:
         return self.hyperparams_at(state.n_averaged)
 
+    def norm_after(self, state: AverageState, norm: jax.Array) -> jax.Array:
+        del state
+        return norm
+
 
 def _next_average(
     average: jax.Array, param: jax.Array, keep: Beta, enter: jax.Array, first: jax.Array, from_zero: bool

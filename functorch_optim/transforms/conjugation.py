@@ -20,6 +20,10 @@ class Conjugate(Transform):
         del params, extra
         return jax.tree.map(conjugate_leaf, updates, is_leaf=trees.is_sparse), state
 
+    def norm_after(self, state: EmptyState, norm: jax.Array) -> jax.Array:
+        del state
+        return norm
+
 
 def conjugate() -> GradientTransformation:
     """Conjugate complex updates; real ones pass unchanged.

@@ -1,17 +1,16 @@
 """Reduced precision: slots in a narrower dtype, stochastic rounding of bfloat16 parameters, float32 master weights."""
 
-import numbers
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.core import Tracer
 from jax.typing import DTypeLike
 
 from functorch_optim import axes, trees
 from functorch_optim.base import GradientTransformation, add_update, exportable, transformation
 from functorch_optim.combinators import Wrapper, current_hyperparams
+from functorch_optim.keys import as_key, of_shard
 from functorch_optim.typing import Array, PyTree
 
 
@@ -109,17 +108,10 @@ class StochasticRounding(Wrapper):
         rounded = [
             update
             if update is None or param.dtype != jnp.bfloat16
-            else _rounded(param, update, _of_shard(jax.random.fold_in(now, index), split))
+            else _rounded(param, update, of_shard(jax.random.fold_in(now, index), split))
             for index, (param, update, split) in enumerate(zip(leaves, own, over, strict=True))
         ]
         return treedef.unflatten(rounded), StochasticRoundingState(jax.random.key_data(later), inner)
-
-
-def _of_shard(key: PyTree, split: axes.Axes) -> PyTree:
-    """Derive a separate key for each shard."""
-    for axis in split:
-        key = jax.random.fold_in(key, jax.lax.axis_index(axis))
-    return key
 
 
 def _rounded(param: Array, update: PyTree, key: PyTree) -> jax.Array:
@@ -177,30 +169,8 @@ def stochastic_rounding(inner: GradientTransformation, key: PyTree, axis_name: P
         >>> abs(fo.apply_updates(params, updates).astype("float32").mean().item() - 1.001) < 3e-4
         True
     """
-    with jax.ensure_compile_time_eval():  # even if the transformation is built inside a traced function
-        made = _key(key)
-        return transformation(
-            StochasticRounding(
-                inner,
-                tuple(jax.random.key_data(made).tolist()),
-                str(jax.random.key_impl(made)),
-                axes.as_axes(axis_name, "stochastic_rounding"),
-            )
-        )
-
-
-def _key(given: Any) -> jax.Array:
-    """A typed key from an integer, a typed key, or an array of the older form."""
-    if isinstance(given, Tracer):
-        raise TypeError("stochastic_rounding: the key is traced, but a transformation is built from concrete values")
-    shape, dtype = getattr(given, "shape", None), getattr(given, "dtype", type(None))
-    if isinstance(given, numbers.Integral) or (shape == () and jnp.issubdtype(dtype, jnp.integer)):
-        return jax.random.key(int(given))
-    if shape == () and jnp.issubdtype(dtype, jax.dtypes.prng_key):
-        return given
-    if shape is not None and len(shape) == 1 and dtype == jnp.uint32:
-        return jax.random.wrap_key_data(jnp.asarray(given))
-    raise TypeError(f"stochastic_rounding: the key must be a key of jax.random or an integer, but it is {given!r}")
+    own = as_key(key, "stochastic_rounding")
+    return transformation(StochasticRounding(inner, *own, axes.as_axes(axis_name, "stochastic_rounding")))
 
 
 @exportable

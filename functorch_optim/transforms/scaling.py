@@ -1,5 +1,6 @@
 """Multiply the updates by a number, fixed or scheduled; and the base of transforms that only need a step."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 from functorch_optim import rows, trees
 from functorch_optim.base import EmptyState, GradientTransformation, Transform, exportable, transformation
 from functorch_optim.core.numerics import coefficient, next_step
-from functorch_optim.core.options import Options
+from functorch_optim.core.options import Options, data_options
 from functorch_optim.effects import Effect, Effects, Kind, Leaves, for_each
 from functorch_optim.hyperparams import AnyNumber, Hyperparameter, LearningRate, Schedule, known
 from functorch_optim.typing import Numeric, PyTree
@@ -30,17 +31,44 @@ class Scheduled(Options, Transform):
 
     def init(self, params: PyTree) -> PyTree:
         del params
-        scheduled = any(callable(value) for value in vars(self).values())
+        scheduled = any(callable(getattr(self, name)) for name in data_options(type(self)))
         return StepState(jnp.zeros((), jnp.int32)) if scheduled else EmptyState()
 
     def update(self, updates: PyTree, state: PyTree, params: PyTree = None, **extra: object) -> tuple[PyTree, PyTree]:
         del extra
-        if isinstance(state, StepState):
-            return self.apply(self.at(state.step), updates, params), StepState(next_step(state.step))
-        return self.apply(self.at(0), updates, params), state
+        after = StepState(next_step(state.step)) if isinstance(state, StepState) else state
+        return self.apply(self.values(state), updates, params), after
+
+    def values(self, state: PyTree) -> PyTree:
+        """The options' values at the next update."""
+        return self.at(state.step if isinstance(state, StepState) else 0)
 
     def hyperparams(self, state: PyTree) -> dict[str, PyTree]:
         return self.hyperparams_at(state.step if isinstance(state, StepState) else 0)
+
+
+def with_params(who: str, updates: PyTree, params: PyTree, what: str = "gradient") -> tuple[PyTree, PyTree]:
+    """Updates and parameters, checked, both with None where there is no update.
+
+    Raises:
+        ValueError: there are no parameters; TypeError, RuntimeError: as :func:`functorch_optim.trees.pair`.
+    """
+    if params is None:
+        raise ValueError(f"{who} needs the parameters: update(updates, state, params)")
+    leaves, own, treedef = trees.pair(params, updates, who, what=what)
+    moved = [None if update is None else leaf for update, leaf in zip(own, leaves, strict=True)]
+    return treedef.unflatten(own), treedef.unflatten(moved)
+
+
+def by_part(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """A function of real arrays that takes complex ones too: real and imaginary parts separately."""
+
+    def both(*arrays: jax.Array) -> jax.Array:
+        if not jnp.iscomplexobj(arrays[0]):
+            return function(*arrays)
+        return jax.lax.complex(*(function(*map(part, arrays)) for part in (jnp.real, jnp.imag)))
+
+    return both
 
 
 def multiply(array: jax.Array, factor: Numeric) -> jax.Array:

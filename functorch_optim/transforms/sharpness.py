@@ -11,8 +11,8 @@ from functorch_optim.combinators import Wrapper, current_hyperparams
 from functorch_optim.core.numerics import next_step
 from functorch_optim.core.options import Options
 from functorch_optim.hyperparams import Hyperparameter, NonNegative
+from functorch_optim.norms import norm_of
 from functorch_optim.objectives import with_arguments
-from functorch_optim.transforms.clipping import _norm
 from functorch_optim.transforms.scaling import multiply
 from functorch_optim.typing import Numeric, PyTree
 
@@ -63,7 +63,7 @@ class SAM(Options, Wrapper):
         """The point at distance ``rho`` where the loss, taken as linear, is largest."""
         leaves, given, treedef = trees.pair(params, grads, "sam")
         along = [self._sized(g, p) for g, p in zip(given, leaves, strict=True)]
-        norm = _norm(treedef.unflatten(along), self.axis_name, "sam")
+        norm = norm_of(treedef.unflatten(along), self.axis_name, "sam")
         factor = jnp.asarray(rho, norm.dtype) / jnp.where(norm == 0, 1, norm)  # without a gradient nothing is worse
         moves = [
             None if way is None else multiply(self._sized(way, p), factor) for way, p in zip(along, leaves, strict=True)

@@ -6,14 +6,14 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from functorch_optim import axes, trees
+from functorch_optim import axes
 from functorch_optim.base import Frozen, GradientTransformation, exportable, transformation
 from functorch_optim.combinators import current_hyperparams
 from functorch_optim.core.numerics import next_step
 from functorch_optim.core.options import Options
 from functorch_optim.hyperparams import Hyperparameter, NonNegative, as_count
+from functorch_optim.norms import norm_of
 from functorch_optim.objectives import value_in
-from functorch_optim.transforms.clipping import _norm
 from functorch_optim.transforms.conditional import Skip
 from functorch_optim.typing import PyTree
 
@@ -59,14 +59,12 @@ def _zero() -> jax.Array:
 
 def _is_nonfinite(updates: PyTree, axis_name: axes.Labels | None, who: str) -> jax.Array:
     """Whether a gradient is not finite, on any device."""
-    bad: list[jax.Array] = []
-    trees.map_dense(lambda x: bad.append(jnp.any(~jnp.isfinite(x))), who, updates)
-    return axes.total(bad, axes.over(axis_name, updates, who, once=False), jnp.int32) > 0
+    return axes.any_entry(lambda x: ~jnp.isfinite(x), updates, axis_name, who)
 
 
 def _is_large(updates: PyTree, max_norm: Any, axis_name: axes.Labels | None, who: str) -> jax.Array:
     """Whether the norm of all gradients is above ``max_norm``, or NaN."""
-    norm = _norm(updates, axis_name, who)
+    norm = norm_of(updates, axis_name, who)
     return ~(norm <= jnp.asarray(max_norm, norm.dtype))
 
 
@@ -247,7 +245,7 @@ class SkipSpikes(Skip):
     def _seen(self, name: str, updates: PyTree, extra: Mapping[str, PyTree]) -> jax.Array:
         """The number that is new for a window."""
         if name == "norms":
-            return _norm(updates, self.axis_name, "skip_spikes").astype(jnp.result_type(float))
+            return norm_of(updates, self.axis_name, "skip_spikes").astype(jnp.result_type(float))
         value = value_in(extra, "skip_spikes", ', or watch the norm of the gradients with of="norm"')
         apart = axes.varying(value)
         if apart and self.axis_name != axes.as_axes((), "skip_spikes"):

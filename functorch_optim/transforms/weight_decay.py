@@ -10,7 +10,7 @@ from functorch_optim.core.numerics import coefficient
 from functorch_optim.effects import Effects, Kind, Leaves
 from functorch_optim.hyperparams import Hyperparameter, WeightDecay
 from functorch_optim.selection import masked
-from functorch_optim.transforms.scaling import Scheduled
+from functorch_optim.transforms.scaling import Scheduled, with_params
 from functorch_optim.typing import PyTree
 
 
@@ -18,18 +18,14 @@ class AddDecayedWeights(Scheduled):
     weight_decay: WeightDecay
 
     def apply(self, values: Any, updates: PyTree, params: PyTree) -> PyTree:
-        if params is None:
-            raise ValueError("add_decayed_weights needs the parameters: update(updates, state, params)")
-        leaves, grads, treedef = trees.pair(params, updates, "add_decayed_weights")
+        updates, params = with_params("add_decayed_weights", updates, params)
 
-        def add(update: PyTree, param: jax.Array) -> PyTree:
-            if update is None:
-                return None
+        def add(update: jax.Array, param: jax.Array) -> jax.Array:
             dtype = trees.compute_dtype(update, param)
             decay = coefficient(values.weight_decay, dtype)
             return (update.astype(dtype) + decay * param.astype(dtype)).astype(update.dtype)
 
-        return treedef.unflatten([add(grad, leaf) for grad, leaf in zip(grads, leaves, strict=True)])
+        return trees.map_dense(add, "add_decayed_weights", updates, params)
 
     def effects(self, at: Leaves | None) -> list[Effects]:
         return self.effect(Kind.DECAYS, at)

@@ -1,0 +1,1 @@
+"""Watching a run: what to log of it."""

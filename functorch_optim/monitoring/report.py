@@ -1,0 +1,110 @@
+"""The report of a monitored run, for any logger."""
+
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from functorch_optim import trees
+from functorch_optim.monitoring.monitor import MonitorState
+from functorch_optim.transforms.cleaning import ZeroNansState
+from functorch_optim.transforms.skipping import SkipLargeUpdatesState, SkipNonfiniteState, SkipSpikesState
+from functorch_optim.typing import PyTree
+
+SKIPS = (SkipNonfiniteState, SkipLargeUpdatesState, SkipSpikesState)  # each counts what it has skipped
+
+
+def report(state: PyTree) -> dict[str, PyTree]:
+    """What a :func:`functorch_optim.monitor` has seen, as a flat dictionary of numbers for a logger.
+
+    - ``step``: the number of updates; ``lr``, or ``lr/NAME`` for each of several: the learning rate of the last one;
+    - ``grad_norm``, ``update_norm``, ``param_norm``, and ``update_ratio``, of the last two; for a part of the tree
+      ``grad_norm/PREFIX`` and so on;
+    - ``clipped_share``: the share of updates whose gradient was clipped; ``skipped_share``, ``nan_share``: the share of
+      gradients that were not finite, from the count of :func:`functorch_optim.skip_nonfinite`, or had a NaN, from that
+      of :func:`functorch_optim.zero_nans`.
+
+    Of several monitors, as a partition has, each name begins with the label: ``decay/grad_norm``.
+
+    Args:
+        state: a state with a monitor's in it, however nested.
+
+    Returns:
+        Python numbers, fetched from the devices at once; NumPy arrays if the state is one of an ensemble. Inside a
+        traced function, traced scalars.
+
+    Raises:
+        KeyError: the state has no monitor.
+
+    Example:
+        >>> import functorch_optim as fo
+        >>> tx = fo.monitor(fo.adam(lr=0.25), every=None)
+        >>> _, state = tx.update(jnp.array([3.0, 4.0]), tx.init(jnp.zeros(2)))
+        >>> report(state)
+        {'step': 1, 'lr': 0.25, 'grad_norm': 5.0}
+    """
+    found = _monitors(state)
+    if not found:
+        raise KeyError("the state has no monitor: wrap the transformation in fo.monitor")
+    is_traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(state))
+    counts = [(label, _counts(state, one), one._replace(inner=())) for label, one in found]
+    counts = counts if is_traced else jax.device_get(counts)
+    named = {
+        f"{label}/{name}" if len(found) > 1 else name: value
+        for label, others, one in counts
+        for name, value in _read(one, others)
+    }
+    return {name: value if is_traced or np.ndim(value) else np.asarray(value).item() for name, value in named.items()}
+
+
+def _monitors(state: PyTree) -> list[tuple[str, MonitorState]]:
+    """The monitors' states and their labels: the keys on the way to them, without the names of attributes."""
+    flat, _ = jax.tree_util.tree_flatten_with_path(state, is_leaf=lambda node: isinstance(node, MonitorState))
+    return [
+        (trees.path_name(tuple(key for key in path if not isinstance(key, jax.tree_util.GetAttrKey))), node)
+        for path, node in flat
+        if isinstance(node, MonitorState)
+    ]
+
+
+def _counts(state: PyTree, one: MonitorState) -> dict[str, tuple[PyTree, PyTree]]:
+    """By the name in the report, what is counted in a monitor and the updates among which it is counted."""
+    counts = {}
+    for name, kinds in (("skipped_share", SKIPS), ("nan_share", (ZeroNansState,))):
+        for node in _typed(one.inner, kinds):
+            counts[name] = node.total, one.step
+    for node in _typed(state, SKIPS):
+        if any(inside is one for _, inside in _monitors(node)):
+            counts["skipped_share"] = node.total, one.step + node.total  # the monitor has not seen these
+    return counts
+
+
+def _typed(state: PyTree, kind: tuple[type, ...]) -> list[PyTree]:
+    nodes = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, kind))
+    return [node for node in nodes if isinstance(node, kind)]
+
+
+def _read(one: MonitorState, counts: dict[str, tuple[PyTree, PyTree]]) -> Iterator[tuple[str, PyTree]]:
+    yield "step", one.step
+    yield from one.lr.items()
+    for suffix, norms in (("", one.norms), *((f"/{prefix}", norms) for prefix, norms in one.parts.items())):
+        yield f"grad_norm{suffix}", norms.grad
+        if norms.update is not None:
+            yield f"update_norm{suffix}", norms.update
+            yield f"param_norm{suffix}", norms.param
+            yield f"update_ratio{suffix}", _share(norms.update, norms.param)
+    if one.clipped is not None:
+        yield "clipped_share", _share(one.clipped, one.step)
+    for name, (count, among) in counts.items():
+        yield name, _share(count, among)
+
+
+def _share(part: PyTree, whole: PyTree) -> PyTree:
+    """One number divided by another; 0 of nothing."""
+    if isinstance(whole, Tracer):
+        part, whole = (x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in (part, whole))
+        return jnp.where(whole == 0, jnp.zeros_like(part), part / jnp.where(whole == 0, jnp.ones_like(whole), whole))
+    part, whole = np.asarray(part, np.float64), np.asarray(whole, np.float64)
+    return np.divide(part, whole, out=np.zeros(np.broadcast_shapes(part.shape, whole.shape)), where=whole != 0)

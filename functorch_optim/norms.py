@@ -1,0 +1,96 @@
+"""Norms of gradients and parameters: of a whole tree, and of each leaf."""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from functorch_optim import axes, trees
+from functorch_optim.core.numerics import sqrt
+from functorch_optim.typing import PyTree
+
+
+def global_norm(tree: PyTree, axis_name: PyTree = None) -> jax.Array:
+    """The Euclidean norm of all leaves together, summed in float32 or wider; None leaves are ignored.
+
+    Args:
+        tree: a pytree of dense arrays.
+        axis_name: inside ``shard_map``, how arrays are spread over mesh axes; see :mod:`functorch_optim.axes`.
+
+    Raises:
+        ValueError: inside ``shard_map`` without ``axis_name``, a leaf varies or may vary over the mesh.
+
+    Example:
+        >>> global_norm({"a": jnp.array([3.0]), "b": jnp.array([4.0]), "c": None}).item()
+        5.0
+    """
+    return norm_of(tree, axes.as_axes(axis_name, "global_norm"), "global_norm")
+
+
+def norm_of(tree: PyTree, axis_name: axes.Labels | None, who: str) -> jax.Array:
+    """:func:`global_norm` with a stored ``axis_name``; errors name ``who``."""
+    squares = _squares_of(tree, who)
+    return sqrt(axes.total(squares, axes.over(axis_name, tree, who), trees.compute_dtype(*squares)))
+
+
+def norm_dtype(params: PyTree) -> DTypeLike:
+    """The dtype of the norms of gradients of these parameters."""
+    arrays = [leaf for leaf in jax.tree.leaves(params) if hasattr(leaf, "dtype")]
+    floating = [array for array in arrays if jnp.issubdtype(array.dtype, jnp.inexact)]
+    return jnp.finfo(trees.compute_dtype(*floating)).dtype
+
+
+def norms_of_groups(
+    tree: PyTree, groups: Sequence[Callable[[str], bool]], axis_name: axes.Labels | None, who: str
+) -> list[jax.Array]:
+    """The norm of all leaves together, and that of each group: of the leaves whose dotted names it holds for."""
+    squares, over = _squares_of(tree, who), axes.over(axis_name, tree, who)
+    names, leaves, _ = trees.named_leaves(tree, none_is_leaf=True)
+    present = [name for name, leaf in zip(names, leaves, strict=True) if not trees.is_absent(leaf)]
+    dtype = trees.compute_dtype(*squares)
+    totals = axes.totals(squares, over, dtype) if groups else []
+    sums = [[x for name, x in zip(present, totals, strict=True) if holds(name)] for holds in groups]
+    parts = [sqrt(sum(own, jnp.zeros((), dtype))) for own in sums]
+    return [sqrt(axes.total(squares, over, dtype)), *parts]
+
+
+def leaf_norms(tree: PyTree, axis_name: axes.Labels | None, who: str) -> PyTree:
+    """The norm of each leaf, as a tree of scalars; None where there is no gradient."""
+    return _by_leaf(tree, axis_name, who, lambda square, size: sqrt(square))
+
+
+def leaf_rms(tree: PyTree, axis_name: axes.Labels | None, who: str) -> PyTree:
+    """The root mean square of each leaf, as a tree of scalars; None where there is no gradient. Nothing has 0."""
+    return _by_leaf(tree, axis_name, who, lambda square, size: sqrt(square / max(size, 1)))
+
+
+def _by_leaf(
+    tree: PyTree, axis_name: axes.Labels | None, who: str, measure: Callable[[jax.Array, int], jax.Array]
+) -> PyTree:
+    squares, over = _squares_of(tree, who), axes.over(axis_name, tree, who)
+    totals = iter(zip(axes.totals(squares, over, trees.compute_dtype(*squares)), squares, over, strict=True))
+
+    def one(leaf: jax.Array) -> jax.Array:
+        total, square, own = next(totals)
+        return measure(total.astype(square.dtype), leaf.size * axes.shards(own))
+
+    leaves, treedef = jax.tree.flatten(tree, is_leaf=trees.is_leaf)
+    return treedef.unflatten([None if trees.is_absent(leaf) else one(leaf) for leaf in leaves])
+
+
+def _squares_of(tree: PyTree, who: str) -> list[PyTree]:
+    """The sum of squares of each leaf that is there."""
+    squares: list[PyTree] = []
+    trees.map_dense(lambda leaf: squares.append(sum_of_squares(leaf)), who, tree)
+    return squares
+
+
+def sum_of_squares(leaf: jax.Array) -> jax.Array:
+    """The sum of the squared magnitudes of an array, in float32 or wider."""
+    return jnp.sum(squares(leaf.astype(trees.compute_dtype(leaf))))
+
+
+def squares(array: jax.Array) -> jax.Array:
+    """The squared magnitudes of an array."""
+    return jnp.real(array) ** 2 + jnp.imag(array) ** 2 if jnp.iscomplexobj(array) else array**2
