@@ -643,7 +643,7 @@ class Muon(Optimizer):
         ns_coefficients: the three coefficients of the Newton-Schulz polynomial.
         eps: the least norm that u is divided by.
         ns_steps: the number of iterations, below 100.
-        adjust_lr_fn: ``"original"`` (also None) or ``"match_rms_adamw"``.
+        adjust_lr_fn: ``"original"`` (also None), ``"match_rms_adamw"`` or ``"spectral_unclamped"``.
         batched: whether a parameter of more than two dimensions is a stack of matrices.
         reshape: how a parameter of more than two dimensions becomes one matrix instead.
         group_rules: ``(regular expression, options)`` pairs, as for :class:`functorch_optim.optim.Optimizer`.
