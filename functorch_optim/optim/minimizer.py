@@ -81,7 +81,7 @@ def defaults(
     maximize: bool,
     **own: object,
 ) -> dict[str, PyTree]:
-    """The options of a group in torch's order; ``maximize``, which torch lacks, only if it is True."""
+    """The options of a group in the order of torch 2.15."""
     return {
         "lr": lr,
         "max_iter": max_iter,
@@ -89,5 +89,5 @@ def defaults(
         "tolerance_grad": tolerances[0],
         "tolerance_change": tolerances[1],
         **own,
-        **({"maximize": True} if maximize else {}),
+        "maximize": maximize,
     }
