@@ -73,7 +73,9 @@ def test_a_rate_set_by_hand_is_overwritten_and_a_longer_plateau_is_kept():
     resumed = WarmupStableDecay(longer, 2, 30, 5)
     resumed.load_state_dict(scheduler.state_dict(), keep=["stable_steps"])
     assert resumed.last_epoch == 7 and resumed.get_last_lr() == [0.5, 2.0]
-    assert scheduler.state_dict().items() >= {"warmup_steps": 2, "stable_steps": 3, "decay_steps": 5, "end": 0.0}.items()
+    assert (
+        scheduler.state_dict().items() >= {"warmup_steps": 2, "stable_steps": 3, "decay_steps": 5, "end": 0.0}.items()
+    )
 
 
 def test_it_goes_on_after_an_epoch_and_in_a_sequence():

@@ -54,9 +54,7 @@ class Muon(Rule):
     ns_coefficients: Coefficients
     eps: Annotated[AnyNumber, "the least norm that u is divided by"]
     ns_steps: Annotated[int, "the number of iterations, below 100"]
-    adjust_lr_fn: Annotated[
-        str | None, '``"original"`` (also None), ``"match_rms_adamw"`` or ``"spectral_unclamped"``'
-    ]
+    adjust_lr_fn: Annotated[str | None, '``"original"`` (also None), ``"match_rms_adamw"`` or ``"spectral_unclamped"``']
     batched: Annotated[bool, "whether a parameter of more than two dimensions is a stack of matrices"]
     reshape: Annotated[str | None, "how a parameter of more than two dimensions becomes one matrix instead"]
     axis_name: PyTree
@@ -236,8 +234,8 @@ def muon(
             matrix; inside ``shard_map`` without ``axis_name``, an array that varies or may vary over the mesh.
 
     Source: Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024; Liu et al., "Muon is
-    Scalable for LLM Training", 2025; Bernstein, "Deriving Muon", 2025, for the unclamped ratio. With bfloat16 parameters torch rounds u after every operation, and without
-    Nesterov normalizes the buffer itself.
+    Scalable for LLM Training", 2025; for the unclamped ratio Bernstein, "Deriving Muon", 2025. With bfloat16 parameters
+    torch rounds u after every operation, and without Nesterov normalizes the buffer itself.
 
     Example:
         >>> tx = muon(lr=0.1, weight_decay=0.0)

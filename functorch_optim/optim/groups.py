@@ -3,6 +3,8 @@
 import weakref
 from collections.abc import Callable, Collection, Sequence
 
+import numpy as np
+
 from functorch_optim import trees
 from functorch_optim.optim.engine.none import NoAlgorithm
 from functorch_optim.optim.engine.packs import Leaves
@@ -36,6 +38,8 @@ class Grouped(Values):
     def _check_options(self, group: OptionValues, index: int, live: bool = False) -> None:
         """Raise unless the engine takes the options of a group, which is named; ``live`` ones each by itself."""
         try:
+            if "frozen" not in self.defaults and not isinstance(group.get("frozen", False), bool | np.bool_):
+                raise TypeError(f"frozen must be True or False, but it is {group['frozen']!r}")
             self._engine.check(group, live)
         except (TypeError, ValueError) as error:
             kind = ValueError if isinstance(error, ValueError) else TypeError
@@ -102,7 +106,7 @@ class Grouped(Values):
 
     def _known_options(self) -> Collection[str]:
         """The names of all options that a group may have."""
-        return self.defaults.keys()
+        return {*self.defaults, "frozen"}
 
     def _defaults_of(self, group: OptionValues) -> OptionValues:
         """The options that a group has where it says nothing else."""

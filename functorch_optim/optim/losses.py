@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from functorch_optim import trees
 from functorch_optim.optim.callers import warn_caller
 from functorch_optim.optim.places import Watch
 from functorch_optim.optim.tracing import refuse_traced
@@ -31,13 +32,18 @@ class CompiledLosses(Closed):
         self._compiles: dict[Hashable, int] = {}
 
     def value_and_grad(
-        self, loss: Callable[..., PyTree], has_aux: bool, jit: bool, sparse: Sparse = ()
+        self,
+        loss: Callable[..., PyTree],
+        has_aux: bool,
+        jit: bool,
+        sparse: Sparse = (),
+        dropped: frozenset[int] = frozenset(),
     ) -> Callable[..., PyTree]:
         if not jit:
-            return differentiated(loss, has_aux, sparse)
+            return differentiated(loss, has_aux, sparse, dropped)
         tables = sparse if callable(sparse) or isinstance(sparse, str) else tuple(sparse)
-        make = functools.partial(differentiated, has_aux=has_aux, sparse=tables)
-        return self.compiled(loss, (has_aux, tables), make)
+        make = functools.partial(differentiated, has_aux=has_aux, sparse=tables, dropped=dropped)
+        return self.compiled(loss, (has_aux, tables, dropped), make)
 
     def compiled(
         self,
@@ -102,11 +108,23 @@ class _Identity:
         return id(self.of)
 
 
-def differentiated(loss: Callable[..., PyTree], has_aux: bool, sparse: Sparse) -> Callable[..., PyTree]:
-    """``value_and_grad``, with row-sparse gradients of the tables that ``sparse`` names."""
+def differentiated(
+    loss: Callable[..., PyTree], has_aux: bool, sparse: Sparse, dropped: frozenset[int] = frozenset()
+) -> Callable[..., PyTree]:
+    """``value_and_grad``, with row-sparse gradients of the tables that ``sparse`` names, and None in the place of the
+    gradients that are dropped: what nobody takes, a compiled function does not compute."""
+    whole = jax.value_and_grad(loss, has_aux=has_aux)
     if callable(sparse) or isinstance(sparse, str) or sparse:
-        return value_and_sparse_grad(loss, sparse, has_aux)
-    return jax.value_and_grad(loss, has_aux=has_aux)
+        whole = value_and_sparse_grad(loss, sparse, has_aux)
+    if not dropped:
+        return whole
+
+    def of_the_others(*args: PyTree) -> tuple[PyTree, PyTree]:
+        value, grads = whole(*args)
+        leaves, treedef = jax.tree.flatten(grads, is_leaf=trees.is_sparse)
+        return value, treedef.unflatten([None if leaf in dropped else grad for leaf, grad in enumerate(leaves)])
+
+    return of_the_others
 
 
 class _OfLoss(Compiled):

@@ -47,7 +47,7 @@ class Minimizer(Optimizer):
             *args: further arguments of the closure.
 
         Returns:
-            The loss before the step, as in torch.
+            The loss before the step, as in torch. If the group is frozen, nothing else happens.
 
         Raises:
             TypeError: the closure is missing, or takes no parameters.
@@ -64,6 +64,8 @@ class Minimizer(Optimizer):
                 f"{name}.step() evaluates the loss at its own parameters: it needs closure(params), which takes them"
             )
         check_same_everywhere(args, self._leaves, name)
+        if self._frozen():
+            return self._evaluate(self._losses.value_and_grad(closure, False, True, dropped=self._frozen()), args)[0]
         return self._change(functools.partial(self._minimise, closure, args), {0})[0]
 
     def _minimise(self, closure: Callable[..., PyTree], args: tuple[PyTree, ...]) -> Call:

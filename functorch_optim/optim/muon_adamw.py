@@ -87,7 +87,7 @@ class MuonAdamW(Optimizer):
         return ByParameter(Algorithms(makers, self._options))
 
     def _known_options(self) -> Collection[str]:
-        return {key for options in self._options.values() for key in options}
+        return {"frozen", *(key for options in self._options.values() for key in options)}
 
     def _defaults_of(self, group: OptionValues) -> OptionValues:
         return self._options.get(group.get("algorithm"), self._options["adamw"])

@@ -20,6 +20,8 @@ from functorch_optim.optim.tracing import trace_state
 from functorch_optim.optim.views import ParamGroups
 from functorch_optim.typing import PyTree
 
+_BEYOND_TORCH = ("batched", "reshape", "frozen", "state_dtype")  # what a state dict of torch says nothing of stays
+
 
 class Saved(Edited):
     """The part of an optimizer that is saved and loaded."""
@@ -122,6 +124,7 @@ class Saved(Edited):
         for live, group in zip(self.param_groups, loaded.groups, strict=True):
             defaults = self._defaults_of({**live, **group}).items()
             kept = {key: live.get(key, value) for key, value in defaults if key not in group}
+            kept |= {key: live[key] for key in _BEYOND_TORCH if key in live and key not in group}
             kept |= {key: live[key] for key in keep if key in live}
             groups.append({**group, **kept, **self.forced})
         pairs = zip(groups, loaded.counts, strict=True)

@@ -115,7 +115,8 @@ class Stepping(Hooked):
         Returns:
             The loss, where a closure was given.
 
-        A parameter without a gradient is skipped whole: value, slots and count of steps stay.
+        A parameter without a gradient is skipped whole: value, slots and count of steps stay. So is every parameter of
+        a group whose option ``frozen`` is True.
 
         Raises:
             ValueError, TypeError: the gradients do not fit the parameters; the message names the parameter.
@@ -129,12 +130,20 @@ class Stepping(Hooked):
             if not args and not takes_parameters(closure):
                 loss = closure()
             else:
-                loss, tree = self._evaluate(self._losses.value_and_grad(closure, False, True), args)
+                function = self._losses.value_and_grad(closure, False, True, dropped=self._frozen())
+                loss, tree = self._evaluate(function, args)
                 grads = self._aligned(tree)
         else:
             grads = self._aligned(closure)
         self._step(grads)
         return loss
+
+    def _frozen(self) -> frozenset[int]:
+        """The leaves in frozen groups; none where ``frozen`` is an option of the transformation itself."""
+        frozen = {index for index, group in enumerate(self.param_groups) if group.get("frozen")}
+        if not frozen or "frozen" in self.defaults:
+            return frozenset()
+        return frozenset(leaf for leaf, group in enumerate(self._layout.group_of) if group in frozen)
 
     def _is_closure(self, given: object) -> bool:
         """Whether this is a function and not gradients; a module of functions is a tree, and may be either."""
@@ -156,6 +165,8 @@ class Stepping(Hooked):
             if self._handed or self._handed_grads:
                 self._settle()
             used = (self._grads or []) if grads is None else grads
+            if frozen := self._frozen():
+                used = [None if leaf in frozen else grad for leaf, grad in enumerate(used)]
             updated = {group for group, grad in zip(self._layout.group_of, used, strict=False) if grad is not None}
             if updated:
                 self._refuse_tracing()
@@ -278,7 +289,7 @@ class Stepping(Hooked):
             leaves = trees.align(self._layout.structure.unflatten(self._held.arrays()), grads, "gradients")
         # What the checks depend on; an object() is equal to nothing that passed them.
         kinds = set(map(type, leaves))
-        found = kinds, [leaf.aval if isinstance(leaf, jax.Array) else _signature(leaf) for leaf in leaves]
+        found = kinds, [leaf.aval if isinstance(leaf, jax.Array) else rows.signature(leaf) for leaf in leaves]
         if found != self._checked:
             self._refuse_traced(leaves)
             who = type(self).__name__
@@ -337,10 +348,3 @@ class Stepping(Hooked):
             if isinstance(array, jax.Array) and not isinstance(array, Tracer) and array.is_deleted():
                 return f"the parameter {trees.quote(name)}"
         return "the state"
-
-
-def _signature(leaf: PyTree) -> PyTree:
-    """What the checks of a gradient depend on; equal to nothing else where that is not known."""
-    if rows.is_rows(leaf):
-        return leaf.shape, leaf.dtype, leaf.n_sparse, leaf.n_batch
-    return leaf if leaf is None else getattr(leaf, "aval", object())

@@ -14,6 +14,7 @@ from functorch_optim.core.packing import ForeachState
 from functorch_optim.optim.engine.by_path import BY_PATH
 from functorch_optim.optim.engine.packs import Leaves
 from functorch_optim.optim.engine.protocol import Codec, Entry, Group, Reading
+from functorch_optim.optim.engine.resting import resting
 from functorch_optim.optim.engine.templates import Template, filled, template_of, types_of
 from functorch_optim.optim.layout import Layout
 from functorch_optim.optim.losses import CompiledLosses
@@ -113,8 +114,15 @@ class ByTree:
 
     def reads(self, options: Group) -> tuple[tuple[str, ...], set[str]]:
         """The names of the options of a group that a step reads, and those among them that may be numbers."""
-        del options
-        return self.option_names, self.data_names
+        return self._names(options), self.data_names
+
+    def _names(self, options: Group) -> tuple[str, ...]:
+        """The names of the options that the transformation is made of, and ``frozen`` where the group is."""
+        return (*self.option_names, "frozen") if self._is_frozen(options) else self.option_names
+
+    def _is_frozen(self, options: Group) -> bool:
+        """Whether a group is frozen; ``frozen`` may also be an option of the transformation."""
+        return bool(options.get("frozen")) and "frozen" not in self.option_names
 
     def record(self, options: Group, group: int) -> Group:
         """The record of a group: its options, which are numbers by now."""
@@ -151,7 +159,7 @@ class ByTree:
 
     def _whole(self, layout: Layout, options: Sequence[Group]) -> GradientTransformation:
         """The transformation of the whole tree; the options of each group as given."""
-        members = [self.made(one) for one in options]
+        members = [resting(self.made(one)) if self._is_frozen(one) else self.made(one) for one in options]
         if layout.element_of is not None:
             members = [transformation(Within(tx, n)) for tx, n in zip(members, layout.element_of, strict=True)]
         if len(members) == 1:
@@ -197,7 +205,7 @@ class ByTree:
 
     def _templates(self, records: Sequence[Group]) -> tuple[tuple[Template, ...], np.ndarray]:
         """The templates of all groups, and their numbers as one vector."""
-        split = [template_of(self.option_names, self.static, options) for options in records]
+        split = [template_of(self._names(options), self.static, options) for options in records]
         numbers = np.array([number for _, group in split for number in group], np.float64)
         return tuple(template for template, _ in split), numbers
 
@@ -270,7 +278,7 @@ class ByTree:
         state = structure.unflatten(leaves)
         late = self.codec.behind(state, counts)
         live = [
-            {name: one[name] if name in self.static else delayed(one[name], late) for name in self.option_names}
+            {name: one[name] if name in self.static else delayed(one[name], late) for name in self._names(one)}
             for one in options
         ]
         self._exported = self.codec.counters(state)  # the state may be donated before it is restored
@@ -286,7 +294,8 @@ class ByTree:
         after = _matched(present, state)
         before = self.codec.counters(present) if self._exported is None else self._exported
         done = max((b - a for a, b in zip(before, self.codec.counters(after), strict=True)), default=0)
-        return after, [count + done for count in counts]
+        pairs = zip(counts, records, strict=True)
+        return after, [count if self._is_frozen(record) else count + done for count, record in pairs]
 
 
 def _is_packed(node: PyTree) -> bool:

@@ -13,6 +13,7 @@ from functorch_optim.optim.engine.histories import History, slots_of
 from functorch_optim.optim.engine.kinds import Algorithms, Record, lifted
 from functorch_optim.optim.engine.prepared import age
 from functorch_optim.optim.engine.protocol import Group
+from functorch_optim.optim.engine.resting import resting
 from functorch_optim.optim.engine.torch_habits import habits_of
 from functorch_optim.optim.layout import Layout
 from functorch_optim.optim.options import delayed
@@ -33,7 +34,7 @@ def functional(
         carried: dict[str, Numeric] = {}
         for i in indices:
             own_rows[i], labels[i], carried = histories[i].row, label, histories[i].carried
-        transformations[label] = tx
+        transformations[label] = resting(tx) if options[group].get("frozen") else tx
         scalars = {name: jnp.asarray(value, jnp.float32) for name, value in carried.items()}
         states[label] = lifted(tx).state_of(layout.structure, own_rows, jnp.asarray(step, jnp.int32), scalars)
     if len(states) == 1:

@@ -7,11 +7,12 @@ from functorch_optim.schedules.schedule import check_number
 
 
 class WarmupStableDecay(ScheduledLR):
-    """Raises every group's learning rate from 0 to its base, holds it, and lowers it to ``end``. torch has no such class.
+    """Raises every group's learning rate from 0 to its base rate, holds it, and lowers it to ``end``.
 
-    The schedule is :class:`functorch_optim.schedules.warmup_stable_decay`, with the group's base rate as the peak. It
-    is computed from the epoch alone, so that it overwrites a rate that was set by hand, as ``LambdaLR`` does. To train
-    longer, load the state into one with a longer plateau: ``load_state_dict(saved, keep=["stable_steps"])``.
+    torch has no such class. The schedule is :class:`functorch_optim.schedules.warmup_stable_decay`, with the group's
+    base rate as the peak. It is computed from the epoch alone, so it overwrites a rate that was set by hand, as
+    ``LambdaLR`` does. To train longer, load the state into one with a longer plateau and
+    ``load_state_dict(saved, keep=["stable_steps"])``.
 
     Args:
         optimizer: the optimizer.
