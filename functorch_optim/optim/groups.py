@@ -8,6 +8,7 @@ import numpy as np
 from functorch_optim import trees
 from functorch_optim.optim.engine.none import NoAlgorithm
 from functorch_optim.optim.engine.packs import Leaves
+from functorch_optim.optim.engine.slot_dtypes import plain_dtypes
 from functorch_optim.optim.layout import GroupParams, Layout
 from functorch_optim.optim.ownership import own
 from functorch_optim.optim.param_groups import check_dense, extended
@@ -32,6 +33,8 @@ class Grouped(Values):
             names = zip(layout.names, layout.group_of, strict=True)
             group["param_names"] = [name for name, own_group in names if own_group == index]
         group = {**group, **{key: value for key, value in self._defaults_of(given).items() if key not in group}}
+        if "state_dtype" in group:
+            group["state_dtype"] = plain_dtypes(group["state_dtype"])
         self._check_options(group, index)
         return group
 
@@ -106,7 +109,7 @@ class Grouped(Values):
 
     def _known_options(self) -> Collection[str]:
         """The names of all options that a group may have."""
-        return {*self.defaults, "frozen"}
+        return {*self.defaults, "frozen", "state_dtype"}
 
     def _defaults_of(self, group: OptionValues) -> OptionValues:
         """The options that a group has where it says nothing else."""

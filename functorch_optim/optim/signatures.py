@@ -35,6 +35,9 @@ COMMON = {
     "capturable": Argument(bool, False, _IDLE),
     "differentiable": Argument(bool, False, f"whether a step may be traced, as for {_BASE}"),
     "fused": Argument(bool | None, None, _IDLE),
+    "state_dtype": Argument(
+        Any, None, "the dtype to keep all slots in, or a dict of slots, as in :func:`functorch_optim.state_dtype`"
+    ),
     "group_rules": Argument(GroupRules, (), f"``(regular expression, options)`` pairs, as for {_BASE}"),
 }
 _DOCSTRING = """\
@@ -77,14 +80,17 @@ class Declared(Optimizer):
             names, keywords = (part.split() for part in args.partition("*")[::2])
             options = [*names, *keywords]
             known, rule = inspect.signature(of).parameters, type(of().update.of.rule)
-            arguments = {name: _argument(name, known, rule) for name in ("params", *options, "group_rules")}
+            beyond = ("state_dtype", "group_rules")
+            arguments = {name: _argument(name, known, rule) for name in ("params", *options, *beyond)}
             keys = sorted(options, key=lambda name: last.split().index(name) if name in last.split() else -1)
             cls.constructor = staticmethod(of)
-            cls.__init__ = _init(cls, arguments, {*keywords, "group_rules"}, keys)
+            cls.__init__ = _init(cls, arguments, {*keywords, *beyond}, [*keys, "state_dtype"])
             cls.__doc__ = _docstring(cls, getattr(of, "func", of).__name__, arguments)
 
     def _begin(self, params: PyTree, options: OptionValues, group_rules: GroupRules) -> None:
         """What the constructor does with its arguments, the options in the order of a group's keys."""
+        if options["state_dtype"] is None:
+            options = {name: value for name, value in options.items() if name != "state_dtype"}
         super().__init__(params, {**options, **self.forced}, group_rules=group_rules)
 
 

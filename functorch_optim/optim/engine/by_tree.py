@@ -131,7 +131,8 @@ class ByTree:
 
     def check(self, options: Group, live: bool = False) -> None:
         """Raise unless the transformation can be made with these options."""
-        del live
+        if not live and "state_dtype" in options and "state_dtype" not in self.option_names:
+            raise ValueError("this optimizer has no option state_dtype: wrap a composition in fo.state_dtype instead")
         self.made(options)
 
     def made(self, options: Group) -> GradientTransformation:

@@ -12,6 +12,7 @@ from jax.typing import DTypeLike
 from functorch_optim import trees
 from functorch_optim.optim.engine.histories import History, slots_of
 from functorch_optim.optim.engine.protocol import Entry
+from functorch_optim.optim.engine.slot_dtypes import SlotDtypes, slot_dtype
 from functorch_optim.optim.engine.torch_habits import habits_of
 from functorch_optim.optim.options import is_traced
 from functorch_optim.optim.state_dict import count_of, kept
@@ -39,9 +40,16 @@ def entries_of(histories: Collection[History], types: Collection[PyTree]) -> lis
 
 
 def history_of(
-    entry: Entry, rule: Any, param: PyTree, name: str, dtype: DTypeLike | None = None, live: PyTree = None
+    entry: Entry,
+    rule: Any,
+    param: PyTree,
+    name: str,
+    dtypes: SlotDtypes,
+    dtype: DTypeLike | None = None,
+    live: PyTree = None,
 ) -> History:
-    """The history that an entry tells. Its slots are not narrower than those in ``live``, else than new ones."""
+    """The history that an entry tells. Its slots have the ``dtypes`` of their group; where that says nothing they are
+    not narrower than those in ``live``, else than new ones."""
     given = {key: value for key, value in entry.items() if value is not None}
     if not given:
         return History()
@@ -66,12 +74,13 @@ def history_of(
         where = f"{slot} of the parameter {quoted}"
         model = (live or {}).get(slot, getattr(expected, slot))
         shape, own = (param.shape, trees.slot_dtype(param)) if model is None else (model.shape, model.dtype)
+        asked = slot_dtype(slot, jax.ShapeDtypeStruct(shape, own), dtypes) or dtype
         array = value if hasattr(value, "dtype") else np.asarray(value).astype(own)
         if array.shape != shape:
             raise ValueError(f"{where} has shape {array.shape}, but it should have {shape}")
         if not jnp.issubdtype(array.dtype, jnp.inexact):
             raise TypeError(f"{where} is not floating")
-        slot_array = kept(array, _slot_dtype(array.dtype, own, dtype), dtype, where)
+        slot_array = kept(array, _slot_dtype(array.dtype, own, asked), asked, where)
         sharding = None if is_traced(param) else sharding_of(param, shape)
         placed[slot] = slot_array if sharding is None else jax.device_put(slot_array, sharding)
     return History(rule.empty()._replace(**placed), step, carried)

@@ -9,6 +9,7 @@ from functorch_optim.core.lifted import Lifted
 from functorch_optim.core.options import Deferred, checked, data_options, hyperparams_of
 from functorch_optim.hyperparams import Option
 from functorch_optim.optim.engine.protocol import Group
+from functorch_optim.optim.engine.slot_dtypes import SlotDtypes, slot_dtypes
 from functorch_optim.optim.engine.templates import hashable
 from functorch_optim.optim.engine.torch_habits import FUNCTIONAL_ONLY, habits_of
 from functorch_optim.optim.options import is_zero
@@ -46,10 +47,11 @@ class Kind:
 class Record(NamedTuple):
     """What a step reads of a group, records once and for as long as the group stays as it is."""
 
-    algorithm: Lifted  # without its numbers: one object for all options that differ in numbers only
+    algorithm: Lifted  # without its numbers: one object for all options that differ in numbers only, dtypes included
     numbers: PyTree  # the named tuple of its numbers
     foreach: bool | None
     decays: bool  # whether its weight decay is not zero
+    dtypes: SlotDtypes  # in which it keeps its slots, where that is an option
 
 
 class Algorithms:
@@ -85,8 +87,8 @@ class Algorithms:
         """The names of the options of a group that a step reads, and those among them that are numbers."""
         kind = self.kind(options)
         others = ("algorithm",) if None not in self.kinds else ()
-        packing = ("foreach",) if "foreach" in options else ()
-        return (*kind.options_of(options), *others, *packing), kind.data_names
+        more = [name for name in ("foreach", "state_dtype") if name in options]
+        return (*kind.options_of(options), *others, *more), kind.data_names
 
     def check(self, options: Group, live: bool = False) -> None:
         """Raise unless the algorithm takes these options; of ``live`` ones it takes more combinations."""
@@ -94,6 +96,7 @@ class Algorithms:
         for name in kind.options_of(options):
             if name not in kind.data_names and isinstance(options[name], list | dict | set):
                 raise TypeError(f"{name} must be a plain value, but it is {options[name]!r}")
+        slot_dtypes(options.get("state_dtype"), kind.rule_type)
         kind.made(kind.checked(options) if live else options)
 
     def record(self, options: Group, group: int) -> Record:
@@ -120,12 +123,13 @@ class Algorithms:
         for flag, name in habits_of(kind.rule_type).idle_flags.items():
             if held.get(name) == 0.0 and isinstance(held.get(name), float):
                 held[flag] = False
-        key = (kind.rule_type, tuple(held.items()))
+        dtypes = slot_dtypes(options.get("state_dtype"), kind.rule_type)
+        key = (kind.rule_type, tuple(held.items()), dtypes)
         if key not in self._made:
             self._made[key] = kind.made(held)
         algorithm = self._made[key]
         numbers = hyperparams_of(kind.rule_type, {**vars(algorithm.rule), **options}, 0)
-        return Record(algorithm, numbers, options.get("foreach"), decays)
+        return Record(algorithm, numbers, options.get("foreach"), decays, dtypes)
 
 
 def _deferred(option: Option, value: PyTree) -> PyTree:
