@@ -117,12 +117,21 @@ def _init(cls: type, arguments: Mapping[str, Argument], keywords: set[str], keys
         kind = Parameter.KEYWORD_ONLY if name in keywords else Parameter.POSITIONAL_OR_KEYWORD
         parameters.append(Parameter(name, kind, default=argument.default))
     options = ", ".join(f"{key!r}: {key}" for key in keys)
-    source = f"def __init__{inspect.Signature(parameters)}: self._begin(params, {{{options}}}, group_rules)"
-    namespace: dict[str, Any] = {"__name__": cls.__module__}
-    exec(compile(source, f"<the signature of {cls.__name__}>", "exec"), namespace)
-    function = namespace["__init__"]
-    function.__qualname__ = f"{cls.__qualname__}.__init__"
+    body = f"self._begin(params, {{{options}}}, group_rules)"
+    function = with_signature(f"{cls.__qualname__}.__init__", inspect.Signature(parameters), body, cls.__module__)
     function.__annotations__ = {name: argument.type for name, argument in arguments.items()} | {"return": None}
+    return function
+
+
+def with_signature(
+    qualname: str, signature: inspect.Signature, body: str, module: str, **names: object
+) -> Callable[..., PyTree]:
+    """A function with this signature and one line of code, which may use ``names``."""
+    name = qualname.rpartition(".")[2]
+    namespace: dict[str, Any] = {"__name__": module, **names}
+    exec(compile(f"def {name}{signature}: {body}", f"<the signature of {qualname}>", "exec"), namespace)
+    function = namespace[name]
+    function.__qualname__ = qualname
     return function
 
 

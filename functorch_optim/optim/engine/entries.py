@@ -53,7 +53,7 @@ def history_of(
     given = {key: value for key, value in entry.items() if value is not None}
     if not given:
         return History()
-    expected, quoted = _shapes(rule, param.shape, param.dtype), trees.quote(name)
+    expected, quoted = shapes_of(rule, param.shape, param.dtype), trees.quote(name)
     counts_steps = habits_of(type(rule)).counts_steps
     needed = [*(["step"] if counts_steps else []), *rule.carried, *slots_of(expected)]
     missing = [key for key in needed if key not in given]
@@ -87,7 +87,8 @@ def history_of(
 
 
 @functools.lru_cache(maxsize=1024)
-def _shapes(rule: Any, shape: tuple[int, ...], dtype: DTypeLike | None) -> PyTree:
+def shapes_of(rule: Any, shape: tuple[int, ...], dtype: DTypeLike | None) -> PyTree:
+    """The first slots of a parameter, as shapes and dtypes."""
     return rule.shapes(jax.ShapeDtypeStruct(shape, dtype))
 
 

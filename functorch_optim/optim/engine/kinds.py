@@ -40,6 +40,27 @@ class Kind:
             stand_ins[name] = _deferred(option, checked(name, option, options[name]))
         return {**options, **stand_ins}
 
+    def held(self, options: OptionValues, drop_decay: bool) -> dict[str, PyTree]:
+        """The options with stand-ins for their numbers, and with 0.0 for those zeros that mean another rule."""
+        data, habits = data_options(self.rule_type), habits_of(self.rule_type)
+        zeros = {*habits.static_zeros, *(["weight_decay"] if drop_decay else [])}
+        held: dict[str, PyTree] = {}
+        for name in self.options_of(options):
+            if name not in data:
+                held[name] = hashable(name, options[name])
+            elif name in zeros and is_zero(options[name]):
+                held[name] = 0.0
+            else:
+                held[name] = _deferred(data[name], options[name])
+        for flag, name in habits.idle_flags.items():
+            if held.get(name) == 0.0 and isinstance(held.get(name), float):
+                held[flag] = False
+        return held
+
+    def numbers(self, algorithm: Lifted, options: OptionValues) -> PyTree:
+        """The named tuple of the numbers among the options of a rule that :meth:`held` made."""
+        return hyperparams_of(self.rule_type, {**vars(algorithm.rule), **options}, 0)
+
     def made(self, options: OptionValues) -> Lifted:
         return lifted(self.constructor(**{name: options[name] for name in self.options_of(options)}))
 
@@ -106,30 +127,16 @@ class Algorithms:
         a step of Adam.
         """
         kind = self.kind(options)
-        data, zeros = data_options(kind.rule_type), set(habits_of(kind.rule_type).static_zeros)
         decays = not is_zero(options.get("weight_decay", 0.0))
         if decays:
             self._decayed.add(group)
-        elif group not in self._decayed:
-            zeros.add("weight_decay")
-        held: dict[str, PyTree] = {}
-        for name in kind.options_of(options):
-            if name not in data:
-                held[name] = hashable(name, options[name])
-            elif name in zeros and is_zero(options[name]):
-                held[name] = 0.0
-            else:
-                held[name] = _deferred(data[name], options[name])
-        for flag, name in habits_of(kind.rule_type).idle_flags.items():
-            if held.get(name) == 0.0 and isinstance(held.get(name), float):
-                held[flag] = False
+        held = kind.held(options, drop_decay=group not in self._decayed)
         dtypes = slot_dtypes(options.get("state_dtype"), kind.rule_type)
         key = (kind.rule_type, tuple(held.items()), dtypes)
         if key not in self._made:
             self._made[key] = kind.made(held)
         algorithm = self._made[key]
-        numbers = hyperparams_of(kind.rule_type, {**vars(algorithm.rule), **options}, 0)
-        return Record(algorithm, numbers, options.get("foreach"), decays, dtypes)
+        return Record(algorithm, kind.numbers(algorithm, options), options.get("foreach"), decays, dtypes)
 
 
 def _deferred(option: Option, value: PyTree) -> PyTree:
