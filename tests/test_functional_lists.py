@@ -253,6 +253,17 @@ def test_counts_may_differ_and_are_of_any_kind():
     jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-6), traced, new)
 
 
+def test_every_traced_count_is_its_own():
+    ones, zeros = [jnp.ones(1)] * 40, [jnp.zeros(1)] * 40
+    steps = [jnp.float32(index) for index in range(40)]
+    expected = adam(ones, ones, steps, zeros, zeros)
+    assert len(set(np.ravel(expected.params).tolist())) > 30
+    new = jax.jit(lambda steps: adam(ones, ones, steps, zeros, zeros))(steps)
+    np.testing.assert_allclose(np.ravel(new.params), np.ravel(expected.params), rtol=1e-5)
+    batched = jax.vmap(lambda steps: adam(ones, ones, steps, zeros, zeros))([step[None] for step in steps])
+    np.testing.assert_allclose(np.ravel(batched.params), np.ravel(expected.params), rtol=1e-5)
+
+
 def test_without_a_gradient_a_parameter_stays():
     ones, steps = [jnp.ones(2)] * 3, [jnp.zeros(())] * 3
     nothing = np.zeros(2, jax.dtypes.float0)

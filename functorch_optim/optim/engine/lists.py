@@ -17,7 +17,7 @@ from functorch_optim.optim.engine.entries import shapes_of
 from functorch_optim.optim.engine.histories import slots_of
 from functorch_optim.optim.engine.kinds import Kind
 from functorch_optim.optim.engine.torch_habits import FUNCTIONAL_ONLY, habits_of
-from functorch_optim.optim.options import is_number, is_traced, value_at
+from functorch_optim.optim.options import is_number, value_at
 from functorch_optim.typing import Numeric, PyTree
 
 # The options that torch's functions have in two.
@@ -64,14 +64,19 @@ class ListUpdate:
         grads = self._checked(algorithm, before, list(given[self.grads]))
         after: Lists = {name: list(held) for name, held in before.items()}
         shared: dict[Hashable, tuple[LeafUpdate, dict[str, PyTree]]] = {}
+        carrying = [name for name, field in self.state.items() if field in algorithm.rule.carried]
         algorithms = algorithm.of_leaves(jax.tree.structure(before["params"]), before["params"])
         for index, (own, grad) in enumerate(zip(algorithms, grads, strict=True)):
             if grad is None:
                 continue
             param = jnp.asarray(before["params"][index])
-            slots, step, carried = self._held(own.rule, numbers, before, index)
-            key = (id(own), *[id(value) if is_traced(value) else value for value in (step, *carried.values())])
+            slots, begins = self._slots(own.rule, numbers, before, index)
+            scalars_of = {name: before[name][index] for name in (*carrying, STEPS) if name in before}
+            # What is traced is compared by identity: it lives as long as the lists do.
+            key = (id(own), begins, *[id(x) if isinstance(x, Tracer) else _scalar(x) for x in scalars_of.values()])
             if key not in shared:
+                carried = {self.state[name]: _scalar(scalars_of[name]) for name in carrying}
+                step = _step(scalars_of[STEPS], self.counts) if STEPS in before else (1 if begins else 2)
                 scalars, later = step_scalars(own.rule, step, numbers, carried)
                 shared[key] = own.leaf_update(scalars), later
             update, later = shared[key]
@@ -118,20 +123,15 @@ class ListUpdate:
             algorithm.check_gradient(name, grad, decays)
         return grads
 
-    def _held(
-        self, rule: Rule, numbers: PyTree, lists: Lists, index: int
-    ) -> tuple[PyTree, Numeric, dict[str, Numeric]]:
-        """The slots of a parameter, the number of its update, and the scalars carried from the last one."""
+    def _slots(self, rule: Rule, numbers: PyTree, lists: Lists, index: int) -> tuple[PyTree, bool]:
+        """The slots of a parameter, and whether they begin: without counts this alone says which update it is."""
         param = lists["params"][index]
         kept = slots_of(shapes_of(rule, param.shape, param.dtype))
         slots = {field: lists[name][index] for name, field in self.state.items() if field in kept}
-        begins = None in slots.values()
+        begins = any(slot is None for slot in slots.values())
         fresh = rule.init(jnp.asarray(param), numbers)._asdict() if begins else slots
         slots = {field: fresh[field] if slot is None else jnp.asarray(slot) for field, slot in slots.items()}
-        carried = {field: _scalar(lists[name][index]) for name, field in self.state.items() if field in rule.carried}
-        first_or_later = 1 if begins else 2  # without counts nothing else matters
-        step = _step(lists[STEPS][index], self.counts) if STEPS in lists else first_or_later
-        return rule.empty()._replace(**slots), step, carried
+        return rule.empty()._replace(**slots), begins
 
     def _put(self, after: Lists, index: int, slots: PyTree, carried: Mapping[str, PyTree]) -> None:
         """Put the state of a parameter in the place of the one before."""
