@@ -1,5 +1,8 @@
 """What torch 2.14 and 2.15 changed in the classes, where the installed oracle is older."""
 
+import pathlib
+import re
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -100,3 +103,16 @@ def test_a_set_of_parameters_warns_and_trains_in_a_fixed_order():
         optim.SGD([{"params": set(scalars)}])
     with pytest.warns(FutureWarning), pytest.raises(TypeError, match="can only optimize Tensors"):
         optim.SGD({1.0})
+
+
+def test_the_page_on_versions_runs(standard_promotion, capsys):
+    page = (pathlib.Path(__file__).parent.parent / "docs" / "torch-versions.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    namespace = {}
+    for block in blocks:
+        exec(compile(block, "torch-versions.md", "exec"), namespace)
+    np.testing.assert_allclose(namespace["new"].params[1], 0.9, rtol=1e-6)
+    np.testing.assert_allclose(namespace["uphill"].params["x"], 2.0, rtol=1e-3)
+    assert list(namespace["tuned"].state) == ["body", "head"]
+    printed = capsys.readouterr().out
+    assert "bfloat16 float32" in printed and "[0.0] 0.05" in printed

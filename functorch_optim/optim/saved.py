@@ -62,7 +62,8 @@ class Saved(Edited):
             strict: whether all parameters, and no others, must be there and fit. If False, what fits is loaded, and
                 the other parameters keep their state.
             dtype: the dtype to cast floating slots to. By default a slot takes the wider of two dtypes, the saved one
-                and the one that the optimizer would create, so that nothing saved is rounded.
+                and the one that the optimizer would create, so that nothing saved is rounded. Where a group has the
+                option ``state_dtype``, that one.
             keep: names of options whose current values stay in every group, for example ``["lr"]``.
 
         A group takes the options of the saved group that its parameters were in; if they were in several that differ
