@@ -15,6 +15,13 @@ def is_rows(leaf: PyTree) -> bool:
     return isinstance(leaf, BCOO)
 
 
+def signature(leaf: PyTree) -> PyTree:
+    """Return what the checks of a gradient depend on; equal to nothing else if that is unknown."""
+    if is_rows(leaf):
+        return leaf.shape, leaf.dtype, leaf.n_sparse, leaf.n_batch
+    return leaf if leaf is None else getattr(leaf, "aval", object())
+
+
 def indices_of(array: BCOO) -> jax.Array:
     """Return the row index of each entry; negative ones become out of range too."""
     indices = array.indices[:, 0]

@@ -80,6 +80,39 @@ def test_kernels_become_matrices():
     np.testing.assert_array_equal(ours, theirs.T)
 
 
+@pytest.mark.parametrize("shape", [(8, 2), (2, 8), (4, 4), (3, 2, 6)])
+@pytest.mark.parametrize("reshape", [None, "out_last"])
+def test_the_unclamped_ratio_is_the_root_of_outputs_over_inputs(shape, reshape):
+    """torch has it since 2.14; here it is written down in NumPy, with the orthogonalization as it is."""
+    options = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.2, "adjust_lr_fn": "spectral_unclamped"}
+    tx = fo.muon(**options, reshape=reshape)
+    one, batched = {"w": draw(*shape)}, {"batched": True} if len(shape) > 2 and reshape is None else {}
+    optimizer = optim.Muon(one, **options, **({"reshape": reshape} if reshape else batched))
+    params, state, expected, buffer = one["w"], tx.init(one["w"]), np.asarray(one["w"]), np.zeros(shape)
+    for step in range(1, 4):
+        grad = draw(*shape, seed=step)
+        updates, state = tx.update(grad, state, params)
+        params = fo.apply_updates(params, updates)
+        optimizer.step({"w": grad})
+        buffer = 0.9 * buffer + 0.1 * np.asarray(grad)
+        ahead = jnp.asarray(0.1 * np.asarray(grad) + 0.9 * buffer, jnp.float32)
+        matrices = ahead.reshape(-1, shape[-1]) if reshape else ahead
+        rows, columns = matrices.shape[-2:]
+        ratio = np.sqrt(columns / rows) if reshape else np.sqrt(rows / columns)
+        direction = np.asarray(orthogonalize(matrices, *NS)).reshape(shape)
+        expected = expected - 0.1 * 0.2 * expected - 0.1 * ratio * direction
+    for found in (params, optimizer.params["w"]):
+        assert np.linalg.norm(found - expected) <= 2e-3 * np.linalg.norm(expected - np.asarray(one["w"]))
+    assert optimizer.param_groups[0]["adjust_lr_fn"] == "spectral_unclamped"
+
+
+def test_the_unclamped_ratio_of_matrices_without_entries():
+    for shape in ((0, 3), (3, 0)):
+        tx = fo.muon(adjust_lr_fn="spectral_unclamped")
+        updates, _ = tx.update(jnp.ones(shape), tx.init(jnp.ones(shape)), jnp.ones(shape))
+        assert updates.shape == shape
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -382,7 +382,6 @@ PARAMS_ERRORS = {
     "None": (lambda: None, TypeError, "params argument given to the optimizer .* but got NoneType"),
     "a string": (lambda: "weights", TypeError, "params argument given to the optimizer .* but got str"),
     "a number": (lambda: 3, TypeError, "params argument given to the optimizer .* but got int"),
-    "a set": (lambda: {1.0}, TypeError, "optimizer parameters need to be organized in ordered collections"),
     "a set in a group": (
         lambda: [{"params": {1.0}}],
         TypeError,

@@ -45,7 +45,12 @@ def plateau_in_a_chain(optimizer):
 COMPOSED = [nested, zero_warm_up, one_cycle_second, two_cycles, average_at_the_end, plateau_in_a_chain]
 MAKERS = {each.__name__: each for each in COMPOSED}
 MAKERS["plateau"] = lambda optimizer: s.ReduceLROnPlateau(optimizer, patience=1, factor=0.5)
-for _index, (_name, _arguments) in enumerate([*CASES, ("ConstantLR", {"factor": 0.0, "total_iters": 9})]):
+WITHOUT_TORCH = [
+    ("ConstantLR", {"factor": 0.0, "total_iters": 9}),
+    ("WarmupStableDecay", {"warmup_steps": 4, "stable_steps": 5, "decay_steps": 8, "end": 0.01}),
+    ("WarmupStableDecay", {"warmup_steps": 10, "stable_steps": 0, "decay_steps": 3}),
+]
+for _index, (_name, _arguments) in enumerate([*CASES, *WITHOUT_TORCH]):
     MAKERS[f"{_name}-{_index}"] = functools.partial(
         lambda optimizer, name, arguments: scheduler_class(optim, name)(optimizer, **copy.deepcopy(arguments)),
         name=_name,

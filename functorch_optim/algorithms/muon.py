@@ -55,7 +55,7 @@ class Muon(Rule):
     ns_coefficients: Coefficients
     eps: Annotated[AnyNumber, "smallest norm to divide u by"]
     ns_steps: Annotated[int, "the number of iterations, below 100"]
-    adjust_lr_fn: Annotated[str | None, '``"original"`` (also None) or ``"match_rms_adamw"``']
+    adjust_lr_fn: Annotated[str | None, '``"original"`` (also None), ``"match_rms_adamw"`` or ``"spectral_unclamped"``']
     batched: Annotated[bool, "whether a parameter of more than two dimensions is a stack of matrices"]
     reshape: Annotated[str | None, "how a parameter of more than two dimensions becomes one matrix instead"]
     axis_name: PyTree
@@ -64,7 +64,7 @@ class Muon(Rule):
         if not isinstance(self.ns_coefficients, tuple | list) or len(self.ns_coefficients) != 3:
             raise ValueError("Coefficients must be a tuple of exactly 3 values")
         super().__post_init__()
-        if self.adjust_lr_fn not in (None, "original", "match_rms_adamw"):
+        if self.adjust_lr_fn not in (None, "original", "match_rms_adamw", "spectral_unclamped"):
             raise ValueError(f"Adjust learning rate function {self.adjust_lr_fn} is not supported")
         object.__setattr__(self, "ns_steps", as_count("ns_steps", self.ns_steps, 0))
         if self.ns_steps >= 100:
@@ -120,7 +120,10 @@ class Muon(Rule):
         if self.adjust_lr_fn == "match_rms_adamw":
             return 0.2 * math.sqrt(max(rows, columns))
         outputs, inputs = (columns, rows) if self.reshape == "out_last" else (rows, columns)
-        return math.sqrt(max(1.0, outputs / inputs)) if inputs else 1.0
+        if not inputs:
+            return 1.0
+        least = 0.0 if self.adjust_lr_fn == "spectral_unclamped" else 1.0
+        return math.sqrt(max(least, outputs / inputs))
 
 
 def _bf16(array: jax.Array) -> jax.Array:
@@ -191,7 +194,8 @@ def muon(
         O <- Newton-Schulz of u                  (:func:`orthogonalize`, in bfloat16)
         p <- p - lr * weight_decay * p - lr * ratio * O
 
-    with the ratio ``sqrt(max(1, A / B))``, or ``0.2 * sqrt(max(A, B))`` with ``adjust_lr_fn="match_rms_adamw"``.
+    with the ratio ``sqrt(max(1, A / B))``; with ``adjust_lr_fn="match_rms_adamw"`` ``0.2 * sqrt(max(A, B))``, with
+    ``"spectral_unclamped"`` ``sqrt(A / B)``, as in torch 2.14.
 
     Args:
         lr: learning rate, at least 0; like every number here, a Python number, a scalar array or a schedule.
@@ -202,7 +206,7 @@ def muon(
         ns_coefficients: the three coefficients of the Newton-Schulz polynomial.
         eps: smallest norm to divide u by.
         ns_steps: the number of iterations, below 100.
-        adjust_lr_fn: ``"original"`` (also None) or ``"match_rms_adamw"``.
+        adjust_lr_fn: ``"original"`` (also None), ``"match_rms_adamw"`` or ``"spectral_unclamped"``.
         batched: whether a parameter of more than two dimensions is a stack of matrices, in its last two dimensions;
             each is orthogonalized separately.
         reshape: how a parameter of more than two dimensions becomes one matrix instead: ``"out_first"`` (torch's
@@ -222,8 +226,8 @@ def muon(
             matrix; inside ``shard_map`` without ``axis_name``, an array that varies or may vary over the mesh.
 
     Source: Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024; Liu et al., "Muon is
-    Scalable for LLM Training", 2025. With bfloat16 parameters torch rounds u after every operation, and without
-    Nesterov normalizes the buffer itself.
+    Scalable for LLM Training", 2025; for the unclamped ratio Bernstein, "Deriving Muon", 2025. With bfloat16 parameters
+    torch rounds u after every operation, and without Nesterov normalizes the buffer itself.
 
     Example:
         >>> tx = muon(lr=0.1, weight_decay=0.0)

@@ -1,6 +1,6 @@
 """``torch.optim`` for JAX: the stateful face over the functional core."""
 
-from functorch_optim.optim import classes, lr_scheduler, swa_utils, utils
+from functorch_optim.optim import classes, functional, lr_scheduler, swa_utils, utils
 from functorch_optim.optim.bfgs import BFGS
 from functorch_optim.optim.classes import *  # noqa: F403 every algorithm's class
 from functorch_optim.optim.lbfgs import LBFGS
@@ -13,6 +13,7 @@ __all__ = [
     "LBFGS",
     "MuonAdamW",
     "Optimizer",
+    "functional",
     "lr_scheduler",
     "swa_utils",
     "swap_in_optimizer_params_and_state",

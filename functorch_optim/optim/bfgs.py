@@ -43,7 +43,7 @@ class BFGS(Minimizer):
         params: the parameters, in any form that :class:`functorch_optim.optim.Optimizer` takes; one group.
         lr, max_iter, max_eval, tolerance_grad, tolerance_change, line_search_fn: as for :func:`functorch_optim.bfgs`;
             they may change in ``param_groups`` from step to step.
-        maximize: whether to ascend; the group has this option only if it is True.
+        maximize: whether to ascend.
 
     ``step(closure, *args)`` needs ``closure(params, *args)``, and runs up to ``max_iter`` iterations.
 
@@ -71,6 +71,7 @@ class BFGS(Minimizer):
         tolerance_grad: Hyperparameter = 1e-7,
         tolerance_change: Hyperparameter = 1e-9,
         line_search_fn: str | None = None,
+        *,
         maximize: bool = False,
     ) -> None:
         tolerances = (tolerance_grad, tolerance_change)

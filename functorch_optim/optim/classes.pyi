@@ -38,6 +38,7 @@ class SGD(Optimizer):
         foreach: whether to update small parameters together; None decides by their number.
         differentiable: whether a step may be traced, as for :class:`functorch_optim.optim.Optimizer`.
         fused: stored in the groups, without any other effect.
+        state_dtype: the dtype to keep all slots in, or a dict of slots, as in :func:`functorch_optim.state_dtype`.
         group_rules: ``(regular expression, options)`` pairs, as for :class:`functorch_optim.optim.Optimizer`.
 
     A number may be a Python number, a scalar array or a schedule, and may change in ``param_groups`` from step to step.
@@ -66,6 +67,7 @@ class SGD(Optimizer):
         foreach: bool | None = None,
         differentiable: bool = False,
         fused: bool | None = None,
+        state_dtype: Any = None,
         group_rules: GroupRules = (),
     ) -> None: ...
 
@@ -87,6 +89,7 @@ class Adam(Optimizer):
         differentiable: whether a step may be traced, as for :class:`functorch_optim.optim.Optimizer`.
         fused: stored in the groups, without any other effect.
         decoupled_weight_decay: whether the decay acts on the parameter instead of the gradient.
+        state_dtype: the dtype to keep all slots in, or a dict of slots, as in :func:`functorch_optim.state_dtype`.
         group_rules: ``(regular expression, options)`` pairs, as for :class:`functorch_optim.optim.Optimizer`.
 
     A number may be a Python number, a scalar array or a schedule, and may change in ``param_groups`` from step to step.
@@ -117,6 +120,7 @@ class Adam(Optimizer):
         differentiable: bool = False,
         fused: bool | None = None,
         decoupled_weight_decay: bool = False,
+        state_dtype: Any = None,
         group_rules: GroupRules = (),
     ) -> None: ...
 
@@ -137,6 +141,7 @@ class AdamW(Adam):
         capturable: stored in the groups, without any other effect.
         differentiable: whether a step may be traced, as for :class:`functorch_optim.optim.Optimizer`.
         fused: stored in the groups, without any other effect.
+        state_dtype: the dtype to keep all slots in, or a dict of slots, as in :func:`functorch_optim.state_dtype`.
         group_rules: ``(regular expression, options)`` pairs, as for :class:`functorch_optim.optim.Optimizer`.
 
     A number may be a Python number, a scalar array or a schedule, and may change in ``param_groups`` from step to step.
@@ -169,6 +174,7 @@ class AdamW(Adam):
         capturable: bool = False,
         differentiable: bool = False,
         fused: bool | None = None,
+        state_dtype: Any = None,
         group_rules: GroupRules = (),
     ) -> None: ...
 
@@ -187,6 +193,7 @@ class Adadelta(Optimizer):
         capturable: stored in the groups, without any other effect.
         maximize: whether to ascend.
         differentiable: whether a step may be traced, as for :class:`functorch_optim.optim.Optimizer`.
+        state_dtype: the dtype to keep all slots in, or a dict of slots, as in :func:`functorch_optim.state_dtype`.
         group_rules: ``(regular expression, options)`` pairs, as for :class:`functorch_optim.optim.Optimizer`.
 
     A number may be a Python number, a scalar array or a schedule, and may change in ``param_groups`` from step to step.
@@ -214,6 +221,7 @@ class Adadelta(Optimizer):
         capturable: bool = False,
         maximize: bool = False,
         differentiable: bool = False,
+        state_dtype: Any = None,
         group_rules: GroupRules = (),
     ) -> None: ...
 
@@ -231,6 +239,7 @@ class Adafactor(Optimizer):
         weight_decay: coefficient of the decoupled decay, at least 0.
         foreach: stored in the groups, without any other effect.
         maximize: whether to ascend.
+        state_dtype: the dtype to keep all slots in, or a dict of slots, as in :func:`functorch_optim.state_dtype`.
         group_rules: ``(regular expression, options)`` pairs, as for :class:`functorch_optim.optim.Optimizer`.
 
     A number may be a Python number, a scalar array or a schedule, and may change in ``param_groups`` from step to step.
@@ -257,6 +266,7 @@ class Adafactor(Optimizer):
         *,
         foreach: bool | None = None,
         maximize: bool = False,
+        state_dtype: Any = None,
         group_rules: GroupRules = (),
     ) -> None: ...
 
@@ -276,6 +286,7 @@ class Adagrad(Optimizer):
         maximize: whether to ascend.
         differentiable: whether a step may be traced, as for :class:`functorch_optim.optim.Optimizer`.
         fused: stored in the groups, without any other effect.
+        state_dtype: the dtype to keep all slots in, or a dict of slots, as in :func:`functorch_optim.state_dtype`.
         group_rules: ``(regular expression, options)`` pairs, as for :class:`functorch_optim.optim.Optimizer`.
 
     A number may be a Python number, a scalar array or a schedule, and may change in ``param_groups`` from step to step.
@@ -304,6 +315,7 @@ class Adagrad(Optimizer):
         maximize: bool = False,
         differentiable: bool = False,
         fused: bool | None = None,
+        state_dtype: Any = None,
         group_rules: GroupRules = (),
     ) -> None: ...
 
@@ -322,6 +334,7 @@ class Adamax(Optimizer):
         maximize: whether to ascend.
         differentiable: whether a step may be traced, as for :class:`functorch_optim.optim.Optimizer`.
         capturable: stored in the groups, without any other effect.
+        state_dtype: the dtype to keep all slots in, or a dict of slots, as in :func:`functorch_optim.state_dtype`.
         group_rules: ``(regular expression, options)`` pairs, as for :class:`functorch_optim.optim.Optimizer`.
 
     A number may be a Python number, a scalar array or a schedule, and may change in ``param_groups`` from step to step.
@@ -349,6 +362,7 @@ class Adamax(Optimizer):
         maximize: bool = False,
         differentiable: bool = False,
         capturable: bool = False,
+        state_dtype: Any = None,
         group_rules: GroupRules = (),
     ) -> None: ...
 
@@ -368,6 +382,7 @@ class ASGD(Optimizer):
         maximize: whether to ascend.
         differentiable: whether a step may be traced, as for :class:`functorch_optim.optim.Optimizer`.
         capturable: stored in the groups, without any other effect.
+        state_dtype: the dtype to keep all slots in, or a dict of slots, as in :func:`functorch_optim.state_dtype`.
         group_rules: ``(regular expression, options)`` pairs, as for :class:`functorch_optim.optim.Optimizer`.
 
     A number may be a Python number, a scalar array or a schedule, and may change in ``param_groups`` from step to step.
@@ -396,6 +411,7 @@ class ASGD(Optimizer):
         differentiable: bool = False,
         capturable: bool = False,
         *,
+        state_dtype: Any = None,
         group_rules: GroupRules = (),
     ) -> None: ...
 
@@ -416,6 +432,7 @@ class NAdam(Optimizer):
         maximize: whether to ascend.
         capturable: stored in the groups, without any other effect.
         differentiable: whether a step may be traced, as for :class:`functorch_optim.optim.Optimizer`.
+        state_dtype: the dtype to keep all slots in, or a dict of slots, as in :func:`functorch_optim.state_dtype`.
         group_rules: ``(regular expression, options)`` pairs, as for :class:`functorch_optim.optim.Optimizer`.
 
     A number may be a Python number, a scalar array or a schedule, and may change in ``param_groups`` from step to step.
@@ -445,6 +462,7 @@ class NAdam(Optimizer):
         maximize: bool = False,
         capturable: bool = False,
         differentiable: bool = False,
+        state_dtype: Any = None,
         group_rules: GroupRules = (),
     ) -> None: ...
 
@@ -464,6 +482,7 @@ class RAdam(Optimizer):
         maximize: whether to ascend.
         capturable: stored in the groups, without any other effect.
         differentiable: whether a step may be traced, as for :class:`functorch_optim.optim.Optimizer`.
+        state_dtype: the dtype to keep all slots in, or a dict of slots, as in :func:`functorch_optim.state_dtype`.
         group_rules: ``(regular expression, options)`` pairs, as for :class:`functorch_optim.optim.Optimizer`.
 
     A number may be a Python number, a scalar array or a schedule, and may change in ``param_groups`` from step to step.
@@ -492,6 +511,7 @@ class RAdam(Optimizer):
         maximize: bool = False,
         capturable: bool = False,
         differentiable: bool = False,
+        state_dtype: Any = None,
         group_rules: GroupRules = (),
     ) -> None: ...
 
@@ -512,6 +532,7 @@ class RMSprop(Optimizer):
         foreach: whether to update small parameters together; None decides by their number.
         maximize: whether to ascend.
         differentiable: whether a step may be traced, as for :class:`functorch_optim.optim.Optimizer`.
+        state_dtype: the dtype to keep all slots in, or a dict of slots, as in :func:`functorch_optim.state_dtype`.
         group_rules: ``(regular expression, options)`` pairs, as for :class:`functorch_optim.optim.Optimizer`.
 
     A number may be a Python number, a scalar array or a schedule, and may change in ``param_groups`` from step to step.
@@ -541,6 +562,7 @@ class RMSprop(Optimizer):
         maximize: bool = False,
         differentiable: bool = False,
         *,
+        state_dtype: Any = None,
         group_rules: GroupRules = (),
     ) -> None: ...
 
@@ -558,6 +580,7 @@ class Rprop(Optimizer):
         foreach: whether to update small parameters together; None decides by their number.
         maximize: whether to ascend.
         differentiable: whether a step may be traced, as for :class:`functorch_optim.optim.Optimizer`.
+        state_dtype: the dtype to keep all slots in, or a dict of slots, as in :func:`functorch_optim.state_dtype`.
         group_rules: ``(regular expression, options)`` pairs, as for :class:`functorch_optim.optim.Optimizer`.
 
     A number may be a Python number, a scalar array or a schedule, and may change in ``param_groups`` from step to step.
@@ -584,6 +607,7 @@ class Rprop(Optimizer):
         foreach: bool | None = None,
         maximize: bool = False,
         differentiable: bool = False,
+        state_dtype: Any = None,
         group_rules: GroupRules = (),
     ) -> None: ...
 
@@ -598,6 +622,7 @@ class SparseAdam(Optimizer):
         betas: decay rates of the two averages, each in [0, 1).
         eps: added to the denominator, above 0.
         maximize: whether to ascend.
+        state_dtype: the dtype to keep all slots in, or a dict of slots, as in :func:`functorch_optim.state_dtype`.
         group_rules: ``(regular expression, options)`` pairs, as for :class:`functorch_optim.optim.Optimizer`.
 
     A number may be a Python number, a scalar array or a schedule, and may change in ``param_groups`` from step to step.
@@ -626,6 +651,7 @@ class SparseAdam(Optimizer):
         eps: Any = 1e-08,
         maximize: bool = False,
         *,
+        state_dtype: Any = None,
         group_rules: GroupRules = (),
     ) -> None: ...
 
@@ -643,9 +669,10 @@ class Muon(Optimizer):
         ns_coefficients: the three coefficients of the Newton-Schulz polynomial.
         eps: smallest norm to divide u by.
         ns_steps: the number of iterations, below 100.
-        adjust_lr_fn: ``"original"`` (also None) or ``"match_rms_adamw"``.
+        adjust_lr_fn: ``"original"`` (also None), ``"match_rms_adamw"`` or ``"spectral_unclamped"``.
         batched: whether a parameter of more than two dimensions is a stack of matrices.
         reshape: how a parameter of more than two dimensions becomes one matrix instead.
+        state_dtype: the dtype to keep all slots in, or a dict of slots, as in :func:`functorch_optim.state_dtype`.
         group_rules: ``(regular expression, options)`` pairs, as for :class:`functorch_optim.optim.Optimizer`.
 
     A number may be a Python number, a scalar array or a schedule, and may change in ``param_groups`` from step to step.
@@ -678,5 +705,6 @@ class Muon(Optimizer):
         batched: bool = False,
         reshape: str | None = None,
         *,
+        state_dtype: Any = None,
         group_rules: GroupRules = (),
     ) -> None: ...

@@ -3,9 +3,12 @@
 import weakref
 from collections.abc import Callable, Collection, Sequence
 
+import numpy as np
+
 from functorch_optim import trees
 from functorch_optim.optim.engine.none import NoAlgorithm
 from functorch_optim.optim.engine.packs import Leaves
+from functorch_optim.optim.engine.slot_dtypes import plain_dtypes
 from functorch_optim.optim.layout import GroupParams, Layout
 from functorch_optim.optim.ownership import own
 from functorch_optim.optim.param_groups import check_dense, extended
@@ -30,12 +33,16 @@ class Grouped(Values):
             names = zip(layout.names, layout.group_of, strict=True)
             group["param_names"] = [name for name, own_group in names if own_group == index]
         group = {**group, **{key: value for key, value in self._defaults_of(given).items() if key not in group}}
+        if "state_dtype" in group:
+            group["state_dtype"] = plain_dtypes(group["state_dtype"])
         self._check_options(group, index)
         return group
 
     def _check_options(self, group: OptionValues, index: int, live: bool = False) -> None:
         """Raise, naming the group, unless the engine accepts its options; ``live`` ones each by itself."""
         try:
+            if "frozen" not in self.defaults and not isinstance(group.get("frozen", False), bool | np.bool_):
+                raise TypeError(f"frozen must be True or False, but it is {group['frozen']!r}")
             self._engine.check(group, live)
         except (TypeError, ValueError) as error:
             kind = ValueError if isinstance(error, ValueError) else TypeError
@@ -102,7 +109,7 @@ class Grouped(Values):
 
     def _known_options(self) -> Collection[str]:
         """Return the names of all options that a group may have."""
-        return self.defaults.keys()
+        return {*self.defaults, "frozen", "state_dtype"}
 
     def _defaults_of(self, group: OptionValues) -> OptionValues:
         """Return the options that a group has by default."""

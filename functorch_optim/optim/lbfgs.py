@@ -88,10 +88,11 @@ class LBFGS(Minimizer):
         params: the parameters, in any form that :class:`functorch_optim.optim.Optimizer` takes; one group.
         lr, max_iter, max_eval, tolerance_grad, tolerance_change, history_size, line_search_fn: as for
             :func:`functorch_optim.lbfgs`; they may change in ``param_groups`` from step to step.
-        maximize: whether to ascend; the group has this option only if it is True.
+        maximize: whether to ascend, as in torch 2.15.
 
     ``step(closure, *args)`` needs ``closure(params, *args)``, and runs up to ``max_iter`` iterations. The state belongs
-    to the first parameter, as in torch.
+    to the first parameter, as in torch. Parameters without entries are never moved: a step then evaluates the closure
+    once, and returns the loss.
 
     Raises:
         ValueError: an option outside its range, with torch's message; several groups.
@@ -119,6 +120,7 @@ class LBFGS(Minimizer):
         tolerance_change: Hyperparameter = 1e-9,
         history_size: int = 100,
         line_search_fn: str | None = None,
+        *,
         maximize: bool = False,
     ) -> None:
         own = {"history_size": history_size, "line_search_fn": line_search_fn}

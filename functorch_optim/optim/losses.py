@@ -2,14 +2,14 @@
 
 import functools
 import inspect
-import sys
-import warnings
 import weakref
 from collections.abc import Callable, Hashable
 from typing import Any
 
 import jax
 
+from functorch_optim import trees
+from functorch_optim.optim.callers import warn_caller
 from functorch_optim.optim.places import Watch
 from functorch_optim.optim.tracing import refuse_traced
 from functorch_optim.optim.transaction import Compiled
@@ -17,7 +17,6 @@ from functorch_optim.optim.watch import Closed, captured_arrays, watch
 from functorch_optim.sparse_grad import Sparse, value_and_sparse_grad
 from functorch_optim.typing import PyTree
 
-_PACKAGE = __name__.partition(".")[0] + "."
 _INSTEAD = "pass what changes as arguments, step(closure, *args) or backward(loss, *args)"
 
 
@@ -33,13 +32,18 @@ class CompiledLosses(Closed):
         self._compiles: dict[Hashable, int] = {}
 
     def value_and_grad(
-        self, loss: Callable[..., PyTree], has_aux: bool, jit: bool, sparse: Sparse = ()
+        self,
+        loss: Callable[..., PyTree],
+        has_aux: bool,
+        jit: bool,
+        sparse: Sparse = (),
+        dropped: frozenset[int] = frozenset(),
     ) -> Callable[..., PyTree]:
         if not jit:
-            return differentiated(loss, has_aux, sparse)
+            return differentiated(loss, has_aux, sparse, dropped)
         tables = sparse if callable(sparse) or isinstance(sparse, str) else tuple(sparse)
-        make = functools.partial(differentiated, has_aux=has_aux, sparse=tables)
-        return self.compiled(loss, (has_aux, tables), make)
+        make = functools.partial(differentiated, has_aux=has_aux, sparse=tables, dropped=dropped)
+        return self.compiled(loss, (has_aux, tables, dropped), make)
 
     def compiled(
         self,
@@ -87,7 +91,7 @@ class CompiledLosses(Closed):
         self._compiles[code, kind] = self._compiles.get((code, kind), 0) + 1
         if self._compiles[code, kind] == 3:
             reason = "reads variables that change" if changed else "is defined anew for every step"
-            _warn(
+            warn_caller(
                 f"{code.co_qualname} was compiled for the third time because it {reason}: define it once, outside the "
                 f"loop, and {_INSTEAD}"
             )
@@ -104,11 +108,23 @@ class _Identity:
         return id(self.of)
 
 
-def differentiated(loss: Callable[..., PyTree], has_aux: bool, sparse: Sparse) -> Callable[..., PyTree]:
-    """``value_and_grad``, with row-sparse gradients of the tables that ``sparse`` names."""
+def differentiated(
+    loss: Callable[..., PyTree], has_aux: bool, sparse: Sparse, dropped: frozenset[int] = frozenset()
+) -> Callable[..., PyTree]:
+    """``value_and_grad``, with row-sparse gradients of the tables that ``sparse`` names, and None in the place of the
+    gradients that are dropped: what nobody takes, a compiled function does not compute."""
+    whole = jax.value_and_grad(loss, has_aux=has_aux)
     if callable(sparse) or isinstance(sparse, str) or sparse:
-        return value_and_sparse_grad(loss, sparse, has_aux)
-    return jax.value_and_grad(loss, has_aux=has_aux)
+        whole = value_and_sparse_grad(loss, sparse, has_aux)
+    if not dropped:
+        return whole
+
+    def of_the_others(*args: PyTree) -> tuple[PyTree, PyTree]:
+        value, grads = whole(*args)
+        leaves, treedef = jax.tree.flatten(grads, is_leaf=trees.is_sparse)
+        return value, treedef.unflatten([None if leaf in dropped else grad for leaf, grad in enumerate(leaves)])
+
+    return of_the_others
 
 
 class _OfLoss(Compiled):
@@ -158,7 +174,7 @@ class _OfLoss(Compiled):
         self.watch = watch(loss, self._captured)
         code = _code(loss)
         if self.watch.unseen and not unseen and code is not None:
-            _warn(
+            warn_caller(
                 f"{code.co_qualname} was compiled, and {self.watch.unseen}: they are constants of the compiled "
                 f"function; {_INSTEAD}"
             )
@@ -170,14 +186,6 @@ def _code(loss: Any) -> Any:
         loss = loss.func
     loss = inspect.unwrap(loss)
     return getattr(loss, "__code__", None) or getattr(type(loss).__call__, "__code__", None)
-
-
-def _warn(message: str) -> None:
-    """Warn at the line outside this package that should change."""
-    level, frame = 2, sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(_PACKAGE):
-        level, frame = level + 1, frame.f_back
-    warnings.warn(message, UserWarning, stacklevel=level)
 
 
 def takes_parameters(closure: Callable[..., PyTree]) -> bool:

@@ -44,7 +44,7 @@ class Minimizer(Optimizer):
             *args: further arguments of the closure.
 
         Returns:
-            The loss before the step, as in torch.
+            The loss before the step, as in torch. If the group is frozen, nothing else happens.
 
         Raises:
             TypeError: the closure is missing, or takes no parameters.
@@ -60,6 +60,8 @@ class Minimizer(Optimizer):
             raise TypeError(
                 f"{name}.step() evaluates the loss at its own parameters: it needs closure(params), which takes them"
             )
+        if self._frozen():
+            return self._evaluate(self._losses.value_and_grad(closure, False, True, dropped=self._frozen()), args)[0]
         return step_by_loss(self, closure, args)
 
 
@@ -71,7 +73,7 @@ def defaults(
     maximize: bool,
     **own: object,
 ) -> dict[str, PyTree]:
-    """The options of a group in torch's order; ``maximize``, which torch lacks, only if it is True."""
+    """The options of a group in the order of torch 2.15."""
     return {
         "lr": lr,
         "max_iter": max_iter,
@@ -79,5 +81,5 @@ def defaults(
         "tolerance_grad": tolerances[0],
         "tolerance_change": tolerances[1],
         **own,
-        **({"maximize": True} if maximize else {}),
+        "maximize": maximize,
     }

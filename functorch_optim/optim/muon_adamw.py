@@ -20,7 +20,7 @@ def _defaults(constructor: Callable[..., PyTree], only_if_given: Collection[str]
     return {name: parameter.default for name, parameter in parameters.items() if name not in only_if_given}
 
 
-_ONLY_IF_GIVEN = ("batched", "reshape")
+_ONLY_IF_GIVEN = ("batched", "reshape", "state_dtype")
 _MUON, _ADAMW = _defaults(muon, (*_ONLY_IF_GIVEN, *FUNCTIONAL_ONLY)), _defaults(adamw, FUNCTIONAL_ONLY)
 
 
@@ -60,7 +60,7 @@ class MuonAdamW(Optimizer):
         own = dict(muon_options or {})
         self._options: dict[str | None, dict[str, PyTree]] = {
             "muon": _filled("muon", _MUON, own, _ONLY_IF_GIVEN),
-            "adamw": _filled("adamw", _ADAMW, dict(adamw_options or {}), ()),
+            "adamw": _filled("adamw", _ADAMW, dict(adamw_options or {}), ("state_dtype",)),
         }
         rules: GroupRules = [(use_muon or matrices_for(own), {"algorithm": "muon"})]
         if (
@@ -87,7 +87,7 @@ class MuonAdamW(Optimizer):
         return ByParameter(Algorithms(makers, self._options))
 
     def _known_options(self) -> Collection[str]:
-        return {key for options in self._options.values() for key in options}
+        return {"frozen", "state_dtype", *(key for options in self._options.values() for key in options)}
 
     def _defaults_of(self, group: OptionValues) -> OptionValues:
         return self._options.get(group.get("algorithm"), self._options["adamw"])

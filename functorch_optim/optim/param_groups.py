@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from functorch_optim import trees, variables
+from functorch_optim.optim.callers import warn_caller
 from functorch_optim.optim.layout import Layout
 from functorch_optim.typing import OptionValues, PyTree
 
@@ -47,6 +48,9 @@ def parse(params: PyTree, group_rules: GroupRules, known: Collection[str]) -> Pa
     Raises:
         TypeError, ValueError: with torch's message if torch has one; the message names parameters.
     """
+    if isinstance(params, set | frozenset):
+        warn_caller(f"{_SETS} Here they stand in the order of their printed forms.", FutureWarning)
+        params = sorted(params, key=repr)
     params = _listed(params, "params argument given to the optimizer should be an iterable of Tensors or dicts")
     if type(params) in (list, tuple) and params and all(isinstance(e, Mapping) and "params" in e for e in params):
         if group_rules:

@@ -20,6 +20,8 @@ from functorch_optim.optim.tracing import trace_state
 from functorch_optim.optim.views import ParamGroups
 from functorch_optim.typing import PyTree
 
+_BEYOND_TORCH = ("batched", "reshape", "frozen", "state_dtype")  # what a state dict of torch says nothing of stays
+
 
 class Saved(Edited):
     """The part of an optimizer that is saved and loaded."""
@@ -60,7 +62,8 @@ class Saved(Edited):
             strict: whether all parameters, and no others, must be there and fit. If False, what fits is loaded, and
                 the other parameters keep their state.
             dtype: the dtype to cast floating slots to. By default a slot takes the wider of two dtypes, the saved one
-                and the one that the optimizer would create, so that nothing saved is rounded.
+                and the one that the optimizer would create, so that nothing saved is rounded. Where a group has the
+                option ``state_dtype``, that one.
             keep: names of options whose current values stay in every group, for example ``["lr"]``.
 
         A group takes the options of the saved group that its parameters were in; if they were in several that differ
@@ -122,6 +125,7 @@ class Saved(Edited):
         for live, group in zip(self.param_groups, loaded.groups, strict=True):
             defaults = self._defaults_of({**live, **group}).items()
             kept = {key: live.get(key, value) for key, value in defaults if key not in group}
+            kept |= {key: live[key] for key in _BEYOND_TORCH if key in live and key not in group}
             kept |= {key: live[key] for key in keep if key in live}
             groups.append({**group, **kept, **self.forced})
         pairs = zip(groups, loaded.counts, strict=True)

@@ -33,6 +33,9 @@ COMMON = {
     "capturable": Argument(bool, False, _IDLE),
     "differentiable": Argument(bool, False, f"whether a step may be traced, as for {_BASE}"),
     "fused": Argument(bool | None, None, _IDLE),
+    "state_dtype": Argument(
+        Any, None, "the dtype to keep all slots in, or a dict of slots, as in :func:`functorch_optim.state_dtype`"
+    ),
     "group_rules": Argument(GroupRules, (), f"``(regular expression, options)`` pairs, as for {_BASE}"),
 }
 _DOCSTRING = """\
@@ -74,14 +77,17 @@ class Declared(Optimizer):
             names, keywords = (part.split() for part in args.partition("*")[::2])
             options = [*names, *keywords]
             known, rule = inspect.signature(of).parameters, type(of().update.of.rule)
-            arguments = {name: _argument(name, known, rule) for name in ("params", *options, "group_rules")}
+            beyond = ("state_dtype", "group_rules")
+            arguments = {name: _argument(name, known, rule) for name in ("params", *options, *beyond)}
             keys = sorted(options, key=lambda name: last.split().index(name) if name in last.split() else -1)
             cls.constructor = staticmethod(vars(cls).get("constructor", of))
-            cls.__init__ = _init(cls, arguments, {*keywords, "group_rules"}, keys)
+            cls.__init__ = _init(cls, arguments, {*keywords, *beyond}, [*keys, "state_dtype"])
             cls.__doc__ = _docstring(cls, getattr(of, "func", of).__name__, arguments)
 
     def _begin(self, params: PyTree, options: OptionValues, group_rules: GroupRules) -> None:
         """Construct the optimizer from the arguments, with the options in the order of a group's keys."""
+        if options["state_dtype"] is None:
+            options = {name: value for name, value in options.items() if name != "state_dtype"}
         super().__init__(params, {**options, **self.forced}, group_rules=group_rules)
 
 
@@ -108,12 +114,21 @@ def _init(cls: type, arguments: Mapping[str, Argument], keywords: set[str], keys
         kind = Parameter.KEYWORD_ONLY if name in keywords else Parameter.POSITIONAL_OR_KEYWORD
         parameters.append(Parameter(name, kind, default=argument.default))
     options = ", ".join(f"{key!r}: {key}" for key in keys)
-    source = f"def __init__{inspect.Signature(parameters)}: self._begin(params, {{{options}}}, group_rules)"
-    namespace: dict[str, Any] = {"__name__": cls.__module__}
-    exec(compile(source, f"<the signature of {cls.__name__}>", "exec"), namespace)
-    function = namespace["__init__"]
-    function.__qualname__ = f"{cls.__qualname__}.__init__"
+    body = f"self._begin(params, {{{options}}}, group_rules)"
+    function = with_signature(f"{cls.__qualname__}.__init__", inspect.Signature(parameters), body, cls.__module__)
     function.__annotations__ = {name: argument.type for name, argument in arguments.items()} | {"return": None}
+    return function
+
+
+def with_signature(
+    qualname: str, signature: inspect.Signature, body: str, module: str, **names: object
+) -> Callable[..., PyTree]:
+    """A function with this signature and one line of code, which may use ``names``."""
+    name = qualname.rpartition(".")[2]
+    namespace: dict[str, Any] = {"__name__": module, **names}
+    exec(compile(f"def {name}{signature}: {body}", f"<the signature of {qualname}>", "exec"), namespace)
+    function = namespace[name]
+    function.__qualname__ = qualname
     return function
 
 

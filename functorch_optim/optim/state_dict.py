@@ -10,6 +10,7 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from functorch_optim import trees
+from functorch_optim.optim.engine.slot_dtypes import plain_dtypes
 from functorch_optim.optim.layout import Layout
 from functorch_optim.optim.loaded_options import COUNT, loaded_options, merged_options
 from functorch_optim.optim.options import is_schedule, plain, scalar_or_same
@@ -83,6 +84,8 @@ def write_state_dict(
         }
         if any(is_schedule(value) for key, value in group.items() if key in numbers):
             options[COUNT] = count
+        if "state_dtype" in options:
+            options["state_dtype"] = plain_dtypes(options["state_dtype"])
         positions = [number for number, leaf in enumerate(order) if layout.group_of[leaf] == index]
         saved.append({**options, "params": positions})
     state = {number: dict(entries[leaf]) for number, leaf in enumerate(order) if entries and entries[leaf]}

@@ -117,7 +117,8 @@ class Stepping(Hooked):
         Returns:
             The loss, if a closure was given.
 
-        A parameter without a gradient is skipped entirely: its value, slots and step count stay.
+        A parameter without a gradient is skipped entirely: its value, slots and step count stay. So is every parameter
+        of a group whose option ``frozen`` is True.
 
         Raises:
             ValueError, TypeError: the gradients do not fit the parameters; the message names the parameter.
@@ -133,12 +134,20 @@ class Stepping(Hooked):
             elif needs_loss(self):
                 return step_by_loss(self, closure, args)
             else:
-                loss, tree = self._evaluate(self._losses.value_and_grad(closure, False, True), args)
+                function = self._losses.value_and_grad(closure, False, True, dropped=self._frozen())
+                loss, tree = self._evaluate(function, args)
                 grads = self._aligned(tree)
         else:
             grads = self._aligned(closure)
         self._step(grads)
         return loss
+
+    def _frozen(self) -> frozenset[int]:
+        """The leaves in frozen groups; none where ``frozen`` is an option of the transformation itself."""
+        frozen = {index for index, group in enumerate(self.param_groups) if group.get("frozen")}
+        if not frozen or "frozen" in self.defaults:
+            return frozenset()
+        return frozenset(leaf for leaf, group in enumerate(self._layout.group_of) if group in frozen)
 
     def _is_closure(self, given: object) -> bool:
         """Whether ``given`` is a function and not gradients; a module of functions is a tree, and may be either."""
@@ -160,6 +169,8 @@ class Stepping(Hooked):
             if self._watched_params or self._watched_grads:
                 self._settle()
             used = (self._grads or []) if grads is None else grads
+            if frozen := self._frozen():
+                used = [None if leaf in frozen else grad for leaf, grad in enumerate(used)]
             updated = {group for group, grad in zip(self._layout.group_of, used, strict=False) if grad is not None}
             if updated:
                 self._refuse_tracing()
@@ -289,7 +300,7 @@ class Stepping(Hooked):
             leaves = trees.align(self._layout.structure.unflatten(self._held.arrays()), grads, "gradients")
         # What the checks depend on; an object() never equals one that passed them.
         kinds = set(map(type, leaves))
-        found = kinds, [leaf.aval if isinstance(leaf, jax.Array) else _signature(leaf) for leaf in leaves]
+        found = kinds, [leaf.aval if isinstance(leaf, jax.Array) else rows.signature(leaf) for leaf in leaves]
         if found != self._checked:
             self._refuse_traced(leaves)
             who = type(self).__name__
@@ -324,10 +335,3 @@ class Stepping(Hooked):
         """Raise a clear error if arrays are gone, instead of JAX's; with ``wait``, also if their computation failed."""
         params = dict(zip(self._layout.labels, self._held.loose, strict=True))
         check_alive(params, self._engine.arrays(), self._lent, wait)
-
-
-def _signature(leaf: PyTree) -> PyTree:
-    """Return what the checks of a gradient depend on; if that is unknown, it equals nothing else."""
-    if rows.is_rows(leaf):
-        return leaf.shape, leaf.dtype, leaf.n_sparse, leaf.n_batch
-    return leaf if leaf is None else getattr(leaf, "aval", object())

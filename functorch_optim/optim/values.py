@@ -84,11 +84,14 @@ class Values(Stepping):
                 :func:`functorch_optim.value_and_sparse_grad`.
             jit: whether to compile. A function is compiled once in its lifetime: define it outside the loop.
 
+        The gradients of frozen groups are None, and a compiled function does not compute them.
+
         Returns:
             What ``loss_fn`` returned.
         """
         tables = named(self._paths(sparse), self._tree())
-        value, tree = self._evaluate(self._losses.value_and_grad(loss_fn, has_aux, jit, tables), args)
+        function = self._losses.value_and_grad(loss_fn, has_aux, jit, tables, self._frozen())
+        value, tree = self._evaluate(function, args)
         grads = self._aligned(tree)
         del tree
         with self._transaction.change_lock:

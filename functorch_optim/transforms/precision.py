@@ -71,11 +71,16 @@ def state_dtype(inner: GradientTransformation, dtypes: Mapping[str, PyTree]) -> 
         >>> state.exp_avg.dtype.name, state.exp_avg_sq.dtype.name
         ('bfloat16', 'float32')
     """
+    return transformation(StateDtype(inner, floating_dtypes(dtypes)))
+
+
+def floating_dtypes(dtypes: Mapping[str, PyTree]) -> tuple[tuple[str, str], ...]:
+    """The names of the dtypes by slot; raises TypeError unless all are floating."""
     names = {name: jnp.dtype(dtype) for name, dtype in dtypes.items()}
     for name, dtype in names.items():
         if not jnp.issubdtype(dtype, jnp.floating):
             raise TypeError(f"state_dtype: the dtype of {name} must be a floating one, but it is {dtype}")
-    return transformation(StateDtype(inner, tuple((name, str(dtype)) for name, dtype in names.items())))
+    return tuple((name, str(dtype)) for name, dtype in names.items())
 
 
 @exportable

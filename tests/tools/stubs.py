@@ -1,6 +1,7 @@
-"""Write the files that are derived from the classes of the torch face: ``make stubs``.
+"""Write the files that are derived from the classes and functions of the torch face: ``make stubs``.
 
-``classes.pyi`` is for editors and type checkers; ``tests/signatures.txt`` is a record that shows every change.
+``classes.pyi`` and ``functional.pyi`` are for editors and type checkers; ``tests/signatures.txt`` is a record that
+shows every change.
 """
 
 import inspect
@@ -10,13 +11,14 @@ from pathlib import Path
 import jax.numpy as jnp
 
 from functorch_optim import optim
-from functorch_optim.optim import classes
+from functorch_optim.optim import classes, functional
 from functorch_optim.optim.param_groups import GroupRules
 from functorch_optim.optim.signatures import Declared
 
 SIGNATURES = Path(__file__).parents[1] / "signatures.txt"
 _RULES = inspect.formatannotation(GroupRules)
 STUB = Path(classes.__file__).with_suffix(".pyi")
+FUNCTIONS = Path(functional.__file__).with_suffix(".pyi")
 _HEAD = '''\
 """Generated from ``classes.py`` by ``make stubs``."""
 
@@ -45,6 +47,27 @@ def _of_class(kind: type[Declared]) -> str:
     return f"class {kind.__name__}({base}):\n" + textwrap.indent(doc + init, "    ")
 
 
+def functions() -> str:
+    """Return the text of the stub of ``torch.optim.functional``'s functions and of what they return."""
+    head = '"""Made of ``functional.py`` by ``make stubs``."""\n\nfrom collections.abc import Sequence\n'
+    head += "from typing import Any, NamedTuple\n"
+    names = "".join(f'    "{name}",\n' for name in functional.__all__)
+    return "\n".join([head, f"__all__ = [\n{names}]\n", *map(_of_function, functional.__all__)])
+
+
+def _of_function(name: str) -> str:
+    """Return a function with its docstring, after the type that it returns."""
+    function = getattr(functional, name)
+    result = function.__annotations__["return"]
+    fields = "".join(f"    {field}: list[Any]\n" for field in result._fields)
+    parameters = list(inspect.signature(function).parameters.values())
+    lines = [str(p).replace("collections.abc.", "").replace("typing.", "") for p in parameters]
+    lines.insert(next(index for index, p in enumerate(parameters) if p.kind is p.KEYWORD_ONLY), "*")
+    doc = textwrap.indent(f'"""{function.__doc__}\n"""', "    ")
+    head = f'class {result.__name__}(NamedTuple):\n    """{result.__doc__}"""\n\n{fields}\n'
+    return "".join([head, f"def {name}(\n", *(f"    {line},\n" for line in lines), f") -> {result.__name__}:\n{doc}\n"])
+
+
 def bare(kind: type) -> inspect.Signature:
     """Return a class's signature without its types."""
     own = inspect.signature(kind)
@@ -65,4 +88,5 @@ def signatures() -> str:
 
 if __name__ == "__main__":
     STUB.write_text(stub())
+    FUNCTIONS.write_text(functions())
     SIGNATURES.write_text(signatures())

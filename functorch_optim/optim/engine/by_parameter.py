@@ -138,9 +138,9 @@ class ByParameter:
         everything = zip(reading.loaded.entries, layout.group_of, reading.params, layout.labels, strict=True)
         for index, (entry, group, param, name) in enumerate(everything):
             if entry is not None:
-                rule = records[group].algorithm.rule
+                rule, dtypes = records[group].algorithm.rule, records[group].dtypes
                 try:
-                    history = history_of(entry, rule, param, name, reading.dtype)
+                    history = history_of(entry, rule, param, name, dtypes, reading.dtype)
                     begins = history.row is None and habits_of(type(rule)).starts_whole
                     histories[index] = fit(history, records[group], param) if begins else history
                 except (KeyError, TypeError, ValueError) as error:

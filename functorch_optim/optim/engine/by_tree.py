@@ -16,6 +16,7 @@ from functorch_optim.objectives import restricted
 from functorch_optim.optim.engine.by_path import BY_PATH
 from functorch_optim.optim.engine.packs import Leaves
 from functorch_optim.optim.engine.protocol import Codec, Entry, Group, Reading
+from functorch_optim.optim.engine.resting import resting
 from functorch_optim.optim.engine.templates import Template, fill, template_of, types_of
 from functorch_optim.optim.layout import Layout
 from functorch_optim.optim.losses import CompiledLosses
@@ -114,8 +115,15 @@ class ByTree:
 
     def reads(self, options: Group) -> tuple[tuple[str, ...], set[str]]:
         """Return the names of the options of a group that a step reads, and which of them may be numbers."""
-        del options
-        return self.option_names, self.data_names
+        return self._names(options), self.data_names
+
+    def _names(self, options: Group) -> tuple[str, ...]:
+        """Return the names of the options that build the transformation, and ``frozen`` if the group is."""
+        return (*self.option_names, "frozen") if self._is_frozen(options) else self.option_names
+
+    def _is_frozen(self, options: Group) -> bool:
+        """Whether a group is frozen; ``frozen`` may also be an option of the transformation."""
+        return bool(options.get("frozen")) and "frozen" not in self.option_names
 
     def record(self, options: Group, group: int) -> Group:
         """Return the record of a group: its options, which are numbers by now."""
@@ -124,7 +132,8 @@ class ByTree:
 
     def check(self, options: Group, live: bool = False) -> None:
         """Raise unless the transformation can be built with these options."""
-        del live
+        if not live and "state_dtype" in options and "state_dtype" not in self.option_names:
+            raise ValueError("this optimizer has no option state_dtype: wrap a composition in fo.state_dtype instead")
         self.build(options)
 
     def build(self, options: Group) -> GradientTransformation:
@@ -154,7 +163,7 @@ class ByTree:
 
     def _whole(self, layout: Layout, options: Sequence[Group]) -> GradientTransformation:
         """Build the transformation of the whole tree from the options of each group."""
-        members = [self.build(one) for one in options]
+        members = [resting(self.build(one)) if self._is_frozen(one) else self.build(one) for one in options]
         if layout.element_of is not None:
             members = [transformation(Within(tx, n)) for tx, n in zip(members, layout.element_of, strict=True)]
         if len(members) == 1:
@@ -210,7 +219,7 @@ class ByTree:
 
     def _templates(self, records: Sequence[Group]) -> tuple[tuple[Template, ...], np.ndarray]:
         """Return the templates of all groups, and their numbers as one vector."""
-        split = [template_of(self.option_names, self.static, options) for options in records]
+        split = [template_of(self._names(options), self.static, options) for options in records]
         numbers = np.array([number for _, group in split for number in group], np.float64)
         return tuple(template for template, _ in split), numbers
 
@@ -286,7 +295,7 @@ class ByTree:
         state = structure.unflatten(leaves)
         late = self.codec.behind(state, counts)
         live = [
-            {name: one[name] if name in self.static else delay(one[name], late) for name in self.option_names}
+            {name: one[name] if name in self.static else delay(one[name], late) for name in self._names(one)}
             for one in options
         ]
         self._exported = self.codec.counters(state)  # the state may be donated before it is restored
@@ -302,7 +311,8 @@ class ByTree:
         after = _matched(present, state)
         before = self.codec.counters(present) if self._exported is None else self._exported
         done = max((b - a for a, b in zip(before, self.codec.counters(after), strict=True)), default=0)
-        return after, [count + done for count in counts]
+        pairs = zip(counts, records, strict=True)
+        return after, [count if self._is_frozen(record) else count + done for count, record in pairs]
 
 
 def _is_packed(node: PyTree) -> bool:

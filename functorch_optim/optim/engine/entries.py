@@ -12,6 +12,7 @@ from jax.typing import DTypeLike
 from functorch_optim import trees
 from functorch_optim.optim.engine.histories import History, slots_of
 from functorch_optim.optim.engine.protocol import Entry
+from functorch_optim.optim.engine.slot_dtypes import SlotDtypes, slot_dtype
 from functorch_optim.optim.engine.torch_habits import habits_of
 from functorch_optim.optim.options import is_traced
 from functorch_optim.optim.state_dict import cast, count_of
@@ -39,13 +40,23 @@ def entries_of(histories: Collection[History], types: Collection[PyTree]) -> lis
 
 
 def history_of(
-    entry: Entry, rule: Any, param: PyTree, name: str, dtype: DTypeLike | None = None, live: PyTree = None
+    entry: Entry,
+    rule: Any,
+    param: PyTree,
+    name: str,
+    dtypes: SlotDtypes,
+    dtype: DTypeLike | None = None,
+    live: PyTree = None,
 ) -> History:
-    """Build the history that an entry describes, with slots at least as wide as in ``live``, or else as new ones."""
+    """Build the history that an entry describes.
+
+    Its slots have the ``dtypes`` of their group; without any, they are at least as wide as in ``live``, or else as new
+    ones.
+    """
     given = {key: value for key, value in entry.items() if value is not None}
     if not given:
         return History()
-    expected, quoted = _shapes(rule, param.shape, param.dtype), trees.quote(name)
+    expected, quoted = shapes_of(rule, param.shape, param.dtype), trees.quote(name)
     counts_steps = habits_of(type(rule)).counts_steps
     needed = [*(["step"] if counts_steps else []), *rule.carried, *slots_of(expected)]
     missing = [key for key in needed if key not in given]
@@ -66,19 +77,21 @@ def history_of(
         where = f"{slot} of the parameter {quoted}"
         model = (live or {}).get(slot, getattr(expected, slot))
         shape, own = (param.shape, trees.slot_dtype(param)) if model is None else (model.shape, model.dtype)
+        asked = slot_dtype(slot, jax.ShapeDtypeStruct(shape, own), dtypes) or dtype
         array = value if hasattr(value, "dtype") else np.asarray(value).astype(own)
         if array.shape != shape:
             raise ValueError(f"{where} has shape {array.shape}, but it should have {shape}")
         if not jnp.issubdtype(array.dtype, jnp.inexact):
             raise TypeError(f"{where} is not floating")
-        slot_array = cast(array, _slot_dtype(array.dtype, own, dtype), dtype, where)
+        slot_array = cast(array, _slot_dtype(array.dtype, own, asked), asked, where)
         sharding = None if is_traced(param) else sharding_of(param, shape)
         placed[slot] = slot_array if sharding is None else jax.device_put(slot_array, sharding)
     return History(rule.empty()._replace(**placed), step, carried)
 
 
 @functools.lru_cache(maxsize=1024)
-def _shapes(rule: Any, shape: tuple[int, ...], dtype: DTypeLike | None) -> PyTree:
+def shapes_of(rule: Any, shape: tuple[int, ...], dtype: DTypeLike | None) -> PyTree:
+    """The first slots of a parameter, as shapes and dtypes."""
     return rule.shapes(jax.ShapeDtypeStruct(shape, dtype))
 
 

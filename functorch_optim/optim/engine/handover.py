@@ -13,10 +13,13 @@ from functorch_optim.optim.engine.histories import History, slots_of
 from functorch_optim.optim.engine.kinds import Algorithms, Record, lifted
 from functorch_optim.optim.engine.prepared import age
 from functorch_optim.optim.engine.protocol import Group
+from functorch_optim.optim.engine.resting import resting
+from functorch_optim.optim.engine.slot_dtypes import slot_dtypes
 from functorch_optim.optim.engine.torch_habits import habits_of
 from functorch_optim.optim.layout import Layout
 from functorch_optim.optim.options import delay
 from functorch_optim.selection import partition
+from functorch_optim.transforms.precision import state_dtype
 from functorch_optim.typing import Numeric, PyTree
 
 
@@ -33,7 +36,7 @@ def functional(
         carried: dict[str, Numeric] = {}
         for i in indices:
             own_rows[i], labels[i], carried = histories[i].row, label, histories[i].carried
-        transformations[label] = tx
+        transformations[label] = _as_kept(algorithms, tx, options[group])
         scalars = {name: jnp.asarray(value, jnp.float32) for name, value in carried.items()}
         states[label] = lifted(tx).state_of(layout.structure, own_rows, jnp.asarray(step, jnp.int32), scalars)
     if len(states) == 1:
@@ -63,10 +66,11 @@ def restore(
         trees_of_slots = {name: tree for name, tree in slots_of(one).items() if name not in carried}
         slots = {name: trees.align(whole, tree, f"slots {name}") for name, tree in trees_of_slots.items()}
         for i in indices:
-            rule = records[layout.group_of[i]].algorithm.rule
+            record = records[layout.group_of[i]]
+            rule = record.algorithm.rule
             entry = {"step": step, **carried, **{name: leaves[i] for name, leaves in slots.items()}}
             live = {**slots_of(histories[i].row), **histories[i].idle}
-            read = history_of(entry, rule, params[i], layout.labels[i], live=live)
+            read = history_of(entry, rule, params[i], layout.labels[i], record.dtypes, live=live)
             new = step or habits_of(type(rule)).starts_whole
             after[i] = replace(read, step=step, idle=histories[i].idle) if new else History()
         group, before = layout.group_of[indices[0]], max(histories[i].step for i in indices)
@@ -97,6 +101,13 @@ def _transformation(algorithms: Algorithms, options: Group, late: int) -> Gradie
             for name in kind.options_of(options)
         }
     )
+
+
+def _as_kept(algorithms: Algorithms, tx: GradientTransformation, options: Group) -> GradientTransformation:
+    """The transformation with the dtypes of the group's slots, and at rest where the group is frozen."""
+    dtypes = slot_dtypes(options.get("state_dtype"), algorithms.kind(options).rule_type)
+    tx = state_dtype(tx, dict(dtypes)) if dtypes else tx
+    return resting(tx) if options.get("frozen") else tx
 
 
 def _matched(

@@ -11,6 +11,7 @@ from functorch_optim.core.packing import packable
 from functorch_optim.core.scalar_math import single
 from functorch_optim.optim.engine.kinds import Record
 from functorch_optim.optim.engine.packs import Leaves, Pack, cut_all, join_all
+from functorch_optim.optim.engine.slot_dtypes import cast_slots
 from functorch_optim.optim.engine.torch_habits import habits_of
 from functorch_optim.typing import Numeric, PyTree
 
@@ -44,12 +45,13 @@ def fit(history: History, record: Record, param: PyTree) -> History:
     rule, hyperparams = algorithm.rule, record.numbers
     if history.row is None:
         carried = {name: single(value) for name, value in rule.start(hyperparams).items()}
-        return History(rule.init(param, hyperparams), 0, carried, {}, algorithm)
+        return History(cast_slots(rule.init(param, hyperparams), record.dtypes), 0, carried, {}, algorithm)
     held = {**history.idle, **slots_of(history.row)}
     whole = all(name in held for name in algorithm.slot_names)
     row = rule.empty() if whole else rule.init(param, hyperparams)
     row = row._replace(**{name: held.pop(name) for name in algorithm.slot_names if name in held})
     restarts = not whole and not habits_of(type(rule)).counts_steps
+    row = cast_slots(row, record.dtypes)
     return History(row, 0 if restarts else history.step, history.carried, held, algorithm)
 
 

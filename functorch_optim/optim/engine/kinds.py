@@ -9,6 +9,7 @@ from functorch_optim.core.lifted import Lifted
 from functorch_optim.core.options import Deferred, checked, data_options, hyperparams_of
 from functorch_optim.hyperparams import Option
 from functorch_optim.optim.engine.protocol import Group
+from functorch_optim.optim.engine.slot_dtypes import SlotDtypes, slot_dtypes
 from functorch_optim.optim.engine.templates import hashable
 from functorch_optim.optim.engine.torch_habits import FUNCTIONAL_ONLY, habits_of
 from functorch_optim.optim.options import is_zero
@@ -39,6 +40,30 @@ class Kind:
             stand_ins[name] = _deferred(name, option, checked(name, option, options[name]))
         return {**options, **stand_ins}
 
+    def arguments(self, options: OptionValues, drop_decay: bool, where: str = "") -> dict[str, PyTree]:
+        """Return the options with stand-ins for their numbers, and with 0.0 for zeros that mean another rule.
+
+        ``where`` says in errors where the options stand.
+        """
+        data, habits = data_options(self.rule_type), habits_of(self.rule_type)
+        zeros = {*habits.static_zeros, *(["weight_decay"] if drop_decay else [])}
+        arguments: dict[str, PyTree] = {}
+        for name in self.options_of(options):
+            if name not in data:
+                arguments[name] = hashable(name, options[name])
+            elif name in zeros and is_zero(options[name]):
+                arguments[name] = 0.0
+            else:
+                arguments[name] = _deferred(f"option {name!r}{where}", data[name], options[name])
+        for flag, name in habits.idle_flags.items():
+            if arguments.get(name) == 0.0 and isinstance(arguments.get(name), float):
+                arguments[flag] = False
+        return arguments
+
+    def numbers(self, algorithm: Lifted, options: OptionValues) -> PyTree:
+        """Return the numbers among the options of a rule built from :meth:`arguments`."""
+        return hyperparams_of(self.rule_type, {**vars(algorithm.rule), **options}, 0)
+
     def build(self, options: OptionValues) -> Lifted:
         return lifted(self.constructor(**{name: options[name] for name in self.options_of(options)}))
 
@@ -50,6 +75,7 @@ class Record(NamedTuple):
     numbers: PyTree  # its numbers, as hyperparams_of returns them
     foreach: bool | None
     decays: bool  # whether its weight decay is nonzero
+    dtypes: SlotDtypes  # of its slots, if that is an option
 
 
 class Algorithms:
@@ -85,8 +111,8 @@ class Algorithms:
         """Return the names of the options of a group that a step reads, and which of them are numbers."""
         kind = self.kind(options)
         others = ("algorithm",) if None not in self.kinds else ()
-        packing = ("foreach",) if "foreach" in options else ()
-        return (*kind.options_of(options), *others, *packing), kind.data_names
+        more = [name for name in ("foreach", "state_dtype") if name in options]
+        return (*kind.options_of(options), *others, *more), kind.data_names
 
     def check(self, options: Group, live: bool = False) -> None:
         """Raise unless the algorithm accepts these options; it accepts more combinations of ``live`` ones."""
@@ -94,6 +120,7 @@ class Algorithms:
         for name in kind.options_of(options):
             if name not in kind.data_names and isinstance(options[name], list | dict | set):
                 raise TypeError(f"{name} must be a plain value, but it is {options[name]!r}")
+        slot_dtypes(options.get("state_dtype"), kind.rule_type)
         kind.build(kind.checked(options) if live else options)
 
     def record(self, options: Group, group: int) -> Record:
@@ -103,29 +130,16 @@ class Algorithms:
         an Adam step.
         """
         kind = self.kind(options)
-        data, zeros = data_options(kind.rule_type), set(habits_of(kind.rule_type).static_zeros)
         decays = not is_zero(options.get("weight_decay", 0.0))
         if decays:
             self._decayed.add(group)
-        elif group not in self._decayed:
-            zeros.add("weight_decay")
-        arguments: dict[str, PyTree] = {}
-        for name in kind.options_of(options):
-            if name not in data:
-                arguments[name] = hashable(name, options[name])
-            elif name in zeros and is_zero(options[name]):
-                arguments[name] = 0.0
-            else:
-                arguments[name] = _deferred(f"option {name!r} of parameter group {group}", data[name], options[name])
-        for flag, name in habits_of(kind.rule_type).idle_flags.items():
-            if arguments.get(name) == 0.0 and isinstance(arguments.get(name), float):
-                arguments[flag] = False
-        key = (kind.rule_type, tuple(arguments.items()))
+        arguments = kind.arguments(options, group not in self._decayed, f" of parameter group {group}")
+        dtypes = slot_dtypes(options.get("state_dtype"), kind.rule_type)
+        key = (kind.rule_type, tuple(arguments.items()), dtypes)
         if key not in self._made:
             self._made[key] = kind.build(arguments)
         algorithm = self._made[key]
-        numbers = hyperparams_of(kind.rule_type, {**vars(algorithm.rule), **options}, 0)
-        return Record(algorithm, numbers, options.get("foreach"), decays)
+        return Record(algorithm, kind.numbers(algorithm, options), options.get("foreach"), decays, dtypes)
 
 
 def _deferred(name: str, option: Option, value: PyTree) -> PyTree:

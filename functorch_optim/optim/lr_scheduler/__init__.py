@@ -15,6 +15,7 @@ from functorch_optim.optim.lr_scheduler.scheduled import (
     PolynomialLR,
     StepLR,
 )
+from functorch_optim.optim.lr_scheduler.warmup import WarmupStableDecay
 
 __all__ = [
     "ChainedScheduler",
@@ -33,4 +34,5 @@ __all__ = [
     "ReduceLROnPlateau",
     "SequentialLR",
     "StepLR",
+    "WarmupStableDecay",
 ]

@@ -1,0 +1,60 @@
+"""The option ``state_dtype`` of a group: the dtypes in which it keeps its slots."""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+
+from functorch_optim.core.rule import Rule
+from functorch_optim.transforms.precision import floating_dtypes
+from functorch_optim.typing import PyTree
+
+SlotDtypes = tuple[tuple[str, str], ...]
+
+
+def slot_dtypes(option: PyTree, rule: type[Rule]) -> SlotDtypes:
+    """The name of the dtype of each slot, as the option has it: a dtype for all slots, or one for each by name.
+
+    Raises:
+        ValueError: there is no such slot. TypeError: a dtype is not floating.
+    """
+    if option is None:
+        return ()
+    slots = [name for name in rule.empty()._fields if name != "step" and name not in rule.carried]
+    given = option if isinstance(option, Mapping) else dict.fromkeys(slots, option)
+    unknown = [str(name) for name in given if name not in slots]
+    if unknown:
+        raise ValueError(
+            f"state_dtype: the state of {rule.title} has no slot {', '.join(unknown)}; it has {', '.join(slots)}"
+        )
+    return floating_dtypes(given)
+
+
+def plain_dtypes(option: PyTree) -> PyTree:
+    """The option with names of dtypes in the place of dtypes, so that every file format holds it."""
+    if isinstance(option, Mapping):
+        return {name: plain_dtypes(dtype) for name, dtype in option.items()}
+    return str(np.dtype(option)) if isinstance(option, np.dtype | type) else option
+
+
+def cast_slots(row: PyTree, dtypes: SlotDtypes) -> PyTree:
+    """One parameter's state with the real slots that ``dtypes`` names in their dtypes."""
+    held = row._asdict()
+    cast = {name: held[name].astype(_held_as(dtype)) for name, dtype in dtypes if is_real(held[name])}
+    return row._replace(**cast) if cast else row
+
+
+def slot_dtype(name: str, model: PyTree, dtypes: SlotDtypes) -> DTypeLike | None:
+    """The dtype that a slot like ``model`` must have; None where nothing is said of it."""
+    return _held_as(dict(dtypes)[name]) if name in dict(dtypes) and is_real(model) else None
+
+
+def is_real(slot: PyTree) -> bool:
+    """Whether a slot is there, and of a floating dtype: those of complex parameters stay complex."""
+    return slot is not None and bool(jnp.issubdtype(slot.dtype, jnp.floating))
+
+
+def _held_as(dtype: str) -> DTypeLike:
+    return jax.dtypes.canonicalize_dtype(jnp.dtype(dtype))
