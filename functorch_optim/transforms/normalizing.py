@@ -79,7 +79,8 @@ class ScaleByTrustRatio(Scheduled):
 
         def each(update: jax.Array, update_norm: jax.Array, param_norm: jax.Array) -> jax.Array:
             dtype = trees.wider_dtype(update_norm.dtype, param_norm.dtype)
-            low, trust, eps = (jnp.asarray(value, dtype) for value in values)
+            numbers = (values.min_norm, values.trust_coefficient, values.eps)
+            low, trust, eps = (jnp.asarray(number, dtype) for number in numbers)
             own, whole = (jnp.maximum(norm.astype(dtype), low) for norm in (update_norm, param_norm))
             is_zero = (own == 0) | (whole == 0)
             return multiply(update, jnp.where(is_zero, 1, trust * whole / jnp.where(is_zero, 1, own + eps)))
