@@ -231,9 +231,9 @@ def monitor(
 ) -> GradientTransformation:
     """Keep in the state what people log of a run; :func:`functorch_optim.report` reads it.
 
-    The updates are those of ``inner``. At every update: the step, the learning rates, the norm of the gradient as
-    ``inner`` gets it, and whether it was clipped. At updates 1, 1 + ``every``, ...: the norm of the updates that
-    ``inner`` returns, and of the parameters after them.
+    The updates are those of ``inner``. At every update the monitor records the learning rates, the norm of the gradient
+    as ``inner`` gets it, and whether it was clipped. At updates 1, 1 + ``every``, ... it also records the norm of the
+    updates that ``inner`` returns, and of the parameters after them.
 
     Clipping is counted where the gradient itself, scaled by nothing before, gets to
     :func:`functorch_optim.clip_by_global_norm`, :func:`functorch_optim.clip_by_zscore` or

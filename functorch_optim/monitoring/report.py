@@ -49,12 +49,12 @@ def report(state: PyTree) -> dict[str, PyTree]:
     if not found:
         raise KeyError("the state has no monitor: wrap the transformation in fo.monitor")
     is_traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(state))
-    counts = [(label, _counts(state, one), one._replace(inner=())) for label, one in found]
-    counts = counts if is_traced else jax.device_get(counts)
+    seen = [(one._replace(inner=()), _counts(state, one)) for _, one in found]
+    seen = seen if is_traced else jax.device_get(seen)
     named = {
         f"{label}/{name}" if len(found) > 1 else name: value
-        for label, others, one in counts
-        for name, value in _read(one, others)
+        for (label, _), own in zip(found, seen, strict=True)
+        for name, value in _read(*own)
     }
     return {name: value if is_traced or np.ndim(value) else np.asarray(value).item() for name, value in named.items()}
 
@@ -104,7 +104,8 @@ def _read(one: MonitorState, counts: dict[str, tuple[PyTree, PyTree]]) -> Iterat
 def _share(part: PyTree, whole: PyTree) -> PyTree:
     """One number divided by another; 0 of nothing."""
     if isinstance(whole, Tracer):
-        part, whole = (x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in (part, whole))
+        dtype = part.dtype if jnp.issubdtype(part.dtype, jnp.inexact) else jnp.result_type(float)
+        part, whole = part.astype(dtype), whole.astype(dtype)
         return jnp.where(whole == 0, jnp.zeros_like(part), part / jnp.where(whole == 0, jnp.ones_like(whole), whole))
     part, whole = np.asarray(part, np.float64), np.asarray(whole, np.float64)
     return np.divide(part, whole, out=np.zeros(np.broadcast_shapes(part.shape, whole.shape)), where=whole != 0)

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import jax
 
 from functorch_optim.base import GradientTransformation
+from functorch_optim.monitoring.report import report
 from functorch_optim.optim.engine.by_parameter import ByParameter
 from functorch_optim.optim.engine.by_tree import ByTree
 from functorch_optim.optim.engine.kinds import Algorithms
@@ -147,6 +148,27 @@ class Optimizer(Saved):
         if type(self).transformation is not Optimizer.transformation:
             return ByTree(self.transformation, list(self.defaults), ())
         return NoAlgorithm(type(self).__name__)
+
+    def report(self) -> dict[str, PyTree]:
+        """What the :func:`functorch_optim.monitor` in the transformation has seen: :func:`functorch_optim.report`.
+
+        Of several groups each name begins with the group: ``group0/grad_norm``.
+
+        Raises:
+            KeyError: the optimizer was not made by :meth:`from_transform` of a transformation with a monitor.
+
+        Example:
+            >>> import jax.numpy as jnp
+            >>> import functorch_optim as fo
+            >>> from functorch_optim import optim
+            >>> make = lambda lr: fo.monitor(fo.sgd(lr=lr))
+            >>> optimizer = optim.Optimizer.from_transform(make, {"w": jnp.ones(1)}, {"lr": 0.5})
+            >>> optimizer.step({"w": jnp.ones(1)})
+            >>> optimizer.report()["update_norm"]
+            0.5
+        """
+        with self._transaction.handing:
+            return report(self._engine.state if isinstance(self._engine, ByTree) else ())
 
     def functional(self) -> tuple[GradientTransformation, PyTree, PyTree]:
         """Return ``(tx, params, state)`` to continue with in a compiled loop; :meth:`restore` takes the results back.
