@@ -167,7 +167,7 @@ class Optimizer(Saved):
             >>> optimizer.report()["update_norm"]
             0.5
         """
-        with self._transaction.handing:
+        with self._transaction.handoff_lock:
             return report(self._engine.state if isinstance(self._engine, ByTree) else ())
 
     def functional(self) -> tuple[GradientTransformation, PyTree, PyTree]:
