@@ -30,6 +30,27 @@ def test_the_blocks_of_a_page_run_in_order(page, standard_promotion):
     assert len(blocks) >= 2
 
 
+@pytest.mark.parametrize(
+    ("page", "lines"),
+    [
+        ("clipping-and-constraints", ["0.899", "[0.0996094 -0.0996094]"]),
+        (
+            "watching-a-run",
+            ["21 0.09 0.02", "['grad_norm', 'grad_norm/.*kernel$', 'grad_norm/encoder']", "0.0"],
+        ),
+    ],
+)
+def test_the_pages_run_and_print_what_they_say(page, lines, standard_promotion, capsys):
+    text = (ROOT / "docs" / f"{page}.md").read_text()
+    namespace = {}
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(compile(block, f"{page}.md", "exec"), namespace)
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == len(lines)
+    for found, line in zip(printed, lines, strict=True):
+        assert found.startswith(line) and f"# {line}" in text
+
+
 def test_the_guide_to_an_algorithm_of_ones_own_runs(tmp_path, monkeypatch, standard_promotion, capsys):
     """It runs as a module, so that its rule can be pickled."""
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "writing-an-algorithm.md").read_text(), re.DOTALL)
