@@ -150,7 +150,8 @@ def test_without_axis_name_it_raises_and_names_the_parameter(name, check_vma):
 
 @checks
 def test_element_wise_ones_need_no_axis_name(check_vma):
-    tx = fo.chain(fo.clip_by_value(0.5), fo.accumulate(fo.adamw(lr=0.1), 1))
+    box = fo.chain(fo.keep_nonnegative(), fo.project_box(0.0, 1.0))
+    tx = fo.chain(fo.clip_by_value(0.5), fo.scale_by_sign(), fo.accumulate(fo.adamw(lr=0.1), 1), box)
     assert_as_whole(lambda axis: tx, check_vma)
 
 
