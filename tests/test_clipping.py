@@ -150,7 +150,7 @@ def zscore_reference(norms, z=2.5, decay=0.97, warmup=25, eps=1e-6):
 
 def norms_with_spikes(count):
     norms = 1 + 0.2 * np.random.default_rng(0).random(count)
-    norms[30::7] *= 5
+    norms[25::7] *= 5
     return norms
 
 

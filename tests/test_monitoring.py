@@ -260,6 +260,13 @@ def test_dtypes_absent_sparse_and_complex_leaves():
     assert found["param_norm/none"] == pytest.approx(np.sqrt(2)) and found["param_norm/count"] == 0.0
 
 
+def test_a_gradient_that_is_sparse_in_another_way_is_named():
+    params = {"table": jnp.ones((5, 2))}
+    tx = fo.monitor(fo.sgd(lr=0.1))
+    with pytest.raises(RuntimeError, match=r"monitor supports sparse gradients .* of the parameter 'table' is BCOO"):
+        tx.update({"table": BCOO.fromdense(params["table"])}, tx.init(params), params)
+
+
 @pytest.mark.usefixtures("x64")
 def test_norms_of_doubles_are_doubles():
     params = {"w": jnp.ones(3) / 3}

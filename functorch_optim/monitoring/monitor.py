@@ -170,7 +170,12 @@ def _all(state: MonitorState) -> list[Norms]:
 
 def _dense(tree: PyTree) -> PyTree:
     """The tree with the entries of row-sparse arrays in their place, whose norms are the same."""
-    return jax.tree.map(lambda x: rows.entries(x) if rows.is_rows(x) else x, tree, is_leaf=trees.is_sparse)
+
+    def each(name: str, leaf: PyTree) -> PyTree:
+        trees.check_update(name, leaf, leaf, "monitor", rows=True)
+        return rows.entries(leaf) if rows.is_rows(leaf) else leaf
+
+    return trees.map_updates(each, "monitor", tree)
 
 
 def _after(measured: jax.Array, tree: PyTree) -> PyTree:

@@ -14,6 +14,7 @@ from functorch_optim.effects import Effects, Kind, Leaves
 from functorch_optim.hyperparams import AnyNumber, Hyperparameter, NonNegative, Option, known
 from functorch_optim.norms import leaf_norms, squares
 from functorch_optim.placement import whole
+from functorch_optim.transforms.precision import narrowed
 from functorch_optim.transforms.scaling import Scheduled, by_part, with_params
 from functorch_optim.typing import Array, Numeric, PyTree
 from functorch_optim.units import UnitAxes, as_unit_axes, sum_over_unit, unit_axes
@@ -84,10 +85,10 @@ def _inside(low: Numeric, high: Numeric, dtype: DTypeLike) -> tuple[jax.Array, j
 def _rounded(bound: Numeric, dtype: Any, toward: float) -> jax.Array:
     """A bound rounded to a dtype in one direction."""
     if isinstance(bound, jax.Array):
-        nearest, wide = bound.astype(dtype), trees.wider_dtype(bound.dtype, dtype)
-        is_outside = (nearest.astype(wide) > bound.astype(wide)) == (toward < 0)
-        is_exact = nearest.astype(wide) == bound.astype(wide)
-        return jnp.where(is_outside & ~is_exact, _next_toward(nearest, toward), nearest)
+        exact = bound.astype(trees.wider_dtype(bound.dtype, dtype))
+        nearest = narrowed(exact, dtype)
+        is_outside = nearest > exact if toward < 0 else nearest < exact
+        return jnp.where(is_outside, _next_toward(nearest.astype(dtype), toward), nearest.astype(dtype))
     with np.errstate(over="ignore"):
         nearest = np.asarray(bound).astype(dtype)
     is_outside = float(nearest) > bound if toward < 0 else float(nearest) < bound
@@ -244,7 +245,7 @@ class ProjectL2Ball(Constraint):
 
     def apply(self, values: Any, updates: PyTree, params: PyTree) -> PyTree:
         who = "project_l2_ball"
-        reached = trees.map_dense(lambda u, p: add_update(p, u).astype(trees.compute_dtype(u, p)), who, updates, params)
+        reached = trees.map_dense(_sum, who, updates, params)
         norms = self._norms(reached, who)
 
         def each(update: jax.Array, param: jax.Array, reached: jax.Array, norm: jax.Array) -> jax.Array:
@@ -270,15 +271,22 @@ class ProjectL2Ball(Constraint):
         return trees.map_updates(each, who, reached)
 
 
+def _sum(update: jax.Array, param: Array) -> jax.Array:
+    """What :func:`add_update` leads to, in the dtype of the calculation."""
+    wide = trees.compute_dtype(param, update)
+    return by_part(lambda x: narrowed(x, jnp.finfo(param.dtype).dtype))(update.astype(wide) + param.astype(wide))
+
+
 def _toward_zero(array: jax.Array, dtype: DTypeLike) -> jax.Array:
     """Numbers rounded to a narrower dtype, none of them up."""
+    real = jnp.finfo(dtype).dtype
 
-    def real(part: jax.Array) -> jax.Array:
-        nearest = part.astype(jnp.finfo(dtype).dtype)
-        is_up = jnp.abs(nearest.astype(part.dtype)) > jnp.abs(part)
-        return jnp.where(is_up, _next_toward(nearest, 0.0), nearest).astype(part.dtype)
+    def each(part: jax.Array) -> jax.Array:
+        nearest = narrowed(part, real)
+        lower = _next_toward(nearest.astype(real), 0.0).astype(part.dtype)
+        return jnp.where(jnp.abs(nearest) > jnp.abs(part), lower, nearest)
 
-    return by_part(real)(array) if jnp.finfo(dtype).bits < jnp.finfo(array.dtype).bits else array
+    return by_part(each)(array)
 
 
 def project_l2_ball(radius: Hyperparameter, axis: PyTree = None, axis_name: PyTree = None) -> GradientTransformation:
