@@ -35,7 +35,7 @@ exportable(Beta)
 class InjectState(NamedTuple):
     """The state of an injected transformation.
 
-    ``step`` counts updates. ``hyperparams`` maps each option to the numbers for the next update: arrays, in the option's
+    ``step`` counts updates. ``hyperparams`` maps each option to its numbers for the next update: arrays in the option's
     tuples and :class:`Beta` pairs. ``scheduled`` says for each option with a schedule whether it follows that.
     """
 

@@ -1,4 +1,4 @@
-"""Factors of updates by the parameters' paths: by rules, and by the depth of layers."""
+"""Scale updates by the parameters' paths: by rules, and by the depth of layers."""
 
 import re
 from collections.abc import Callable, Sequence

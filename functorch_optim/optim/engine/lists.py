@@ -1,4 +1,4 @@
-"""One update of lists of arrays, with lists of their state, as torch's functional optimizers have them."""
+"""Update lists of arrays once, with lists of their state, as torch's functional optimizers do."""
 
 import inspect
 from collections.abc import Callable, Hashable, Mapping
@@ -134,7 +134,7 @@ class ListUpdate:
         return rule.empty()._replace(**slots), begins
 
     def _put(self, after: Lists, index: int, slots: PyTree, carried: Mapping[str, PyTree]) -> None:
-        """Put the state of a parameter in the place of the one before."""
+        """Replace the state of a parameter."""
         for name, field in self.state.items():
             if field in carried:
                 held = jnp.asarray(after[name][index])
@@ -178,7 +178,7 @@ def _check_slot(name: str, held: PyTree, like: PyTree, may_begin: bool) -> None:
 
 
 def _unscaled(grad: PyTree, scale: PyTree) -> PyTree:
-    """The gradient divided by the scale of the loss."""
+    """Divide the gradient by the scale of the loss."""
     if scale is None:
         return grad
     dtype = trees.compute_dtype(grad)
@@ -186,7 +186,7 @@ def _unscaled(grad: PyTree, scale: PyTree) -> PyTree:
 
 
 def _unless(found_inf: PyTree, before: Lists, after: Lists) -> Lists:
-    """What was before if an infinite gradient was found, else what comes after."""
+    """Keep the old value if an infinite gradient was found, else take the new one."""
     if not isinstance(found_inf, Tracer):
         return before if np.asarray(found_inf).item() else after
     stop = found_inf.reshape(()) != 0

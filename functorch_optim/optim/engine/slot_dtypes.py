@@ -33,7 +33,7 @@ def slot_dtypes(option: PyTree, rule: type[Rule]) -> SlotDtypes:
 
 
 def plain_dtypes(option: PyTree) -> PyTree:
-    """The option with names of dtypes in the place of dtypes, so that every file format holds it."""
+    """Replace dtypes in the option by their names, so that every file format can store it."""
     if isinstance(option, Mapping):
         return {name: plain_dtypes(dtype) for name, dtype in option.items()}
     return str(np.dtype(option)) if isinstance(option, np.dtype | type) else option
