@@ -187,7 +187,7 @@ def _after(measured: jax.Array, tree: PyTree) -> PyTree:
 
 
 def _rates(tx: GradientTransformation, state: PyTree) -> dict[str, PyTree]:
-    """The learning rates of the next update by name: ``lr``, or with the names of links or labels ``lr/decay``."""
+    """Find the learning rates of the next update by name: ``lr``, or with the names of links or labels ``lr/decay``."""
 
     def found(values: PyTree, where: tuple[str, ...]) -> Iterator[tuple[str, PyTree]]:
         for name, value in values.items():

@@ -54,7 +54,7 @@ class ListUpdate:
         self.grads, self.state, self.counts = grads, dict(state), counts
 
     def __call__(self, given: Mapping[str, PyTree]) -> Lists:
-        """The parameters and the state after the update, by the names of the arguments that had them before.
+        """Compute the parameters and the state after the update, by argument name.
 
         Raises:
             ValueError, TypeError, RuntimeError: the lists do not fit each other, or an option is not what it must be.
@@ -100,7 +100,7 @@ class ListUpdate:
         return algorithm, self.kind.numbers(algorithm, options)
 
     def _checked(self, algorithm: Lifted, lists: Lists, grads: list[PyTree]) -> list[PyTree]:
-        """The gradients, None where there is none; raises unless everything fits the parameters."""
+        """Return the gradients, None where missing; raises unless everything fits the parameters."""
         rule, count = algorithm.rule, len(lists["params"])
         for index, param in enumerate(lists["params"]):
             trees.check_parameter(f"params[{index}]", param)
@@ -146,7 +146,7 @@ class ListUpdate:
 
 
 def _number(name: str, value: PyTree) -> PyTree:
-    """An option that is a number, as a Python float where it is known."""
+    """Convert a numeric option to a Python float if it is known."""
     number = None if callable(value) else value_at(value, 0)
     if not is_number(number) and not (value is None and name == "eps1"):
         raise TypeError(f"{name} must be a number, but it is {value!r}")
@@ -154,7 +154,7 @@ def _number(name: str, value: PyTree) -> PyTree:
 
 
 def _scalar(value: PyTree) -> PyTree:
-    """A scalar of the state, as a Python float where it is known."""
+    """Convert a scalar of the state to a Python float if it is known."""
     return value.reshape(()) if isinstance(value, Tracer) else float(np.asarray(value).item())
 
 

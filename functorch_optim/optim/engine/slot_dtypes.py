@@ -47,7 +47,7 @@ def cast_slots(row: PyTree, dtypes: SlotDtypes) -> PyTree:
 
 
 def slot_dtype(name: str, model: PyTree, dtypes: SlotDtypes) -> DTypeLike | None:
-    """The dtype that a slot like ``model`` must have; None where nothing is said of it."""
+    """Find the dtype for a slot like ``model``; None if it is not real or the option does not name it."""
     return _held_as(dict(dtypes)[name]) if name in dict(dtypes) and is_real(model) else None
 
 
