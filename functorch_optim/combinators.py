@@ -80,7 +80,7 @@ class Links(Transform):
 
 
 def _at_each(effects_at: Callable[[Leaves], list[Effects]], params: PyTree) -> Iterator[tuple[str, Effects]]:
-    """Each parameter, for messages, and the effects there."""
+    """Yield each parameter, for messages, and its effects."""
     names, leaves, _ = trees.named_leaves(params, none_is_leaf=True)
     for name, leaf, effects in zip(names, leaves, effects_at(Leaves(names, params)), strict=True):
         if leaf is not None:

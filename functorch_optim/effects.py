@@ -117,7 +117,7 @@ def _check_algorithm(effect: Effect, before: Effects, where: str) -> None:
 
 
 def _one_rate(first: Effect, second: Effect) -> str:
-    """What to do instead of two algorithms, two learning rates, or one of each."""
+    """Say what to do instead of two algorithms, two learning rates, or one of each."""
     if first.kind is second.kind:
         if first.kind is Kind.STEPS:
             return "Use one of the two, or give each its own parameters with fo.partition"

@@ -1,4 +1,4 @@
-"""Write hyperparameters into a state in which :func:`functorch_optim.inject` keeps them."""
+"""Change the hyperparameters that :func:`functorch_optim.inject` keeps in a state."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -24,21 +24,21 @@ Path = tuple[Any, ...]
 def set_hyperparams(
     state: PyTree, /, *, name: object = None, tx: GradientTransformation | None = None, **values: Any
 ) -> PyTree:
-    """The state with other numbers for the next updates; nothing is compiled again.
+    """Return the state with other numbers for the next updates; nothing is compiled again.
 
-    Works inside ``jit`` and ``vmap``, on the state of any composition, and on whatever tree has it, such as a
-    ``TrainState`` of flax. A number keeps its dtype and its devices.
+    Works inside ``jit`` and ``vmap``, on the state of any composition, and on any tree that contains it, such as
+    flax's ``TrainState``. A number keeps its dtype and its devices.
 
     Args:
-        state: a state with one or several :class:`functorch_optim.InjectState` in it. Each value goes to the one that
-            has a hyperparameter of this name.
-        name: if several have it, which one: the name of a link of a named chain, the label of a partition, or the
+        state: a state that contains one or several :class:`functorch_optim.InjectState`. Each value goes to the one
+            that has a hyperparameter of this name.
+        name: which one if several have it: the name of a link of a named chain, the label of a partition, or the
             dotted path of the :class:`functorch_optim.InjectState` in the state.
-        tx: the transformation whose state it is. It is used only to check the ranges of concrete numbers. Without it
-            only betas are checked, to be from 0 to 1.
-        **values: name -> number, array, or what the option consists of: ``betas=(0.9, 0.99)``. Where the state is that
-            of an ensemble under ``vmap``, a number for all or an array with one for each. None hands an option with a
-            schedule back to it; until then a number written in its place holds.
+        tx: the transformation that owns the state, used only to check the ranges of concrete numbers. Without it, only
+            betas are checked, to be from 0 to 1.
+        **values: name -> number, array, or the option's structure: ``betas=(0.9, 0.99)``. For the state of an ensemble
+            under ``vmap``, a number for all members or an array with one for each. None hands an option with a
+            schedule back to it; until then a number written instead holds.
 
     Raises:
         KeyError: there is no such hyperparameter, or there are several; the message lists the names or paths.
@@ -66,7 +66,7 @@ def set_hyperparams(
 
 
 def _map_injected(change: Callable[[Path, InjectState], InjectState], tree: PyTree, path: Path = ()) -> PyTree:
-    """A tree with each :class:`InjectState` changed, those inside another one first."""
+    """Change each :class:`InjectState` in a tree, inner ones first."""
 
     def at(own: Path, node: PyTree) -> PyTree:
         if not isinstance(node, InjectState):
@@ -79,7 +79,7 @@ def _map_injected(change: Callable[[Path, InjectState], InjectState], tree: PyTr
 
 
 def _places(state: PyTree) -> dict[Path, InjectState]:
-    """Every :class:`InjectState` in a state by its path."""
+    """Find every :class:`InjectState` in a state, by path."""
     found: dict[Path, InjectState] = {}
 
     def note(path: Path, own: InjectState) -> InjectState:
@@ -91,7 +91,7 @@ def _places(state: PyTree) -> dict[Path, InjectState]:
 
 
 def _owner(places: Mapping[Path, InjectState], option: str, name: object) -> Path:
-    """The path of the one state that a value is for."""
+    """Find the path of the one state that a value is for."""
     named = {path: own for path, own in places.items() if name is None or _is_named(path, name)}
     if not named:
         where = f"of the name or path {name!r}; there are: {_listed(places)}" if places else "of fo.inject"
@@ -119,7 +119,7 @@ def _listed(paths: Iterable[Path]) -> str:
 
 
 def _changed(state: InjectState, values: Mapping[str, Any]) -> InjectState:
-    """One state with these values."""
+    """Write these values into one state."""
     hyperparams, scheduled = dict(state.hyperparams), dict(state.scheduled)
     for option, value in values.items():
         if value is None and option not in scheduled:
@@ -132,7 +132,7 @@ def _changed(state: InjectState, values: Mapping[str, Any]) -> InjectState:
 
 
 def _fitted(name: str, held: PyTree, value: Any) -> PyTree:
-    """A value in the form of what the state holds."""
+    """Convert a value to the form that the state holds."""
     if isinstance(held, Beta):
         value = value if isinstance(value, Beta) else _beta(name, value)
         return Beta(*(_fitted(name, *pair) for pair in zip(held, value, strict=True)))
@@ -156,7 +156,7 @@ def _fitted(name: str, held: PyTree, value: Any) -> PyTree:
 
 
 def _beta(name: str, value: Any) -> Beta:
-    """A decay rate and one minus it."""
+    """Convert a decay rate to a pair of it and one minus it."""
     _check_real(name, value)
     known = not isinstance(value, Tracer)
     if known and not np.all((np.asarray(value) >= 0) & (np.asarray(value) <= 1)):
@@ -165,7 +165,7 @@ def _beta(name: str, value: Any) -> Beta:
 
 
 def _number(name: str, model: PyTree, value: Any) -> PyTree:
-    """A number in the shape and dtype of the one in the state."""
+    """Convert a number to the shape and dtype of the one in the state."""
     _check_real(name, value)
     shape, dtype = jnp.shape(model), jnp.result_type(model)
     if jnp.issubdtype(dtype, jnp.integer) and not jnp.issubdtype(jnp.result_type(value), jnp.integer):
@@ -187,7 +187,7 @@ def _check_real(name: str, value: Any) -> None:
 
 
 def _like(model: PyTree, value: Any) -> PyTree:
-    """A value as an array like the model: its shape, dtype and devices."""
+    """Convert a value to an array with the model's shape, dtype and devices."""
     shape, dtype = jnp.shape(model), jnp.result_type(model)
     if isinstance(model, Tracer) or isinstance(value, Tracer):
         one = jnp.asarray(value).astype(dtype)

@@ -1,4 +1,4 @@
-"""Hyperparameters as data in the state: at every update a transformation is built from them, which compiles nothing."""
+"""Keep hyperparameters as data in the state, and build the transformation from them at every update."""
 
 import functools
 from collections.abc import Callable, Collection, Mapping
@@ -35,9 +35,8 @@ exportable(Beta)
 class InjectState(NamedTuple):
     """The state of an injected transformation.
 
-    ``step`` counts updates. ``hyperparams`` has the numbers that the next update uses, by option: arrays, in the tuples
-    and :class:`Beta` pairs that the option has. ``scheduled`` says of each option with a schedule whether it follows
-    it.
+    ``step`` counts updates. ``hyperparams`` maps each option to its numbers for the next update: arrays in the option's
+    tuples and :class:`Beta` pairs. ``scheduled`` says for each option with a schedule whether it follows that.
     """
 
     step: PyTree
@@ -47,7 +46,7 @@ class InjectState(NamedTuple):
 
 
 class Number(Frozen):
-    """Stands in an option for a number that is data: it has the first value, or the schedule."""
+    """Mark a number in an option as data, and hold its first value or its schedule."""
 
     value: Any  # a float, a Scalar or a schedule
     beta: bool = False  # whether it becomes a pair
@@ -60,7 +59,7 @@ class Number(Frozen):
         return callable(self.value)
 
     def at(self, step: jax.Array) -> PyTree:
-        """The number at ``step``, as one array or a pair, each with a buffer of its own."""
+        """Compute the number at ``step`` as an array or a pair of arrays, in new buffers."""
         if isinstance(self.value, Scalar):
             value, dtype = self.value.array, jax.dtypes.canonicalize_dtype(self.value.array.dtype)
         else:
@@ -69,7 +68,7 @@ class Number(Frozen):
 
 
 class Given(Frozen):
-    """The value of an option: a tree with :class:`Number` at some leaves, and what is no data at the others."""
+    """The value of an option: a tree with :class:`Number` at the leaves that are data."""
 
     leaves: tuple[Any, ...]
     structure: trees.Structure
@@ -91,11 +90,11 @@ class Given(Frozen):
         return any(isinstance(leaf, Number) and leaf.is_schedule for leaf in self.leaves)
 
     def numbers(self, step: jax.Array) -> PyTree:
-        """The numbers at ``step``; None at the other leaves."""
+        """Compute the numbers at ``step``, with None at the other leaves."""
         return self.structure.unflatten([leaf.at(step) if isinstance(leaf, Number) else None for leaf in self.leaves])
 
     def scheduled(self, numbers: PyTree, follow: jax.Array, step: jax.Array) -> PyTree:
-        """These numbers, and if ``follow`` the schedules' at ``step``."""
+        """Replace the numbers that have schedules by the schedules' values at ``step`` if ``follow``."""
 
         def one(leaf: Any, number: PyTree) -> PyTree:
             if not isinstance(leaf, Number) or not leaf.is_schedule:
@@ -105,7 +104,7 @@ class Given(Frozen):
         return self.structure.unflatten(list(map(one, self.leaves, self._aligned(numbers))))
 
     def option(self, numbers: PyTree) -> PyTree:
-        """The option with these numbers."""
+        """Build the option with these numbers."""
 
         def one(leaf: Any, number: PyTree) -> PyTree:
             return number if isinstance(leaf, Number) else leaf.array if isinstance(leaf, Scalar) else leaf
@@ -124,7 +123,7 @@ class Given(Frozen):
 
 
 def _is_static(node: object) -> bool:
-    """Whether a node of an option is not opened."""
+    """Whether to treat a node of an option as a leaf."""
     return callable(node) or isinstance(node, GradientTransformation)
 
 
@@ -154,11 +153,11 @@ class Inject(Transform):
         return updates, after._replace(hyperparams=self._held(after))
 
     def numbers(self, step: jax.Array) -> dict[str, PyTree]:
-        """The numbers of a run at ``step`` into which nobody writes."""
+        """Compute the numbers at ``step`` of a run that changes none of them."""
         return {name: given.numbers(step) for name, given in self.options if given.has_numbers}
 
     def _held(self, state: InjectState) -> dict[str, PyTree]:
-        """The numbers for the next update from this state."""
+        """Compute the numbers for the next update from this state."""
         held = jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(x)), state.hyperparams)
         for name, given in self.options:
             if given.has_schedules:
@@ -166,11 +165,11 @@ class Inject(Transform):
         return held
 
     def built(self, numbers: Mapping[str, PyTree]) -> GradientTransformation:
-        """The transformation with these numbers."""
+        """Build the transformation with these numbers."""
         return self.factory(**{name: given.option(numbers.get(name)) for name, given in self.options})
 
     def abstractly(self, look: Callable[[GradientTransformation], _Found]) -> _Found:
-        """What is found in the transformation while its numbers are unknown."""
+        """Look at the transformation while its numbers are unknown."""
         found: list[_Found] = []
         jax.eval_shape(lambda numbers: found.append(look(self.built(numbers))), self.numbers(jnp.zeros((), jnp.int32)))
         return found[0]
@@ -192,36 +191,36 @@ def _readable(node: PyTree) -> PyTree:
 
 
 def inject(factory: Factory, /, *, static: Collection[str] | str = (), **options: Any) -> GradientTransformation:
-    """Keep the numbers among a transformation's options in its state, where they can be changed as data.
+    """Keep the numeric options of a transformation in its state, where you can change them as data.
 
     ``inject(fo.adamw, lr=1e-3, weight_decay=0.1)`` is ``fo.adamw(lr=1e-3, weight_decay=0.1)``, rebuilt inside every
     update from the numbers in ``state.hyperparams``. Change them with :func:`functorch_optim.set_hyperparams`: nothing
-    is traced or compiled again. Only the options that are named here are data.
+    is traced or compiled again. Only the options named here are data.
 
     Args:
         factory: a function that returns a transformation: one of this library's or of optax's, or your own, such as
             ``lambda lr, max_norm: fo.chain(fo.clip_by_global_norm(max_norm), fo.adamw(lr=lr))``.
         static: names of options that are not data.
-        **options: the factory's options. Of this library's algorithms and links, those are data that are numbers by
-            their meaning (``lr``, ``betas``, ``eps``, ...); counts, flags and masks are not. Of any other factory,
+        **options: the factory's options. For this library's algorithms and links, options that are numbers by meaning
+            are data (``lr``, ``betas``, ``eps``, ...); counts, flags and masks are not. For any other factory,
             Python's numbers and arrays are data, also inside tuples, lists and dicts; name in ``static`` what the
             factory must know, such as counts. Python's numbers become JAX's default float, and both halves of a
             :class:`functorch_optim.Beta` are data, so ``1 - beta`` keeps its digits.
 
             A function is a schedule if it gives a number for a step. The schedule is evaluated at the state's step, and
-            ``state.hyperparams`` has its value for the next update. A number written in its place holds until it is
-            handed back to the schedule.
+            ``state.hyperparams`` has its value for the next update. A number written instead holds until you hand the
+            option back to the schedule.
 
     Returns:
         A transformation with the state :class:`InjectState`. :func:`functorch_optim.current_hyperparams` reports the
-        numbers, beside those that the transformation itself reports.
+        numbers, in addition to those that the transformation itself reports.
 
     Raises:
         ValueError: nothing is data, ``static`` names no option, or as from ``factory``. TypeError: a number must be
             known to build the transformation, a static option has no hash, or as from ``factory``.
 
-    Source: ``optax.inject_hyperparams``, which makes data of all numbers, also of defaults; leaves the values of the
-    last update in the state; and overwrites what is written in the place of a schedule.
+    Source: ``optax.inject_hyperparams``, which turns all numbers into data, defaults included; leaves the values of the
+    last update in the state; and overwrites a number written instead of a schedule.
 
     Example:
         >>> import functorch_optim as fo
@@ -242,7 +241,7 @@ def inject(factory: Factory, /, *, static: Collection[str] | str = (), **options
     for name, one in given.items():
         _check_hash(name, one)
     tx = Inject(factory, tuple(given.items()))
-    if marks is None:  # what the factory says of numbers that are out of range
+    if marks is None:  # let the factory check the ranges of its numbers
         first = tx.numbers(jnp.zeros((), jnp.int32))
         factory(
             **{name: one.option(first[name]) if one.has_schedules else options[name] for name, one in given.items()}
@@ -256,7 +255,7 @@ def _name(factory: Factory) -> str:
 
 
 def _marks(factory: Any, options: Mapping[str, Any]) -> dict[str, Option] | None:
-    """The options of a factory of this library that are numbers by their meaning; None if that is not known."""
+    """Find the options of this library's factory that are numbers by meaning; None if that is unknown."""
     function = factory
     while isinstance(function, functools.partial):
         function = function.func
@@ -268,7 +267,7 @@ def _marks(factory: Any, options: Mapping[str, Any]) -> dict[str, Option] | None
 
 
 def _marked(name: str, value: Any, marks: Mapping[str, Option] | None, fixed: bool) -> PyTree:
-    """An option with :class:`Number` in the place of its numbers."""
+    """Replace the numbers of an option by :class:`Number`."""
     if fixed or (marks is not None and name not in marks):
         return value
     if marks is None:
@@ -277,7 +276,7 @@ def _marked(name: str, value: Any, marks: Mapping[str, Option] | None, fixed: bo
 
 
 def _numbers_in(value: Any, beta: bool) -> PyTree:
-    """An option of this library as :func:`functorch_optim.core.options.checked` gives it, made of :class:`Number`."""
+    """Replace the numbers of an option from :func:`functorch_optim.core.options.checked` by :class:`Number`."""
     if isinstance(value, Beta):
         return Beta(*(Number(half) for half in value))
     if isinstance(value, tuple):
@@ -286,7 +285,7 @@ def _numbers_in(value: Any, beta: bool) -> PyTree:
 
 
 def _number_or_same(leaf: Any) -> Any:
-    """A leaf of an option of a factory of which nothing is known."""
+    """Replace a leaf of an unknown factory's option by :class:`Number` if it is a number or a schedule."""
     if is_real(leaf):
         return Number(Scalar(leaf) if _is_array(leaf) else float(leaf))
     return Number(leaf) if callable(leaf) and _gives_number(leaf) else leaf
@@ -296,7 +295,7 @@ def _gives_number(function: Callable[..., Any]) -> bool:
     """Whether a function is a schedule: it gives a real scalar for a step."""
     try:
         found = jax.eval_shape(lambda step: function(step), jnp.zeros((), jnp.int32))
-    except Exception:  # of a function of something else, which may raise anything
+    except Exception:  # a function of something else may raise anything
         return False
     found = found.value if isinstance(found, Beta) else found
     return is_real(found) and found.shape == ()
@@ -313,8 +312,8 @@ def _check_hash(name: str, given: Given) -> None:
 
 
 def _check_data(tx: Inject) -> None:
-    """Raise if the transformation cannot be built of traced numbers."""
-    tx.numbers(jnp.zeros((), jnp.int32))  # what schedules raise is their own
+    """Raise if the transformation cannot be built from traced numbers."""
+    tx.numbers(jnp.zeros((), jnp.int32))  # errors of schedules pass through unchanged
     try:
         tx.abstractly(lambda made: None)
     except (TypeError, ValueError) as error:

@@ -12,7 +12,7 @@ from functorch_optim.typing import PyTree
 
 
 def global_norm(tree: PyTree, axis_name: PyTree = None) -> jax.Array:
-    """The Euclidean norm of all leaves together, summed in float32 or wider; None leaves are ignored.
+    """Compute the Euclidean norm of all leaves together, summed in float32 or wider; None leaves are ignored.
 
     Args:
         tree: a pytree of dense arrays.
@@ -35,7 +35,7 @@ def norm_of(tree: PyTree, axis_name: axes.Labels | None, who: str) -> jax.Array:
 
 
 def norm_dtype(params: PyTree) -> DTypeLike:
-    """The dtype of the norms of gradients of these parameters."""
+    """Find the dtype of gradient norms for these parameters."""
     arrays = [leaf for leaf in jax.tree.leaves(params) if hasattr(leaf, "dtype")]
     floating = [array for array in arrays if jnp.issubdtype(array.dtype, jnp.inexact)]
     return jnp.finfo(trees.compute_dtype(*floating)).dtype
@@ -44,7 +44,7 @@ def norm_dtype(params: PyTree) -> DTypeLike:
 def norms_of_groups(
     tree: PyTree, groups: Sequence[Callable[[str], bool]], axis_name: axes.Labels | None, who: str
 ) -> list[jax.Array]:
-    """The norm of all leaves together, and that of each group: of the leaves whose dotted names it holds for."""
+    """Compute the norm of all leaves, then one norm per group: over the leaves whose dotted names it selects."""
     squares, over = _squares_of(tree, who), axes.over(axis_name, tree, who)
     names, leaves, _ = trees.named_leaves(tree, none_is_leaf=True)
     present = [name for name, leaf in zip(names, leaves, strict=True) if not trees.is_absent(leaf)]
@@ -56,12 +56,12 @@ def norms_of_groups(
 
 
 def leaf_norms(tree: PyTree, axis_name: axes.Labels | None, who: str) -> PyTree:
-    """The norm of each leaf, as a tree of scalars; None where there is no gradient."""
+    """Compute the norm of each leaf, as a tree of scalars; None where there is no gradient."""
     return _by_leaf(tree, axis_name, who, lambda square, size: sqrt(square))
 
 
 def leaf_rms(tree: PyTree, axis_name: axes.Labels | None, who: str) -> PyTree:
-    """The root mean square of each leaf, as a tree of scalars; None where there is no gradient. Nothing has 0."""
+    """Compute the root mean square of each leaf, as a tree of scalars: None without a gradient, 0 if empty."""
     return _by_leaf(tree, axis_name, who, lambda square, size: sqrt(square / max(size, 1)))
 
 
@@ -80,17 +80,17 @@ def _by_leaf(
 
 
 def _squares_of(tree: PyTree, who: str) -> list[PyTree]:
-    """The sum of squares of each leaf that is there."""
+    """Sum the squares of each leaf that is present."""
     squares: list[PyTree] = []
     trees.map_dense(lambda leaf: squares.append(sum_of_squares(leaf)), who, tree)
     return squares
 
 
 def sum_of_squares(leaf: jax.Array) -> jax.Array:
-    """The sum of the squared magnitudes of an array, in float32 or wider."""
+    """Sum the squared magnitudes of an array, in float32 or wider."""
     return jnp.sum(squares(leaf.astype(trees.compute_dtype(leaf))))
 
 
 def squares(array: jax.Array) -> jax.Array:
-    """The squared magnitudes of an array."""
+    """Compute the squared magnitudes of an array."""
     return jnp.real(array) ** 2 + jnp.imag(array) ** 2 if jnp.iscomplexobj(array) else array**2

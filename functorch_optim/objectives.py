@@ -1,5 +1,4 @@
-"""The functions of the parameters that ``update`` is given, ``value_fn`` and ``grad_fn``: their further arguments, and
-their form for some of the parameters."""
+"""Bind the arguments of ``value_fn`` and ``grad_fn``, and restrict both functions to some of the parameters."""
 
 import functools
 import inspect
@@ -12,12 +11,12 @@ from functorch_optim.typing import PyTree
 
 Function = Callable[[PyTree], PyTree]
 
-# Keywords that tell of the objective itself, and are no arguments of it.
+# Keywords that describe the objective, and are not arguments of it.
 _OF_THE_OBJECTIVE = ("value", "grad", "value_fn", "grad_fn")
 
 
 def with_arguments(function: Callable[..., PyTree], keywords: Mapping[str, PyTree]) -> Function:
-    """``function(params)`` with those of ``update``'s keywords that its signature takes.
+    """Bind those of ``update``'s keywords that the function's signature takes, which leaves ``function(params)``.
 
     Example:
         >>> with_arguments(lambda params, x, scale=1: params * x * scale, {"x": 3, "y": 4, "value": 5})(2)
@@ -38,10 +37,10 @@ def with_arguments(function: Callable[..., PyTree], keywords: Mapping[str, PyTre
 
 
 def restricted(keywords: Mapping[str, PyTree], whole: Function, part: Function) -> dict[str, PyTree]:
-    """The functions among ``update``'s keywords as functions of some parameters only.
+    """Turn the functions among ``update``'s keywords into functions of some parameters only.
 
     Args:
-        keywords: what ``update`` was given.
+        keywords: the keywords of ``update``.
         whole: fills a tree of those parameters up to all of them.
         part: selects the same leaves of a tree.
     """
@@ -62,7 +61,7 @@ def check_value(who: str, value: Any) -> None:
 
 
 def value_in(keywords: Mapping[str, PyTree], who: str, instead: str = "") -> PyTree:
-    """The loss among ``update``'s keywords.
+    """Return the loss from ``update``'s keywords.
 
     Raises:
         ValueError: there is none; TypeError: it is not a real scalar.

@@ -1,4 +1,4 @@
-"""What regular expressions say of parameters, by their dotted paths."""
+"""Match regular expressions to the dotted paths of parameters."""
 
 import re
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ class Found(Frozen):
 
 
 class PathRules(Frozen):
-    """``(regular expression, value)`` pairs in order, of which the first that is found in a path decides."""
+    """``(regular expression, value)`` pairs in order; the first found in a path decides."""
 
     pairs: tuple[tuple[Regex, Any], ...]
     who: str
@@ -35,7 +35,7 @@ class PathRules(Frozen):
         return repr(list(self.pairs))
 
     def match(self, path: str) -> tuple[int, re.Match[str]] | None:
-        """The number of the rule that decides, and where its expression is found; None if none is."""
+        """Return the index and the match of the first rule found in a path; None if none is."""
         for index, (pattern, _) in enumerate(self.pairs):
             found = re.search(pattern, path)
             if found is not None:
@@ -56,7 +56,7 @@ class PathRules(Frozen):
                 )
 
     def values(self, names: Sequence[str], leaves: Sequence[PyTree]) -> list[Any]:
-        """The value for every path; None where none of the rules is found in it and the leaf is None.
+        """Return the value for every path; None if no rule is found in it and the leaf is None.
 
         Raises:
             ValueError: no rule is found in the path of another leaf, or a rule in no path. The message has the paths.
@@ -81,13 +81,13 @@ def _text(pattern: Regex) -> str:
 
 
 def listed(names: Sequence[str]) -> str:
-    """Names for a message, quoted; the first of very many."""
+    """Quote names for a message, and show only the first of many."""
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(map(trees.quote, names[:_SHOWN])) + more
 
 
 def is_regex(given: object) -> TypeGuard[Regex]:
-    """Whether an option is a regular expression, compiled or as a text."""
+    """Whether an option is a regular expression, compiled or as a string."""
     return isinstance(given, str | re.Pattern)
 
 
@@ -104,7 +104,7 @@ def as_rules(who: str, given: PyTree, what: str) -> PathRules:
     """Convert a list of ``(regular expression, value)`` pairs; ``what`` names the values in messages.
 
     Raises:
-        TypeError: it is something else. ValueError: an expression is none.
+        TypeError: it is something else. ValueError: an expression is invalid.
     """
     if not isinstance(given, list | tuple) or not all(map(_is_pair, given)):
         raise TypeError(f"{who}: the rules are a list of pairs (regular expression, {what}), but they are {given!r}")

@@ -58,7 +58,7 @@ class Labels(Frozen):
         return repr(self.function or self.structure.unflatten(self.leaves))
 
     def of(self, names: trees.Names, tree: PyTree) -> list[Hashable]:
-        """The label of every leaf of ``tree``; a label may stand for a whole subtree.
+        """Find the label of every leaf of ``tree``; a label may stand for a whole subtree.
 
         Raises:
             ValueError: the structures differ, or the rules do not fit the paths.
@@ -160,7 +160,7 @@ def _select(tree: PyTree, labels: list[Hashable], label: Hashable) -> PyTree:
 
 
 def _of_part(extra: dict[str, PyTree], params: PyTree, labels: list[Hashable], label: Hashable) -> dict[str, PyTree]:
-    """``value_fn`` and ``grad_fn`` as functions of only the parameters with this label."""
+    """Turn ``value_fn`` and ``grad_fn`` into functions of only the parameters with this label."""
     if params is None:
         return {}
     leaves, treedef = jax.tree.flatten(params, is_leaf=trees.is_leaf)
@@ -235,7 +235,7 @@ def partition(transformations: Mapping[Hashable, GradientTransformation], labels
         transformations: label -> transformation. Each sees the whole tree with None at the others' leaves.
         labels: a label for every parameter, in one of these forms: a pytree of labels with the parameters' structure (a
             label may stand for a whole subtree); a function from a parameter's dotted path (``"layers.0.weight"``) to
-            its label; a list of rules ``(regular expression, label)``, of which the first that is found in the path
+            its label; a list of rules ``(regular expression, label)``, where the first found in the path
             decides; a compiled regular expression, whose labels are True where it is found in the path and False
             elsewhere.
 

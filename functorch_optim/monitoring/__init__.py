@@ -1,1 +1,1 @@
-"""Watching a run: what to log of it."""
+"""Watch a run: measure what people log."""

@@ -1,4 +1,4 @@
-"""Watching a run: a wrapper that keeps in its state what people log."""
+"""Watch a run: a wrapper that keeps in its state what people log."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -102,7 +102,7 @@ class Monitor(Wrapper):
         )
 
     def _moves(self, updates: PyTree, params: PyTree, groups: Groups, old: Moves) -> Moves:
-        """The norms of the updates, and of the parameters after them, in the dtypes of ``old``.
+        """Measure the norms of the updates, and of the parameters after them, in the dtypes of ``old``.
 
         The new parameters are formed as :func:`functorch_optim.apply_updates` does, which the compiler does once.
         """
@@ -153,7 +153,7 @@ class Monitor(Wrapper):
         return list(self.prefixes or ())
 
     def _group(self, prefix: str) -> Callable[[str], bool]:
-        """Whether a parameter's name belongs to a prefix."""
+        """Check whether a parameter's name belongs to a prefix."""
         depth = self.prefixes
         if isinstance(depth, int):
             return lambda name: _first(name, depth) == prefix
@@ -192,7 +192,7 @@ def _after(measured: jax.Array, tree: PyTree) -> PyTree:
 
 
 def _rates(tx: GradientTransformation, state: PyTree) -> dict[str, PyTree]:
-    """The learning rates of the next update by name: ``lr``, or with the names of links or labels ``lr/decay``."""
+    """Find the learning rates of the next update by name: ``lr``, or with the names of links or labels ``lr/decay``."""
 
     def found(values: PyTree, where: tuple[str, ...]) -> Iterator[tuple[str, PyTree]]:
         for name, value in values.items():

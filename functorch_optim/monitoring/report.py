@@ -17,7 +17,7 @@ SKIPS = (SkipNonfiniteState, SkipLargeUpdatesState, SkipSpikesState)  # each cou
 
 
 def report(state: PyTree) -> dict[str, PyTree]:
-    """What a :func:`functorch_optim.monitor` has seen, as a flat dictionary of numbers for a logger.
+    """Report what a :func:`functorch_optim.monitor` measured, as a flat dictionary of numbers for a logger.
 
     - ``step``: the number of updates; ``lr``, or ``lr/NAME`` for each of several: the learning rate of the last one;
     - ``grad_norm``, ``update_norm``, ``param_norm``, and ``update_ratio``, of the last two; for a part of the tree
@@ -102,7 +102,7 @@ def _read(one: MonitorState, counts: dict[str, tuple[PyTree, PyTree]]) -> Iterat
 
 
 def _share(part: PyTree, whole: PyTree) -> PyTree:
-    """One number divided by another; 0 of nothing."""
+    """Divide one number by another; 0 if the divisor is 0."""
     if isinstance(whole, Tracer):
         dtype = part.dtype if jnp.issubdtype(part.dtype, jnp.inexact) else jnp.result_type(float)
         part, whole = part.astype(dtype), whole.astype(dtype)

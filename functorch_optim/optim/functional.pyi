@@ -70,7 +70,7 @@ def adadelta(
         ``AdadeltaResult(params, square_avgs, acc_deltas, state_steps)``, all lists.
 
     Raises:
-        ValueError, TypeError, RuntimeError: lists of different lengths or shapes; an option that is no number. The
+        ValueError, TypeError, RuntimeError: lists of different lengths or shapes; an option that is not a number. The
             message names the list and the place.
 
     Example:
@@ -140,7 +140,7 @@ def adafactor(
         ``AdafactorResult(params, row_vars, col_vars, variances, state_steps)``, all lists.
 
     Raises:
-        ValueError, TypeError, RuntimeError: lists of different lengths or shapes; an option that is no number. The
+        ValueError, TypeError, RuntimeError: lists of different lengths or shapes; an option that is not a number. The
             message names the list and the place.
 
     Example:
@@ -207,7 +207,7 @@ def adagrad(
         ``AdagradResult(params, state_sums, state_steps)``, all lists.
 
     Raises:
-        ValueError, TypeError, RuntimeError: lists of different lengths or shapes; an option that is no number. The
+        ValueError, TypeError, RuntimeError: lists of different lengths or shapes; an option that is not a number. The
             message names the list and the place.
 
     Example:
@@ -285,7 +285,7 @@ def adam(
         ``AdamResult(params, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, state_steps)``, all lists.
 
     Raises:
-        ValueError, TypeError, RuntimeError: lists of different lengths or shapes; an option that is no number. The
+        ValueError, TypeError, RuntimeError: lists of different lengths or shapes; an option that is not a number. The
             message names the list and the place.
 
     Example:
@@ -351,7 +351,7 @@ def adamax(
         ``AdamaxResult(params, exp_avgs, exp_infs, state_steps)``, all lists.
 
     Raises:
-        ValueError, TypeError, RuntimeError: lists of different lengths or shapes; an option that is no number. The
+        ValueError, TypeError, RuntimeError: lists of different lengths or shapes; an option that is not a number. The
             message names the list and the place.
 
     Example:
@@ -427,7 +427,7 @@ def adamw(
         ``AdamWResult(params, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, state_steps)``, all lists.
 
     Raises:
-        ValueError, TypeError, RuntimeError: lists of different lengths or shapes; an option that is no number. The
+        ValueError, TypeError, RuntimeError: lists of different lengths or shapes; an option that is not a number. The
             message names the list and the place.
 
     Example:
@@ -496,7 +496,7 @@ def asgd(
         ``ASGDResult(params, axs, mus, etas, state_steps)``, all lists.
 
     Raises:
-        ValueError, TypeError, RuntimeError: lists of different lengths or shapes; an option that is no number. The
+        ValueError, TypeError, RuntimeError: lists of different lengths or shapes; an option that is not a number. The
             message names the list and the place.
 
     Example:
@@ -556,7 +556,7 @@ def muon(
         ``MuonResult(params, muon_momentum_bufs)``, all lists.
 
     Raises:
-        ValueError, TypeError, RuntimeError: lists of different lengths or shapes; an option that is no number. The
+        ValueError, TypeError, RuntimeError: lists of different lengths or shapes; an option that is not a number. The
             message names the list and the place.
 
     Example:
@@ -630,7 +630,7 @@ def nadam(
         ``NAdamResult(params, exp_avgs, exp_avg_sqs, mu_products, state_steps)``, all lists.
 
     Raises:
-        ValueError, TypeError, RuntimeError: lists of different lengths or shapes; an option that is no number. The
+        ValueError, TypeError, RuntimeError: lists of different lengths or shapes; an option that is not a number. The
             message names the list and the place.
 
     Example:
@@ -698,7 +698,7 @@ def radam(
         ``RAdamResult(params, exp_avgs, exp_avg_sqs, state_steps)``, all lists.
 
     Raises:
-        ValueError, TypeError, RuntimeError: lists of different lengths or shapes; an option that is no number. The
+        ValueError, TypeError, RuntimeError: lists of different lengths or shapes; an option that is not a number. The
             message names the list and the place.
 
     Example:
@@ -768,7 +768,7 @@ def rmsprop(
         ``RMSpropResult(params, square_avgs, grad_avgs, momentum_buffer_list, state_steps)``, all lists.
 
     Raises:
-        ValueError, TypeError, RuntimeError: lists of different lengths or shapes; an option that is no number. The
+        ValueError, TypeError, RuntimeError: lists of different lengths or shapes; an option that is not a number. The
             message names the list and the place.
 
     Example:
@@ -834,7 +834,7 @@ def rprop(
         ``RpropResult(params, prevs, step_sizes, state_steps)``, all lists.
 
     Raises:
-        ValueError, TypeError, RuntimeError: lists of different lengths or shapes; an option that is no number. The
+        ValueError, TypeError, RuntimeError: lists of different lengths or shapes; an option that is not a number. The
             message names the list and the place.
 
     Example:
@@ -895,7 +895,7 @@ def sgd(
         ``SGDResult(params, momentum_buffer_list)``, all lists.
 
     Raises:
-        ValueError, TypeError, RuntimeError: lists of different lengths or shapes; an option that is no number. The
+        ValueError, TypeError, RuntimeError: lists of different lengths or shapes; an option that is not a number. The
             message names the list and the place.
 
     Example:
@@ -949,7 +949,7 @@ def sparse_adam(
         ``SparseAdamResult(params, exp_avgs, exp_avg_sqs)``, all lists.
 
     Raises:
-        ValueError, TypeError, RuntimeError: lists of different lengths or shapes; an option that is no number. The
+        ValueError, TypeError, RuntimeError: lists of different lengths or shapes; an option that is not a number. The
             message names the list and the place.
 
     Example:

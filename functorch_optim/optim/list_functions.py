@@ -68,7 +68,7 @@ Returns:
     {returns}
 
 Raises:
-    ValueError, TypeError, RuntimeError: lists of different lengths or shapes; an option that is no number. The
+    ValueError, TypeError, RuntimeError: lists of different lengths or shapes; an option that is not a number. The
         message names the list and the place.
 
 Example:
@@ -91,7 +91,7 @@ def list_function(
     refused: Mapping[str, Exception] | None = None,
     example: str = "",
 ) -> tuple[Callable[..., PyTree], Any]:
-    """The function of an algorithm, and the type of what it returns.
+    """Build the function of an algorithm, and the type of its result.
 
     Args:
         title: the name of the algorithm's class.
@@ -134,7 +134,7 @@ def _parameter(name: str, kind: Any, keyword: bool) -> Parameter:
 
 
 def _kinds(update: ListUpdate, names: Sequence[str]) -> dict[str, Any]:
-    """The type of every argument, in order."""
+    """Find the type of every argument, in order."""
     data, known = update.kind.data_names, inspect.signature(update.kind.constructor).parameters
     kinds: dict[str, Any] = {}
     for name in names:
@@ -163,7 +163,7 @@ def _docstring(
 
 
 def _words(name: str, update: ListUpdate) -> str:
-    """What an argument is."""
+    """Describe an argument."""
     docs = option_docs(update.kind.rule_type)
     for pair, halves in PAIRS.items():
         if name in halves:
@@ -179,7 +179,7 @@ def _words(name: str, update: ListUpdate) -> str:
 
 
 def _example(function: Callable[..., PyTree], update: ListUpdate) -> str:
-    """An update of one array by the defaults of the algorithm's function."""
+    """Write an example that updates one array by the defaults of the algorithm's function."""
     rule, shape = update.kind.rule_type, (2, 2) if update.kind.rule_type.title == "Muon" else (2,)
     made = update.kind.build(update.options).rule.shapes(jax.ShapeDtypeStruct(shape, jnp.float32))
     halves = {half: (pair, index) for pair, both in PAIRS.items() for index, half in enumerate(both)}

@@ -123,7 +123,7 @@ def _init(cls: type, arguments: Mapping[str, Argument], keywords: set[str], keys
 def with_signature(
     qualname: str, signature: inspect.Signature, body: str, module: str, **names: object
 ) -> Callable[..., PyTree]:
-    """A function with this signature and one line of code, which may use ``names``."""
+    """Build a function with this signature and one line of code, which may use ``names``."""
     name = qualname.rpartition(".")[2]
     namespace: dict[str, Any] = {"__name__": module, **names}
     exec(compile(f"def {name}{signature}: {body}", f"<the signature of {qualname}>", "exec"), namespace)

@@ -79,17 +79,17 @@ class Accumulate(Wrapper):
         return new, state._replace(micro_step=jnp.where(last, 0, number), accumulated=accumulated, inner=inner)
 
     def _every(self, state: PyTree) -> int | jax.Array:
-        """The number of gradients of the present inner update."""
+        """Return the number of gradients for the present inner update."""
         if not callable(self.every):
             return self.every
         count = jnp.asarray(resolve("every", self.every, state.step))
         return jnp.maximum(jnp.round(count), 1).astype(jnp.int32)
 
     def _left_out(self, answer: Any) -> jax.Array:
-        """What ``skip`` gave.
+        """Check the result of ``skip``.
 
         Raises:
-            TypeError: it is no boolean scalar.
+            TypeError: it is not a boolean scalar.
         """
         if jnp.shape(answer) != () or jnp.result_type(answer) != jnp.bool_:
             raise TypeError(f"accumulate: skip must return a boolean scalar, but it returned {answer!r:.100}")
@@ -105,7 +105,7 @@ def _wide(array: jax.Array) -> jax.Array:
 
 
 def _plus(held: jax.Array, grad: jax.Array, left_out: jax.Array | None) -> jax.Array:
-    """The next sum, in the state's dtype."""
+    """Compute the next sum, in the state's dtype."""
     whole = (_wide(held) + grad.astype(_wide(held).dtype)).astype(held.dtype)
     return whole if left_out is None else jnp.where(left_out, held, whole)
 

@@ -141,7 +141,7 @@ class ClipByZscore(Options, Transform):
         return jnp.where(is_spike, target.astype(norm.dtype), norm)
 
     def _judged(self, state: ClipByZscoreState, norm: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Whether to clip, and the norm to clip to in that case."""
+        """Decide whether to clip, and to what norm."""
         values, std = self.at(state.step), sqrt(state.variance)
         bound, eps = (_constant(value, std) for value in (values.z, values.eps))
         score = (norm.astype(std.dtype) - state.mean) / (std + eps)
@@ -149,7 +149,7 @@ class ClipByZscore(Options, Transform):
         return is_spike, state.mean + bound * bound / jnp.where(is_spike, score, 1) * std
 
     def _counted(self, state: ClipByZscoreState, norm: jax.Array) -> ClipByZscoreState:
-        """The state after an update whose norm, once clipped, is ``norm``."""
+        """Compute the state after an update whose clipped norm is ``norm``."""
         n_norms = next_step(state.n_norms)
         count, is_late = n_norms.astype(norm.dtype), n_norms > self.warmup
         decay = self.at(state.step).decay
@@ -253,7 +253,7 @@ class ClipByPercentile(Options, Transform):
         return jnp.where(jnp.isfinite(norm), jnp.minimum(norm, threshold), norm)
 
     def _counted(self, state: ClipByPercentileState, norm: jax.Array) -> ClipByPercentileState:
-        """The state after an update with this norm."""
+        """Compute the state after an update with this norm."""
         finite = jnp.isfinite(norm)
         place = state.n_norms % self.history
         new = state.norms.at[place].set(jnp.where(finite, norm.astype(state.norms.dtype), state.norms[place]))
@@ -261,7 +261,7 @@ class ClipByPercentile(Options, Transform):
         return ClipByPercentileState(next_step(state.step), n_norms, new)
 
     def _threshold(self, state: ClipByPercentileState, values: Any) -> jax.Array:
-        """The percentile of the norms, between two of them as NumPy's."""
+        """Compute the percentile of the norms, interpolated as in NumPy."""
         count = jnp.clip(state.n_norms, 1, self.history)
         ordered = jnp.sort(jnp.where(jnp.arange(self.history, dtype=count.dtype) < count, state.norms, jnp.inf))
         place = _constant(values.percentile, ordered) / 100 * (count - 1).astype(ordered.dtype)

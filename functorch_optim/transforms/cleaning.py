@@ -1,4 +1,4 @@
-"""What is done to gradients before an algorithm sees them: NaN to zero, means removed, noise added."""
+"""Clean gradients before an algorithm sees them: replace NaN by zero, remove means, add noise."""
 
 from typing import Any, NamedTuple
 
@@ -40,7 +40,7 @@ class ZeroNans(Transform):
 
 
 def zero_nans(axis_name: PyTree = None) -> GradientTransformation:
-    """Replace NaN by zero, entry by entry, and count the updates in which there was one.
+    """Replace NaN by zero, entry by entry, and count the updates that contain one.
 
     Infinities stay. To leave out the whole update instead, use :func:`functorch_optim.skip_nonfinite`.
 
@@ -160,7 +160,7 @@ class AddNoise(Options, Transform):
 
 
 def _normal(key: PyTree, like: jax.Array, dtype: PyTree) -> jax.Array:
-    """Normal numbers of variance 1 with the shape and the sharding of an array."""
+    """Draw normal numbers of variance 1 with the shape and the sharding of an array."""
     drawn = jax.random.normal(key, like.shape, dtype)
     sharding = jax.typeof(like).sharding
     return jax.sharding.reshard(drawn, sharding) if any(sharding.spec) else drawn

@@ -58,7 +58,7 @@ class KeepNonnegative(Constraint):
 
 
 def _into_box(update: jax.Array, param: Array, low: Numeric, high: Numeric) -> jax.Array:
-    """The update that leads from ``param`` into the box: ``update`` itself where it does.
+    """Compute the update from ``param`` into the box: ``update`` itself if it leads there.
 
     The nearest numbers to ``low - param`` and ``high - param`` may lead one step too far, since they and the sum are
     rounded; then the next number does not. What is tested is the sum that :func:`add_update` forms of the result.
@@ -77,13 +77,13 @@ def _into_box(update: jax.Array, param: Array, low: Numeric, high: Numeric) -> j
 
 
 def _inside(low: Numeric, high: Numeric, dtype: DTypeLike) -> tuple[jax.Array, jax.Array]:
-    """The least and the largest number of a dtype in the box."""
+    """Find the least and the largest number of a dtype in the box."""
     real = jnp.finfo(dtype).dtype
     return _rounded(low, real, np.inf), _rounded(high, real, -np.inf)
 
 
 def _rounded(bound: Numeric, dtype: Any, toward: float) -> jax.Array:
-    """A bound rounded to a dtype in one direction."""
+    """Round a bound to a dtype in one direction."""
     if isinstance(bound, jax.Array):
         exact = bound.astype(trees.wider_dtype(bound.dtype, dtype))
         nearest = narrowed(exact, dtype)
@@ -97,7 +97,7 @@ def _rounded(bound: Numeric, dtype: Any, toward: float) -> jax.Array:
 
 @jax.custom_jvp
 def _next_toward(x: jax.Array, limit: Numeric) -> jax.Array:
-    """The next number in the direction of ``limit``, whose derivative is 1."""
+    """Find the next number in the direction of ``limit``, with derivative 1."""
     return jnp.nextafter(x, jnp.asarray(limit, x.dtype))
 
 
@@ -189,7 +189,7 @@ class ProjectSimplex(Constraint):
 
 
 def _onto_simplex(points: jax.Array, scale: Numeric) -> jax.Array:
-    """The nearest points whose entries, along the last dimension, are nonnegative and sum to ``scale``."""
+    """Find the nearest points whose entries, along the last dimension, are nonnegative and sum to ``scale``."""
     size = points.shape[-1]
     if size == 0:
         return points
@@ -258,7 +258,7 @@ class ProjectL2Ball(Constraint):
         return trees.map_dense(each, who, updates, params, reached, norms)
 
     def _norms(self, reached: PyTree, who: str) -> PyTree:
-        """The norm of each unit, which broadcasts against the parameter."""
+        """Compute the norm of each unit, which broadcasts against the parameter."""
         if self.axis is None:
             return leaf_norms(reached, self.axis_name, who)
         splits = iter(axes.splits(self.axis_name, reached, who))
@@ -278,7 +278,7 @@ def _sum(update: jax.Array, param: Array) -> jax.Array:
 
 
 def _toward_zero(array: jax.Array, dtype: DTypeLike) -> jax.Array:
-    """Numbers rounded to a narrower dtype, none of them up."""
+    """Round numbers toward zero to a narrower dtype."""
     real = jnp.finfo(dtype).dtype
 
     def each(part: jax.Array) -> jax.Array:

@@ -29,7 +29,7 @@ class Direction(Transform):
 
     @property
     def who(self) -> str:
-        """Its name for messages."""
+        """Return the name for messages."""
         return f"scale_by({self.of.rule._call_name()})"
 
     def init(self, params: PyTree) -> PyTree:
@@ -57,7 +57,7 @@ def _minus_inverse(lr: Numeric) -> Numeric:
 
 
 def scale_by(tx: GradientTransformation) -> GradientTransformation:
-    """The direction of an algorithm: minus its update, without learning rate and weight decay.
+    """Return the direction of an algorithm: minus its update, without learning rate and weight decay.
 
     It has the gradient's sign, so a later link must negate it, usually the last one:
     ``fo.chain(fo.scale_by(fo.adam()), fo.scale_by_learning_rate(lr))`` is ``fo.adam(lr)``. Between the two is the place

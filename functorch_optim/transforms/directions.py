@@ -14,7 +14,7 @@ from functorch_optim.typing import PyTree
 def scale_by_momentum(
     momentum: Hyperparameter = 0.9, dampening: Hyperparameter = 0, nesterov: bool = False, foreach: bool = False
 ) -> GradientTransformation:
-    r"""The direction of :func:`functorch_optim.sgd`, as :func:`functorch_optim.scale_by` gives it.
+    r"""Return the direction of :func:`functorch_optim.sgd`, as :func:`functorch_optim.scale_by` does.
 
     With g what comes in::
 
@@ -56,7 +56,7 @@ def scale_by_rms(
     momentum: Hyperparameter = 0,
     foreach: bool = False,
 ) -> GradientTransformation:
-    r"""The direction of :func:`functorch_optim.rmsprop`, as :func:`functorch_optim.scale_by` gives it.
+    r"""Return the direction of :func:`functorch_optim.rmsprop`, as :func:`functorch_optim.scale_by` does.
 
     With g what comes in::
 
@@ -97,7 +97,7 @@ def scale_by_adagrad(
     eps: Hyperparameter = 1e-10,
     foreach: bool = False,
 ) -> GradientTransformation:
-    r"""The direction of :func:`functorch_optim.adagrad`, as :func:`functorch_optim.scale_by` gives it.
+    r"""Return the direction of :func:`functorch_optim.adagrad`, as :func:`functorch_optim.scale_by` does.
 
     With g what comes in, and t the number of the update::
 
@@ -133,7 +133,7 @@ def scale_by_adagrad(
 def scale_by_adadelta(
     rho: BetaOption = 0.9, eps: Hyperparameter = 1e-6, foreach: bool = False
 ) -> GradientTransformation:
-    r"""The direction of :func:`functorch_optim.adadelta`, as :func:`functorch_optim.scale_by` gives it.
+    r"""Return the direction of :func:`functorch_optim.adadelta`, as :func:`functorch_optim.scale_by` does.
 
     With g what comes in::
 
@@ -176,7 +176,7 @@ def scale_by_muon(
     reshape: str | None = None,
     axis_name: PyTree = None,
 ) -> GradientTransformation:
-    r"""The direction of :func:`functorch_optim.muon`, as :func:`functorch_optim.scale_by` gives it: ``ratio * O``.
+    r"""Return the direction of :func:`functorch_optim.muon`, as :func:`functorch_optim.scale_by` does: ``ratio * O``.
 
     The options, the ratio and O are those of :func:`functorch_optim.muon`.
 

@@ -16,7 +16,7 @@ def scale_by_adam(
     amsgrad: bool = False,
     foreach: bool = False,
 ) -> GradientTransformation:
-    r"""The direction of :func:`functorch_optim.adam`, as :func:`functorch_optim.scale_by` gives it.
+    r"""Return the direction of :func:`functorch_optim.adam`, as :func:`functorch_optim.scale_by` does.
 
     With g what comes in, and t the number of the update::
 
@@ -53,7 +53,7 @@ def scale_by_adam(
 def scale_by_adamax(
     betas: tuple[BetaOption, BetaOption] = (0.9, 0.999), eps: Hyperparameter = 1e-8, foreach: bool = False
 ) -> GradientTransformation:
-    r"""The direction of :func:`functorch_optim.adamax`, as :func:`functorch_optim.scale_by` gives it.
+    r"""Return the direction of :func:`functorch_optim.adamax`, as :func:`functorch_optim.scale_by` does.
 
     With g what comes in, and t the number of the update::
 
@@ -89,7 +89,7 @@ def scale_by_nadam(
     momentum_decay: Hyperparameter = 4e-3,
     foreach: bool = False,
 ) -> GradientTransformation:
-    r"""The direction of :func:`functorch_optim.nadam`, as :func:`functorch_optim.scale_by` gives it.
+    r"""Return the direction of :func:`functorch_optim.nadam`, as :func:`functorch_optim.scale_by` does.
 
     With m, v, d, mu(t) and M as there::
 
@@ -123,7 +123,7 @@ def scale_by_nadam(
 def scale_by_radam(
     betas: tuple[BetaOption, BetaOption] = (0.9, 0.999), eps: Hyperparameter = 1e-8, foreach: bool = False
 ) -> GradientTransformation:
-    r"""The direction of :func:`functorch_optim.radam`, as :func:`functorch_optim.scale_by` gives it.
+    r"""Return the direction of :func:`functorch_optim.radam`, as :func:`functorch_optim.scale_by` does.
 
     With m, v, rho and r as there, and t the number of the update::
 
@@ -158,7 +158,7 @@ def scale_by_radam(
 def scale_by_sparse_adam(
     betas: tuple[BetaOption, BetaOption] = (0.9, 0.999), eps: Hyperparameter = 1e-8
 ) -> GradientTransformation:
-    r"""The direction of :func:`functorch_optim.sparse_adam`, as :func:`functorch_optim.scale_by` gives it.
+    r"""Return the direction of :func:`functorch_optim.sparse_adam`, as :func:`functorch_optim.scale_by` does.
 
     On the rows that the row-sparse g names, with m and v as there, and t the number of the update::
 

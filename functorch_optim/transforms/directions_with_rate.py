@@ -16,7 +16,7 @@ def scale_by_adafactor(
     d: Hyperparameter = 1.0,
     axis_name: PyTree = None,
 ) -> GradientTransformation:
-    r"""The direction of :func:`functorch_optim.adafactor`, as :func:`functorch_optim.scale_by` gives it.
+    r"""Return the direction of :func:`functorch_optim.adafactor`, as :func:`functorch_optim.scale_by` does.
 
     With u as there::
 
@@ -59,7 +59,7 @@ def scale_by_asgd(
     t0: Hyperparameter = 1e6,
     foreach: bool = False,
 ) -> GradientTransformation:
-    r"""The direction of :func:`functorch_optim.asgd`, as :func:`functorch_optim.scale_by` gives it.
+    r"""Return the direction of :func:`functorch_optim.asgd`, as :func:`functorch_optim.scale_by` does.
 
     With eta as there::
 
@@ -98,7 +98,7 @@ def scale_by_rprop(
     step_sizes: tuple[Hyperparameter, Hyperparameter] = (1e-6, 50),
     foreach: bool = False,
 ) -> GradientTransformation:
-    r"""The direction of :func:`functorch_optim.rprop`, as :func:`functorch_optim.scale_by` gives it.
+    r"""Return the direction of :func:`functorch_optim.rprop`, as :func:`functorch_optim.scale_by` does.
 
     With s as there: ``sign(g) * s / lr``, step sizes in units of the first one. In a chain that ends with
     ``scale_by_learning_rate(lr)`` of the same ``lr`` it is Rprop; a schedule there multiplies all step sizes, which in

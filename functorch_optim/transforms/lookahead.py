@@ -59,7 +59,7 @@ class Lookahead(Options, Wrapper):
 
 
 def _followed(param: PyTree, move: PyTree, slow: PyTree, keep: Beta, together: Numeric) -> tuple[PyTree, PyTree]:
-    """The update and the slow weights of one parameter; with ``together`` they meet."""
+    """Compute the update and the slow weights of one parameter; with ``together`` they meet."""
     dtype = trees.compute_dtype(param, move)
     wide, step = param.astype(dtype), move.astype(dtype)
     met = mix(slow.astype(dtype), wide + step, keep)

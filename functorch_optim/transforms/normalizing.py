@@ -1,4 +1,4 @@
-"""Scale the updates by norms of their own, or of the parameters."""
+"""Scale the updates by their own norms or those of the parameters."""
 
 from typing import Any
 
@@ -144,7 +144,7 @@ class ScaleByParamRms(Scheduled):
 
 
 def _scaled(updates: PyTree, sizes: PyTree, least: Numeric, who: str) -> PyTree:
-    """The updates times the sizes, each at least ``least``."""
+    """Multiply the updates by the sizes, each at least ``least``."""
     return trees.map_dense(
         lambda x, size: multiply(x, jnp.maximum(size, jnp.asarray(least, size.dtype))), who, updates, sizes
     )

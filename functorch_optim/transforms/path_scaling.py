@@ -1,4 +1,4 @@
-"""Factors of updates by the parameters' paths: by rules, and by the depth of layers."""
+"""Scale updates by the parameters' paths: by rules, and by the depth of layers."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -45,7 +45,7 @@ class ScaleByPath(Transform):
         return trees.map_updates(each, "scale_by_path", updates), new
 
     def _place(self, name: str) -> int:
-        """Where the factor of a parameter stands among all of them."""
+        """Find the index of a parameter's factor."""
         match = self.rules.match(name)
         return -1 if match is None else match[0]
 
@@ -124,7 +124,7 @@ class Depths(Frozen):
 
 
 def _integer(text: str | None) -> object:
-    """The integer in a regular expression's group; what it is instead, if it is none."""
+    """Read the integer in a regular expression's group; return the text if it is not an integer."""
     return int(text) if text is not None and text.isdecimal() else text
 
 
@@ -154,7 +154,7 @@ class LayerwiseDecay(Scheduled):
         return super().init(params)
 
     def _levels(self, tree: PyTree) -> dict[str, int]:
-        """How many levels below the top each parameter is."""
+        """Count the levels from each parameter up to the top."""
         names, leaves, _ = trees.named_leaves(tree, none_is_leaf=True)
         depths = self.depth.of(names, leaves)
         return {name: max(depths) - depth for name, depth in zip(names, depths, strict=True)}

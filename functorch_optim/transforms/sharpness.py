@@ -60,7 +60,7 @@ class SAM(Options, Wrapper):
         return new, SAMState(next_step(state.step), inner)
 
     def _worst(self, grads: PyTree, params: PyTree, rho: Numeric) -> PyTree:
-        """The point at distance ``rho`` where the loss, taken as linear, is largest."""
+        """Find the point at distance ``rho`` where the loss, taken as linear, is largest."""
         leaves, given, treedef = trees.pair(params, grads, "sam")
         along = [self._sized(g, p) for g, p in zip(given, leaves, strict=True)]
         norm = norm_of(treedef.unflatten(along), self.axis_name, "sam")

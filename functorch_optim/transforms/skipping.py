@@ -1,4 +1,4 @@
-"""Skip updates that would do harm: with a gradient that is not finite or too large, or at a spike of the loss."""
+"""Skip harmful updates: a gradient that is not finite or too large, or a spike of the loss."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
@@ -263,7 +263,7 @@ class SkipSpikes(Skip):
 
 
 def _limit(window: jax.Array, recorded: jax.Array, factor: Any) -> jax.Array:
-    """Mean plus ``factor`` standard deviations of what the window holds."""
+    """Compute the mean plus ``factor`` standard deviations of the window."""
     number = jnp.minimum(recorded, window.size)
     held = jnp.arange(window.size, dtype=jnp.int32) < number
     divisor = jnp.maximum(number, 2).astype(window.dtype)  # what is known of fewer is not used

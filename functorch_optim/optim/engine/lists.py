@@ -1,4 +1,4 @@
-"""One update of lists of arrays, with lists of their state, as torch's functional optimizers have them."""
+"""Update lists of arrays once, with lists of their state, as torch's functional optimizers do."""
 
 import inspect
 from collections.abc import Callable, Hashable, Mapping
@@ -54,7 +54,7 @@ class ListUpdate:
         self.grads, self.state, self.counts = grads, dict(state), counts
 
     def __call__(self, given: Mapping[str, PyTree]) -> Lists:
-        """The parameters and the state after the update, by the names of the arguments that had them before.
+        """Compute the parameters and the state after the update, by argument name.
 
         Raises:
             ValueError, TypeError, RuntimeError: the lists do not fit each other, or an option is not what it must be.
@@ -100,7 +100,7 @@ class ListUpdate:
         return algorithm, self.kind.numbers(algorithm, options)
 
     def _checked(self, algorithm: Lifted, lists: Lists, grads: list[PyTree]) -> list[PyTree]:
-        """The gradients, None where there is none; raises unless everything fits the parameters."""
+        """Return the gradients, None where missing; raises unless everything fits the parameters."""
         rule, count = algorithm.rule, len(lists["params"])
         for index, param in enumerate(lists["params"]):
             trees.check_parameter(f"params[{index}]", param)
@@ -134,7 +134,7 @@ class ListUpdate:
         return rule.empty()._replace(**slots), begins
 
     def _put(self, after: Lists, index: int, slots: PyTree, carried: Mapping[str, PyTree]) -> None:
-        """Put the state of a parameter in the place of the one before."""
+        """Replace the state of a parameter."""
         for name, field in self.state.items():
             if field in carried:
                 held = jnp.asarray(after[name][index])
@@ -146,7 +146,7 @@ class ListUpdate:
 
 
 def _number(name: str, value: PyTree) -> PyTree:
-    """An option that is a number, as a Python float where it is known."""
+    """Convert a numeric option to a Python float if it is known."""
     number = None if callable(value) else value_at(value, 0)
     if not is_number(number) and not (value is None and name == "eps1"):
         raise TypeError(f"{name} must be a number, but it is {value!r}")
@@ -154,7 +154,7 @@ def _number(name: str, value: PyTree) -> PyTree:
 
 
 def _scalar(value: PyTree) -> PyTree:
-    """A scalar of the state, as a Python float where it is known."""
+    """Convert a scalar of the state to a Python float if it is known."""
     return value.reshape(()) if isinstance(value, Tracer) else float(np.asarray(value).item())
 
 
@@ -178,7 +178,7 @@ def _check_slot(name: str, held: PyTree, like: PyTree, may_begin: bool) -> None:
 
 
 def _unscaled(grad: PyTree, scale: PyTree) -> PyTree:
-    """The gradient divided by the scale of the loss."""
+    """Divide the gradient by the scale of the loss."""
     if scale is None:
         return grad
     dtype = trees.compute_dtype(grad)
@@ -186,7 +186,7 @@ def _unscaled(grad: PyTree, scale: PyTree) -> PyTree:
 
 
 def _unless(found_inf: PyTree, before: Lists, after: Lists) -> Lists:
-    """What was before if an infinite gradient was found, else what comes after."""
+    """Keep the old value if an infinite gradient was found, else take the new one."""
     if not isinstance(found_inf, Tracer):
         return before if np.asarray(found_inf).item() else after
     stop = found_inf.reshape(()) != 0

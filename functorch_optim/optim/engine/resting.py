@@ -1,4 +1,4 @@
-"""Groups that are frozen: their transformation leaves parameters and state as they are."""
+"""Frozen groups: their transformation changes neither parameters nor state."""
 
 import jax
 

@@ -33,7 +33,7 @@ def slot_dtypes(option: PyTree, rule: type[Rule]) -> SlotDtypes:
 
 
 def plain_dtypes(option: PyTree) -> PyTree:
-    """The option with names of dtypes in the place of dtypes, so that every file format holds it."""
+    """Replace dtypes in the option by their names, so that every file format can store it."""
     if isinstance(option, Mapping):
         return {name: plain_dtypes(dtype) for name, dtype in option.items()}
     return str(np.dtype(option)) if isinstance(option, np.dtype | type) else option
@@ -47,7 +47,7 @@ def cast_slots(row: PyTree, dtypes: SlotDtypes) -> PyTree:
 
 
 def slot_dtype(name: str, model: PyTree, dtypes: SlotDtypes) -> DTypeLike | None:
-    """The dtype that a slot like ``model`` must have; None where nothing is said of it."""
+    """Find the dtype for a slot like ``model``; None if it is not real or the option does not name it."""
     return _held_as(dict(dtypes)[name]) if name in dict(dtypes) and is_real(model) else None
 
 

@@ -7,7 +7,7 @@ from functorch_optim.schedules.schedule import check_number
 
 
 class WarmupStableDecay(ScheduledLR):
-    """Raises every group's learning rate from 0 to its base rate, holds it, and lowers it to ``end``.
+    """Raise every group's learning rate from 0 to its base rate, hold it, and lower it to ``end``.
 
     torch has no such class. The schedule is :class:`functorch_optim.schedules.warmup_stable_decay`, with the group's
     base rate as the peak. It is computed from the epoch alone, so it overwrites a rate that was set by hand, as
