@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import functorch_optim as fo
 from functorch_optim.base import transformation
 from functorch_optim.combinators import Wrapper
-from tests.algorithms import ALGORITHMS, names
+from tests.algorithms import ALGORITHMS, FULL, names
 
 
 class Given(Wrapper):
@@ -129,3 +129,15 @@ TABLE = {
     "sam": given(fo.sam(fo.adam(lr=0.1), rho=0.1), grad_fn=slope),
     "sam_adaptive": given(fo.sam(fo.sgd(lr=0.1), rho=0.5, adaptive=True), grad_fn=slope),
 }
+
+# Forms of others: they have tests of their own, and pass the tests of all in `make test-all`.
+FORMS = {
+    "accumulate_schedule", "accumulate_skip", "adadelta_decay", "adam_plain", "nadam_decoupled",
+    "adafactor_direction", "adagrad_decay",
+    "adam_direction_foreach", "adam_foreach_decay_mask", "clip_by_block_rms", "inject_factory", "inject_schedule",
+    "links", "monitor_sometimes", "partition_rules", "project_l2_ball", "radam_schedule", "rmsprop_foreach",
+    "rmsprop_plain", "sam_adaptive", "scale_by_param_norm", "scale_by_param_rms", "selective", "skip_large_updates",
+    "skip_spikes_both",
+}  # fmt: skip
+if not FULL:
+    TABLE = {name: tx for name, tx in TABLE.items() if name not in FORMS}

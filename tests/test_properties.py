@@ -324,7 +324,7 @@ def test_state_gets_and_keeps_its_parameters_sharding():
     with jax.set_mesh(mesh):
         params, grads = put(tree(), specs), put(tree(1), specs)
         results = list(compiled(one_step)(params, grads).items())
-        at_once = TABLE if FULL else ("adam", "adafactor", "rmsprop_foreach", "partition", "accumulate", "chain")
+        at_once = TABLE if FULL else ("adam", "adafactor", "adam_foreach", "partition", "accumulate", "chain")
         results += [(name, one_step(TABLE[name], params, grads)) for name in at_once]
     for name, (state, updates, new) in results:
         assert jax.tree.map(lambda x: x.sharding.spec, updates) == specs, name
