@@ -136,6 +136,7 @@ def test_a_named_link_passes_every_option_on(name):
         assert changed == fo.scale_by(make(**plain(name), **{key: value}, **more)) != link(), key
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("name", [name for name in DENSE if ALGORITHMS[name].packs])
 def test_packed_directions_are_the_same(name):

@@ -83,6 +83,7 @@ def test_numbers_are_torchs(case, x64):
     assert trajectory(case, "float64") <= 1e-12
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("case", [case for case in FEW if ALGORITHMS[case[0]].takes_complex], ids=label)
 def test_complex_numbers_are_torchs(case, x64):
     assert trajectory(case, "complex128") <= 1e-12

@@ -222,7 +222,7 @@ def test_errors_name_the_parameter(name):
         tx.update(wrong, state, params)
 
 
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, pytest.param(jnp.float16, marks=pytest.mark.full)])
 def test_low_precision_parameters_keep_their_dtype(dtype):
     params = tree(dtype=dtype)
     kept = jnp.float32 if dtype == jnp.float16 else dtype
