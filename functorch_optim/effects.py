@@ -199,7 +199,7 @@ def _check_scale(effect: Effect, before: Effects, where: str) -> None:
 
 def _check_constraint(effect: Effect, after: Effects, where: str) -> None:
     """Raise if later links change the updates that fulfil a constraint."""
-    changing = [one.who for one in after if one.kind in (Kind.NEGATES, Kind.STEPS, Kind.DECAYS)]
+    changing = [one.who for one in after if one.kind in (*_NEGATING, Kind.DECAYS, Kind.DIRECTS)]
     if changing:
         raise ValueError(
             f"the constraint of {effect.who} would not hold{where}: {', '.join(changing)} comes after it and changes "

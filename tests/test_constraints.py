@@ -218,7 +218,15 @@ def test_nan_passes_missing_updates_stay_and_parameters_are_needed(name):
 
 
 @pytest.mark.parametrize(
-    "after", [fo.sgd(lr=0.1), fo.scale(-1.0), fo.add_decayed_weights(0.1), fo.chain(fo.identity(), fo.adam())]
+    "after",
+    [
+        fo.sgd(lr=0.1),
+        fo.scale(-1.0),
+        fo.add_decayed_weights(0.1),
+        fo.chain(fo.identity(), fo.adam()),
+        fo.scale_by_learning_rate(0.5),
+        fo.scale_by_adam(),
+    ],
 )
 @each
 def test_it_must_come_after_what_changes_the_updates(name, after):

@@ -336,3 +336,14 @@ def test_a_static_option_has_a_hash_or_is_an_integer_array():
     optimizer.param_groups[0]["every"] = [2]
     with pytest.raises(TypeError, match=r"the static option 'every' must have a hash, but it is \[2\]"):
         optimizer.step([jnp.ones(1)])
+
+
+def test_a_frozen_group_counts_no_steps_by_the_loss():
+    params = {"body": jnp.full(2, 2.0), "head": jnp.ones(2)}
+    make = lambda lr: fo.sam(fo.sgd(lr=lr), rho=0.0)  # noqa: E731
+    rules, rising = [("body", {"frozen": True})], lambda step: step + 1.0
+    optimizer = optim.Optimizer.from_transform(make, params, {"lr": rising}, group_rules=rules)
+    for _ in range(2):
+        optimizer.step(lambda params: jnp.sum(params["body"]) + jnp.sum(params["head"]))
+    assert optimizer.params["body"].tolist() == [2.0, 2.0]
+    assert optimizer._counts == [0, 2]

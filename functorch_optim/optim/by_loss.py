@@ -24,7 +24,9 @@ def step_by_loss(optimizer: Any, closure: Callable[..., PyTree], args: tuple[PyT
     optimizer._refuse_tracing()
     check_same_everywhere(args, optimizer._leaves, type(optimizer).__name__)
     call = functools.partial(_call, optimizer, closure, args)
-    return optimizer._change(call, range(len(optimizer.param_groups)))[0]
+    frozen, groups = optimizer._frozen(), optimizer._layout.group_of
+    updated = {group for leaf, group in enumerate(groups) if leaf not in frozen}
+    return optimizer._change(call, updated)[0]
 
 
 def _call(optimizer: Any, closure: Callable[..., PyTree], args: tuple[PyTree, ...]) -> Call:
