@@ -6,7 +6,6 @@ from collections.abc import Callable, Collection, Sequence
 import numpy as np
 
 from functorch_optim import trees
-from functorch_optim.optim.engine.none import NoAlgorithm
 from functorch_optim.optim.engine.packs import Leaves
 from functorch_optim.optim.engine.slot_dtypes import plain_dtypes
 from functorch_optim.optim.layout import GroupParams, Layout
@@ -21,10 +20,6 @@ class Grouped(Values):
     """The part of an optimizer that manages the groups."""
 
     _given: list[Callable[[], PyTree]]  # weak references to the arrays that the user passed
-
-    def _need_engine(self) -> None:
-        if isinstance(self._engine, NoAlgorithm):
-            self._engine.refuse()
 
     def _new_group(self, layout: Layout, index: int, given: OptionValues) -> dict[str, PyTree]:
         """Build and check a group's dict, in torch's order: the user's keys, the names, the remaining defaults."""

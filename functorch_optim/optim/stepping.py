@@ -142,6 +142,10 @@ class Stepping(Hooked):
         self._step(grads)
         return loss
 
+    def _need_engine(self) -> None:
+        if isinstance(self._engine, NoAlgorithm):
+            self._engine.refuse()
+
     def _frozen(self) -> frozenset[int]:
         """The leaves in frozen groups; none where ``frozen`` is an option of the transformation itself."""
         frozen = {index for index, group in enumerate(self.param_groups) if group.get("frozen")}
@@ -164,10 +168,8 @@ class Stepping(Hooked):
     def _step(self, grads: list[PyTree] | None) -> None:
         """Update with these gradients, or with the accumulated ones."""
         with self._transaction.change_lock:
-            if isinstance(self._engine, NoAlgorithm):
-                self._engine.refuse()
-            if self._watched_params or self._watched_grads:
-                self._settle()
+            self._need_engine()
+            self._settle()
             used = (self._grads or []) if grads is None else grads
             if frozen := self._frozen():
                 used = [None if leaf in frozen else grad for leaf, grad in enumerate(used)]
@@ -188,8 +190,7 @@ class Stepping(Hooked):
     def _change(self, make: Callable[[], Call], updated: Collection[int]) -> PyTree:
         """Make a call as one change of the optimizer, and count an update for the groups ``updated``."""
         with self._transaction.change_lock:
-            if self._watched_params or self._watched_grads:
-                self._settle()
+            self._settle()
             watched: list[Watched] = []
             try:
                 compiled, arguments, commit = make()
