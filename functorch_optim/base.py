@@ -158,8 +158,8 @@ class Transform(Frozen):
         return None
 
     def effects(self, at: Leaves | None) -> list[Effects]:
-        """What the update does to the sign of the updates, link by link, for every parameter in ``at``."""
-        return for_each(at, ())
+        """What the update does to the sign and the size of the updates, link by link, for every parameter in ``at``."""
+        return self.effect(Kind.CHANGES, at)
 
     def effect(self, kind: Kind, at: Leaves | None) -> list[Effects]:
         """:meth:`effects` of a transformation with this one effect everywhere."""
@@ -209,6 +209,9 @@ class Identity(Transform):
     def norm_after(self, state: PyTree, norm: jax.Array) -> jax.Array:
         del state
         return norm
+
+    def effects(self, at: Leaves | None) -> list[Effects]:
+        return for_each(at, ())
 
 
 def identity() -> GradientTransformation:

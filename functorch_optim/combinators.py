@@ -44,6 +44,10 @@ class Wrapper(Transform):
     def effects(self, at: Leaves | None) -> list[Effects]:
         return effects_of(self.inner, at)
 
+    def effects_and(self, kind: Kind, at: Leaves | None) -> list[Effects]:
+        """The effects of ``inner``, and after them one of the wrapper itself."""
+        return [each + own for each, own in zip(effects_of(self.inner, at), self.effect(kind, at), strict=True)]
+
     def needs(self) -> frozenset[str]:
         return needs_of(self.inner)
 
@@ -74,16 +78,17 @@ class Links(Transform):
 
     def check(self, params: PyTree) -> None:
         """Raise if the chain is wrong for one of the parameters."""
-        if any(effect.kind is Kind.UNKNOWN for effect in self.effects(None)[0]):
-            for where, effects in _at_each(self.effects, params):
-                check_effects(effects, where)
+        for where, effects in _at_each(self.effects, params):
+            check_effects(effects, where)
 
 
 def _at_each(effects_at: Callable[[Leaves], list[Effects]], params: PyTree) -> Iterator[tuple[str, Effects]]:
-    """Yield each parameter, for messages, and its effects."""
+    """Yield the different effects on parameters, each with the first parameter that has them, for messages."""
     names, leaves, _ = trees.named_leaves(params, none_is_leaf=True)
+    seen = set()
     for name, leaf, effects in zip(names, leaves, effects_at(Leaves(names, params)), strict=True):
-        if leaf is not None:
+        if leaf is not None and effects not in seen:
+            seen.add(effects)
             yield f" at the parameter {trees.quote(name)}", effects
 
 

@@ -15,10 +15,13 @@ class Kind(enum.Enum):
     DIRECTS = "directs"  # turns a gradient into a direction of its sign, which a later link must negate
     DECAYS = "decays"  # adds a multiple of the parameters, which a later link must negate
     CONSTRAINS = "constrains"  # makes the parameters fulfil a constraint, if what follows leaves the updates alone
+    FOLLOWS = "follows"  # keeps where the parameters arrive, such as their average, on the same condition
+    RENEWS = "renews"  # takes the gradient at another point, and only the way to it from what comes in
     UNKNOWN = "unknown"  # another library's link, a schedule, a traced factor
     NORMALIZES = "normalizes"  # before STEPS or DIRECTS: what comes out is no larger if what comes in is
     SCALES = "scales"  # by a known positive number; after NEGATES, by a negative one
     FACTORS = "factors"  # multiplies the learning rates of parameters
+    CHANGES = "changes"  # any other change of the updates
 
 
 class Effect(NamedTuple):
@@ -31,7 +34,8 @@ class Effect(NamedTuple):
 Effects = tuple[Effect, ...]  # of consecutive links
 _ENDS = (Kind.STEPS, Kind.RATES)
 _NEGATING = (Kind.NEGATES, *_ENDS)
-_SIZES = (Kind.NORMALIZES, Kind.SCALES, Kind.FACTORS)
+_SIZES = (Kind.NORMALIZES, Kind.SCALES, Kind.FACTORS, Kind.CHANGES)
+_CHANGING = (*_NEGATING, Kind.DECAYS, Kind.DIRECTS, Kind.SCALES, Kind.FACTORS, Kind.CHANGES)
 
 
 class Leaves(NamedTuple):
@@ -64,8 +68,8 @@ def check_effects(effects: Effects, where: str = "") -> None:
 
     Raises:
         ValueError: an algorithm gets another's updates, ``add_decayed_weights`` would grow the weights, a link that
-            normalizes comes after a learning rate, or a constraint before what changes the updates. The message has
-            the right order.
+            normalizes comes after a learning rate, a constraint or an average comes before what changes the updates,
+            or a link before :func:`functorch_optim.sam` has no effect. The message has the right order.
 
     Example:
         >>> check_effects([Effect(Kind.DECAYS, "add_decayed_weights"), Effect(Kind.STEPS, "sgd")])
@@ -83,8 +87,10 @@ def check_effects(effects: Effects, where: str = "") -> None:
                 _check_rate(effect, before, resized, where)
                 if not resized:
                     _check_scale(effect, before, where)
-        elif effect.kind is Kind.CONSTRAINS:
-            _check_constraint(effect, after, where)
+        elif effect.kind in (Kind.CONSTRAINS, Kind.FOLLOWS):
+            _check_last(effect, after, where)
+        elif effect.kind is Kind.RENEWS:
+            _check_probe(effect, before, where)
     _check_end(effects, where)
 
 
@@ -197,13 +203,26 @@ def _check_scale(effect: Effect, before: Effects, where: str) -> None:
         )
 
 
-def _check_constraint(effect: Effect, after: Effects, where: str) -> None:
-    """Raise if later links change the updates that fulfil a constraint."""
-    changing = [one.who for one in after if one.kind in (*_NEGATING, Kind.DECAYS, Kind.DIRECTS)]
+def _check_last(effect: Effect, after: Effects, where: str) -> None:
+    """Raise if later links change the updates of a link that acts on the parameters after the step."""
+    constrains = effect.kind is Kind.CONSTRAINS
+    changing = [one.who for one in after if one.kind in (_CHANGING if constrains else (*_CHANGING, Kind.CONSTRAINS))]
     if changing:
+        broken = "the constraint of {} would not hold" if constrains else "{} would not get the parameters of the step"
         raise ValueError(
-            f"the constraint of {effect.who} would not hold{where}: {', '.join(changing)} comes after it and changes "
-            f"the updates. Put {effect.who} last in the chain"
+            f"{broken.format(effect.who)}{where}: {', '.join(dict.fromkeys(changing))} comes after it and changes the "
+            f"updates. Put {effect.who} last in the chain"
+        )
+
+
+def _check_probe(effect: Effect, before: Effects, where: str) -> None:
+    """Raise if the gradient at another point does not pass through earlier links."""
+    lost = [one.who for one in before if one.kind in (*_CHANGING, Kind.CONSTRAINS)]
+    if lost:
+        raise ValueError(
+            f"{lost[0]} has no effect on the update{where}: {effect.who} takes the gradient at another point, and what "
+            f"comes before only finds that point. Put it inside, fo.{effect.who}(fo.chain(fo.{lost[0]}(...), ...)), or "
+            "do it in grad_fn as well"
         )
 
 

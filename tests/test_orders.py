@@ -50,6 +50,27 @@ WRONG = [
     ((fo.chain(fo.clip_by_value(1.0), LAST), fo.chain(ADAM)), "the learning rate of scale_by_learning_rate is lost"),
     ((fo.accumulate(LAST, 2), fo.skip_nonfinite(ADAM, 2)), "the learning rate of scale_by_learning_rate is lost"),
     ((LAST, fo.partition({0: ADAM, 1: fo.scale_by_muon()}, lambda path: 0)), "the learning rate .* is lost"),
+    ((LAST, fo.scale_by_sign()), "the learning rate of scale_by_learning_rate is lost: .* after scale_by_sign"),
+    ((fo.adam(), fo.normalize()), "the learning rate of adam is lost: .* Put adam after normalize"),
+    ((fo.sgd(), fo.scale_by_trust_ratio()), "the learning rate of sgd is lost: scale_by_trust_ratio normalizes"),
+    ((LAYERS, fo.scale_by_trust_ratio(), LAST), "the factors of layerwise_decay are lost: scale_by_trust_ratio"),
+    ((fo.scale_by_param_rms(), ADAM, LAST), "the factors of scale_by_param_rms are lost"),
+    ((fo.reduce_on_plateau(), fo.adam()), "the factors of reduce_on_plateau are lost"),
+    ((DECAY, fo.sam(fo.sgd())), r"add_decayed_weights has no effect on the update: sam .* fo.sam\(fo.chain\(fo.add_dec"),
+    ((fo.clip_by_global_norm(1.0), fo.sam(fo.sgd())), "clip_by_global_norm has no effect on the update: sam"),
+    ((fo.scale(-1.0), fo.sam(fo.sgd())), "scale has no effect on the update"),
+    ((fo.conjugate(), fo.sam(fo.sgd())), "conjugate has no effect on the update: .* or do it in grad_fn as well"),
+    ((fo.ema(), fo.adam()), "ema would not get the parameters of the step: adam comes after it .* Put ema last"),
+    ((ADAM, fo.swa(), LAST), "swa would not get the parameters of the step: scale_by_learning_rate comes after it"),
+    ((fo.adam(), fo.ema(), fo.keep_nonnegative()), "ema would not get the .*: keep_nonnegative comes after it"),
+    ((fo.lookahead(fo.adam()), fo.scale(0.5)), "lookahead would not get the parameters of the step: scale comes"),
+    ((fo.master_weights(fo.adam()), fo.clip_by_value(1.0)), "master_weights would not get the .* clip_by_value comes"),
+    ((fo.keep_nonnegative(), fo.adam()), "the constraint of keep_nonnegative would not hold: adam comes after it"),
+    ((fo.adam(), fo.project_box(0, 1), fo.scale(2.0)), "of project_box would not hold: scale comes after it"),
+    ((fo.adam(), fo.project_box(0, 1), fo.scale_by_schedule(SCHEDULE)), "of project_box would not hold: scale comes"),
+    ((fo.adam(), fo.project_box(0, 1), LAYERS), "of project_box would not hold: layerwise_decay comes after it"),
+    ((fo.adam(), fo.project_box(0, 1), fo.add_noise(0, 1.0)), "project_box would not hold: add_noise comes"),
+    ((fo.adam(), fo.keep_nonnegative(), fo.scale_by_param_norm()), "would not hold: scale_by_param_norm comes"),
 ]
 RIGHT = [
     (ADAM,),  # part of another chain
@@ -73,6 +94,20 @@ RIGHT = [
     (ADAM, LAST, fo.scale(-1.0), fo.scale(-0.5)),
     (ADAM, LAST, fo.scale_by_path([("bias", 0.5)])),
     (ADAM, LAST, fo.ema()),
+    (ADAM, LAST, fo.ema(), fo.swa()),
+    (fo.adam(), fo.keep_nonnegative(), fo.project_l2_ball(1.0), fo.identity(), fo.ema()),
+    (fo.adam(), fo.lookahead(fo.identity()), fo.ema()),
+    (fo.scale_by_sign(), LAST),
+    (MOMENTUM, fo.scale_by_sign(), LAST),
+    (fo.sgd(momentum=0.9), fo.scale_by_sign(), fo.scale(0.1)),
+    (fo.normalize(), fo.sgd()),
+    (DECAY, fo.scale_by_trust_ratio(), LAST, MOMENTUM),  # LARS
+    (ADAM, DECAY, fo.scale_by_trust_ratio(), LAST),  # LAMB
+    (fo.scale_by_muon(), fo.scale_by_param_rms(), LAST),
+    (fo.adam(), fo.reduce_on_plateau()),
+    (fo.reduce_on_plateau(), fo.sgd()),
+    (fo.identity(), fo.sam(fo.chain(fo.clip_by_value(1.0), DECAY, fo.sgd()))),
+    (optax.clip(1.0), fo.sam(fo.sgd())),
     (ADAM, LAYERS, LAST),
     (ADAM, LAST, LAYERS),
     (fo.adamw(), LAYERS),
@@ -124,6 +159,8 @@ def test_right_orders_do_not_raise(links):
         (fo.chain(LAST, fo.partition({True: DECAY, False: fo.identity()}, KERNELS)), "grow at the parameter 'kernel'"),
         (fo.chain(fo.scale_by_path([("kernel", -1.0)]), fo.masked(LAST, KERNELS), DECAY), "grow at the parameter 'ker"),
         (fo.chain(fo.adam(), fo.scale_by_path([("bias", -0.5)])), "would ascend at the parameter 'bias'"),
+        (fo.chain(fo.adam(), fo.ema(), fo.masked(fo.clip_by_value(1.0), KERNELS)), "get .* at the parameter 'kernel'"),
+        (fo.chain(fo.masked(LAYERS, KERNELS), fo.scale_by_sign(), LAST), "decay are lost at the parameter 'kernel'"),
     ],
 )
 def test_orders_that_are_wrong_for_some_parameters_raise_at_init(tx, message):
@@ -140,10 +177,13 @@ def test_orders_that_are_wrong_for_some_parameters_raise_at_init(tx, message):
         (fo.partition({True: fo.scale_by_muon(), False: ADAM}, KERNELS),),
         (fo.freeze(fo.chain(ADAM, LAYERS), {"bias": True, "kernel": False}),),
         (fo.masked(ADAM, KERNELS),),
+        (fo.scale_by_sign(),),
+        (fo.clip_by_value(1.0), fo.normalize(), fo.scale(0.1)),
+        (fo.masked(fo.scale_by_trust_ratio(), KERNELS),),
     ],
 )
 def test_an_optimizer_whose_direction_nobody_negates_is_refused(links):
-    with pytest.raises(ValueError, match=r"would ascend.*: no link negates .* scale_by\((adam|muon)\)\. End the chain"):
+    with pytest.raises(ValueError, match=r"would ascend.*: no link negates the direction of .*\. End the chain"):
         optim.Optimizer.from_transform(lambda: fo.chain(*links), PARAMS, {})
 
     class Own(optim.Optimizer):

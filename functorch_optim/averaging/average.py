@@ -12,6 +12,7 @@ from functorch_optim.base import GradientTransformation, Transform, add_update, 
 from functorch_optim.combinators import find_state
 from functorch_optim.core.numerics import lerp, next_step
 from functorch_optim.core.options import Options
+from functorch_optim.effects import Effects, Kind, Leaves
 from functorch_optim.hyperparams import Beta, as_count
 from functorch_optim.typing import Numeric, PyTree
 
@@ -46,6 +47,9 @@ class Average(Options, Transform):
             object.__setattr__(self, "dtype", jnp.dtype(self.dtype))
             if not jnp.issubdtype(self.dtype, jnp.floating):
                 raise TypeError(f"dtype must be a floating one, but it is {self.dtype}")
+
+    def effects(self, at: Leaves | None) -> list[Effects]:
+        return self.effect(Kind.FOLLOWS, at)
 
     def keep(self, n_averaged: Numeric) -> Beta:
         """Return the share of the average to keep when parameters enter after ``n_averaged`` earlier ones."""

@@ -11,6 +11,7 @@ from functorch_optim.base import GradientTransformation, exportable, transformat
 from functorch_optim.combinators import Wrapper, current_hyperparams
 from functorch_optim.core.numerics import next_step, wide_zeros_like
 from functorch_optim.core.options import Options
+from functorch_optim.effects import Effects, Kind, Leaves
 from functorch_optim.hyperparams import Beta, Hyperparameter, Option, as_count
 from functorch_optim.typing import Numeric, PyTree
 
@@ -53,6 +54,9 @@ class Lookahead(Options, Wrapper):
             results.append((None, own) if move is None else _followed(param, move, own, keep, together))
         slow = treedef.unflatten([slow for _, slow in results])
         return treedef.unflatten([move for move, _ in results]), LookaheadState(next_step(state.step), slow, inner)
+
+    def effects(self, at: Leaves | None) -> list[Effects]:
+        return self.effects_and(Kind.FOLLOWS, at)
 
     def hyperparams(self, state: LookaheadState) -> dict[Any, PyTree]:
         return {**current_hyperparams(self.inner, state.inner), **self.hyperparams_at(state.step)}

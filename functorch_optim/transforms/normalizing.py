@@ -7,13 +7,22 @@ import jax.numpy as jnp
 
 from functorch_optim import axes, trees
 from functorch_optim.base import EmptyState, GradientTransformation, Transform, transformation
+from functorch_optim.effects import Effects, Kind, Leaves
 from functorch_optim.hyperparams import Hyperparameter, NonNegative
 from functorch_optim.norms import leaf_norms, leaf_rms, norm_of
 from functorch_optim.transforms.scaling import Scheduled, multiply, with_params
 from functorch_optim.typing import Numeric, PyTree
 
 
-class Normalize(Scheduled):
+class Normalizing(Transform):
+    """Base of links that give the updates a size of their own and keep their sign."""
+
+    def effects(self, at: Leaves | None) -> list[Effects]:
+        pairs = zip(self.effect(Kind.NORMALIZES, at), self.effect(Kind.DIRECTS, at), strict=True)
+        return [normalizes + directs for normalizes, directs in pairs]
+
+
+class Normalize(Normalizing, Scheduled):
     eps: NonNegative
     axis_name: axes.Labels | None
 
@@ -46,7 +55,7 @@ def normalize(eps: Hyperparameter = 1e-6, axis_name: PyTree = None) -> GradientT
     return transformation(Normalize(eps, axes.as_axes(axis_name, "normalize")))
 
 
-class ScaleBySign(Transform):
+class ScaleBySign(Normalizing):
     def update(
         self, updates: PyTree, state: EmptyState, params: PyTree = None, **extra: object
     ) -> tuple[PyTree, EmptyState]:
@@ -67,7 +76,7 @@ def scale_by_sign() -> GradientTransformation:
     return transformation(ScaleBySign())
 
 
-class ScaleByTrustRatio(Scheduled):
+class ScaleByTrustRatio(Normalizing, Scheduled):
     min_norm: NonNegative
     trust_coefficient: NonNegative
     eps: NonNegative
@@ -123,20 +132,24 @@ def scale_by_trust_ratio(
     return transformation(ScaleByTrustRatio(min_norm, trust_coefficient, eps, named))
 
 
-class ScaleByParamNorm(Scheduled):
+class ScaleByParam(Scheduled):
+    """Base of links that scale each update by a size of its parameter."""
+
     min_scale: NonNegative
     axis_name: axes.Labels | None
 
+    def effects(self, at: Leaves | None) -> list[Effects]:
+        return self.effect(Kind.FACTORS, at)
+
+
+class ScaleByParamNorm(ScaleByParam):
     def apply(self, values: Any, updates: PyTree, params: PyTree) -> PyTree:
         updates, params = with_params("scale_by_param_norm", updates, params)
         norms = leaf_norms(params, self.axis_name, "scale_by_param_norm")
         return _scaled(updates, norms, values.min_scale, "scale_by_param_norm")
 
 
-class ScaleByParamRms(Scheduled):
-    min_scale: NonNegative
-    axis_name: axes.Labels | None
-
+class ScaleByParamRms(ScaleByParam):
     def apply(self, values: Any, updates: PyTree, params: PyTree) -> PyTree:
         updates, params = with_params("scale_by_param_rms", updates, params)
         rms = leaf_rms(params, self.axis_name, "scale_by_param_rms")

@@ -11,7 +11,7 @@ from functorch_optim.base import EmptyState, Frozen, GradientTransformation, Tra
 from functorch_optim.core.numerics import next_step
 from functorch_optim.core.options import checked
 from functorch_optim.core.scalar_math import power
-from functorch_optim.effects import Effect, Effects, Kind, Leaves, common
+from functorch_optim.effects import Effects, Kind, Leaves, common
 from functorch_optim.hyperparams import Hyperparameter, Option, as_integer, resolve
 from functorch_optim.paths import PathRules, Regex, as_rules, is_regex, is_rules
 from functorch_optim.transforms.scaling import Scheduled, StepState, effects_of_factor, multiply
@@ -62,7 +62,7 @@ class ScaleByPath(Transform):
         if at is not None:
             return [each[self._place(name)] for name in at.names]
         shared = common(each)
-        return [(Effect(Kind.UNKNOWN, "scale_by_path"),) if shared is None else shared]
+        return [effects_of_factor(None, "scale_by_path") if shared is None else shared]
 
 
 def scale_by_path(

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from functorch_optim.base import GradientTransformation, Transform, exportable, transformation
 from functorch_optim.core.numerics import next_step
 from functorch_optim.core.options import Options
+from functorch_optim.effects import Effects, Kind, Leaves
 from functorch_optim.hyperparams import Hyperparameter, NonNegative, Option, as_count
 from functorch_optim.objectives import value_in
 from functorch_optim.schedules import plateau
@@ -69,6 +70,9 @@ class ReduceOnPlateau(Options, Transform):
         return multiply_all(updates, held.lr, "reduce_on_plateau"), ReduceOnPlateauState(
             next_step(state.step), average, held
         )
+
+    def effects(self, at: Leaves | None) -> list[Effects]:
+        return self.effect(Kind.FACTORS, at)
 
     def needs(self) -> frozenset[str]:
         return frozenset({"value"})

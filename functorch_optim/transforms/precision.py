@@ -10,6 +10,7 @@ from jax.typing import DTypeLike
 from functorch_optim import axes, trees
 from functorch_optim.base import GradientTransformation, add_update, exportable, transformation
 from functorch_optim.combinators import Wrapper, current_hyperparams
+from functorch_optim.effects import Effects, Kind, Leaves
 from functorch_optim.keys import as_key, of_shard
 from functorch_optim.typing import Array, PyTree
 
@@ -118,6 +119,9 @@ class StochasticRounding(Wrapper):
         ]
         return treedef.unflatten(rounded), StochasticRoundingState(jax.random.key_data(later), inner)
 
+    def effects(self, at: Leaves | None) -> list[Effects]:
+        return self.effects_and(Kind.FOLLOWS, at)
+
 
 def _rounded(param: Array, update: PyTree, key: PyTree) -> jax.Array:
     """The update to one of the two bfloat16 numbers around the sum, the nearer one more often."""
@@ -208,6 +212,9 @@ class MasterWeights(Wrapper):
             for p, u, m in zip(leaves, own, new, strict=True)
         ]
         return treedef.unflatten(deltas), MasterWeightsState(treedef.unflatten(new), inner)
+
+    def effects(self, at: Leaves | None) -> list[Effects]:
+        return self.effects_and(Kind.FOLLOWS, at)
 
 
 def narrowed(array: jax.Array, dtype: DTypeLike | None) -> jax.Array:

@@ -91,7 +91,7 @@ def effects_of_factor(factor: Any, who: str) -> Effects:
     """The effects of ``who``, which multiplies by an option as it is stored."""
     number = known(factor)
     if number is None:
-        return (Effect(Kind.UNKNOWN, who),)
+        return (Effect(Kind.UNKNOWN, who), Effect(Kind.CHANGES, who))
     kinds = [Kind.NEGATES] * (number < 0) + [Kind.SCALES] * (abs(number) != 1)
     return tuple(Effect(kind, who) for kind in kinds)
 

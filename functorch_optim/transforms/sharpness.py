@@ -10,6 +10,7 @@ from functorch_optim.base import GradientTransformation, add_update, exportable,
 from functorch_optim.combinators import Wrapper, current_hyperparams
 from functorch_optim.core.numerics import next_step
 from functorch_optim.core.options import Options
+from functorch_optim.effects import Effects, Kind, Leaves
 from functorch_optim.hyperparams import Hyperparameter, NonNegative
 from functorch_optim.norms import norm_of
 from functorch_optim.objectives import with_arguments
@@ -76,6 +77,9 @@ class SAM(Options, Wrapper):
             return None
         wide = vector.astype(trees.compute_dtype(vector, param))
         return wide * jnp.abs(param.astype(wide.dtype)).astype(wide.dtype) if self.adaptive else wide
+
+    def effects(self, at: Leaves | None) -> list[Effects]:
+        return [renews + own for renews, own in zip(self.effect(Kind.RENEWS, at), super().effects(at), strict=True)]
 
     def needs(self) -> frozenset[str]:
         return super().needs() | {"grad_fn"}
