@@ -74,24 +74,20 @@ def check_effects(effects: Effects, where: str = "") -> None:
     Example:
         >>> check_effects([Effect(Kind.DECAYS, "add_decayed_weights"), Effect(Kind.STEPS, "sgd")])
     """
-    for index, effect in enumerate(effects):
-        before, after = effects[:index], effects[index + 1 :]
+    around = [(effect, effects[:index], effects[index + 1 :]) for index, effect in enumerate(effects)]
+    for effect, before, after in around:
         if effect.kind in _ENDS:
             _check_algorithm(effect, before, where)
         elif effect.kind is Kind.DECAYS:
             _check_decay(effect, before, after, where)
         elif effect.kind is Kind.NORMALIZES:
-            _check_factors(effect, before, where)
-            if after and after[0].kind is Kind.DIRECTS:
-                resized = any(other.kind in (*_NEGATING, Kind.SCALES, Kind.FACTORS, Kind.UNKNOWN) for other in after)
-                _check_rate(effect, before, resized, where)
-                if not resized:
-                    _check_scale(effect, before, where)
-        elif effect.kind in (Kind.CONSTRAINS, Kind.FOLLOWS):
+            _check_sizes(effect, before, after, where)
+    _check_end(effects, where)
+    for effect, before, after in around:
+        if effect.kind in (Kind.CONSTRAINS, Kind.FOLLOWS):
             _check_last(effect, after, where)
         elif effect.kind is Kind.RENEWS:
             _check_probe(effect, before, where)
-    _check_end(effects, where)
 
 
 def check_descent(effects: Effects, where: str = "") -> None:
@@ -106,6 +102,16 @@ def check_descent(effects: Effects, where: str = "") -> None:
             f"the optimizer would ascend{where}: no link negates the direction of {directing[-1]}. End the chain with "
             "fo.scale_by_learning_rate(lr); to ascend, put fo.scale(-1.0) first as well"
         )
+
+
+def _check_sizes(effect: Effect, before: Effects, after: Effects, where: str) -> None:
+    """Raise if a link that normalizes takes the effect of an earlier factor or learning rate."""
+    _check_factors(effect, before, where)
+    if after and after[0].kind is Kind.DIRECTS:
+        resized = any(other.kind in (*_NEGATING, Kind.SCALES, Kind.FACTORS, Kind.UNKNOWN) for other in after)
+        _check_rate(effect, before, resized, where)
+        if not resized:
+            _check_scale(effect, before, where)
 
 
 def _check_algorithm(effect: Effect, before: Effects, where: str) -> None:
