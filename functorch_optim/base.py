@@ -157,6 +157,11 @@ class Transform(Frozen):
         del state, norm
         return None
 
+    def clips(self, state: PyTree, norm: jax.Array) -> jax.Array | None:
+        """Whether a gradient of this norm is clipped by its norm; None if nothing that gets it would do that."""
+        after = self.norm_after(state, norm)
+        return None if after is None or after is norm else after < norm
+
     def effects(self, at: Leaves | None) -> list[Effects]:
         """What the update does to the sign and the size of the updates, link by link, for every parameter in ``at``."""
         return self.effect(Kind.CHANGES, at)
@@ -194,6 +199,16 @@ def effects_of(tx: GradientTransformation, at: Leaves | None) -> list[Effects]:
     if isinstance(tx.update, Update):
         return tx.update.of.effects(at)
     return for_each(at, (Effect(Kind.UNKNOWN, repr(tx.update)),))
+
+
+def clips_of(tx: GradientTransformation, state: PyTree, norm: jax.Array) -> jax.Array | None:
+    """:meth:`Transform.clips` of any transformation; nothing is known of another library's."""
+    return tx.update.of.clips(state, norm) if isinstance(tx.update, Update) else None
+
+
+def norm_after_of(tx: GradientTransformation, state: PyTree, norm: jax.Array) -> jax.Array | None:
+    """:meth:`Transform.norm_after` of any transformation; nothing is known of another library's."""
+    return tx.update.of.norm_after(state, norm) if isinstance(tx.update, Update) else None
 
 
 def needs_of(tx: GradientTransformation) -> frozenset[str]:

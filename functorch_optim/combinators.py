@@ -1,7 +1,7 @@
 """Apply transformations one after the other (chain, named_chain), and look into a composed state."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 
@@ -10,9 +10,11 @@ from functorch_optim.base import (
     GradientTransformation,
     Transform,
     Update,
+    clips_of,
     effects_of,
     exportable,
     needs_of,
+    norm_after_of,
     transformation,
 )
 from functorch_optim.effects import Effects, Kind, Leaves, check_descent, check_effects, for_each
@@ -38,11 +40,16 @@ class Wrapper(Transform):
 
     inner: GradientTransformation
 
+    hands_on: ClassVar[bool] = False  # whether ``inner`` gets the gradient itself
+
     def hyperparams(self, state: PyTree) -> dict[Any, PyTree]:
         return current_hyperparams(self.inner, state.inner)
 
     def effects(self, at: Leaves | None) -> list[Effects]:
         return effects_of(self.inner, at)
+
+    def clips(self, state: PyTree, norm: jax.Array) -> jax.Array | None:
+        return clips_of(self.inner, state.inner, norm) if self.hands_on else None
 
     def effects_and(self, kind: Kind, at: Leaves | None) -> list[Effects]:
         """The effects of ``inner``, and after them one of the wrapper itself."""
@@ -75,6 +82,18 @@ class Links(Transform):
 
     def needs(self) -> frozenset[str]:
         return frozenset().union(*map(needs_of, self.links))
+
+    def clips(self, state: PyTree, norm: jax.Array) -> jax.Array | None:
+        clipped = None
+        for link, own in zip(self.links, self.in_order(state), strict=True):
+            found = clips_of(link, own, norm)
+            if found is not None:
+                clipped = found if clipped is None else clipped | found
+            after = norm_after_of(link, own, norm)
+            if after is None:
+                break
+            norm = after
+        return clipped
 
     def check(self, params: PyTree) -> None:
         """Raise if the chain is wrong for one of the parameters."""

@@ -13,9 +13,11 @@ from functorch_optim.base import (
     Frozen,
     GradientTransformation,
     Transform,
+    clips_of,
     effects_of,
     exportable,
     needs_of,
+    norm_after_of,
     transformation,
 )
 from functorch_optim.combinators import current_hyperparams
@@ -181,6 +183,12 @@ class Inject(Transform):
 
     def effects(self, at: Leaves | None) -> list[Effects]:
         return self.abstractly(lambda tx: effects_of(tx, at))
+
+    def norm_after(self, state: InjectState, norm: jax.Array) -> jax.Array | None:
+        return norm_after_of(self.built(self._held(state)), state.inner, norm)
+
+    def clips(self, state: InjectState, norm: jax.Array) -> jax.Array | None:
+        return clips_of(self.built(self._held(state)), state.inner, norm)
 
     def needs(self) -> frozenset[str]:
         return self.abstractly(needs_of)

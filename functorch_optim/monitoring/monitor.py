@@ -2,20 +2,18 @@
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 
 from functorch_optim import axes, rows, trees
-from functorch_optim.base import GradientTransformation, Update, add_update, exportable, transformation
-from functorch_optim.combinators import Links, Wrapper, current_hyperparams
+from functorch_optim.base import GradientTransformation, add_update, clips_of, exportable, norm_after_of, transformation
+from functorch_optim.combinators import Wrapper, current_hyperparams
 from functorch_optim.core.numerics import next_step
 from functorch_optim.hyperparams import as_integer
 from functorch_optim.norms import norm_dtype, norms_of_groups
-from functorch_optim.transforms.conditional import Skip
-from functorch_optim.transforms.precision import MasterWeights, StateDtype, StochasticRounding
 from functorch_optim.typing import PyTree
 
 Groups = Sequence[Callable[[str], bool]]
@@ -52,6 +50,8 @@ class Monitor(Wrapper):
     prefixes: int | tuple[str, ...] | None
     axis_name: axes.Labels | None
 
+    hands_on: ClassVar[bool] = True
+
     def init(self, params: PyTree) -> MonitorState:
         inner, dtype = self.inner.init(params), norm_dtype(params)
 
@@ -61,7 +61,7 @@ class Monitor(Wrapper):
 
         rates: list[str] = []
         jax.eval_shape(lambda state: rates.extend(_rates(self.inner, state)), inner)
-        seen = jax.eval_shape(lambda state, norm: _clipped(self.inner, state, norm), inner, jnp.zeros((), dtype))
+        seen = jax.eval_shape(lambda state, norm: clips_of(self.inner, state, norm), inner, jnp.zeros((), dtype))
         return MonitorState(
             jnp.zeros((), jnp.int32),
             None if seen is None else jnp.zeros((), jnp.int32),
@@ -81,7 +81,7 @@ class Monitor(Wrapper):
             )
         groups = [self._group(name) for name in state.parts]
         before = norms_of_groups(_dense(updates), groups, self.axis_name, "monitor")
-        clipped = _clipped(self.inner, state.inner, before[0])
+        clipped = clips_of(self.inner, state.inner, before[0])
         lr = {**state.lr, **_rates(self.inner, state.inner)}
         old = [[one.update for one in _all(state)], [one.param for one in _all(state)]]
         if self.every is None or self.every == 1:
@@ -100,6 +100,9 @@ class Monitor(Wrapper):
             dict(zip(state.parts, parts, strict=True)),
             inner,
         )
+
+    def norm_after(self, state: MonitorState, norm: jax.Array) -> jax.Array | None:
+        return norm_after_of(self.inner, state.inner, norm)
 
     def _moves(self, updates: PyTree, params: PyTree, groups: Groups, old: Moves) -> Moves:
         """Measure the norms of the updates, and of the parameters after them, in the dtypes of ``old``.
@@ -202,33 +205,6 @@ def _rates(tx: GradientTransformation, state: PyTree) -> dict[str, PyTree]:
                 yield "/".join(("lr", *where, *str(name).split(".")[:-1])), value
 
     return dict(found(current_hyperparams(tx, state), ()))
-
-
-HANDING_ON = (Skip, StochasticRounding, MasterWeights)  # they give the gradient to what is inside
-
-
-def _clipped(tx: GradientTransformation, state: PyTree, norm: jax.Array) -> jax.Array | None:
-    """Whether a gradient of this norm is clipped by its norm; None if no link that gets the gradient would do that."""
-    if not isinstance(tx.update, Update):
-        return None
-    of = tx.update.of
-    if isinstance(of, StateDtype):
-        return _clipped(of.inner, state, norm)
-    if isinstance(of, HANDING_ON):
-        return _clipped(of.inner, state.inner, norm)
-    if not isinstance(of, Links):
-        after = of.norm_after(state, norm)
-        return None if after is None or after is norm else after < norm
-    clipped = None
-    for link, own in zip(of.links, of.in_order(state), strict=True):
-        found = _clipped(link, own, norm)
-        if found is not None:
-            clipped = found if clipped is None else clipped | found
-        after = link.update.of.norm_after(own, norm) if isinstance(link.update, Update) else None
-        if after is None:
-            break
-        norm = after
-    return clipped
 
 
 def monitor(

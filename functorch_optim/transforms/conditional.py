@@ -1,6 +1,7 @@
 """Run an inner transformation only if a condition holds; the base of those that skip bad updates."""
 
 from collections.abc import Callable, Mapping
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -44,6 +45,8 @@ class Skip(Options, Wrapper):
     """
 
     max_consecutive: int
+
+    hands_on: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,6 +1,6 @@
 """Lookahead: slow weights that follow the parameters, and to which the parameters return every few updates."""
 
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,8 @@ class LookaheadState(NamedTuple):
 class Lookahead(Options, Wrapper):
     every: int
     alpha: Annotated[Hyperparameter, Option("Invalid alpha value: {}", low=0.0, high=1.0)]
+
+    hands_on: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,14 +1,14 @@
 """Reduced precision: slots in a narrower dtype, stochastic rounding of bfloat16 parameters, float32 master weights."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from functorch_optim import axes, trees
-from functorch_optim.base import GradientTransformation, add_update, exportable, transformation
+from functorch_optim.base import GradientTransformation, add_update, clips_of, exportable, transformation
 from functorch_optim.combinators import Wrapper, current_hyperparams
 from functorch_optim.effects import Effects, Kind, Leaves
 from functorch_optim.keys import as_key, of_shard
@@ -46,6 +46,9 @@ class StateDtype(Wrapper):
 
     def hyperparams(self, state: PyTree) -> dict[str, PyTree]:
         return current_hyperparams(self.inner, state)
+
+    def clips(self, state: PyTree, norm: jax.Array) -> jax.Array | None:
+        return clips_of(self.inner, state, norm)
 
 
 def _is_slot_of_one(leaf: PyTree, params: PyTree) -> bool:
@@ -96,6 +99,8 @@ class StochasticRounding(Wrapper):
     key: tuple[int, ...]
     impl: str
     axis_name: axes.Labels | None
+
+    hands_on: ClassVar[bool] = True
 
     @classmethod
     def _call_name(cls) -> str:
@@ -191,6 +196,8 @@ class MasterWeightsState(NamedTuple):
 
 
 class MasterWeights(Wrapper):
+    hands_on: ClassVar[bool] = True
+
     @classmethod
     def _call_name(cls) -> str:
         return "master_weights"
