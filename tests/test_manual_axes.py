@@ -160,8 +160,8 @@ def test_without_axis_name_it_raises_and_names_the_parameter(name, check_vma):
 def test_element_wise_ones_need_no_axis_name(check_vma):
     plateau = given(fo.reduce_on_plateau(0.5, patience=0), value=1.0)
     box = fo.chain(fo.keep_nonnegative(), fo.project_box(0.0, 1.0))
-    inner = fo.accumulate(fo.lookahead(fo.adamw(lr=0.1), every=2), 1)
-    tx = fo.chain(fo.clip_by_value(0.5), fo.scale_by_sign(), inner, plateau, box)
+    inner = fo.accumulate(fo.adamw(lr=0.1), 1)
+    tx = fo.lookahead(fo.chain(fo.clip_by_value(0.5), fo.scale_by_sign(), inner, plateau, box), every=2)
     assert_as_whole(lambda axis: tx, check_vma)
 
 

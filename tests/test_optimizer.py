@@ -12,6 +12,7 @@ import pytest
 
 import functorch_optim as fo
 from functorch_optim import optim
+from functorch_optim.optim.engine.prepared import compiled_update
 from tests import cases, comparison
 from tests.algorithms import ALGORITHMS, CASES, few_of, full, label, names
 
@@ -221,8 +222,8 @@ def test_the_compiled_step_aliases_parameters_and_state(name):
     engine = optimizer._engine
     prepared = engine.warm
     rows = [history.row for history in prepared.histories]
-    update, numbers, _ = prepared.at(optimizer._records())
-    compiled = update.lower(optimizer.params, rows, optimizer.params, numbers).compile()
+    plan, numbers, _ = prepared.at(optimizer._records())
+    compiled = compiled_update(plan, True).lower(optimizer.params, rows, optimizer.params, numbers).compile()
     memory = compiled.memory_analysis()
     size = sum(leaf.nbytes for leaf in jax.tree.leaves((optimizer.params, rows)))
     assert memory.alias_size_in_bytes == size

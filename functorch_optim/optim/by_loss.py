@@ -1,13 +1,69 @@
-"""Steps that are given the loss as a function: for transformations that evaluate it, or that need its value."""
+"""Steps that are given the loss as a function: one compiled call forms its value, its gradients and the update."""
 
 import functools
 from collections.abc import Callable
 from typing import Any
 
 from functorch_optim.optim.engine.by_tree import ByTree
+from functorch_optim.optim.engine.closures import Data, Evaluation, Outcome, check_batches, evaluate
+from functorch_optim.optim.options import is_traced
 from functorch_optim.optim.processes import check_same_everywhere
-from functorch_optim.optim.transaction import Call
-from functorch_optim.typing import PyTree
+from functorch_optim.optim.transaction import Call, CallsBackError
+from functorch_optim.typing import Numeric, PyTree
+
+
+def by_closure(
+    optimizer: Any,
+    closure: Callable[..., PyTree],
+    args: tuple[PyTree, ...] = (),
+    batches: PyTree = None,
+    has_aux: bool = False,
+    clip_norm: Numeric | None = None,
+) -> PyTree:
+    """Update the parameters by the gradients of ``closure(params, *args)``; return what it returns.
+
+    Raises:
+        ValueError: an option does not fit; the transformation evaluates the loss itself, and the arguments differ
+            between processes.
+    """
+    who = f"{type(optimizer).__name__}.step"
+    how = Evaluation(has_aux, clip_norm is not None, batches is not None, optimizer._frozen())
+    if how.in_batches:
+        check_batches(batches, who)
+    if how.clips:
+        check_clip_norm(clip_norm, who)
+    outcome = _outcome(optimizer, closure, Data(args, batches, clip_norm), how)
+    if how.clips:
+        optimizer._grad_norm = outcome.grad_norm
+    return (outcome.value, outcome.aux) if has_aux else outcome.value
+
+
+def check_clip_norm(clip_norm: Any, who: str) -> None:
+    """Raise if the largest norm is negative."""
+    if not is_traced(clip_norm) and not clip_norm >= 0:
+        raise ValueError(f"{who}: clip_norm must be at least 0, but it is {clip_norm}")
+
+
+def _outcome(optimizer: Any, closure: Callable[..., PyTree], data: Data, how: Evaluation) -> Outcome:
+    """Step in one compiled call, or where that cannot be, in two: gradients, update."""
+    optimizer._need_engine()
+    is_frozen = len(how.dropped) == len(optimizer._layout.group_of)
+    if needs_loss(optimizer) and not is_frozen:
+        return step_by_loss(optimizer, closure, data, how)
+    one_call = optimizer._engine.evaluates(optimizer.param_groups) and not optimizer.defaults.get("differentiable")
+    if one_call and not is_frozen:
+        try:
+            return _in_one_call(optimizer, closure, data, how, careful=False)
+        except CallsBackError:  # raised while tracing: nothing has changed
+            pass
+    compiled = optimizer._losses.compiled(closure, ("gradients", how), functools.partial(_gradients, how))
+    outcome, grads = optimizer._evaluate(compiled, (data,))
+    optimizer._step(optimizer._checked_leaves(grads))
+    return outcome
+
+
+def _gradients(how: Evaluation, closure: Callable[..., PyTree]) -> Callable[..., PyTree]:
+    return lambda params, data: evaluate(closure, how, params, data)
 
 
 def needs_loss(optimizer: Any) -> bool:
@@ -15,20 +71,31 @@ def needs_loss(optimizer: Any) -> bool:
     return isinstance(optimizer._engine, ByTree) and optimizer._engine.needs_loss(optimizer._records())
 
 
-def step_by_loss(optimizer: Any, closure: Callable[..., PyTree], args: tuple[PyTree, ...]) -> PyTree:
-    """Update all parameters in one compiled call that evaluates ``closure(params, *args)``; return the loss before.
+def step_by_loss(optimizer: Any, closure: Callable[..., PyTree], data: Data, how: Evaluation) -> Outcome:
+    """Update all parameters by a transformation that evaluates the loss itself.
 
     Raises:
-        ValueError: the arguments differ between processes.
+        ValueError: the arguments differ between processes; the transformation evaluates a loss of one batch only.
     """
+    who = type(optimizer).__name__
+    if not how.is_plain:
+        raise ValueError(
+            f"{who}.step: the transformation evaluates the loss itself, at other points too, so has_aux, clip_norm and "
+            "batches do not go with it: clip inside it with fo.clip_by_global_norm"
+        )
     optimizer._refuse_tracing()
-    check_same_everywhere(args, optimizer._leaves, type(optimizer).__name__)
-    call = functools.partial(_call, optimizer, closure, args)
-    frozen, groups = optimizer._frozen(), optimizer._layout.group_of
-    updated = {group for leaf, group in enumerate(groups) if leaf not in frozen}
-    return optimizer._change(call, updated)[0]
+    check_same_everywhere(data.args, optimizer._leaves, who)
+    return _in_one_call(optimizer, closure, data, how, careful=True)
 
 
-def _call(optimizer: Any, closure: Callable[..., PyTree], args: tuple[PyTree, ...]) -> Call:
-    engine, records = optimizer._engine, optimizer._records()
-    return engine.step_by_loss(optimizer._layout, optimizer._held, optimizer._losses, closure, args, records)
+def _in_one_call(optimizer: Any, closure: Callable[..., PyTree], data: Data, how: Evaluation, careful: bool) -> Outcome:
+    """Step in one compiled call; without ``careful``, raise :class:`CallsBackError` if the closure calls back."""
+    optimizer._refuse_tracing()
+    groups = optimizer._layout.group_of
+    updated = {group for leaf, group in enumerate(groups) if leaf not in how.dropped}
+
+    def call() -> Call:
+        engine, held = optimizer._engine, optimizer._held
+        return engine.step_by_loss(optimizer._layout, held, optimizer._losses, closure, data, optimizer._records(), how)
+
+    return optimizer._change(call, updated, careful)[0]

@@ -188,6 +188,20 @@ def _code(loss: Any) -> Any:
     return getattr(loss, "__code__", None) or getattr(type(loss).__call__, "__code__", None)
 
 
+def is_closure(given: object, structure: trees.Structure) -> bool:
+    """Whether what can be called is a function, not gradients; a module of functions is a tree, and may be either."""
+    if jax.tree_util.all_leaves([given]):
+        return True
+    numbered = structure.unflatten(range(structure.treedef.num_leaves))
+    if type(given) is type(numbered):
+        return False
+    try:
+        structure.treedef.flatten_up_to(given)
+    except ValueError:
+        return True
+    return False
+
+
 def takes_parameters(closure: Callable[..., PyTree]) -> bool:
     """Whether a closure needs an argument: ``closure(params)``, not torch's ``closure()``."""
     try:

@@ -6,7 +6,7 @@ from functorch_optim.algorithms.quasi_newton import QuasiNewton
 from functorch_optim.base import Update
 from functorch_optim.core.options import data_options
 from functorch_optim.hyperparams import Hyperparameter, as_count
-from functorch_optim.optim.by_loss import step_by_loss
+from functorch_optim.optim.by_loss import by_closure
 from functorch_optim.optim.engine.by_tree import ByTree
 from functorch_optim.optim.engine.on_first import OnFirst
 from functorch_optim.optim.losses import takes_parameters
@@ -35,7 +35,7 @@ class Minimizer(Optimizer):
         """Raise ValueError: there is only one group."""
         raise ValueError(f"{type(self).__name__} doesn't support per-parameter options (parameter groups)")
 
-    def step(self, closure: Any = None, *args: PyTree) -> PyTree:
+    def step(self, closure: Any = None, *args: PyTree, **refused: object) -> PyTree:
         """Run up to ``max_iter`` iterations in one compiled call.
 
         Args:
@@ -47,11 +47,14 @@ class Minimizer(Optimizer):
             The loss before the step, as in torch. If the group is frozen, nothing else happens.
 
         Raises:
-            TypeError: the closure is missing, or takes no parameters.
+            TypeError: the closure is missing, or takes no parameters; a keyword was passed: the step evaluates the
+                loss itself, at many points.
             ValueError: the arguments differ between processes.
         """
         name = type(self).__name__
         self._refuse_tracing()
+        if refused:
+            raise TypeError(f"{name}.step() evaluates the loss itself, and takes no {', '.join(refused)}")
         if closure is None:
             raise TypeError(f"{name}.step() missing 1 required positional argument: 'closure'")
         if not self._is_closure(closure):
@@ -60,9 +63,7 @@ class Minimizer(Optimizer):
             raise TypeError(
                 f"{name}.step() evaluates the loss at its own parameters: it needs closure(params), which takes them"
             )
-        if self._frozen():
-            return self._evaluate(self._losses.value_and_grad(closure, False, True, dropped=self._frozen()), args)[0]
-        return step_by_loss(self, closure, args)
+        return by_closure(self, closure, args)
 
 
 def defaults(

@@ -85,6 +85,7 @@ class Optimizer(Saved):
         self._losses = CompiledLosses()
         self._transaction = Transaction()
         self._opt_called = False
+        self._grad_norm = None
         self._lent = False
         self._loaded_groups = None
         self._made_under = trace_state()

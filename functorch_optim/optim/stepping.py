@@ -13,21 +13,22 @@ from jax.core import Tracer
 from jax.profiler import TraceAnnotation
 
 from functorch_optim import rows, trees
-from functorch_optim.optim.by_loss import needs_loss, step_by_loss
+from functorch_optim.optim.by_loss import by_closure, check_clip_norm
 from functorch_optim.optim.engine.none import NoAlgorithm
 from functorch_optim.optim.engine.packs import Leaves
 from functorch_optim.optim.engine.protocol import Engine
 from functorch_optim.optim.hooks import EVERY_STEP, Hook, Hooked
 from functorch_optim.optim.layout import GroupParams, Layout
-from functorch_optim.optim.losses import CompiledLosses, takes_parameters
+from functorch_optim.optim.losses import CompiledLosses, is_closure, takes_parameters
 from functorch_optim.optim.lost import check_alive
 from functorch_optim.optim.options import is_constant, read_options
 from functorch_optim.optim.ownership import own_beside
 from functorch_optim.optim.tracing import OUTSIDE, TRACED, refuse_traced, trace_state
 from functorch_optim.optim.transaction import Call, Transaction
+from functorch_optim.optim.utils import clip_grad_norm
 from functorch_optim.optim.views import REFUSED, ParamGroups, Watched, unwatch_on_error
 from functorch_optim.torch_tensors import as_array
-from functorch_optim.typing import OptionValues, PyTree
+from functorch_optim.typing import Numeric, OptionValues, PyTree
 
 _running = threading.local()  # the optimizers whose step this thread is in
 
@@ -97,6 +98,7 @@ class Stepping(Hooked):
     _lent: bool  # whether functional() gave the arrays away, until restore()
     _made_under: object  # the trace in which the optimizer was created
     _opt_called: bool
+    _grad_norm: jax.Array | None
 
     def __init_subclass__(cls, **options: object) -> None:
         super().__init_subclass__(**options)
@@ -104,42 +106,59 @@ class Stepping(Hooked):
             cls.step = _with_hooks(vars(cls)["step"])
 
     @_with_hooks
-    def step(self, closure: Any = None, *args: PyTree) -> PyTree:
+    def step(
+        self,
+        closure: Any = None,
+        *args: PyTree,
+        has_aux: bool = False,
+        clip_norm: Numeric | None = None,
+        batches: PyTree = None,
+    ) -> PyTree:
         """Update the parameters.
 
         Args:
             closure: gradients in the parameters' structure, as :func:`jax.grad` returns them, with None to leave a
                 parameter alone; or a function ``closure(params, *args)`` that returns the loss, to differentiate and
-                compile (pass what changes as arguments); or a function without arguments, to call as torch does before
-                using :attr:`grads`; or nothing, to use :attr:`grads`.
+                compile together with the update (pass what changes as arguments); or a function without arguments, to
+                call as torch does before using :attr:`grads`; or nothing, to use :attr:`grads`.
             *args: further arguments of the closure.
+            has_aux: whether ``closure(params, *args)`` returns a pair of the loss and anything.
+            clip_norm: the largest norm of all gradients together, at least 0: they are clipped as by
+                :func:`functorch_optim.optim.utils.clip_grad_norm`, and :attr:`grad_norm` has the norm before that.
+            batches: arrays with an axis of micro-batches in front. The closure gets one micro-batch after ``args``, a
+                tuple as several arguments. One update then uses the mean of all losses and gradients.
 
         Returns:
-            The loss, if a closure was given.
+            The loss, if a closure was given; with ``has_aux`` the pair, of micro-batches with every second part.
 
         A parameter without a gradient is skipped entirely: its value, slots and step count stay. So is every parameter
         of a group whose option ``frozen`` is True.
 
         Raises:
-            ValueError, TypeError: the gradients do not fit the parameters; the message names the parameter.
+            ValueError, TypeError: the gradients do not fit the parameters; the message names the parameter. An option
+                is out of range, or needs a closure that takes the parameters.
             RuntimeError: a gradient is sparse, or the call is inside a traced function.
+
+        Example:
+            >>> from functorch_optim import optim
+            >>> optimizer = optim.SGD({"w": jnp.array([3.0, 4.0])}, lr=1.0)
+            >>> loss = lambda params, x: x * jnp.sum(params["w"] ** 2) / 2
+            >>> optimizer.step(loss, 1.0, clip_norm=1.0).item(), optimizer.grad_norm.item()
+            (12.5, 5.0)
+            >>> round(optimizer.step(loss, batches=jnp.array([1.0, 3.0])).item(), 4)
+            16.0
         """
-        loss = None
-        grads = None  # the accumulated ones
-        if closure is None:
-            pass
-        elif self._is_closure(closure):
-            if not args and not takes_parameters(closure):
-                loss = closure()
-            elif needs_loss(self):
-                return step_by_loss(self, closure, args)
-            else:
-                function = self._losses.value_and_grad(closure, False, True, dropped=self._frozen())
-                loss, tree = self._evaluate(function, args)
-                grads = self._aligned(tree)
-        else:
+        more = bool(args) or batches is not None or has_aux
+        loss = grads = None
+        if closure is not None and self._is_closure(closure):
+            if more or takes_parameters(closure):
+                return by_closure(self, closure, args, batches, has_aux, clip_norm)
+            loss = closure()
+        elif more:
+            raise TypeError(f"{type(self).__name__}.step: args, batches and has_aux go with a closure(params, ...)")
+        elif closure is not None:
             grads = self._aligned(closure)
-        self._step(grads)
+        self._step(grads, clip_norm)
         return loss
 
     def _need_engine(self) -> None:
@@ -154,23 +173,17 @@ class Stepping(Hooked):
         return frozenset(leaf for leaf, group in enumerate(self._layout.group_of) if group in frozen)
 
     def _is_closure(self, given: object) -> bool:
-        """Whether ``given`` is a function and not gradients; a module of functions is a tree, and may be either."""
-        if not callable(given) or type(given) is type(self._tree()):
-            return False
-        if jax.tree_util.all_leaves([given]):
-            return True
-        try:
-            self._layout.structure.treedef.flatten_up_to(given)
-        except ValueError:
-            return True
-        return False
+        return callable(given) and is_closure(given, self._layout.structure)
 
-    def _step(self, grads: list[PyTree] | None) -> None:
+    def _step(self, grads: list[PyTree] | None, clip_norm: Numeric | None = None) -> None:
         """Update with these gradients, or with the accumulated ones."""
         with self._transaction.change_lock:
             self._need_engine()
             self._settle()
             used = (self._grads or []) if grads is None else grads
+            if clip_norm is not None:
+                check_clip_norm(clip_norm, f"{type(self).__name__}.step")
+                used, self._grad_norm = clip_grad_norm(used, clip_norm)
             if frozen := self._frozen():
                 used = [None if leaf in frozen else grad for leaf, grad in enumerate(used)]
             updated = {group for group, grad in zip(self._layout.group_of, used, strict=False) if grad is not None}
@@ -187,8 +200,11 @@ class Stepping(Hooked):
             return engine.warm.call(self._held, grads, records)
         return engine.step(self._layout, self._held, grads, records, in_place)
 
-    def _change(self, make: Callable[[], Call], updated: Collection[int]) -> PyTree:
-        """Make a call as one change of the optimizer, and count an update for the groups ``updated``."""
+    def _change(self, make: Callable[[], Call], updated: Collection[int], careful: bool = True) -> PyTree:
+        """Make a call as one change of the optimizer, and count an update for the groups ``updated``.
+
+        ``careful`` is as for :meth:`Transaction.run`.
+        """
         with self._transaction.change_lock:
             self._settle()
             watched: list[Watched] = []
@@ -206,7 +222,7 @@ class Stepping(Hooked):
 
                     watched.clear()
 
-                return self._transaction.run(compiled, arguments, commit_and_count)
+                return self._transaction.run(compiled, arguments, commit_and_count, careful)
             except (RuntimeError, ValueError):
                 self._check_alive()
                 raise
@@ -299,6 +315,10 @@ class Stepping(Hooked):
             leaves = self._layout.structure.treedef.flatten_up_to(grads)
         except ValueError:
             leaves = trees.align(self._layout.structure.unflatten(self._held.arrays()), grads, "gradients")
+        return self._checked_leaves(leaves)
+
+    def _checked_leaves(self, leaves: list[PyTree]) -> list[PyTree]:
+        """Check gradients that are in leaf order, and return them."""
         # What the checks depend on; an object() never equals one that passed them.
         kinds = set(map(type, leaves))
         found = kinds, [leaf.aval if isinstance(leaf, jax.Array) else rows.signature(leaf) for leaf in leaves]
@@ -312,13 +332,6 @@ class Stepping(Hooked):
                 trees.check_update(name, leaf, param, who, rows=rows_taken[group])
             self._checked = None if any(issubclass(kind, Tracer) for kind in kinds) else found
         return leaves
-
-    def _evaluate(self, function: Callable[..., PyTree], args: tuple[PyTree, ...]) -> PyTree:
-        try:
-            return function(self._tree(), *args)
-        except (RuntimeError, ValueError):
-            self._check_alive()
-            raise
 
     def _refuse_tracing(self) -> None:
         """Raise if operations return tracers here, even for concrete arrays: the optimizer would keep them."""

@@ -30,7 +30,10 @@ Commit = Callable[[PyTree], None]
 
 
 class CallsBackError(Exception):
-    """A function that should overwrite its arguments calls back to the host, where anything may be raised."""
+    """A function that should overwrite its arguments calls back to the host, where anything may be raised.
+
+    Or it takes references to its arguments while it is traced.
+    """
 
 
 class Compiled:
@@ -214,6 +217,23 @@ def _any_deleted(arguments: Sequence[object]) -> bool:
     return any(leaf.is_deleted() for leaf in jax.tree.leaves(arguments) if isinstance(leaf, jax.Array))
 
 
+class HandoffLock:
+    """A reentrant lock, except while a compiled call is made: a function that is traced then must take no arrays."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self.in_call = False
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+        if self.in_call:  # in the thread that makes the call
+            self._lock.release()
+            raise CallsBackError
+
+    def __exit__(self, *error: object) -> None:
+        self._lock.release()
+
+
 class Transaction:
     """The changes of one optimizer; changes from several threads happen one after another.
 
@@ -223,7 +243,7 @@ class Transaction:
 
     def __init__(self) -> None:
         self.change_lock = threading.RLock()
-        self.handoff_lock = threading.RLock()
+        self.handoff_lock = HandoffLock()
 
     def __reduce__(self) -> tuple[object, ...]:
         return Transaction, ()  # a copy is independent
@@ -233,17 +253,23 @@ class Transaction:
         with Uninterrupted(), self.handoff_lock:
             change()
 
-    def run(self, compiled: Compiled, arguments: Arguments, commit: Commit) -> PyTree:
+    def run(self, compiled: Compiled, arguments: Arguments, commit: Commit, careful: bool = True) -> PyTree:
         """Run ``commit(compiled(*arguments()))`` without interruption, and return the results.
 
         ``arguments`` returns arrays that nothing else holds, if ``compiled`` overwrites them; ``commit``, which raises
-        nothing, stores the results.
+        nothing, stores the results. A function that calls back keeps its arguments; without ``careful`` it is not
+        called.
+
+        Raises:
+            CallsBackError: the function calls back, and ``careful`` is False.
         """
+        if compiled.calls_back and not careful:
+            raise CallsBackError
         if compiled.overwrites():
             try:
                 args, result = self._in_place(compiled, arguments, commit)
             except CallsBackError:
-                return self.run(compiled, arguments, commit)  # it no longer overwrites
+                return self.run(compiled, arguments, commit, careful)  # it no longer overwrites
             compiled.finish(args)
             return result
         # Not under the lock: a callback may read the optimizer from another thread.
@@ -257,7 +283,11 @@ class Transaction:
         with Uninterrupted(committing=False) as section, self.handoff_lock:
             args = arguments()
             section.overwritten = [args[position] for position in compiled.positions]
-            result = compiled.in_place(*args)
+            try:
+                self.handoff_lock.in_call = True
+                result = compiled.in_place(*args)
+            finally:
+                self.handoff_lock.in_call = False
             section.committing = True
             commit(result)
         return args, result

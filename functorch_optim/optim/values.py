@@ -62,6 +62,11 @@ class Values(Stepping):
             new = None if grads is None else self._aligned(grads)
             self._grads, self._watched_grads = new, []
 
+    @property
+    def grad_norm(self) -> jax.Array | None:
+        """The norm of all gradients before the last ``step(..., clip_norm=...)`` clipped them; None if none did."""
+        return self._grad_norm
+
     def backward(
         self,
         loss_fn: Callable[..., PyTree],
@@ -97,6 +102,13 @@ class Values(Stepping):
         with self._transaction.change_lock:
             self._accumulate(grads)
         return value
+
+    def _evaluate(self, function: Callable[..., PyTree], args: tuple[PyTree, ...]) -> PyTree:
+        try:
+            return function(self._tree(), *args)
+        except (RuntimeError, ValueError):
+            self._check_alive()
+            raise
 
     def _accumulate(self, grads: list[PyTree]) -> None:
         self._settle()

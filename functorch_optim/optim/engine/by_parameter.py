@@ -4,13 +4,14 @@ The host computes a step's scalars in doubles, and passes them to the compiled u
 a group with equal update counts share scalars; a parameter without a gradient is left out of the call.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 
 from functorch_optim import rows
 from functorch_optim.base import GradientTransformation
 from functorch_optim.optim.engine import handover
+from functorch_optim.optim.engine.closures import Data, Evaluation
 from functorch_optim.optim.engine.entries import entries_of, history_of
 from functorch_optim.optim.engine.histories import Histories, History, fit
 from functorch_optim.optim.engine.kinds import Algorithms, Record
@@ -19,8 +20,11 @@ from functorch_optim.optim.engine.prepared import Prepared
 from functorch_optim.optim.engine.protocol import Entry, Group, Reading
 from functorch_optim.optim.engine.torch_habits import habits_of
 from functorch_optim.optim.layout import Layout
+from functorch_optim.optim.losses import CompiledLosses
 from functorch_optim.optim.transaction import Call
 from functorch_optim.typing import PyTree
+
+_GRADIENT = object()  # stands for a gradient that the compiled function forms
 
 
 class ByParameter:
@@ -98,6 +102,33 @@ class ByParameter:
             self.warm = prepared if reusable else None
 
         return call._replace(commit=commit)
+
+    def step_by_loss(
+        self,
+        layout: Layout,
+        held: Leaves,
+        losses: CompiledLosses,
+        closure: Callable[..., PyTree],
+        data: Data,
+        records: Sequence[Record],
+        how: Evaluation,
+    ) -> Call:
+        """Return the call that updates the parameters by a closure; see :meth:`Engine.step_by_loss`."""
+        marks = [None if leaf in how.dropped else _GRADIENT for leaf in range(len(held))]
+        prepared = self.warm
+        if prepared is None or not prepared.serves(held, marks, records):
+            prepared = self._prepared(layout, held, marks, records, True)
+        call = prepared.call_by_loss(layout.structure, held, losses, closure, data, records, how)
+
+        def commit(result: PyTree) -> None:
+            call.commit(result)
+            self.warm = prepared
+
+        return call._replace(commit=commit)
+
+    def evaluates(self, groups: Sequence[Group]) -> bool:
+        """Whether :meth:`step_by_loss` works: not for rules that take row-sparse gradients only."""
+        return not any(self.algorithms.kind(options).rule_type.needs_rows for options in groups)
 
     def _prepared(
         self, layout: Layout, held: Leaves, grads: list[PyTree], records: Sequence[Record], in_place: bool

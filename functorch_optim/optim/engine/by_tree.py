@@ -1,6 +1,5 @@
 """Step a transformation of the whole tree, with one state for all parameters, and the groups' numbers as data."""
 
-import functools
 from collections.abc import Callable, Collection, Hashable, Sequence
 from typing import NamedTuple
 
@@ -14,6 +13,7 @@ from functorch_optim.core.options import Deferred
 from functorch_optim.core.packing import ForeachState
 from functorch_optim.objectives import restricted
 from functorch_optim.optim.engine.by_path import BY_PATH
+from functorch_optim.optim.engine.closures import PLAIN, Data, Evaluation, evaluate, functions_of
 from functorch_optim.optim.engine.packs import Leaves
 from functorch_optim.optim.engine.protocol import Codec, Entry, Group, Reading
 from functorch_optim.optim.engine.resting import resting
@@ -201,21 +201,28 @@ class ByTree:
         held: Leaves,
         losses: CompiledLosses,
         closure: Callable[..., PyTree],
-        args: tuple[PyTree, ...],
+        data: Data,
         records: Sequence[Group],
+        how: Evaluation,
     ) -> Call:
-        """Return the call that updates the parameters by a transformation that evaluates ``closure(params, *args)``."""
+        """Return the call that updates the parameters by the gradients of ``closure``; see :meth:`Engine.step_by_loss`.
+
+        The transformation may evaluate it too, unless ``how`` changes what it returns.
+        """
         if self.strict:  # checks the options that are not numbers before anything is compiled
             self.build({**records[0], **{name: Deferred() for name in self.data_names}})
         templates, numbers = self._templates(records)
 
         def make(loss: Callable[..., PyTree]) -> Callable[..., PyTree]:
-            return self._update(layout, templates, loss)
+            return self._update(layout, templates, loss, how)
 
-        compiled = losses.compiled(
-            closure, (templates, types_of(templates), tuple(layout.group_of)), make, donated=(0, 1)
-        )
-        return self._call(compiled, held, args, numbers, records)
+        kind = templates, types_of(templates), tuple(layout.group_of), how
+        return self._call(losses.compiled(closure, kind, make, donated=(0, 1)), held, data, numbers, records)
+
+    def evaluates(self, groups: Sequence[Group]) -> bool:
+        """Whether :meth:`step_by_loss` works: always."""
+        del groups
+        return True
 
     def _templates(self, records: Sequence[Group]) -> tuple[tuple[Template, ...], np.ndarray]:
         """Return the templates of all groups, and their numbers as one vector."""
@@ -247,28 +254,33 @@ class ByTree:
         return leaves, trees.Structure(treedef)
 
     def _update(
-        self, layout: Layout, templates: tuple[Template, ...], loss: Callable[..., PyTree] | None = None
+        self,
+        layout: Layout,
+        templates: tuple[Template, ...],
+        loss: Callable[..., PyTree] | None = None,
+        how: Evaluation = PLAIN,
     ) -> Callable[..., PyTree]:
-        """Return ``(params, state, data, numbers) -> (loss, params, state)``.
+        """Return ``(params, state, data, numbers) -> (outcome, params, state)``.
 
-        ``data`` are the gradients, or with a ``loss``, its further arguments.
+        ``data`` are the gradients, or with a ``loss``, its :class:`Data`.
         """
 
         def optimizer_step(leaves: list[PyTree], state: PyTree, data: PyTree, numbers: jax.Array) -> PyTree:
             params, tx = layout.structure.unflatten(leaves), self._whole(layout, fill(templates, numbers))
             if loss is None:
-                value, more = None, {}
+                outcome, more = None, {}
                 descent = layout.structure.unflatten([None if g is None else conjugate_leaf(g) for g in data])
             else:
-                value_fn, grad_fn = (functools.partial(function, loss, data) for function in (_value, _descent))
-                value, grads = jax.value_and_grad(value_fn)(params)
-                descent = jax.tree.map(conjugate_leaf, grads)
-                more = {"value": value, "value_fn": value_fn, "grad_fn": grad_fn}
+                outcome, grads = evaluate(loss, how, params, data)
+                descent = layout.structure.unflatten([None if g is None else conjugate_leaf(g) for g in grads])
+                more = {"value": outcome.value}
+                if how.is_plain:
+                    more |= functions_of(loss, data.args)
             updates, after = tx.update(descent, state, params, **more)
             before, new = jax.tree.structure(state), jax.tree.structure(after)
             if before != new:  # raised while tracing: nothing has changed
                 raise TypeError(f"the transformation changed its state's structure, from {before} to {new}")
-            return value, jax.tree.leaves(base.apply_updates(params, updates)), jax.tree.leaves(after)
+            return outcome, jax.tree.leaves(base.apply_updates(params, updates)), jax.tree.leaves(after)
 
         return optimizer_step
 
@@ -317,15 +329,6 @@ class ByTree:
 
 def _is_packed(node: PyTree) -> bool:
     return isinstance(node, ForeachState)
-
-
-def _value(loss: Callable[..., PyTree], args: tuple[PyTree, ...], params: PyTree) -> PyTree:
-    return loss(params, *args)
-
-
-def _descent(loss: Callable[..., PyTree], args: tuple[PyTree, ...], params: PyTree) -> PyTree:
-    """The gradient to descend along."""
-    return jax.tree.map(conjugate_leaf, jax.grad(loss)(params, *args))
 
 
 def _matched(state: PyTree, given: object) -> PyTree:

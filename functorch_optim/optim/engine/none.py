@@ -54,6 +54,15 @@ class NoAlgorithm:
         """Raise."""
         self.refuse()
 
+    def evaluates(self, groups: Sequence[Group]) -> bool:
+        """Return False."""
+        del groups
+        return False
+
+    def step_by_loss(self, *arguments: object) -> NoReturn:
+        """Raise."""
+        self.refuse()
+
     def entries(self, layout: Layout) -> list[Entry]:
         """Return an empty entry for each parameter."""
         return [{} for _ in layout.group_of]

@@ -3,20 +3,23 @@
 import functools
 import operator
 import weakref
-from collections.abc import Hashable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from functorch_optim import base
+from functorch_optim import base, trees
 from functorch_optim.core.lifted import Lifted
+from functorch_optim.core.packing import Segments
 from functorch_optim.core.rule import step_scalars
+from functorch_optim.optim.engine.closures import Data, Evaluation, evaluate
 from functorch_optim.optim.engine.histories import Arrangement, Histories, History
 from functorch_optim.optim.engine.kinds import Record
 from functorch_optim.optim.engine.packs import Leaves, joined_grads
 from functorch_optim.optim.engine.torch_habits import habits_of
+from functorch_optim.optim.losses import CompiledLosses
 from functorch_optim.optim.options import is_traced
 from functorch_optim.optim.transaction import Args, Call, Compiled, exclusive
 from functorch_optim.transforms.conjugation import conjugate_leaf
@@ -37,29 +40,78 @@ class Plan(NamedTuple):
     member_of: tuple[int, ...]
 
 
+class Shared:
+    """A key that stands for an equal value: quick to compare and to hash."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
 @functools.lru_cache(maxsize=256)
-def compiled_update(plan: Plan, in_place: bool) -> Compiled:
+def shared(value: Hashable) -> Shared:
+    """Return the one key that stands for this value."""
+    return Shared(value)
+
+
+@functools.lru_cache(maxsize=256)
+def compiled_update(plan: Shared, in_place: bool) -> Compiled:
     """Compile ``(params, states, grads, numbers) -> (params, states)``, which may overwrite the first two.
 
     The parameters and states of packs are flat; their gradients are lists.
     """
 
     def optimizer_step(params: PyTree, states: PyTree, grads: PyTree, numbers: jax.Array) -> PyTree:
-        updates, start = [], 0
-        for member in plan.members:
-            stop = start + member.scalars.num_leaves
-            own = member.scalars.unflatten([numbers[index] for index in range(start, stop)])
-            updates.append(member.algorithm.leaf_update(own))
-            start = stop
-        new_params, new_rows = [], []
-        for index, param, row, grad in zip(plan.member_of, params, states, grads, strict=True):
-            flat = joined_grads(grad, param) if isinstance(grad, list) else grad
-            delta, new_row = updates[index](conjugate_leaf(flat), param, row)
-            new_params.append(base.add_update(param, delta))
-            new_rows.append(new_row)
-        return new_params, new_rows
+        return _update(plan.value, params, states, grads, numbers)
 
     return Compiled(optimizer_step, (0, 1) if in_place else ())
+
+
+def _update(plan: Plan, params: PyTree, states: PyTree, grads: PyTree, numbers: jax.Array) -> PyTree:
+    updates, start = [], 0
+    for member in plan.members:
+        stop = start + member.scalars.num_leaves
+        own = member.scalars.unflatten([numbers[index] for index in range(start, stop)])
+        updates.append(member.algorithm.leaf_update(own))
+        start = stop
+    new_params, new_rows = [], []
+    for index, param, row, grad in zip(plan.member_of, params, states, grads, strict=True):
+        flat = joined_grads(grad, param) if isinstance(grad, list) else grad
+        delta, new_row = updates[index](conjugate_leaf(flat), param, row)
+        new_params.append(base.add_update(param, delta))
+        new_rows.append(new_row)
+    return new_params, new_rows
+
+
+class Whole(NamedTuple):
+    """A step with its closure inside: the plan, the tree, and which leaves come alone, packed, or without update."""
+
+    plan: Plan
+    structure: trees.Structure
+    alone: tuple[int, ...]
+    packs: tuple[Segments, ...]
+    others: tuple[int, ...]
+
+    def tree(self, params: list[PyTree], others: list[PyTree], one: jax.Array) -> PyTree:
+        """Return the parameters as the closure sees them; ``one`` is 1."""
+        leaves: list[PyTree] = [None] * (len(self.alone) + len(self.others) + sum(len(s.indices) for s in self.packs))
+        for index, leaf in [*zip(self.alone, params, strict=False), *zip(self.others, others, strict=True)]:
+            leaves[index] = leaf
+        for segments, flat in zip(self.packs, params[len(self.alone) :], strict=True):
+            for index, piece in zip(segments.indices, segments.cut(flat, one), strict=True):
+                leaves[index] = piece
+        return self.structure.unflatten(leaves)
+
+
+def step_of(whole: Whole, how: Evaluation, closure: Callable[..., PyTree]) -> Callable[..., PyTree]:
+    """Return ``(params, states, (data, others, one), numbers) -> (outcome, params, states)``."""
+
+    def optimizer_step(params: PyTree, states: PyTree, given: PyTree, numbers: jax.Array) -> PyTree:
+        data, others, one = given
+        outcome, grads = evaluate(closure, how, whole.tree(params, others, one), data)
+        own = [*[grads[index] for index in whole.alone], *[segments.of(grads) for segments in whole.packs]]
+        return outcome, *_update(whole.plan, params, states, own, numbers)
+
+    return optimizer_step
 
 
 def age(history: History) -> tuple[int, tuple[Numeric, ...]]:
@@ -103,7 +155,8 @@ class Prepared:
         self.whole = len(active) == len(held)
         self._share()
         self._structures: list[PyTree] = []
-        self._compiled: Compiled | None = None
+        self._plan: Shared | None = None
+        self._whole: Shared | None = None
 
     def _share(self) -> None:
         """Give parameters of a group with histories of equal age the same scalars."""
@@ -124,12 +177,45 @@ class Prepared:
 
     def call(self, held: Leaves, grads: list[PyTree], records: Sequence[Record]) -> Call:
         """Return the compiled call of the next step."""
-        compiled, numbers, carried = self.at(records)
-        arguments = functools.partial(self._arguments, held, grads, numbers)
-        return Call(compiled, arguments, functools.partial(self._commit, held, carried))
+        plan, numbers, carried = self.at(records)
 
-    def at(self, records: Sequence[Record]) -> tuple[Compiled, PyTree, list[dict[str, PyTree]]]:
-        """Return the next step's compiled function and numbers, and what each member carries to the step after it."""
+        def arguments() -> Args:
+            whole = self.whole and not self._packs
+            own = grads if whole else [grads[i] for i in self.active]
+            own = [*own, *[pack.segments.of(grads) for pack in self._packs]] if self._packs else own
+            return *self._overwritten(held), own, numbers
+
+        return Call(compiled_update(plan, self.in_place), arguments, functools.partial(self._commit, held, carried))
+
+    def call_by_loss(
+        self,
+        structure: trees.Structure,
+        held: Leaves,
+        losses: CompiledLosses,
+        closure: Callable[..., PyTree],
+        data: Data,
+        records: Sequence[Record],
+        how: Evaluation,
+    ) -> Call:
+        """Return the compiled call of the next step, which evaluates ``closure``; the outcome is its first result."""
+        plan, numbers, carried = self.at(records)
+        packed = {index for pack in self._packs for index in pack.segments.indices}
+        others = [index for index in range(len(held)) if index in how.dropped and index not in packed]
+        if self._whole is None:
+            segments = tuple(pack.segments for pack in self._packs)
+            self._whole = shared(Whole(plan.value, structure, tuple(self.active), segments, tuple(others)))
+        compiled = losses.compiled(
+            closure, (self._whole, how), functools.partial(step_of, self._whole.value, how), donated=(0, 1)
+        )
+
+        def arguments() -> Args:
+            rest = [held.loose[index] for index in others]
+            return *self._overwritten(held), (data, rest, np.int32(1)), numbers
+
+        return Call(compiled, arguments, lambda result: self._commit(held, carried, result[1:]))
+
+    def at(self, records: Sequence[Record]) -> tuple[Shared, PyTree, list[dict[str, PyTree]]]:
+        """Return the next step's plan and numbers, and what each member carries to the step after it."""
         if len(self.members) > 1 and len({(group, age(history)) for group, history in self.members}) < len(
             self.members
         ):
@@ -142,15 +228,15 @@ class Prepared:
             numbers += leaves
             structures.append(structure)
             carried.append(after)
-        if structures != self._structures or self._compiled is None:
+        if structures != self._structures or self._plan is None:
             pairs = zip(self.members, structures, strict=True)
             members = [Member(self.algorithms[group], structure) for (group, _), structure in pairs]
-            self._compiled = compiled_update(Plan(tuple(members), self.member_of), self.in_place)
+            self._plan, self._whole = shared(Plan(tuple(members), self.member_of)), None
             self._structures = structures
-        return self._compiled, _as_vector(numbers), carried
+        return self._plan, _as_vector(numbers), carried
 
-    def _arguments(self, held: Leaves, grads: list[PyTree], numbers: PyTree) -> Args:
-        """Return the compiled function's arguments; with ``in_place``, in arrays that nothing else refers to."""
+    def _overwritten(self, held: Leaves) -> tuple[list[PyTree], list[PyTree]]:
+        """Return parameters and rows; with ``in_place``, in arrays that nothing else refers to."""
         alone = self.histories[: len(self.active)]
         params = held.loose if self.whole else [held.loose[index] for index in self.active]
         rows_of = [history.row for history in alone]
@@ -158,12 +244,10 @@ class Prepared:
             params = exclusive(params, 1 if self.whole else 2)
             rows_of = _exclusive(rows_of, self.shares_arrays) if any(self.shares_arrays) else exclusive(rows_of)
         if not self._packs:
-            return params, rows_of, grads if self.whole else [grads[i] for i in self.active], numbers
+            return params, rows_of
         return (
             [*params, *[pack.param for pack in self._packs]],
             [*rows_of, *[pack.history.row for pack in self._packs]],
-            [*[grads[i] for i in self.active], *[pack.segments.of(grads) for pack in self._packs]],
-            numbers,
         )
 
     def _commit(self, held: Leaves, carried: list[dict[str, PyTree]], result: PyTree) -> None:

@@ -1,13 +1,15 @@
 """What :class:`functorch_optim.optim.Optimizer` requires of the engine, which holds the state and makes the steps."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
 import jax
 from jax.typing import DTypeLike
 
+from functorch_optim.optim.engine.closures import Data, Evaluation
 from functorch_optim.optim.engine.packs import Leaves
 from functorch_optim.optim.layout import Layout
+from functorch_optim.optim.losses import CompiledLosses
 from functorch_optim.optim.state_dict import Loaded, Refused
 from functorch_optim.optim.transaction import Call
 from functorch_optim.typing import OptionValues, PyTree
@@ -122,6 +124,27 @@ class Engine(Protocol[R]):
         """Return the call that updates the parameters ``held`` by one gradient each, which may be None.
 
         Without ``in_place``, the call keeps the old arrays.
+        """
+        ...
+
+    def evaluates(self, groups: Sequence[Group]) -> bool:
+        """Whether :meth:`step_by_loss` works with these groups' options."""
+        ...
+
+    def step_by_loss(
+        self,
+        layout: Layout,
+        held: Leaves,
+        losses: CompiledLosses,
+        closure: Callable[..., PyTree],
+        data: Data,
+        records: Sequence[R],
+        how: Evaluation,
+        /,
+    ) -> Call:
+        """Return the call that updates the parameters by the gradients of ``closure``, which it forms itself.
+
+        The results begin with the :class:`Outcome`.
         """
         ...
 

@@ -1,0 +1,282 @@
+"""``step(closure, *args)`` is one compiled call that equals ``backward`` and ``step``; clipping, micro-batches, aux."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import functorch_optim as fo
+from functorch_optim import optim
+from functorch_optim.optim.utils import clip_grad_norm
+from tests.algorithms import ALGORITHMS
+
+CLASSES = [row.title for row in ALGORITHMS.values() if row.title not in ("SparseAdam", "LBFGS", "BFGS")]
+TOLERANCE = 4 * float(np.finfo(np.float32).eps)
+WAYS = ["given", "accumulated", "without arguments", "closure"]
+
+
+def tree(count=3):
+    rng = np.random.default_rng(0)
+    layers = {f"layer{i}": jnp.asarray(rng.standard_normal((3, 2)), jnp.float32) for i in range(count)}
+    return {"layers": layers, "top": jnp.asarray(rng.standard_normal((4, 3)), jnp.float32)}
+
+
+def batch(seed=1, *axes):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal((*axes, 5, 4)), jnp.float32)
+
+
+def loss(params, x):
+    hidden = x @ params["top"]
+    return sum(jnp.mean(jnp.tanh(hidden @ kernel) ** 2) for kernel in params["layers"].values())
+
+
+def make(name, params, **options):
+    return getattr(optim, name)(params, **options)
+
+
+def assert_close(one, other, tolerance=TOLERANCE):
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        scale = max(1e-30, float(np.max(np.abs(np.asarray(b, np.float64)))))
+        assert np.max(np.abs(np.asarray(a, np.float64) - np.asarray(b, np.float64))) <= tolerance * scale
+
+
+def run_both(one, other, closure=loss, steps=4):
+    """Step the first optimizer with the closure, and the second with ``backward`` and ``step``."""
+    for seed in range(steps):
+        value = one.step(closure, batch(seed))
+        other.zero_grad()
+        assert_close(value, other.backward(closure, batch(seed)))
+        other.step()
+        assert one.grads is None
+        assert_close(one.params, other.params)
+        other.params = one.params  # so that the differences of one step stay small
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_a_step_by_closure_equals_backward_and_step(name):
+    one, other = (make(name, tree()) for _ in range(2))
+    run_both(one, other)
+    assert_close(one.state_dict()["state"], other.state_dict()["state"])
+
+
+@pytest.mark.parametrize("foreach", [None, True])
+def test_it_does_so_with_packs_groups_and_frozen_parameters(foreach):
+    rules = [("layer1$", {"lr": 0.5}), ("layer2$", {"frozen": True})]
+    one, other = (optim.AdamW(tree(80), foreach=foreach, group_rules=rules) for _ in range(2))
+    frozen = tree(80)["layers"]["layer2"]
+    run_both(one, other)
+    assert one.params["layers"]["layer2"].tolist() == frozen.tolist() and "layers.layer2" not in one.state
+    for optimizer in (one, other):
+        [group] = [group for group in optimizer.param_groups if group.get("frozen")]
+        group["frozen"] = False
+    run_both(one, other)
+    assert one.state["layers.layer2"]["step"] == 4 and one.state["layers.layer1"]["step"] == 8
+
+
+def test_packed_parameters_are_split_only_when_they_are_read(monkeypatch):
+    optimizer = optim.Adam(tree(80))
+    for _ in range(3):
+        optimizer.step(loss, batch())
+    split = []
+    monkeypatch.setattr("functorch_optim.optim.engine.packs.cut_all", lambda *args: split.append(args))
+    for _ in range(3):
+        optimizer.step(loss, batch())
+    assert not split
+
+
+def test_composed_transformations_step_in_one_call_too(compilations):
+    build = lambda lr: fo.chain(fo.clip_by_global_norm(0.1), fo.adam(lr=lr))  # noqa: E731 one line
+    one, other = (optim.Optimizer.from_transform(build, tree(), {"lr": 0.1}) for _ in range(2))
+    run_both(one, other)
+    count = len(compilations)
+    one.param_groups[0]["lr"] = 0.3
+    one.step(loss, batch())
+    assert len(compilations) == count
+
+
+def test_a_step_compiles_once_whatever_the_numbers(compilations):
+    optimizer = optim.AdamW(tree(), lr=0.1)
+    optimizer.step(loss, batch(), clip_norm=1.0)
+    optimizer.step(loss, batch(), clip_norm=1.0)
+    count = len(compilations)
+    for factor in (0.5, 0.25):
+        optimizer.param_groups[0]["lr"] = factor
+        optimizer.step(loss, batch(), clip_norm=factor)
+    assert len(compilations) == count
+
+
+def test_parameters_and_state_are_overwritten():
+    optimizer = optim.Adam(tree())
+    optimizer.step(loss, batch())
+    before = [id(leaf) for leaf in optimizer._held.loose], optimizer._held.loose[0].unsafe_buffer_pointer()
+    optimizer.step(loss, batch())
+    assert before[1] in {leaf.unsafe_buffer_pointer() for leaf in [*optimizer._held.loose, *optimizer._engine.arrays()]}
+    kept = optimizer.params
+    optimizer.step(loss, batch())
+    assert bool(jnp.all(jnp.isfinite(kept["top"])))  # what someone holds stays
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("foreach", [False, True])
+def test_clip_norm_clips_as_clip_grad_norm_does(way, foreach):
+    one, other = (optim.SGD(tree(), lr=0.5, momentum=0.9, foreach=foreach) for _ in range(2))
+    for seed, bound in enumerate((0.1, 100.0)):
+        x, params = batch(seed), other.params
+        grads, norm = clip_grad_norm(jax.grad(loss)(params, x), bound)
+        other.step(grads)
+        if way == "closure":
+            one.step(loss, x, clip_norm=bound)
+        elif way == "given":
+            one.step(jax.grad(loss)(params, x), clip_norm=bound)
+        else:
+            one.zero_grad()
+            one.backward(loss, x)
+            held = one.grads
+            one.step(None if way == "accumulated" else lambda: None, clip_norm=bound)
+            assert_close(one.grads, held, 0.0)
+        assert_close(one.params, other.params)
+        assert_close(one.grad_norm, norm)
+        other.params = one.params
+    assert norm > 0.1
+
+
+def test_without_clipping_there_is_no_norm():
+    optimizer = optim.SGD(tree(), lr=0.5)
+    optimizer.step(loss, batch())
+    assert optimizer.grad_norm is None
+
+
+def test_aux_comes_back():
+    optimizer = optim.SGD(tree(), lr=0.5)
+    value, aux = optimizer.step(
+        lambda params, x: (loss(params, x), {"top": params["top"], "x": x}), batch(), has_aux=True
+    )
+    assert_close(value, loss(tree(), batch()))
+    assert_close(aux, {"top": tree()["top"], "x": batch()})
+
+
+@pytest.mark.parametrize("form", ["tuple", "array", "dict"])
+@pytest.mark.parametrize("name", ["AdamW", "from_transform"])
+def test_micro_batches_give_the_update_of_the_mean(form, name):
+    def mean(params, xs, y):
+        return jnp.mean(jax.vmap(lambda x: loss(params, x))(xs)) * y
+
+    closure = {
+        "tuple": lambda params, y, x, z: loss(params, x) * y + 0 * z,
+        "array": lambda params, y, x: loss(params, x) * y,
+        "dict": lambda params, y, each: loss(params, each["x"]) * y,
+    }[form]
+    xs = batch(2, 3)
+    batches = {"tuple": (xs, jnp.arange(3.0)), "array": xs, "dict": {"x": xs}}[form]
+    build = lambda lr: fo.adamw(lr=lr)  # noqa: E731 one line
+    one, other = (
+        optim.AdamW(tree(), lr=0.1) if name == "AdamW" else optim.Optimizer.from_transform(build, tree(), {"lr": 0.1})
+        for _ in range(2)
+    )
+    for bound in (None, 0.05):
+        value = one.step(closure, 2.0, batches=batches, clip_norm=bound)
+        assert_close(value, other.step(mean, xs, 2.0, clip_norm=bound), 1e-6)
+        assert_close(one.params, other.params, 1e-6)
+        other.params = one.params
+
+
+def test_every_micro_batch_has_its_aux():
+    optimizer = optim.SGD(tree(), lr=0.5)
+    closure = lambda params, x: (loss(params, x), jnp.sum(x))  # noqa: E731 one line
+    value, aux = optimizer.step(closure, batches=batch(2, 3), has_aux=True)
+    assert value.shape == () and aux.shape == (3,)
+    assert_close(aux, jnp.sum(batch(2, 3), (1, 2)))
+
+
+def test_narrow_gradients_are_summed_in_float32():
+    params = {"w": jnp.ones(1, jnp.bfloat16)}
+    optimizer = optim.SGD(params, lr=1.0)
+    optimizer.step(
+        lambda params, x: jnp.sum(params["w"] * x).astype(jnp.float32), batches=jnp.full((257, 1), 1, jnp.bfloat16)
+    )
+    assert optimizer.params["w"].item() == 0.0  # in bfloat16 the sum would stay at 256
+
+
+def test_a_closure_that_calls_back_takes_two_calls():
+    seen = []
+
+    def closure(params, x):
+        jax.debug.callback(lambda value: seen.append(float(value)), loss(params, x))
+        return loss(params, x)
+
+    one, other = (optim.AdamW(tree()) for _ in range(2))
+    for seed in range(3):
+        one.step(closure, batch(seed))
+        other.step(loss, batch(seed))
+        assert_close(one.params, other.params)
+    jax.effects_barrier()
+    assert len(seen) == 3
+
+
+@pytest.mark.filterwarnings("ignore:closure was compiled, and:UserWarning")
+def test_a_closure_that_reads_the_optimizer_while_it_is_traced_harms_nothing():
+    held = []
+    optimizer = optim.AdamW(tree())
+
+    def closure(params, x):
+        held.append((optimizer.params, optimizer.state_dict()))
+        return loss(params, x) + 0 * jnp.sum(optimizer.params["top"])
+
+    for _ in range(2):
+        optimizer.step(closure, batch())
+    assert held and all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(held[0][0]))
+    other = optim.AdamW(tree())
+    for _ in range(2):
+        other.step(loss, batch())
+    assert_close(optimizer.params, other.params)
+
+
+def test_an_error_while_tracing_changes_nothing():
+    optimizer = optim.AdamW(tree())
+    optimizer.step(loss, batch())
+    before = optimizer.state_dict()
+    with pytest.raises(TypeError):
+        optimizer.step(lambda params, x: "no number", batch())
+    with pytest.raises(TypeError, match="scalar"):
+        optimizer.step(lambda params, x: x, batch())
+    assert_close(optimizer.state_dict()["state"], before["state"], 0.0)
+    optimizer.step(loss, batch())
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "message"),
+    [
+        (
+            lambda one: one.step(loss, batch(), clip_norm=-1.0),
+            ValueError,
+            "SGD.step: clip_norm must be at least 0, but",
+        ),
+        (lambda one: one.step(tree(), clip_norm=-1.0), ValueError, "clip_norm must be at least 0, but it is -1.0"),
+        (lambda one: one.step(tree(), has_aux=True), TypeError, r"has_aux go with a closure\(params"),
+        (lambda one: one.step(tree(), 1.0), TypeError, r"SGD.step: args, batches and has_aux go with a closure"),
+        (lambda one: one.step(batches=batch()), TypeError, r"SGD.step: args, batches and has_aux go with a closure"),
+        (lambda one: one.step(loss, batches=1.0), ValueError, "batches need arrays whose first axes .* are None"),
+        (lambda one: one.step(loss, batches=()), ValueError, "the lengths are those of no array"),
+        (lambda one: one.step(loss, batches=batch(0, 0)), ValueError, "at least 1, but the lengths are 0"),
+        (lambda one: one.step(loss, batches=(batch(0, 2), batch(0, 3))), ValueError, "but the lengths are 2, 3"),
+    ],
+)
+def test_what_does_not_fit_raises_and_changes_nothing(call, kind, message):
+    optimizer = optim.SGD(tree(), lr=0.5)
+    with pytest.raises(kind, match=message):
+        call(optimizer)
+    assert_close(optimizer.params, tree(), 0.0)
+
+
+def test_what_evaluates_the_loss_itself_takes_no_more():
+    sam = optim.Optimizer.from_transform(lambda lr: fo.sam(fo.sgd(lr=lr)), tree(), {"lr": 0.1})
+    with pytest.raises(ValueError, match=r"the transformation evaluates the loss itself, .* fo.clip_by_global_norm"):
+        sam.step(loss, batch(), clip_norm=1.0)
+    sam.step(loss, batch())
+    with pytest.raises(TypeError, match=r"LBFGS.step\(\) evaluates the loss itself, and takes no clip_norm"):
+        optim.LBFGS(tree()).step(loss, batch(), clip_norm=1.0)
+
+
+def test_sparse_adam_steps_in_two_calls_and_says_what_it_needs():
+    with pytest.raises(RuntimeError, match="SparseAdam"):
+        optim.SparseAdam(tree()).step(loss, batch())
