@@ -1,5 +1,8 @@
 """``step(closure, *args)`` is one compiled call that equals ``backward`` and ``step``; clipping, micro-batches, aux."""
 
+import copy
+import pickle
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +10,7 @@ import pytest
 
 import functorch_optim as fo
 from functorch_optim import optim
+from functorch_optim.optim.engine import assembly, packs
 from functorch_optim.optim.utils import clip_grad_norm
 from tests.algorithms import ALGORITHMS
 
@@ -280,3 +284,88 @@ def test_what_evaluates_the_loss_itself_takes_no_more():
 def test_sparse_adam_steps_in_two_calls_and_says_what_it_needs():
     with pytest.raises(RuntimeError, match="SparseAdam"):
         optim.SparseAdam(tree()).step(loss, batch())
+
+
+def packed_pair():
+    """Two equal optimizers whose small parameters are packed, and have stepped once."""
+    pair = [optim.AdamW(tree(80), group_rules=[("layer1$", {"lr": 0.5})]) for _ in range(2)]
+    for optimizer in pair:
+        optimizer.step(loss, batch())
+    return pair
+
+
+def test_gradients_of_packed_parameters_are_split_only_when_they_are_read(monkeypatch):
+    one, other = packed_pair()
+    for _ in range(2):
+        one.backward(loss, batch(3))
+        one.step()
+        one.zero_grad()
+        other.step(loss, batch(3))
+    assert_close(one.params, other.params)
+    split = []
+    cut_all = packs.cut_all
+    monkeypatch.setattr(assembly, "cut_all", lambda *args: split.append(args) or cut_all(*args))
+    monkeypatch.setattr(packs, "cut_all", lambda *args: split.append(args) or cut_all(*args))
+    one.backward(loss, batch(4))
+    one.backward(loss, batch(5))
+    norm = one.clip_grad_norm(0.5)
+    one.step()
+    one.zero_grad()
+    assert not split
+    grads = jax.tree.map(jnp.add, *(jax.grad(loss)(other.params, batch(seed)) for seed in (4, 5)))
+    clipped, wanted = clip_grad_norm(grads, 0.5)
+    other.step(clipped)
+    assert_close(norm, wanted)
+    assert_close(one.params, other.params, 1e-6)
+
+
+def test_packed_gradients_may_be_read_and_written_into():
+    one, other = packed_pair()
+    grads = jax.grad(loss)(one.params, batch(3))
+    one.backward(loss, batch(3))
+    assert_close(one.grads, grads, 1e-5)  # rounded at other places inside the loss
+    one.grads["layers"]["layer5"] = jnp.ones((3, 2))
+    grads["layers"]["layer5"] = jnp.ones((3, 2))
+    one.backward(loss, batch(4))
+    total = jax.tree.map(jnp.add, grads, jax.grad(loss)(one.params, batch(4)))
+    assert_close(one.grads, total, 1e-5)
+    one.step()
+    other.step(total)
+    assert_close(one.params, other.params, 1e-6)
+    one.zero_grad(set_to_none=False)
+    assert_close(one.grads, jax.tree.map(jnp.zeros_like, grads), 0.0)
+    one.zero_grad()
+    assert one.grads is None
+
+
+def test_packed_gradients_survive_what_changes_the_packs():
+    one, other = packed_pair()
+    for change in (
+        lambda optimizer: optimizer.params.update(top=jnp.ones((4, 3))),
+        lambda optimizer: optimizer.param_groups[0].update(frozen=True),
+        lambda optimizer: optimizer.state,
+        lambda optimizer: optimizer.load_state_dict(optimizer.state_dict()),
+        lambda optimizer: optimizer.add_param_group({"params": {"more": jnp.ones(2)}}),
+    ):
+        grads = jax.grad(loss)(one.params, batch(6))
+        one.backward(loss, batch(6))
+        assert isinstance(one._grads, assembly.PackedGrads)
+        for optimizer in (one, other):
+            change(optimizer)
+        one.step()
+        one.zero_grad()
+        other.step(grads if isinstance(other.params, dict) else [grads, {"more": None}])
+        assert_close(one.params, other.params, 1e-6)
+        for optimizer in (one, other):
+            optimizer.param_groups[0]["frozen"] = False
+            optimizer.step(jax.tree.map(jnp.ones_like, optimizer.params))  # packs what it can
+
+
+def test_copies_and_pickles_have_the_packed_gradients():
+    one, _ = packed_pair()
+    one.backward(loss, batch(3))
+    for other in (copy.deepcopy(one), pickle.loads(pickle.dumps(one))):
+        assert_close(one.grads, other.grads, 0.0)
+        other.step()
+    one.step()
+    assert_close(one.params, other.params, 0.0)

@@ -57,7 +57,7 @@ def _outcome(optimizer: Any, closure: Callable[..., PyTree], data: Data, how: Ev
         except CallsBackError:  # raised while tracing: nothing has changed
             pass
     compiled = optimizer._losses.compiled(closure, ("gradients", how), functools.partial(_gradients, how))
-    outcome, grads = optimizer._evaluate(compiled, (data,))
+    outcome, grads = optimizer._evaluate(lambda: compiled(optimizer._tree(), data))
     optimizer._step(optimizer._checked_leaves(grads))
     return outcome
 

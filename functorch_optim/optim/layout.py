@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import jax
 
 from functorch_optim import trees
-from functorch_optim.optim.views import refuse_edits
-from functorch_optim.typing import PyTree
+from functorch_optim.optim.views import REFUSED, ParamGroups, refuse_edits
+from functorch_optim.typing import OptionValues, PyTree
 
 
 class Layout(NamedTuple):
@@ -82,3 +82,12 @@ class GroupParams(Sequence[jax.Array]):
 
 
 refuse_edits(GroupParams)
+
+
+def check_groups(groups: Sequence[OptionValues], optimizer: object) -> None:
+    """Raise unless the groups are those that the optimizer created."""
+    if type(groups) is not ParamGroups:
+        raise TypeError(f"param_groups was replaced by {type(groups).__name__}: {REFUSED}")
+    for index, group in enumerate(groups):
+        if not (isinstance(params := group.get("params"), GroupParams) and params.is_of(optimizer, index)):
+            raise TypeError(f"'params' of parameter group {index} was written to: {REFUSED}")

@@ -10,10 +10,11 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from functorch_optim.optim.edits import Edited
+from functorch_optim.optim.engine.assembly import leaves_of
 from functorch_optim.optim.engine.packs import Leaves
 from functorch_optim.optim.engine.protocol import Reading
 from functorch_optim.optim.hooks import Occasions
-from functorch_optim.optim.layout import GroupParams
+from functorch_optim.optim.layout import GroupParams, check_groups
 from functorch_optim.optim.losses import CompiledLosses
 from functorch_optim.optim.state_dict import NotLoaded, Refused, check_strict, read_state_dict, reason, write_state_dict
 from functorch_optim.optim.tracing import trace_state
@@ -39,7 +40,7 @@ class Saved(Edited):
         self._hooks.state_dict_pre.call(self)
         with self._transaction.handoff_lock:
             self._settle()
-            self._check_groups()
+            check_groups(self.param_groups, self)
             self._check_alive(wait=False)
             entries, numbers = self._engine.entries(self._layout), self._engine.data_names
             state = write_state_dict(self._layout, self.param_groups, numbers, self._counts, entries)
@@ -167,7 +168,7 @@ class Saved(Edited):
             groups = [{key: value for key, value in group.items() if key != "params"} for group in self.param_groups]
             held, engine = Leaves(list(self._held.arrays())), copy.copy(self._engine)
             state: dict[str, object] = {**vars(self), "param_groups": groups, "_held": held, "_engine": engine}
-        grads = None if self._grads is None else list(self._grads)
+        grads = None if self._grads is None else list(leaves_of(self._grads))
         state.update(
             _checked=None, _grads=grads, _watched_params=[], _watched_grads=[], _read=[], _counts=list(self._counts)
         )

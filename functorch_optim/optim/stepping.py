@@ -14,11 +14,12 @@ from jax.profiler import TraceAnnotation
 
 from functorch_optim import rows, trees
 from functorch_optim.optim.by_loss import by_closure, check_clip_norm
+from functorch_optim.optim.engine.assembly import Grads, leaves_of
 from functorch_optim.optim.engine.none import NoAlgorithm
 from functorch_optim.optim.engine.packs import Leaves
 from functorch_optim.optim.engine.protocol import Engine
 from functorch_optim.optim.hooks import EVERY_STEP, Hook, Hooked
-from functorch_optim.optim.layout import GroupParams, Layout
+from functorch_optim.optim.layout import Layout, check_groups
 from functorch_optim.optim.losses import CompiledLosses, is_closure, takes_parameters
 from functorch_optim.optim.lost import check_alive
 from functorch_optim.optim.options import is_constant, read_options
@@ -26,7 +27,7 @@ from functorch_optim.optim.ownership import own_beside
 from functorch_optim.optim.tracing import OUTSIDE, TRACED, refuse_traced, trace_state
 from functorch_optim.optim.transaction import Call, Transaction
 from functorch_optim.optim.utils import clip_grad_norm
-from functorch_optim.optim.views import REFUSED, ParamGroups, Watched, unwatch_on_error
+from functorch_optim.optim.views import ParamGroups, Watched, unwatch_on_error
 from functorch_optim.torch_tensors import as_array
 from functorch_optim.typing import Numeric, OptionValues, PyTree
 
@@ -87,7 +88,7 @@ class Stepping(Hooked):
     _engine: Engine[Any]
     _layout: Layout
     _held: Leaves
-    _grads: list[PyTree] | None
+    _grads: Grads | None
     _watched_params: list[Watched]  # trees of the parameters that the user may have written into
     _watched_grads: list[Watched]
     _checked: object  # the types of the gradients that last passed the checks
@@ -175,7 +176,7 @@ class Stepping(Hooked):
     def _is_closure(self, given: object) -> bool:
         return callable(given) and is_closure(given, self._layout.structure)
 
-    def _step(self, grads: list[PyTree] | None, clip_norm: Numeric | None = None) -> None:
+    def _step(self, grads: Grads | None, clip_norm: Numeric | None = None) -> None:
         """Update with these gradients, or with the accumulated ones."""
         with self._transaction.change_lock:
             self._need_engine()
@@ -185,14 +186,15 @@ class Stepping(Hooked):
                 check_clip_norm(clip_norm, f"{type(self).__name__}.step")
                 used, self._grad_norm = clip_grad_norm(used, clip_norm)
             if frozen := self._frozen():
-                used = [None if leaf in frozen else grad for leaf, grad in enumerate(used)]
-            updated = {group for group, grad in zip(self._layout.group_of, used, strict=False) if grad is not None}
+                used = [None if leaf in frozen else grad for leaf, grad in enumerate(leaves_of(used))]
+            pairs = zip(self._layout.group_of, used if isinstance(used, list) else used.marks(), strict=False)
+            updated = {group for group, grad in pairs if grad is not None}
             if updated:
                 self._refuse_tracing()
                 self._change(functools.partial(self._call, used), updated)
             self._opt_called = True
 
-    def _call(self, grads: list[PyTree]) -> Call:
+    def _call(self, grads: Grads) -> Call:
         """Return the compiled call that updates with these gradients."""
         engine, records = self._engine, self._records()
         in_place = not self.defaults.get("differentiable")  # differentiation needs the old arrays
@@ -234,7 +236,7 @@ class Stepping(Hooked):
         groups, read = self.param_groups, self._read
         if len(read) == len(groups) and type(groups) is ParamGroups and all(map(GroupRead.holds, read, groups)):
             return [each.record for each in read]
-        self._check_groups()
+        check_groups(self.param_groups, self)
         records, constant = [], True
         for index, (group, count) in enumerate(zip(self.param_groups, self._counts, strict=True)):
             options = self._read_options(group, count, index)
@@ -250,14 +252,6 @@ class Stepping(Hooked):
         self._refuse_traced(list(values.values()))
         return values
 
-    def _check_groups(self) -> None:
-        """Raise if the groups are not those that the optimizer created."""
-        if type(self.param_groups) is not ParamGroups:
-            raise TypeError(f"param_groups was replaced by {type(self.param_groups).__name__}: {REFUSED}")
-        for index, group in enumerate(self.param_groups):
-            if not (isinstance(params := group.get("params"), GroupParams) and params.is_of(self, index)):
-                raise TypeError(f"'params' of parameter group {index} was written to: {REFUSED}")
-
     @property
     def _leaves(self) -> list[jax.Array]:
         """The current parameters in leaf order."""
@@ -268,7 +262,7 @@ class Stepping(Hooked):
     def _gradients(self) -> list[PyTree] | None:
         """The accumulated gradients in leaf order."""
         self._settle()
-        return self._grads
+        return None if self._grads is None else leaves_of(self._grads)
 
     def _tree(self) -> PyTree:
         """Return the current parameters in their structure, without watching the tree."""
@@ -288,7 +282,7 @@ class Stepping(Hooked):
                         self._held, watched.leaves = held, leaves
             for watched in tuple(self._watched_grads):
                 with unwatch_on_error(self._watched_grads, watched):
-                    present = self._grads if self._grads is not None else [None] * len(self._layout.group_of)
+                    present = leaves_of(self._grads) or [None] * len(self._layout.group_of)
                     leaves, whole = watched.written(self._layout.structure, present, "gradients")
                     if whole is not None:
                         grads = self._aligned(self._layout.structure.unflatten(map(as_array, whole)))

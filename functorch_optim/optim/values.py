@@ -1,5 +1,6 @@
 """An optimizer's parameters and gradients: hand them out, take them back, check them."""
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -7,6 +8,7 @@ from jax.profiler import TraceAnnotation
 
 from functorch_optim import rows, trees
 from functorch_optim.optim import utils
+from functorch_optim.optim.engine.assembly import ONE, Grads, PackedGrads, differentiated_packed, leaves_of, shared
 from functorch_optim.optim.stepping import Stepping
 from functorch_optim.optim.transaction import Compiled, exclusive
 from functorch_optim.optim.views import watch
@@ -94,34 +96,63 @@ class Values(Stepping):
         Returns:
             What ``loss_fn`` returned.
         """
-        tables = named(self._paths(sparse), self._tree())
-        function = self._losses.value_and_grad(loss_fn, has_aux, jit, tables, self._frozen())
-        value, tree = self._evaluate(function, args)
-        grads = self._aligned(tree)
-        del tree
+        if not jit or sparse:
+            value, grads = self._by_leaf(loss_fn, args, has_aux, jit, sparse)
+        else:
+            value, grads = self._as_stored(loss_fn, args, has_aux)
         with self._transaction.change_lock:
             self._accumulate(grads)
         return value
 
-    def _evaluate(self, function: Callable[..., PyTree], args: tuple[PyTree, ...]) -> PyTree:
+    def _by_leaf(
+        self, loss_fn: Callable[..., PyTree], args: tuple[object, ...], has_aux: bool, jit: bool, sparse: Sparse
+    ) -> tuple[PyTree, list[PyTree]]:
+        """Return what the loss returns, and its gradients with respect to the tree."""
+        tables = named(self._paths(sparse), self._tree()) if sparse else ()
+        function = self._losses.value_and_grad(loss_fn, has_aux, jit, tables, self._frozen())
+        value, tree = self._evaluate(lambda: function(self._tree(), *args))
+        return value, self._aligned(tree)
+
+    def _as_stored(
+        self, loss_fn: Callable[..., PyTree], args: tuple[object, ...], has_aux: bool
+    ) -> tuple[PyTree, Grads]:
+        """Return what the loss returns, and its gradients with respect to the arrays that hold the parameters."""
+        with self._transaction.handoff_lock:
+            self._settle()
+            packed = self._engine.packed(self._layout, self._held)
+        if packed is None or self._frozen() or self.defaults.get("differentiable"):
+            return self._by_leaf(loss_fn, args, has_aux, True, ())
+        assembly, arrays = packed
+        make = functools.partial(differentiated_packed, assembly, has_aux)
+        function = self._losses.compiled(loss_fn, ("packed", shared(assembly), has_aux), make)
+        value, grads = self._evaluate(lambda: function(arrays, [], ONE, *args))
+        self._refuse_traced(grads)
+        return value, PackedGrads(assembly, grads)
+
+    def _evaluate(self, call: Callable[[], PyTree]) -> PyTree:
         try:
-            return function(self._tree(), *args)
+            return call()
         except (RuntimeError, ValueError):
             self._check_alive()
             raise
 
-    def _accumulate(self, grads: list[PyTree]) -> None:
+    def _accumulate(self, grads: Grads) -> None:
         self._settle()
         self._watched_grads = []
-        if self._grads is None:
+        held = self._grads
+        if held is None:
             self._grads = grads
             return
-        grown = any(map(rows.is_rows, [*grads, *self._grads]))  # a sum of row-sparse gradients has another shape
+        if jax.tree.structure(held) != jax.tree.structure(grads):
+            held, grads = leaves_of(held), leaves_of(grads)
+        leaves = [*jax.tree.leaves(grads, is_leaf=rows.is_rows), *jax.tree.leaves(held, is_leaf=rows.is_rows)]
+        grown = any(map(rows.is_rows, leaves))  # a sum of row-sparse gradients has another shape
         if grown or self.defaults.get("differentiable"):
-            self._grads = _add(self._grads, grads)
+            self._grads = _add(leaves_of(held), leaves_of(grads))
             return
+        self._grads = held
 
-        def commit(total: list[PyTree]) -> None:
+        def commit(total: Grads) -> None:
             self._grads = total
 
         self._transaction.run(_add_dense, lambda: (exclusive(self._grads), grads), commit)
@@ -139,9 +170,10 @@ class Values(Stepping):
         """Drop the accumulated gradients; with ``set_to_none=False``, set existing ones to zero."""
         with TraceAnnotation(f"Optimizer.zero_grad#{type(self).__name__}.zero_grad"), self._transaction.change_lock:
             new = None
-            if not set_to_none and (grads := self._gradients) is not None:
+            self._settle()
+            if not set_to_none and self._grads is not None:
                 self._refuse_tracing()
-                new = [leaf if leaf is None else rows.zeros_like(leaf) for leaf in grads]
+                new = jax.tree.map(rows.zeros_like, self._grads, is_leaf=rows.is_rows)
             self._grads, self._watched_grads = new, []
 
     def clip_grad_norm(self, max_norm: Numeric, norm_type: float = 2.0, error_if_nonfinite: bool = False) -> jax.Array:
@@ -156,16 +188,23 @@ class Values(Stepping):
         """Replace the gradients with the first result of ``clip``, and return the second."""
         with self._transaction.change_lock:
             self._refuse_tracing()
-            grads, result = clip(self._gradients)
+            self._settle()
+            grads, result = clip(self._grads)
             self._refuse_traced(jax.tree.leaves(grads))
             self._grads, self._watched_grads = grads, []
             return result
 
 
 def _add(held: list[PyTree], grads: list[PyTree]) -> list[PyTree]:
-    """Add the gradients pairwise; if one of two is None, take the other."""
+    """Add gradients leaf by leaf; if one of two is None, take the other."""
     pairs = zip(held, grads, strict=True)
     return [new if old is None else old if new is None else rows.add(old, new) for old, new in pairs]
 
 
-_add_dense = Compiled(_add, (0,))
+def _add_alike(held: Grads, grads: Grads) -> Grads:
+    if isinstance(held, PackedGrads) and isinstance(grads, PackedGrads):
+        return PackedGrads(held.assembly, _add(held.arrays, grads.arrays))
+    return _add(leaves_of(held), leaves_of(grads))
+
+
+_add_dense = Compiled(_add_alike, (0,))

@@ -11,11 +11,12 @@ import jax
 from functorch_optim import rows
 from functorch_optim.base import GradientTransformation
 from functorch_optim.optim.engine import handover
+from functorch_optim.optim.engine.assembly import Assembly, Grads
 from functorch_optim.optim.engine.closures import Data, Evaluation
 from functorch_optim.optim.engine.entries import entries_of, history_of
 from functorch_optim.optim.engine.histories import Histories, History, fit
 from functorch_optim.optim.engine.kinds import Algorithms, Record
-from functorch_optim.optim.engine.packs import Leaves
+from functorch_optim.optim.engine.packs import Leaves, Pack
 from functorch_optim.optim.engine.prepared import Prepared
 from functorch_optim.optim.engine.protocol import Entry, Group, Reading
 from functorch_optim.optim.engine.torch_habits import habits_of
@@ -39,9 +40,10 @@ class ByParameter:
         self.data_names = algorithms.data_names
         self.warm: Prepared | None = None  # the last step, which the next one may repeat
         self._known = Histories()
+        self._form: tuple[Sequence[Pack], Assembly] | None = None  # of packed parameters
 
     def __getstate__(self) -> dict[str, object]:
-        return {**vars(self), "_known": self._known.snapshot(), "warm": None}
+        return {**vars(self), "_known": self._known.snapshot(), "warm": None, "_form": None}
 
     @property
     def histories(self) -> list[History]:
@@ -88,13 +90,14 @@ class ByParameter:
         self,
         layout: Layout,
         held: Leaves,
-        grads: list[PyTree],
+        grads: Grads,
         records: Sequence[Record],
         in_place: bool = True,
     ) -> Call:
         """Return the call that updates the parameters that have a gradient; see :meth:`Engine.step`."""
-        prepared = self._prepared(layout, held, grads, records, in_place)
-        reusable = in_place and not any(map(rows.is_rows, grads))
+        marks = grads if isinstance(grads, list) else grads.marks()
+        prepared = self._prepared(layout, held, marks, records, in_place)
+        reusable = in_place and not any(map(rows.is_rows, marks))
         call = prepared.call(held, grads, records)
 
         def commit(result: PyTree) -> None:
@@ -125,6 +128,19 @@ class ByParameter:
             self.warm = prepared
 
         return call._replace(commit=commit)
+
+    def packed(self, layout: Layout, held: Leaves) -> tuple[Assembly, list[PyTree]] | None:
+        """Return the parameters in the form in which they are stored, if some of them are packed."""
+        arrangement = self._known.arrangement
+        if not arrangement.packs or arrangement.owner is not held:
+            return None
+        if self._form is None or self._form[0] is not arrangement.packs:
+            alone = tuple([index for index in range(len(held)) if index not in arrangement.packed])
+            assembly = Assembly(layout.structure, alone, tuple([pack.segments for pack in arrangement.packs]))
+            self._form = arrangement.packs, assembly
+        assembly = self._form[1]
+        arrays = [*[held.loose[i] for i in assembly.alone], *[pack.param for pack in arrangement.packs]]
+        return assembly, arrays
 
     def evaluates(self, groups: Sequence[Group]) -> bool:
         """Whether :meth:`step_by_loss` works: not for rules that take row-sparse gradients only."""

@@ -12,6 +12,7 @@ from functorch_optim.combinators import NamedStates, check_outermost
 from functorch_optim.core.options import Deferred
 from functorch_optim.core.packing import ForeachState
 from functorch_optim.objectives import restricted
+from functorch_optim.optim.engine.assembly import Grads, leaves_of
 from functorch_optim.optim.engine.by_path import BY_PATH
 from functorch_optim.optim.engine.closures import PLAIN, Data, Evaluation, evaluate, functions_of
 from functorch_optim.optim.engine.packs import Leaves
@@ -175,7 +176,7 @@ class ByTree:
         self,
         layout: Layout,
         held: Leaves,
-        grads: list[PyTree],
+        grads: Grads,
         records: Sequence[Group],
         in_place: bool = True,
     ) -> Call:
@@ -185,7 +186,7 @@ class ByTree:
         key = (templates, types_of(templates), tuple(layout.group_of))
         if key not in self._compiled:
             self._compiled[key] = Compiled(self._update(layout, templates), (0, 1))
-        return self._call(self._compiled[key], held, grads, numbers, records)
+        return self._call(self._compiled[key], held, leaves_of(grads), numbers, records)
 
     def needs_loss(self, records: Sequence[Group]) -> bool:
         """Whether an update raises without a keyword of the loss."""
@@ -218,6 +219,10 @@ class ByTree:
 
         kind = templates, types_of(templates), tuple(layout.group_of), how
         return self._call(losses.compiled(closure, kind, make, donated=(0, 1)), held, data, numbers, records)
+
+    def packed(self, layout: Layout, held: Leaves) -> None:
+        """Return None: nothing is packed."""
+        del layout, held
 
     def evaluates(self, groups: Sequence[Group]) -> bool:
         """Whether :meth:`step_by_loss` works: always."""

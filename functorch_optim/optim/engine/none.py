@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import NoReturn
 
+from functorch_optim.optim.engine.assembly import Grads
 from functorch_optim.optim.engine.packs import Leaves
 from functorch_optim.optim.engine.protocol import Entry, Group, Reading
 from functorch_optim.optim.layout import Layout
@@ -49,10 +50,14 @@ class NoAlgorithm:
         self.refuse()
 
     def step(
-        self, layout: Layout, held: Leaves, grads: list[PyTree], records: Sequence[None], in_place: bool = True
+        self, layout: Layout, held: Leaves, grads: Grads, records: Sequence[None], in_place: bool = True
     ) -> NoReturn:
         """Raise."""
         self.refuse()
+
+    def packed(self, layout: Layout, held: Leaves) -> None:
+        """Return None: nothing is packed."""
+        del layout, held
 
     def evaluates(self, groups: Sequence[Group]) -> bool:
         """Return False."""

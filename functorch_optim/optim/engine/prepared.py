@@ -4,7 +4,7 @@ import functools
 import operator
 import weakref
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +12,8 @@ import numpy as np
 
 from functorch_optim import base, trees
 from functorch_optim.core.lifted import Lifted
-from functorch_optim.core.packing import Segments
 from functorch_optim.core.rule import step_scalars
+from functorch_optim.optim.engine.assembly import ONE, Assembly, Grads, PackedGrads, Shared, shared
 from functorch_optim.optim.engine.closures import Data, Evaluation, evaluate
 from functorch_optim.optim.engine.histories import Arrangement, Histories, History
 from functorch_optim.optim.engine.kinds import Record
@@ -40,24 +40,11 @@ class Plan(NamedTuple):
     member_of: tuple[int, ...]
 
 
-class Shared:
-    """A key that stands for an equal value: quick to compare and to hash."""
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
-
-
-@functools.lru_cache(maxsize=256)
-def shared(value: Hashable) -> Shared:
-    """Return the one key that stands for this value."""
-    return Shared(value)
-
-
 @functools.lru_cache(maxsize=256)
 def compiled_update(plan: Shared, in_place: bool) -> Compiled:
     """Compile ``(params, states, grads, numbers) -> (params, states)``, which may overwrite the first two.
 
-    The parameters and states of packs are flat; their gradients are lists.
+    The parameters and states of packs are flat; their gradients are flat too, or lists.
     """
 
     def optimizer_step(params: PyTree, states: PyTree, grads: PyTree, numbers: jax.Array) -> PyTree:
@@ -83,23 +70,10 @@ def _update(plan: Plan, params: PyTree, states: PyTree, grads: PyTree, numbers: 
 
 
 class Whole(NamedTuple):
-    """A step with its closure inside: the plan, the tree, and which leaves come alone, packed, or without update."""
+    """A step with its closure inside: the plan, and the form of the parameters."""
 
     plan: Plan
-    structure: trees.Structure
-    alone: tuple[int, ...]
-    packs: tuple[Segments, ...]
-    others: tuple[int, ...]
-
-    def tree(self, params: list[PyTree], others: list[PyTree], one: jax.Array) -> PyTree:
-        """Return the parameters as the closure sees them; ``one`` is 1."""
-        leaves: list[PyTree] = [None] * (len(self.alone) + len(self.others) + sum(len(s.indices) for s in self.packs))
-        for index, leaf in [*zip(self.alone, params, strict=False), *zip(self.others, others, strict=True)]:
-            leaves[index] = leaf
-        for segments, flat in zip(self.packs, params[len(self.alone) :], strict=True):
-            for index, piece in zip(segments.indices, segments.cut(flat, one), strict=True):
-                leaves[index] = piece
-        return self.structure.unflatten(leaves)
+    assembly: Assembly
 
 
 def step_of(whole: Whole, how: Evaluation, closure: Callable[..., PyTree]) -> Callable[..., PyTree]:
@@ -107,9 +81,8 @@ def step_of(whole: Whole, how: Evaluation, closure: Callable[..., PyTree]) -> Ca
 
     def optimizer_step(params: PyTree, states: PyTree, given: PyTree, numbers: jax.Array) -> PyTree:
         data, others, one = given
-        outcome, grads = evaluate(closure, how, whole.tree(params, others, one), data)
-        own = [*[grads[index] for index in whole.alone], *[segments.of(grads) for segments in whole.packs]]
-        return outcome, *_update(whole.plan, params, states, own, numbers)
+        outcome, grads = evaluate(closure, how, whole.assembly.tree(params, others, one), data)
+        return outcome, *_update(whole.plan, params, states, whole.assembly.columns(grads), numbers)
 
     return optimizer_step
 
@@ -167,25 +140,41 @@ class Prepared:
         self.members = [(self.groups[index], self.histories[index]) for index in first]
         self._structures = []
 
-    def serves(self, held: Leaves, grads: list[PyTree], records: Sequence[Record]) -> bool:
+    def serves(self, held: Leaves, grads: Grads, records: Sequence[Record]) -> bool:
         """Whether these gradients and these records' algorithms need the same step."""
+        if isinstance(grads, list):
+            marks = grads
+        elif self._fits(grads):
+            marks = grads.marks()
+        else:
+            return False
         if held is not self._held() or self._known.arrangement is not self._arrangement:
             return False
-        if list(map(type, grads)) != self.kinds:
+        if list(map(type, marks)) != self.kinds:
             return False
         return all(map(operator.is_, [group.algorithm for group in records], self.algorithms))
 
-    def call(self, held: Leaves, grads: list[PyTree], records: Sequence[Record]) -> Call:
+    def _fits(self, grads: PackedGrads) -> bool:
+        """Whether gradients are in the form of this step's parameters."""
+        return grads.assembly.packs == tuple([pack.segments for pack in self._packs])
+
+    def call(self, held: Leaves, grads: Grads, records: Sequence[Record]) -> Call:
         """Return the compiled call of the next step."""
         plan, numbers, carried = self.at(records)
 
         def arguments() -> Args:
-            whole = self.whole and not self._packs
-            own = grads if whole else [grads[i] for i in self.active]
-            own = [*own, *[pack.segments.of(grads) for pack in self._packs]] if self._packs else own
-            return *self._overwritten(held), own, numbers
+            return *self._overwritten(held), self._columns(grads), numbers
 
         return Call(compiled_update(plan, self.in_place), arguments, functools.partial(self._commit, held, carried))
+
+    def _columns(self, grads: Grads) -> list[PyTree]:
+        """Return the gradients of the active parameters, and then those of each pack."""
+        if not isinstance(grads, list) and self._fits(grads):
+            of_alone = dict(zip(grads.assembly.alone, grads.arrays, strict=False))
+            return [*[of_alone[i] for i in self.active], *grads.arrays[len(of_alone) :]]
+        leaves = grads if isinstance(grads, list) else grads.leaves()
+        alone = leaves if self.whole else [leaves[i] for i in self.active]
+        return [*alone, *[pack.segments.of(leaves) for pack in self._packs]] if self._packs else alone
 
     def call_by_loss(
         self,
@@ -203,14 +192,15 @@ class Prepared:
         others = [index for index in range(len(held)) if index in how.dropped and index not in packed]
         if self._whole is None:
             segments = tuple(pack.segments for pack in self._packs)
-            self._whole = shared(Whole(plan.value, structure, tuple(self.active), segments, tuple(others)))
+            assembly = Assembly(structure, tuple(self.active), segments, tuple(others))
+            self._whole = shared(Whole(plan.value, assembly))
         compiled = losses.compiled(
             closure, (self._whole, how), functools.partial(step_of, self._whole.value, how), donated=(0, 1)
         )
 
         def arguments() -> Args:
             rest = [held.loose[index] for index in others]
-            return *self._overwritten(held), (data, rest, np.int32(1)), numbers
+            return *self._overwritten(held), (data, rest, ONE), numbers
 
         return Call(compiled, arguments, lambda result: self._commit(held, carried, result[1:]))
 
@@ -246,7 +236,7 @@ class Prepared:
         if not self._packs:
             return params, rows_of
         return (
-            [*params, *[pack.param for pack in self._packs]],
+            [*params, *exclusive([pack.param for pack in self._packs], 2)],
             [*rows_of, *[pack.history.row for pack in self._packs]],
         )
 

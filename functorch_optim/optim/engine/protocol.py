@@ -6,6 +6,7 @@ from typing import NamedTuple, Protocol, TypeVar
 import jax
 from jax.typing import DTypeLike
 
+from functorch_optim.optim.engine.assembly import Assembly, Grads
 from functorch_optim.optim.engine.closures import Data, Evaluation
 from functorch_optim.optim.engine.packs import Leaves
 from functorch_optim.optim.layout import Layout
@@ -67,11 +68,11 @@ class Codec(Protocol):
 class Warm(Protocol[R_contra]):
     """A step that can be repeated with other gradients and numbers."""
 
-    def serves(self, held: Leaves, grads: list[PyTree], records: Sequence[R_contra], /) -> bool:
+    def serves(self, held: Leaves, grads: Grads, records: Sequence[R_contra], /) -> bool:
         """Whether these gradients and records need the same step."""
         ...
 
-    def call(self, held: Leaves, grads: list[PyTree], records: Sequence[R_contra], /) -> Call:
+    def call(self, held: Leaves, grads: Grads, records: Sequence[R_contra], /) -> Call:
         """Return the compiled call that makes the step."""
         ...
 
@@ -118,13 +119,15 @@ class Engine(Protocol[R]):
         """Return the state extended to the new parameters in ``layout``."""
         ...
 
-    def step(
-        self, layout: Layout, held: Leaves, grads: list[PyTree], records: Sequence[R], in_place: bool = True
-    ) -> Call:
+    def step(self, layout: Layout, held: Leaves, grads: Grads, records: Sequence[R], in_place: bool = True) -> Call:
         """Return the call that updates the parameters ``held`` by one gradient each, which may be None.
 
         Without ``in_place``, the call keeps the old arrays.
         """
+        ...
+
+    def packed(self, layout: Layout, held: Leaves) -> tuple[Assembly, list[PyTree]] | None:
+        """Return the parameters in the form in which they are stored, if some of them are packed."""
         ...
 
     def evaluates(self, groups: Sequence[Group]) -> bool:
