@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.numpy as jnp
 
-from functorch_optim import axes
+from functorch_optim import axes, trees
 from functorch_optim.combinators import Wrapper
 from functorch_optim.core.numerics import next_step
 from functorch_optim.core.options import Options
@@ -60,6 +60,7 @@ class Skip(Options, Wrapper):
 
     def update(self, updates: PyTree, state: PyTree, params: PyTree = None, **extra: object) -> tuple[PyTree, PyTree]:
         bad, state = self.judged(updates, state, extra)
+        trees.check_arrays(updates, params)
         consecutive = jnp.where(bad, next_step(state.consecutive), 0)
         total = jnp.where(bad, next_step(state.total), state.total)
         new, inner = _run_if(

@@ -165,6 +165,7 @@ class ProjectSimplex(Constraint):
     def init(self, params: PyTree) -> PyTree:
         names, leaves, _ = trees.named_leaves(params)
         for name, leaf in zip(names, leaves, strict=True):
+            trees.check_array(name, leaf)
             if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
                 raise RuntimeError(
                     f"project_simplex does not support complex parameters: the parameter {trees.quote(name)}"
