@@ -294,8 +294,8 @@ def project_l2_ball(radius: Hyperparameter, axis: PyTree = None, axis_name: PyTr
     """Keep the Euclidean norm of each parameter, or of each unit of it, at most ``radius``: a max-norm constraint.
 
     Where the sum of parameter and update has a larger norm, it is scaled to ``radius``. The norm is at most ``radius``
-    up to the rounding of float32 (float64); narrower entries are rounded toward zero. Put it last in the chain, as
-    :func:`project_box` says.
+    up to the rounding of float32 (float64); narrower entries are rounded toward zero. If squares overflow (float32
+    entries of about 1e19), the sum is scaled to zero. Put it last in the chain, as :func:`project_box` says.
 
     Args:
         radius: at least 0; a number, a scalar array or a schedule.
