@@ -20,6 +20,9 @@ def _run_if(
 
     Arrays go in as operands, not by closure, so that both branches see their sharding. Both branches return arrays
     that vary over every manual axis that either's do.
+
+    To run always and select the results would be slower for Adam: the old slots must outlive the new ones, from which
+    the updates are computed, and so XLA copies them.
     """
     shapes = jax.eval_shape(run, state, *operands)
 
