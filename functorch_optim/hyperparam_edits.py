@@ -27,7 +27,8 @@ def set_hyperparams(
     """Return the state with other numbers for the next updates; nothing is compiled again.
 
     Works inside ``jit`` and ``vmap``, on the state of any composition, and on any tree that contains it, such as
-    flax's ``TrainState``. A number keeps its dtype and its devices.
+    flax's ``TrainState``. A number keeps its dtype and its devices. Ranges are checked only with ``tx=``: without it a
+    negative learning rate is written like any other number.
 
     Args:
         state: a state that contains one or several :class:`functorch_optim.InjectState`. Each value goes to the one
@@ -35,14 +36,15 @@ def set_hyperparams(
         name: which one if several have it: the name of a link of a named chain, the label of a partition, or the
             dotted path of the :class:`functorch_optim.InjectState` in the state.
         tx: the transformation that owns the state, used only to check the ranges of concrete numbers. Without it, only
-            betas are checked, to be from 0 to 1.
+            betas are, to be from 0 to 1; a traced number is never checked.
         **values: name -> number, array, or the option's structure: ``betas=(0.9, 0.99)``. For the state of an ensemble
             under ``vmap``, a number for all members or an array with one for each. None hands an option with a
             schedule back to it; until then a number written instead holds.
 
     Raises:
         KeyError: there is no such hyperparameter, or there are several; the message lists the names or paths.
-        TypeError: a value is not a real number. ValueError: it has another shape or form, is NaN or out of range.
+        TypeError: a value is not a real number. ValueError: it has another shape or form or is NaN, or
+            with ``tx`` is out of range.
 
     Example:
         >>> import functorch_optim as fo

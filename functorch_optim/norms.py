@@ -1,4 +1,8 @@
-"""Norms of gradients and parameters: of a whole tree, and of each leaf."""
+"""Norms of gradients and parameters: of a whole tree, and of each leaf.
+
+A norm is the root of a sum of squares, and is infinite if that overflows: in float32 from 1.8e19. To scale the arrays
+down first would take a second pass over them, and a step in which the updates are not fused.
+"""
 
 from collections.abc import Callable, Sequence
 
@@ -13,6 +17,8 @@ from functorch_optim.typing import PyTree
 
 def global_norm(tree: PyTree, axis_name: PyTree = None) -> jax.Array:
     """Compute the Euclidean norm of all leaves together, summed in float32 or wider; None leaves are ignored.
+
+    It is infinite if the sum of squares overflows, in float32 from a norm of 1.8e19.
 
     Args:
         tree: a pytree of dense arrays.
@@ -32,6 +38,11 @@ def norm_of(tree: PyTree, axis_name: axes.Labels | None, who: str) -> jax.Array:
     """:func:`global_norm` with a stored ``axis_name``; errors name ``who``."""
     squares = _squares_of(tree, who)
     return sqrt(axes.total(squares, axes.over(axis_name, tree, who), trees.compute_dtype(*squares)))
+
+
+def bounded(size: jax.Array) -> jax.Array:
+    """Limit a size to the largest finite number, so that no product or ratio of sizes is NaN; NaN stays."""
+    return jnp.minimum(size, jnp.finfo(size.dtype).max)
 
 
 def norm_dtype(params: PyTree) -> DTypeLike:

@@ -65,7 +65,10 @@ class Labels(Frozen):
         """
         function, (leaves, treedef) = self.function, jax.tree.flatten(tree, is_leaf=trees.is_leaf)
         if isinstance(function, ByLeaf):
-            pairs = zip(names, leaves, strict=True)
+            pairs = list(zip(names, leaves, strict=True))
+            for name, leaf in pairs:
+                if leaf is not None:
+                    trees.check_array(name, leaf)
             return [None if leaf is None else function.label(name, leaf) for name, leaf in pairs]
         if callable(function):
             return [function(name) for name in names]

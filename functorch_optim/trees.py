@@ -106,12 +106,7 @@ def check_parameter(name: str, param: Array) -> None:
             f"Sparse params at indices [{quote(name)}]: optimizers require dense parameter tensors; gradients may be "
             "row-sparse"
         )
-    if not (hasattr(param, "shape") and hasattr(param, "dtype")):
-        hint = "; of an equinox module pass eqx.filter(model, eqx.is_inexact_array)" if callable(param) else ""
-        raise TypeError(
-            f"optimizer can only optimize Tensors (here: arrays), but one of the params is {type(param).__name__}: "
-            f"the parameter {quote(name)}{hint}"
-        )
+    check_array(name, param)
     if not jnp.issubdtype(param.dtype, jnp.inexact):
         raise TypeError(
             f"optimizer can only optimize floating and complex arrays, but the parameter {quote(name)} has dtype "
@@ -119,10 +114,36 @@ def check_parameter(name: str, param: Array) -> None:
         )
 
 
+def check_array(name: str, node: PyTree, what: str = "") -> None:
+    """Raise unless ``node`` is an array: the parameter itself or, with ``what``, its gradient or the like."""
+    if hasattr(node, "shape") and hasattr(node, "dtype"):
+        return
+    kind = type(node).__name__
+    if what:
+        raise TypeError(f"{what} of the parameter {quote(name)} is not an array but {kind}")
+    hint = "; of an equinox module pass eqx.filter(model, eqx.is_inexact_array)" if callable(node) else ""
+    raise TypeError(
+        f"optimizer can only optimize Tensors (here: arrays), but one of the params is {kind}: the parameter "
+        f"{quote(name)}{hint}"
+    )
+
+
+def check_arrays(updates: PyTree, params: PyTree) -> None:
+    """Raise unless gradients, and the parameters that have one, are arrays: tracing would turn numbers into arrays."""
+    names, leaves, _ = named_leaves(updates, none_is_leaf=True)
+    for name, leaf in zip(names, leaves, strict=True):
+        if not is_absent(leaf):
+            check_array(name, leaf, "the gradient")
+    if params is not None:
+        names, models, _ = named_leaves(params)
+        for name, model, leaf in zip(names, models, align(params, updates, "gradients"), strict=True):
+            if not is_absent(leaf):
+                check_array(name, model)
+
+
 def check_floating(name: str, array: Array, what: str, hint: str = "") -> None:
     """Raise unless ``array`` is an array of a floating or complex dtype."""
-    if not (hasattr(array, "shape") and hasattr(array, "dtype")):
-        raise TypeError(f"{what} of the parameter {quote(name)} is not an array but {type(array).__name__}")
+    check_array(name, array, what)
     if not jnp.issubdtype(array.dtype, jnp.inexact):
         raise TypeError(f"{what} of the parameter {quote(name)} has dtype {array.dtype}, which is not floating{hint}")
 
@@ -131,7 +152,9 @@ def check_like(name: str, array: PyTree, param: Array, what: str) -> None:
     """Raise unless ``array`` matches ``param``: an array of its shape, complex if and only if it is complex."""
     if array is None:
         return
-    if getattr(array, "shape", param.shape) != param.shape:
+    check_array(name, array, what)
+    check_array(name, param)
+    if array.shape != param.shape:
         raise ValueError(
             f"{what} of the parameter {quote(name)} has shape {array.shape}, the parameter has shape {param.shape}"
         )
@@ -179,6 +202,20 @@ def check_update(
             f"the parameter {quote(name)} is {kind}"
         )
     check_like(name, leaf, model, f"the {what}")
+
+
+def map_arrays(function: Callable[..., PyTree], tree: PyTree, what: str = "") -> PyTree:
+    """Apply ``function`` to every leaf of ``tree``, sparse ones too; None stays.
+
+    Raises:
+        TypeError: a leaf is not an array; as :func:`check_array`.
+    """
+
+    def at(path: KeyPath[Any], leaf: PyTree) -> PyTree:
+        check_array(path_name(path), leaf, what)
+        return function(leaf)
+
+    return jax.tree_util.tree_map_with_path(at, tree, is_leaf=is_sparse if what else None)
 
 
 def map_dense(function: Callable[..., PyTree], who: str, updates: PyTree, *rest: object) -> PyTree:

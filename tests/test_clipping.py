@@ -125,6 +125,61 @@ def test_zeros_stay_zero(tx):
     chex.assert_trees_all_equal(found, zeros)
 
 
+RATIOS = {
+    "adaptive_grad_clip": fo.adaptive_grad_clip(0.1),
+    "adaptive_grad_clip_zero": fo.adaptive_grad_clip(0.0),
+    "adaptive_grad_clip_two": fo.adaptive_grad_clip(2.0),
+    "scale_by_trust_ratio": fo.scale_by_trust_ratio(),
+    "scale_by_trust_ratio_zero": fo.scale_by_trust_ratio(trust_coefficient=0.0),
+    "scale_by_trust_ratio_two": fo.scale_by_trust_ratio(trust_coefficient=2.0),
+    "scale_by_param_norm": fo.scale_by_param_norm(),
+    "scale_by_param_rms": fo.scale_by_param_rms(),
+    "clip_by_global_norm": fo.clip_by_global_norm(1.0),
+    "clip_by_norm": fo.clip_by_norm(1.0),
+    "clip_by_block_rms": fo.clip_by_block_rms(1.0),
+    "normalize": fo.normalize(),
+}
+
+
+@pytest.mark.parametrize("name", RATIOS)
+def test_squares_that_overflow_make_no_nan_of_finite_numbers(name):
+    grads = {"mixed": jnp.array([[0.0, 1.0], [1e-30, 1e-3]]), "zero": jnp.zeros((2, 2))}
+    for grad in (0.0, 1e-30, 1.0, 1e30, -3e38):
+        for param in (0.0, 1e-30, 1.0, 1e30, -3e38):
+            own = {name: leaf.at[1, 1].set(grad) for name, leaf in grads.items()}
+            params = jax.tree.map(lambda x, param=param: jnp.full_like(x, param), grads)
+            found, _ = jax.jit(RATIOS[name].update)(own, fo.EmptyState(), params)
+            assert not any(np.isnan(leaf).any() for leaf in jax.tree.leaves(found)), (grad, param)
+
+
+def test_a_gradient_whose_squares_overflow_becomes_zero_and_large_weights_clip_nothing():
+    ones, large = jnp.ones(2), jnp.full(2, 1e30)
+    for tx in (fo.adaptive_grad_clip(0.1), fo.scale_by_trust_ratio()):
+        assert tx.update(large, fo.EmptyState(), ones)[0].tolist() == [0.0, 0.0]
+    assert fo.adaptive_grad_clip(0.1).update(ones, fo.EmptyState(), large)[0].tolist() == [1.0, 1.0]
+    for tx in (fo.clip_by_global_norm(1.0), fo.normalize()):
+        assert tx.update(large, fo.EmptyState())[0].tolist() == [0.0, 0.0]
+    found, _ = fo.clip_by_global_norm(1.0).update(jnp.array([1.0, jnp.inf]), fo.EmptyState())
+    assert found[0] == 0.0 and np.isnan(found[1])
+
+
+def test_nan_stays_in_its_unit():
+    grads, params = jnp.array([[1.0, jnp.nan], [1.0, 1.0]]), jnp.ones((2, 2))
+    found, _ = fo.adaptive_grad_clip(0.1).update(grads, fo.EmptyState(), params)
+    assert np.isnan(found[:, 1]).all() and np.isfinite(found[:, 0]).all()
+    found, _ = fo.scale_by_trust_ratio().update({"a": grads, "b": params}, fo.EmptyState(), {"a": params, "b": params})
+    assert np.isnan(found["a"]).all() and np.isfinite(found["b"]).all()
+
+
+def test_the_divisor_of_adaptive_grad_clip_is_at_least_1e_6_as_in_optax():
+    tx, params = fo.adaptive_grad_clip(0.01, eps=1e-5), jnp.zeros(1)
+    for grad, wanted in ((5e-7, 5e-8), (5e-6, 1e-7), (5e-8, 5e-8)):
+        theirs, _ = optax.adaptive_grad_clip(0.01, 1e-5).update(jnp.array([grad]), optax.EmptyState(), params)
+        found, _ = tx.update(jnp.array([grad]), fo.EmptyState(), params)
+        np.testing.assert_allclose(found, theirs, rtol=1e-6)
+        np.testing.assert_allclose(found, [wanted], rtol=1e-5)
+
+
 # ----------------------------------------------------------------------------------------------- by the norms so far
 
 

@@ -155,6 +155,13 @@ def test_norms_are_at_most_the_radius(axis, dtype):
         assert size < 1 or np.all(norms > 0.68)
 
 
+@pytest.mark.parametrize("axis", [None, 0])
+def test_a_sum_whose_squares_overflow_goes_to_the_middle_of_the_ball(axis):
+    tx, params = fo.project_l2_ball(1.0, axis=axis), jnp.ones((2, 2))
+    updates, _ = tx.update(jnp.full((2, 2), 1e30), fo.EmptyState(), params)
+    assert not np.any(fo.apply_updates(params, updates))
+
+
 @pytest.mark.usefixtures("x64", "standard_promotion")
 def test_a_ball_is_optaxs_projection():
     rng = np.random.default_rng(7)

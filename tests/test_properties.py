@@ -177,6 +177,40 @@ def test_none_gradients_leave_the_parameter_and_its_slots_alone(tx):
         state = new
 
 
+def refusal(function, *args):
+    """Return the message of the error with which a number instead of an array is refused; None if it is taken."""
+    try:
+        function(*args)
+    except (TypeError, ValueError) as error:
+        return str(error)
+    return None
+
+
+@every
+@pytest.mark.parametrize("number", [0.5, 2])
+def test_a_number_that_is_no_array_is_refused_by_name(tx, number):
+    params, grads, kind = tree(), tree(1), type(number).__name__
+    state, wrong = tx.init(params), {**params, "dense": {**params["dense"], "kernel": number}}
+    as_param = f"one of the params is {kind}: the parameter 'dense.kernel'"
+    as_grad = f"of the parameter 'dense.kernel' is not an array but {kind}"
+    assert as_param in (refusal(tx.init, wrong) or as_param)  # links without slots do not look at the parameters
+    assert "'dense.kernel'" in (refusal(tx.update, grads, state, wrong) or "'dense.kernel'")
+    for own in (params, wrong):
+        found = refusal(tx.update, wrong, state, own)
+        assert found is None if tx == fo.identity() else as_grad in found or as_param in found
+
+
+def test_updates_that_are_no_arrays_are_not_applied():
+    for number in (0.5, 2):
+        with pytest.raises(
+            TypeError, match=f"the update of the parameter 'w' is not an array but {type(number).__name__}"
+        ):
+            fo.apply_updates({"w": jnp.ones(())}, {"w": number})
+        with pytest.raises(TypeError, match=f"one of the params is {type(number).__name__}: the parameter 'w'"):
+            fo.apply_updates({"w": number}, {"w": jnp.ones(())})
+    assert fo.apply_updates({"w": 0.5}, {"w": None}) == {"w": 0.5}
+
+
 TAKE_ROWS = ("identity", "conjugate", "scale", "scale_by_schedule", "set_to_zero", "sgd_plain", "sgd", "adagrad")
 TAKE_ROWS += ("scale_by_learning_rate", "scale_by_path", "layerwise_decay", "sgd_direction")
 

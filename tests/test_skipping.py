@@ -303,6 +303,17 @@ def test_the_loss_must_be_that_of_all_devices():
         mapped("x")
 
 
+def test_numbers_that_are_no_arrays_are_refused_though_the_loss_alone_decides():
+    tx, params, grads = fo.skip_spikes(fo.sgd(lr=1.0)), {"w": jnp.ones(())}, {"w": jnp.ones(())}
+    state = tx.init(params)
+    with pytest.raises(TypeError, match="the gradient of the parameter 'w' is not an array but float"):
+        tx.update({"w": 0.5}, state, params, value=1.0)
+    with pytest.raises(TypeError, match="one of the params is float: the parameter 'w'"):
+        tx.update(grads, state, {"w": 1.0}, value=1.0)
+    with pytest.raises(TypeError, match="one of the params is float: the parameter 'w'"):
+        fo.accumulate(fo.sgd(lr=1.0), 2).update(grads, fo.accumulate(fo.sgd(), 2).init(params), {"w": 1.0})
+
+
 def test_they_nest_and_pass_keywords_on():
     tx = fo.accumulate(fo.skip_nonfinite(fo.skip_large_updates(fo.skip_spikes(fo.adam(lr=0.1)), 99.0, 2), 2), 1)
     params, state = run(tx, [grads(0)], value=[1.0])[-1]

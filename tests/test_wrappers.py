@@ -246,6 +246,16 @@ def test_sam_without_a_gradient_with_nan_and_with_none(adaptive):
     assert np.isfinite(derivative).all()
 
 
+@pytest.mark.parametrize("adaptive", [False, True])
+@pytest.mark.parametrize("size", [1.0, 1e5])
+def test_sam_does_not_move_where_squares_overflow(adaptive, size):
+    tx, seen = fo.sam(fo.sgd(lr=1.0), 0.5, adaptive), []
+    params = jax.tree.map(lambda p: size * p, PARAMS)
+    grads = jax.tree.map(lambda p: jnp.full_like(p, 1e32), PARAMS)
+    tx.update(grads, tx.init(params), params, grad_fn=lambda p: (seen.append(p), p)[1])
+    chex.assert_trees_all_equal(seen[0], params)
+
+
 def test_sam_in_low_precision_and_complex():
     params = {"w": jnp.array([1.0, 2.0], jnp.bfloat16), "z": jnp.array([3 + 4j])}
     seen = []

@@ -55,7 +55,8 @@ class one_cycle(Schedule):
         three_phase: see above.
 
     Raises:
-        ValueError: an option is out of range, with torch's message if torch rejects it too.
+        TypeError: a value is not a number. ValueError: an option is out of range, with torch's message if torch rejects
+            it too.
 
     Source: Smith and Topin, "Super-Convergence", 2018; torch's ``OneCycleLR``, which continues past the last step.
 
@@ -99,7 +100,7 @@ class one_cycle_momentum(Schedule):
         pct_start, anneal_strategy, three_phase: as for :class:`one_cycle`.
 
     Raises:
-        ValueError: an option is out of range, with torch's message.
+        TypeError: a value is not a number. ValueError: an option is out of range, with torch's message.
 
     Source: torch's ``OneCycleLR``.
 
@@ -137,7 +138,7 @@ class swa_annealing(Schedule):
         anneal_strategy: ``"cos"`` or ``"linear"``.
 
     Raises:
-        ValueError: an option is out of range, with torch's message.
+        TypeError: a value is not a number. ValueError: an option is out of range, with torch's message.
 
     Source: torch's ``SWALR``.
 

@@ -48,13 +48,14 @@ class Accumulate(Wrapper):
     skip: SkipFunction | None
 
     def init(self, params: PyTree) -> AccumulateState | CountedAccumulateState:
-        sums, inner = jax.tree.map(wide_zeros_like, params), self.inner.init(params)
+        sums, inner = trees.map_arrays(wide_zeros_like, params), self.inner.init(params)
         if self.skip is None and not callable(self.every):
             return AccumulateState(jnp.zeros((), jnp.int32), sums, inner)
         micro_step, step, skipped = (jnp.zeros((), jnp.int32) for _ in range(3))
         return CountedAccumulateState(micro_step, step, skipped, sums, inner)
 
     def update(self, updates: PyTree, state: PyTree, params: PyTree = None, **extra: object) -> tuple[PyTree, PyTree]:
+        trees.check_arrays(updates, params)
         sums, grads, treedef = trees.pair(state.accumulated, updates, "accumulate")
         left_out = None if self.skip is None else self._left_out(self.skip(updates, params, state.step))
         sums = [s if g is None else _plus(s, g, left_out) for g, s in zip(grads, sums, strict=True)]

@@ -10,7 +10,7 @@ from functorch_optim.base import GradientTransformation, Transform, exportable, 
 from functorch_optim.core.numerics import coefficient, lerp, next_step, sqrt
 from functorch_optim.core.options import Options
 from functorch_optim.hyperparams import Beta, Decay, Hyperparameter, NonNegative, Option, PositiveEpsilon, as_count
-from functorch_optim.norms import norm_dtype, norm_of, squares
+from functorch_optim.norms import bounded, norm_dtype, norm_of, squares
 from functorch_optim.transforms.clipping import clip_coefficient
 from functorch_optim.transforms.scaling import Scheduled, multiply, with_params
 from functorch_optim.typing import PyTree
@@ -37,7 +37,8 @@ class AdaptiveGradClip(Scheduled):
         def clip(update: jax.Array, param: jax.Array, unit: tuple[Shape, axes.Split]) -> jax.Array:
             dtype = trees.compute_dtype(update, param)
             norm, own = (sqrt(sum_over_unit(squares(x.astype(dtype)), *unit)) for x in (update, param))
-            bound = _constant(values.clipping, norm) * jnp.maximum(own, _constant(values.eps, norm))
+            least = bounded(jnp.maximum(own, _constant(values.eps, norm)))
+            bound = bounded(_constant(values.clipping, norm) * least)
             factor = jnp.where(norm < bound, 1, bound / jnp.maximum(norm, 1e-6))
             return (update.astype(dtype) * factor.astype(dtype)).astype(update.dtype)
 
@@ -64,7 +65,10 @@ def adaptive_grad_clip(
 ) -> GradientTransformation:
     """Scale the gradient of each unit, such as a neuron, to at most ``clipping`` times the norm of its weights.
 
-    ``g * min(1, clipping * max(norm(p), eps) / norm(g))``, with norms over one unit; ``update`` needs ``params``.
+    ``g * min(1, clipping * max(norm(p), eps) / norm(g))``, with norms over one unit; ``update`` needs ``params``. The
+    divisor is at least 1e-6, as in optax, so that nothing is divided by zero: where the bound is below it, a larger
+    gradient is scaled to less than the bound. If squares overflow (float32 entries of about 1e19), a gradient becomes
+    zero, and the norm of weights counts as the largest finite number.
 
     By default units are those of JAX's layout, in which the output dimension is the last one:
 

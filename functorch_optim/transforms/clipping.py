@@ -43,8 +43,9 @@ class ClipByGlobalNorm(Scheduled):
 def clip_by_global_norm(max_norm: Hyperparameter, axis_name: PyTree = None) -> GradientTransformation:
     """Scale all gradients together so that their Euclidean norm is at most ``max_norm``.
 
-    ``g * min(1, max_norm / (norm + 1e-6))``, as in ``torch.nn.utils.clip_grad_norm_``. A non-finite norm makes every
-    gradient non-finite, as in torch.
+    ``g * min(1, max_norm / (norm + 1e-6))``, as in ``torch.nn.utils.clip_grad_norm_``. A NaN makes every gradient NaN.
+    An infinite norm, also one whose squares overflow (float32 entries of about 1e19), makes every gradient zero, and
+    infinite entries NaN.
 
     Args:
         max_norm: at least 0; a number, a scalar array or a schedule.

@@ -6,7 +6,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from functorch_optim import axes
+from functorch_optim import axes, trees
 from functorch_optim.combinators import Wrapper
 from functorch_optim.core.numerics import next_step
 from functorch_optim.core.options import Options
@@ -21,6 +21,9 @@ def _run_if(
 
     Arrays go in as operands, not by closure, so that both branches see their sharding. Both branches return arrays
     that vary over every manual axis that either's do.
+
+    To run always and select the results would be slower for Adam: the old slots must outlive the new ones, from which
+    the updates are computed, and so XLA copies them.
     """
     shapes = jax.eval_shape(run, state, *operands)
 
@@ -63,6 +66,7 @@ class Skip(Options, Wrapper):
 
     def update(self, updates: PyTree, state: PyTree, params: PyTree = None, **extra: object) -> tuple[PyTree, PyTree]:
         bad, state = self.judged(updates, state, extra)
+        trees.check_arrays(updates, params)
         consecutive = jnp.where(bad, next_step(state.consecutive), 0)
         total = jnp.where(bad, next_step(state.total), state.total)
         new, inner = _run_if(

@@ -18,7 +18,7 @@ class Conjugate(Transform):
         self, updates: PyTree, state: EmptyState, params: PyTree = None, **extra: object
     ) -> tuple[PyTree, EmptyState]:
         del params, extra
-        return jax.tree.map(conjugate_leaf, updates, is_leaf=trees.is_sparse), state
+        return trees.map_arrays(conjugate_leaf, updates, "conjugate: the gradient"), state
 
     def norm_after(self, state: EmptyState, norm: jax.Array) -> jax.Array:
         del state

@@ -165,6 +165,7 @@ class ProjectSimplex(Constraint):
     def init(self, params: PyTree) -> PyTree:
         names, leaves, _ = trees.named_leaves(params)
         for name, leaf in zip(names, leaves, strict=True):
+            trees.check_array(name, leaf)
             if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
                 raise RuntimeError(
                     f"project_simplex does not support complex parameters: the parameter {trees.quote(name)}"
@@ -293,8 +294,8 @@ def project_l2_ball(radius: Hyperparameter, axis: PyTree = None, axis_name: PyTr
     """Keep the Euclidean norm of each parameter, or of each unit of it, at most ``radius``: a max-norm constraint.
 
     Where the sum of parameter and update has a larger norm, it is scaled to ``radius``. The norm is at most ``radius``
-    up to the rounding of float32 (float64); narrower entries are rounded toward zero. Put it last in the chain, as
-    :func:`project_box` says.
+    up to the rounding of float32 (float64); narrower entries are rounded toward zero. If squares overflow (float32
+    entries of about 1e19), the sum is scaled to zero. Put it last in the chain, as :func:`project_box` says.
 
     Args:
         radius: at least 0; a number, a scalar array or a schedule.

@@ -2,7 +2,6 @@
 
 from typing import ClassVar
 
-import jax
 import jax.numpy as jnp
 
 from functorch_optim import rows, trees
@@ -24,7 +23,7 @@ class SetToZero(Transform):
         self, updates: PyTree, state: EmptyState, params: PyTree = None, **extra: object
     ) -> tuple[PyTree, EmptyState]:
         del params, extra
-        return jax.tree.map(zero_update, updates, is_leaf=trees.is_sparse), state
+        return trees.map_arrays(zero_update, updates, "set_to_zero: the gradient"), state
 
 
 def set_to_zero() -> GradientTransformation:

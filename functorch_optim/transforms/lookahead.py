@@ -2,7 +2,6 @@
 
 from typing import Annotated, Any, ClassVar, NamedTuple
 
-import jax
 import jax.numpy as jnp
 
 from functorch_optim import trees
@@ -37,7 +36,7 @@ class Lookahead(Options, Wrapper):
 
     def init(self, params: PyTree) -> LookaheadState:
         inner = self.inner.init(params)
-        return LookaheadState(jnp.zeros((), jnp.int32), jax.tree.map(wide_zeros_like, params), inner)
+        return LookaheadState(jnp.zeros((), jnp.int32), trees.map_arrays(wide_zeros_like, params), inner)
 
     def update(
         self, updates: PyTree, state: LookaheadState, params: PyTree = None, **extra: object

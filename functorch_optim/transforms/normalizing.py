@@ -9,7 +9,7 @@ from functorch_optim import axes, trees
 from functorch_optim.base import EmptyState, GradientTransformation, Transform, transformation
 from functorch_optim.effects import Effects, Kind, Leaves
 from functorch_optim.hyperparams import Hyperparameter, NonNegative
-from functorch_optim.norms import leaf_norms, leaf_rms, norm_of
+from functorch_optim.norms import bounded, leaf_norms, leaf_rms, norm_of
 from functorch_optim.transforms.scaling import Scheduled, multiply, with_params
 from functorch_optim.typing import Numeric, PyTree
 
@@ -36,6 +36,8 @@ class Normalize(Normalizing, Scheduled):
 
 def normalize(eps: Hyperparameter = 1e-6, axis_name: PyTree = None) -> GradientTransformation:
     """Scale all updates together so that their Euclidean norm is 1: ``g / (norm + eps)``; zeros stay zero.
+
+    If the squares overflow (float32 entries of about 1e19), all become zero.
 
     Args:
         eps: at least 0; added to the norm.
@@ -92,7 +94,8 @@ class ScaleByTrustRatio(Normalizing, Scheduled):
             low, trust, eps = (jnp.asarray(number, dtype) for number in numbers)
             own, whole = (jnp.maximum(norm.astype(dtype), low) for norm in (update_norm, param_norm))
             is_zero = (own == 0) | (whole == 0)
-            return multiply(update, jnp.where(is_zero, 1, trust * whole / jnp.where(is_zero, 1, own + eps)))
+            ratio = bounded(trust * bounded(whole)) / jnp.where(is_zero, 1, own + eps)
+            return multiply(update, jnp.where(is_zero, 1, bounded(ratio)))
 
         norms = (leaf_norms(tree, self.axis_name, who) for tree in (updates, params))
         return trees.map_dense(each, who, updates, *norms)
@@ -107,8 +110,9 @@ def scale_by_trust_ratio(
     """Scale the update of each parameter to the parameter's norm; ``update`` needs ``params``.
 
     ``u * trust_coefficient * norm(p) / (norm(u) + eps)``, with norms of whole arrays, at least ``min_norm``. Where one
-    of the norms is zero the update passes unchanged, so that parameters that start at zero can move. This is the
-    layerwise step of LARS and LAMB.
+    of the norms is zero the update passes unchanged, so that parameters that start at zero can move. If squares
+    overflow (float32 entries of about 1e19), an update becomes zero, and the parameter's norm counts as the largest
+    finite number. This is the layerwise step of LARS and LAMB.
 
     Args:
         min_norm: at least 0; the least norm of parameter and update.
@@ -159,12 +163,14 @@ class ScaleByParamRms(ScaleByParam):
 def _scaled(updates: PyTree, sizes: PyTree, least: Numeric, who: str) -> PyTree:
     """Multiply the updates by the sizes, each at least ``least``."""
     return trees.map_dense(
-        lambda x, size: multiply(x, jnp.maximum(size, jnp.asarray(least, size.dtype))), who, updates, sizes
+        lambda x, size: multiply(x, bounded(jnp.maximum(size, jnp.asarray(least, size.dtype)))), who, updates, sizes
     )
 
 
 def scale_by_param_norm(min_scale: Hyperparameter = 1e-3, axis_name: PyTree = None) -> GradientTransformation:
     """Multiply the update of each parameter by the parameter's norm, or by ``min_scale`` if that is larger.
+
+    A norm whose squares overflow (float32 entries of about 1e19) counts as the largest finite number.
 
     Args:
         min_scale: at least 0; the least factor, with which parameters that start at zero can move.
@@ -187,7 +193,8 @@ def scale_by_param_norm(min_scale: Hyperparameter = 1e-3, axis_name: PyTree = No
 def scale_by_param_rms(min_scale: Hyperparameter = 1e-3, axis_name: PyTree = None) -> GradientTransformation:
     """Multiply the update of each parameter by the parameter's root mean square, or by ``min_scale`` if larger.
 
-    Steps are then relative to the parameters' size, as in Adafactor.
+    Steps are then relative to the parameters' size, as in Adafactor. A size whose squares overflow (float32 entries of
+    about 1e19) counts as the largest finite number.
 
     Args:
         min_scale: at least 0; the least factor, with which parameters that start at zero can move.

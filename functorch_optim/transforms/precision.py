@@ -203,7 +203,7 @@ class MasterWeights(Wrapper):
         return "master_weights"
 
     def init(self, params: PyTree) -> MasterWeightsState:
-        master = jax.tree.map(lambda p: _widened(p) if trees.is_narrow(p) else None, params)
+        master = trees.map_arrays(lambda p: _widened(p) if trees.is_narrow(p) else None, params)
         return MasterWeightsState(master, self.inner.init(_whole(params, master)))
 
     def update(self, updates: PyTree, state: PyTree, params: PyTree = None, **extra: object) -> tuple[PyTree, PyTree]:

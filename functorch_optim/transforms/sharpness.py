@@ -67,7 +67,7 @@ class SAM(Options, Wrapper):
         norm = norm_of(treedef.unflatten(along), self.axis_name, "sam")
         factor = jnp.asarray(rho, norm.dtype) / jnp.where(norm == 0, 1, norm)  # without a gradient nothing is worse
         moves = [
-            None if way is None else multiply(self._sized(way, p), factor) for way, p in zip(along, leaves, strict=True)
+            None if way is None else self._sized(multiply(way, factor), p) for way, p in zip(along, leaves, strict=True)
         ]
         return treedef.unflatten(list(map(add_update, leaves, moves)))
 
@@ -98,8 +98,9 @@ def sam(
         e = rho * g / ||g||                       or, if adaptive,    e = rho * p^2 * g / || |p| * g ||
         inner gets the gradient at p + e
 
-    where the norm is that of all parameters together. ``update(grads, state, params, grad_fn=f)`` needs the gradient as
-    a function, ``f(params) -> grads``, which it calls once. Further arguments of ``f`` are keywords of ``update``:
+    where the norm is that of all parameters together. If its squares overflow (float32 entries of about 1e19), e is 0;
+    each ``|p| * g`` must be finite. ``update(grads, state, params, grad_fn=f)`` needs the gradient as a function,
+    ``f(params) -> grads``, which it calls once. Further arguments of ``f`` are keywords of ``update``:
     ``grad_fn=jax.grad(loss), x=x, y=y`` calls ``f(params, x=x, y=y)``. In the torch face ``step(closure)`` does it all.
 
     Args:

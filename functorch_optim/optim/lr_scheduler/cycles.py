@@ -180,8 +180,9 @@ class OneCycleLR(LRScheduler):
         last_epoch: -1 to start.
 
     Raises:
-        ValueError: an option is out of range, a list has the wrong length, or no momentum can be cycled; ``step`` is
-            called more than ``total_steps`` times.
+        TypeError: a value is not a number, or ``optimizer`` is not an optimizer. ValueError: an option is out of range,
+            a list has the wrong length, or no momentum can be cycled; ``step`` is called more than ``total_steps``
+            times.
 
     Example:
         >>> import jax.numpy as jnp

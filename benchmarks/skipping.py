@@ -1,0 +1,52 @@
+"""Measure the cost of skipping bad updates: AdamW on GPT-2 small's shapes. ``make bench-skipping``
+
+Compares a step inside each wrapper to the same step without it. The gradients come in from outside, and no update is
+bad. The wrappers run AdamW under ``lax.cond``, so its updates need memory of their own, which on the CPU is new, and
+slow, at every step. glibc keeps it with ``MALLOC_ARENA_MAX=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=8000000000``.
+
+All update in place and take turns; a ratio is the median over rounds of the ratio within a round.
+"""
+
+import argparse
+import os
+import statistics
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import functorch_optim as fo
+from benchmarks import shapes
+from benchmarks.timing import jax_step, optimizer_step, ratio, take_turns
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=9)
+    options = parser.parse_args()
+    print(f"jax {jax.__version__}, load {os.getloadavg()[0]:.1f}")
+    rng = np.random.default_rng(0)
+    params, grads = (
+        {name: jnp.asarray(rng.standard_normal(shape, np.float32)) for name, shape in shapes.gpt2_small().items()}
+        for _ in range(2)
+    )
+    tx = fo.adamw(lr=1e-3)
+    contenders = {
+        "without": tx,
+        "skip_nonfinite": fo.skip_nonfinite(tx, 3),
+        "skip_large_updates": fo.skip_large_updates(tx, 1e9, 3),
+        "skip_spikes": fo.skip_spikes(tx, of="norm"),
+    }
+    runs = {}
+    for name, one in contenders.items():
+        runs[name], _, memory = jax_step(optimizer_step(one, fo.apply_updates), params, one.init(params), grads)
+        print(f"{name}: {memory['temporaries'] >> 20} MiB of temporaries", flush=True)
+    times = take_turns(runs, options.rounds)
+    print("| step | ms | over the step without |\n|---|---|---|")
+    for name, values in times.items():
+        print(f"| {name} | {1e3 * statistics.median(values):.1f} | {ratio(values, times['without']):.2f} |")
+    print(f"load {os.getloadavg()[0]:.1f}")
+
+
+if __name__ == "__main__":
+    main()
