@@ -21,7 +21,7 @@ def test_python_blocks_run_in_order(standard_promotion):
     assert namespace["tuned_step"]._cache_size() == 1
 
 
-@pytest.mark.parametrize("page", ["chains-and-selection"])
+@pytest.mark.parametrize("page", ["chains-and-selection", "fast-loop"])
 def test_the_blocks_of_a_page_run_in_order(page, standard_promotion):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / f"{page}.md").read_text(), re.DOTALL)
     namespace = {}
