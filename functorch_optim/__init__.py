@@ -27,6 +27,7 @@ from functorch_optim.combinators import ChainState, NamedStates, chain, current_
 from functorch_optim.core.lift import lift
 from functorch_optim.core.packing import ForeachState
 from functorch_optim.core.rule import Rule
+from functorch_optim.flat import FlatParams, flat_params, flatten_like, unflatten
 from functorch_optim.fusion import enable_cpu_fusion
 from functorch_optim.hyperparam_edits import set_hyperparams
 from functorch_optim.hyperparams import Beta
@@ -116,6 +117,7 @@ __all__ = [
     "ClipByZscoreState",
     "CountedAccumulateState",
     "EmptyState",
+    "FlatParams",
     "ForeachState",
     "GradientTransformation",
     "InjectState",
@@ -171,6 +173,8 @@ __all__ = [
     "ema_warmup",
     "enable_cpu_fusion",
     "find_state",
+    "flat_params",
+    "flatten_like",
     "freeze",
     "fusion",
     "global_norm",
@@ -239,6 +243,7 @@ __all__ = [
     "swa",
     "swap_params",
     "testing",
+    "unflatten",
     "update_average",
     "value_and_sparse_grad",
     "zero_nans",

@@ -4,7 +4,7 @@ import pickle
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, fields
-from typing import Any, NamedTuple, Self, TypeVar, dataclass_transform
+from typing import Any, ClassVar, NamedTuple, Self, TypeVar, dataclass_transform
 
 import jax
 import jax.export
@@ -134,6 +134,8 @@ def _call(function: Callable[[], object]) -> object:
 class Transform(Frozen):
     """Base of this library's transformations: the options are fields, ``init`` and ``update`` are methods."""
 
+    entrywise: ClassVar[bool] = False  # whether it does the same to an entry in whichever leaf it stands
+
     def init(self, params: PyTree) -> PyTree:
         """Build the state for ``params``."""
         del params
@@ -151,6 +153,10 @@ class Transform(Frozen):
     def needs(self) -> frozenset[str]:
         """The keywords of the loss without which ``update`` raises: among ``value``, ``value_fn`` and ``grad_fn``."""
         return frozenset()
+
+    def acts_by_leaf(self) -> bool:
+        """Whether it looks at each leaf as a whole, or at its name; a wrapper leaves the answer to what is inside."""
+        return not self.entrywise
 
     def norm_after(self, state: PyTree, norm: jax.Array) -> jax.Array | None:
         """The norm of the updates that this makes of ones of norm ``norm``; None if that does not follow from it."""
@@ -177,6 +183,11 @@ class Init(Frozen):
     of: Transform
 
     def __call__(self, params: PyTree) -> PyTree:
+        if self.of.acts_by_leaf() and trees.has_flat(params):
+            raise ValueError(
+                f"{self.of!r} acts on each parameter as a whole, or by its name, so it needs the parameters as a tree "
+                "and not in fo.flat_params"
+            )
         return self.of.init(params)
 
 
@@ -217,6 +228,8 @@ def needs_of(tx: GradientTransformation) -> frozenset[str]:
 
 
 class Identity(Transform):
+    entrywise: ClassVar[bool] = True
+
     def update(self, updates: PyTree, state: PyTree, params: PyTree = None, **extra: object) -> tuple[PyTree, PyTree]:
         del params, extra
         return updates, state

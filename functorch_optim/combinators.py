@@ -38,6 +38,8 @@ class NamedStates(NamedTuple):
 class Wrapper(Transform):
     """A transformation around another, whose state is in ``inner``."""
 
+    entrywise: ClassVar[bool] = True
+
     inner: GradientTransformation
 
     hands_on: ClassVar[bool] = False  # whether ``inner`` gets the gradient itself
@@ -64,6 +66,8 @@ class Links(Transform):
 
     If that depends on the parameter (on a mask, or on labels), ``init`` checks it.
     """
+
+    entrywise: ClassVar[bool] = True
 
     links: tuple[GradientTransformation, ...]
 

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -134,6 +134,8 @@ def _is_array(leaf: object) -> bool:
 
 
 class Inject(Transform):
+    entrywise: ClassVar[bool] = True
+
     factory: Factory
     options: tuple[tuple[str, Given], ...]
 

@@ -265,6 +265,7 @@ def partition(transformations: Mapping[Hashable, GradientTransformation], labels
 class Masked(Wrapper):
     mask: Labels
 
+    entrywise: ClassVar[bool] = False
     inside: ClassVar[bool] = True  # the mask's value where ``inner`` is applied
     elsewhere: ClassVar[GradientTransformation] = identity()
 

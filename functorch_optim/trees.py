@@ -58,6 +58,16 @@ class Structure:
         return Structure.of, (self.treedef.unflatten(range(self.treedef.num_leaves)),)
 
 
+class Flat:
+    """Base of a node whose leaves are joined: transformations cannot look at the single ones."""
+
+
+def has_flat(tree: PyTree) -> bool:
+    """Whether some leaves of the tree are joined in a :class:`Flat` node."""
+    is_flat = lambda node: isinstance(node, Flat)  # noqa: E731 used twice
+    return any(map(is_flat, jax.tree.leaves(tree, is_leaf=is_flat)))
+
+
 def path_name(path: KeyPath[Any]) -> str:
     """Format a key path as a dotted name, ``layers.0.weight``, without the attribute ``value`` of nnx's variables."""
     if path and path[-1] == jax.tree_util.GetAttrKey("value"):

@@ -1,6 +1,6 @@
 """Parameter averages as the last link of a chain, and how to read them out."""
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +34,8 @@ class AverageState(NamedTuple):
 
 class Average(Options, Transform):
     """Base class of averages; a subclass defines how much of the average to keep."""
+
+    entrywise: ClassVar[bool] = True
 
     start_step: int
     every: int

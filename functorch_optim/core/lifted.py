@@ -72,6 +72,9 @@ class Lifted(Transform):
     def hyperparams(self, state: PyTree) -> dict[str, PyTree]:
         return self.rule.hyperparams_at(state.step)
 
+    def acts_by_leaf(self) -> bool:
+        return not self.rule.elementwise or self.decay_mask is not None
+
     def effects(self, at: Leaves | None) -> list[Effects]:
         return for_each(at, self.effects_as(Kind.STEPS, self.rule._call_name()))
 

@@ -66,6 +66,9 @@ class Packed(Lifted):
     def __repr__(self) -> str:
         return self._repr(", foreach=True")
 
+    def acts_by_leaf(self) -> bool:
+        return True  # it joins leaves itself
+
     def init(self, params: PyTree) -> ForeachState:
         return self.pack(super().init(params), params)
 
@@ -202,6 +205,29 @@ class Segments(NamedTuple):
             return None
         constants = tuple(np.int32(start) for start in self.bounds[:-1])
         return jax.lax.cond(step > 0, lambda: constants, lambda: tuple(np.int32(0) for _ in constants))
+
+
+class Assembly(NamedTuple):
+    """Which leaves of the tree come alone, which in flat buffers, and which are not differentiated."""
+
+    structure: trees.Structure
+    alone: tuple[int, ...]
+    packs: tuple[Segments, ...]
+    others: tuple[int, ...] = ()
+
+    def tree(self, arrays: list[PyTree], others: list[PyTree], one: jax.Array) -> PyTree:
+        """Return the tree of ``arrays``, which are the leaves alone and then the buffers; ``one`` is 1, and traced."""
+        leaves: list[PyTree] = [None] * self.structure.treedef.num_leaves
+        for index, leaf in [*zip(self.alone, arrays, strict=False), *zip(self.others, others, strict=True)]:
+            leaves[index] = leaf
+        for segments, flat in zip(self.packs, arrays[len(self.alone) :], strict=True):
+            for index, piece in zip(segments.indices, segments.cut(flat, one), strict=True):
+                leaves[index] = piece
+        return self.structure.unflatten(leaves)
+
+    def columns(self, leaves: list[PyTree]) -> list[PyTree]:
+        """Return what belongs to the leaves alone, and then a list for each buffer."""
+        return [*[leaves[index] for index in self.alone], *[segments.of(leaves) for segments in self.packs]]
 
 
 def segments_of(leaves: Sequence[PyTree], small: Sequence[bool]) -> dict[str, Segments]:

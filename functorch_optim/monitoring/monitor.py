@@ -52,6 +52,9 @@ class Monitor(Wrapper):
 
     hands_on: ClassVar[bool] = True
 
+    def acts_by_leaf(self) -> bool:
+        return self.prefixes is not None
+
     def init(self, params: PyTree) -> MonitorState:
         inner, dtype = self.inner.init(params), norm_dtype(params)
 

@@ -1,6 +1,6 @@
 """Clipping to a bound that follows the run: the parameters' norms, or the norms of the gradients so far."""
 
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -116,6 +116,8 @@ class ClipByZscoreState(NamedTuple):
 
 
 class ClipByZscore(Options, Transform):
+    entrywise: ClassVar[bool] = True
+
     z: NonNegative
     decay: Decay
     warmup: int
@@ -230,6 +232,8 @@ class ClipByPercentileState(NamedTuple):
 
 
 class ClipByPercentile(Options, Transform):
+    entrywise: ClassVar[bool] = True
+
     percentile: Percentile
     history: int
     axis_name: axes.Labels | None

@@ -1,6 +1,6 @@
 """Clean gradients before an algorithm sees them: replace NaN by zero, remove means, add noise."""
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,8 @@ class ZeroNansState(NamedTuple):
 
 
 class ZeroNans(Transform):
+    entrywise: ClassVar[bool] = True
+
     axis_name: axes.Labels | None
 
     def init(self, params: PyTree) -> ZeroNansState:
@@ -125,6 +127,8 @@ class AddNoiseState(NamedTuple):
 
 
 class AddNoise(Options, Transform):
+    entrywise: ClassVar[bool] = True
+
     eta: NonNegative
     gamma: NonNegative
     key: tuple[int, ...]

@@ -1,6 +1,6 @@
 """Clipping to a fixed bound: by the norm of the whole gradient or of each leaf, by root mean square, value by value."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,8 @@ def scale_to_norm(tree: PyTree, norm: jax.Array, max_norm: Numeric, who: str) ->
 
 
 class ClipByGlobalNorm(Scheduled):
+    entrywise: ClassVar[bool] = True
+
     max_norm: NonNegative
     axis_name: axes.Labels | None
 
@@ -140,6 +142,8 @@ def clip_by_block_rms(threshold: Hyperparameter, axis_name: PyTree = None) -> Gr
 
 
 class ClipByValue(Scheduled):
+    entrywise: ClassVar[bool] = True
+
     max_value: NonNegative
 
     def apply(self, values: Any, updates: PyTree, params: PyTree) -> PyTree:

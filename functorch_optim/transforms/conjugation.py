@@ -1,5 +1,7 @@
 """Complex conjugation, to convert between JAX's gradients and torch's."""
 
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 
@@ -14,6 +16,8 @@ def conjugate_leaf(leaf: PyTree) -> PyTree:
 
 
 class Conjugate(Transform):
+    entrywise: ClassVar[bool] = True
+
     def update(
         self, updates: PyTree, state: EmptyState, params: PyTree = None, **extra: object
     ) -> tuple[PyTree, EmptyState]:

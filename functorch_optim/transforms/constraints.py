@@ -1,6 +1,6 @@
 """Constraints on the parameters: the last link of a chain, which changes updates so that their sum stays in a set."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +34,8 @@ class Constraint(Scheduled):
 
 
 class ProjectBox(Constraint):
+    entrywise: ClassVar[bool] = True
+
     low: AnyNumber
     high: AnyNumber
 
@@ -50,6 +52,8 @@ class ProjectBox(Constraint):
 
 
 class KeepNonnegative(Constraint):
+    entrywise: ClassVar[bool] = True
+
     def apply(self, values: Any, updates: PyTree, params: PyTree) -> PyTree:
         del values
         return trees.map_dense(

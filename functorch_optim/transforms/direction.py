@@ -45,6 +45,9 @@ class Direction(Transform):
         gone = ("lr", "weight_decay") if self.of.rule.rate_is_factor else ("weight_decay",)
         return {name: value for name, value in self.of.hyperparams(state).items() if name not in gone}
 
+    def acts_by_leaf(self) -> bool:
+        return self.of.acts_by_leaf()
+
     def effects(self, at: Leaves | None) -> list[Effects]:
         return for_each(at, self.of.effects_as(Kind.DIRECTS, self.who))
 

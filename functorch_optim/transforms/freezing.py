@@ -19,6 +19,8 @@ def zero_update(leaf: PyTree) -> PyTree:
 
 
 class SetToZero(Transform):
+    entrywise: ClassVar[bool] = True
+
     def update(
         self, updates: PyTree, state: EmptyState, params: PyTree = None, **extra: object
     ) -> tuple[PyTree, EmptyState]:

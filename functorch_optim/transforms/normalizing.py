@@ -1,6 +1,6 @@
 """Scale the updates by their own norms or those of the parameters."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,8 @@ class Normalizing(Transform):
 
 
 class Normalize(Normalizing, Scheduled):
+    entrywise: ClassVar[bool] = True
+
     eps: NonNegative
     axis_name: axes.Labels | None
 
@@ -58,6 +60,8 @@ def normalize(eps: Hyperparameter = 1e-6, axis_name: PyTree = None) -> GradientT
 
 
 class ScaleBySign(Normalizing):
+    entrywise: ClassVar[bool] = True
+
     def update(
         self, updates: PyTree, state: EmptyState, params: PyTree = None, **extra: object
     ) -> tuple[PyTree, EmptyState]:

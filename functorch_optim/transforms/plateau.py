@@ -1,7 +1,7 @@
 """A link whose factor falls when the loss stops improving."""
 
 from types import SimpleNamespace
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,8 @@ class ReduceOnPlateauState(NamedTuple):
 
 
 class ReduceOnPlateau(Options, Transform):
+    entrywise: ClassVar[bool] = True
+
     factor: Annotated[
         Hyperparameter,
         Option("Factor should be above 0 and below 1, but it is {}", low=0, high=1, open_low=True, open_high=True),

@@ -1,7 +1,7 @@
 """Multiply the updates by a number, fixed or scheduled; and the base of transforms that only need a step."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -97,6 +97,8 @@ def effects_of_factor(factor: Any, who: str) -> Effects:
 
 
 class Scale(Scheduled):
+    entrywise: ClassVar[bool] = True
+
     factor: AnyNumber
 
     def apply(self, values: Any, updates: PyTree, params: PyTree) -> PyTree:
@@ -138,6 +140,8 @@ def scale_by_schedule(schedule: Schedule) -> GradientTransformation:
 
 
 class ScaleByLearningRate(Scheduled):
+    entrywise: ClassVar[bool] = True
+
     lr: LearningRate
 
     def apply(self, values: Any, updates: PyTree, params: PyTree) -> PyTree:

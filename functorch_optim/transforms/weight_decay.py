@@ -1,6 +1,6 @@
 """Weight decay as a link of a chain."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 
@@ -15,6 +15,8 @@ from functorch_optim.typing import PyTree
 
 
 class AddDecayedWeights(Scheduled):
+    entrywise: ClassVar[bool] = True
+
     weight_decay: WeightDecay
 
     def apply(self, values: Any, updates: PyTree, params: PyTree) -> PyTree:

@@ -1,40 +1,15 @@
-"""The parameters' tree from its arrays and flat buffers inside compiled functions, and gradients in the same form."""
+"""Gradients in the form in which the parameters are stored, with flat buffers for packs."""
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 
-from functorch_optim import trees
-from functorch_optim.core.packing import Segments
+from functorch_optim.core.packing import Assembly, Segments
 from functorch_optim.optim.engine.packs import cut_all, joined_grads
 from functorch_optim.typing import PyTree
-
-
-class Assembly(NamedTuple):
-    """Which leaves of the tree come alone, which in flat buffers, and which are not differentiated."""
-
-    structure: trees.Structure
-    alone: tuple[int, ...]
-    packs: tuple[Segments, ...]
-    others: tuple[int, ...] = ()
-
-    def tree(self, arrays: list[PyTree], others: list[PyTree], one: jax.Array) -> PyTree:
-        """Return the tree of ``arrays``, which are the leaves alone and then the buffers; ``one`` is 1, and traced."""
-        leaves: list[PyTree] = [None] * self.structure.treedef.num_leaves
-        for index, leaf in [*zip(self.alone, arrays, strict=False), *zip(self.others, others, strict=True)]:
-            leaves[index] = leaf
-        for segments, flat in zip(self.packs, arrays[len(self.alone) :], strict=True):
-            for index, piece in zip(segments.indices, segments.cut(flat, one), strict=True):
-                leaves[index] = piece
-        return self.structure.unflatten(leaves)
-
-    def columns(self, leaves: list[PyTree]) -> list[PyTree]:
-        """Return what belongs to the leaves alone, and then a list for each buffer."""
-        return [*[leaves[index] for index in self.alone], *[segments.of(leaves) for segments in self.packs]]
-
 
 ONE = np.int32(1)
 

@@ -10,8 +10,9 @@ import jax
 
 from functorch_optim import rows
 from functorch_optim.base import GradientTransformation
+from functorch_optim.core.packing import Assembly
 from functorch_optim.optim.engine import handover
-from functorch_optim.optim.engine.assembly import Assembly, Grads
+from functorch_optim.optim.engine.assembly import Grads
 from functorch_optim.optim.engine.closures import Data, Evaluation
 from functorch_optim.optim.engine.entries import entries_of, history_of
 from functorch_optim.optim.engine.histories import Histories, History, fit

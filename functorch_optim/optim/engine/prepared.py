@@ -12,8 +12,9 @@ import numpy as np
 
 from functorch_optim import base, trees
 from functorch_optim.core.lifted import Lifted
+from functorch_optim.core.packing import Assembly
 from functorch_optim.core.rule import step_scalars
-from functorch_optim.optim.engine.assembly import ONE, Assembly, Grads, PackedGrads, Shared, shared
+from functorch_optim.optim.engine.assembly import ONE, Grads, PackedGrads, Shared, shared
 from functorch_optim.optim.engine.closures import Data, Evaluation, evaluate
 from functorch_optim.optim.engine.histories import Arrangement, Histories, History
 from functorch_optim.optim.engine.kinds import Record

@@ -6,7 +6,8 @@ from typing import NamedTuple, Protocol, TypeVar
 import jax
 from jax.typing import DTypeLike
 
-from functorch_optim.optim.engine.assembly import Assembly, Grads
+from functorch_optim.core.packing import Assembly
+from functorch_optim.optim.engine.assembly import Grads
 from functorch_optim.optim.engine.closures import Data, Evaluation
 from functorch_optim.optim.engine.packs import Leaves
 from functorch_optim.optim.layout import Layout

@@ -1,0 +1,176 @@
+"""Flat parameters: every transformation that treats all entries alike has the tree's numbers, the others refuse."""
+
+import copy
+import functools
+import pickle
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import functorch_optim as fo
+from tests import equality
+from tests.table import TABLE
+
+PARAMS = {
+    "layer": [{"bias": jnp.arange(3.0) - 1, "kernel": jnp.linspace(-1, 1, 12).reshape(3, 4)} for _ in range(2)],
+    "embed": jnp.full((100, 100), 0.5, jnp.float32),
+    "scale": jnp.float32(2.0),
+}
+TOLERANCE = 1e-5  # of three steps in float32, in which Adam divides small gradients by small numbers
+DRAWS = ("add_noise",)  # noise depends on the place in the tree
+
+
+def relative(found, expected):
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    pairs = zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True)
+    return max((equality.relative(a, b) for a, b in pairs), default=0.0)
+
+
+def refusal(tx):
+    """Return the error of ``init`` with flat parameters."""
+    try:
+        tx.init(fo.flat_params(PARAMS))
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def loss(params, x):
+    hidden = x @ params["embed"][:3, :3]
+    for layer in params["layer"]:
+        hidden = jnp.tanh(hidden + (layer["bias"] + jnp.sum(layer["kernel"], 1))[None])
+    return params["scale"] * jnp.sum(hidden**2)
+
+
+def batch(seed):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal((4, 3)), jnp.float32)
+
+
+def run(tx, params, view, steps=3):
+    @jax.jit
+    def step(params, state, x):
+        grads = jax.grad(lambda params: loss(view(params), x))(params)
+        updates, state = tx.update(grads, state, params, value=loss(view(params), x))
+        return fo.apply_updates(params, updates), state
+
+    state = tx.init(params)
+    for seed in range(steps):
+        params, state = step(params, state, batch(seed))
+    return params, state
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_every_transformation_has_the_numbers_of_the_tree_or_refuses(name):
+    tx, message = TABLE[name], refusal(TABLE[name])
+    if message:
+        assert "needs the parameters as a tree and not in fo.flat_params" in message
+        return
+    got, state = run(tx, fo.flat_params(PARAMS), lambda flat: flat.tree())
+    wanted, plain = run(tx, PARAMS, lambda params: params)
+    if name not in DRAWS:
+        assert relative(got.tree(), wanted) < TOLERANCE
+        assert relative(fo.unflatten(state), plain) < TOLERANCE
+
+
+WORK = ["adam", "adamw", "sgd", "lbfgs", "clip_by_global_norm", "accumulate", "ema", "skip_nonfinite", "lookahead"]
+REFUSED = [
+    "muon_adamw",
+    "adafactor",
+    "scale_by_trust_ratio",
+    "masked",
+    "clip_by_norm",
+    "adamw_decay_mask",
+    "centralize",
+]
+
+
+@pytest.mark.parametrize("name", WORK + REFUSED)
+def test_what_works_and_what_is_refused(name):
+    message = refusal(TABLE[name] if name in TABLE else getattr(fo, name)())
+    assert ("acts on each parameter as a whole, or by its name" in message) is (name in REFUSED)
+
+
+def test_the_tree_is_the_one_that_went_in():
+    params = {**PARAMS, "narrow": jnp.ones(3, jnp.bfloat16), "count": jnp.arange(2), "empty": jnp.zeros((0, 2))}
+    flat = fo.flat_params(params)
+    assert jax.tree.structure(flat.tree()) == jax.tree.structure(params)
+    for one, other in zip(jax.tree.leaves(flat.tree()), jax.tree.leaves(params), strict=True):
+        assert one.dtype == other.dtype and one.shape == other.shape and bool(jnp.all(one == other))
+    assert sorted(flat.form.names) == ["count", "embed", "empty", "packed.bfloat16", "packed.float32"]
+    assert [leaf.size for leaf in flat.arrays][:1] == [2] and len(jax.tree.leaves(flat)) == 5
+
+
+def test_not_a_number_stays_where_it_is():
+    params = {"a": jnp.array([jnp.nan, 1.0]), "b": jnp.array([2.0])}
+    tree = fo.flat_params(params).tree()
+    assert np.isnan(tree["a"][0]) and tree["a"][1] == 1.0 and tree["b"].tolist() == [2.0]
+
+
+def test_gradients_second_derivatives_and_vmap():
+    flat = fo.flat_params(PARAMS)
+    small = {key: PARAMS[key] for key in ("layer", "scale")}
+    whole = lambda params, x: loss({**params, "embed": PARAMS["embed"]}, x)  # noqa: E731 one line
+    joined = fo.flat_params(small)
+    got = jax.grad(lambda flat: whole(flat.tree(), batch(0)))(joined)
+    assert relative(got.tree(), jax.grad(whole)(small, batch(0))) < 1e-6
+    hessian = jax.hessian(lambda flat: whole(flat.tree(), batch(0)))(joined).arrays[0].arrays[0]
+    assert hessian.shape == (31, 31) and float(jnp.max(jnp.abs(hessian - hessian.T))) < 1e-4
+    many = jax.vmap(jax.grad(lambda flat, x: loss(flat.tree(), x)), in_axes=(None, 0))(
+        flat, jnp.stack([batch(0), batch(1)])
+    )
+    assert relative(jax.tree.map(lambda x: x[1], many).tree(), jax.grad(loss)(PARAMS, batch(1))) < 1e-6
+
+
+def test_a_scanned_loop_carries_the_buffers_and_compiles_once():
+    tx = fo.chain(fo.clip_by_global_norm(1.0), fo.adamw(lr=1e-2), fo.ema(0.9))
+    flat = fo.flat_params(PARAMS)
+
+    @functools.partial(jax.jit, donate_argnums=(0, 1))
+    def train(flat, state, xs):
+        def step(carry, x):
+            flat, state = carry
+            grads = jax.grad(lambda flat: loss(flat.tree(), x))(flat)
+            updates, state = tx.update(grads, state, flat)
+            return (fo.apply_updates(flat, updates), state), None
+
+        return jax.lax.scan(step, (flat, state), xs)[0]
+
+    xs = jnp.stack([batch(seed) for seed in range(3)])
+    wanted, plain = run(tx, PARAMS, lambda params: params)
+    flat, state = train(flat, tx.init(flat), xs)
+    assert relative(flat.tree(), wanted) < TOLERANCE
+    assert relative(fo.averaged_params(fo.unflatten(state)), fo.averaged_params(plain)) < TOLERANCE
+    train(flat, state, xs)
+    assert train._cache_size() == 1
+
+
+def test_states_come_back_from_their_tree():
+    tx = fo.chain(fo.adamw(lr=1e-2), fo.ema(0.9))
+    flat, state = run(tx, fo.flat_params(PARAMS), lambda flat: flat.tree())
+    back = fo.flatten_like(fo.unflatten(state), tx.init(flat))
+    assert jax.tree.structure(back) == jax.tree.structure(state)
+    assert all(bool(jnp.all(a == b)) for a, b in zip(jax.tree.leaves(back), jax.tree.leaves(state), strict=True))
+    with pytest.raises(ValueError, match=r"a leaf has shape \(2,\), but in this form it has shape \(3,\)"):
+        flat.like({**PARAMS, "layer": [{**PARAMS["layer"][0], "bias": jnp.ones(2)}, PARAMS["layer"][1]]})
+    with pytest.raises(ValueError, match=r"scale"):
+        flat.like({"layer": PARAMS["layer"]})
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_copies_pickles_and_optax():
+    flat = fo.flat_params(PARAMS)
+    for other in (copy.deepcopy(flat), pickle.loads(pickle.dumps(flat))):
+        assert jax.tree.structure(other) == jax.tree.structure(flat)
+        assert relative(other.tree(), PARAMS) == 0.0
+    tx = optax.adam(1e-2)
+    got, _ = run(optax.with_extra_args_support(tx), flat, lambda flat: flat.tree())
+    wanted, _ = run(optax.with_extra_args_support(tx), PARAMS, lambda params: params)
+    assert relative(got.tree(), wanted) < TOLERANCE
+
+
+def test_what_is_no_array_is_named():
+    with pytest.raises(TypeError, match="one of the params is float: the parameter 'w'"):
+        fo.flat_params({"w": 1.0})
