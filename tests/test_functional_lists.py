@@ -9,11 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.sparse import BCOO
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 import functorch_optim as fo
 from functorch_optim import optim
+from functorch_optim.algorithms.adam import Adam
 from functorch_optim.optim import functional
 from functorch_optim.optim.list_functions import FIELDS
 from tests import cases, comparison, sparse_cases, sparse_comparison
@@ -265,6 +267,76 @@ def test_every_traced_count_is_its_own():
     np.testing.assert_allclose(np.ravel(batched.params), np.ravel(expected.params), rtol=1e-5)
 
 
+def test_traced_counts_are_traced_once(monkeypatch):
+    """The scalar math of a step, and the update, are traced once for all parameters of a shape."""
+    calls = []
+    original = Adam.scalars
+    monkeypatch.setattr(Adam, "scalars", lambda *given: calls.append(given) or original(*given))
+    ones, steps = [jnp.ones(3)] * 20 + [jnp.ones(2)] * 20, [jnp.float32(index) for index in range(40)]
+    traced = jax.jit(lambda ones, steps: adam(ones, ones, steps)).trace(ones, steps)
+    assert len(calls) == 2 and len(traced.jaxpr.eqns) <= 4 * 40
+    calls.clear()
+    one = jax.jit(lambda ones, step: adam(ones, ones, [step] * 40)).trace(ones, steps[0])
+    assert len(calls) == 1 and len(one.jaxpr.eqns) <= 4 * 40
+
+
+def nadam(products, params=None, **options):
+    params = [jnp.ones(2) for _ in products] if params is None else params
+    state = {"exp_avgs": params, "exp_avg_sqs": params, "mu_products": products, "state_steps": [0 for _ in products]}
+    return functional.nadam(params, params, **state, **{**options_of("nadam", {"lr": 0.1}), **options})
+
+
+@pytest.mark.parametrize("traced", [False, True])
+def test_carried_scalars_keep_their_dtype(traced, x64):
+    """torch multiplies ``mu_products`` in place: float64 products are not rounded, narrow ones are rounded once."""
+    narrow = [np.float64(1.0), np.float32(1.0), jnp.ones((), "bfloat16"), jnp.ones(1, "float16"), jnp.ones(())]
+    new = (jax.jit(nadam) if traced else nadam)(narrow)
+    mu = 0.9 * (1.0 - 0.5 * 0.96**4e-3)
+    assert [product.dtype for product in new.mu_products] == ["float64", "float32", "bfloat16", "float16", "float64"]
+    assert [product.shape for product in new.mu_products] == [(), (), (), (1,), ()]
+    for product in new.mu_products:
+        right = np.float32(mu) if product.dtype != np.float64 else mu
+        assert float(product.reshape(())) == pytest.approx(float(np.asarray(right, product.dtype)), rel=1e-15)
+    assert new.params[0][0] != new.params[1][0] != new.params[2][0]
+    assert np.float64(new.params[0][0]) == np.float64(new.params[4][0])
+
+
+def test_carried_scalars_of_numpy_stay_numpys():
+    """Outside 64-bit mode too, where JAX has no float64."""
+    new = nadam([np.float64(1.0), np.ones(1), np.float32(1.0), 1.0, 1])
+    kinds = [(type(each), each.dtype.name) for each in new.mu_products[:3]]
+    assert kinds == [(np.float64, "float64"), (np.ndarray, "float64"), (np.float32, "float32")]
+    assert [product.dtype for product in new.mu_products[3:]] == ["float32", "float32"]
+    values = [float(product.reshape(())) for product in new.mu_products]
+    assert values[0] == values[1] == 0.9 * (1.0 - 0.5 * 0.96**4e-3) != values[2] == values[3] == values[4]
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("name", ["nadam", "asgd"])
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16", "float16"])
+def test_carried_scalars_are_torchs_in_every_dtype(name, dtype, x64):
+    torch = pytest.importorskip("torch", reason="compares with a live torch")
+    params, options = draw(name, 0, "float64"), {"lr": 0.1, **({"t0": 1.0} if name == "asgd" else {})}
+    scalars = ("mu_products", "etas", "mus")
+    state = first_lists(name, options, params)
+    state = {k: [jnp.asarray(x, dtype) for x in v] if k in scalars else v for k, v in state.items()}
+
+    def tensor(x):
+        return torch.tensor(np.asarray(x, np.float64), dtype=getattr(torch, str(x.dtype)))
+
+    held = {"params": list(map(tensor, params)), **{key: list(map(tensor, value)) for key, value in state.items()}}
+    for step in range(4):
+        grads = draw(name, 1 + step, "float64")
+        params, state = stepped(name, params, grads, state, **options_of(name, options))
+        theirs(name)(**held, grads=list(map(tensor, grads)), **options_of(name, options))
+        for each in set(scalars) & set(state):
+            for one, other in zip(state[each], held[each], strict=True):
+                assert str(one.dtype) == dtype == str(other.dtype).removeprefix("torch.")
+                assert float(one) == other.item()
+        for one, other in zip(params, held["params"], strict=True):
+            np.testing.assert_allclose(one, other.numpy(), rtol=1e-12)
+
+
 def test_without_a_gradient_a_parameter_stays():
     ones, steps = [jnp.ones(2)] * 3, [jnp.zeros(())] * 3
     nothing = np.zeros(2, jax.dtypes.float0)
@@ -316,7 +388,7 @@ def test_narrow_parameters_keep_their_dtypes(dtype):
     assert (narrow.params[0].dtype, narrow.exp_avg_sqs[0].dtype) == ("float32", "bfloat16")  # torch 2.15's fused Adam
 
 
-ONE, ZERO = [jnp.ones(2)], [jnp.zeros(2)]
+ONE, ZERO, SHAPE = [jnp.ones(2)], [jnp.zeros(2)], jax.ShapeDtypeStruct((2,), jnp.float32)
 MUON = options_of("muon", {"lr": 0.1, "weight_decay": 0.0})
 SQUARE = [jnp.ones((2, 2))]
 
@@ -324,7 +396,7 @@ SQUARE = [jnp.ones((2, 2))]
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: adam(ONE, ONE, []), ValueError, "state_steps has 0 entries, but params has 1"),
+        (lambda: adam(ONE, ONE, []), ValueError, "^adam: state_steps has 0 entries, but params has 1"),
         (lambda: adam(ONE, [], [0]), ValueError, "grads has 0 entries, but params has 1"),
         (lambda: adam(ONE, ONE, [0], [], ONE), ValueError, "exp_avgs has 0 entries, but params has 1"),
         (lambda: adam(ONE, ONE, [0], amsgrad=True), ValueError, "max_exp_avg_sqs has 0 entries"),
@@ -338,9 +410,61 @@ SQUARE = [jnp.ones((2, 2))]
             r"gradient of the parameter 'params\[0\]' has shape \(3,\)",
         ),
         (lambda: adam([jnp.arange(2)], ONE, [0]), TypeError, r"the parameter 'params\[0\]' has dtype int32"),
+        (lambda: adam([1.0], ONE, [0]), TypeError, r"^adam: .* can only optimize Tensors .* float: .*'params\[0\]'"),
+        (lambda: adam(ONE, [1.0], [0]), TypeError, r"^adam: the gradient of .*'params\[0\]' is not an array but float"),
+        (
+            lambda: adam(ONE, ONE, [0], [1.0], ONE),
+            ValueError,
+            r"^adam: exp_avgs\[0\] is 1.0, but it should be an",
+        ),
+        (lambda: adam([SHAPE], ONE, [0]), TypeError, r"^adam: params\[0\] must be an array .* ShapeDtypeStruct"),
+        (lambda: adam(ONE, [SHAPE], [0]), TypeError, r"^adam: grads\[0\] must be an array .* ShapeDtypeStruct"),
+        (lambda: adam(ONE, ONE, [0], [SHAPE], ONE), ValueError, r"^adam: exp_avgs\[0\] is ShapeDtypeStruct"),
+        (lambda: adam(None, ONE, [0]), TypeError, "^adam: params must be a list of arrays, but it is None"),
+        (lambda: adam({"a": 1}, ONE, [0]), TypeError, "^adam: params must be a list of arrays, but it is {'a': 1}"),
+        (lambda: adam(ONE, jnp.ones(()), [0]), TypeError, "^adam: grads must be a list of arrays, but it is Array"),
+        (lambda: adam(ONE, ONE, 0), TypeError, "^adam: state_steps must be a list of arrays, but it is 0"),
+        (lambda: adam(ONE, ONE, [0], ONE, None), TypeError, "^adam: exp_avg_sqs must be a list of arrays"),
         (lambda: adam(ONE, ONE, [0], lr=lambda step: 0.1), TypeError, "lr must be a number, but it is <function"),
         (lambda: adam(ONE, ONE, [0], beta1="0.9"), TypeError, "beta1 must be a number, but it is '0.9'"),
         (lambda: adam(ONE, ONE, [0], eps=None), TypeError, "eps must be a number, but it is None"),
+        (lambda: adam(ONE, ONE, [0], lr=jnp.ones(2)), ValueError, r"^adam: lr .* one element, but it has shape \(2,\)"),
+        (lambda: adam(ONE, ONE, [0], lr=[0.1, 0.2]), TypeError, "^adam: lr must be a number, but it is "),
+        (lambda: adam(ONE, ONE, [0], lr=np.complex64(1)), TypeError, "^adam: lr must be a number, .* dtype complex64"),
+        (lambda: adam(ONE, ONE, [0], eps=fo.Beta.of(0.9)), TypeError, "^adam: eps must be a number, but it is Beta"),
+        (lambda: jax.jit(lambda lr: adam(ONE, ONE, [0], lr=lr))(jnp.ones(2)), ValueError, "^adam: lr .* shape"),
+        (lambda: adam(ONE, ONE, [0], amsgrad="no"), TypeError, "^adam: amsgrad must be True or False, but it is 'no'"),
+        (
+            lambda: adam(ONE, ONE, [0], maximize=None),
+            TypeError,
+            "^adam: maximize must be True or False, but it is None",
+        ),
+        (
+            lambda: jax.jit(lambda m: adam(ONE, ONE, [0], maximize=m))(True),
+            TypeError,
+            "^adam: maximize must be True",
+        ),
+        (
+            lambda: adam(ONE, ONE, [0], beta1=1.0),
+            ValueError,
+            "^adam: with these options update 1 has no numbers: fl",
+        ),
+        (lambda: adam(ONE, ONE, [0], beta2=1.5), ValueError, "^adam: with these options update 1 has no numbers: ma"),
+        (
+            lambda: functional.muon(SQUARE, SQUARE, SQUARE, **{**MUON, "ns_coefficients": (1, 2)}),
+            TypeError,
+            "3 numbers",
+        ),
+        (
+            lambda: functional.muon(SQUARE, SQUARE, SQUARE, **{**MUON, "ns_coefficients": (1, 2, "x")}),
+            TypeError,
+            r"^muon: ns_coefficients\[2\] must be a number, but it is 'x'",
+        ),
+        (
+            lambda: functional.muon(SQUARE, SQUARE, SQUARE, **{**MUON, "has_complex": jnp.ones(2, bool)}),
+            TypeError,
+            "^muon: has_complex must be True or False",
+        ),
         (lambda: functional.adam(ONE, ONE, ONE, ONE, [], [0]), TypeError, "missing 7 required keyword-only arguments"),
         (lambda: functional.muon(ONE, ONE, ONE, **MUON), ValueError, "Muon only supports 2D parameters"),
         (
@@ -363,6 +487,93 @@ SQUARE = [jnp.ones((2, 2))]
 def test_what_does_not_fit_raises_and_is_named(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+NUMBERS = "must be a number"
+ONE_ELEMENT = r"must be a number or an array of one element, but it has shape \(2,\)"
+
+
+@pytest.mark.parametrize(
+    ("bad", "error", "message"),
+    [
+        (None, TypeError, f"{NUMBERS}, but it is None"),
+        ("1", TypeError, f"{NUMBERS}, but it is '1'"),
+        (True, TypeError, f"{NUMBERS}, but it is True"),
+        ([1.0], TypeError, f"{NUMBERS}, but it is \\[1.0\\]"),
+        (1j, TypeError, f"{NUMBERS}, but it is 1j"),
+        (jnp.ones((), bool), TypeError, f"{NUMBERS}, but it has dtype bool"),
+        (jnp.ones((), jnp.complex64), TypeError, f"{NUMBERS}, but it has dtype complex64"),
+        (jax.random.key(0), TypeError, f"{NUMBERS}, but it has dtype key"),
+        (jnp.ones(2), ValueError, ONE_ELEMENT),
+        (np.ones(2), ValueError, ONE_ELEMENT),
+        (-1, ValueError, "must be a whole number, at least 0, but it is -1"),
+        (jnp.float32(-2.0), ValueError, "must be a whole number, at least 0, but it is -2.0"),
+        (0.5, ValueError, "must be a whole number, at least 0, but it is 0.5"),
+        (np.float32(1.5), ValueError, "must be a whole number, at least 0, but it is 1.5"),
+        (np.nan, ValueError, "must be a whole number, at least 0, but it is nan"),
+        (np.inf, ValueError, "must be a whole number, at least 0, but it is inf"),
+    ],
+)
+def test_counts_and_carried_scalars_that_are_none(bad, error, message):
+    with pytest.raises(error, match=rf"^adam: state_steps\[1\] {message}"):
+        adam(ONE * 2, ONE * 2, [0, bad])
+    if "whole" not in message:
+        with pytest.raises(error, match=rf"^nadam: mu_products\[1\] {message}"):
+            nadam([1.0, bad])
+    if isinstance(bad, jax.Array) and "whole" not in message:  # what is known of a traced one is checked too
+        with pytest.raises(error, match=rf"^adam: state_steps\[1\] {message}"):
+            jax.jit(lambda step: adam(ONE * 2, ONE * 2, [0, step]))(bad)
+        with pytest.raises(error, match=rf"^nadam: mu_products\[1\] {message}"):
+            jax.jit(lambda product: nadam([1.0, product]))(bad)
+
+
+def test_counts_of_the_caller_and_integer_products():
+    options, grads = options_of("sparse_adam", {}), [BCOO.fromdense(jnp.ones((2, 2)), n_dense=1)]
+    tables = [jnp.zeros((2, 2))]
+    with pytest.raises(ValueError, match=r"^sparse_adam: state_steps\[0\] must be a whole number, at least 1, but it"):
+        functional.sparse_adam(tables, grads, tables, tables, [0], **options)
+    for product in (np.int32(1), jnp.ones((), jnp.int32)):
+        with pytest.raises(TypeError, match=r"^nadam: mu_products\[0\] is int32, but it should be of a floating dtype"):
+            nadam([product])
+
+
+@pytest.mark.parametrize("name", ["grad_scale", "found_inf"])
+@pytest.mark.parametrize("traced", [False, True])
+def test_a_scale_and_a_flag_are_single_numbers(name, traced):
+    def step(given):
+        return adam(ONE, ONE, [0], **{name: given})
+
+    call = jax.jit(step) if traced else step
+    bad = [jnp.ones(2), jnp.ones((1, 2)), jnp.ones(0), jnp.ones((), jnp.complex64), jax.random.key(0)]
+    for value in bad + ([] if traced else ["x", [1.0], 1j, object(), np.array(None), ONE]):
+        with pytest.raises((TypeError, ValueError), match=rf"^adam: {name} must be a number"):
+            call(value)
+    good = {
+        "grad_scale": [1, 1.0, np.float64(1), jnp.ones((1, 1)), jnp.int32(1)],
+        "found_inf": [0, False, np.False_, jnp.zeros(1), jnp.zeros((), bool), jnp.zeros((), jnp.int32)],
+    }
+    for value in good[name]:
+        pairs = zip(jax.tree.leaves(call(value)), jax.tree.leaves(adam(ONE, ONE, [0])), strict=True)
+        for one, other in pairs:
+            np.testing.assert_allclose(one, other, rtol=1e-6)
+    if name == "found_inf":
+        for value in (True, 1, np.nan, jnp.ones(1, bool)):
+            np.testing.assert_array_equal(call(value).params, ONE)
+
+
+@pytest.mark.torch
+def test_tensors_of_torch_are_refused_in_words():
+    torch = pytest.importorskip("torch", reason="needs a tensor of torch")
+    tensors = [torch.ones(2)]
+    for call, message in (
+        (lambda: adam(tensors, ONE, [0]), r"params\[0\] must be an array of JAX or NumPy, but it is tensor"),
+        (lambda: adam(ONE, tensors, [0]), r"grads\[0\] must be an array of JAX or NumPy, but it is tensor"),
+        (lambda: adam(ONE, ONE, [0], tensors, ONE), r"exp_avgs\[0\] is tensor"),
+        (lambda: adam(ONE, ONE, [torch.ones(())]), r"state_steps\[0\] must be a number, but it is tensor"),
+        (lambda: adam(ONE, ONE, [0], grad_scale=torch.ones(1)), "grad_scale must be a number, but it is tensor"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=f"^adam: {message}"):
+            call()
 
 
 def test_shards_of_a_matrix_are_refused_where_the_whole_is_needed():

@@ -194,6 +194,53 @@ def test_state_dtype_and_packing_hold_for_float16():
     assert optimizer.state["a"]["exp_avg_sq"].dtype == jnp.float32
 
 
+@each_rule
+@pytest.mark.parametrize("foreach", [False, True])
+def test_one_dtype_is_that_of_all_slots_in_both_faces(name, foreach):
+    options = {**ALGORITHMS[name].typical, **({"foreach": True} if foreach and ALGORITHMS[name].packs else {})}
+    params = {"w": jnp.ones(SHAPE), "v": jnp.ones((2, 2))}
+    tx = fo.state_dtype(getattr(fo, name)(**options), jnp.bfloat16)
+    assert tx == fo.state_dtype(getattr(fo, name)(**options), "bfloat16")
+    state = tx.init(params)
+    optimizer = optimizer_of(name, jnp.float32, state_dtype="bfloat16")
+    optimizer.step(gradient(0, jnp.float32))
+    _, one = jax.jit(tx.update)(jax.tree.map(jnp.ones_like, params), state, params)
+    assert jax.tree.map(jnp.result_type, one) == jax.tree.map(jnp.result_type, state)
+    for entry in (state, one):
+        unpacked = entry.unpack(params) if hasattr(entry, "unpack") else entry
+        for field, tree in unpacked._asdict().items():
+            held = optimizer.state["w"].get(field)
+            if field == "step" or not isinstance(tree, dict):
+                assert field == "step" or tree is None or tree.dtype == jnp.float32, field
+            else:
+                assert held is None or held.dtype == jnp.bfloat16
+                assert {leaf.dtype for leaf in jax.tree.leaves(tree)} <= {jnp.dtype("bfloat16")}, field
+
+
+def test_one_dtype_leaves_what_no_algorithm_keeps():
+    params = {"z": jnp.ones(2, jnp.complex64), "w": jnp.ones(2)}
+    chain = fo.chain(fo.clip_by_global_norm(1.0), fo.accumulate(fo.nadam(), 2), fo.ema(0.9))
+    state = fo.state_dtype(chain, "bfloat16").init(params)
+    found = {jax.tree_util.keystr(path): str(leaf.dtype) for path, leaf in jax.tree.leaves_with_path(state)}
+    narrow = {path for path, dtype in found.items() if dtype == "bfloat16"}
+    assert narrow == {f".states[1].inner.{slot}['w']" for slot in ("exp_avg", "exp_avg_sq")}
+    single = fo.state_dtype(fo.nadam(), "bfloat16").init(jnp.ones(()))
+    assert (single.exp_avg.dtype, single.mu_product.dtype) == (jnp.bfloat16, jnp.float32)
+    parts = {"a": fo.adam(), "b": fo.sgd(momentum=0.9)}
+    split = fo.state_dtype(fo.partition(parts, {"z": "a", "w": "b"}), "bfloat16").init(params)
+    assert [str(leaf.dtype) for leaf in jax.tree.leaves(split) if leaf.shape] == ["complex64", "complex64", "bfloat16"]
+    injected = fo.state_dtype(fo.inject(fo.adam, lr=0.1), "bfloat16").init({"w": jnp.ones(2)})
+    assert fo.find_state(injected, fo.AdamState).exp_avg["w"].dtype == jnp.bfloat16
+    assert fo.state_dtype(fo.sgd(), "bfloat16").init(params) == fo.sgd().init(params)  # has no slots
+    with pytest.raises(ValueError, match="state_dtype: the state is of no algorithm that has slots, but of type Emp"):
+        fo.state_dtype(fo.clip_by_global_norm(1.0), "bfloat16").init(params)
+    for bad in (None, "int8", ["bfloat16"], "torch.bfloat16", 16):
+        with pytest.raises(
+            TypeError, match=r"state_dtype: the dtype must be a floating one, but it is .*; write a dtype"
+        ):
+            fo.state_dtype(fo.adam(), bad)
+
+
 def test_a_safetensors_file_keeps_float32_slots_of_float16(tmp_path):
     params = {"w": jnp.ones(3, jnp.float16)}
     state = fo.adam().init(params)

@@ -185,6 +185,15 @@ def test_files_keep_it(tmp_path):
         assert dtypes(twin) == {"exp_avg": "bfloat16", "exp_avg_sq": "float32"}
 
 
+@pytest.mark.parametrize("options", [{}, {"amsgrad": True}])
+def test_a_functional_loop_has_only_the_slots_that_the_options_use(options):
+    optimizer = trained(state_dtype="bfloat16", **options)
+    tx, tree, state = optimizer.functional()
+    fresh = tx.init(tree)
+    assert jax.tree.map(jnp.result_type, fresh) == jax.tree.map(jnp.result_type, state)
+    assert (fresh.max_exp_avg_sq is None) == (not options)
+
+
 @pytest.mark.parametrize("frozen", [False, True])
 def test_a_functional_loop_keeps_it(frozen, x64):
     options = {"state_dtype": MIXED, "foreach": True, "group_rules": [("a", {"frozen": frozen})]}
@@ -239,6 +248,30 @@ def test_the_step_compiles_once(compilations):
     assert len(compilations) == before
 
 
+@pytest.mark.parametrize("option", ["bfloat16", MIXED, {"exp_avg": jnp.dtype("bfloat16")}])
+def test_a_group_is_read_again_only_after_a_change(option, monkeypatch):
+    optimizer, reads = trained(state_dtype=option), []
+    original = optimizer._read_options
+    monkeypatch.setattr(optimizer, "_read_options", lambda *given: reads.append(given) or original(*given))
+    optimizer.step(grads(3))
+    assert not reads
+    if isinstance(option, dict):
+        group = optimizer.param_groups[0]
+        group["state_dtype"]["exp_avg"] = jnp.dtype("float16")
+        optimizer.step(grads(4))
+        assert len(reads) == 1 and dtypes(optimizer)["exp_avg"] == "float16"
+        optimizer.step(grads(5))
+        assert len(reads) == 1
+        del group["state_dtype"]["exp_avg"]
+        group["state_dtype"]["exp_avg_sq"] = "bfloat16"
+        optimizer.step(grads(6))
+        assert len(reads) == 2 and dtypes(optimizer) == {"exp_avg": "float16", "exp_avg_sq": "bfloat16"}
+        group["state_dtype"]["exp_avg"] = "half a byte"
+        for _ in range(2):
+            with pytest.raises(TypeError, match="half a byte"):
+                optimizer.step(grads(7))
+
+
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
@@ -252,6 +285,41 @@ def test_the_step_compiles_once(compilations):
         (lambda: optim.Adam(params(), state_dtype="half a byte"), TypeError, "half a byte"),
         (lambda: optim.LBFGS([{"params": params(), "state_dtype": "bfloat16"}]), ValueError, "no option state_dtype"),
         (
+            lambda: optim.AdamW(params(), state_dtype={"exp_avg": None}),
+            TypeError,
+            "AdamW: the dtype of exp_avg .* None",
+        ),
+        (
+            lambda: optim.Adam(params(), state_dtype="torch.bfloat16"),
+            TypeError,
+            "state_dtype of Adam: the dtype must be a floating one, but it is 'torch.bfloat16'; write .* 'bfloat16'",
+        ),
+        (
+            lambda: optim.Adam(params(), state_dtype=["bfloat16"]),
+            TypeError,
+            r"of Adam: .* it is \['bfloat16'\]; write a",
+        ),
+        (lambda: optim.Adam(params(), state_dtype=("f4", 2)), TypeError, r"of Adam: .* it is \('f4', 2\); write a"),
+        (lambda: optim.SGD(params(), state_dtype=jnp.ones(2)), TypeError, "state_dtype of SGD: .* it is Array"),
+        (lambda: optim.SGD(params(), state_dtype=jnp.int8), TypeError, "state_dtype of SGD: .* it is int8; write a"),
+        (lambda: optim.SGD(params(), state_dtype=object), TypeError, "state_dtype of SGD: .* it is object; write a"),
+        (lambda: optim.SGD(params(), state_dtype={"a": {}}), TypeError, "of SGD: the dtype of a .* it is {}; write a"),
+        (
+            lambda: optim.Muon({"w": jnp.ones((2, 2))}, state_dtype={"exp_avg": "bfloat16"}),
+            ValueError,
+            "state_dtype of Muon: the state has no slot exp_avg; it has momentum_buffer",
+        ),
+        (
+            lambda: optim.AdamW(params(), group_rules=[("a", {"state_dtype": 8})]),
+            TypeError,
+            "state_dtype of AdamW: .* it is 8; .*, in parameter group 0",
+        ),
+        (
+            lambda: optim.MuonAdamW(params(), adamw_options={"state_dtype": {"exp_avg": None}}),
+            TypeError,
+            "state_dtype of MuonAdamW: the dtype of exp_avg .* it is None",
+        ),
+        (
             lambda: optim.Adam(params(), group_rules=[("a", {"state_dtyp": 1})]),
             ValueError,
             "did you mean 'state_dtype'",
@@ -261,6 +329,23 @@ def test_the_step_compiles_once(compilations):
 def test_bad_options(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+def test_a_bad_dtype_written_into_a_group_raises_before_the_step():
+    optimizer = trained(state_dtype=MIXED)
+    before = optimizer.params
+    optimizer.param_groups[0]["state_dtype"]["exp_avg"] = None
+    with pytest.raises(TypeError, match=r"state_dtype of Adam: the dtype of exp_avg must be a floating one, .* None"):
+        optimizer.step(grads(3))
+    same(optimizer.params, before)
+
+
+@pytest.mark.torch
+def test_a_dtype_of_torch_is_refused_in_words():
+    torch = pytest.importorskip("torch", reason="needs a dtype of torch")
+    for option in (torch.bfloat16, {"exp_avg": torch.bfloat16}):
+        with pytest.raises(TypeError, match=r"state_dtype of Adam: .* it is torch.bfloat16; write a dtype"):
+            optim.Adam(params(), state_dtype=option)
 
 
 @pytest.mark.torch

@@ -8,7 +8,7 @@ from functorch_optim.base import GradientTransformation, exportable
 from functorch_optim.core.lift import lift
 from functorch_optim.core.numerics import average_of_squares, lerp, sqrt, zeros_like
 from functorch_optim.core.rule import Rule
-from functorch_optim.core.scalar_math import as_float, one_minus_power, power, single
+from functorch_optim.core.scalar_math import as_float, one_minus_power, power, times_in_place
 from functorch_optim.hyperparams import (
     Beta,
     BetaOption,
@@ -72,7 +72,7 @@ class NAdam(Rule):
             beta1.value * (1.0 - 0.5 * power(0.96, count * hyperparams.momentum_decay))
             for count in (as_float(step), as_float(step) + 1.0)  # an integer would overflow
         )
-        product = single(carried["mu_product"] * single(mu))  # in float32, as in torch
+        product = times_in_place(carried["mu_product"], mu)
         so_far = as_float(product)
         scalars = NAdamScalars(
             beta1,

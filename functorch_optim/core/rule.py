@@ -13,6 +13,8 @@ from functorch_optim.core.declaration import check_declaration, check_names
 from functorch_optim.core.options import Options
 from functorch_optim.typing import Array, Numeric, PyTree
 
+_slots_of: dict[Callable[..., PyTree], tuple[str, ...]] = {}  # the slots in each class of states
+
 
 class Rule(Options):
     """How to update one parameter. A subclass declares its options as fields, and its state as a NamedTuple.
@@ -46,6 +48,7 @@ class Rule(Options):
         super().__init_subclass__(**kwargs)
         if not abstract:
             check_declaration(cls, Rule)
+            _slots_of[cls.state] = tuple(name for name in cls.empty()._fields if name not in ("step", *cls.carried))
 
     @classmethod
     def _call_name(cls) -> str:
@@ -108,6 +111,17 @@ class Rule(Options):
     def update(self, grad: jax.Array, param: PyTree, slots: PyTree, scalars: PyTree) -> tuple[jax.Array, PyTree]:
         """Return what to add to the parameter, and its next slots: array math in one real dtype."""
         raise NotImplementedError(f"{type(self).__name__} does not define update")  # abstract: every subclass does
+
+
+def slots_in(state: Callable[..., PyTree]) -> tuple[str, ...] | None:
+    """The names of the slots in a class of states, those that the options may leave out too; None if no rule has it.
+
+    Example:
+        >>> from functorch_optim import NAdamState
+        >>> slots_in(NAdamState)
+        ('exp_avg', 'exp_avg_sq')
+    """
+    return _slots_of.get(state)
 
 
 class StepScalars(Frozen):

@@ -49,6 +49,23 @@ def single(value: Any) -> Numeric:
     return float(np.float32(value)) if on_host(value) else value.astype(jnp.float32)
 
 
+def times_in_place(stored: Any, factor: Numeric) -> Numeric:
+    """Return ``stored * factor`` in the dtype in which a scalar is stored: its own, or float32 for a Python number.
+
+    As in torch a narrower dtype is multiplied in float32, and rounded once.
+
+    Example:
+        >>> times_in_place(0.5, 0.1), times_in_place(np.float64(0.5), 0.1)
+        (0.05000000074505806, 0.05)
+    """
+    dtype = np.dtype(getattr(stored, "dtype", np.float32))
+    wide = np.float64 if dtype == np.float64 else np.float32
+    if on_host(stored, factor):
+        return float(dtype.type(wide(stored) * wide(factor)))
+    wide = jax.dtypes.canonicalize_dtype(wide)
+    return (jnp.asarray(stored, wide) * jnp.asarray(factor, wide)).astype(jax.dtypes.canonicalize_dtype(dtype))
+
+
 def one_minus_power(beta: Beta, step: Numeric) -> Numeric:
     """Return ``1 - beta**step``, the bias correction after ``step`` updates.
 

@@ -70,8 +70,8 @@ def adadelta(
         ``AdadeltaResult(params, square_avgs, acc_deltas, state_steps)``, all lists.
 
     Raises:
-        ValueError, TypeError, RuntimeError: lists of different lengths or shapes; an option that is not a number. The
-            message names the list and the place.
+        ValueError, TypeError, RuntimeError: lists of different lengths or shapes; a count that is no whole number; an
+            option that is not a number. The message names the function, the list and the place.
 
     Example:
         >>> import jax.numpy as jnp
@@ -140,8 +140,8 @@ def adafactor(
         ``AdafactorResult(params, row_vars, col_vars, variances, state_steps)``, all lists.
 
     Raises:
-        ValueError, TypeError, RuntimeError: lists of different lengths or shapes; an option that is not a number. The
-            message names the list and the place.
+        ValueError, TypeError, RuntimeError: lists of different lengths or shapes; a count that is no whole number; an
+            option that is not a number. The message names the function, the list and the place.
 
     Example:
         >>> import jax.numpy as jnp
@@ -207,8 +207,8 @@ def adagrad(
         ``AdagradResult(params, state_sums, state_steps)``, all lists.
 
     Raises:
-        ValueError, TypeError, RuntimeError: lists of different lengths or shapes; an option that is not a number. The
-            message names the list and the place.
+        ValueError, TypeError, RuntimeError: lists of different lengths or shapes; a count that is no whole number; an
+            option that is not a number. The message names the function, the list and the place.
 
     Example:
         >>> import jax.numpy as jnp
@@ -285,8 +285,8 @@ def adam(
         ``AdamResult(params, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, state_steps)``, all lists.
 
     Raises:
-        ValueError, TypeError, RuntimeError: lists of different lengths or shapes; an option that is not a number. The
-            message names the list and the place.
+        ValueError, TypeError, RuntimeError: lists of different lengths or shapes; a count that is no whole number; an
+            option that is not a number. The message names the function, the list and the place.
 
     Example:
         >>> import jax.numpy as jnp
@@ -351,8 +351,8 @@ def adamax(
         ``AdamaxResult(params, exp_avgs, exp_infs, state_steps)``, all lists.
 
     Raises:
-        ValueError, TypeError, RuntimeError: lists of different lengths or shapes; an option that is not a number. The
-            message names the list and the place.
+        ValueError, TypeError, RuntimeError: lists of different lengths or shapes; a count that is no whole number; an
+            option that is not a number. The message names the function, the list and the place.
 
     Example:
         >>> import jax.numpy as jnp
@@ -427,8 +427,8 @@ def adamw(
         ``AdamWResult(params, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, state_steps)``, all lists.
 
     Raises:
-        ValueError, TypeError, RuntimeError: lists of different lengths or shapes; an option that is not a number. The
-            message names the list and the place.
+        ValueError, TypeError, RuntimeError: lists of different lengths or shapes; a count that is no whole number; an
+            option that is not a number. The message names the function, the list and the place.
 
     Example:
         >>> import jax.numpy as jnp
@@ -496,8 +496,8 @@ def asgd(
         ``ASGDResult(params, axs, mus, etas, state_steps)``, all lists.
 
     Raises:
-        ValueError, TypeError, RuntimeError: lists of different lengths or shapes; an option that is not a number. The
-            message names the list and the place.
+        ValueError, TypeError, RuntimeError: lists of different lengths or shapes; a count that is no whole number; an
+            option that is not a number. The message names the function, the list and the place.
 
     Example:
         >>> import jax.numpy as jnp
@@ -556,8 +556,8 @@ def muon(
         ``MuonResult(params, muon_momentum_bufs)``, all lists.
 
     Raises:
-        ValueError, TypeError, RuntimeError: lists of different lengths or shapes; an option that is not a number. The
-            message names the list and the place.
+        ValueError, TypeError, RuntimeError: lists of different lengths or shapes; a count that is no whole number; an
+            option that is not a number. The message names the function, the list and the place.
 
     Example:
         >>> import jax.numpy as jnp
@@ -630,8 +630,8 @@ def nadam(
         ``NAdamResult(params, exp_avgs, exp_avg_sqs, mu_products, state_steps)``, all lists.
 
     Raises:
-        ValueError, TypeError, RuntimeError: lists of different lengths or shapes; an option that is not a number. The
-            message names the list and the place.
+        ValueError, TypeError, RuntimeError: lists of different lengths or shapes; a count that is no whole number; an
+            option that is not a number. The message names the function, the list and the place.
 
     Example:
         >>> import jax.numpy as jnp
@@ -698,8 +698,8 @@ def radam(
         ``RAdamResult(params, exp_avgs, exp_avg_sqs, state_steps)``, all lists.
 
     Raises:
-        ValueError, TypeError, RuntimeError: lists of different lengths or shapes; an option that is not a number. The
-            message names the list and the place.
+        ValueError, TypeError, RuntimeError: lists of different lengths or shapes; a count that is no whole number; an
+            option that is not a number. The message names the function, the list and the place.
 
     Example:
         >>> import jax.numpy as jnp
@@ -768,8 +768,8 @@ def rmsprop(
         ``RMSpropResult(params, square_avgs, grad_avgs, momentum_buffer_list, state_steps)``, all lists.
 
     Raises:
-        ValueError, TypeError, RuntimeError: lists of different lengths or shapes; an option that is not a number. The
-            message names the list and the place.
+        ValueError, TypeError, RuntimeError: lists of different lengths or shapes; a count that is no whole number; an
+            option that is not a number. The message names the function, the list and the place.
 
     Example:
         >>> import jax.numpy as jnp
@@ -834,8 +834,8 @@ def rprop(
         ``RpropResult(params, prevs, step_sizes, state_steps)``, all lists.
 
     Raises:
-        ValueError, TypeError, RuntimeError: lists of different lengths or shapes; an option that is not a number. The
-            message names the list and the place.
+        ValueError, TypeError, RuntimeError: lists of different lengths or shapes; a count that is no whole number; an
+            option that is not a number. The message names the function, the list and the place.
 
     Example:
         >>> import jax.numpy as jnp
@@ -895,8 +895,8 @@ def sgd(
         ``SGDResult(params, momentum_buffer_list)``, all lists.
 
     Raises:
-        ValueError, TypeError, RuntimeError: lists of different lengths or shapes; an option that is not a number. The
-            message names the list and the place.
+        ValueError, TypeError, RuntimeError: lists of different lengths or shapes; a count that is no whole number; an
+            option that is not a number. The message names the function, the list and the place.
 
     Example:
         >>> import jax.numpy as jnp
@@ -949,8 +949,8 @@ def sparse_adam(
         ``SparseAdamResult(params, exp_avgs, exp_avg_sqs)``, all lists.
 
     Raises:
-        ValueError, TypeError, RuntimeError: lists of different lengths or shapes; an option that is not a number. The
-            message names the list and the place.
+        ValueError, TypeError, RuntimeError: lists of different lengths or shapes; a count that is no whole number; an
+            option that is not a number. The message names the function, the list and the place.
 
     Example:
         >>> import jax.numpy as jnp

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from functorch_optim.base import GradientTransformation, exportable
-from functorch_optim.optim.engine.lists import PAIRS, STEPS, ListUpdate
+from functorch_optim.optim.engine.lists import PAIRS, STEPS, ListUpdate, flag
 from functorch_optim.optim.signatures import option_docs, with_signature
 from functorch_optim.typing import PyTree
 
@@ -68,8 +68,8 @@ Returns:
     {returns}
 
 Raises:
-    ValueError, TypeError, RuntimeError: lists of different lengths or shapes; an option that is not a number. The
-        message names the list and the place.
+    ValueError, TypeError, RuntimeError: lists of different lengths or shapes; a count that is no whole number; an
+        option that is not a number. The message names the function, the list and the place.
 
 Example:
 {example}"""
@@ -109,12 +109,12 @@ def list_function(
 
     def call(given: dict[str, PyTree]) -> PyTree:
         for argument, error in (refused or {}).items():
-            if given[argument]:
+            if given[argument] is not None and flag(f"{name}: {argument}", given[argument]):
                 raise error
         after = update(given)
         return result(*[after[each] for each in lists])
 
-    name, kinds = getattr(constructor, "func", constructor).__name__, _kinds(update, [*names, *keywords])
+    name, kinds = update.name, _kinds(update, [*names, *keywords])
     body = f"return _call({{{', '.join(f'{each!r}: {each}' for each in kinds)}}})"
     signature = inspect.Signature([_parameter(each, kinds[each], each in keywords) for each in kinds])
     function = with_signature(name, signature, body, _MODULE, _call=call)

@@ -84,7 +84,7 @@ class MuonAdamW(Optimizer):
             "muon": functools.partial(muon, batched=False),
             "adamw": adamw,
         }
-        return ByParameter(Algorithms(makers, self._options))
+        return ByParameter(Algorithms(makers, self._options, type(self).__name__))
 
     def _known_options(self) -> Collection[str]:
         return {"frozen", "state_dtype", *(key for options in self._options.values() for key in options)}

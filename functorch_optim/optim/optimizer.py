@@ -145,7 +145,7 @@ class Optimizer(Saved):
     def _make_engine(self) -> Engine[Any]:
         constructor = type(self).constructor
         if constructor is not None:
-            return ByParameter(Algorithms({None: constructor}, {None: self.defaults}))
+            return ByParameter(Algorithms({None: constructor}, {None: self.defaults}, type(self).__name__))
         if type(self).transformation is not Optimizer.transformation:
             return ByTree(self.transformation, list(self.defaults), ())
         return NoAlgorithm(type(self).__name__)

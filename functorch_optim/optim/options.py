@@ -111,10 +111,12 @@ def read_options(
 
 
 def is_constant(value: object) -> bool:
-    """Whether an option is a plain value, which changes only if someone writes another into the group."""
+    """Whether an option is a plain value, which changes only if someone writes another into the group, or into it."""
     if isinstance(value, tuple):
-        return all(map(is_constant, value))
-    return value is None or type(value) in (float, int, bool, str)
+        return all(type(item) is not dict and is_constant(item) for item in value)
+    if type(value) is dict:
+        return all(map(is_constant, value.values()))
+    return value is None or type(value) in (float, int, bool, str) or isinstance(value, np.dtype)
 
 
 class Delayed(Frozen):

@@ -67,17 +67,19 @@ def _replaced(hook: Hook, result: PyTree, args: PyTree, kwargs: object) -> tuple
 
 
 class GroupRead:
-    """The record of a group, which is valid until someone writes into the group."""
+    """The record of a group, which is valid until someone writes into the group, or into a dict in it."""
 
-    __slots__ = ("_keys", "_values", "record")
+    __slots__ = ("_dicts", "_keys", "_values", "record")
 
     def __init__(self, group: OptionValues, record: Any) -> None:
         self._keys, self._values = list(group), list(group.values())
+        self._dicts = [(value, GroupRead(value, None)) for value in self._values if isinstance(value, dict)]
         self.record = record
 
     def holds(self, group: OptionValues) -> bool:
         """Whether the group has the same keys and the very same values."""
-        return list(group) == self._keys and all(map(operator.is_, group.values(), self._values))
+        same = list(group) == self._keys and all(map(operator.is_, group.values(), self._values))
+        return same and all(read.holds(value) for value, read in self._dicts)
 
 
 class Stepping(Hooked):

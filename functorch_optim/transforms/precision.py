@@ -1,30 +1,37 @@
 """Reduced precision: slots in a narrower dtype, stochastic rounding of bfloat16 parameters, float32 master weights."""
 
 from collections.abc import Mapping
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 
 from functorch_optim import axes, trees
 from functorch_optim.base import GradientTransformation, add_update, clips_of, exportable, transformation
 from functorch_optim.combinators import Wrapper, current_hyperparams
+from functorch_optim.core.rule import slots_in
 from functorch_optim.effects import Effects, Kind, Leaves
 from functorch_optim.keys import as_key, of_shard
 from functorch_optim.typing import Array, PyTree
 
+SlotDtypes = tuple[tuple[str, str], ...]
+
 
 class StateDtype(Wrapper):
-    dtypes: tuple[tuple[str, str], ...]
+    dtypes: SlotDtypes | str  # by slot, or one for every slot of an algorithm
 
     @classmethod
     def _call_name(cls) -> str:
         return "state_dtype"
 
     def init(self, params: PyTree) -> PyTree:
+        state = self.inner.init(params)
+        if isinstance(self.dtypes, str):
+            return _with_slots_in(state, self.dtypes)
         dtypes = dict(self.dtypes)
-        leaves, treedef = jax.tree_util.tree_flatten_with_path(self.inner.init(params), is_leaf=lambda x: x is None)
+        leaves, treedef = jax.tree_util.tree_flatten_with_path(state, is_leaf=lambda x: x is None)
         slots: dict[str, None] = {}
         cast = []
         for path, leaf in leaves:
@@ -34,8 +41,7 @@ class StateDtype(Wrapper):
             own = [key.name for key in beneath if isinstance(key, jax.tree_util.GetAttrKey)]
             slots |= dict.fromkeys(own)
             wanted = [dtypes[name] for name in own if name in dtypes]
-            kept = not wanted or leaf is None or not jnp.issubdtype(leaf.dtype, jnp.floating)
-            cast.append(leaf if kept else jnp.asarray(leaf, wanted[-1]))
+            cast.append(_as(wanted[-1], leaf) if wanted else leaf)
         missing = [name for name in dtypes if name not in slots]
         if missing and jax.tree.leaves(params):
             raise ValueError(f"state_dtype: the state has no slot {', '.join(missing)}; it has {', '.join(slots)}")
@@ -51,6 +57,32 @@ class StateDtype(Wrapper):
         return clips_of(self.inner, state, norm)
 
 
+def _with_slots_in(state: PyTree, dtype: str) -> PyTree:
+    """The state with the slots of every algorithm in it in this dtype; averages, sums and copies stay as they are."""
+    found = []
+
+    def narrowed_slots(node: PyTree) -> PyTree:
+        slots = slots_in(type(node))
+        if slots is None:
+            return node
+        found.append(node)
+        return node._replace(**{name: jax.tree.map(lambda x: _as(dtype, x), getattr(node, name)) for name in slots})
+
+    new = jax.tree.map(narrowed_slots, state, is_leaf=lambda node: slots_in(type(node)) is not None)
+    if not found:
+        raise ValueError(
+            f"state_dtype: the state is of no algorithm that has slots, but of type {type(state).__name__}; a dict "
+            'names what to narrow, {"slot": "bfloat16"}'
+        )
+    return new
+
+
+def _as(dtype: str, leaf: PyTree) -> PyTree:
+    """A leaf in this dtype if it is a real floating one."""
+    real = leaf is not None and jnp.issubdtype(leaf.dtype, jnp.floating)
+    return jnp.asarray(leaf, dtype) if real else leaf
+
+
 def _is_slot_of_one(leaf: PyTree, params: PyTree) -> bool:
     """Whether a leaf may be a slot of parameters that are a single array."""
     if leaf is None or not jax.tree_util.all_leaves([params]):
@@ -58,15 +90,17 @@ def _is_slot_of_one(leaf: PyTree, params: PyTree) -> bool:
     return leaf.shape != () or jnp.shape(params) == ()
 
 
-def state_dtype(inner: GradientTransformation, dtypes: Mapping[str, PyTree]) -> GradientTransformation:
+def state_dtype(inner: GradientTransformation, dtypes: PyTree) -> GradientTransformation:
     """Keep slots of ``inner`` in another floating dtype; the arithmetic stays in float32.
 
     Args:
         inner: a transformation whose slots keep their dtype, as those of this library do.
-        dtypes: slot -> dtype: ``{"exp_avg": "bfloat16"}``.
+        dtypes: slot -> dtype: ``{"exp_avg": "bfloat16"}``; or one dtype, for all slots of the algorithms in ``inner``.
+            Then what other transformations keep (averages, accumulated gradients, copies of the parameters) stays as it
+            is, and so do numbers such as NAdam's ``mu_product``, and slots of complex parameters.
 
     Raises:
-        TypeError: a dtype is not floating. ValueError, from ``init``: the state has no such slot.
+        TypeError: a dtype is not floating. ValueError, from ``init``: the state has no such slot, or no algorithm's.
 
     Example:
         >>> import functorch_optim as fo
@@ -74,17 +108,40 @@ def state_dtype(inner: GradientTransformation, dtypes: Mapping[str, PyTree]) -> 
         >>> state = tx.init(jnp.ones(2))
         >>> state.exp_avg.dtype.name, state.exp_avg_sq.dtype.name
         ('bfloat16', 'float32')
+        >>> state_dtype(fo.adam(lr=0.1), "bfloat16").init(jnp.ones(2)).exp_avg_sq.dtype.name
+        'bfloat16'
     """
-    return transformation(StateDtype(inner, floating_dtypes(dtypes)))
+    return transformation(StateDtype(inner, floating_dtypes(dtypes, "state_dtype")))
 
 
-def floating_dtypes(dtypes: Mapping[str, PyTree]) -> tuple[tuple[str, str], ...]:
-    """The names of the dtypes by slot; raises TypeError unless all are floating."""
-    names = {name: jnp.dtype(dtype) for name, dtype in dtypes.items()}
-    for name, dtype in names.items():
-        if not jnp.issubdtype(dtype, jnp.floating):
-            raise TypeError(f"state_dtype: the dtype of {name} must be a floating one, but it is {dtype}")
-    return tuple((name, str(dtype)) for name, dtype in names.items())
+def floating_dtypes(dtypes: PyTree, where: str) -> SlotDtypes | str:
+    """The names of the dtypes by slot, or the name of the only one.
+
+    Raises:
+        TypeError: one is no floating dtype; the message begins with ``where``.
+    """
+    if isinstance(dtypes, Mapping):
+        return tuple((str(slot), _floating(dtype, f"{where}: the dtype of {slot}")) for slot, dtype in dtypes.items())
+    return _floating(dtypes, f"{where}: the dtype")
+
+
+def _floating(dtype: PyTree, what: str) -> str:
+    known = as_dtype(dtype)
+    found = repr(dtype) if known is None else str(known)
+    if known is None or not jnp.issubdtype(known, jnp.floating):
+        raise TypeError(
+            f"{what} must be a floating one, but it is {found}; write a dtype for all "
+            "slots, such as 'bfloat16', 'float16' or jnp.float32, or a dict of them by slot"
+        )
+    return found
+
+
+def as_dtype(given: PyTree) -> np.dtype[Any] | None:
+    """The dtype that a name, a dtype or a class of scalars means; None if it means none."""
+    try:
+        return jnp.dtype(given) if isinstance(given, str | np.dtype | type) else None
+    except (TypeError, ValueError):
+        return None
 
 
 @exportable

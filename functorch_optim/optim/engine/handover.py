@@ -14,7 +14,6 @@ from functorch_optim.optim.engine.kinds import Algorithms, Record, lifted
 from functorch_optim.optim.engine.prepared import age
 from functorch_optim.optim.engine.protocol import Group
 from functorch_optim.optim.engine.resting import resting
-from functorch_optim.optim.engine.slot_dtypes import slot_dtypes
 from functorch_optim.optim.engine.torch_habits import habits_of
 from functorch_optim.optim.layout import Layout
 from functorch_optim.optim.options import delay
@@ -105,8 +104,9 @@ def _transformation(algorithms: Algorithms, options: Group, late: int) -> Gradie
 
 def _as_kept(algorithms: Algorithms, tx: GradientTransformation, options: Group) -> GradientTransformation:
     """The transformation with the dtypes of the group's slots, and at rest where the group is frozen."""
-    dtypes = slot_dtypes(options.get("state_dtype"), algorithms.kind(options).rule_type)
-    tx = state_dtype(tx, dict(dtypes)) if dtypes else tx
+    dtypes = algorithms.kind(options).slot_dtypes(options)
+    used = {name: dtype for name, dtype in dtypes if name in lifted(tx).slot_names}
+    tx = state_dtype(tx, used) if used else tx
     return resting(tx) if options.get("frozen") else tx
 
 

@@ -17,10 +17,15 @@ from functorch_optim.typing import OptionValues, PyTree
 
 
 class Kind:
-    """An algorithm that groups may have: it builds a lifted rule from a group's options."""
+    """An algorithm that groups may have: it builds a lifted rule from a group's options.
 
-    def __init__(self, constructor: Callable[..., GradientTransformation], defaults: OptionValues) -> None:
-        self.constructor = constructor
+    ``title`` is the name of the optimizer's class, for messages.
+    """
+
+    def __init__(
+        self, constructor: Callable[..., GradientTransformation], defaults: OptionValues, title: str = ""
+    ) -> None:
+        self.constructor, self._title = constructor, title
         self._parameters = tuple(
             name for name in inspect.signature(constructor).parameters if name not in FUNCTIONAL_ONLY
         )
@@ -64,6 +69,10 @@ class Kind:
         """Return the numbers among the options of a rule built from :meth:`arguments`."""
         return hyperparams_of(self.rule_type, {**vars(algorithm.rule), **options}, 0)
 
+    def slot_dtypes(self, options: OptionValues) -> SlotDtypes:
+        """Return the dtypes of the slots that a group's option ``state_dtype`` names."""
+        return slot_dtypes(options.get("state_dtype"), self.rule_type, self._title)
+
     def build(self, options: OptionValues) -> Lifted:
         return lifted(self.constructor(**{name: options[name] for name in self.options_of(options)}))
 
@@ -82,15 +91,17 @@ class Algorithms:
     """Builds lifted rules from groups' options.
 
     ``constructors`` has each algorithm's function from the functional face, and ``defaults`` its options. The key is
-    None if there is one algorithm; if there are several, it is the value of a group's ``algorithm``.
+    None if there is one algorithm; if there are several, it is the value of a group's ``algorithm``. ``title`` is the
+    name of the optimizer's class, for messages.
     """
 
     def __init__(
         self,
         constructors: Mapping[str | None, Callable[..., GradientTransformation]],
         defaults: Mapping[str | None, OptionValues],
+        title: str,
     ) -> None:
-        self.kinds = {name: Kind(constructor, defaults[name]) for name, constructor in constructors.items()}
+        self.kinds = {name: Kind(constructor, defaults[name], title) for name, constructor in constructors.items()}
         self.data_names: set[str] = set().union(*(kind.data_names for kind in self.kinds.values()))
         self._made: dict[Hashable, Lifted] = {}
         self._decayed: set[int] = set()  # the groups whose weight decay was ever nonzero
@@ -120,7 +131,7 @@ class Algorithms:
         for name in kind.options_of(options):
             if name not in kind.data_names and isinstance(options[name], list | dict | set):
                 raise TypeError(f"{name} must be a plain value, but it is {options[name]!r}")
-        slot_dtypes(options.get("state_dtype"), kind.rule_type)
+        kind.slot_dtypes(options)
         kind.build(kind.checked(options) if live else options)
 
     def record(self, options: Group, group: int) -> Record:
@@ -134,7 +145,7 @@ class Algorithms:
         if decays:
             self._decayed.add(group)
         arguments = kind.arguments(options, group not in self._decayed, f" of parameter group {group}")
-        dtypes = slot_dtypes(options.get("state_dtype"), kind.rule_type)
+        dtypes = kind.slot_dtypes(options)
         key = (kind.rule_type, tuple(arguments.items()), dtypes)
         if key not in self._made:
             self._made[key] = kind.build(arguments)

@@ -1,7 +1,10 @@
 """Update lists of arrays once, with lists of their state, as torch's functional optimizers do."""
 
 import inspect
-from collections.abc import Callable, Hashable, Mapping
+import math
+from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -10,14 +13,15 @@ from jax.core import Tracer
 
 from functorch_optim import rows, trees
 from functorch_optim.base import GradientTransformation, add_update
-from functorch_optim.core.leaf import LeafUpdate
 from functorch_optim.core.lifted import Lifted
-from functorch_optim.core.rule import Rule, step_scalars
+from functorch_optim.core.options import data_options
+from functorch_optim.core.rule import Rule, StepScalars, step_scalars
+from functorch_optim.hyperparams import Beta, Option
 from functorch_optim.optim.engine.entries import shapes_of
 from functorch_optim.optim.engine.histories import slots_of
 from functorch_optim.optim.engine.kinds import Kind
 from functorch_optim.optim.engine.torch_habits import FUNCTIONAL_ONLY, habits_of
-from functorch_optim.optim.options import is_number, value_at
+from functorch_optim.optim.options import value_at
 from functorch_optim.typing import Numeric, PyTree
 
 # The options that torch's functions have in two.
@@ -29,6 +33,7 @@ PAIRS = {
 }
 STEPS = "state_steps"
 Lists = dict[str, list[PyTree]]
+Updated = tuple[PyTree, PyTree, dict[str, PyTree]]  # the delta, the slots, the carried scalars
 
 
 class ListUpdate:
@@ -49,51 +54,60 @@ class ListUpdate:
         counts: bool = True,
     ) -> None:
         parameters = inspect.signature(constructor).parameters
+        self.name: str = getattr(constructor, "func", constructor).__name__
         self.options = {name: p.default for name, p in parameters.items() if name not in FUNCTIONAL_ONLY}
         self.kind = Kind(constructor, self.options)
         self.grads, self.state, self.counts = grads, dict(state), counts
+        self._flags = {name for name, p in parameters.items() if p.annotation is bool}
 
     def __call__(self, given: Mapping[str, PyTree]) -> Lists:
         """Compute the parameters and the state after the update, by argument name.
 
         Raises:
             ValueError, TypeError, RuntimeError: the lists do not fit each other, or an option is not what it must be.
+                The message begins with the function's name.
         """
-        before = {name: list(given[name]) for name in ("params", *self.state, STEPS) if name in given}
-        algorithm, numbers = self._algorithm(given)
-        grads = self._checked(algorithm, before, list(given[self.grads]))
+        with _named(self.name):
+            before = {name: _listed(name, given[name]) for name in ("params", *self.state, STEPS) if name in given}
+            algorithm, numbers = self._algorithm(given)
+            grads = self._checked(algorithm, before, _listed(self.grads, given[self.grads]))
+            scalars = self._scalars(algorithm.rule, before)
+            scale, found_inf = (
+                None if given.get(name) is None else _one(name, given[name], flag=name == "found_inf")
+                for name in ("grad_scale", "found_inf")
+            )
+            algorithms = algorithm.of_leaves(jax.tree.structure(before["params"]), before["params"])
         after: Lists = {name: list(held) for name, held in before.items()}
-        shared: dict[Hashable, tuple[LeafUpdate, dict[str, PyTree]]] = {}
-        carrying = [name for name, field in self.state.items() if field in algorithm.rule.carried]
-        algorithms = algorithm.of_leaves(jax.tree.structure(before["params"]), before["params"])
+        groups: dict[Hashable, list[int]] = {}
         for index, (own, grad) in enumerate(zip(algorithms, grads, strict=True)):
-            if grad is None:
-                continue
-            param = jnp.asarray(before["params"][index])
-            slots, begins = self._slots(own.rule, numbers, before, index)
-            scalars_of = {name: before[name][index] for name in (*carrying, STEPS) if name in before}
-            # What is traced is compared by identity: it lives as long as the lists do.
-            key = (id(own), begins, *[id(x) if isinstance(x, Tracer) else _scalar(x) for x in scalars_of.values()])
-            if key not in shared:
-                carried = {self.state[name]: _scalar(scalars_of[name]) for name in carrying}
-                step = _step(scalars_of[STEPS], self.counts) if STEPS in before else (1 if begins else 2)
-                scalars, later = step_scalars(own.rule, step, numbers, carried)
-                shared[key] = own.leaf_update(scalars), later
-            update, later = shared[key]
-            delta, slots = update(_unscaled(grad, given.get("grad_scale")), param, slots)
-            after["params"][index] = add_update(param, delta)
-            self._put(after, index, slots, later)
-        return after if given.get("found_inf") is None else _unless(given["found_inf"], before, after)
+            if grad is not None:
+                alike = [_likeness(column[index]) for column in scalars.values()]
+                groups.setdefault((id(own), self._begins(own.rule, before, index), *alike), []).append(index)
+        for members in groups.values():
+            own = algorithms[members[0]]
+            update = self._updates(own, numbers, before, scalars, members)
+            for index in members:
+                param, slots = jnp.asarray(before["params"][index]), self._slots(own.rule, numbers, before, index)
+                delta, slots, later = update(index, _unscaled(grads[index], scale), param, slots)
+                after["params"][index] = add_update(param, delta)
+                self._put(after, index, slots, later)
+        return after if found_inf is None else _unless(found_inf, before, after)
 
     def _algorithm(self, given: Mapping[str, PyTree]) -> tuple[Lifted, PyTree]:
         """The rule that these options make, without its numbers, and the numbers."""
-        options = dict(self.options)
+        options, data = dict(self.options), data_options(self.kind.rule_type)
         for name, default in self.options.items():
             halves = PAIRS.get(name, ())
             if name in given and name not in self.state:
-                options[name] = _number(name, given[name]) if name in self.kind.data_names else given[name]
+                if name in self.kind.data_names:
+                    options[name] = _number(name, given[name], data[name])
+                elif name in self._flags:
+                    options[name] = flag(name, given[name])
+                else:
+                    options[name] = _one(name, given[name]) if _is_array(given[name]) else given[name]
             elif halves and halves[0] in given:
-                options[name] = tuple([_number(half, given[half]) for half in halves])
+                one = replace(data[name], length=0)
+                options[name] = tuple([_number(half, given[half], one) for half in halves])
             elif name in self.kind.data_names:
                 options[name] = value_at(default, 0)
         algorithm = self.kind.build(self.kind.arguments(options, drop_decay=True))
@@ -103,6 +117,7 @@ class ListUpdate:
         """Return the gradients, None where missing; raises unless everything fits the parameters."""
         rule, count = algorithm.rule, len(lists["params"])
         for index, param in enumerate(lists["params"]):
+            _check_array(f"params[{index}]", param)
             trees.check_parameter(f"params[{index}]", param)
             rule.check_parameter(f"params[{index}]", param)
         expected = [shapes_of(rule, param.shape, param.dtype) for param in lists["params"]]
@@ -119,49 +134,195 @@ class ListUpdate:
         grads = [None if trees.is_absent(grad) else grad for grad in grads]
         for index, (grad, param) in enumerate(zip(grads, lists["params"], strict=True)):
             name = f"params[{index}]"
+            _check_array(f"{self.grads}[{index}]", grad)
             trees.check_update(name, grad, param, rule.title, rule.sparse_hint, rows=rule.takes_rows)
             algorithm.check_gradient(name, grad, decays)
         return grads
 
-    def _slots(self, rule: Rule, numbers: PyTree, lists: Lists, index: int) -> tuple[PyTree, bool]:
-        """The slots of a parameter, and whether they begin: without counts this alone says which update it is."""
+    def _scalars(self, rule: Rule, lists: Lists) -> Lists:
+        """The carried scalars and the steps of every parameter, traced or known; raises unless they are scalars."""
+        found: Lists = {}
+        for name, field in self.state.items():
+            if field in rule.carried:
+                found[name] = [_carried(f"{name}[{index}]", held) for index, held in enumerate(lists[name])]
+        if STEPS in lists:
+            least = 0 if self.counts else 1
+            found[STEPS] = [_count(f"{STEPS}[{index}]", held, least) for index, held in enumerate(lists[STEPS])]
+        return found
+
+    def _updates(
+        self, own: Lifted, numbers: PyTree, lists: Lists, scalars: Lists, members: Sequence[int]
+    ) -> Callable[[int, PyTree, PyTree, PyTree], Updated]:
+        """Return the update ``(index, grad, param, slots) -> (delta, slots, carried)`` of these parameters.
+
+        Their scalars are equal, or traced; then the update is traced once per shape, with the scalars as arguments.
+        """
+        begins = self._begins(own.rule, lists, members[0])
+
+        def scalars_at(held: Mapping[str, PyTree]) -> tuple[StepScalars, dict[str, PyTree]]:
+            step = _next(held[STEPS], self.counts) if STEPS in held else (1 if begins else 2)
+            try:
+                carried = {self.state[name]: value for name, value in held.items() if name != STEPS}
+                return step_scalars(own.rule, step, numbers, carried)
+            except (ArithmeticError, ValueError) as error:
+                raise ValueError(f"{self.name}: with these options update {step} has no numbers: {error}") from error
+
+        # What is traced is compared by identity: it lives as long as the lists do.
+        traced = [name for name, column in scalars.items() if isinstance(column[members[0]], Tracer)]
+        known = {name: column[members[0]] for name, column in scalars.items() if name not in traced}
+        if len({tuple([id(lists[name][index]) for name in traced]) for index in members}) == 1:
+            shared, later = scalars_at({**known, **{name: scalars[name][members[0]] for name in traced}})
+            update = own.leaf_update(shared)
+            return lambda index, grad, param, slots: (*update(grad, param, slots), later)
+
+        @jax.jit
+        def compiled(held: Mapping[str, PyTree], grad: PyTree, param: PyTree, slots: PyTree) -> Updated:
+            shared, later = scalars_at({**known, **held})
+            return *own.leaf_update(shared)(grad, param, slots), later
+
+        return lambda index, *arrays: compiled({name: scalars[name][index] for name in traced}, *arrays)
+
+    def _begins(self, rule: Rule, lists: Lists, index: int) -> bool:
+        """Whether a slot is missing: without counts this alone says which update it is."""
+        return any(lists[name][index] is None for name in self._kept(rule, lists, index))
+
+    def _kept(self, rule: Rule, lists: Lists, index: int) -> list[str]:
+        """The lists that have slots of this parameter."""
         param = lists["params"][index]
         kept = slots_of(shapes_of(rule, param.shape, param.dtype))
-        slots = {field: lists[name][index] for name, field in self.state.items() if field in kept}
+        return [name for name, field in self.state.items() if field in kept]
+
+    def _slots(self, rule: Rule, numbers: PyTree, lists: Lists, index: int) -> PyTree:
+        """The slots of a parameter."""
+        slots = {self.state[name]: lists[name][index] for name in self._kept(rule, lists, index)}
         begins = any(slot is None for slot in slots.values())
-        fresh = rule.init(jnp.asarray(param), numbers)._asdict() if begins else slots
+        fresh = rule.init(jnp.asarray(lists["params"][index]), numbers)._asdict() if begins else slots
         slots = {field: fresh[field] if slot is None else jnp.asarray(slot) for field, slot in slots.items()}
-        return rule.empty()._replace(**slots), begins
+        return rule.empty()._replace(**slots)
 
     def _put(self, after: Lists, index: int, slots: PyTree, carried: Mapping[str, PyTree]) -> None:
         """Replace the state of a parameter."""
         for name, field in self.state.items():
             if field in carried:
-                held = jnp.asarray(after[name][index])
-                after[name][index] = jnp.asarray(carried[field], held.dtype).reshape(held.shape)
+                after[name][index] = _stored(carried[field], after[name][index])
             elif getattr(slots, field) is not None:
                 after[name][index] = getattr(slots, field)
         if self.counts and STEPS in after:
             after[STEPS][index] = after[STEPS][index] + 1
 
 
-def _number(name: str, value: PyTree) -> PyTree:
-    """Convert a numeric option to a Python float if it is known."""
-    number = None if callable(value) else value_at(value, 0)
-    if not is_number(number) and not (value is None and name == "eps1"):
-        raise TypeError(f"{name} must be a number, but it is {value!r}")
-    return number
+@contextmanager
+def _named(function: str) -> Generator[None]:
+    """Let errors begin with the function's name."""
+    try:
+        yield
+    except (TypeError, ValueError, RuntimeError) as error:
+        if type(error) not in (TypeError, ValueError, RuntimeError):  # JAX's own, which say what was traced
+            raise
+        raise type(error)(f"{function}: {error}") from error
 
 
-def _scalar(value: PyTree) -> PyTree:
-    """Convert a scalar of the state to a Python float if it is known."""
-    return value.reshape(()) if isinstance(value, Tracer) else float(np.asarray(value).item())
+def _listed(name: str, given: PyTree) -> list[PyTree]:
+    """Return an argument as a new list."""
+    try:
+        if not isinstance(given, str | bytes | Mapping):
+            return list(given)
+    except TypeError:
+        pass
+    raise TypeError(f"{name} must be a list of arrays, but it is {_shown(given)}")
 
 
-def _step(steps: PyTree, counts: bool) -> Numeric:
+def flag(name: str, given: PyTree) -> bool:
+    """Return an option that is on or off as True or False."""
+    known = not isinstance(given, Tracer) and isinstance(given, bool | int | np.generic | np.ndarray | jax.Array)
+    if not known or np.size(given) != 1:
+        raise TypeError(f"{name} must be True or False, but it is {_shown(given)}")
+    return bool(_one(name, given, flag=True))
+
+
+def _number(name: str, given: PyTree, option: Option) -> PyTree:
+    """Convert a numeric option to a Python float if it is known, and one of several numbers to a tuple."""
+    if length := option.length:
+        if not isinstance(given, tuple | list) or len(given) != length:
+            raise TypeError(f"{name} must hold {length} numbers, but it is {_shown(given)}")
+        one = replace(option, length=0)
+        return tuple([_number(f"{name}[{index}]", item, one) for index, item in enumerate(given)])
+    if isinstance(given, Beta) and option.beta:
+        plain = replace(option, beta=False)
+        return Beta(_number(name, given.value, plain), _number(name, given.complement, plain))
+    if given is None and name == "eps1":
+        return None
+    number = _one(name, given)
+    return number if isinstance(number, Tracer) else float(number)
+
+
+def _one(name: str, given: PyTree, flag: bool = False) -> PyTree:
+    """Return a real scalar: traced without dimensions, of NumPy, or Python's; with ``flag`` it may be a boolean."""
+    converts = callable(getattr(given, "__jax_array__", None))  # a tracer has it, but it is None
+    value = given.__jax_array__() if converts else given
+    if not isinstance(value, int | float | np.generic | np.ndarray | jax.Array) or (type(value) is bool and not flag):
+        raise TypeError(f"{name} must be a number, but it is {_shown(given)}")
+    if isinstance(value, int | float) and not isinstance(value, np.generic):
+        return value
+    if value.size != 1:
+        raise ValueError(f"{name} must be a number or an array of one element, but it has shape {value.shape}")
+    kinds = (jnp.floating, jnp.integer, *([jnp.bool_] if flag else []))
+    if not any(jnp.issubdtype(value.dtype, kind) for kind in kinds):
+        raise TypeError(f"{name} must be a number, but it has dtype {value.dtype}")
+    if isinstance(value, Tracer):
+        return value if value.shape == () else value.reshape(())
+    return np.asarray(value).reshape(())[()]
+
+
+def _carried(name: str, held: PyTree) -> PyTree:
+    """Return a scalar that is carried from step to step: a Python float, or a scalar of a floating dtype."""
+    value = _one(name, held)
+    if not hasattr(value, "dtype"):
+        return float(value)
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+        raise TypeError(f"{name} is {value.dtype}, but it should be of a floating dtype")
+    return value
+
+
+def _count(name: str, held: PyTree, least: int) -> PyTree:
+    """Return a count as an integer if it is known."""
+    value = _one(name, held)
+    if isinstance(value, Tracer):
+        return value
+    if not (math.isfinite(value) and value >= least and int(value) == value):
+        raise ValueError(f"{name} must be a whole number, at least {least}, but it is {value}")
+    return int(value)
+
+
+def _likeness(scalar: PyTree) -> Hashable:
+    """What the scalars of parameters with one update have in common: the dtype, and the value if it is known."""
+    dtype = getattr(scalar, "dtype", None)
+    return dtype if isinstance(scalar, Tracer) else (scalar, dtype)
+
+
+def _next(done: PyTree, counts: bool) -> Numeric:
     """The number of the update that comes after so many, or of the last of them where the caller counts."""
-    done = _scalar(steps)
-    return int(done) + counts if isinstance(done, float) else done.astype(jnp.int32) + int(counts)
+    return done + counts if isinstance(done, int) else done.astype(jnp.int32) + int(counts)
+
+
+def _stored(value: PyTree, held: PyTree) -> PyTree:
+    """Return a carried scalar in the shape and dtype of the one that it replaces, and NumPy's where that is."""
+    if isinstance(held, np.ndarray | np.generic) and not isinstance(value, jax.Array):
+        array = np.full(held.shape, value, held.dtype)
+        return array[()] if isinstance(held, np.generic) else array
+    like = jnp.asarray(held, getattr(held, "dtype", jnp.float32))
+    return jnp.asarray(value, like.dtype).reshape(like.shape)
+
+
+def _is_array(value: object) -> bool:
+    return isinstance(value, jax.Array | np.ndarray | np.generic) or callable(getattr(value, "__jax_array__", None))
+
+
+def _check_array(name: str, value: PyTree) -> None:
+    """Raise if something has a shape and a dtype, but no numbers that JAX can read."""
+    looks_like_one = hasattr(value, "shape") and hasattr(value, "dtype")
+    if looks_like_one and not trees.is_sparse(value) and not _is_array(value):
+        raise TypeError(f"{name} must be an array of JAX or NumPy, but it is {_shown(value)}")
 
 
 def _check_slot(name: str, held: PyTree, like: PyTree, may_begin: bool) -> None:
@@ -169,12 +330,18 @@ def _check_slot(name: str, held: PyTree, like: PyTree, may_begin: bool) -> None:
     missing = held is None
     if like is None or (missing and may_begin):
         return
-    if getattr(held, "shape", None) != like.shape:
-        found = f"has shape {held.shape}" if hasattr(held, "shape") else f"is {held!r}"
+    if not _is_array(held) or held.shape != like.shape:
+        found = f"has shape {held.shape}" if _is_array(held) else f"is {_shown(held)}"
         raise ValueError(f"{name} {found}, but it should be an array of shape {like.shape}")
     given, own = (jnp.issubdtype(each.dtype, jnp.complexfloating) for each in (held, like))
     if given != own or not jnp.issubdtype(held.dtype, jnp.inexact):
         raise TypeError(f"{name} is {held.dtype}, but it should be of a dtype like {like.dtype}")
+
+
+def _shown(value: object) -> str:
+    """Print a wrong argument, a long one in part."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}... ({type(value).__name__})"
 
 
 def _unscaled(grad: PyTree, scale: PyTree) -> PyTree:
@@ -182,14 +349,15 @@ def _unscaled(grad: PyTree, scale: PyTree) -> PyTree:
     if scale is None:
         return grad
     dtype = trees.compute_dtype(grad)
-    return rows.map_values(lambda x: jnp.asarray(x, dtype) / jnp.asarray(scale).reshape(()).astype(dtype), grad)
+    divisor = (scale if isinstance(scale, Tracer) else jnp.asarray(float(scale))).astype(dtype)
+    return rows.map_values(lambda x: jnp.asarray(x, dtype) / divisor, grad)
 
 
 def _unless(found_inf: PyTree, before: Lists, after: Lists) -> Lists:
     """Keep the old value if an infinite gradient was found, else take the new one."""
     if not isinstance(found_inf, Tracer):
-        return before if np.asarray(found_inf).item() else after
-    stop = found_inf.reshape(()) != 0
+        return before if found_inf else after
+    stop = found_inf.astype(bool)
 
     def chosen(old: PyTree, new: PyTree) -> PyTree:
         return new if old is new else jnp.where(stop, jnp.zeros_like(new) if old is None else old, new)

@@ -7,36 +7,39 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from functorch_optim.core.rule import Rule
-from functorch_optim.transforms.precision import floating_dtypes
+from functorch_optim.core.rule import Rule, slots_in
+from functorch_optim.transforms.precision import as_dtype, floating_dtypes
 from functorch_optim.typing import PyTree
 
 SlotDtypes = tuple[tuple[str, str], ...]
 
 
-def slot_dtypes(option: PyTree, rule: type[Rule]) -> SlotDtypes:
+def slot_dtypes(option: PyTree, rule: type[Rule], title: str) -> SlotDtypes:
     """The name of the dtype of each slot, as the option has it: a dtype for all slots, or one for each by name.
 
+    Messages name the class ``title``.
+
     Raises:
-        ValueError: there is no such slot. TypeError: a dtype is not floating.
+        ValueError: there is no such slot. TypeError: what is given is no floating dtype, or no dict of them.
     """
     if option is None:
         return ()
-    slots = [name for name in rule.empty()._fields if name != "step" and name not in rule.carried]
-    given = option if isinstance(option, Mapping) else dict.fromkeys(slots, option)
-    unknown = [str(name) for name in given if name not in slots]
+    slots, where = slots_in(rule.state) or (), f"state_dtype of {title}"
+    dtypes = floating_dtypes(option, where)
+    if isinstance(dtypes, str):
+        return tuple([(name, dtypes) for name in slots])
+    unknown = [name for name, _ in dtypes if name not in slots]
     if unknown:
-        raise ValueError(
-            f"state_dtype: the state of {rule.title} has no slot {', '.join(unknown)}; it has {', '.join(slots)}"
-        )
-    return floating_dtypes(given)
+        raise ValueError(f"{where}: the state has no slot {', '.join(unknown)}; it has {', '.join(slots)}")
+    return dtypes
 
 
 def plain_dtypes(option: PyTree) -> PyTree:
     """Replace dtypes in the option by their names, so that every file format can store it."""
     if isinstance(option, Mapping):
         return {name: plain_dtypes(dtype) for name, dtype in option.items()}
-    return str(np.dtype(option)) if isinstance(option, np.dtype | type) else option
+    dtype = as_dtype(option) if isinstance(option, np.dtype | type) else None
+    return option if dtype is None else str(dtype)
 
 
 def cast_slots(row: PyTree, dtypes: SlotDtypes) -> PyTree:
