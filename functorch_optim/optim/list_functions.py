@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 
 from functorch_optim.base import GradientTransformation, exportable
-from functorch_optim.optim.engine.lists import PAIRS, STEPS, ListUpdate, flag
+from functorch_optim.optim.engine.list_checks import flag
+from functorch_optim.optim.engine.lists import PAIRS, STEPS, ListUpdate
 from functorch_optim.optim.signatures import option_docs, with_signature
 from functorch_optim.typing import PyTree
 

@@ -1,9 +1,7 @@
 """Update lists of arrays once, with lists of their state, as torch's functional optimizers do."""
 
 import inspect
-import math
-from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 
 import jax
@@ -16,10 +14,21 @@ from functorch_optim.base import GradientTransformation, add_update
 from functorch_optim.core.lifted import Lifted
 from functorch_optim.core.options import data_options
 from functorch_optim.core.rule import Rule, StepScalars, step_scalars
-from functorch_optim.hyperparams import Beta, Option
 from functorch_optim.optim.engine.entries import shapes_of
 from functorch_optim.optim.engine.histories import slots_of
 from functorch_optim.optim.engine.kinds import Kind
+from functorch_optim.optim.engine.list_checks import (
+    carried_scalar,
+    check_array,
+    check_slot,
+    count,
+    flag,
+    is_array,
+    listed,
+    named,
+    number,
+    scalar,
+)
 from functorch_optim.optim.engine.torch_habits import FUNCTIONAL_ONLY, habits_of
 from functorch_optim.optim.options import value_at
 from functorch_optim.typing import Numeric, PyTree
@@ -67,13 +76,13 @@ class ListUpdate:
             ValueError, TypeError, RuntimeError: the lists do not fit each other, or an option is not what it must be.
                 The message begins with the function's name.
         """
-        with _named(self.name):
-            before = {name: _listed(name, given[name]) for name in ("params", *self.state, STEPS) if name in given}
+        with named(self.name):
+            before = {name: listed(name, given[name]) for name in ("params", *self.state, STEPS) if name in given}
             algorithm, numbers = self._algorithm(given)
-            grads = self._checked(algorithm, before, _listed(self.grads, given[self.grads]))
+            grads = self._checked(algorithm, before, listed(self.grads, given[self.grads]))
             scalars = self._scalars(algorithm.rule, before)
             scale, found_inf = (
-                None if given.get(name) is None else _one(name, given[name], flag=name == "found_inf")
+                None if given.get(name) is None else scalar(name, given[name], flag=name == "found_inf")
                 for name in ("grad_scale", "found_inf")
             )
             algorithms = algorithm.of_leaves(jax.tree.structure(before["params"]), before["params"])
@@ -100,14 +109,14 @@ class ListUpdate:
             halves = PAIRS.get(name, ())
             if name in given and name not in self.state:
                 if name in self.kind.data_names:
-                    options[name] = _number(name, given[name], data[name])
+                    options[name] = number(name, given[name], data[name])
                 elif name in self._flags:
                     options[name] = flag(name, given[name])
                 else:
-                    options[name] = _one(name, given[name]) if _is_array(given[name]) else given[name]
+                    options[name] = scalar(name, given[name]) if is_array(given[name]) else given[name]
             elif halves and halves[0] in given:
                 one = replace(data[name], length=0)
-                options[name] = tuple([_number(half, given[half], one) for half in halves])
+                options[name] = tuple([number(half, given[half], one) for half in halves])
             elif name in self.kind.data_names:
                 options[name] = value_at(default, 0)
         algorithm = self.kind.build(self.kind.arguments(options, drop_decay=True))
@@ -117,7 +126,7 @@ class ListUpdate:
         """Return the gradients, None where missing; raises unless everything fits the parameters."""
         rule, count = algorithm.rule, len(lists["params"])
         for index, param in enumerate(lists["params"]):
-            _check_array(f"params[{index}]", param)
+            check_array(f"params[{index}]", param)
             trees.check_parameter(f"params[{index}]", param)
             rule.check_parameter(f"params[{index}]", param)
         expected = [shapes_of(rule, param.shape, param.dtype) for param in lists["params"]]
@@ -129,12 +138,12 @@ class ListUpdate:
         may_begin = not habits_of(type(rule)).counts_steps
         for name in needed:
             for index, (held, shapes) in enumerate(zip(lists[name], expected, strict=True)):
-                _check_slot(f"{name}[{index}]", held, getattr(shapes, self.state[name]), may_begin)
+                check_slot(f"{name}[{index}]", held, getattr(shapes, self.state[name]), may_begin)
         decays = getattr(rule, "weight_decay", 0.0) != 0.0 and not getattr(rule, "decoupled_weight_decay", False)
         grads = [None if trees.is_absent(grad) else grad for grad in grads]
         for index, (grad, param) in enumerate(zip(grads, lists["params"], strict=True)):
             name = f"params[{index}]"
-            _check_array(f"{self.grads}[{index}]", grad)
+            check_array(f"{self.grads}[{index}]", grad)
             trees.check_update(name, grad, param, rule.title, rule.sparse_hint, rows=rule.takes_rows)
             algorithm.check_gradient(name, grad, decays)
         return grads
@@ -144,10 +153,10 @@ class ListUpdate:
         found: Lists = {}
         for name, field in self.state.items():
             if field in rule.carried:
-                found[name] = [_carried(f"{name}[{index}]", held) for index, held in enumerate(lists[name])]
+                found[name] = [carried_scalar(f"{name}[{index}]", held) for index, held in enumerate(lists[name])]
         if STEPS in lists:
             least = 0 if self.counts else 1
-            found[STEPS] = [_count(f"{STEPS}[{index}]", held, least) for index, held in enumerate(lists[STEPS])]
+            found[STEPS] = [count(f"{STEPS}[{index}]", held, least) for index, held in enumerate(lists[STEPS])]
         return found
 
     def _updates(
@@ -211,89 +220,6 @@ class ListUpdate:
             after[STEPS][index] = after[STEPS][index] + 1
 
 
-@contextmanager
-def _named(function: str) -> Generator[None]:
-    """Let errors begin with the function's name."""
-    try:
-        yield
-    except (TypeError, ValueError, RuntimeError) as error:
-        if type(error) not in (TypeError, ValueError, RuntimeError):  # JAX's own, which say what was traced
-            raise
-        raise type(error)(f"{function}: {error}") from error
-
-
-def _listed(name: str, given: PyTree) -> list[PyTree]:
-    """Return an argument as a new list."""
-    try:
-        if not isinstance(given, str | bytes | Mapping):
-            return list(given)
-    except TypeError:
-        pass
-    raise TypeError(f"{name} must be a list of arrays, but it is {_shown(given)}")
-
-
-def flag(name: str, given: PyTree) -> bool:
-    """Return an option that is on or off as True or False."""
-    known = not isinstance(given, Tracer) and isinstance(given, bool | int | np.generic | np.ndarray | jax.Array)
-    if not known or np.size(given) != 1:
-        raise TypeError(f"{name} must be True or False, but it is {_shown(given)}")
-    return bool(_one(name, given, flag=True))
-
-
-def _number(name: str, given: PyTree, option: Option) -> PyTree:
-    """Convert a numeric option to a Python float if it is known, and one of several numbers to a tuple."""
-    if length := option.length:
-        if not isinstance(given, tuple | list) or len(given) != length:
-            raise TypeError(f"{name} must hold {length} numbers, but it is {_shown(given)}")
-        one = replace(option, length=0)
-        return tuple([_number(f"{name}[{index}]", item, one) for index, item in enumerate(given)])
-    if isinstance(given, Beta) and option.beta:
-        plain = replace(option, beta=False)
-        return Beta(_number(name, given.value, plain), _number(name, given.complement, plain))
-    if given is None and name == "eps1":
-        return None
-    number = _one(name, given)
-    return number if isinstance(number, Tracer) else float(number)
-
-
-def _one(name: str, given: PyTree, flag: bool = False) -> PyTree:
-    """Return a real scalar: traced without dimensions, of NumPy, or Python's; with ``flag`` it may be a boolean."""
-    converts = callable(getattr(given, "__jax_array__", None))  # a tracer has it, but it is None
-    value = given.__jax_array__() if converts else given
-    if not isinstance(value, int | float | np.generic | np.ndarray | jax.Array) or (type(value) is bool and not flag):
-        raise TypeError(f"{name} must be a number, but it is {_shown(given)}")
-    if isinstance(value, int | float) and not isinstance(value, np.generic):
-        return value
-    if value.size != 1:
-        raise ValueError(f"{name} must be a number or an array of one element, but it has shape {value.shape}")
-    kinds = (jnp.floating, jnp.integer, *([jnp.bool_] if flag else []))
-    if not any(jnp.issubdtype(value.dtype, kind) for kind in kinds):
-        raise TypeError(f"{name} must be a number, but it has dtype {value.dtype}")
-    if isinstance(value, Tracer):
-        return value if value.shape == () else value.reshape(())
-    return np.asarray(value).reshape(())[()]
-
-
-def _carried(name: str, held: PyTree) -> PyTree:
-    """Return a scalar that is carried from step to step: a Python float, or a scalar of a floating dtype."""
-    value = _one(name, held)
-    if not hasattr(value, "dtype"):
-        return float(value)
-    if not jnp.issubdtype(value.dtype, jnp.floating):
-        raise TypeError(f"{name} is {value.dtype}, but it should be of a floating dtype")
-    return value
-
-
-def _count(name: str, held: PyTree, least: int) -> PyTree:
-    """Return a count as an integer if it is known."""
-    value = _one(name, held)
-    if isinstance(value, Tracer):
-        return value
-    if not (math.isfinite(value) and value >= least and int(value) == value):
-        raise ValueError(f"{name} must be a whole number, at least {least}, but it is {value}")
-    return int(value)
-
-
 def _likeness(scalar: PyTree) -> Hashable:
     """What the scalars of parameters with one update have in common: the dtype, and the value if it is known."""
     dtype = getattr(scalar, "dtype", None)
@@ -312,36 +238,6 @@ def _stored(value: PyTree, held: PyTree) -> PyTree:
         return array[()] if isinstance(held, np.generic) else array
     like = jnp.asarray(held, getattr(held, "dtype", jnp.float32))
     return jnp.asarray(value, like.dtype).reshape(like.shape)
-
-
-def _is_array(value: object) -> bool:
-    return isinstance(value, jax.Array | np.ndarray | np.generic) or callable(getattr(value, "__jax_array__", None))
-
-
-def _check_array(name: str, value: PyTree) -> None:
-    """Raise if something has a shape and a dtype, but no numbers that JAX can read."""
-    looks_like_one = hasattr(value, "shape") and hasattr(value, "dtype")
-    if looks_like_one and not trees.is_sparse(value) and not _is_array(value):
-        raise TypeError(f"{name} must be an array of JAX or NumPy, but it is {_shown(value)}")
-
-
-def _check_slot(name: str, held: PyTree, like: PyTree, may_begin: bool) -> None:
-    """Raise unless a slot has the shape of the one that the algorithm keeps, and is complex if that is."""
-    missing = held is None
-    if like is None or (missing and may_begin):
-        return
-    if not _is_array(held) or held.shape != like.shape:
-        found = f"has shape {held.shape}" if _is_array(held) else f"is {_shown(held)}"
-        raise ValueError(f"{name} {found}, but it should be an array of shape {like.shape}")
-    given, own = (jnp.issubdtype(each.dtype, jnp.complexfloating) for each in (held, like))
-    if given != own or not jnp.issubdtype(held.dtype, jnp.inexact):
-        raise TypeError(f"{name} is {held.dtype}, but it should be of a dtype like {like.dtype}")
-
-
-def _shown(value: object) -> str:
-    """Print a wrong argument, a long one in part."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:80]}... ({type(value).__name__})"
 
 
 def _unscaled(grad: PyTree, scale: PyTree) -> PyTree:
