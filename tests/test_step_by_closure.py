@@ -2,10 +2,12 @@
 
 import copy
 import pickle
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import functorch_optim as fo
@@ -369,3 +371,138 @@ def test_copies_and_pickles_have_the_packed_gradients():
         other.step()
     one.step()
     assert_close(one.params, other.params, 0.0)
+
+
+def under(transformation, call):
+    """Call inside a transformation of JAX, with a traced number."""
+    if transformation == "grad":
+        return jax.grad(lambda x: (call(x), x)[1])(1.0)
+    return jax.vmap(lambda x: (call(x), x)[1])(jnp.ones(2))
+
+
+@pytest.mark.parametrize("transformation", ["grad", "vmap"])
+@pytest.mark.parametrize("count", [3, 80])
+@pytest.mark.parametrize("where", ["argument", "batches", "captured", "clip_norm", "given"])
+def test_inside_a_transformation_it_raises_and_nothing_is_lost(transformation, count, where):
+    optimizer = optim.Adam(tree(count))
+    optimizer.step(loss, batch())
+    before = optimizer.params
+    scaled = lambda params, x: loss(params, batch()) * x  # noqa: E731 one line
+    call = {
+        "argument": lambda x: optimizer.step(scaled, x),
+        "batches": lambda x: optimizer.step(scaled, batches=jnp.stack([x, x])),
+        "captured": lambda x: optimizer.step(lambda params: scaled(params, x)),
+        "clip_norm": lambda x: optimizer.step(loss, batch(), clip_norm=x),
+        "given": lambda x: optimizer.step(jax.tree.map(jnp.ones_like, before), clip_norm=x),
+    }[where]
+    with pytest.raises(RuntimeError, match="the optimizer keeps its parameters outside of a traced function"):
+        under(transformation, call)
+    assert_close(optimizer.params, before, 0.0)
+    optimizer.step(loss, batch())
+
+
+def test_a_loss_with_an_empty_tuple_in_its_code():
+    optimizer = optim.SGD({"w": jnp.ones(2)}, lr=0.1)
+    optimizer.step(lambda params: jnp.sum(params["w"] ** 2) + jnp.zeros(()))
+    assert_close(optimizer.params["w"], jnp.full(2, 0.8))
+
+
+class Odd:
+    """An object that raises whatever the library reads of it."""
+
+    def __getattr__(self, name):
+        raise (
+            AttributeError(name)
+            if name in ("__wrapped__", "pytest_mock_example_attribute_that_shouldnt_exist")
+            else KeyError(name)
+        )
+
+
+ODD = Odd()
+
+
+def uses(odd):
+    return 1.0
+
+
+def odd_loss(params):
+    return jnp.sum(params["w"] ** 2) * uses(ODD)
+
+
+@pytest.mark.filterwarnings("ignore:odd_loss was compiled, and something that it reads raises KeyError:UserWarning")
+def test_what_raises_when_it_is_looked_at_is_no_error(compilations):
+    optimizer = optim.SGD({"w": jnp.ones(2)}, lr=0.1)
+    optimizer.step(odd_loss)
+    count = len(compilations)
+    optimizer.step(odd_loss)
+    assert len(compilations) == count
+    assert_close(optimizer.params["w"], jnp.full(2, 0.64))
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_transformations_without_keywords_step_by_closure():
+    build = lambda lr: fo.chain(optax.scale_by_adam(), optax.scale(-lr))  # noqa: E731 one line
+    one, other = (optim.Optimizer.from_transform(build, tree(), {"lr": 0.1}) for _ in range(2))
+    run_both(one, other)
+
+
+def test_a_plateau_takes_all_keywords():
+    build = lambda lr: fo.chain(fo.sgd(lr=lr), fo.reduce_on_plateau())  # noqa: E731 one line
+    optimizer = optim.Optimizer.from_transform(build, tree(), {"lr": 0.1})
+    value, aux = optimizer.step(lambda params, x: (loss(params, x), x), batches=batch(0, 2), clip_norm=1, has_aux=True)
+    assert value.shape == () and aux.shape == (2, 5, 4)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_frozen_groups_do_not_count_in_the_norm(way):
+    groups = [{"params": {"w": jnp.array([3.0, 4.0])}}, {"params": {"f": jnp.array([30.0, 40.0])}, "frozen": True}]
+    square = lambda params: sum(jnp.sum(leaf**2) / 2 for leaf in jax.tree.leaves(params))  # noqa: E731 one line
+    optimizer = optim.SGD(groups, lr=1.0)
+    if way in ("accumulated", "without arguments"):
+        optimizer.grads = jax.grad(square)(optimizer.params)
+    given = {"given": jax.grad(square)(optimizer.params), "closure": square, "without arguments": lambda: None}.get(way)
+    optimizer.step(given, clip_norm=1)
+    assert optimizer.grad_norm == 5.0
+    assert_close(optimizer.params[0]["w"], jnp.array([2.4, 3.2]), 1e-6)
+
+
+def test_a_closure_that_catches_errors_still_reads_the_optimizer():
+    optimizer = optim.SGD({"w": jnp.ones(3)}, lr=0.1)
+
+    def closure(params):
+        try:
+            start = optimizer.params["w"]
+        except Exception:
+            start = jnp.zeros(3)
+        return jnp.sum((params["w"] - start) ** 2)
+
+    assert optimizer.step(closure) == 0.0
+
+
+def test_norms_that_count_arrays_count_parameters():
+    one, _ = packed_pair()
+    other = optim.AdamW(tree(80), foreach=False)
+    for optimizer in (one, other):
+        optimizer.backward(loss, batch(3))
+    assert one.clip_grad_norm(1.0, norm_type=0) == other.clip_grad_norm(1.0, norm_type=0)
+
+
+def test_clipping_names_the_parameter_of_a_sparse_gradient():
+    optimizer = optim.SGD({"table": jnp.ones((5, 2))}, lr=0.1)
+    optimizer.backward(lambda params, x: jnp.sum(params["table"][x]), jnp.array([1]), sparse="table")
+    with pytest.raises(RuntimeError, match="clip_grad_norm does not support sparse gradients: the parameter 'table'"):
+        optimizer.step(clip_norm=1.0)
+
+
+class Pair(NamedTuple):
+    x: jax.Array
+    y: jax.Array
+
+
+def test_a_named_tuple_of_micro_batches_is_one_argument():
+    optimizer = optim.SGD(tree(), lr=0.1)
+    optimizer.step(lambda params, pair: loss(params, pair.x) * pair.y, batches=Pair(batch(0, 2), jnp.ones(2)))
+
+
+def test_line_searches_accept_keywords_that_ask_for_nothing():
+    optim.LBFGS(tree()).step(loss, batch(), clip_norm=None, has_aux=False, batches=None)

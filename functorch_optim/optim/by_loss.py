@@ -4,10 +4,11 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+from functorch_optim.optim.clipping import as_clip_norm
 from functorch_optim.optim.engine.by_tree import ByTree
 from functorch_optim.optim.engine.closures import Data, Evaluation, Outcome, check_batches, evaluate
-from functorch_optim.optim.options import is_traced
 from functorch_optim.optim.processes import check_same_everywhere
+from functorch_optim.optim.tracing import refuse_traced
 from functorch_optim.optim.transaction import Call, CallsBackError
 from functorch_optim.typing import Numeric, PyTree
 
@@ -23,33 +24,34 @@ def by_closure(
     """Update the parameters by the gradients of ``closure(params, *args)``; return what it returns.
 
     Raises:
-        ValueError: an option does not fit; the transformation evaluates the loss itself, and the arguments differ
-            between processes.
+        ValueError: an option does not fit, or the transformation evaluates the loss itself, and an option does not go
+            with that or the arguments differ between processes.
     """
     who = f"{type(optimizer).__name__}.step"
     how = Evaluation(has_aux, clip_norm is not None, batches is not None, optimizer._frozen())
     if how.in_batches:
         check_batches(batches, who)
     if how.clips:
-        check_clip_norm(clip_norm, who)
+        clip_norm = as_clip_norm(clip_norm, who)
     outcome = _outcome(optimizer, closure, Data(args, batches, clip_norm), how)
     if how.clips:
         optimizer._grad_norm = outcome.grad_norm
     return (outcome.value, outcome.aux) if has_aux else outcome.value
 
 
-def check_clip_norm(clip_norm: Any, who: str) -> None:
-    """Raise if the largest norm is negative."""
-    if not is_traced(clip_norm) and not clip_norm >= 0:
-        raise ValueError(f"{who}: clip_norm must be at least 0, but it is {clip_norm}")
-
-
 def _outcome(optimizer: Any, closure: Callable[..., PyTree], data: Data, how: Evaluation) -> Outcome:
     """Step in one compiled call, or where that cannot be, in two: gradients, update."""
     optimizer._need_engine()
     is_frozen = len(how.dropped) == len(optimizer._layout.group_of)
-    if needs_loss(optimizer) and not is_frozen:
-        return step_by_loss(optimizer, closure, data, how)
+    needs = needs_of_loss(optimizer)
+    if needs and not is_frozen:
+        if not how.is_plain and needs != frozenset({"value"}):
+            raise ValueError(
+                f"{type(optimizer).__name__}.step: the transformation evaluates the loss itself, at other points too, "
+                "so has_aux, clip_norm and batches do not go with it: clip inside it with fo.clip_by_global_norm"
+            )
+        check_same_everywhere(data.args, optimizer._leaves, type(optimizer).__name__)
+        return _in_one_call(optimizer, closure, data, how, careful=True)
     one_call = optimizer._engine.evaluates(optimizer.param_groups) and not optimizer.defaults.get("differentiable")
     if one_call and not is_frozen:
         try:
@@ -66,31 +68,16 @@ def _gradients(how: Evaluation, closure: Callable[..., PyTree]) -> Callable[...,
     return lambda params, data: evaluate(closure, how, params, data)
 
 
-def needs_loss(optimizer: Any) -> bool:
-    """Whether the optimizer's transformation raises without a keyword of the loss."""
-    return isinstance(optimizer._engine, ByTree) and optimizer._engine.needs_loss(optimizer._records())
-
-
-def step_by_loss(optimizer: Any, closure: Callable[..., PyTree], data: Data, how: Evaluation) -> Outcome:
-    """Update all parameters by a transformation that evaluates the loss itself.
-
-    Raises:
-        ValueError: the arguments differ between processes; the transformation evaluates a loss of one batch only.
-    """
-    who = type(optimizer).__name__
-    if not how.is_plain:
-        raise ValueError(
-            f"{who}.step: the transformation evaluates the loss itself, at other points too, so has_aux, clip_norm and "
-            "batches do not go with it: clip inside it with fo.clip_by_global_norm"
-        )
-    optimizer._refuse_tracing()
-    check_same_everywhere(data.args, optimizer._leaves, who)
-    return _in_one_call(optimizer, closure, data, how, careful=True)
+def needs_of_loss(optimizer: Any) -> frozenset[str]:
+    """Return the keywords of the loss without which the optimizer's transformation raises."""
+    engine = optimizer._engine
+    return engine.needs_of_loss(optimizer._records()) if isinstance(engine, ByTree) else frozenset()
 
 
 def _in_one_call(optimizer: Any, closure: Callable[..., PyTree], data: Data, how: Evaluation, careful: bool) -> Outcome:
     """Step in one compiled call; without ``careful``, raise :class:`CallsBackError` if the closure calls back."""
     optimizer._refuse_tracing()
+    refuse_traced(data)
     groups = optimizer._layout.group_of
     updated = {group for leaf, group in enumerate(groups) if leaf not in how.dropped}
 

@@ -53,8 +53,9 @@ class Minimizer(Optimizer):
         """
         name = type(self).__name__
         self._refuse_tracing()
-        if refused:
-            raise TypeError(f"{name}.step() evaluates the loss itself, and takes no {', '.join(refused)}")
+        given = [key for key, value in refused.items() if value is not None and value is not False]
+        if given:
+            raise TypeError(f"{name}.step() evaluates the loss itself, and takes no {', '.join(given)}")
         if closure is None:
             raise TypeError(f"{name}.step() missing 1 required positional argument: 'closure'")
         if not self._is_closure(closure):

@@ -46,7 +46,7 @@ class Watch(NamedTuple):
                         return False
                 elif kind and value is not expected and not (type(value) is type(expected) and value == expected):
                     return False
-        except (AttributeError, LookupError, TypeError, ValueError):  # the place is gone
+        except Exception:  # the place is gone, or raises something of its own
             return False
         return True
 

@@ -68,7 +68,7 @@ def _begun(code: types.CodeType, part: types.CodeType, operation: str, name: obj
     """The chain that begins where ``part`` of ``code`` loads a variable from outside, or the first argument."""
     first = code.co_varnames[0] if code.co_argcount else None
     if isinstance(name, tuple):  # two variables are loaded at once: the second lies on top
-        name = name[-1]
+        name = name[-1] if name else None  # or an empty tuple is loaded itself
     if not isinstance(name, str) or "LOAD" not in operation:
         return None
     if name == "super" or (name == first and ("DEREF" in operation or ("FAST" in operation and part is code))):

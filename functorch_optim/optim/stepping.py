@@ -13,7 +13,8 @@ from jax.core import Tracer
 from jax.profiler import TraceAnnotation
 
 from functorch_optim import rows, trees
-from functorch_optim.optim.by_loss import by_closure, check_clip_norm
+from functorch_optim.optim.by_loss import by_closure
+from functorch_optim.optim.clipping import clipped
 from functorch_optim.optim.engine.assembly import Grads, leaves_of
 from functorch_optim.optim.engine.none import NoAlgorithm
 from functorch_optim.optim.engine.packs import Leaves
@@ -26,7 +27,6 @@ from functorch_optim.optim.options import is_constant, read_options
 from functorch_optim.optim.ownership import own_beside
 from functorch_optim.optim.tracing import OUTSIDE, TRACED, refuse_traced, trace_state
 from functorch_optim.optim.transaction import Call, Transaction
-from functorch_optim.optim.utils import clip_grad_norm
 from functorch_optim.optim.views import ParamGroups, Watched, unwatch_on_error
 from functorch_optim.torch_tensors import as_array
 from functorch_optim.typing import Numeric, OptionValues, PyTree
@@ -125,21 +125,23 @@ class Stepping(Hooked):
                 compile together with the update (pass what changes as arguments); or a function without arguments, to
                 call as torch does before using :attr:`grads`; or nothing, to use :attr:`grads`.
             *args: further arguments of the closure.
-            has_aux: whether ``closure(params, *args)`` returns a pair of the loss and anything.
-            clip_norm: the largest norm of all gradients together, at least 0: they are clipped as by
-                :func:`functorch_optim.optim.utils.clip_grad_norm`, and :attr:`grad_norm` has the norm before that.
+            has_aux: whether ``closure(params, *args)`` returns a pair of the loss and a tree of arrays.
+            clip_norm: the largest norm of all gradients together, at least 0, those of frozen groups excepted: they are
+                clipped as by :func:`functorch_optim.optim.utils.clip_grad_norm`, and :attr:`grad_norm` has the norm
+                before that. :attr:`grads` stay unclipped.
             batches: arrays with an axis of micro-batches in front. The closure gets one micro-batch after ``args``, a
-                tuple as several arguments. One update then uses the mean of all losses and gradients.
+                plain tuple as several arguments. One update then uses the mean of all losses and gradients.
 
         Returns:
             The loss, if a closure was given; with ``has_aux`` the pair, of micro-batches with every second part.
 
         A parameter without a gradient is skipped entirely: its value, slots and step count stay. So is every parameter
-        of a group whose option ``frozen`` is True.
+        of a group whose option ``frozen`` is True. A closure that takes parameters leaves :attr:`grads` as they are.
 
         Raises:
-            ValueError, TypeError: the gradients do not fit the parameters; the message names the parameter. An option
-                is out of range, or needs a closure that takes the parameters.
+            ValueError, TypeError: the gradients do not fit the parameters; the message names the parameter. A keyword
+                is out of range, needs a closure that takes the parameters, or does not go with a transformation that
+                evaluates the loss itself.
             RuntimeError: a gradient is sparse, or the call is inside a traced function.
 
         Example:
@@ -184,11 +186,10 @@ class Stepping(Hooked):
             self._need_engine()
             self._settle()
             used = (self._grads or []) if grads is None else grads
-            if clip_norm is not None:
-                check_clip_norm(clip_norm, f"{type(self).__name__}.step")
-                used, self._grad_norm = clip_grad_norm(used, clip_norm)
             if frozen := self._frozen():
                 used = [None if leaf in frozen else grad for leaf, grad in enumerate(leaves_of(used))]
+            if clip_norm is not None:
+                used = clipped(self, clip_norm, used)
             pairs = zip(self._layout.group_of, used if isinstance(used, list) else used.marks(), strict=False)
             updated = {group for group, grad in pairs if grad is not None}
             if updated:

@@ -16,6 +16,7 @@ import jax
 from jax.extend.core import jaxpr_as_fun
 
 from functorch_optim.optim.ownership import own
+from functorch_optim.optim.tracing import refuse_traced
 from functorch_optim.typing import PyTree
 
 # The C functions below the public ones: a step reads the handlers of all signals, in 2 microseconds instead of 60.
@@ -29,10 +30,11 @@ Arguments = Callable[[], Args]
 Commit = Callable[[PyTree], None]
 
 
-class CallsBackError(Exception):
+class CallsBackError(BaseException):
     """A function that should overwrite its arguments calls back to the host, where anything may be raised.
 
-    Or it takes references to its arguments while it is traced.
+    Or it takes references to its arguments while it is traced. It is raised through the user's function, which must not
+    catch it as an ordinary error.
     """
 
 
@@ -47,7 +49,7 @@ class Compiled:
     def __init__(self, function: Callable[..., PyTree], positions: tuple[int, ...] = ()) -> None:
         self.positions = positions
         self.calls_back = False
-        self._quiet = jax.jit(_without_callbacks(function), donate_argnums=positions)
+        self._quiet = jax.jit(_without_callbacks(function, bool(positions)), donate_argnums=positions)
         self._careful = jax.jit(function)
 
     def overwrites(self) -> bool:
@@ -103,14 +105,19 @@ class Call(NamedTuple):
     commit: Commit
 
 
-def _without_callbacks(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
-    """Wrap ``function`` to raise :class:`CallsBackError` during tracing if it has effects besides its results."""
+def _without_callbacks(function: Callable[..., PyTree], overwrites: bool) -> Callable[..., PyTree]:
+    """Wrap ``function`` to raise :class:`CallsBackError` during tracing if it has effects besides its results.
+
+    What overwrites its arguments must not capture a tracer either: the results would be traced, and not the arguments.
+    """
 
     @functools.wraps(function)  # profiles show its name
     def checked(*args: object) -> PyTree:
         closed, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
         if closed.effects or _calls_back(closed.jaxpr):
             raise CallsBackError
+        if overwrites:
+            refuse_traced(closed.consts)
         leaves = jaxpr_as_fun(closed)(*jax.tree.leaves(args))
         return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
 

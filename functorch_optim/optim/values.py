@@ -8,6 +8,7 @@ from jax.profiler import TraceAnnotation
 
 from functorch_optim import rows, trees
 from functorch_optim.optim import utils
+from functorch_optim.optim.clipping import by_name
 from functorch_optim.optim.engine.assembly import ONE, Grads, PackedGrads, differentiated_packed, leaves_of, shared
 from functorch_optim.optim.stepping import Stepping
 from functorch_optim.optim.transaction import Compiled, exclusive
@@ -178,11 +179,20 @@ class Values(Stepping):
 
     def clip_grad_norm(self, max_norm: Numeric, norm_type: float = 2.0, error_if_nonfinite: bool = False) -> jax.Array:
         """Apply :func:`functorch_optim.optim.utils.clip_grad_norm` to :attr:`grads`, and return the total norm."""
-        return self._clipped(lambda grads: utils.clip_grad_norm(grads, max_norm, norm_type, error_if_nonfinite))
+
+        def clip(grads: Grads | None) -> tuple[PyTree, jax.Array]:
+            each = leaves_of(grads) if norm_type == 0 and grads is not None else grads  # it counts arrays
+            one = functools.partial(
+                utils.clip_grad_norm, max_norm=max_norm, norm_type=norm_type, error_if_nonfinite=error_if_nonfinite
+            )
+            return by_name(one, self._layout.labels, each)
+
+        return self._clipped(clip)
 
     def clip_grad_value(self, clip_value: Numeric) -> None:
         """Apply :func:`functorch_optim.optim.utils.clip_grad_value` to :attr:`grads`."""
-        self._clipped(lambda grads: (utils.clip_grad_value(grads, clip_value), None))
+        names = self._layout.labels
+        self._clipped(lambda grads: by_name(lambda tree: (utils.clip_grad_value(tree, clip_value), None), names, grads))
 
     def _clipped(self, clip: Callable[[PyTree], tuple[PyTree, PyTree]]) -> PyTree:
         """Replace the gradients with the first result of ``clip``, and return the second."""

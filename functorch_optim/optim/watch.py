@@ -38,7 +38,17 @@ class Closed:
 
 
 def watch(function: object, captured: Iterable[object]) -> Watch:
-    """Find what to check for a function that captured these arrays when it was traced."""
+    """Find what to check for a function that captured these arrays when it was traced.
+
+    It looks at objects of any class, whose own methods may raise anything; then what they read is unseen.
+    """
+    try:
+        return _watch(function, captured)
+    except Exception as error:
+        return Watch([], f"something that it reads raises {type(error).__name__} when it is looked at")
+
+
+def _watch(function: object, captured: Iterable[object]) -> Watch:
     arrays = {id(array): array for array in map(original, captured) if not isinstance(array, Tracer)}
     walk = _Walk(function, arrays)
     walk.follow_code()

@@ -86,7 +86,7 @@ class ByTree:
         self._several = False
         self._exported: list[int] | None = None
         self._compiled: dict[Hashable, Compiled] = {}
-        self._needs: dict[Hashable, bool] = {}
+        self._needs: dict[Hashable, frozenset[str]] = {}
 
     def __getstate__(self) -> dict[str, object]:
         return {**vars(self), "_compiled": {}, "_needs": {}, "_leaves": list(self._leaves)}
@@ -188,12 +188,12 @@ class ByTree:
             self._compiled[key] = Compiled(self._update(layout, templates), (0, 1))
         return self._call(self._compiled[key], held, leaves_of(grads), numbers, records)
 
-    def needs_loss(self, records: Sequence[Group]) -> bool:
-        """Whether an update raises without a keyword of the loss."""
+    def needs_of_loss(self, records: Sequence[Group]) -> frozenset[str]:
+        """Return the keywords of the loss without which an update raises."""
         templates = self._templates(records)[0]
         key = templates, types_of(templates)
         if key not in self._needs:
-            self._needs[key] = any(needs_of(self.build(one)) for one in records)
+            self._needs[key] = frozenset().union(*(needs_of(self.build(one)) for one in records))
         return self._needs[key]
 
     def step_by_loss(
@@ -215,8 +215,9 @@ class ByTree:
         templates, numbers = self._templates(records)
 
         def make(loss: Callable[..., PyTree]) -> Callable[..., PyTree]:
-            return self._update(layout, templates, loss, how)
+            return self._update(layout, templates, loss, how, needs)
 
+        needs = self.needs_of_loss(records)
         kind = templates, types_of(templates), tuple(layout.group_of), how
         return self._call(losses.compiled(closure, kind, make, donated=(0, 1)), held, data, numbers, records)
 
@@ -264,10 +265,12 @@ class ByTree:
         templates: tuple[Template, ...],
         loss: Callable[..., PyTree] | None = None,
         how: Evaluation = PLAIN,
+        needs: frozenset[str] = frozenset(),
     ) -> Callable[..., PyTree]:
         """Return ``(params, state, data, numbers) -> (outcome, params, state)``.
 
-        ``data`` are the gradients, or with a ``loss``, its :class:`Data`.
+        ``data`` are the gradients, or with a ``loss``, its :class:`Data`. A transformation that needs a keyword of the
+        loss gets them all; others, which may take no keywords, get none.
         """
 
         def optimizer_step(leaves: list[PyTree], state: PyTree, data: PyTree, numbers: jax.Array) -> PyTree:
@@ -278,9 +281,7 @@ class ByTree:
             else:
                 outcome, grads = evaluate(loss, how, params, data)
                 descent = layout.structure.unflatten([None if g is None else conjugate_leaf(g) for g in grads])
-                more = {"value": outcome.value}
-                if how.is_plain:
-                    more |= functions_of(loss, data.args)
+                more = {"value": outcome.value, **functions_of(loss, data.args)} if needs else {}
             updates, after = tx.update(descent, state, params, **more)
             before, new = jax.tree.structure(state), jax.tree.structure(after)
             if before != new:  # raised while tracing: nothing has changed

@@ -83,7 +83,7 @@ def _mean_of_batches(function: Callable[..., PyTree], has_aux: bool, params: PyT
 
 def _of_batch(function: Callable[..., PyTree], has_aux: bool, params: PyTree, data: Data, batch: PyTree) -> PyTree:
     """Return ``((loss, gradients), aux)`` of one micro-batch."""
-    found, grads = function(params, *data.args, *(batch if isinstance(batch, tuple) else (batch,)))
+    found, grads = function(params, *data.args, *(batch if type(batch) is tuple else (batch,)))
     value, aux = found if has_aux else (found, None)
     return (value, grads), aux
 
