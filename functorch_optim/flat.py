@@ -75,7 +75,9 @@ class FlatParams(trees.Flat):
         return cls(form, list(arrays))
 
     def tree(self) -> PyTree:
-        """Split the buffers, and return the tree. Inside a loss the gradients are joined again, in one piece.
+        """Split the buffers, and return the tree; leaves that stayed alone are the same arrays.
+
+        Inside a loss the gradients are joined again, in one piece.
 
         It differentiates in reverse mode, and forward over reverse; :func:`jax.jvp` alone needs the tree itself.
         """
@@ -116,7 +118,8 @@ def flat_params(params: PyTree) -> FlatParams:
     transformation is not checked.
 
     Args:
-        params: a tree of arrays; integers, large leaves and leaves sharded over several devices stay alone.
+        params: a tree of arrays, which are copied; integers, large leaves and leaves sharded over several devices stay
+            alone.
 
     Returns:
         A :class:`FlatParams`, a pytree; its method ``tree()`` returns the tree. :func:`unflatten` converts a whole
@@ -140,7 +143,7 @@ def flat_params(params: PyTree) -> FlatParams:
     alone = [index for index, packed in enumerate(small) if not packed]
     assembly = Assembly(trees.Structure(treedef), tuple(alone), tuple(segments.values()))
     form = Form(assembly, (*[names[index] for index in alone], *[f"packed.{key}" for key in segments]))
-    return FlatParams(form, form.joined(leaves))
+    return FlatParams(form, form.joined([jnp.array(leaf) for leaf in leaves]))
 
 
 def unflatten(tree: PyTree) -> PyTree:

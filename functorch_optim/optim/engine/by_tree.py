@@ -193,8 +193,12 @@ class ByTree:
         templates = self._templates(records)[0]
         key = templates, types_of(templates)
         if key not in self._needs:
-            self._needs[key] = frozenset().union(*(needs_of(self.build(one)) for one in records))
+            self._needs[key] = frozenset().union(*(needs_of(self.build(self._unchecked(one))) for one in records))
         return self._needs[key]
+
+    def _unchecked(self, options: Group) -> Group:
+        """Return the options with stand-ins for numbers, whose values in a group are taken as they are."""
+        return {**options, **{name: Deferred() for name in self.data_names}} if self.strict else options
 
     def step_by_loss(
         self,
@@ -211,7 +215,7 @@ class ByTree:
         The transformation may evaluate it too, unless ``how`` changes what it returns.
         """
         if self.strict:  # checks the options that are not numbers before anything is compiled
-            self.build({**records[0], **{name: Deferred() for name in self.data_names}})
+            self.build(self._unchecked(records[0]))
         templates, numbers = self._templates(records)
 
         def make(loss: Callable[..., PyTree]) -> Callable[..., PyTree]:
