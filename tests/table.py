@@ -138,6 +138,8 @@ FORMS = {
     "links", "monitor_sometimes", "partition_rules", "project_l2_ball", "radam_schedule", "rmsprop_foreach",
     "rmsprop_plain", "sam_adaptive", "scale_by_param_norm", "scale_by_param_rms", "selective", "skip_large_updates",
     "skip_spikes_both",
+    "adam_maximize", "sgd_plain", "sgd_dampened", "adafactor_decay", "rprop_direction",
+    "scale_by_schedule", "freeze", "named_chain", "set_to_zero", "inject",
 }  # fmt: skip
 if not FULL:
     TABLE = {name: tx for name, tx in TABLE.items() if name not in FORMS}

@@ -220,7 +220,7 @@ def test_a_sparse_gradient_is_taken_or_raises_and_is_named(tx):
     params = tree()
     grads = tree(1)
     grads["dense"]["kernel"] = BCOO.fromdense(grads["dense"]["kernel"], n_dense=1)
-    if tx in [TABLE[name] for name in TAKE_ROWS]:
+    if tx in [TABLE[name] for name in TAKE_ROWS if name in TABLE]:
         updates, _ = tx.update(grads, tx.init(params), params)
         moved = updates["dense"]["kernel"]
         if tx in (TABLE["sgd"], TABLE["sgd_direction"]):  # momentum moves all rows
