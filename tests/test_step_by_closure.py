@@ -508,3 +508,14 @@ def test_a_named_tuple_of_micro_batches_is_one_argument():
 
 def test_line_searches_accept_keywords_that_ask_for_nothing():
     optim.LBFGS(tree()).step(loss, batch(), clip_norm=None, has_aux=False, batches=None)
+
+
+@pytest.mark.parametrize("foreach", [False, True])
+def test_gradients_are_added_in_place(foreach):
+    optimizer = optim.Adam(tree(6), foreach=foreach)
+    optimizer.step(loss, batch())
+    places = []
+    for seed in range(3):
+        optimizer.backward(loss, batch(seed))
+        places.append([leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(optimizer._grads)])
+    assert places[0] == places[1] == places[2]

@@ -146,8 +146,10 @@ class Values(Stepping):
             return
         if jax.tree.structure(held) != jax.tree.structure(grads):
             held, grads = leaves_of(held), leaves_of(grads)
-        leaves = [*jax.tree.leaves(grads, is_leaf=rows.is_rows), *jax.tree.leaves(held, is_leaf=rows.is_rows)]
-        grown = any(map(rows.is_rows, leaves))  # a sum of row-sparse gradients has another shape
+        # A sum of row-sparse gradients has another shape. Keep no list of the leaves here: it would have them copied.
+        grown = any(
+            rows.is_rows(leaf) for tree in (held, grads) for leaf in jax.tree.leaves(tree, is_leaf=rows.is_rows)
+        )
         if grown or self.defaults.get("differentiable"):
             self._grads = _add(leaves_of(held), leaves_of(grads))
             return
