@@ -37,8 +37,10 @@ class _Composed(LRScheduler):
             if metrics is None:
                 raise TypeError(f"{type(self).__name__} holds a ReduceLROnPlateau now: step(metrics) needs its metric")
             scheduler.step(metrics)
-        elif isinstance(scheduler, SequentialLR | ChainedScheduler):
+        elif isinstance(scheduler, _Composed):
             scheduler.step(metrics)
+        elif getattr(scheduler.step, "__func__", None) is LRScheduler.step:
+            scheduler._advance(None)  # an error is undone by our own step
         else:
             scheduler.step()
 

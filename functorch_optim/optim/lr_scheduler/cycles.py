@@ -271,7 +271,7 @@ class OneCycleLR(LRScheduler):
         start, end, groups, strategy = phase[start], phase[end], self.optimizer.param_groups, self._anneal_func_type
         values: list[float] = []
         for group in groups:
-            if end not in group:  # added later: it takes the values of the first
+            if start not in group or end not in group:  # added later: it takes the values of the first
                 group = {**groups[0], **group}
             values.append(between_numbers(group[start], group[end], done, length, strategy))
         return values
