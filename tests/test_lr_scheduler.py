@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import sys
 import warnings
 
 import jax.numpy as jnp
@@ -856,3 +857,72 @@ def test_rates_come_back_from_zero_in_compositions():
     factors = [f.constant_factor(1.0, 0.0, 3), f.exponential_decay(1.0, 0.9), f.linear(1.0, 0.0, 1.0, 5)]
     closed = f.chained(1.0, [*factors, f.constant_factor(1.0, 0.5, 8)])
     np.testing.assert_allclose(values, [[lr * closed(k) for lr in (0.5, 2.0)] for k in range(13)], rtol=1e-12)
+
+
+def calls_of(function):
+    """Return the names of all functions that a call of ``function`` calls, with their modules."""
+    seen = []
+
+    def record(frame, event, argument):
+        if event == "call":
+            seen.append((frame.f_globals["__name__"], frame.f_code.co_name))
+        elif event == "c_call":
+            seen.append((str(argument.__module__), argument.__qualname__))
+
+    sys.setprofile(record)
+    try:
+        function()
+    finally:
+        sys.setprofile(None)
+    return seen[:-1]  # without setprofile
+
+
+@pytest.mark.parametrize("name", ["StepLR", "CosineAnnealingLR", "OneCycleLR", "CyclicLR", "LinearLR", "LambdaLR"])
+def test_a_step_calls_few_functions_and_none_of_arrays(name):
+    """torch calls 13 to 21 functions for one group."""
+    optimizer = optim.SGD([jnp.ones(1)], lr=0.5, momentum=0.9)
+    arguments = {"CosineAnnealingLR": {"T_max": 100}, "LambdaLR": {"lr_lambda": half}, "LinearLR": {"total_iters": 100}}
+    scheduler = getattr(optim.lr_scheduler, name)(optimizer, **arguments_of(arguments.get(name, SCHEDULERS[name][0])))
+    optimizer.step()
+    scheduler.step()
+    calls = calls_of(scheduler.step)
+    assert len(calls) <= (40 if name == "CyclicLR" else 28)
+    assert not [call for call in calls if call[0].partition(".")[0] in ("jax", "jaxlib", "numpy")]
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("StepLR", {"step_size": np.int64(1), "gamma": np.float32(0.1)}),
+        ("ExponentialLR", {"gamma": np.float32(0.1)}),
+        ("MultiStepLR", {"milestones": np.array([1, 2]), "gamma": np.float32(0.1)}),
+        ("LinearLR", {"start_factor": np.float32(0.1), "total_iters": np.int64(3)}),
+        ("PolynomialLR", {"power": np.float32(0.1), "total_iters": np.int64(3)}),
+        ("CosineAnnealingLR", {"T_max": np.int64(3), "eta_min": np.float32(0.1)}),
+        ("CyclicLR", {"base_lr": np.float32(0.1), "max_lr": 1.0, "mode": "exp_range", "gamma": np.float32(0.9)}),
+        ("OneCycleLR", {"max_lr": np.float32(0.1), "total_steps": 9}),
+    ],
+)
+def test_options_of_numpy_give_the_rates_of_pythons_numbers(name, arguments):
+    """In doubles, as Python floats."""
+    values = []
+    plain = {key: value.item() if isinstance(value, np.generic) else value for key, value in arguments.items()}
+    for options in (arguments, plain):
+        optimizer, make = ours(name, options)
+        values.append(run(optimizer, make(optimizer), 5))
+    assert values[0] == values[1]
+    assert {type(value) for row in values[0] for value in row} == {float}
+
+
+def test_a_group_that_joins_one_cycle_takes_the_first_ones_highest_and_lowest_values():
+    """In each of three phases, of which the second falls from a value that the group lacks."""
+    optimizer = optim.SGD([jnp.ones(1)], lr=0.5, momentum=0.9)
+    scheduler = optim.lr_scheduler.OneCycleLR(optimizer, 1.0, total_steps=20, three_phase=True)
+    optimizer.step()
+    scheduler.step()
+    optimizer.add_param_group({"params": [jnp.ones(1)], "lr": 0.04})  # the first group's initial rate
+    for _ in range(18):
+        optimizer.step()
+        scheduler.step()
+        one, other = optimizer.param_groups
+        assert (one["lr"], one["momentum"]) == (other["lr"], other["momentum"])

@@ -17,7 +17,7 @@ def value_at(value: Any, count: int) -> PyTree:
 
     Schedules are evaluated, arrays of one element are read, lists and tuples (betas) become tuples. Tracers stay.
     """
-    if value is None or isinstance(value, bool | str | float | Tracer):
+    if type(value) is float or value is None or isinstance(value, bool | str | float | Tracer):
         return value
     if isinstance(value, Beta):
         return Beta(value_at(value.value, count), value_at(value.complement, count))

@@ -18,7 +18,7 @@ from functorch_optim.schedules.schedule import (
     number,
     wrapped,
 )
-from functorch_optim.typing import Numeric
+from functorch_optim.typing import Numeric, PyTree
 
 
 class cosine_annealing(Schedule):
@@ -59,11 +59,15 @@ class cosine_annealing(Schedule):
 
     def next(self, lr: Numeric, step: int) -> Numeric:
         """Compute the value at ``step`` (at least 1) from the previous value, in doubles."""
-        low, base = number(self.eta_min), number(self.lr)
-        if (step - 1 - self.T_max) % (2 * self.T_max) == 0:  # the previous value was eta_min: there is no ratio to it
-            return lr + (base - low) * (1 - math.cos(math.pi / self.T_max)) / 2
-        now, before = (1 + math.cos(math.pi * k / self.T_max) for k in (step, step - 1))
-        return now / before * (lr - low) + low
+        return next_cosine(lr, step, number(self.lr), self.T_max, number(self.eta_min))
+
+
+def next_cosine(lr: PyTree, step: int, base: PyTree, T_max: float, eta_min: PyTree) -> PyTree:
+    """Compute the next value of a :class:`cosine_annealing` from ``base``, in doubles."""
+    if (step - 1 - T_max) % (2 * T_max) == 0:  # the previous value was eta_min: there is no ratio to it
+        return lr + (base - eta_min) * (1 - math.cos(math.pi / T_max)) / 2
+    now, before = 1 + math.cos(math.pi * step / T_max), 1 + math.cos(math.pi * (step - 1) / T_max)
+    return now / before * (lr - eta_min) + eta_min
 
 
 class cosine_annealing_warm_restarts(Schedule):

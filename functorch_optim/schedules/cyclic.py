@@ -2,17 +2,20 @@
 
 from types import ModuleType
 
+import numpy as np
+
 from functorch_optim.hyperparams import AnyNumber, NonNegative
 from functorch_optim.schedules.schedule import (
     Schedule,
     between,
+    between_numbers,
     check_choice,
     check_positive,
     exact_power,
     number,
     wrapped,
 )
-from functorch_optim.typing import Numeric, StepFunction
+from functorch_optim.typing import Numeric, PyTree, StepFunction
 
 MODES = ("triangular", "triangular2", "exp_range")
 
@@ -68,17 +71,30 @@ class cyclic(Schedule):
         """Compute the height of the scaled triangle, from 0 to 1."""
         up = self.step_size_up
         down = up if self.step_size_down is None else self.step_size_down
-        cycle, place = wrapped(step, up + down, xp)
-        rise, fall = between(0.0, 1.0, place, up, xp), between(1.0, 0.0, place - up, down, xp)
-        height = xp.where(place <= up, rise, fall)
-        return height * self._scale(cycle + 1, step, xp)
+        cycle, height = triangle(step, up, down, xp)
+        return height * scale(cycle, step, xp, self.mode, number(self.gamma), self.scale_fn, self.scale_mode)
 
-    def _scale(self, cycle: Numeric, step: Numeric, xp: ModuleType) -> Numeric:
-        if self.scale_fn is not None:
-            return self.scale_fn(cycle if self.scale_mode == "cycle" else step)
-        if self.mode == "exp_range":
-            return exact_power(number(self.gamma), step, xp)
-        return 0.5 ** (cycle - 1) if self.mode == "triangular2" else 1.0
+
+def triangle(step: PyTree, up: float, down: float, xp: ModuleType) -> tuple[PyTree, PyTree]:
+    """Return the cycle at ``step``, counted from 1, and the height of its triangle."""
+    cycle, place = wrapped(step, up + down, xp)
+    if xp is np:
+        rising = place <= up
+        height = between_numbers(0.0, 1.0, place, up) if rising else between_numbers(1.0, 0.0, place - up, down)
+        return cycle + 1, height
+    rise, fall = between(0.0, 1.0, place, up, xp), between(1.0, 0.0, place - up, down, xp)
+    return cycle + 1, xp.where(place <= up, rise, fall)
+
+
+def scale(
+    cycle: PyTree, step: PyTree, xp: ModuleType, mode: str, gamma: PyTree, scale_fn: StepFunction | None, of: str
+) -> PyTree:
+    """Return the factor of a cycle's height; ``of`` is the ``scale_mode``."""
+    if scale_fn is not None:
+        return scale_fn(cycle if of == "cycle" else step)
+    if mode == "exp_range":
+        return exact_power(gamma, step, xp)
+    return 0.5 ** (cycle - 1) if mode == "triangular2" else 1.0
 
 
 class cyclic_momentum(Schedule):

@@ -114,10 +114,14 @@ class constant_factor(Schedule):
 
     def next(self, lr: Numeric, step: int) -> Numeric:
         """Compute the value at ``step`` (at least 1) from the previous value."""
-        if step != self.total_iters:
-            return lr
-        factor = number(self.factor)
-        return lr * (1.0 / factor) if factor else number(self.lr)
+        return next_constant(lr, step, number(self.lr), number(self.factor), self.total_iters)
+
+
+def next_constant(lr: PyTree, step: int, base: PyTree, factor: PyTree, total_iters: int) -> PyTree:
+    """Compute the next value of a :class:`constant_factor` of ``base``."""
+    if step != total_iters:
+        return lr
+    return lr * (1.0 / factor) if factor else base
 
 
 class linear(Schedule):
@@ -153,10 +157,15 @@ class linear(Schedule):
     def next(self, lr: Numeric, step: int) -> Numeric:
         """Compute the value at ``step`` (at least 1) from the previous value."""
         start, end = number(self.start_factor), number(self.end_factor)
-        if step > self.total_iters:
-            return lr
-        before = self.total_iters * start + (step - 1) * (end - start)
-        return lr * (1.0 + (end - start) / before) if before else self(step)
+        return next_linear(lr, step, number(self.lr), start, end, self.total_iters)
+
+
+def next_linear(lr: PyTree, step: int, base: PyTree, start: PyTree, end: PyTree, total_iters: int) -> PyTree:
+    """Compute the next value of :class:`linear` of ``base``; after zero it comes from the base."""
+    if step > total_iters:
+        return lr
+    before = total_iters * start + (step - 1) * (end - start)
+    return lr * (1.0 + (end - start) / before) if before else between(base * start, base * end, step, total_iters, np)
 
 
 class exponential_decay(Schedule):
@@ -209,14 +218,18 @@ class polynomial_decay(Schedule):
         as_count("total_iters", self.total_iters, 1)
 
     def evaluate(self, step: Numeric, xp: ModuleType) -> Numeric:
-        return number(self.lr) * between(1.0, 0.0, step, self.total_iters, xp) ** number(self.power)
+        return number(self.lr) * xp.asarray(between(1.0, 0.0, step, self.total_iters, xp)) ** number(self.power)
 
     def next(self, lr: Numeric, step: int) -> Numeric:
         """Compute the value at ``step`` (at least 1) from the previous value."""
-        if step > self.total_iters:
-            return lr
-        ratio = (1.0 - step / self.total_iters) / (1.0 - (step - 1) / self.total_iters)
-        return lr * ratio ** number(self.power)
+        return next_polynomial(lr, step, self.total_iters, number(self.power))
+
+
+def next_polynomial(lr: PyTree, step: int, total_iters: int, power: PyTree) -> PyTree:
+    """Compute the next value of a :class:`polynomial_decay`."""
+    if step > total_iters:
+        return lr
+    return lr * ((1.0 - step / total_iters) / (1.0 - (step - 1) / total_iters)) ** power
 
 
 class multiplicative(Schedule):

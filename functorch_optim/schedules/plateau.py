@@ -1,9 +1,11 @@
 """A value, such as a learning rate, that falls when a metric stops improving."""
 
+import math
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 
 from functorch_optim.base import Frozen, exportable
 from functorch_optim.hyperparams import as_count
@@ -123,5 +125,12 @@ def is_better(
         >>> [bool(is_better(m, -1.0, "min", 0.1, "rel", np)) for m in (-1.0, -1.2, math.nan)]
         [False, True, False]
     """
-    margin = threshold * xp.where(xp.isfinite(best), xp.abs(best), 0.0) if threshold_mode == "rel" else threshold
+    margin = threshold * _size(best, xp) if threshold_mode == "rel" else threshold
     return metric < best - margin if mode == "min" else metric > best + margin
+
+
+def _size(best: Any, xp: ModuleType) -> PyTree:
+    """The size of the best metric; 0 before there is one."""
+    if xp is np:
+        return abs(best) if math.isfinite(best) else 0.0
+    return xp.where(xp.isfinite(best), xp.abs(best), 0.0)

@@ -17,6 +17,8 @@ from functorch_optim.core.options import Options
 from functorch_optim.hyperparams import Scalar, as_count
 from functorch_optim.typing import Numeric, PyTree
 
+_QUARTER = math.pi / 2  # of a turn
+
 
 class Schedule(Options):
     """Base class of schedules: a subclass declares its options and defines ``evaluate(step, xp)``."""
@@ -82,21 +84,38 @@ def between(start: Any, end: Any, done: Numeric, length: Numeric, xp: ModuleType
     The result is exactly ``start`` before and ``end`` after, and never beyond them in between. One product and one sum
     in float32 cannot ensure this: a compiler may multiply by the reciprocal of the length, and fuse product and sum.
     """
+    if xp is np:
+        return between_numbers(start, end, done, length, strategy)
     if isinstance(length, int | float) and length <= 0:
         return xp.where(done < 0, start, end)
     share, left = (fraction(each, length, xp) for each in (done, length - done))
     if strategy == "cos":
-        share, left = (xp.sin(each * (math.pi / 2)) ** 2 for each in (share, left))
+        share, left = (xp.sin(each * _QUARTER) ** 2 for each in (share, left))
     inside = xp.clip(start * left + end * share, xp.minimum(start, end), xp.maximum(start, end))
     return xp.where(done >= length, end, xp.where(done <= 0, start, inside))
 
 
+def between_numbers(start: PyTree, end: PyTree, done: Any, length: Any, strategy: str = "linear") -> PyTree:
+    """Compute :func:`between` of Python numbers."""
+    if done >= length:
+        return start if done < 0 else end  # both only if the length is negative
+    if done <= 0:
+        return start
+    share, left = done / length, (length - done) / length
+    if strategy == "cos":
+        share, left = math.sin(share * _QUARTER) ** 2, math.sin(left * _QUARTER) ** 2
+    inside = start * left + end * share
+    if start < end:
+        return start if inside < start else end if inside > end else inside
+    return end if inside < end else start if inside > start else inside
+
+
 def wrapped(step: Any, period: float, xp: ModuleType) -> tuple[Numeric, Numeric]:
     """Split ``step`` into whole periods, as a float, and the steps since; in integer arithmetic if possible."""
-    whole, parts = float(period).as_integer_ratio()  # ``whole`` steps are ``parts`` periods
     if xp is np:
         cycles, place = divmod(step, period)
         return float(cycles), place
+    whole, parts = float(period).as_integer_ratio()  # ``whole`` steps are ``parts`` periods
     if not jnp.issubdtype(step.dtype, jnp.integer) or whole > jnp.iinfo(step.dtype).max:
         step = as_float(step, xp)
         cycles = jnp.floor(step / period)

@@ -1,9 +1,8 @@
 """The base of all schedulers: counts epochs, asks for the learning rates, and writes them into the groups."""
 
 import warnings
-from collections.abc import Callable, Collection, Generator, Mapping
-from contextlib import contextmanager
-from typing import ClassVar
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, ClassVar
 
 from functorch_optim.optim.lr_scheduler.writing import (
     all_or_nothing,
@@ -11,6 +10,7 @@ from functorch_optim.optim.lr_scheduler.writing import (
     check_optimizer,
     copied,
     reset_rates,
+    restore,
     write_momentum,
 )
 from functorch_optim.optim.optimizer import Optimizer
@@ -72,11 +72,11 @@ class LRScheduler:
 
     def __init__(self, optimizer: Optimizer, last_epoch: int = -1) -> None:
         check_optimizer(optimizer, last_epoch)
-        with all_or_nothing(optimizer):
+        with all_or_nothing(optimizer.param_groups):
             for group in optimizer.param_groups:
                 group.setdefault("initial_lr", value_at(group["lr"], 0))
             self.optimizer = optimizer
-            if "base_lrs" not in vars(self):  # CyclicLR sets its own
+            if not hasattr(self, "base_lrs"):  # CyclicLR sets its own
                 self.base_lrs: list[float] = [group["initial_lr"] for group in optimizer.param_groups]
             self.last_epoch = last_epoch
             self._step_count = 0
@@ -84,6 +84,7 @@ class LRScheduler:
             self._get_lr_called_within_step = False  # so that a state_dict has torch's keys
             self._last_lr: list[float] = []
             optimizer._hooks.scheduled = vars(optimizer).get("step")
+            self.__dict__ = dict(self.__dict__)  # not one that shares its keys: steps, which copy it, read it faster
             self.step()
             self._is_initial = False
 
@@ -99,60 +100,77 @@ class LRScheduler:
         """Return the learning rates that the last :meth:`step` wrote."""
         return list(self._last_lr)
 
-    def step(self, epoch: int | None = None) -> None:
+    def step(self, epoch: Any = None) -> None:
         """Advance to the next epoch, or to ``epoch``, and write the learning rates; call it after ``optimizer.step``.
 
         Raises:
             ValueError, TypeError: ``epoch`` is negative, or it or a rate is not a number. Nothing changes then.
         """
-        check_epoch(epoch)
-        if self._step_count == 1 and vars(self.optimizer).get("step") is not self.optimizer._hooks.scheduled:
-            warnings.warn(_OVERRIDDEN, UserWarning, stacklevel=2)
-        elif self._step_count == 1 and not self.optimizer._opt_called:
-            warnings.warn(_ORDER, UserWarning, stacklevel=2)
-        if epoch is not None:
-            warnings.warn(EPOCH_WARNING, UserWarning, stacklevel=2)
-        with self._stepping():
-            self._step_count += 1
-            self.last_epoch = self.last_epoch + 1 if epoch is None else epoch
-            self._write(self.get_lr if epoch is None else getattr(self, "_get_closed_form_lr", self.get_lr))
-
-    def _members(self) -> list[PyTree]:
-        """Return the objects that stepping or loading changes: the scheduler and what it holds."""
-        return [self]
-
-    @contextmanager
-    def _stepping(self) -> Generator[None]:
-        """Wrap a step: undo it on an error; after it, forget the groups that the optimizer loaded."""
-        with all_or_nothing(self.optimizer, *self._members()):
-            yield
+        lives = self._with_attributes([*self.optimizer.param_groups])
+        before: list[dict[str, PyTree]] = []
+        for live in lives:  # a loop is faster than a comprehension, for this few
+            before.append(live.copy())
+        try:
+            self._advance(epoch)
+        except BaseException:
+            restore(lives, before)
+            raise
         if not self._is_initial:
-            self.optimizer._loaded_groups = None
+            self.optimizer._loaded_groups = None  # they are for a scheduler that is loaded before its next step
+
+    def _advance(self, given: Any) -> None:
+        """Make a step with what :meth:`step` was given, here the epoch; on an error the caller undoes it."""
+        if given is not None:
+            check_epoch(given)
+            warnings.warn(EPOCH_WARNING, UserWarning, stacklevel=3)
+        if self._step_count == 1:
+            self._check_order()
+        self._step_count += 1
+        if given is None:
+            self.last_epoch += 1
+            self._write(self.get_lr)
+        else:
+            self.last_epoch = given
+            self._write(getattr(self, "_get_closed_form_lr", self.get_lr))
+
+    def _with_attributes(self, lives: list[dict[str, PyTree]]) -> list[dict[str, PyTree]]:
+        """Add the attributes of the scheduler, and of what it holds, to the groups: all that a step changes."""
+        lives.append(self.__dict__)
+        return lives
+
+    def _check_order(self) -> None:
+        if vars(self.optimizer).get("step") is not self.optimizer._hooks.scheduled:
+            warnings.warn(_OVERRIDDEN, UserWarning, stacklevel=4)
+        elif not self.optimizer._opt_called:
+            warnings.warn(_ORDER, UserWarning, stacklevel=4)
 
     def _write(self, values_of: Callable[[], list[float]]) -> None:
         """Write the learning rates, and the momenta if they are cycled, into the groups."""
         groups = self.optimizer.param_groups
-        added = [group.setdefault("initial_lr", value_at(group["lr"], 0)) for group in groups[len(self.base_lrs) :]]
-        self.base_lrs = [*self.base_lrs, *added]
+        count, known = len(groups), len(self.base_lrs)
+        if known < count:
+            added = [group.setdefault("initial_lr", value_at(group["lr"], 0)) for group in groups[known:]]
+            self.base_lrs = [*self.base_lrs, *added]
         self._get_lr_called_within_step = True
-        try:
-            values, momenta = list(values_of()), self.get_momentum()
-        finally:
-            self._get_lr_called_within_step = False
-        self._check_rates(values)
-        for group, value in zip(groups, values, strict=True):
-            group["lr"] = value
-        for group, momentum in zip(groups, momenta or [], strict=momenta is not None):
-            write_momentum(group, momentum)
-        self._last_lr = values
-
-    def _check_rates(self, values: list[PyTree]) -> None:
-        name, count = type(self).__name__, len(self.optimizer.param_groups)
+        values = list(values_of())
+        momenta = self.get_momentum()
+        self._get_lr_called_within_step = False
         if len(values) != count:
+            name = type(self).__name__
             raise ValueError(f"{name} gives {len(values)} learning rates, but the optimizer has {count} groups")
         for index, value in enumerate(values):
-            if isinstance(value, str) or not hasattr(value, "__float__"):
-                raise TypeError(f"{name} gives {value!r} as the learning rate of parameter group {index}, not a number")
+            if type(value) is not float:
+                self._check_rate(index, value)
+            groups[index]["lr"] = value
+        if momenta is not None:
+            for index in range(count):
+                write_momentum(groups[index], momenta[index])
+        self._last_lr = values
+
+    def _check_rate(self, index: int, value: PyTree) -> None:
+        if isinstance(value, str) or not hasattr(value, "__float__"):
+            name = type(self).__name__
+            raise TypeError(f"{name} gives {value!r} as the learning rate of parameter group {index}, not a number")
 
     def _begin(self, reset: bool = True) -> None:
         """Restart at epoch 0: with ``reset`` from the initial learning rates, otherwise from those in the groups."""
@@ -164,7 +182,11 @@ class LRScheduler:
 
     def _lrs(self) -> list[float]:
         """Return the groups' current learning rates as numbers."""
-        return [value_at(group["lr"], 0) for group in self.optimizer.param_groups]
+        rates = []
+        for group in self.optimizer.param_groups:
+            lr = group["lr"]
+            rates.append(lr if type(lr) is float else value_at(lr, 0))
+        return rates
 
     def _closed(self, rates: list[float]) -> list[float]:
         """Compute the rates at ``last_epoch`` from the base rates ``rates``, whatever the groups hold now."""
@@ -214,7 +236,7 @@ class LRScheduler:
         """
         if isinstance(keep, str):
             raise TypeError(f"keep must be a collection of names, but it is the string {keep!r}")
-        with all_or_nothing(self.optimizer, *self._members()):
+        with all_or_nothing(self._with_attributes([*self.optimizer.param_groups])):
             unknown = set(keep) - self._take(state_dict, frozenset(keep))
             if unknown:
                 raise ValueError(f"keep names {sorted(unknown)}, no options that a {type(self).__name__} can keep")

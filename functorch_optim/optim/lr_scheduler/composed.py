@@ -3,7 +3,6 @@
 import warnings
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from itertools import chain
 from typing import Any, ClassVar
 
 from functorch_optim.hyperparams import as_count
@@ -38,8 +37,10 @@ class _Composed(LRScheduler):
             if metrics is None:
                 raise TypeError(f"{type(self).__name__} holds a ReduceLROnPlateau now: step(metrics) needs its metric")
             scheduler.step(metrics)
-        elif isinstance(scheduler, SequentialLR | ChainedScheduler):
+        elif isinstance(scheduler, _Composed):
             scheduler.step(metrics)
+        elif getattr(scheduler.step, "__func__", None) is LRScheduler.step:
+            scheduler._advance(None)  # an error is undone by our own step
         else:
             scheduler.step()
 
@@ -48,8 +49,11 @@ class _Composed(LRScheduler):
         state = super().state_dict()
         return {**state, "_schedulers": [scheduler.state_dict() for scheduler in self._schedulers]}
 
-    def _members(self) -> list[PyTree]:
-        return [self, *chain.from_iterable(scheduler._members() for scheduler in self._schedulers)]
+    def _with_attributes(self, lives: list[dict[str, PyTree]]) -> list[dict[str, PyTree]]:
+        lives.append(self.__dict__)
+        for scheduler in self._schedulers:
+            scheduler._with_attributes(lives)
+        return lives
 
     def _take(self, state_dict: Mapping[str, PyTree], keep: frozenset[str]) -> set[str]:
         found, states = super()._take(state_dict, keep), state_dict["_schedulers"]
@@ -67,12 +71,18 @@ class _Composed(LRScheduler):
             scheduler._put_back()
         super()._put_back()
 
+    def _holds_a_plateau(self) -> bool:
+        return any(
+            isinstance(each, ReduceLROnPlateau) or (isinstance(each, _Composed) and each._holds_a_plateau())
+            for each in self._schedulers
+        )
+
     def _in_turn(self) -> Sequence[LRScheduler]:
         """Return the held schedulers; the one that wrote last comes last."""
         return self._schedulers
 
     def _recalculate(self) -> None:
-        if any(isinstance(member, ReduceLROnPlateau) for member in self._members()):
+        if self._holds_a_plateau():
             raise ValueError("keep needs rates that follow from the options, but a ReduceLROnPlateau is held here")
         for scheduler in self._in_turn():
             scheduler._recalculate()
@@ -132,7 +142,7 @@ class SequentialLR(_Composed):
         self._check_options()
         self.last_epoch = 0
         self._last_lr: list[float] = []
-        with all_or_nothing(optimizer, *self._members()), warnings.catch_warnings():
+        with all_or_nothing(self._with_attributes([*optimizer.param_groups])), warnings.catch_warnings():
             self._begin()
             warnings.simplefilter("ignore")  # about the order of calls: these steps repeat earlier ones
             for _ in range(last_epoch + 1):
@@ -160,14 +170,16 @@ class SequentialLR(_Composed):
 
     def step(self, metrics: Numeric | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride] as torch
         """Advance to the next epoch; ``metrics`` goes to the active scheduler if it is a :class:`ReduceLROnPlateau`."""
-        with self._stepping():
-            self.last_epoch += 1
-            index = self._active()
-            if index > 0 and self._milestones[index - 1] == self.last_epoch:
-                self._schedulers[index]._begin()
-            else:
-                self._step_one(self._schedulers[index], metrics)
-            self._last_lr = self._lrs()
+        LRScheduler.step(self, metrics)
+
+    def _advance(self, given: Any) -> None:
+        self.last_epoch += 1
+        index = self._active()
+        if index > 0 and self._milestones[index - 1] == self.last_epoch:
+            self._schedulers[index]._begin()
+        else:
+            self._step_one(self._schedulers[index], given)
+        self._last_lr = self._lrs()
 
     def _in_turn(self) -> Sequence[LRScheduler]:
         active = self._active()
@@ -213,15 +225,17 @@ class ChainedScheduler(_Composed):
 
     def step(self, metrics: Any = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride] as torch
         """Step every scheduler; ``metrics`` goes to each :class:`ReduceLROnPlateau` among them."""
-        with self._stepping():
-            lost = self._zeros()
-            for scheduler in self._schedulers:
-                self._step_one(scheduler, metrics)
-            if lost:
-                due = self._closed(self._initial())
-                for index in lost:
-                    self.optimizer.param_groups[index]["lr"] = due[index]
-            self._last_lr = self._lrs()
+        LRScheduler.step(self, metrics)
+
+    def _advance(self, given: Any) -> None:
+        lost = self._zeros()
+        for scheduler in self._schedulers:
+            self._step_one(scheduler, given)
+        if lost:
+            due = self._closed(self._initial())
+            for index in lost:
+                self.optimizer.param_groups[index]["lr"] = due[index]
+        self._last_lr = self._lrs()
 
     def _zeros(self) -> list[int]:
         """Return the groups whose rate the schedulers made zero, which hides what the next factors multiply."""

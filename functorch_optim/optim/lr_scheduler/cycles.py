@@ -11,13 +11,16 @@ from functorch_optim.optim.lr_scheduler.base import LRScheduler
 from functorch_optim.optim.lr_scheduler.writing import (
     all_or_nothing,
     check_optimizer,
+    lengthened,
     per_group,
     saved_function,
+    with_attributes,
     write_momentum,
 )
 from functorch_optim.optim.optimizer import Optimizer
-from functorch_optim.schedules.one_cycle import phase_ends, through_phases
-from functorch_optim.schedules.schedule import check_number
+from functorch_optim.schedules.cyclic import scale, triangle
+from functorch_optim.schedules.one_cycle import phase_ends
+from functorch_optim.schedules.schedule import between_numbers, check_number
 from functorch_optim.typing import PyTree
 
 
@@ -101,7 +104,7 @@ class CyclicLR(LRScheduler):
         self.total_size = up + down
         self.step_ratio = up / self.total_size
         self.mode = mode
-        self.gamma = gamma
+        self.gamma = float(gamma)
         self._scale_fn_custom = scale_fn
         self.scale_mode = scale_mode if scale_fn is not None else "iterations" if mode == "exp_range" else "cycle"
         self.cycle_momentum = cycle_momentum
@@ -109,7 +112,7 @@ class CyclicLR(LRScheduler):
             self.use_beta1 = _check_momentum(optimizer)
             self.base_momentums = per_group("base_momentum", optimizer, base_momentum)
             self.max_momentums = per_group("max_momentum", optimizer, max_momentum)
-        with all_or_nothing(optimizer):
+        with all_or_nothing(optimizer.param_groups):
             if last_epoch == -1:
                 self._write_options(optimizer)
             super().__init__(optimizer, last_epoch)
@@ -123,25 +126,33 @@ class CyclicLR(LRScheduler):
     def _check_options(self) -> None:
         check_number("total_size", self.total_size)
         check_number("step_ratio", self.step_ratio)
-        schedules.cyclic(0.0, 1.0, *self._shape())
-
-    def _shape(self) -> tuple[PyTree, ...]:
         up = self.total_size * self.step_ratio
-        return up, self.total_size - up, self.mode, self.gamma, self._scale_fn_custom, self.scale_mode
+        shape = (up, self.total_size - up, self.mode, self.gamma, self._scale_fn_custom, self.scale_mode)
+        schedules.cyclic(0.0, 1.0, *shape)
+        self.gamma = float(self.gamma)
+
+    def _height(self) -> PyTree:
+        up, epoch = self.total_size * self.step_ratio, self.last_epoch
+        cycle, height = triangle(epoch, up, self.total_size - up, np)
+        return height * scale(cycle, epoch, np, self.mode, self.gamma, self._scale_fn_custom, self.scale_mode)
 
     def get_lr(self) -> list[float]:
-        shape = self._shape()
-        highs = self.max_lrs + self.max_lrs[-1:] * (len(self.base_lrs) - len(self.max_lrs))  # groups added later
-        pairs = zip(self.base_lrs, highs, strict=True)
-        return [schedules.cyclic(base, high, *shape)(self.last_epoch) for base, high in pairs]
+        height = self._height()
+        highs = lengthened(self.max_lrs, len(self.base_lrs))
+        rates: list[float] = []
+        for index, low in enumerate(self.base_lrs):
+            rates.append(float(low * (1 - height) + highs[index] * height))
+        return rates
 
     def get_momentum(self) -> list[float] | None:
         if not self.cycle_momentum:
             return None
-        shape, missing = self._shape(), len(self.optimizer.param_groups) - len(self.max_momentums)
-        lows, highs = (each + each[-1:] * missing for each in (self.base_momentums, self.max_momentums))
-        pairs = zip(lows, highs, strict=True)
-        return [schedules.cyclic_momentum(low, high, *shape)(self.last_epoch) for low, high in pairs]
+        height, count = self._height(), len(self.optimizer.param_groups)
+        lows, highs = lengthened(self.base_momentums, count), lengthened(self.max_momentums, count)
+        momenta: list[float] = []
+        for index, high in enumerate(highs):
+            momenta.append(float(high * (1 - height) + lows[index] * height))
+        return momenta
 
     def state_dict(self) -> dict[str, PyTree]:
         """Return a copy of the scheduler's state; of a ``scale_fn`` that is an object, it has the attributes."""
@@ -149,8 +160,9 @@ class CyclicLR(LRScheduler):
         kept = saved_function(state.pop("_scale_fn_custom"))
         return {**state, "_scale_fn_custom": kept}
 
-    def _members(self) -> list[PyTree]:
-        return [self, *([self._scale_fn_custom] if hasattr(self._scale_fn_custom, "__dict__") else [])]
+    def _with_attributes(self, lives: list[dict[str, PyTree]]) -> list[dict[str, PyTree]]:
+        lives.append(self.__dict__)
+        return with_attributes(lives, (self._scale_fn_custom,))
 
     def _update(self, values: dict[str, PyTree]) -> None:
         """Keep the present ``scale_fn``; an object takes the saved attributes."""
@@ -224,7 +236,7 @@ class OneCycleLR(LRScheduler):
             self.use_beta1 = _check_momentum(optimizer)
             given = {"max_momentum": max_momentum, "base_momentum": base_momentum}
             momenta = [per_group(name, optimizer, value) for name, value in given.items()]
-        with all_or_nothing(optimizer):
+        with all_or_nothing(optimizer.param_groups):
             if last_epoch == -1:
                 _set_ends(optimizer, highs, div_factor, final_div_factor)
                 if momenta:
@@ -245,26 +257,30 @@ class OneCycleLR(LRScheduler):
         for phase in self._schedule_phases:
             check_number("end_step", phase["end_step"])
 
-    def _values(self, names: tuple[str, str]) -> list[float]:
-        """Compute the groups' values at ``last_epoch``; ``names`` are the keys of a phase's start and end."""
-        if self.last_epoch > self.total_steps:
-            raise ValueError(
-                f"Tried to step {self.last_epoch} times. The specified number of total steps is {self.total_steps}"
-            )
-        start, end = names
-        keys = [phase[start] for phase in self._schedule_phases] + [self._schedule_phases[-1][end]]
-        ends = tuple(float(phase["end_step"]) for phase in self._schedule_phases)
-        model = self.optimizer.param_groups[0]  # groups added later take its values
-        values = [[group.get(key, model[key]) for key in keys] for group in self.optimizer.param_groups]
-        return [
-            float(through_phases(tuple(each), ends, self.last_epoch, self._anneal_func_type, np)) for each in values
-        ]
+    def _values(self, start: str, end: str) -> list[float]:
+        """Compute the groups' values at ``last_epoch``; ``start`` and ``end`` are keys of a phase."""
+        epoch = self.last_epoch
+        if epoch > self.total_steps:
+            raise ValueError(f"Tried to step {epoch} times. The specified number of total steps is {self.total_steps}")
+        phase, before, after = {}, 0.0, 0.0
+        for phase in self._schedule_phases:  # the first that ends later, otherwise the last
+            before, after = after, phase["end_step"]
+            if epoch <= after:
+                break
+        done, length = epoch - before, after - before
+        start, end, groups, strategy = phase[start], phase[end], self.optimizer.param_groups, self._anneal_func_type
+        values: list[float] = []
+        for group in groups:
+            if start not in group or end not in group:  # added later: it takes the values of the first
+                group = {**groups[0], **group}
+            values.append(between_numbers(group[start], group[end], done, length, strategy))
+        return values
 
     def get_lr(self) -> list[float]:
-        return self._values(("start_lr", "end_lr"))
+        return self._values("start_lr", "end_lr")
 
     def get_momentum(self) -> list[float] | None:
-        return self._values(("start_momentum", "end_momentum")) if self.cycle_momentum else None
+        return self._values("start_momentum", "end_momentum") if self.cycle_momentum else None
 
 
 def _total_steps(total_steps: Any, epochs: Any, steps_per_epoch: Any) -> int:

@@ -5,7 +5,7 @@ from typing import Any
 
 from functorch_optim import schedules
 from functorch_optim.optim.lr_scheduler.base import LRScheduler
-from functorch_optim.optim.lr_scheduler.writing import saved_function
+from functorch_optim.optim.lr_scheduler.writing import lengthened, saved_function, with_attributes
 from functorch_optim.optim.optimizer import Optimizer
 from functorch_optim.typing import PyTree
 
@@ -24,10 +24,13 @@ class _ByFunctions(LRScheduler):
         self.lr_lambdas: list[Callable[[int], float]] = given
         super().__init__(optimizer, last_epoch)
 
-    def _functions(self, count: int) -> list[Callable[[int], float]]:
-        """Return a function for each of ``count`` groups; groups added later get the last one."""
-        missing = count - len(self.lr_lambdas)
-        return self.lr_lambdas + self.lr_lambdas[-1:] * missing
+    def _times_functions(self, rates: list[float]) -> list[float]:
+        """Return each group's rate times its function's value."""
+        functions, epoch = lengthened(self.lr_lambdas, len(rates)), self.last_epoch
+        values: list[float] = []
+        for index, rate in enumerate(rates):
+            values.append(rate * functions[index](epoch))
+        return values
 
     def state_dict(self) -> dict[str, PyTree]:
         """Return a copy of the scheduler's state, with the attributes of callable objects but no functions."""
@@ -35,8 +38,9 @@ class _ByFunctions(LRScheduler):
         del state["lr_lambdas"]
         return {**state, "lr_lambdas": [saved_function(function) for function in self.lr_lambdas]}
 
-    def _members(self) -> list[PyTree]:
-        return [self, *[function for function in self.lr_lambdas if hasattr(function, "__dict__")]]
+    def _with_attributes(self, lives: list[dict[str, PyTree]]) -> list[dict[str, PyTree]]:
+        lives.append(self.__dict__)
+        return with_attributes(lives, self.lr_lambdas)
 
     def _update(self, values: dict[str, PyTree]) -> None:
         """Keep the present functions; callable objects take the saved attributes."""
@@ -67,8 +71,7 @@ class LambdaLR(_ByFunctions):
     """
 
     def get_lr(self) -> list[float]:
-        pairs = zip(self.base_lrs, self._functions(len(self.base_lrs)), strict=True)
-        return [base * function(self.last_epoch) for base, function in pairs]
+        return self._times_functions(self.base_lrs)
 
 
 class MultiplicativeLR(_ByFunctions):
@@ -90,11 +93,8 @@ class MultiplicativeLR(_ByFunctions):
     """
 
     def get_lr(self) -> list[float]:
-        if self._is_initial:
-            return self._lrs()
-        rates = self._lrs()
-        return [lr * f(self.last_epoch) for lr, f in zip(rates, self._functions(len(rates)), strict=True)]
+        return self._lrs() if self._is_initial else self._times_functions(self._lrs())
 
     def _closed(self, rates: list[float]) -> list[float]:
-        pairs = zip(rates, self._functions(len(rates)), strict=True)
+        pairs = zip(rates, lengthened(self.lr_lambdas, len(rates)), strict=False)
         return [schedules.multiplicative(rate, function)(self.last_epoch) for rate, function in pairs]

@@ -95,20 +95,19 @@ class ReduceLROnPlateau(LRScheduler):
 
     def step(self, metrics: SupportsFloat, epoch: int | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride] as torch
         """Take a metric into account; call it after every epoch."""
-        current = float(metrics)
-        check_epoch(epoch)
-        if epoch is not None:
-            warnings.warn(EPOCH_WARNING, UserWarning, stacklevel=2)
-        with self._stepping():
-            self._count(current, epoch)
+        LRScheduler.step(self, (float(metrics), epoch))
 
-    def _count(self, current: float, epoch: int | None) -> None:
+    def _advance(self, given: tuple[float, int | None]) -> None:
+        current, epoch = given
+        if epoch is not None:
+            check_epoch(epoch)
+            warnings.warn(EPOCH_WARNING, UserWarning, stacklevel=4)
         self.last_epoch = self.last_epoch + 1 if epoch is None else epoch
         if bool(is_better(current, self.best, self.mode, self.threshold, self.threshold_mode, np)):
             self.best, self.num_bad_epochs = current, 0
         else:
             self.num_bad_epochs += 1
-        if self.in_cooldown:
+        if self.cooldown_counter > 0:
             self.cooldown_counter -= 1
             self.num_bad_epochs = 0
         if self.num_bad_epochs > self.patience:

@@ -58,20 +58,19 @@ class CosineAnnealingWarmRestarts(LRScheduler):
         schedules.cosine_annealing_warm_restarts(1.0, self.T_i, self.T_mult)
 
     def get_lr(self) -> list[float]:
-        return [self.eta_min + (base - self.eta_min) * self._share() for base in self.base_lrs]
+        return self._between(self.base_lrs)
 
-    def _share(self) -> float:
-        return (1 + math.cos(math.pi * self.T_cur / self.T_i)) / 2
+    def _between(self, rates: list[float]) -> list[float]:
+        low, share = self.eta_min, (1 + math.cos(math.pi * self.T_cur / self.T_i)) / 2
+        return [low + (rate - low) * share for rate in rates]
 
-    def step(self, epoch: float | None = None) -> None:
-        """Advance to the next epoch, or to ``epoch``, which may be a fraction, and write the learning rates."""
-        check_epoch(epoch)
-        with self._stepping():
-            if epoch is None and self.last_epoch >= 0:
-                self._go_on()
-            else:
-                self._go_to(max(self.last_epoch + 1, 0) if epoch is None else epoch)
-            self._write(self.get_lr)
+    def _advance(self, given: float | None) -> None:
+        check_epoch(given)
+        if given is None and self.last_epoch >= 0:
+            self._go_on()
+        else:
+            self._go_to(max(self.last_epoch + 1, 0) if given is None else given)
+        self._write(self.get_lr)
 
     def _go_on(self) -> None:
         self.T_cur += 1
@@ -91,7 +90,7 @@ class CosineAnnealingWarmRestarts(LRScheduler):
 
     def _closed(self, rates: list[float]) -> list[float]:
         self._go_to(self.last_epoch + self.T_cur % 1)
-        return [self.eta_min + (rate - self.eta_min) * self._share() for rate in rates]
+        return self._between(rates)
 
     def _begin(self, reset: bool = True) -> None:
         self.T_cur, self.T_i = 0, self.T_0

@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from functorch_optim import schedules
 from functorch_optim.optim.lr_scheduler.base import LRScheduler
 from functorch_optim.optim.optimizer import Optimizer
-from functorch_optim.schedules.schedule import check_milestones, check_number
+from functorch_optim.optim.options import value_at
+from functorch_optim.schedules.cosine import next_cosine
+from functorch_optim.schedules.decay import next_constant, next_linear, next_polynomial
+from functorch_optim.schedules.schedule import check_milestones, check_number, number
 from functorch_optim.typing import PyTree
 
 
@@ -23,7 +26,11 @@ class ScheduledLR(LRScheduler):
         super().__init__(optimizer, last_epoch)
 
     def _check_options(self) -> None:
-        self.schedule(1.0)  # raises if an option is invalid
+        """Raise if an option is invalid, and hold the options as the schedule does: steps compute with them."""
+        options = {name: number(value) for name, value in vars(self.schedule(1.0)).items()}
+        for name in options:
+            if hasattr(self, name):
+                setattr(self, name, options[name])
 
     def schedule(self, base: float) -> PyTree:
         """Return the schedule with this base learning rate."""
@@ -38,8 +45,15 @@ class ScheduledLR(LRScheduler):
             )
         if self._is_initial:  # resumed at a later epoch: the groups hold that epoch's value
             return [self.schedule(lr)(0) for lr in self._lrs()] if self.last_epoch == 0 else self._lrs()
-        pairs = zip(self._lrs(), self.base_lrs, strict=True)
-        return [self.schedule(base).next(lr, self.last_epoch) for lr, base in pairs]
+        rates: list[float] = []
+        for index, group in enumerate(self.optimizer.param_groups):
+            lr = group["lr"]
+            rates.append(self._next(lr if type(lr) is float else value_at(lr, 0), self.base_lrs[index]))
+        return rates
+
+    def _next(self, lr: PyTree, base: PyTree) -> PyTree:
+        """Compute the rate at ``last_epoch`` from the previous one and the base rate, as the schedule's ``next``."""
+        raise NotImplementedError(f"{type(self).__name__} does not define _next")  # abstract: every recursion does
 
     def _get_closed_form_lr(self) -> list[float]:
         return self._closed(self.base_lrs)
@@ -55,8 +69,10 @@ class _FactorLR(ScheduledLR):
     """
 
     def get_lr(self) -> list[float]:
-        values, known = super().get_lr(), len(self._last_lr)
-        return values if self._is_initial else values[:known] + self._closed(self._lrs()[known:])
+        values, known = ScheduledLR.get_lr(self), len(self._last_lr)
+        if self._is_initial or known == len(values):
+            return values
+        return values[:known] + self._closed(self._lrs()[known:])
 
 
 class StepLR(ScheduledLR):
@@ -93,6 +109,9 @@ class StepLR(ScheduledLR):
     def schedule(self, base: float) -> schedules.step_decay:
         return schedules.step_decay(base, self.step_size, self.gamma)
 
+    def _next(self, lr: PyTree, base: PyTree) -> PyTree:
+        return lr * self.gamma if self.last_epoch % self.step_size == 0 else lr
+
 
 class MultiStepLR(ScheduledLR):
     """Multiplies every group's learning rate by ``gamma`` at each milestone; one listed twice multiplies twice.
@@ -124,9 +143,13 @@ class MultiStepLR(ScheduledLR):
         check_milestones(self.milestones)
         self.milestones = Counter(self.milestones)
         super()._check_options()
+        self.milestones = Counter(self.milestones)
 
     def schedule(self, base: float) -> schedules.multi_step_decay:
         return schedules.multi_step_decay(base, tuple(self.milestones.elements()), self.gamma)
+
+    def _next(self, lr: PyTree, base: PyTree) -> PyTree:
+        return lr * self.gamma ** self.milestones.get(self.last_epoch, 0)
 
 
 class ConstantLR(_FactorLR):
@@ -164,6 +187,9 @@ class ConstantLR(_FactorLR):
 
     def schedule(self, base: float) -> schedules.constant_factor:
         return schedules.constant_factor(base, self.factor, self.total_iters)
+
+    def _next(self, lr: PyTree, base: PyTree) -> PyTree:
+        return next_constant(lr, self.last_epoch, base, self.factor, self.total_iters)
 
 
 def _check_factor(name: str, factor: float, message: str) -> None:
@@ -217,6 +243,9 @@ class LinearLR(_FactorLR):
     def schedule(self, base: float) -> schedules.linear:
         return schedules.linear(base, self.start_factor, self.end_factor, self.total_iters)
 
+    def _next(self, lr: PyTree, base: PyTree) -> PyTree:
+        return next_linear(lr, self.last_epoch, base, self.start_factor, self.end_factor, self.total_iters)
+
 
 class ExponentialLR(ScheduledLR):
     """Multiplies every group's learning rate by ``gamma`` every epoch.
@@ -241,6 +270,9 @@ class ExponentialLR(ScheduledLR):
 
     def schedule(self, base: float) -> schedules.exponential_decay:
         return schedules.exponential_decay(base, self.gamma)
+
+    def _next(self, lr: PyTree, base: PyTree) -> PyTree:
+        return lr * self.gamma
 
 
 class PolynomialLR(ScheduledLR):
@@ -268,6 +300,9 @@ class PolynomialLR(ScheduledLR):
 
     def schedule(self, base: float) -> schedules.polynomial_decay:
         return schedules.polynomial_decay(base, self.total_iters, self.power)
+
+    def _next(self, lr: PyTree, base: PyTree) -> PyTree:
+        return next_polynomial(lr, self.last_epoch, self.total_iters, self.power)
 
 
 class CosineAnnealingLR(ScheduledLR):
@@ -303,3 +338,6 @@ class CosineAnnealingLR(ScheduledLR):
 
     def schedule(self, base: float) -> schedules.cosine_annealing:
         return schedules.cosine_annealing(base, self.T_max, self.eta_min)
+
+    def _next(self, lr: PyTree, base: PyTree) -> PyTree:
+        return next_cosine(lr, self.last_epoch, base, self.T_max, self.eta_min)

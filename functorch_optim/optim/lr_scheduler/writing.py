@@ -3,7 +3,7 @@
 import copy
 import math
 import types
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,18 +15,22 @@ from functorch_optim.typing import PyTree
 
 
 @contextmanager
-def all_or_nothing(optimizer: Optimizer, *objects: object) -> Generator[None]:
-    """Restore the groups, and the objects' attributes, if the body raises."""
-    lives = [*optimizer.param_groups, *map(vars, objects)]
-    before = [dict(live) for live in lives]
+def all_or_nothing(lives: Sequence[dict[str, PyTree]]) -> Generator[None]:
+    """Restore the dicts ``lives``, of groups and attributes, if the body raises."""
+    before = [live.copy() for live in lives]
     try:
         yield
     except BaseException:
-        for live, old in zip(lives, before, strict=True):
-            for key in live.keys() - old.keys():
-                del live[key]
-            live.update({key: value for key, value in old.items() if live.get(key) is not value})
+        restore(lives, before)
         raise
+
+
+def restore(lives: Sequence[dict[str, PyTree]], before: Sequence[dict[str, PyTree]]) -> None:
+    """Make dicts again what they were."""
+    for live, old in zip(lives, before, strict=True):
+        for key in live.keys() - old.keys():
+            del live[key]
+        live.update({key: value for key, value in old.items() if live.get(key) is not value})
 
 
 def copied(value: object) -> PyTree:
@@ -76,9 +80,23 @@ def check_optimizer(optimizer: object, last_epoch: int = -1) -> None:
 def write_momentum(group: dict[str, PyTree], momentum: float) -> None:
     """Write a momentum into a group; with betas, as the first of them."""
     if "betas" in group:
-        group["betas"] = (momentum, *group["betas"][1:])
+        group["betas"] = (momentum,) + tuple(group["betas"][1:])  # noqa: RUF005 faster than unpacking
     else:
         group["momentum"] = momentum
+
+
+def lengthened(values: list[Any], count: int) -> list[Any]:
+    """Return a value for each of ``count`` groups; groups added later get the last one."""
+    return values if len(values) >= count else values + values[-1:] * (count - len(values))
+
+
+def with_attributes(lives: list[dict[str, PyTree]], functions: Sequence[object]) -> list[dict[str, PyTree]]:
+    """Add the attributes of those functions that have any."""
+    for function in functions:
+        attributes = getattr(function, "__dict__", None)
+        if attributes is not None:
+            lives.append(attributes)
+    return lives
 
 
 def saved_function(function: object) -> dict[str, PyTree] | None:
@@ -89,7 +107,7 @@ def saved_function(function: object) -> dict[str, PyTree] | None:
 
 
 def per_group(name: str, optimizer: Optimizer, value: Any) -> list[float]:
-    """Expand an argument to one value per group: a single value for all, or a list of as many.
+    """Expand an argument to one float per group: a single value for all, or a list of as many.
 
     Raises:
         ValueError: the list has the wrong length, or a number is negative or not finite; TypeError: a value is not a
@@ -104,4 +122,4 @@ def per_group(name: str, optimizer: Optimizer, value: Any) -> list[float]:
             f"{name} must have the same length as optimizer.param_groups. {name} has {len(values)} values, "
             f"param_groups has {count}."
         )
-    return values
+    return list(map(float, values))

@@ -6,6 +6,7 @@ from functorch_optim import schedules
 from functorch_optim.optim.lr_scheduler.base import LRScheduler
 from functorch_optim.optim.lr_scheduler.writing import all_or_nothing, check_optimizer, per_group
 from functorch_optim.optim.optimizer import Optimizer
+from functorch_optim.schedules.schedule import between_numbers
 
 
 class SWALR(LRScheduler):
@@ -56,7 +57,7 @@ class SWALR(LRScheduler):
         self.anneal_epochs = anneal_epochs
         self._check_options()
         values = per_group("swa_lr", optimizer, swa_lr)
-        with all_or_nothing(optimizer):
+        with all_or_nothing(optimizer.param_groups):
             for group, value in zip(optimizer.param_groups, values, strict=True):
                 group["swa_lr"] = value
             super().__init__(optimizer, last_epoch)
@@ -67,7 +68,7 @@ class SWALR(LRScheduler):
 
     def _share(self, step: int) -> float:
         """Return the share of ``swa_lr`` in the learning rate after ``step`` steps."""
-        return float(schedules.swa_annealing(0.0, 1.0, self.anneal_epochs, self._anneal_strategy)(max(0, step)))
+        return between_numbers(0.0, 1.0, max(0, step), self.anneal_epochs, self._anneal_strategy)
 
     def get_lr(self) -> list[float]:
         """Remove the last share of ``swa_lr`` from each current rate, and mix in the new share."""
