@@ -7,11 +7,10 @@ import jax
 import numpy as np
 
 from functorch_optim import base, trees
-from functorch_optim.base import GradientTransformation, Transform, needs_of, transformation
+from functorch_optim.base import GradientTransformation, needs_of, transformation
 from functorch_optim.combinators import NamedStates, check_outermost
 from functorch_optim.core.options import Deferred
 from functorch_optim.core.packing import ForeachState
-from functorch_optim.objectives import restricted
 from functorch_optim.optim.engine.assembly import Grads, leaves_of
 from functorch_optim.optim.engine.by_path import BY_PATH
 from functorch_optim.optim.engine.closures import PLAIN, Data, Evaluation, evaluate, functions_of
@@ -19,6 +18,7 @@ from functorch_optim.optim.engine.packs import Leaves
 from functorch_optim.optim.engine.protocol import Codec, Entry, Group, Reading
 from functorch_optim.optim.engine.resting import resting
 from functorch_optim.optim.engine.templates import Template, fill, template_of, types_of
+from functorch_optim.optim.engine.within import Within
 from functorch_optim.optim.layout import Layout
 from functorch_optim.optim.losses import CompiledLosses
 from functorch_optim.optim.options import delay
@@ -35,27 +35,6 @@ class Grown(NamedTuple):
     """The state of a partition after a group was added."""
 
     state: NamedStates
-
-
-class Within(Transform):
-    """A transformation of one element of a list of trees: it sees only that tree."""
-
-    of: GradientTransformation
-    element: int
-
-    def init(self, params: PyTree) -> PyTree:
-        return self.of.init(params[self.element])
-
-    def update(self, updates: PyTree, state: PyTree, params: PyTree = None, **extra: PyTree) -> tuple[PyTree, PyTree]:
-        own = None if params is None else params[self.element]
-        if params is not None:
-            extra |= restricted(extra, lambda own: self._beside(own, params), lambda tree: tree[self.element])
-        new, state = self.of.update(updates[self.element], state, own, **extra)
-        return self._beside(new, updates), state
-
-    def _beside(self, own: PyTree, all_trees: list[PyTree]) -> list[PyTree]:
-        """The list with this in the element's place."""
-        return [own if index == self.element else each for index, each in enumerate(all_trees)]
 
 
 class ByTree:

@@ -1,0 +1,26 @@
+"""A transformation of one element of a list of trees."""
+
+from functorch_optim.base import GradientTransformation, Transform
+from functorch_optim.objectives import restricted
+from functorch_optim.typing import PyTree
+
+
+class Within(Transform):
+    """A transformation of one element of a list of trees: it sees only that tree."""
+
+    of: GradientTransformation
+    element: int
+
+    def init(self, params: PyTree) -> PyTree:
+        return self.of.init(params[self.element])
+
+    def update(self, updates: PyTree, state: PyTree, params: PyTree = None, **extra: PyTree) -> tuple[PyTree, PyTree]:
+        own = None if params is None else params[self.element]
+        if params is not None:
+            extra |= restricted(extra, lambda own: self._beside(own, params), lambda tree: tree[self.element])
+        new, state = self.of.update(updates[self.element], state, own, **extra)
+        return self._beside(new, updates), state
+
+    def _beside(self, own: PyTree, all_trees: list[PyTree]) -> list[PyTree]:
+        """The list with this in the element's place."""
+        return [own if index == self.element else each for index, each in enumerate(all_trees)]
