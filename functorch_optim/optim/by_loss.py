@@ -1,4 +1,4 @@
-"""Steps that are given the loss as a function: for transformations that evaluate it, or that need its value."""
+"""Steps that take the loss as a function: for transformations that evaluate it or need its value."""
 
 import functools
 from collections.abc import Callable
@@ -11,12 +11,12 @@ from functorch_optim.typing import PyTree
 
 
 def needs_loss(optimizer: Any) -> bool:
-    """Whether the optimizer's transformation raises without a keyword of the loss."""
+    """Whether the optimizer's transformation requires a keyword of the loss."""
     return isinstance(optimizer._engine, ByTree) and optimizer._engine.needs_loss(optimizer._records())
 
 
 def step_by_loss(optimizer: Any, closure: Callable[..., PyTree], args: tuple[PyTree, ...]) -> PyTree:
-    """Update all parameters in one compiled call that evaluates ``closure(params, *args)``; return the loss before.
+    """Update all parameters in one compiled call that evaluates ``closure(params, *args)``; return the loss before it.
 
     Raises:
         ValueError: the arguments differ between processes.

@@ -20,7 +20,7 @@ from functorch_optim.optim.engine.torch_habits import FUNCTIONAL_ONLY, habits_of
 from functorch_optim.optim.options import is_number, value_at
 from functorch_optim.typing import Numeric, PyTree
 
-# The options that torch's functions have in two.
+# Options that torch's functions split into two arguments.
 PAIRS = {
     "betas": ("beta1", "beta2"),
     "etas": ("etaminus", "etaplus"),
@@ -32,13 +32,13 @@ Lists = dict[str, list[PyTree]]
 
 
 class ListUpdate:
-    """The update that an algorithm's function makes of lists.
+    """The update of lists by an algorithm.
 
     Args:
         constructor: the algorithm's function.
         grads: the name of the argument that has the gradients.
-        state: the fields of the rule's state by the names of the arguments that have them, the steps apart.
-        counts: whether an update counts the steps, not the caller.
+        state: argument -> the field of the rule's state that it holds, without the steps.
+        counts: whether the update counts the steps; if not, the caller does.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class ListUpdate:
         """Compute the parameters and the state after the update, by argument name.
 
         Raises:
-            ValueError, TypeError, RuntimeError: the lists do not fit each other, or an option is not what it must be.
+            ValueError, TypeError, RuntimeError: the lists do not fit each other, or an option is invalid.
         """
         before = {name: list(given[name]) for name in ("params", *self.state, STEPS) if name in given}
         algorithm, numbers = self._algorithm(given)
@@ -72,7 +72,7 @@ class ListUpdate:
             param = jnp.asarray(before["params"][index])
             slots, begins = self._slots(own.rule, numbers, before, index)
             scalars_of = {name: before[name][index] for name in (*carrying, STEPS) if name in before}
-            # What is traced is compared by identity: it lives as long as the lists do.
+            # Traced values are compared by identity: the lists keep them alive, so no two share an id.
             key = (id(own), begins, *[id(x) if isinstance(x, Tracer) else _scalar(x) for x in scalars_of.values()])
             if key not in shared:
                 carried = {self.state[name]: _scalar(scalars_of[name]) for name in carrying}
@@ -86,7 +86,7 @@ class ListUpdate:
         return after if given.get("found_inf") is None else _unless(given["found_inf"], before, after)
 
     def _algorithm(self, given: Mapping[str, PyTree]) -> tuple[Lifted, PyTree]:
-        """The rule that these options make, without its numbers, and the numbers."""
+        """Build the algorithm from these options, without its numbers; return it and the numbers."""
         options = dict(self.options)
         for name, default in self.options.items():
             halves = PAIRS.get(name, ())
@@ -100,7 +100,7 @@ class ListUpdate:
         return algorithm, self.kind.numbers(algorithm, options)
 
     def _checked(self, algorithm: Lifted, lists: Lists, grads: list[PyTree]) -> list[PyTree]:
-        """Return the gradients, None where missing; raises unless everything fits the parameters."""
+        """Return the gradients, None where missing; raise unless everything fits the parameters."""
         rule, count = algorithm.rule, len(lists["params"])
         for index, param in enumerate(lists["params"]):
             trees.check_parameter(f"params[{index}]", param)
@@ -124,7 +124,7 @@ class ListUpdate:
         return grads
 
     def _slots(self, rule: Rule, numbers: PyTree, lists: Lists, index: int) -> tuple[PyTree, bool]:
-        """The slots of a parameter, and whether they begin: without counts this alone says which update it is."""
+        """Return a parameter's slots, and whether they are new: without counts, only that tells the first update."""
         param = lists["params"][index]
         kept = slots_of(shapes_of(rule, param.shape, param.dtype))
         slots = {field: lists[name][index] for name, field in self.state.items() if field in kept}
@@ -159,7 +159,7 @@ def _scalar(value: PyTree) -> PyTree:
 
 
 def _step(steps: PyTree, counts: bool) -> Numeric:
-    """The number of the update that comes after so many, or of the last of them where the caller counts."""
+    """Compute the number of this update: ``steps`` plus 1, or ``steps`` itself if the caller counts."""
     done = _scalar(steps)
     return int(done) + counts if isinstance(done, float) else done.astype(jnp.int32) + int(counts)
 
