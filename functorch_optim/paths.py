@@ -108,7 +108,9 @@ def as_rules(who: str, given: PyTree, what: str) -> PathRules:
         TypeError: it is not such a list. ValueError: a regular expression is invalid.
     """
     if not isinstance(given, list | tuple) or not all(map(_is_pair, given)):
-        raise TypeError(f"{who}: the rules must be a list of pairs (regular expression, {what}), not {given!r}")
+        raise TypeError(
+            f"{who}: the rules must be a list of pairs (regular expression, {what}), but they are {given!r}"
+        )
     for pattern, _ in given:
         try:
             re.compile(pattern)
