@@ -56,7 +56,10 @@ WRONG = [
     ((LAYERS, fo.scale_by_trust_ratio(), LAST), "the factors of layerwise_decay are lost: scale_by_trust_ratio"),
     ((fo.scale_by_param_rms(), ADAM, LAST), "the factors of scale_by_param_rms are lost"),
     ((fo.reduce_on_plateau(), fo.adam()), "the factors of reduce_on_plateau are lost"),
-    ((DECAY, fo.sam(fo.sgd())), r"add_decayed_weights has no effect on the update: sam .* fo.sam\(fo.chain\(fo.add_dec"),
+    (
+        (DECAY, fo.sam(fo.sgd())),
+        r"add_decayed_weights has no effect on the update: sam .* fo.sam\(fo.chain\(fo.add_dec",
+    ),
     ((fo.clip_by_global_norm(1.0), fo.sam(fo.sgd())), "clip_by_global_norm has no effect on the update: sam"),
     ((fo.scale(-1.0), fo.sam(fo.sgd())), "scale has no effect on the update"),
     ((fo.conjugate(), fo.sam(fo.sgd())), "conjugate has no effect on the update: .* or do it in grad_fn as well"),
