@@ -21,8 +21,8 @@ class GradientTransformation(NamedTuple):
     """A pair of pure functions: ``init(params) -> state`` and ``update(updates, state, params=None, **extra)``.
 
     ``update`` returns ``(updates, state)``. ``updates`` enters as the gradient to descend along and leaves as what
-    :func:`apply_updates` adds to the parameters. Every transformation accepts extra keywords, and ignores those it has
-    no use for. The pair is a tuple, as ``optax.chain`` expects.
+    :func:`apply_updates` adds to the parameters. Every transformation accepts extra keywords, and ignores those that
+    it does not use. The pair is a tuple, as ``optax.chain`` expects.
 
     Example:
         >>> import functorch_optim as fo
@@ -43,7 +43,7 @@ class GradientTransformation(NamedTuple):
 
 
 def exportable(kind: _Class) -> _Class:
-    """Register a state's class with :mod:`jax.export`, so that exported functions of it can be serialized."""
+    """Register a state's class with :mod:`jax.export`, so that exported functions that use it can be serialized."""
     with suppress(ValueError):  # the name is taken if a module is reloaded, for example in a notebook
         jax.export.register_namedtuple_serialization(kind, serialized_name=f"functorch_optim.{kind.__name__}")
     return kind
@@ -60,7 +60,7 @@ class Frozen:
 
     Two objects built with equal arguments are equal and hash alike. They print as the call that builds them, and
     pickle; if one holds a function that cannot be pickled (such as a lambda), pickling raises and names the option,
-    except if functions are pickled by value (cloudpickle). They never change, so a copy is the object itself.
+    unless functions are pickled by value (cloudpickle). They never change, so a copy is the object itself.
     """
 
     def __init_subclass__(cls, **kwargs: object) -> None:
@@ -73,7 +73,7 @@ class Frozen:
 
     @classmethod
     def _call_name(cls) -> str:
-        """The name of the function that builds one."""
+        """Return the name of the function that builds one."""
         return "".join(f"_{c.lower()}" if c.isupper() else c for c in cls.__name__).lstrip("_")
 
     def __copy__(self) -> Self:
@@ -90,7 +90,7 @@ class Frozen:
 
 
 def _portable(where: str, value: Any) -> Any:
-    """The form in which to pickle an option; a function that pickle refuses gets a wrapper that says so."""
+    """Return what to pickle for an option: for a function that pickle rejects, a wrapper that names the option."""
     if isinstance(value, tuple):
         items = [_portable(where, item) for item in value]
         return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
@@ -142,16 +142,16 @@ class Transform(Frozen):
         return EmptyState()
 
     def update(self, updates: PyTree, state: PyTree, params: PyTree = None, **extra: object) -> tuple[PyTree, PyTree]:
-        """The updates to apply, and the next state."""
+        """Return the updates to apply, and the next state."""
         raise NotImplementedError(f"{type(self).__name__} does not define update")  # abstract: every subclass does
 
     def hyperparams(self, state: PyTree) -> dict[str, PyTree]:
-        """The values that the next update would use, by name; empty if there is nothing to report."""
+        """Return the values that the next update would use, by name; empty if there is nothing to report."""
         del state
         return {}
 
     def needs(self) -> frozenset[str]:
-        """The keywords of the loss without which ``update`` raises: among ``value``, ``value_fn`` and ``grad_fn``."""
+        """Return the loss keywords that ``update`` requires, out of ``value``, ``value_fn`` and ``grad_fn``."""
         return frozenset()
 
     def acts_by_leaf(self) -> bool:
@@ -159,7 +159,7 @@ class Transform(Frozen):
         return not self.entrywise
 
     def norm_after(self, state: PyTree, norm: jax.Array) -> jax.Array | None:
-        """The norm of the updates that this makes of ones of norm ``norm``; None if that does not follow from it."""
+        """Return the norm of the new updates if the given ones have norm ``norm``; None if that is unknown."""
         del state, norm
         return None
 
@@ -169,11 +169,11 @@ class Transform(Frozen):
         return None if after is None or after is norm else after < norm
 
     def effects(self, at: Leaves | None) -> list[Effects]:
-        """What the update does to the sign and the size of the updates, link by link, for every parameter in ``at``."""
+        """Return what happens to the sign and the size of the updates, link by link, for every parameter in ``at``."""
         return self.effect(Kind.CHANGES, at)
 
     def effect(self, kind: Kind, at: Leaves | None) -> list[Effects]:
-        """:meth:`effects` of a transformation with this one effect everywhere."""
+        """Return :meth:`effects` of a transformation with this one effect everywhere."""
         return for_each(at, (Effect(kind, self._call_name()),))
 
 
@@ -201,12 +201,12 @@ class Update(Frozen):
 
 
 def transformation(of: Transform) -> GradientTransformation:
-    """The ``(init, update)`` pair of a :class:`Transform`."""
+    """Return the ``(init, update)`` pair of a :class:`Transform`."""
     return GradientTransformation(Init(of), Update(of))
 
 
 def effects_of(tx: GradientTransformation, at: Leaves | None) -> list[Effects]:
-    """:meth:`Transform.effects` of any transformation; nothing is known of another library's."""
+    """Return :meth:`Transform.effects` of any transformation; nothing is known of another library's."""
     if isinstance(tx.update, Update):
         return tx.update.of.effects(at)
     return for_each(at, (Effect(Kind.UNKNOWN, repr(tx.update)),))
@@ -223,7 +223,7 @@ def norm_after_of(tx: GradientTransformation, state: PyTree, norm: jax.Array) ->
 
 
 def needs_of(tx: GradientTransformation) -> frozenset[str]:
-    """:meth:`Transform.needs` of any transformation; nothing is known of another library's."""
+    """Return :meth:`Transform.needs` of any transformation; nothing is known of another library's."""
     return tx.update.of.needs() if isinstance(tx.update, Update) else frozenset()
 
 
@@ -243,7 +243,7 @@ class Identity(Transform):
 
 
 def identity() -> GradientTransformation:
-    """A transformation that returns the updates unchanged.
+    """Return the updates unchanged.
 
     Example:
         >>> identity()
@@ -253,7 +253,7 @@ def identity() -> GradientTransformation:
 
 
 def apply_updates(params: PyTree, updates: PyTree) -> PyTree:
-    """``params + updates``, leaf by leaf, each parameter keeping its dtype.
+    """Add the updates to the parameters, leaf by leaf; each parameter keeps its dtype.
 
     The sum is formed in the wider of the two dtypes and rounded once, so a float32 update of a bfloat16 parameter
     loses nothing before it is added. If an update is None, or the float0 that ``jax.grad`` returns for integers, the
@@ -279,7 +279,7 @@ def apply_updates(params: PyTree, updates: PyTree) -> PyTree:
 
 
 def add_update(param: Array, update: PyTree) -> PyTree:
-    """One parameter plus its update, as :func:`apply_updates` adds them."""
+    """Add an update to one parameter, as :func:`apply_updates` does."""
     if update is None:
         return param
     if rows.is_rows(update):

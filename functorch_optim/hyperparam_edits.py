@@ -24,7 +24,7 @@ Path = tuple[Any, ...]
 def set_hyperparams(
     state: PyTree, /, *, name: object = None, tx: GradientTransformation | None = None, **values: Any
 ) -> PyTree:
-    """Return the state with other numbers for the next updates; nothing is compiled again.
+    """Return the state with new hyperparameters for the next updates; nothing is compiled again.
 
     Works inside ``jit`` and ``vmap``, on the state of any composition, and on any tree that contains it, such as
     flax's ``TrainState``. A number keeps its dtype and its devices. Ranges are checked only with ``tx=``: without it a
@@ -33,13 +33,13 @@ def set_hyperparams(
     Args:
         state: a state that contains one or several :class:`functorch_optim.InjectState`. Each value goes to the one
             that has a hyperparameter of this name.
-        name: which one if several have it: the name of a link of a named chain, the label of a partition, or the
-            dotted path of the :class:`functorch_optim.InjectState` in the state.
+        name: which one to change, if several have it: the name of a link of a named chain, the label of a partition, or
+            the dotted path of the :class:`functorch_optim.InjectState` in the state.
         tx: the transformation that owns the state, used only to check the ranges of concrete numbers. Without it, only
             betas are, to be from 0 to 1; a traced number is never checked.
         **values: name -> number, array, or the option's structure: ``betas=(0.9, 0.99)``. For the state of an ensemble
-            under ``vmap``, a number for all members or an array with one for each. None hands an option with a
-            schedule back to it; until then a number written instead holds.
+            under ``vmap``, a number for all members or an array with one for each. None hands an option back to its
+            schedule; until then a number that you set holds.
 
     Raises:
         KeyError: there is no such hyperparameter, or there are several; the message lists the names or paths.
@@ -103,7 +103,7 @@ def _owner(places: Mapping[Path, InjectState], option: str, name: object) -> Pat
         return owners[0]
     if owners:
         raise KeyError(
-            f"set_hyperparams: {len(owners)} states have a hyperparameter {option!r}: choose by name= one of "
+            f"set_hyperparams: {len(owners)} states have a hyperparameter {option!r}: choose one with name=: "
             f"{_listed(owners)}"
         )
     known = ", ".join(dict.fromkeys(each for own in named.values() for each in own.hyperparams))
@@ -150,15 +150,13 @@ def _fitted(name: str, held: PyTree, value: Any) -> PyTree:
         return {key: _fitted(f"{name}[{key!r}]", held[key], value[key]) for key in held}
     if held is None:
         if value is not None:
-            raise ValueError(
-                f"set_hyperparams: {name} is not a number in the state, so that it cannot be {value!r:.100}"
-            )
+            raise ValueError(f"set_hyperparams: {name} is not a number in the state, so it cannot be {value!r:.100}")
         return None
     return jax.tree.map(lambda model: _number(name, model, value), held)  # a variable of nnx is a tree with one leaf
 
 
 def _beta(name: str, value: Any) -> Beta:
-    """Convert a decay rate to a pair of it and one minus it."""
+    """Convert a decay rate to a pair: the rate, and one minus it."""
     _check_real(name, value)
     known = not isinstance(value, Tracer)
     if known and not np.all((np.asarray(value) >= 0) & (np.asarray(value) <= 1)):

@@ -37,8 +37,8 @@ exportable(Beta)
 class InjectState(NamedTuple):
     """The state of an injected transformation.
 
-    ``step`` counts updates. ``hyperparams`` maps each option to its numbers for the next update: arrays in the option's
-    tuples and :class:`Beta` pairs. ``scheduled`` says for each option with a schedule whether it follows that.
+    ``step`` counts updates. ``hyperparams`` maps each option to its numbers for the next update: arrays, in the
+    option's tuples and :class:`Beta` pairs. ``scheduled`` says whether each option with a schedule follows it.
     """
 
     step: PyTree
@@ -51,7 +51,7 @@ class Number(Frozen):
     """Mark a number in an option as data, and hold its first value or its schedule."""
 
     value: Any  # a float, a Scalar or a schedule
-    beta: bool = False  # whether it becomes a pair
+    beta: bool = False  # whether it becomes a Beta pair
 
     def __repr__(self) -> str:
         return repr(self.value)
@@ -96,7 +96,7 @@ class Given(Frozen):
         return self.structure.unflatten([leaf.at(step) if isinstance(leaf, Number) else None for leaf in self.leaves])
 
     def scheduled(self, numbers: PyTree, follow: jax.Array, step: jax.Array) -> PyTree:
-        """Replace the numbers that have schedules by the schedules' values at ``step`` if ``follow``."""
+        """If ``follow``, replace the numbers that have schedules by the schedules' values at ``step``."""
 
         def one(leaf: Any, number: PyTree) -> PyTree:
             if not isinstance(leaf, Number) or not leaf.is_schedule:
@@ -172,8 +172,8 @@ class Inject(Transform):
         """Build the transformation with these numbers."""
         return self.factory(**{name: given.option(numbers.get(name)) for name, given in self.options})
 
-    def abstractly(self, look: Callable[[GradientTransformation], _Found]) -> _Found:
-        """Look at the transformation while its numbers are unknown."""
+    def inspect(self, look: Callable[[GradientTransformation], _Found]) -> _Found:
+        """Inspect the transformation while its numbers are abstract."""
         found: list[_Found] = []
         jax.eval_shape(lambda numbers: found.append(look(self.built(numbers))), self.numbers(jnp.zeros((), jnp.int32)))
         return found[0]
@@ -184,7 +184,7 @@ class Inject(Transform):
         return {**current_hyperparams(self.built(held), state.inner), **own}
 
     def effects(self, at: Leaves | None) -> list[Effects]:
-        return self.abstractly(lambda tx: effects_of(tx, at))
+        return self.inspect(lambda tx: effects_of(tx, at))
 
     def norm_after(self, state: InjectState, norm: jax.Array) -> jax.Array | None:
         return norm_after_of(self.built(self._held(state)), state.inner, norm)
@@ -193,7 +193,7 @@ class Inject(Transform):
         return clips_of(self.built(self._held(state)), state.inner, norm)
 
     def needs(self) -> frozenset[str]:
-        return self.abstractly(needs_of)
+        return self.inspect(needs_of)
 
 
 def _readable(node: PyTree) -> PyTree:
@@ -211,14 +211,14 @@ def inject(factory: Factory, /, *, static: Collection[str] | str = (), **options
         factory: a function that returns a transformation: one of this library's or of optax's, or your own, such as
             ``lambda lr, max_norm: fo.chain(fo.clip_by_global_norm(max_norm), fo.adamw(lr=lr))``.
         static: names of options that are not data.
-        **options: the factory's options. For this library's algorithms and links, options that are numbers by meaning
-            are data (``lr``, ``betas``, ``eps``, ...); counts, flags and masks are not. For any other factory,
-            Python's numbers and arrays are data, also inside tuples, lists and dicts; name in ``static`` what the
-            factory must know, such as counts. Python's numbers become JAX's default float, and both halves of a
-            :class:`functorch_optim.Beta` are data, so ``1 - beta`` keeps its digits.
+        **options: the factory's options. For this library's algorithms and links, numeric options are data (``lr``,
+            ``betas``, ``eps``, ...); counts, flags and masks are not. For any other factory, Python's numbers and
+            arrays are data, even inside tuples, lists and dicts; name in ``static`` what the factory must know, such as
+            counts. Python's numbers become JAX's default float, and both halves of a :class:`functorch_optim.Beta` are
+            data, so ``1 - beta`` keeps its digits.
 
-            A function is a schedule if it gives a number for a step. The schedule is evaluated at the state's step, and
-            ``state.hyperparams`` has its value for the next update. A number written instead holds until you hand the
+            A function is a schedule if it returns a number for a step. The schedule is evaluated at the state's step,
+            and ``state.hyperparams`` has its value for the next update. A number that you set holds until you hand the
             option back to the schedule.
 
     Returns:
@@ -226,11 +226,11 @@ def inject(factory: Factory, /, *, static: Collection[str] | str = (), **options
         numbers, in addition to those that the transformation itself reports.
 
     Raises:
-        ValueError: nothing is data, ``static`` names no option, or as from ``factory``. TypeError: a number must be
-            known to build the transformation, a static option has no hash, or as from ``factory``.
+        ValueError: no option is data, ``static`` names an unknown option, or ``factory`` raises it. TypeError: a number
+            must be known to build the transformation, a static option has no hash, or ``factory`` raises it.
 
     Source: ``optax.inject_hyperparams``, which turns all numbers into data, defaults included; leaves the values of the
-    last update in the state; and overwrites a number written instead of a schedule.
+    last update in the state; and overwrites a number that you set in place of a schedule.
 
     Example:
         >>> import functorch_optim as fo
@@ -265,7 +265,7 @@ def _name(factory: Factory) -> str:
 
 
 def _marks(factory: Any, options: Mapping[str, Any]) -> dict[str, Option] | None:
-    """Find the options of this library's factory that are numbers by meaning; None if that is unknown."""
+    """Find the numeric options of this library's factory; None if they are unknown."""
     function = factory
     while isinstance(function, functools.partial):
         function = function.func
@@ -302,7 +302,7 @@ def _number_or_same(leaf: Any) -> Any:
 
 
 def _gives_number(function: Callable[..., Any]) -> bool:
-    """Whether a function is a schedule: it gives a real scalar for a step."""
+    """Whether a function is a schedule: it returns a real scalar for a step."""
     try:
         found = jax.eval_shape(lambda step: function(step), jnp.zeros((), jnp.int32))
     except Exception:  # a function of something else may raise anything
@@ -325,7 +325,7 @@ def _check_data(tx: Inject) -> None:
     """Raise if the transformation cannot be built from traced numbers."""
     tx.numbers(jnp.zeros((), jnp.int32))  # errors of schedules pass through unchanged
     try:
-        tx.abstractly(lambda made: None)
+        tx.inspect(lambda built: None)
     except (TypeError, ValueError) as error:
         names = ", ".join(name for name, given in tx.options if given.has_numbers)
         raise TypeError(

@@ -12,7 +12,7 @@ from functorch_optim.typing import PyTree
 
 
 def as_key(given: Any, who: str) -> tuple[tuple[int, ...], str]:
-    """The data of a key and the name of its implementation, from an integer, a typed key, or one of the older form.
+    """Return a key's data and its implementation's name, from an integer, a typed key, or a key of the older form.
 
     Raises:
         TypeError: it is none of these, or traced; the message begins with ``who``.

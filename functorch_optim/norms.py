@@ -35,7 +35,7 @@ def global_norm(tree: PyTree, axis_name: PyTree = None) -> jax.Array:
 
 
 def norm_of(tree: PyTree, axis_name: axes.Labels | None, who: str) -> jax.Array:
-    """:func:`global_norm` with a stored ``axis_name``; errors name ``who``."""
+    """Compute :func:`global_norm` with a stored ``axis_name``; errors name ``who``."""
     squares = _squares_of(tree, who)
     return sqrt(axes.total(squares, axes.over(axis_name, tree, who), trees.compute_dtype(*squares)))
 

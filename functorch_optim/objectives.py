@@ -11,12 +11,12 @@ from functorch_optim.typing import PyTree
 
 Function = Callable[[PyTree], PyTree]
 
-# Keywords that describe the objective, and are not arguments of it.
+# Keywords that describe the objective, so they are not its arguments.
 _OF_THE_OBJECTIVE = ("value", "grad", "value_fn", "grad_fn")
 
 
 def with_arguments(function: Callable[..., PyTree], keywords: Mapping[str, PyTree]) -> Function:
-    """Bind those of ``update``'s keywords that the function's signature takes, which leaves ``function(params)``.
+    """Bind the keywords of ``update`` that the function's signature takes, which leaves ``function(params)``.
 
     Example:
         >>> with_arguments(lambda params, x, scale=1: params * x * scale, {"x": 3, "y": 4, "value": 5})(2)
@@ -41,7 +41,7 @@ def restricted(keywords: Mapping[str, PyTree], whole: Function, part: Function) 
 
     Args:
         keywords: the keywords of ``update``.
-        whole: fills a tree of those parameters up to all of them.
+        whole: completes a tree of those parameters to a tree of all of them.
         part: selects the same leaves of a tree.
     """
     found: dict[str, PyTree] = {}
@@ -55,7 +55,7 @@ def restricted(keywords: Mapping[str, PyTree], whole: Function, part: Function) 
 
 
 def check_value(who: str, value: Any) -> None:
-    """Raise TypeError unless the value of the objective is a real scalar."""
+    """Raise TypeError unless the objective's value is a real scalar."""
     if jnp.shape(value) != () or not jnp.issubdtype(jnp.result_type(value), jnp.floating):
         raise TypeError(f"{who}: the objective must give a real scalar, but it gave {value!r:.100}")
 

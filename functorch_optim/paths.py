@@ -10,7 +10,7 @@ from functorch_optim.typing import PyTree
 
 Regex = str | re.Pattern[str]
 
-_SHOWN = 20  # names in a message
+_SHOWN = 20  # names in a message, at most
 
 
 class Found(Frozen):
@@ -43,10 +43,10 @@ class PathRules(Frozen):
         return None
 
     def check(self, names: Sequence[str]) -> None:
-        """Raise if an expression is found in none of the paths, unless there are none.
+        """Raise if there are paths, and an expression is found in none of them.
 
         Raises:
-            ValueError: the message has the expression, and the paths.
+            ValueError: the message shows the expression and the paths.
         """
         for pattern, _ in self.pairs:
             if names and not any(re.search(pattern, name) for name in names):
@@ -59,7 +59,8 @@ class PathRules(Frozen):
         """Return the value for every path; None if no rule is found in it and the leaf is None.
 
         Raises:
-            ValueError: no rule is found in the path of another leaf, or a rule in no path. The message has the paths.
+            ValueError: no rule is found in the path of another leaf, or a rule is found in no path. The message
+                shows the paths.
         """
         self.check(names)
         matches = [self.match(name) for name in names]
@@ -68,7 +69,7 @@ class PathRules(Frozen):
         return [None if match is None else self.pairs[match[0]][1] for match in matches]
 
     def check_covered(self, left: Sequence[str]) -> None:
-        """Raise if there are paths that no rule covers: ``left``."""
+        """Raise if any paths are ``left`` that no rule covers."""
         if left:
             raise ValueError(
                 f"{self.who}: no rule is found in {listed(left)}. Add rules for them, or end with one that is found "
@@ -104,10 +105,12 @@ def as_rules(who: str, given: PyTree, what: str) -> PathRules:
     """Convert a list of ``(regular expression, value)`` pairs; ``what`` names the values in messages.
 
     Raises:
-        TypeError: it is something else. ValueError: an expression is invalid.
+        TypeError: it is not such a list. ValueError: a regular expression is invalid.
     """
     if not isinstance(given, list | tuple) or not all(map(_is_pair, given)):
-        raise TypeError(f"{who}: the rules are a list of pairs (regular expression, {what}), but they are {given!r}")
+        raise TypeError(
+            f"{who}: the rules must be a list of pairs (regular expression, {what}), but they are {given!r}"
+        )
     for pattern, _ in given:
         try:
             re.compile(pattern)

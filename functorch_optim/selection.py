@@ -36,7 +36,7 @@ class MaskedState(NamedTuple):
 
 
 class ByLeaf(Frozen):
-    """Labels from the dotted path and the array, whose values must not matter."""
+    """Labels from a parameter's dotted path and array; they must not depend on the array's values."""
 
     function: Callable[[str, PyTree], PyTree]
 
@@ -47,7 +47,7 @@ class ByLeaf(Frozen):
 class Labels(Frozen):
     """A pytree of labels, a function of the dotted path, or rules for it; compared by content.
 
-    Rules that may be a tree as well are one if the tree has the parameters' structure.
+    Rules that could also be a tree of labels are one if it has the parameters' structure.
     """
 
     function: Callable[[str], Hashable] | ByLeaf | PathRules | None
@@ -100,7 +100,7 @@ def as_labels(labels: PyTree, is_leaf: Callable[[PyTree], bool] = trees.is_leaf)
 
 
 def _as_labels_of(members: Collection[Hashable], labels: PyTree) -> Labels:
-    """Convert the labels of a partition with these members, which may be rules too."""
+    """Convert the labels of a partition, which may be rules; ``members`` are the labels that have a transformation."""
     if isinstance(labels, re.Pattern):
         return Labels(Found(labels))
     if not is_rules(labels):
@@ -111,8 +111,10 @@ def _as_labels_of(members: Collection[Hashable], labels: PyTree) -> Labels:
 
 
 def as_mask(who: str, mask: PyTree) -> Labels:
-    """Convert a tree of booleans, a function of the dotted path, or a compiled regular expression, which is True where
-    it is found in the path, to the labels True and False.
+    """Convert a mask to the labels True and False.
+
+    A mask is a tree of booleans, a function of the dotted path, or a compiled regular expression, which is True where
+    it is found in the path.
 
     Raises:
         TypeError: a leaf of the tree is not a boolean.
@@ -133,7 +135,7 @@ def as_mask(who: str, mask: PyTree) -> Labels:
 
 
 def flags_of(who: str, mask: Labels, tree: PyTree) -> list[bool]:
-    """The value of a mask for each leaf of ``tree`` that is not None.
+    """Return the mask's value for each leaf of ``tree`` that is not None.
 
     Raises:
         ValueError: the structures differ; TypeError: the function of the path returns something other than a boolean.
@@ -157,7 +159,7 @@ def _is_flag(leaf: PyTree) -> bool:
 
 
 def _select(tree: PyTree, labels: list[Hashable], label: Hashable) -> PyTree:
-    """``tree`` with None at every leaf that has another label."""
+    """Return ``tree`` with None at every leaf that has another label."""
     _, leaves, treedef = trees.named_leaves(tree, none_is_leaf=True)
     return treedef.unflatten([leaf if own == label else None for leaf, own in zip(leaves, labels, strict=True)])
 

@@ -1,4 +1,4 @@
-"""Units of an array, such as the weights of one neuron: which dimensions make one up, and sums over them."""
+"""Units of an array, such as the weights of one neuron: which dimensions make up a unit, and sums over units."""
 
 import math
 from collections.abc import Callable
@@ -30,7 +30,7 @@ def as_unit_axes(axis: PyTree, who: str) -> UnitAxes:
 
 
 def unit_axes(axis: UnitAxes, shape: Shape, where: str) -> Shape | None:
-    """The dimensions of one unit of an array of this shape, ascending; None if the option leaves them to the default.
+    """Return the dimensions of one unit of such an array, ascending; None if the option leaves them to the default.
 
     Raises:
         ValueError: there is no such dimension; the message begins with ``where``.
@@ -52,7 +52,7 @@ def sum_over_unit(array: jax.Array, dimensions: Shape, split: axes.Split) -> jax
 
 
 def unit_size(array: jax.Array, dimensions: Shape, split: axes.Split) -> int:
-    """The number of entries of one unit of the whole array."""
+    """Count the entries of one unit of the whole array."""
     return math.prod(array.shape[d] for d in dimensions) * axes.shards(_across(dimensions, split))
 
 

@@ -267,7 +267,7 @@ def test_options_that_other_links_have_are_refused():
     ],
 )
 def test_what_is_no_algorithm_is_refused(tx):
-    with pytest.raises(TypeError, match="scale_by takes an algorithm as its function makes it"):
+    with pytest.raises(TypeError, match="scale_by takes an algorithm as its function returns it"):
         fo.scale_by(tx)
 
 

@@ -56,6 +56,7 @@ def updates(tx, params, grads, steps=6):
 TRANSFORMATIONS = {
     "adadelta": (fo.adadelta(lr=0.5, rho=0.9, eps=1e-6), optax.adadelta(0.5, rho=0.9, eps=1e-6)),
     "adam": (fo.adam(lr=0.1), optax.adam(0.1)),
+    "adamax": (fo.adamax(lr=0.1, eps=1e-3), optax.adamax(0.1, eps=1e-3)),
     "adamw": (fo.adamw(lr=0.1, weight_decay=0.1), optax.adamw(0.1, weight_decay=0.1)),
     "adaptive_grad_clip": (fo.adaptive_grad_clip(0.1), optax.adaptive_grad_clip(0.1)),
     "add_decayed_weights": (fo.add_decayed_weights(0.1), optax.add_decayed_weights(0.1)),

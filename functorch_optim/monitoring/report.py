@@ -13,23 +13,24 @@ from functorch_optim.transforms.cleaning import ZeroNansState
 from functorch_optim.transforms.skipping import SkipLargeUpdatesState, SkipNonfiniteState, SkipSpikesState
 from functorch_optim.typing import PyTree
 
-SKIPS = (SkipNonfiniteState, SkipLargeUpdatesState, SkipSpikesState)  # each counts what it has skipped
+SKIPS = (SkipNonfiniteState, SkipLargeUpdatesState, SkipSpikesState)  # each counts its bad updates in total
 
 
 def report(state: PyTree) -> dict[str, PyTree]:
     """Report what a :func:`functorch_optim.monitor` measured, as a flat dictionary of numbers for a logger.
 
-    - ``step``: the number of updates; ``lr``, or ``lr/NAME`` for each of several: the learning rate of the last one;
-    - ``grad_norm``, ``update_norm``, ``param_norm``, and ``update_ratio``, of the last two; for a part of the tree
-      ``grad_norm/PREFIX`` and so on;
-    - ``clipped_share``: the share of updates whose gradient was clipped; ``skipped_share``, ``nan_share``: the share of
-      gradients that were not finite, from the count of :func:`functorch_optim.skip_nonfinite`, or had a NaN, from that
-      of :func:`functorch_optim.zero_nans`.
+    - ``step``: the number of updates; ``lr``, or ``lr/NAME`` for each of several: the last update's learning rate;
+    - ``grad_norm``, ``update_norm``, ``param_norm``, and ``update_ratio``, the ratio of the last two; for a part of the
+      tree ``grad_norm/PREFIX`` and so on;
+    - ``clipped_share``: the share of updates whose gradient was clipped; ``skipped_share``: the share of bad updates,
+      counted by :func:`functorch_optim.skip_nonfinite`, :func:`functorch_optim.skip_large_updates` or
+      :func:`functorch_optim.skip_spikes`; ``nan_share``: the share of gradients with a NaN, counted by
+      :func:`functorch_optim.zero_nans`.
 
-    Of several monitors, as a partition has, each name begins with the label: ``decay/grad_norm``.
+    If there are several monitors, as in a partition, each name begins with the label: ``decay/grad_norm``.
 
     Args:
-        state: a state with a monitor's in it, however nested.
+        state: a state that contains a monitor's, at any depth.
 
     Returns:
         Python numbers, fetched from the devices at once; NumPy arrays if the state is one of an ensemble. Inside a
@@ -60,7 +61,7 @@ def report(state: PyTree) -> dict[str, PyTree]:
 
 
 def _monitors(state: PyTree) -> list[tuple[str, MonitorState]]:
-    """The monitors' states and their labels: the keys on the way to them, without the names of attributes."""
+    """Find the monitors' states and their labels: the keys on the path to each, without names of attributes."""
     flat, _ = jax.tree_util.tree_flatten_with_path(state, is_leaf=lambda node: isinstance(node, MonitorState))
     return [
         (trees.path_name(tuple(key for key in path if not isinstance(key, jax.tree_util.GetAttrKey))), node)
@@ -70,14 +71,14 @@ def _monitors(state: PyTree) -> list[tuple[str, MonitorState]]:
 
 
 def _counts(state: PyTree, one: MonitorState) -> dict[str, tuple[PyTree, PyTree]]:
-    """By the name in the report, what is counted in a monitor and the updates among which it is counted."""
+    """Map each name in the report to a count and the number of updates that it is a share of."""
     counts = {}
     for name, kinds in (("skipped_share", SKIPS), ("nan_share", (ZeroNansState,))):
         for node in _typed(one.inner, kinds):
             counts[name] = node.total, one.step
     for node in _typed(state, SKIPS):
         if any(inside is one for _, inside in _monitors(node)):
-            counts["skipped_share"] = node.total, one.step + node.total  # the monitor has not seen these
+            counts["skipped_share"] = node.total, one.step + node.total  # the monitor has not seen the skipped ones
     return counts
 
 

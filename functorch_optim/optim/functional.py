@@ -5,9 +5,9 @@ change, so each function returns a named tuple of the lists that torch changes, 
 their order. The steps are among them, except in :func:`sparse_adam`, whose caller counts. Everything may be traced:
 arrays, counts and numbers.
 
-A complex gradient is torch's, the conjugate of what :func:`jax.grad` gives. Ranges of options are not checked, as in
-torch. ``grad_scale`` and ``found_inf`` act as in torch's fused functions: gradients are divided by the one, and nothing
-changes where the other is not zero.
+Complex gradients are torch's, the conjugates of what :func:`jax.grad` returns. Ranges of options are not checked, as in
+torch. ``grad_scale`` and ``found_inf`` act as in torch's fused functions: the first divides the gradients, and if
+the second is not zero, nothing changes.
 
 Example:
     >>> import jax.numpy as jnp

@@ -47,7 +47,7 @@ def adadelta(
 ) -> AdadeltaResult:
     """Update lists of parameters and of their state by Adadelta.
 
-    The equations are in :func:`functorch_optim.adadelta`, what all these functions have in common is in
+    The equations are in :func:`functorch_optim.adadelta`. What all these functions have in common is in
     :mod:`functorch_optim.optim.functional`.
 
     Args:
@@ -55,11 +55,11 @@ def adadelta(
         grads: their gradients; None leaves a parameter and its state as they are.
         square_avgs: ``square_avg`` of each parameter.
         acc_deltas: ``acc_delta`` of each parameter.
-        state_steps: how often each parameter was updated before: arrays of one element, or integers.
-        capturable: without effect: it says how torch computes, not what.
-        foreach: without effect: it says how torch computes, not what.
-        differentiable: without effect: it says how torch computes, not what.
-        has_complex: without effect: it says how torch computes, not what.
+        state_steps: how often each parameter has been updated: arrays of one element, or integers.
+        capturable: no effect: it says how torch computes, not what.
+        foreach: no effect: it says how torch computes, not what.
+        differentiable: no effect: it says how torch computes, not what.
+        has_complex: no effect: it says how torch computes, not what.
         lr: factor of the delta, at least 0.
         rho: decay rate of both averages, in [0, 1].
         eps: added to both averages inside the roots, at least 0.
@@ -114,7 +114,7 @@ def adafactor(
 ) -> AdafactorResult:
     """Update lists of parameters and of their state by Adafactor.
 
-    The equations are in :func:`functorch_optim.adafactor`, what all these functions have in common is in
+    The equations are in :func:`functorch_optim.adafactor`. What all these functions have in common is in
     :mod:`functorch_optim.optim.functional`.
 
     Args:
@@ -123,11 +123,11 @@ def adafactor(
         row_vars: ``row_var`` of each parameter.
         col_vars: ``col_var`` of each parameter.
         variances: ``variance`` of each parameter.
-        state_steps: how often each parameter was updated before: arrays of one element, or integers.
-        foreach: without effect: it says how torch computes, not what.
-        grad_scale: what the gradients are divided by.
+        state_steps: how often each parameter has been updated: arrays of one element, or integers.
+        foreach: no effect: it says how torch computes, not what.
+        grad_scale: the number to divide the gradients by.
         found_inf: if it is not zero, nothing changes.
-        has_complex: without effect: it says how torch computes, not what.
+        has_complex: no effect: it says how torch computes, not what.
         d: the threshold of the update's root mean square, at least 1.
         lr: upper bound of the relative step size, at least 0.
         beta2_decay: exponent of the step, at most 0.
@@ -182,21 +182,21 @@ def adagrad(
 ) -> AdagradResult:
     """Update lists of parameters and of their state by Adagrad.
 
-    The equations are in :func:`functorch_optim.adagrad`, what all these functions have in common is in
+    The equations are in :func:`functorch_optim.adagrad`. What all these functions have in common is in
     :mod:`functorch_optim.optim.functional`.
 
     Args:
         params: the parameters.
         grads: their gradients; None leaves a parameter and its state as they are.
         state_sums: ``sum`` of each parameter.
-        state_steps: how often each parameter was updated before: arrays of one element, or integers.
-        fused: without effect: it says how torch computes, not what.
-        grad_scale: what the gradients are divided by.
+        state_steps: how often each parameter has been updated: arrays of one element, or integers.
+        fused: no effect: it says how torch computes, not what.
+        grad_scale: the number to divide the gradients by.
         found_inf: if it is not zero, nothing changes.
-        has_sparse_grad: without effect: it says how torch computes, not what.
-        foreach: without effect: it says how torch computes, not what.
-        differentiable: without effect: it says how torch computes, not what.
-        has_complex: without effect: it says how torch computes, not what.
+        has_sparse_grad: no effect: it says how torch computes, not what.
+        foreach: no effect: it says how torch computes, not what.
+        differentiable: no effect: it says how torch computes, not what.
+        has_complex: no effect: it says how torch computes, not what.
         lr: learning rate, at least 0.
         weight_decay: coefficient of the L2 penalty, at least 0.
         lr_decay: how fast the learning rate falls, at least 0.
@@ -255,7 +255,7 @@ def adam(
 ) -> AdamResult:
     """Update lists of parameters and of their state by Adam.
 
-    The equations are in :func:`functorch_optim.adam`, what all these functions have in common is in
+    The equations are in :func:`functorch_optim.adam`. What all these functions have in common is in
     :mod:`functorch_optim.optim.functional`.
 
     Args:
@@ -264,14 +264,14 @@ def adam(
         exp_avgs: ``exp_avg`` of each parameter.
         exp_avg_sqs: ``exp_avg_sq`` of each parameter.
         max_exp_avg_sqs: ``max_exp_avg_sq`` of each parameter.
-        state_steps: how often each parameter was updated before: arrays of one element, or integers.
-        foreach: without effect: it says how torch computes, not what.
-        capturable: without effect: it says how torch computes, not what.
-        differentiable: without effect: it says how torch computes, not what.
-        fused: without effect: it says how torch computes, not what.
-        grad_scale: what the gradients are divided by.
+        state_steps: how often each parameter has been updated: arrays of one element, or integers.
+        foreach: no effect: it says how torch computes, not what.
+        capturable: no effect: it says how torch computes, not what.
+        differentiable: no effect: it says how torch computes, not what.
+        fused: no effect: it says how torch computes, not what.
+        grad_scale: the number to divide the gradients by.
         found_inf: if it is not zero, nothing changes.
-        has_complex: without effect: it says how torch computes, not what.
+        has_complex: no effect: it says how torch computes, not what.
         decoupled_weight_decay: whether the decay acts on the parameter instead of the gradient.
         amsgrad: whether to divide by the largest second moment so far.
         beta1: the first of ``betas``, decay rates of the two moments, each in [0, 1).
@@ -327,7 +327,7 @@ def adamax(
 ) -> AdamaxResult:
     """Update lists of parameters and of their state by Adamax.
 
-    The equations are in :func:`functorch_optim.adamax`, what all these functions have in common is in
+    The equations are in :func:`functorch_optim.adamax`. What all these functions have in common is in
     :mod:`functorch_optim.optim.functional`.
 
     Args:
@@ -335,12 +335,12 @@ def adamax(
         grads: their gradients; None leaves a parameter and its state as they are.
         exp_avgs: ``exp_avg`` of each parameter.
         exp_infs: ``exp_inf`` of each parameter.
-        state_steps: how often each parameter was updated before: arrays of one element, or integers.
-        foreach: without effect: it says how torch computes, not what.
+        state_steps: how often each parameter has been updated: arrays of one element, or integers.
+        foreach: no effect: it says how torch computes, not what.
         maximize: whether to ascend.
-        differentiable: without effect: it says how torch computes, not what.
-        capturable: without effect: it says how torch computes, not what.
-        has_complex: without effect: it says how torch computes, not what.
+        differentiable: no effect: it says how torch computes, not what.
+        capturable: no effect: it says how torch computes, not what.
+        has_complex: no effect: it says how torch computes, not what.
         eps: added to the gradient's magnitude, inside the maximum, at least 0.
         beta1: the first of ``betas``, decay rates of the moment and of the norm, each in [0, 1).
         beta2: the second of ``betas``, decay rates of the moment and of the norm, each in [0, 1).
@@ -398,7 +398,7 @@ def adamw(
 ) -> AdamWResult:
     """Update lists of parameters and of their state by AdamW.
 
-    The equations are in :func:`functorch_optim.adamw`, what all these functions have in common is in
+    The equations are in :func:`functorch_optim.adamw`. What all these functions have in common is in
     :mod:`functorch_optim.optim.functional`.
 
     Args:
@@ -407,14 +407,14 @@ def adamw(
         exp_avgs: ``exp_avg`` of each parameter.
         exp_avg_sqs: ``exp_avg_sq`` of each parameter.
         max_exp_avg_sqs: ``max_exp_avg_sq`` of each parameter.
-        state_steps: how often each parameter was updated before: arrays of one element, or integers.
-        foreach: without effect: it says how torch computes, not what.
-        capturable: without effect: it says how torch computes, not what.
-        differentiable: without effect: it says how torch computes, not what.
-        fused: without effect: it says how torch computes, not what.
-        grad_scale: what the gradients are divided by.
+        state_steps: how often each parameter has been updated: arrays of one element, or integers.
+        foreach: no effect: it says how torch computes, not what.
+        capturable: no effect: it says how torch computes, not what.
+        differentiable: no effect: it says how torch computes, not what.
+        fused: no effect: it says how torch computes, not what.
+        grad_scale: the number to divide the gradients by.
         found_inf: if it is not zero, nothing changes.
-        has_complex: without effect: it says how torch computes, not what.
+        has_complex: no effect: it says how torch computes, not what.
         amsgrad: whether to divide by the largest second moment so far.
         beta1: the first of ``betas``, decay rates of the two moments, each in [0, 1).
         beta2: the second of ``betas``, decay rates of the two moments, each in [0, 1).
@@ -471,7 +471,7 @@ def asgd(
 ) -> ASGDResult:
     """Update lists of parameters and of their state by ASGD.
 
-    The equations are in :func:`functorch_optim.asgd`, what all these functions have in common is in
+    The equations are in :func:`functorch_optim.asgd`. What all these functions have in common is in
     :mod:`functorch_optim.optim.functional`.
 
     Args:
@@ -480,12 +480,12 @@ def asgd(
         axs: ``ax`` of each parameter.
         mus: ``mu`` of each parameter.
         etas: ``eta`` of each parameter.
-        state_steps: how often each parameter was updated before: arrays of one element, or integers.
-        foreach: without effect: it says how torch computes, not what.
+        state_steps: how often each parameter has been updated: arrays of one element, or integers.
+        foreach: no effect: it says how torch computes, not what.
         maximize: whether to ascend.
-        differentiable: without effect: it says how torch computes, not what.
-        capturable: without effect: it says how torch computes, not what.
-        has_complex: without effect: it says how torch computes, not what.
+        differentiable: no effect: it says how torch computes, not what.
+        capturable: no effect: it says how torch computes, not what.
+        has_complex: no effect: it says how torch computes, not what.
         lambd: decay of the parameter.
         lr: learning rate, at least 0.
         t0: the update at which averaging starts.
@@ -534,14 +534,14 @@ def muon(
 ) -> MuonResult:
     """Update lists of parameters and of their state by Muon.
 
-    The equations are in :func:`functorch_optim.muon`, what all these functions have in common is in
+    The equations are in :func:`functorch_optim.muon`. What all these functions have in common is in
     :mod:`functorch_optim.optim.functional`.
 
     Args:
         params: the parameters.
         grads: their gradients; None leaves a parameter and its state as they are.
         muon_momentum_bufs: ``momentum_buffer`` of each parameter.
-        foreach: without effect: it says how torch computes, not what.
+        foreach: no effect: it says how torch computes, not what.
         lr: learning rate, at least 0.
         weight_decay: coefficient of the decoupled decay, at least 0.
         momentum: decay rate of the average of the gradients, at least 0.
@@ -550,7 +550,7 @@ def muon(
         ns_steps: the number of iterations, below 100.
         eps: smallest norm to divide u by.
         adjust_lr_fn: ``"original"`` (also None), ``"match_rms_adamw"`` or ``"spectral_unclamped"``.
-        has_complex: without effect: it says how torch computes, not what.
+        has_complex: no effect: it says how torch computes, not what.
 
     Returns:
         ``MuonResult(params, muon_momentum_bufs)``, all lists.
@@ -603,7 +603,7 @@ def nadam(
 ) -> NAdamResult:
     """Update lists of parameters and of their state by NAdam.
 
-    The equations are in :func:`functorch_optim.nadam`, what all these functions have in common is in
+    The equations are in :func:`functorch_optim.nadam`. What all these functions have in common is in
     :mod:`functorch_optim.optim.functional`.
 
     Args:
@@ -612,12 +612,12 @@ def nadam(
         exp_avgs: ``exp_avg`` of each parameter.
         exp_avg_sqs: ``exp_avg_sq`` of each parameter.
         mu_products: ``mu_product`` of each parameter.
-        state_steps: how often each parameter was updated before: arrays of one element, or integers.
+        state_steps: how often each parameter has been updated: arrays of one element, or integers.
         decoupled_weight_decay: whether the decay acts on the parameter instead of the gradient.
-        foreach: without effect: it says how torch computes, not what.
-        capturable: without effect: it says how torch computes, not what.
-        differentiable: without effect: it says how torch computes, not what.
-        has_complex: without effect: it says how torch computes, not what.
+        foreach: no effect: it says how torch computes, not what.
+        capturable: no effect: it says how torch computes, not what.
+        differentiable: no effect: it says how torch computes, not what.
+        has_complex: no effect: it says how torch computes, not what.
         maximize: whether to ascend.
         beta1: the first of ``betas``, decay rates of the two moments, each in [0, 1).
         beta2: the second of ``betas``, decay rates of the two moments, each in [0, 1).
@@ -673,7 +673,7 @@ def radam(
 ) -> RAdamResult:
     """Update lists of parameters and of their state by RAdam.
 
-    The equations are in :func:`functorch_optim.radam`, what all these functions have in common is in
+    The equations are in :func:`functorch_optim.radam`. What all these functions have in common is in
     :mod:`functorch_optim.optim.functional`.
 
     Args:
@@ -681,12 +681,12 @@ def radam(
         grads: their gradients; None leaves a parameter and its state as they are.
         exp_avgs: ``exp_avg`` of each parameter.
         exp_avg_sqs: ``exp_avg_sq`` of each parameter.
-        state_steps: how often each parameter was updated before: arrays of one element, or integers.
+        state_steps: how often each parameter has been updated: arrays of one element, or integers.
         decoupled_weight_decay: whether the decay acts on the parameter instead of the gradient.
-        foreach: without effect: it says how torch computes, not what.
-        differentiable: without effect: it says how torch computes, not what.
-        capturable: without effect: it says how torch computes, not what.
-        has_complex: without effect: it says how torch computes, not what.
+        foreach: no effect: it says how torch computes, not what.
+        differentiable: no effect: it says how torch computes, not what.
+        capturable: no effect: it says how torch computes, not what.
+        has_complex: no effect: it says how torch computes, not what.
         maximize: whether to ascend.
         beta1: the first of ``betas``, decay rates of the two moments, each in [0, 1).
         beta2: the second of ``betas``, decay rates of the two moments, each in [0, 1).
@@ -742,7 +742,7 @@ def rmsprop(
 ) -> RMSpropResult:
     """Update lists of parameters and of their state by RMSprop.
 
-    The equations are in :func:`functorch_optim.rmsprop`, what all these functions have in common is in
+    The equations are in :func:`functorch_optim.rmsprop`. What all these functions have in common is in
     :mod:`functorch_optim.optim.functional`.
 
     Args:
@@ -751,12 +751,12 @@ def rmsprop(
         square_avgs: ``square_avg`` of each parameter.
         grad_avgs: ``grad_avg`` of each parameter.
         momentum_buffer_list: ``momentum_buffer`` of each parameter.
-        state_steps: how often each parameter was updated before: arrays of one element, or integers.
-        foreach: without effect: it says how torch computes, not what.
+        state_steps: how often each parameter has been updated: arrays of one element, or integers.
+        foreach: no effect: it says how torch computes, not what.
         maximize: whether to ascend.
-        differentiable: without effect: it says how torch computes, not what.
-        capturable: without effect: it says how torch computes, not what.
-        has_complex: without effect: it says how torch computes, not what.
+        differentiable: no effect: it says how torch computes, not what.
+        capturable: no effect: it says how torch computes, not what.
+        has_complex: no effect: it says how torch computes, not what.
         lr: learning rate, at least 0.
         alpha: decay rate of the averages, at least 0.
         eps: added to the denominator outside the root, at least 0.
@@ -809,7 +809,7 @@ def rprop(
 ) -> RpropResult:
     """Update lists of parameters and of their state by Rprop.
 
-    The equations are in :func:`functorch_optim.rprop`, what all these functions have in common is in
+    The equations are in :func:`functorch_optim.rprop`. What all these functions have in common is in
     :mod:`functorch_optim.optim.functional`.
 
     Args:
@@ -817,12 +817,12 @@ def rprop(
         grads: their gradients; None leaves a parameter and its state as they are.
         prevs: ``prev`` of each parameter.
         step_sizes: ``step_size`` of each parameter.
-        state_steps: how often each parameter was updated before: arrays of one element, or integers.
-        foreach: without effect: it says how torch computes, not what.
-        capturable: without effect: it says how torch computes, not what.
+        state_steps: how often each parameter has been updated: arrays of one element, or integers.
+        foreach: no effect: it says how torch computes, not what.
+        capturable: no effect: it says how torch computes, not what.
         maximize: whether to ascend.
-        differentiable: without effect: it says how torch computes, not what.
-        has_complex: without effect: it says how torch computes, not what.
+        differentiable: no effect: it says how torch computes, not what.
+        has_complex: no effect: it says how torch computes, not what.
         step_size_min: the first of ``step_sizes``, the smallest and the largest step size, enforced from the first
             update on.
         step_size_max: the second of ``step_sizes``, the smallest and the largest step size, enforced from the first
@@ -872,17 +872,17 @@ def sgd(
 ) -> SGDResult:
     """Update lists of parameters and of their state by SGD.
 
-    The equations are in :func:`functorch_optim.sgd`, what all these functions have in common is in
+    The equations are in :func:`functorch_optim.sgd`. What all these functions have in common is in
     :mod:`functorch_optim.optim.functional`.
 
     Args:
         params: the parameters.
         d_p_list: their gradients; None leaves a parameter and its state as they are.
         momentum_buffer_list: ``momentum_buffer`` of each parameter.
-        has_sparse_grad: without effect: it says how torch computes, not what.
-        foreach: without effect: it says how torch computes, not what.
-        fused: without effect: it says how torch computes, not what.
-        grad_scale: what the gradients are divided by.
+        has_sparse_grad: no effect: it says how torch computes, not what.
+        foreach: no effect: it says how torch computes, not what.
+        fused: no effect: it says how torch computes, not what.
+        grad_scale: the number to divide the gradients by.
         found_inf: if it is not zero, nothing changes.
         weight_decay: coefficient of the L2 penalty, at least 0.
         momentum: factor of the buffer, at least 0.
@@ -930,7 +930,7 @@ def sparse_adam(
 ) -> SparseAdamResult:
     """Update lists of parameters and of their state by SparseAdam.
 
-    The equations are in :func:`functorch_optim.sparse_adam`, what all these functions have in common is in
+    The equations are in :func:`functorch_optim.sparse_adam`. What all these functions have in common is in
     :mod:`functorch_optim.optim.functional`.
 
     Args:
@@ -938,7 +938,7 @@ def sparse_adam(
         grads: their gradients; None leaves a parameter and its state as they are.
         exp_avgs: ``exp_avg`` of each parameter.
         exp_avg_sqs: ``exp_avg_sq`` of each parameter.
-        state_steps: the number of this update of each parameter, the first is 1; the caller counts.
+        state_steps: the number of this update for each parameter, from 1; the caller counts.
         eps: added to the denominator, above 0.
         beta1: the first of ``betas``, decay rates of the two averages, each in [0, 1).
         beta2: the second of ``betas``, decay rates of the two averages, each in [0, 1).

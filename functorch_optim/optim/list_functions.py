@@ -1,7 +1,7 @@
-"""Functions with the signatures of ``torch.optim.functional``, each made of one line of names.
+"""Functions with the signatures of ``torch.optim.functional``, each built from one line of names.
 
-As in :mod:`functorch_optim.optim.signatures`, every fact stands once: what an option is, at the field of its rule; what
-a list holds, in :data:`FIELDS`; the order of the arguments, in the line. ``make stubs`` writes ``functional.pyi``.
+As in :mod:`functorch_optim.optim.signatures`, every fact is stated once: what an option is, at the field of its rule;
+what a list holds, in :data:`FIELDS`; the order of the arguments, in the line. ``make stubs`` writes ``functional.pyi``.
 """
 
 import inspect
@@ -20,7 +20,7 @@ from functorch_optim.optim.engine.lists import PAIRS, STEPS, ListUpdate
 from functorch_optim.optim.signatures import option_docs, with_signature
 from functorch_optim.typing import PyTree
 
-# The field of a rule's state that an argument has of every parameter.
+# Arguments that are lists of state, and the field of the rule's state that each list holds.
 FIELDS = {
     "acc_deltas": "acc_delta",
     "axs": "ax",
@@ -42,24 +42,24 @@ FIELDS = {
     "step_sizes": "step_size",
     "variances": "variance",
 }
-_IDLE = "without effect: it says how torch computes, not what"
-_FLAGS: dict[str, tuple[Any, Any, str]] = {  # type, default and words
+_IDLE = "no effect: it says how torch computes, not what"
+_FLAGS: dict[str, tuple[Any, Any, str]] = {  # type, default and description
     "foreach": (bool | None, None, _IDLE),
     "capturable": (bool, False, _IDLE),
     "differentiable": (bool, False, _IDLE),
     "fused": (bool | None, None, _IDLE),
     "has_complex": (bool, False, _IDLE),
     "has_sparse_grad": (bool, False, _IDLE),
-    "grad_scale": (Any, None, "what the gradients are divided by"),
+    "grad_scale": (Any, None, "the number to divide the gradients by"),
     "found_inf": (Any, None, "if it is not zero, nothing changes"),
 }
-_COUNTED = "how often each parameter was updated before: arrays of one element, or integers"
-_COUNT = "the number of this update of each parameter, the first is 1; the caller counts"
+_COUNTED = "how often each parameter has been updated: arrays of one element, or integers"
+_COUNT = "the number of this update for each parameter, from 1; the caller counts"
 _MODULE = "functorch_optim.optim.functional"
 _DOCSTRING = """\
 Update lists of parameters and of their state by {title}.
 
-The equations are in :func:`functorch_optim.{name}`, what all these functions have in common is in
+The equations are in :func:`functorch_optim.{name}`. What all these functions have in common is in
 :mod:`functorch_optim.optim.functional`.
 
 Args:
@@ -96,11 +96,11 @@ def list_function(
 
     Args:
         title: the name of the algorithm's class.
-        constructor: the algorithm's function; or a partial of it, which fixes what is no argument here.
-        args: the names of the arguments in torch's order, with a ``*`` before those that are keywords only.
-        counts: whether an update counts the steps, not the caller.
-        refused: what is raised if an argument is True.
-        example: the docstring's, by default a generic one.
+        constructor: the algorithm's function; or a partial of it, which fixes options that are not arguments here.
+        args: the names of the arguments in torch's order, with a ``*`` before the keyword-only ones.
+        counts: whether the function counts the steps; if not, the caller does.
+        refused: argument -> the error to raise if it is True.
+        example: the docstring's example; by default a generic one.
     """
     names, keywords = (part.split() for part in args.partition("*")[::2])
     fields = {each: FIELDS[each] for each in names if each in FIELDS}
@@ -127,7 +127,7 @@ def list_function(
 
 
 def _parameter(name: str, kind: Any, keyword: bool) -> Parameter:
-    """An argument: flags have defaults, except among the keywords; ``foreach`` has one everywhere."""
+    """Build an argument: flags have defaults, except among the keywords; ``foreach`` has one everywhere."""
     default = Parameter.empty
     if name == "foreach" or (not keyword and (name in _FLAGS or kind is bool)):
         default = _FLAGS[name][1] if name in _FLAGS else False

@@ -16,7 +16,7 @@ from functorch_optim.transforms.scaling import multiply
 from functorch_optim.typing import PyTree
 
 SkipFunction = Callable[[PyTree, PyTree, jax.Array], Any]
-"""``(updates, params, step)``, with the number of inner updates so far, to a boolean scalar."""
+"""A function ``skip(updates, params, step)`` that returns a boolean scalar; ``step`` counts inner updates."""
 
 
 @exportable
@@ -80,7 +80,7 @@ class Accumulate(Wrapper):
         return new, state._replace(micro_step=jnp.where(last, 0, number), accumulated=accumulated, inner=inner)
 
     def _every(self, state: PyTree) -> int | jax.Array:
-        """Return the number of gradients for the present inner update."""
+        """Return the number of gradients for the current inner update."""
         if not callable(self.every):
             return self.every
         count = jnp.asarray(resolve("every", self.every, state.step))
@@ -117,19 +117,19 @@ def accumulate(
     """Collect ``every`` gradients, then update once with their mean; the updates in between change nothing.
 
     The inner update runs only at the last micro-step (under ``lax.cond``). Sums are kept in at least float32, whatever
-    the parameters' dtype, and the inner update gets the mean in that dtype; ``state_dtype`` of ``accumulated`` makes
-    the sums narrower. A gradient that is None at the last micro-step is None for the inner update; its sum is kept for
-    the next one.
+    the parameters' dtype, and the inner update gets the mean in that dtype; :func:`functorch_optim.state_dtype` can
+    make ``accumulated`` narrower. A gradient that is None at the last micro-step is None for the inner update; its sum
+    is kept for the next one.
 
     Args:
         inner: the transformation to run, usually the whole chain.
-        every: number of gradients per update, at least 1; or a schedule of it, a function of the number of inner
-            updates so far, whose values are rounded and raised to 1.
+        every: number of gradients per update, at least 1; or a schedule, a function of the number of inner updates so
+            far, whose values are rounded, and raised to 1 if they are lower.
         average: whether to divide the sum by the number of collected gradients; False matches repeated ``backward()``
             calls in torch.
-        skip: says which gradients to leave out: ``skip(updates, params, step)`` gives a boolean scalar, where ``step``
-            counts the inner updates so far. One that is left out is not counted; another one takes its place.
-            :func:`functorch_optim.if_nonfinite` and :func:`functorch_optim.if_large` make such functions.
+        skip: decides which gradients to leave out: ``skip(updates, params, step)`` returns a boolean scalar, and
+            ``step`` counts the inner updates so far. A gradient that is left out does not count; a later one takes its
+            place. :func:`functorch_optim.if_nonfinite` and :func:`functorch_optim.if_large` build such functions.
 
     Returns:
         A transformation with the state :class:`AccumulateState`; with a schedule or ``skip``

@@ -1,4 +1,4 @@
-"""Clipping to a bound that follows the run: the parameters' norms, or the norms of the gradients so far."""
+"""Clip to a bound that adapts to the run: to the parameters' norms, or to the norms of the gradients so far."""
 
 from typing import Annotated, Any, ClassVar, NamedTuple
 
@@ -82,15 +82,15 @@ def adaptive_grad_clip(
 
     Args:
         clipping: at least 0, often 0.01 to 0.1; a number, a scalar array or a schedule.
-        eps: at least 0; the least norm of weights, so that weights that start at zero can move.
+        eps: at least 0; a lower bound on the norm of the weights, so that weights that start at zero can move.
         axis: the dimensions that make up one unit: an integer, a tuple, or a function of the shape that returns one,
             or None for the default.
         axis_name: inside ``shard_map``, the tree of the parameters' PartitionSpecs; see :mod:`functorch_optim.axes`.
 
     Raises:
-        TypeError: ``axis`` is something else. ValueError, from ``update``: there are no ``params``; a parameter has
-            more than five dimensions, or not the one that ``axis`` names; inside ``shard_map`` without ``axis_name``,
-            a gradient varies or may vary over the mesh.
+        TypeError: ``axis`` is none of these. ValueError, from ``update``: there are no ``params``; a parameter has
+            more than five dimensions, or does not have the one that ``axis`` names; inside ``shard_map`` without
+            ``axis_name``, a gradient varies or may vary over the mesh.
 
     Source: Brock et al., "High-Performance Large-Scale Image Recognition Without Normalization", 2021;
     ``optax.adaptive_grad_clip``.
@@ -137,16 +137,16 @@ class ClipByZscore(Options, Transform):
     ) -> tuple[PyTree, ClipByZscoreState]:
         del params, extra
         norm = norm_of(updates, self.axis_name, "clip_by_zscore")
-        is_spike, target = self._judged(state, norm)
+        is_spike, target = self._find_spike(state, norm)
         factor = jnp.where(is_spike, clip_coefficient(norm, target.astype(norm.dtype)), 1)
         updates = trees.map_dense(lambda x: multiply(x, factor), "clip_by_zscore", updates)
-        return updates, self._counted(state, jnp.where(is_spike, target, norm.astype(target.dtype)))
+        return updates, self._record(state, jnp.where(is_spike, target, norm.astype(target.dtype)))
 
     def norm_after(self, state: ClipByZscoreState, norm: jax.Array) -> jax.Array:
-        is_spike, target = self._judged(state, norm)
+        is_spike, target = self._find_spike(state, norm)
         return jnp.where(is_spike, target.astype(norm.dtype), norm)
 
-    def _judged(self, state: ClipByZscoreState, norm: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def _find_spike(self, state: ClipByZscoreState, norm: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Decide whether to clip, and to what norm."""
         values, std = self.at(state.step), sqrt(state.variance)
         bound, eps = (_constant(value, std) for value in (values.z, values.eps))
@@ -154,7 +154,7 @@ class ClipByZscore(Options, Transform):
         is_spike = (state.n_norms >= self.warmup) & (score > bound) & jnp.isfinite(norm)
         return is_spike, state.mean + bound * bound / jnp.where(is_spike, score, 1) * std
 
-    def _counted(self, state: ClipByZscoreState, norm: jax.Array) -> ClipByZscoreState:
+    def _record(self, state: ClipByZscoreState, norm: jax.Array) -> ClipByZscoreState:
         """Compute the state after an update whose clipped norm is ``norm``."""
         n_norms = next_step(state.n_norms)
         count, is_late = n_norms.astype(norm.dtype), n_norms > self.warmup
@@ -162,7 +162,7 @@ class ClipByZscore(Options, Transform):
         pairs = zip(decay, (1 - 1 / count, 1 / count), strict=True)
         share = Beta(*(jnp.where(is_late, _constant(later, norm), first) for later, first in pairs))
         mean = lerp(state.mean, norm, share)
-        spread = (norm - jnp.where(is_late, mean, state.mean)) * (norm - mean)  # before that it is Welford's rule
+        spread = (norm - jnp.where(is_late, mean, state.mean)) * (norm - mean)  # during the warmup it is Welford's rule
         after = n_norms, mean, lerp(state.variance, spread, share)
         kept = [jnp.where(jnp.isfinite(norm), new, old) for new, old in zip(after, state[1:], strict=True)]
         return ClipByZscoreState(next_step(state.step), *kept)
@@ -185,15 +185,15 @@ def clip_by_zscore(
         score = (n - mean) / (std + eps)
         if score > z:  g *= target / n  with  target = mean + z**2 / score * std
 
-    So the larger the spike, the closer the target is to the mean (the paper's reciprocal rule). Afterwards the norm
-    that remains, m, enters into the statistics::
+    So the larger the spike, the closer the target is to the mean (the paper's reciprocal rule). Then the clipped norm m
+    enters the statistics::
 
         mean = decay * mean + (1 - decay) * m
         std**2 = decay * std**2 + (1 - decay) * (m - mean)**2
 
-    The first ``warmup`` gradients are not clipped; mean and variance are theirs. To limit these too, and ordinary
-    gradients, put :func:`functorch_optim.clip_by_global_norm` after it. A gradient with a non-finite norm passes, and
-    does not enter into the statistics.
+    The first ``warmup`` gradients are not clipped; the first mean and variance are theirs. To bound these and ordinary
+    gradients too, put :func:`functorch_optim.clip_by_global_norm` after it. A gradient with a non-finite norm passes,
+    and does not enter the statistics.
 
     Args:
         z: at least 0; how many standard deviations a norm may lie above the mean.
@@ -206,7 +206,7 @@ def clip_by_zscore(
         A transformation with the state :class:`ClipByZscoreState`.
 
     Raises:
-        TypeError, ValueError: an option is no number, or outside its range. ValueError, from ``update``: inside
+        TypeError, ValueError: an option is not a number, or is out of range. ValueError, from ``update``: inside
             ``shard_map`` without ``axis_name``, a gradient varies or may vary over the mesh.
 
     Source: Kumar et al., "ZClip: Adaptive Spike Mitigation for LLM Pre-Training", 2025.
@@ -224,7 +224,7 @@ def clip_by_zscore(
 
 @exportable
 class ClipByPercentileState(NamedTuple):
-    """``step`` counts updates, ``n_norms`` the finite norms; ``norms`` has the last of them, in a ring."""
+    """``step`` counts updates, ``n_norms`` the finite norms; ``norms`` is a ring buffer of the last ones."""
 
     step: PyTree
     n_norms: PyTree
@@ -251,16 +251,16 @@ class ClipByPercentile(Options, Transform):
     ) -> tuple[PyTree, ClipByPercentileState]:
         del params, extra
         norm = norm_of(updates, self.axis_name, "clip_by_percentile")
-        after = self._counted(state, norm)
+        after = self._record(state, norm)
         factor = clip_coefficient(norm, self._threshold(after, self.at(state.step)).astype(norm.dtype))
         factor = jnp.where(jnp.isfinite(norm), factor, 1)
         return trees.map_dense(lambda x: multiply(x, factor), "clip_by_percentile", updates), after
 
     def norm_after(self, state: ClipByPercentileState, norm: jax.Array) -> jax.Array:
-        threshold = self._threshold(self._counted(state, norm), self.at(state.step)).astype(norm.dtype)
+        threshold = self._threshold(self._record(state, norm), self.at(state.step)).astype(norm.dtype)
         return jnp.where(jnp.isfinite(norm), jnp.minimum(norm, threshold), norm)
 
-    def _counted(self, state: ClipByPercentileState, norm: jax.Array) -> ClipByPercentileState:
+    def _record(self, state: ClipByPercentileState, norm: jax.Array) -> ClipByPercentileState:
         """Compute the state after an update with this norm."""
         finite = jnp.isfinite(norm)
         place = state.n_norms % self.history
@@ -289,7 +289,7 @@ def clip_by_percentile(
 
     ``g * min(1, threshold / (norm + 1e-6))``, where ``threshold`` is the ``percentile``-th percentile of the last
     ``history`` norms, this one included, with NumPy's linear interpolation. A gradient with a non-finite norm passes,
-    and does not enter into the history.
+    and does not enter the history.
 
     Args:
         percentile: in [0, 100]; a number, a scalar array or a schedule. At 10, the paper's choice, nine of ten
@@ -301,7 +301,7 @@ def clip_by_percentile(
         A transformation with the state :class:`ClipByPercentileState`.
 
     Raises:
-        TypeError, ValueError: an option is no number, or outside its range. ValueError, from ``update``: inside
+        TypeError, ValueError: an option is not a number, or is out of range. ValueError, from ``update``: inside
             ``shard_map`` without ``axis_name``, a gradient varies or may vary over the mesh.
 
     Source: Seetharaman et al., "AutoClip: Adaptive Gradient Clipping for Source Separation Networks", 2020.

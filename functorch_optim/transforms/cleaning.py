@@ -42,12 +42,12 @@ class ZeroNans(Transform):
 
 
 def zero_nans(axis_name: PyTree = None) -> GradientTransformation:
-    """Replace NaN by zero, entry by entry, and count the updates that contain one.
+    """Replace each NaN by zero, and count the updates that contain one.
 
-    Infinities stay. To leave out the whole update instead, use :func:`functorch_optim.skip_nonfinite`.
+    Infinities stay. To skip the whole update instead, use :func:`functorch_optim.skip_nonfinite`.
 
     Args:
-        axis_name: inside ``shard_map``, how arrays are spread over mesh axes, for the count; see
+        axis_name: inside ``shard_map``, how arrays are spread over mesh axes, which the count needs; see
             :mod:`functorch_optim.axes`.
 
     Returns:
@@ -91,12 +91,12 @@ class Centralize(Transform):
 
 
 def centralize(axis: PyTree = None, axis_name: PyTree = None) -> GradientTransformation:
-    """Subtract from the gradient of each unit its mean: gradient centralization.
+    """Subtract the mean of each unit from its gradient: gradient centralization.
 
-    By default, as in optax, a unit is what has the same index in dimension 0, so means are taken over all other
-    dimensions; scalars and vectors pass unchanged. In torch's layout (out, in, ...) these are the weights of one
-    output, as in the paper. In JAX's layout (..., in, out) they are not: there use
-    ``axis=lambda shape: tuple(range(len(shape) - 1))``.
+    By default, as in optax, a unit is everything at one index of dimension 0, so means are taken over all other
+    dimensions; scalars and vectors pass unchanged. In torch's layout (out, in, ...) a unit has the weights of one
+    output, as in the paper. In JAX's layout (..., in, out) it does not: use
+    ``axis=lambda shape: tuple(range(len(shape) - 1))`` there.
 
     Args:
         axis: the dimensions over which to take the mean: an integer, a tuple, or a function of the shape that returns
@@ -104,7 +104,7 @@ def centralize(axis: PyTree = None, axis_name: PyTree = None) -> GradientTransfo
         axis_name: inside ``shard_map``, the tree of the parameters' PartitionSpecs; see :mod:`functorch_optim.axes`.
 
     Raises:
-        TypeError: ``axis`` is something else. ValueError, from ``update``: a gradient does not have the dimension that
+        TypeError: ``axis`` is none of these. ValueError, from ``update``: a gradient does not have the dimension that
             ``axis`` names; inside ``shard_map`` without ``axis_name``, a gradient varies or may vary over the mesh.
 
     Source: Yong et al., "Gradient Centralization: A New Optimization Technique for Deep Neural Networks", 2020;
@@ -177,7 +177,7 @@ def add_noise(
 
     The noise depends only on the key, the step, and the parameter's place in the tree: runs with the same key are
     equal, and a resumed run continues as if it had not stopped. Inside ``shard_map`` every shard draws its own noise,
-    and replicas draw the same; it is other noise than that of the whole array.
+    and replicas draw the same. It differs from the noise that the whole array would get outside.
 
     Args:
         key: a concrete key of :mod:`jax.random`, or an integer to create one from.
@@ -190,8 +190,8 @@ def add_noise(
         A transformation with the state :class:`AddNoiseState`.
 
     Raises:
-        TypeError: the key is neither, or it is traced. ValueError: an option is out of range; from ``update``, inside
-            ``shard_map(check_vma=False)`` without ``axis_name``.
+        TypeError: ``key`` is neither of these, or it is traced. ValueError: an option is out of range; from ``update``,
+            ``axis_name`` is missing inside ``shard_map(check_vma=False)``.
 
     Source: Neelakantan et al., "Adding Gradient Noise Improves Learning for Very Deep Networks", 2015;
     ``optax.add_noise``.

@@ -1,4 +1,4 @@
-"""Run an inner transformation only if a condition holds; the base of those that skip bad updates."""
+"""Run an inner transformation only if a condition holds; the base class of those that skip bad updates."""
 
 from collections.abc import Callable, Mapping
 from typing import ClassVar
@@ -17,7 +17,7 @@ from functorch_optim.typing import PyTree
 def _run_if(
     condition: jax.Array, run: Callable[..., tuple[PyTree, PyTree]], state: PyTree, *operands: object
 ) -> tuple[PyTree, PyTree]:
-    """``run(state, *operands)`` if ``condition`` holds; otherwise updates that change nothing, and ``state``.
+    """Call ``run(state, *operands)`` if ``condition`` holds; otherwise return zero updates, and ``state``.
 
     Arrays go in as operands, not by closure, so that both branches see their sharding. Both branches return arrays
     that vary over every manual axis that either's do.
@@ -27,24 +27,23 @@ def _run_if(
     """
     shapes = jax.eval_shape(run, state, *operands)
 
-    def something(state: PyTree, *operands: object) -> tuple[PyTree, PyTree]:
+    def active(state: PyTree, *operands: object) -> tuple[PyTree, PyTree]:
         updates, new = run(state, *operands)
         return updates, jax.tree.map(axes.vary_as, new, state)
 
-    def nothing(state: PyTree, *operands: object) -> tuple[PyTree, PyTree]:
+    def idle(state: PyTree, *operands: object) -> tuple[PyTree, PyTree]:
         del operands
         # Adding -0.0 leaves every number unchanged, 0.0 and -0.0 included.
         zeros = jax.tree.map(lambda x: jnp.full(x.shape, -0.0, x.dtype, device=x.sharding), shapes[0])
         return jax.tree.map(axes.vary_as, (zeros, state), shapes)
 
-    return jax.lax.cond(condition, something, nothing, state, *operands)
+    return jax.lax.cond(condition, active, idle, state, *operands)
 
 
 class Skip(Options, Wrapper):
-    """Base of what skips updates; a subclass says which are bad, and its state has the two counters.
+    """Base of the transformations that skip updates: a subclass decides which are bad, and its state has two counters.
 
-    The counters count bad updates, skipped or not. One that is not bad resets ``consecutive``; nothing resets
-    ``total``.
+    The counters count bad updates, skipped or not. A good one resets ``consecutive``; nothing resets ``total``.
     """
 
     max_consecutive: int
@@ -60,12 +59,12 @@ class Skip(Options, Wrapper):
             )
         object.__setattr__(self, "max_consecutive", count)
 
-    def judged(self, updates: PyTree, state: PyTree, extra: Mapping[str, PyTree]) -> tuple[jax.Array, PyTree]:
-        """Whether the update is bad, and the state with what it adds to the subclass's own memory."""
-        raise NotImplementedError(f"{type(self).__name__} does not define judged")  # abstract: every subclass does
+    def judge(self, updates: PyTree, state: PyTree, extra: Mapping[str, PyTree]) -> tuple[jax.Array, PyTree]:
+        """Decide whether the update is bad; return that, and the state with the subclass's own fields updated."""
+        raise NotImplementedError(f"{type(self).__name__} does not define judge")  # abstract: every subclass does
 
     def update(self, updates: PyTree, state: PyTree, params: PyTree = None, **extra: object) -> tuple[PyTree, PyTree]:
-        bad, state = self.judged(updates, state, extra)
+        bad, state = self.judge(updates, state, extra)
         trees.check_arrays(updates, params)
         consecutive = jnp.where(bad, next_step(state.consecutive), 0)
         total = jnp.where(bad, next_step(state.total), state.total)

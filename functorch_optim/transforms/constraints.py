@@ -1,4 +1,4 @@
-"""Constraints on the parameters: the last link of a chain, which changes updates so that their sum stays in a set."""
+"""Constraints: last links of a chain, which change the updates so that the parameters stay in a set."""
 
 from typing import Annotated, Any, ClassVar
 
@@ -62,10 +62,10 @@ class KeepNonnegative(Constraint):
 
 
 def _into_box(update: jax.Array, param: Array, low: Numeric, high: Numeric) -> jax.Array:
-    """Compute the update from ``param`` into the box: ``update`` itself if it leads there.
+    """Clip an update so that ``param`` plus the result is in the box; an update that leads there stays as it is.
 
-    The nearest numbers to ``low - param`` and ``high - param`` may lead one step too far, since they and the sum are
-    rounded; then the next number does not. What is tested is the sum that :func:`add_update` forms of the result.
+    ``low - param``, ``high - param`` and the sum are rounded, so the result may lead out of the box by one rounding.
+    The next smaller or larger number then does not. We test the sum that :func:`add_update` forms.
     """
 
     def real(update: jax.Array, param: jax.Array) -> jax.Array:
@@ -81,7 +81,7 @@ def _into_box(update: jax.Array, param: Array, low: Numeric, high: Numeric) -> j
 
 
 def _inside(low: Numeric, high: Numeric, dtype: DTypeLike) -> tuple[jax.Array, jax.Array]:
-    """Find the least and the largest number of a dtype in the box."""
+    """Find the smallest and the largest number of a dtype in the box."""
     real = jnp.finfo(dtype).dtype
     return _rounded(low, real, np.inf), _rounded(high, real, -np.inf)
 
@@ -113,7 +113,7 @@ def _next_toward_jvp(primals: tuple[jax.Array, Numeric], tangents: tuple[jax.Arr
 def keep_nonnegative() -> GradientTransformation:
     """Keep parameters at 0 or above: an update that would lead below 0 leads to 0.
 
-    Put it last in the chain, as :func:`project_box` says. Of complex parameters it keeps both parts nonnegative.
+    Put it last in the chain, as :func:`project_box` says. It keeps both parts of complex parameters nonnegative.
 
     Source: ``optax.keep_params_nonnegative``.
 
@@ -130,10 +130,11 @@ def keep_nonnegative() -> GradientTransformation:
 def project_box(low: Hyperparameter, high: Hyperparameter) -> GradientTransformation:
     """Keep every entry of the parameters in ``[low, high]``: an update that would lead out leads to the bound.
 
-    Put it last in the chain: it sees what :func:`functorch_optim.apply_updates` will add, and a later link that scaled
-    the updates would lead elsewhere. After ``apply_updates`` every parameter is in the box exactly, in its own dtype;
-    a bound that the dtype does not have is replaced by the next number inside. Parameters should start in the box;
-    others are led in, as near as one rounding allows. NaN passes. Of complex parameters both parts are in the box.
+    Put it last in the chain: it must see what :func:`functorch_optim.apply_updates` will add, so
+    :func:`functorch_optim.chain` rejects later links that change the updates. After ``apply_updates`` every parameter
+    is in the box exactly, in its own dtype: a bound that the dtype cannot represent is replaced by the next number
+    inside. Parameters should start in the box; the first update moves others in, to within one rounding. NaN passes.
+    Both parts of complex parameters are in the box.
     :func:`functorch_optim.masked` selects the parameters::
 
         fo.chain(fo.adamw(lr=1e-3), fo.masked(fo.project_box(-1.0, 1.0), lambda path: path.endswith("kernel")))
@@ -147,7 +148,7 @@ def project_box(low: Hyperparameter, high: Hyperparameter) -> GradientTransforma
 
     Raises:
         ValueError: ``low`` is above ``high``; from ``update``, there are no ``params``; from
-            :func:`functorch_optim.chain`, an algorithm, weight decay, or a link that negates comes after it.
+            :func:`functorch_optim.chain`, a link that changes the updates comes after it.
 
     Source: ``optax.projections.projection_box``.
 
@@ -199,22 +200,23 @@ def _onto_simplex(points: jax.Array, scale: Numeric) -> jax.Array:
     if size == 0:
         return points
     total = jnp.asarray(scale, points.dtype)
-    points = points - jnp.max(points, axis=-1, keepdims=True)  # the same projection, with sums that round less
+    # A shift leaves the projection the same, and sums of smaller numbers round less.
+    points = points - jnp.max(points, axis=-1, keepdims=True)
     descending = -jnp.sort(-points, axis=-1)
     counts = jnp.arange(1, size + 1).astype(points.dtype).reshape(*[1] * (points.ndim - 1), size)
     excess = (jnp.cumsum(descending, axis=-1) - total) / counts
-    # The entries that stay positive are the first ones of these, at least one of them.
+    # The largest entries stay positive, at least one of them.
     positive = jnp.maximum(jnp.sum(descending > excess, axis=-1, keepdims=True), 1)
     near = jnp.maximum(points - jnp.take_along_axis(excess, positive - 1, axis=-1), 0)
-    missing = total - jnp.sum(near, axis=-1, keepdims=True)  # of the sum, since the excess is rounded
+    missing = total - jnp.sum(near, axis=-1, keepdims=True)  # from the sum, because the excess is rounded
     return jnp.maximum(jnp.where(near > 0, near + missing / positive.astype(points.dtype), near), 0)
 
 
 def project_simplex(scale: Hyperparameter = 1.0, axis: int = -1, axis_name: PyTree = None) -> GradientTransformation:
     """Keep the entries of the parameters, along one dimension, nonnegative with the sum ``scale``: a distribution.
 
-    The sum of parameter and update is projected to the nearest such point. Entries are nonnegative exactly; they sum
-    to ``scale`` as exactly as their dtype can hold them. Put it last in the chain, as :func:`project_box` says.
+    The sum of parameter and update is projected to the nearest such point. Entries are exactly nonnegative, and
+    sum to ``scale`` up to the rounding of their dtype. Put it last in the chain, as :func:`project_box` says.
 
     Args:
         scale: above 0; a number, a scalar array or a schedule.
@@ -225,7 +227,7 @@ def project_simplex(scale: Hyperparameter = 1.0, axis: int = -1, axis_name: PyTr
     Raises:
         ValueError: ``scale`` is not above 0; from ``init``, a parameter does not have the dimension; from ``update``,
             there are no ``params``; inside ``shard_map`` without ``axis_name``, a parameter varies or may vary over
-            the mesh. TypeError: ``axis`` is no integer. RuntimeError, from ``init``: a parameter is complex.
+            the mesh. TypeError: ``axis`` is not an integer. RuntimeError, from ``init``: a parameter is complex.
 
     Source: Duchi et al., "Efficient Projections onto the l1-Ball for Learning in High Dimensions", 2008;
     ``optax.projections.projection_simplex``.
@@ -277,7 +279,7 @@ class ProjectL2Ball(Constraint):
 
 
 def _sum(update: jax.Array, param: Array) -> jax.Array:
-    """What :func:`add_update` leads to, in the dtype of the calculation."""
+    """Compute the sum that :func:`add_update` forms, in the dtype of the calculation."""
     wide = trees.compute_dtype(param, update)
     return by_part(lambda x: narrowed(x, jnp.finfo(param.dtype).dtype))(update.astype(wide) + param.astype(wide))
 
@@ -304,13 +306,13 @@ def project_l2_ball(radius: Hyperparameter, axis: PyTree = None, axis_name: PyTr
     Args:
         radius: at least 0; a number, a scalar array or a schedule.
         axis: the dimensions over which to take the norm, an integer, a tuple or a function of the shape that returns
-            one: 0 for the weights of each output of a matrix ``(in, out)``. By default, and where the function returns
-            None, the whole parameter.
+            one: 0 for the weights of each output of a matrix ``(in, out)``. By default, and if the function returns
+            None, all dimensions.
         axis_name: inside ``shard_map``, how arrays are spread over mesh axes, with ``axis`` the tree of the
             parameters' PartitionSpecs; see :mod:`functorch_optim.axes`.
 
     Raises:
-        TypeError: ``axis`` is something else. ValueError: ``radius`` is negative; from ``update``, there are no
+        TypeError: ``axis`` is none of these. ValueError: ``radius`` is negative; from ``update``, there are no
             ``params``; a parameter does not have the dimension that ``axis`` names; inside ``shard_map`` without
             ``axis_name``, a parameter varies or may vary over the mesh.
 

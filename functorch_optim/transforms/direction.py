@@ -16,7 +16,7 @@ from functorch_optim.typing import Numeric, PyTree
 
 
 class Direction(Transform):
-    """Minus the update of an algorithm, over its learning rate. The state is the algorithm's own."""
+    """The direction of an algorithm: minus its update, divided by its learning rate. It keeps the algorithm's state."""
 
     of: Lifted
 
@@ -37,7 +37,7 @@ class Direction(Transform):
 
     def update(self, updates: PyTree, state: PyTree, params: PyTree = None, **extra: object) -> tuple[PyTree, PyTree]:
         updates, new = self.of.update(updates, state, params, **extra)
-        if self.of.rule.rate_is_factor:  # it is 1
+        if self.of.rule.rate_is_factor:  # scale_by has set the rate to 1
             return jax.tree.map(lambda x: rows.map_values(jnp.negative, x), updates, is_leaf=trees.is_sparse), new
         return multiply_all(updates, _minus_inverse(self.of.hyperparams(state)["lr"]), self.who), new
 
@@ -53,7 +53,7 @@ class Direction(Transform):
 
 
 def _minus_inverse(lr: Numeric) -> Numeric:
-    """``-1 / lr``; 0 where a schedule is at 0, and whatever comes of it is multiplied by 0."""
+    """Compute ``-1 / lr``; 0 where a schedule is at 0, because the last link then multiplies by 0 anyway."""
     if on_host(lr):
         return -1 / lr if lr != 0 else 0.0
     return jnp.where(lr == 0, 0.0, -1 / jnp.where(lr == 0, 1.0, lr))
@@ -63,17 +63,17 @@ def scale_by(tx: GradientTransformation) -> GradientTransformation:
     """Return the direction of an algorithm: minus its update, without learning rate and weight decay.
 
     It has the gradient's sign, so a later link must negate it, usually the last one:
-    ``fo.chain(fo.scale_by(fo.adam()), fo.scale_by_learning_rate(lr))`` is ``fo.adam(lr)``. Between the two is the place
-    of what the learning rate shall multiply: decoupled weight decay (:func:`functorch_optim.add_decayed_weights`),
+    ``fo.chain(fo.scale_by(fo.adam()), fo.scale_by_learning_rate(lr))`` is ``fo.adam(lr)``. Between the two,
+    put what the learning rate should multiply: decoupled weight decay (:func:`functorch_optim.add_decayed_weights`),
     factors of layers (:func:`functorch_optim.layerwise_decay`), another library's link.
 
-    The learning rate that the algorithm was given has no effect, with three exceptions: Adafactor, ASGD and Rprop use
-    it for more than a factor. They keep it, and the direction is minus the update over that rate; in a chain that ends
-    with the same rate they are the algorithm again.
+    The learning rate of the algorithm has no effect, with three exceptions: Adafactor, ASGD and Rprop use it for more
+    than a factor. They keep it, and the direction is minus the update divided by that rate. A chain that ends with the
+    same rate is the algorithm again.
 
     Args:
-        tx: an algorithm as its function makes it, also with ``foreach=True``, or :func:`functorch_optim.lift` of a rule
-            of your own that has an option ``lr``.
+        tx: an algorithm as its function returns it, even with ``foreach=True``, or :func:`functorch_optim.lift` of your
+            own rule, if it has an option ``lr``.
 
     Returns:
         A transformation whose state is the algorithm's own, such as :class:`functorch_optim.AdamState`.
@@ -81,7 +81,7 @@ def scale_by(tx: GradientTransformation) -> GradientTransformation:
     Raises:
         TypeError: ``tx`` is something else, such as a wrapper, L-BFGS or another library's transformation.
         ValueError: the algorithm was given ``weight_decay``, ``decay_mask`` or ``maximize``; the message says which
-            links do that.
+            links to use instead.
 
     Example:
         >>> import functorch_optim as fo
@@ -93,8 +93,8 @@ def scale_by(tx: GradientTransformation) -> GradientTransformation:
     of = getattr(getattr(tx, "update", None), "of", None)
     if not isinstance(of, Lifted):
         raise TypeError(
-            "scale_by takes an algorithm as its function makes it, such as fo.adam(), or fo.lift of a rule, but it got "
-            f"{tx!r}. Wrappers and partitions go around links: fo.freeze(fo.scale_by(fo.adam()), frozen)"
+            "scale_by takes an algorithm as its function returns it, such as fo.adam(), or fo.lift of a rule, but it "
+            f"got {tx!r}. Put wrappers and partitions around links: fo.freeze(fo.scale_by(fo.adam()), frozen)"
         )
     _check_options(of)
     if of.rule.rate_is_factor:

@@ -1,4 +1,4 @@
-"""The directions of the algorithms other than Adam and its kin: links without a learning rate."""
+"""Directions of the algorithms outside Adam's family: links without a learning rate."""
 
 from functorch_optim.algorithms.adadelta import adadelta
 from functorch_optim.algorithms.adagrad import adagrad
@@ -16,26 +16,26 @@ def scale_by_momentum(
 ) -> GradientTransformation:
     r"""Return the direction of :func:`functorch_optim.sgd`, as :func:`functorch_optim.scale_by` does.
 
-    With g what comes in::
+    With g the incoming gradient::
 
         b <- g                                   at the first update
         b <- momentum * b + (1 - dampening) * g  afterwards
         g + momentum * b if nesterov, else b
 
-    It is linear, so a learning rate may also come before it: the buffer then has the rates of its time. Without
-    dampening it is optax's ``trace``.
+    It is linear, so a learning rate may also come before it: the buffer then holds gradients that are multiplied by
+    the rates of their updates. Without dampening it is optax's ``trace``.
 
     Args:
         momentum: factor of the buffer, at least 0; only the Python number 0 means no momentum, and no buffer.
         dampening: share of the gradient that is left out of the buffer, from the second update on.
-        nesterov: whether to look one buffer ahead; needs momentum and zero dampening.
+        nesterov: whether to use Nesterov momentum; needs momentum and zero dampening.
         foreach: whether to update small parameters together (:func:`functorch_optim.lift`).
 
     Returns:
         A transformation with the state :class:`functorch_optim.SGDState`.
 
     Raises:
-        ValueError: an option outside its range, with torch's message.
+        ValueError: an option is out of range, with torch's message.
 
     Source: as for :func:`functorch_optim.sgd`.
 
@@ -58,7 +58,7 @@ def scale_by_rms(
 ) -> GradientTransformation:
     r"""Return the direction of :func:`functorch_optim.rmsprop`, as :func:`functorch_optim.scale_by` does.
 
-    With g what comes in::
+    With g the incoming gradient::
 
         v <- alpha * v + (1 - alpha) * g**2
         a <- alpha * a + (1 - alpha) * g                     if centered
@@ -78,7 +78,7 @@ def scale_by_rms(
         A transformation with the state :class:`functorch_optim.RMSpropState`.
 
     Raises:
-        ValueError: an option outside its range, with torch's message.
+        ValueError: an option is out of range, with torch's message.
 
     Source: as for :func:`functorch_optim.rmsprop`.
 
@@ -99,16 +99,16 @@ def scale_by_adagrad(
 ) -> GradientTransformation:
     r"""Return the direction of :func:`functorch_optim.adagrad`, as :func:`functorch_optim.scale_by` does.
 
-    With g what comes in, and t the number of the update::
+    With g the incoming gradient, and t the number of the update::
 
         s <- s + g**2
         g / (sqrt(s) + eps) / (1 + (t - 1) * lr_decay)
 
-    optax's ``scale_by_rss`` adds eps inside the root, and begins with 0.1.
+    optax's ``scale_by_rss`` adds eps inside the root, and starts at 0.1.
 
     Args:
         lr_decay: how fast the direction shrinks, at least 0.
-        initial_accumulator_value: what s begins with, at least 0.
+        initial_accumulator_value: first value of s, at least 0.
         eps: added to the denominator outside the root, at least 0.
         foreach: whether to update small parameters together (:func:`functorch_optim.lift`).
 
@@ -116,7 +116,7 @@ def scale_by_adagrad(
         A transformation with the state :class:`functorch_optim.AdagradState`.
 
     Raises:
-        ValueError: an option outside its range, with torch's message.
+        ValueError: an option is out of range, with torch's message.
 
     Source: as for :func:`functorch_optim.adagrad`.
 
@@ -135,7 +135,7 @@ def scale_by_adadelta(
 ) -> GradientTransformation:
     r"""Return the direction of :func:`functorch_optim.adadelta`, as :func:`functorch_optim.scale_by` does.
 
-    With g what comes in::
+    With g the incoming gradient::
 
         v <- rho * v + (1 - rho) * g**2
         d <- sqrt(u + eps) / sqrt(v + eps) * g
@@ -152,7 +152,7 @@ def scale_by_adadelta(
         A transformation with the state :class:`functorch_optim.AdadeltaState`.
 
     Raises:
-        ValueError: an option outside its range, with torch's message.
+        ValueError: an option is out of range, with torch's message.
 
     Source: as for :func:`functorch_optim.adadelta`.
 
@@ -182,9 +182,9 @@ def scale_by_muon(
 
     Args:
         momentum: decay rate of the average of the gradients, at least 0.
-        nesterov: whether to look one average ahead.
+        nesterov: whether to use Nesterov momentum.
         ns_coefficients: the three coefficients of the Newton-Schulz polynomial.
-        eps: the least norm that a matrix is divided by.
+        eps: lower bound on the norm that a matrix is divided by.
         ns_steps: the number of iterations, below 100.
         adjust_lr_fn: ``"original"`` (also None) or ``"match_rms_adamw"``, which give the ratio.
         batched: whether a parameter of more than two dimensions is a stack of matrices.

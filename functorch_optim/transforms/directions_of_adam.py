@@ -1,4 +1,4 @@
-"""The directions of Adam and its kin: links without a learning rate."""
+"""Directions of Adam and its family: links without a learning rate."""
 
 from functorch_optim.algorithms.adam import adam
 from functorch_optim.algorithms.adamax import adamax
@@ -18,7 +18,7 @@ def scale_by_adam(
 ) -> GradientTransformation:
     r"""Return the direction of :func:`functorch_optim.adam`, as :func:`functorch_optim.scale_by` does.
 
-    With g what comes in, and t the number of the update::
+    With g the incoming gradient, and t the number of the update::
 
         m <- beta1 * m + (1 - beta1) * g
         v <- beta2 * v + (1 - beta2) * g**2
@@ -36,7 +36,7 @@ def scale_by_adam(
         A transformation with the state :class:`functorch_optim.AdamState`.
 
     Raises:
-        ValueError: an option outside its range, with torch's message.
+        ValueError: an option is out of range, with torch's message.
 
     Source: as for :func:`functorch_optim.adam`.
 
@@ -55,7 +55,7 @@ def scale_by_adamax(
 ) -> GradientTransformation:
     r"""Return the direction of :func:`functorch_optim.adamax`, as :func:`functorch_optim.scale_by` does.
 
-    With g what comes in, and t the number of the update::
+    With g the incoming gradient, and t the number of the update::
 
         m <- beta1 * m + (1 - beta1) * g
         u <- max(beta2 * u, abs(g) + eps)
@@ -70,7 +70,7 @@ def scale_by_adamax(
         A transformation with the state :class:`functorch_optim.AdamaxState`.
 
     Raises:
-        ValueError: an option outside its range, with torch's message.
+        ValueError: an option is out of range, with torch's message.
 
     Source: as for :func:`functorch_optim.adamax`.
 
@@ -91,7 +91,7 @@ def scale_by_nadam(
 ) -> GradientTransformation:
     r"""Return the direction of :func:`functorch_optim.nadam`, as :func:`functorch_optim.scale_by` does.
 
-    With m, v, d, mu(t) and M as there::
+    With g, m, v, d, mu(t) and M as in its equations::
 
         (1 - mu(t)) / (1 - M) * g / d + mu(t+1) / (1 - M * mu(t+1)) * m / d
 
@@ -107,7 +107,7 @@ def scale_by_nadam(
         A transformation with the state :class:`functorch_optim.NAdamState`.
 
     Raises:
-        ValueError: an option outside its range, with torch's message.
+        ValueError: an option is out of range, with torch's message.
 
     Source: as for :func:`functorch_optim.nadam`.
 
@@ -125,7 +125,7 @@ def scale_by_radam(
 ) -> GradientTransformation:
     r"""Return the direction of :func:`functorch_optim.radam`, as :func:`functorch_optim.scale_by` does.
 
-    With m, v, rho and r as there, and t the number of the update::
+    With m, v, rho and r as in its equations, and t the number of the update::
 
         m / (1 - beta1**t) * r * sqrt(1 - beta2**t) / (sqrt(v) + eps)     if rho > 5
         m / (1 - beta1**t)                                               otherwise
@@ -142,7 +142,7 @@ def scale_by_radam(
         A transformation with the state :class:`functorch_optim.RAdamState`.
 
     Raises:
-        ValueError: an option outside its range, with torch's message.
+        ValueError: an option is out of range, with torch's message.
 
     Source: as for :func:`functorch_optim.radam`.
 
@@ -160,7 +160,7 @@ def scale_by_sparse_adam(
 ) -> GradientTransformation:
     r"""Return the direction of :func:`functorch_optim.sparse_adam`, as :func:`functorch_optim.scale_by` does.
 
-    On the rows that the row-sparse g names, with m and v as there, and t the number of the update::
+    On the rows that the row-sparse g names, with m and v as in its equations, and t the number of the update::
 
         sqrt(1 - beta2**t) / (1 - beta1**t) * m / (sqrt(v) + eps)
 
@@ -174,7 +174,7 @@ def scale_by_sparse_adam(
         :func:`functorch_optim.scale_by_path` and :func:`functorch_optim.layerwise_decay`.
 
     Raises:
-        ValueError: an option outside its range, with torch's message. RuntimeError: a dense gradient.
+        ValueError: an option is out of range, with torch's message. RuntimeError: a gradient is dense.
 
     Source: as for :func:`functorch_optim.sparse_adam`.
 

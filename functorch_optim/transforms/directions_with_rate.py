@@ -1,4 +1,4 @@
-"""The directions of the algorithms whose learning rate is more than a factor: they keep it."""
+"""Directions of the algorithms whose learning rate is more than a factor: they keep it."""
 
 from functorch_optim.algorithms.adafactor import adafactor
 from functorch_optim.algorithms.asgd import asgd
@@ -18,7 +18,7 @@ def scale_by_adafactor(
 ) -> GradientTransformation:
     r"""Return the direction of :func:`functorch_optim.adafactor`, as :func:`functorch_optim.scale_by` does.
 
-    With u as there::
+    With u and t as in its equations::
 
         max(eps2, rms(p)) * min(1, 1 / (lr * sqrt(t))) / max(1, rms(u) / d) * u
 
@@ -61,7 +61,7 @@ def scale_by_asgd(
 ) -> GradientTransformation:
     r"""Return the direction of :func:`functorch_optim.asgd`, as :func:`functorch_optim.scale_by` does.
 
-    With eta as there::
+    With eta as in its equations::
 
         (lambd * p + g) * eta / lr
 
@@ -100,10 +100,10 @@ def scale_by_rprop(
 ) -> GradientTransformation:
     r"""Return the direction of :func:`functorch_optim.rprop`, as :func:`functorch_optim.scale_by` does.
 
-    With s as there: ``sign(g) * s / lr``, step sizes in units of the first one. In a chain that ends with
-    ``scale_by_learning_rate(lr)`` of the same ``lr`` it is Rprop; a schedule there multiplies all step sizes, which in
-    Rprop itself it would not. optax's ``scale_by_rprop`` is not divided by lr, and
-    in version 0.2.8 gives each update one step late.
+    With s as in its equations: ``sign(g) * s / lr``, so step sizes are in units of the first one. In a chain that ends
+    with ``scale_by_learning_rate(lr)`` of the same ``lr`` it is Rprop. A schedule in the last link multiplies all step
+    sizes, which a schedule in Rprop itself does not. optax's ``scale_by_rprop`` is not divided by lr, and in version
+    0.2.8 gives each update one step late.
 
     Args:
         lr: the first step size, and the learning rate of the last link, above 0.

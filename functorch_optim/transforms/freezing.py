@@ -1,4 +1,4 @@
-"""Parameters that do not change."""
+"""Freeze parameters: leave some of them unchanged."""
 
 from typing import ClassVar
 
@@ -12,7 +12,7 @@ from functorch_optim.typing import PyTree
 
 
 def zero_update(leaf: PyTree) -> PyTree:
-    """An update that changes nothing: adding -0.0 leaves every number unchanged, 0.0 and -0.0 included."""
+    """Return an update that changes nothing: adding -0.0 leaves every number unchanged, 0.0 and -0.0 included."""
     if trees.is_absent(leaf) or not jnp.issubdtype(leaf.dtype, jnp.inexact):
         return None
     return rows.map_values(lambda x: jnp.full_like(x, -0.0), leaf)
@@ -84,7 +84,7 @@ def freeze(inner: GradientTransformation, frozen: PyTree) -> GradientTransformat
     """Freeze the parameters where ``frozen`` is True, and apply ``inner`` to the others.
 
     ``inner`` sees neither the frozen parameters nor their gradients. So it keeps no state for them, does not decay
-    them, and leaves them out of averages and of the norm to clip; a NaN gradient there does no harm. Wrap the whole
+    them, and leaves them out of averages and of the norm for clipping; their NaN gradients do no harm. Wrap the whole
     chain. :func:`functorch_optim.averaged_params` takes frozen parameters from the ``params`` given to it.
 
     Args:

@@ -1,4 +1,4 @@
-"""Lookahead: slow weights that follow the parameters, and to which the parameters return every few updates."""
+"""Lookahead: slow weights that follow the parameters; every few updates the parameters return to them."""
 
 from typing import Annotated, Any, ClassVar, NamedTuple
 
@@ -48,11 +48,11 @@ class Lookahead(Options, Wrapper):
         held = trees.align(params, state.slow, "the slow weights")
         alpha = self.at(state.step).alpha
         keep, first = Beta(1 - alpha, alpha), state.step == 0
-        together = (state.step + 1) % self.every == 0
+        sync = (state.step + 1) % self.every == 0
         results = []
         for param, move, slow in zip(leaves, moves, held, strict=True):
             own = jnp.where(first, param.astype(slow.dtype), slow)
-            results.append((None, own) if move is None else _followed(param, move, own, keep, together))
+            results.append((None, own) if move is None else _update_leaf(param, move, own, keep, sync))
         slow = treedef.unflatten([slow for _, slow in results])
         return treedef.unflatten([move for move, _ in results]), LookaheadState(next_step(state.step), slow, inner)
 
@@ -63,32 +63,32 @@ class Lookahead(Options, Wrapper):
         return {**current_hyperparams(self.inner, state.inner), **self.hyperparams_at(state.step)}
 
 
-def _followed(param: PyTree, move: PyTree, slow: PyTree, keep: Beta, together: Numeric) -> tuple[PyTree, PyTree]:
-    """Compute the update and the slow weights of one parameter; with ``together`` they meet."""
+def _update_leaf(param: PyTree, move: PyTree, slow: PyTree, keep: Beta, sync: Numeric) -> tuple[PyTree, PyTree]:
+    """Compute the update and the slow weights of one parameter; with ``sync`` the two become equal."""
     dtype = trees.compute_dtype(param, move)
     wide, step = param.astype(dtype), move.astype(dtype)
     met = mix(slow.astype(dtype), wide + step, keep)
-    return jnp.where(together, met - wide, step), jnp.where(together, met.astype(slow.dtype), slow)
+    return jnp.where(sync, met - wide, step), jnp.where(sync, met.astype(slow.dtype), slow)
 
 
 def lookahead(inner: GradientTransformation, every: int = 6, alpha: Hyperparameter = 0.5) -> GradientTransformation:
     """Look ahead with the updates of ``inner``, and every few updates return part of the way.
 
-    The parameters are the fast weights, updated by ``inner``. After each ``every`` updates the slow weights s move
-    towards them, and the parameters p onto the slow weights::
+    The parameters p are the fast weights, updated by ``inner``. At every ``every``-th update the slow weights s move
+    towards them, and then the parameters move onto the slow weights::
 
         s <- s + alpha * (p - s),    p <- s
 
-    The slow weights start as the parameters at the first update. They are in the state, in at least float32:
-    ``fo.find_state(state, fo.LookaheadState).slow``. After each ``every`` updates the parameters are equal to them, up
-    to rounding, so evaluate then, or evaluate the slow weights.
+    The first update sets the slow weights to the parameters before it. They are in the state, in at least float32:
+    ``fo.find_state(state, fo.LookaheadState).slow``. At every ``every``-th update the parameters become equal to
+    them, up to rounding, so evaluate then, or evaluate the slow weights.
 
     Args:
-        inner: the transformation that makes the fast weights, usually the whole chain; later links would keep the
+        inner: the transformation that updates the fast weights, usually the whole chain; later links would keep the
             parameters from reaching the slow weights.
-        every: the number of updates between two meetings, at least 1.
-        alpha: the slow weights' share of the way, from 0 to 1; a number, a scalar array or a schedule of the number of
-            updates.
+        every: the number of updates between two returns to the slow weights, at least 1.
+        alpha: how far the slow weights move towards the parameters, from 0 to 1; a number, a scalar array or a schedule
+            of the number of updates.
 
     Returns:
         A transformation with the state :class:`LookaheadState`; ``update`` needs ``params`` and dense updates. A

@@ -1,4 +1,4 @@
-"""Scale updates by the parameters' paths: by rules, and by the depth of layers."""
+"""Scale updates by the parameters' paths: with rules, or by the depth of layers."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -71,16 +71,16 @@ def scale_by_path(
     """Multiply the update of each parameter by a factor that its path determines.
 
     Put it after an algorithm, or after a direction such as :func:`functorch_optim.scale_by_adam`: then the factors
-    multiply learning rates. An algorithm that normalizes its gradients would undo them.
+    multiply learning rates. Before an algorithm that normalizes its gradients they would have no effect.
 
     Args:
-        rules: pairs (regular expression, factor), of which the first that is found in a parameter's dotted path
+        rules: pairs (regular expression, factor). The first expression that is found in a parameter's dotted path
             (``"layers.0.weight"``) decides. A factor is a number, a scalar array or a schedule.
-        default: the factor of the parameters in whose path none is found.
+        default: the factor of all other parameters.
 
     Raises:
-        TypeError: a rule is no pair, or a factor no number. ValueError: an expression is not regular; from ``init``, it
-            is found in no parameter.
+        TypeError: a rule is not a pair, or a factor is not a number. ValueError: a regular expression is invalid; from
+            ``init``, it is found in no path.
 
     Example:
         >>> tx = scale_by_path([("embed", 0.1), ("head", 2.0)])
@@ -96,7 +96,7 @@ def scale_by_path(
 
 
 class Depths(Frozen):
-    """The depth of each parameter, by a function of the path or by rules."""
+    """Depths of parameters, from a function of the path or from rules."""
 
     how: Callable[[str], Any] | PathRules
 
@@ -104,7 +104,7 @@ class Depths(Frozen):
         return repr(self.how)
 
     def of(self, names: Sequence[str], leaves: Sequence[PyTree]) -> list[int]:
-        """The depths of the parameters with these paths, and with those of missing ones; -1 if one has none.
+        """Return the depth of each parameter; -1 for a missing leaf that no rule covers.
 
         Raises:
             TypeError, ValueError: a parameter has no depth; the message names it.
@@ -112,15 +112,15 @@ class Depths(Frozen):
         if isinstance(self.how, PathRules):
             self.how.values(names, leaves)
             return [self._by_rules(self.how, name) for name in names]
-        return [_of_parameter(name, self.how(name)) for name in names]
+        return [_parameter_depth(name, self.how(name)) for name in names]
 
     def _by_rules(self, rules: PathRules, name: str) -> int:
         match = rules.match(name)
         if match is None:
-            return -1  # a missing leaf
+            return -1  # a missing leaf: values() rejects any other
         index, found = match
         offset = rules.pairs[index][1]
-        return offset + _of_parameter(name, _integer(found[1])) if found.re.groups else offset
+        return offset + _parameter_depth(name, _integer(found[1])) if found.re.groups else offset
 
 
 def _integer(text: str | None) -> object:
@@ -128,7 +128,7 @@ def _integer(text: str | None) -> object:
     return int(text) if text is not None and text.isdecimal() else text
 
 
-def _of_parameter(name: str, value: object) -> int:
+def _parameter_depth(name: str, value: object) -> int:
     return _as_depth(f"the parameter {trees.quote(name)}", value)
 
 
@@ -177,21 +177,21 @@ def layerwise_decay(
 ) -> GradientTransformation:
     r"""Multiply the update of each parameter by ``decay**(max_depth - depth)``: lower layers learn more slowly.
 
-    ``max_depth`` is the largest depth of all parameters, whose factor is 1. Put it after an algorithm, or after a
+    ``max_depth`` is the largest depth of all parameters; the factor there is 1. Put it after an algorithm, or after a
     direction such as :func:`functorch_optim.scale_by_adam`: it then multiplies learning rates, those of weight decay
-    too. Before an algorithm that normalizes its gradients it would have no effect, and :func:`functorch_optim.chain`
-    raises.
+    too. Before an algorithm that normalizes its gradients it would have no effect, so :func:`functorch_optim.chain`
+    rejects that order.
 
     Args:
         decay: the factor of one layer, above 0 and at most 1; a number, a scalar array or a schedule.
         depth: the depth of a parameter, an integer of at least 0, in one of these forms: a function of its dotted path
-            (``"layers.0.weight"``); a regular expression with one group, which holds the depth; or rules
-            ``(regular expression, offset)``, of which the first that is found in the path decides: the depth is the
-            offset, plus the group if there is one.
+            (``"layers.0.weight"``); a regular expression with one group, which holds the depth; or a list of rules
+            ``(regular expression, offset)``. The first rule found in the path decides: the depth is its offset, plus
+            the group if there is one.
 
     Raises:
-        ValueError: the decay is out of range, an expression has several groups, or none where it is alone. From
-            ``init``: no depth is found for a parameter, or a rule is found in none.
+        ValueError: the decay is out of range, or a regular expression has several groups, or is given alone and has
+            none. From ``init``: no depth is found for a parameter, or a rule is found in no path.
         TypeError: a depth is not an integer of at least 0.
 
     Source: Clark et al., "ELECTRA", 2020; Bao, Dong, Piao and Wei, "BEiT: BERT Pre-Training of Image Transformers",
@@ -225,6 +225,6 @@ def _as_depths(depth: object) -> Depths:
         if groups > 1 or (is_regex(depth) and groups != 1):
             raise ValueError(
                 f"layerwise_decay: {pattern!r} must have one group, which holds the depth, but it has {groups}; "
-                "others are written (?:...)"
+                "write others as (?:...)"
             )
     return Depths(rules)

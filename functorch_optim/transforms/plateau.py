@@ -1,4 +1,4 @@
-"""A link whose factor falls when the loss stops improving."""
+"""Scale the updates down when the loss stops improving."""
 
 from types import SimpleNamespace
 from typing import Annotated, Any, ClassVar, NamedTuple
@@ -20,8 +20,7 @@ from functorch_optim.typing import PyTree
 
 @exportable
 class ReduceOnPlateauState(NamedTuple):
-    """``step`` counts updates, ``average`` is the mean loss of those since the last judgment, and ``plateau.lr`` is the
-    scale."""
+    """``step`` counts updates, ``average`` is the mean of the losses to judge next, and ``plateau.lr`` is the scale."""
 
     step: PyTree
     average: PyTree
@@ -93,13 +92,13 @@ def reduce_on_plateau(
     min_scale: Hyperparameter = 0.0,
     mode: str = "min",
 ) -> GradientTransformation:
-    """Multiply the updates by a scale that starts at 1, and by ``factor`` whenever the loss has stopped improving.
+    """Multiply the updates by a scale, which starts at 1 and falls when the loss stops improving.
 
-    The loss comes by ``update(grads, state, params, value=loss)``. The scale is
-    :class:`functorch_optim.schedules.reduce_on_plateau` of it: a loss improves on the best one so far, b, if it is
-    below ``b - threshold * |b|`` (``threshold_mode="rel"``) or ``b - threshold`` (``"abs"``); after more than
-    ``patience`` losses in a row that do not improve, the scale falls to ``max(scale * factor, min_scale)``, already for
-    this update. For the next ``cooldown`` losses none counts as bad. NaN never improves.
+    Pass the loss as ``update(grads, state, params, value=loss)``. The rules are those of
+    :class:`functorch_optim.schedules.reduce_on_plateau`. A loss improves on the best one so far, b, if it is below
+    ``b - threshold * |b|`` (``threshold_mode="rel"``) or ``b - threshold`` (``"abs"``). After more than ``patience``
+    losses in a row without improvement, the scale falls to ``max(scale * factor, min_scale)``, already for this update.
+    None of the next ``cooldown`` losses counts as bad. NaN never improves.
 
     Args:
         factor: above 0 and below 1; a number, a scalar array or a schedule of the number of updates.
@@ -112,16 +111,17 @@ def reduce_on_plateau(
         mode: ``"min"``, or ``"max"`` for a value that should rise.
 
     Returns:
-        A transformation with the state :class:`ReduceOnPlateauState`. It goes before or after an algorithm like
-        :func:`functorch_optim.scale`: before one that divides by the gradients' size, such as Adam, it has no effect.
+        A transformation with the state :class:`ReduceOnPlateauState`. Put it after the algorithm. Before one that
+        divides by the gradients' size, such as Adam, it would have no effect, so :func:`functorch_optim.chain` rejects
+        that order.
 
     Raises:
         ValueError, TypeError: an option is out of range; from ``update``, there is no ``value``, or it is not a real
             scalar.
 
     Source: torch's ``ReduceLROnPlateau`` and ``optax.contrib.reduce_on_plateau``. The bookkeeping is torch's: optax
-    reduces at loss number ``patience`` that does not improve, this at the one after it; optax's bound for a best value
-    below 0 lies above it.
+    reduces at loss number ``patience`` without improvement, we at the next one. For a best value below 0 optax's bound
+    lies above it, so that an equal loss improves.
 
     Example:
         >>> import functorch_optim as fo

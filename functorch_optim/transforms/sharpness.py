@@ -20,7 +20,7 @@ from functorch_optim.typing import Numeric, PyTree
 
 @exportable
 class SAMState(NamedTuple):
-    """The number of updates so far, and the state of the transformation inside."""
+    """``step`` counts updates; ``inner`` is the state of the wrapped transformation."""
 
     step: PyTree
     inner: PyTree
@@ -65,14 +65,14 @@ class SAM(Options, Wrapper):
         leaves, given, treedef = trees.pair(params, grads, "sam")
         along = [self._sized(g, p) for g, p in zip(given, leaves, strict=True)]
         norm = norm_of(treedef.unflatten(along), self.axis_name, "sam")
-        factor = jnp.asarray(rho, norm.dtype) / jnp.where(norm == 0, 1, norm)  # without a gradient nothing is worse
+        factor = jnp.asarray(rho, norm.dtype) / jnp.where(norm == 0, 1, norm)  # a zero gradient moves nothing
         moves = [
             None if way is None else self._sized(multiply(way, factor), p) for way, p in zip(along, leaves, strict=True)
         ]
         return treedef.unflatten(list(map(add_update, leaves, moves)))
 
     def _sized(self, vector: PyTree, param: PyTree) -> PyTree:
-        """A gradient or a move in at least float32, if adaptive times the parameter's magnitude."""
+        """Cast a gradient or a move to at least float32; if adaptive, multiply it by the parameter's magnitude."""
         if vector is None:
             return None
         wide = vector.astype(trees.compute_dtype(vector, param))
@@ -105,8 +105,8 @@ def sam(
 
     Args:
         inner: the transformation that makes the updates, usually the whole chain. Wrap
-            :func:`functorch_optim.accumulate` in ``sam``, and not the other way round: ``f`` knows one batch only.
-        rho: the distance, at least 0; a number, a scalar array or a schedule of the number of updates. The papers take
+            :func:`functorch_optim.accumulate` in ``sam``, and not the other way round: ``f`` knows only one batch.
+        rho: the distance, at least 0; a number, a scalar array or a schedule of the number of updates. The papers use
             0.05, and 0.5 to 2 if adaptive.
         adaptive: whether to scale each entry's distance with its parameter (ASAM), so that the result does not depend
             on how the network's layers are scaled.
@@ -115,8 +115,8 @@ def sam(
 
     Returns:
         A transformation with the state :class:`SAMState`; ``update`` needs ``params`` and dense gradients. If all
-        gradients are zero, p + e is p. A parameter whose gradient is None stays out of it. For complex parameters ``f``
-        must return what ``grads`` are, conjugates of JAX's gradients.
+        gradients are zero, p + e is p. A parameter whose gradient is None is left out. For complex parameters ``f``
+        must return the conjugates of JAX's gradients, as ``grads`` are.
 
     Raises:
         ValueError: an option is out of range; from ``update``, ``params`` or ``grad_fn`` is missing, or inside

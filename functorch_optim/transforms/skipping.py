@@ -1,4 +1,4 @@
-"""Skip harmful updates: a gradient that is not finite or too large, or a spike of the loss."""
+"""Skip bad updates: a gradient that is not finite or too large, or a spike in the loss."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
@@ -39,10 +39,10 @@ class SkipLargeUpdatesState(NamedTuple):
 
 @exportable
 class SkipSpikesState(NamedTuple):
-    """``losses`` and ``norms`` are the windows, with number k of the ``recorded`` at index ``k % window``.
+    """``losses`` and ``norms`` are ring buffers: value k of the ``recorded`` values is at index ``k % window``.
 
-    A window that is not watched is None. ``consecutive`` counts the spikes since the last ordinary update, ``total``
-    all spikes.
+    The buffer of what is not watched is None. ``consecutive`` counts the spikes since the last ordinary update,
+    ``total`` all spikes.
     """
 
     recorded: PyTree
@@ -77,7 +77,7 @@ class IfNonfinite(Frozen):
 
 
 def if_nonfinite(axis_name: PyTree = None) -> IfNonfinite:
-    """A condition for ``skip=`` of :func:`functorch_optim.accumulate`: a gradient holds an infinity or a NaN.
+    """Build ``skip`` for :func:`functorch_optim.accumulate`: leave out gradients with an infinity or a NaN.
 
     Args:
         axis_name: inside ``shard_map``, how arrays are spread over mesh axes; see :mod:`functorch_optim.axes`.
@@ -99,9 +99,9 @@ class IfLarge(Options):
 
 
 def if_large(max_norm: Hyperparameter, axis_name: PyTree = None) -> IfLarge:
-    """A condition for ``skip=`` of :func:`functorch_optim.accumulate`: the norm of all gradients is above ``max_norm``.
+    """Build ``skip`` for :func:`functorch_optim.accumulate`: leave out gradients whose norm is above ``max_norm``.
 
-    A norm that is NaN counts as large.
+    The norm is that of all gradients together. A NaN norm counts as large.
 
     Args:
         max_norm: at least 0; a number, a scalar array or a schedule of the number of inner updates.
@@ -120,7 +120,7 @@ class SkipNonfinite(Skip):
     def init(self, params: PyTree) -> SkipNonfiniteState:
         return SkipNonfiniteState(_zero(), _zero(), self.inner.init(params))
 
-    def judged(self, updates: PyTree, state: PyTree, extra: Mapping[str, PyTree]) -> tuple[jax.Array, PyTree]:
+    def judge(self, updates: PyTree, state: PyTree, extra: Mapping[str, PyTree]) -> tuple[jax.Array, PyTree]:
         del extra
         return _is_nonfinite(updates, self.axis_name, "skip_nonfinite"), state
 
@@ -162,7 +162,7 @@ class SkipLargeUpdates(Skip):
     def init(self, params: PyTree) -> SkipLargeUpdatesState:
         return SkipLargeUpdatesState(_zero(), _zero(), _zero(), self.inner.init(params))
 
-    def judged(self, updates: PyTree, state: PyTree, extra: Mapping[str, PyTree]) -> tuple[jax.Array, PyTree]:
+    def judge(self, updates: PyTree, state: PyTree, extra: Mapping[str, PyTree]) -> tuple[jax.Array, PyTree]:
         del extra
         bad = _is_large(updates, self.at(state.step).max_norm, self.axis_name, "skip_large_updates")
         return bad, state._replace(step=next_step(state.step))
@@ -192,8 +192,8 @@ def skip_large_updates(
         ValueError: an option is out of range; from ``update``, inside ``shard_map`` without ``axis_name``, a gradient
             varies or may vary over the mesh.
 
-    Source: ``optax.skip_large_updates``, a condition on the square of the norm, which skips a norm of exactly the limit
-    too and never gives up.
+    Source: ``optax.skip_large_updates``, a condition for ``optax.MultiSteps``. It takes the square of the norm, skips a
+    norm of exactly the limit too, and never gives up.
 
     Example:
         >>> import functorch_optim as fo
@@ -230,7 +230,7 @@ class SkipSpikes(Skip):
         empty = SkipSpikesState(_zero(), _zero(), _zero(), None, None, self.inner.init(params))
         return empty._replace(**windows)
 
-    def judged(self, updates: PyTree, state: PyTree, extra: Mapping[str, PyTree]) -> tuple[jax.Array, PyTree]:
+    def judge(self, updates: PyTree, state: PyTree, extra: Mapping[str, PyTree]) -> tuple[jax.Array, PyTree]:
         seen = {name: self._seen(name, updates, extra) for name in self._NAMES[self.of]}
         windows = {name: getattr(state, name) for name in seen}
         factor, known = self.at(state.recorded).factor, state.recorded >= max(2, self.window // 2)
@@ -244,7 +244,7 @@ class SkipSpikes(Skip):
         return bad | ~finite, state._replace(recorded=recorded, **after)
 
     def _seen(self, name: str, updates: PyTree, extra: Mapping[str, PyTree]) -> jax.Array:
-        """The number that is new for a window."""
+        """Return the new value for a buffer."""
         if name == "norms":
             return norm_of(updates, self.axis_name, "skip_spikes").astype(jnp.result_type(float))
         value = value_in(extra, "skip_spikes", ', or watch the norm of the gradients with of="norm"')
@@ -267,10 +267,10 @@ def _limit(window: jax.Array, recorded: jax.Array, factor: Any) -> jax.Array:
     """Compute the mean plus ``factor`` standard deviations of the window."""
     number = jnp.minimum(recorded, window.size)
     held = jnp.arange(window.size, dtype=jnp.int32) < number
-    divisor = jnp.maximum(number, 2).astype(window.dtype)  # what is known of fewer is not used
+    divisor = jnp.maximum(number, 2).astype(window.dtype)  # with fewer than 2 values the caller ignores the limit
     mean = jnp.sum(jnp.where(held, window, 0)) / divisor
     variance = jnp.sum(jnp.where(held, (window - mean) ** 2, 0)) / (divisor - 1)
-    # Rounding alone must not make a spike of equal numbers.
+    # Rounding alone must not turn equal values into a spike.
     deviation = jnp.maximum(jnp.sqrt(variance), jnp.finfo(window.dtype).eps * jnp.abs(mean))
     return mean + jnp.asarray(factor, window.dtype) * deviation
 
@@ -285,8 +285,8 @@ def skip_spikes(
 ) -> GradientTransformation:
     """Skip an update at which the loss, or the norm of the gradients, is far above its recent values.
 
-    With the mean m and the standard deviation s (the sum of squares divided by n - 1) of the last ``window`` values,
-    the new one excluded, the update is skipped if ::
+    With the mean m and the standard deviation s (the sum of squares divided by n - 1) of the last ``window`` values
+    before this one, the update is skipped if ::
 
         value > m + factor * s
 
@@ -300,21 +300,22 @@ def skip_spikes(
         window: how many values to keep, at least 2.
         factor: at least 0; a number, a scalar array or a schedule of the number of recorded values.
         max_consecutive: how many spikes in a row to skip, at least 0.
-        of: what to watch: ``"loss"``, which comes by ``update(grads, state, params, value=loss)``; ``"norm"``, the
-            Euclidean norm of all gradients; or ``"both"``, and an update is skipped if one of them spikes.
+        of: what to watch: ``"loss"``, which you pass as ``update(grads, state, params, value=loss)``; ``"norm"``, the
+            Euclidean norm of all gradients; or ``"both"``, which skips an update if either of them spikes.
         axis_name: inside ``shard_map``, how arrays are spread over mesh axes; see :mod:`functorch_optim.axes`. The loss
-            must be that of all devices.
+            must be the same on all devices.
 
     Returns:
         A transformation with the state :class:`SkipSpikesState`.
 
     Raises:
-        ValueError: an option is out of range; from ``update``, there is no ``value``, or inside ``shard_map`` it
-            varies, or without ``axis_name`` a gradient does.
+        ValueError: an option is out of range; from ``update``, ``value`` is missing; inside ``shard_map``, ``value``
+            varies over the mesh, or without ``axis_name`` a gradient varies or may vary.
 
-    Source: MaxText's ``skip_step_on_spikes`` and Levanter's ``SkipStepConfig`` (both watch both). The mean and the
-    deviation are MaxText's; Levanter divides by n, and keeps one value more. The first values pass as in Levanter.
-    Both also put values that are not finite into the window, and neither gives up after some spikes in a row.
+    Source: MaxText's ``skip_step_on_spikes`` and Levanter's ``SkipStepConfig``, which watch the loss and the norm. The
+    mean and the deviation are MaxText's; Levanter divides by n, and keeps one more value. As in Levanter, the first
+    values pass. Both also put values that are not finite into the window, and neither gives up after some spikes in a
+    row.
 
     Example:
         >>> import functorch_optim as fo

@@ -33,7 +33,7 @@ from functorch_optim.optim.engine.torch_habits import FUNCTIONAL_ONLY, habits_of
 from functorch_optim.optim.options import value_at
 from functorch_optim.typing import Numeric, PyTree
 
-# The options that torch's functions have in two.
+# Options that torch's functions split into two arguments.
 PAIRS = {
     "betas": ("beta1", "beta2"),
     "etas": ("etaminus", "etaplus"),
@@ -46,13 +46,13 @@ Updated = tuple[PyTree, PyTree, dict[str, PyTree]]  # the delta, the slots, the 
 
 
 class ListUpdate:
-    """The update that an algorithm's function makes of lists.
+    """The update of lists by an algorithm.
 
     Args:
         constructor: the algorithm's function.
         grads: the name of the argument that has the gradients.
-        state: the fields of the rule's state by the names of the arguments that have them, the steps apart.
-        counts: whether an update counts the steps, not the caller.
+        state: argument -> the field of the rule's state that it holds, without the steps.
+        counts: whether the update counts the steps; if not, the caller does.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class ListUpdate:
         return algorithm, self.kind.numbers(algorithm, options)
 
     def _checked(self, algorithm: Lifted, lists: Lists, grads: list[PyTree]) -> list[PyTree]:
-        """Return the gradients, None where missing; raises unless everything fits the parameters."""
+        """Return the gradients, None where missing; raise unless everything fits the parameters."""
         rule, count = algorithm.rule, len(lists["params"])
         for index, param in enumerate(lists["params"]):
             check_array(f"params[{index}]", param)

@@ -10,7 +10,7 @@ from functorch_optim.typing import PyTree
 
 
 class Resting(Wrapper):
-    """``inner`` while it is frozen: its updates change nothing, and its state stays, counts included."""
+    """Stand for ``inner`` while it is frozen: the updates change nothing, and the state stays, counts included."""
 
     def init(self, params: PyTree) -> PyTree:
         return self.inner.init(params)
@@ -24,5 +24,5 @@ class Resting(Wrapper):
 
 
 def resting(tx: GradientTransformation) -> GradientTransformation:
-    """The transformation of a group for as long as it is frozen."""
+    """Return the transformation of a group while it is frozen."""
     return transformation(Resting(tx))

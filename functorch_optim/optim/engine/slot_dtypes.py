@@ -43,7 +43,7 @@ def plain_dtypes(option: PyTree) -> PyTree:
 
 
 def cast_slots(row: PyTree, dtypes: SlotDtypes) -> PyTree:
-    """One parameter's state with the real slots that ``dtypes`` names in their dtypes."""
+    """Cast the real slots of one parameter's state to their ``dtypes``."""
     held = row._asdict()
     cast = {name: held[name].astype(_held_as(dtype)) for name, dtype in dtypes if is_real(held[name])}
     return row._replace(**cast) if cast else row
@@ -55,7 +55,7 @@ def slot_dtype(name: str, model: PyTree, dtypes: SlotDtypes) -> DTypeLike | None
 
 
 def is_real(slot: PyTree) -> bool:
-    """Whether a slot is there, and of a floating dtype: those of complex parameters stay complex."""
+    """Whether a slot is present and has a floating dtype: complex slots stay complex."""
     return slot is not None and bool(jnp.issubdtype(slot.dtype, jnp.floating))
 
 
