@@ -159,6 +159,7 @@ def test_right_orders_do_not_raise(links):
         (fo.chain(LAST, fo.partition({True: DECAY, False: fo.identity()}, KERNELS)), "grow at the parameter 'kernel'"),
         (fo.chain(fo.scale_by_path([("kernel", -1.0)]), fo.masked(LAST, KERNELS), DECAY), "grow at the parameter 'ker"),
         (fo.chain(fo.adam(), fo.scale_by_path([("bias", -0.5)])), "would ascend at the parameter 'bias'"),
+        (fo.chain(fo.scale_by_path([("bias", 0.5)]), fo.adam()), "of scale_by_path are lost at the parameter 'bias'"),
         (fo.chain(fo.adam(), fo.ema(), fo.masked(fo.clip_by_value(1.0), KERNELS)), "get .* at the parameter 'kernel'"),
         (fo.chain(fo.masked(LAYERS, KERNELS), fo.scale_by_sign(), LAST), "decay are lost at the parameter 'kernel'"),
     ],
