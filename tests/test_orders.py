@@ -93,6 +93,7 @@ RIGHT = [
     (ADAM, LAST, fo.scale(0.5)),
     (ADAM, LAST, fo.scale(-1.0), fo.scale(-0.5)),
     (ADAM, LAST, fo.scale_by_path([("bias", 0.5)])),
+    (fo.scale_by_path([("bias", 0.0)]), ADAM, LAST),  # stops it
     (ADAM, LAST, fo.ema()),
     (ADAM, LAST, fo.ema(), fo.swa()),
     (fo.adam(), fo.keep_nonnegative(), fo.project_l2_ball(1.0), fo.identity(), fo.ema()),

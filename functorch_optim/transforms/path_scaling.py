@@ -11,8 +11,8 @@ from functorch_optim.base import EmptyState, Frozen, GradientTransformation, Tra
 from functorch_optim.core.numerics import next_step
 from functorch_optim.core.options import checked
 from functorch_optim.core.scalar_math import power
-from functorch_optim.effects import Effect, Effects, Kind, Leaves, common
-from functorch_optim.hyperparams import Hyperparameter, Option, as_integer, resolve
+from functorch_optim.effects import Effects, Kind, Leaves, common
+from functorch_optim.hyperparams import Hyperparameter, Option, as_integer, known, resolve
 from functorch_optim.paths import PathRules, Regex, as_rules, is_regex, is_rules
 from functorch_optim.transforms.scaling import Scheduled, StepState, effects_of_factor, multiply
 from functorch_optim.typing import Numeric, PyTree
@@ -58,16 +58,18 @@ class ScaleByPath(Transform):
         return dict(zip([*names, "default"], self._values(state), strict=True))
 
     def effects(self, at: Leaves | None) -> list[Effects]:
-        each = [tuple(map(_of_path, effects_of_factor(factor, "scale_by_path"))) for factor in self.factors]
+        each = [_effects_of(factor) for factor in self.factors]
         if at is not None:
             return [each[self._place(name)] for name in at.names]
         shared = common(each)
         return [effects_of_factor(None, "scale_by_path") if shared is None else shared]
 
 
-def _of_path(effect: Effect) -> Effect:
-    """A factor for some parameters is one of their learning rates."""
-    return effect._replace(kind=Kind.FACTORS) if effect.kind is Kind.SCALES else effect
+def _effects_of(factor: Any) -> Effects:
+    """The effects of a factor for some parameters: it multiplies their learning rates; 0 stops them anywhere."""
+    effects = effects_of_factor(factor, "scale_by_path")
+    kind = Kind.CHANGES if known(factor) == 0 else Kind.FACTORS
+    return tuple(effect._replace(kind=kind) if effect.kind is Kind.SCALES else effect for effect in effects)
 
 
 def scale_by_path(
