@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 import functorch_optim as fo
@@ -41,11 +40,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=25)
     options = parser.parse_args()
     print(f"jax {jax.__version__}, optax {optax.__version__}")
-    rng = np.random.default_rng(0)
-    params, grads = (
-        {name: jnp.asarray(rng.standard_normal(shape, np.float32)) for name, shape in shapes.gpt2_small().items()}
-        for _ in range(2)
-    )
+    params, grads = (shapes.arrays(shapes.gpt2_small(), seed) for seed in range(2))
     alone, averaged, swa = fo.adamw(LR), fo.chain(fo.adamw(LR), fo.ema(DECAY)), fo.chain(fo.adamw(LR), fo.swa())
     contenders = {
         name: jax_step(optimizer_step(tx, fo.apply_updates), params, tx.init(params), grads)[0]

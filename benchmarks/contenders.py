@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 import functorch_optim as fo
 from benchmarks import shapes
@@ -34,11 +33,6 @@ def build(name: str, of: shapes.Shapes) -> Contender:
     return {"fo": _functional, "optim": _face, "optax": _optax, "torch": _torch}[who](algorithm, options, of)
 
 
-def _arrays(of: shapes.Shapes, seed: int) -> dict[str, jax.Array]:
-    rng = np.random.default_rng(seed)
-    return {name: jnp.asarray(rng.standard_normal(shape, np.float32)) for name, shape in of.items()}
-
-
 def _keywords(options: list[str]) -> dict[str, Any]:
     known = {
         "momentum": {"momentum": 0.9},
@@ -57,14 +51,14 @@ def _compiled(step: Callable[..., Any], params: Any, state: Any, grads: Any) -> 
 
 def _functional(algorithm: str, options: list[str], of: shapes.Shapes) -> Contender:
     tx = getattr(fo, algorithm)(lr=LR, **_keywords(options))
-    params, grads = _arrays(of, 0), _arrays(of, 1)
+    params, grads = shapes.arrays(of, 0), shapes.arrays(of, 1)
     return _compiled(optimizer_step(tx, fo.apply_updates), params, tx.init(params), grads)
 
 
 def _optax(algorithm: str, options: list[str], of: shapes.Shapes) -> Contender:
     import optax
 
-    params, grads = _arrays(of, 0), _arrays(of, 1)
+    params, grads = shapes.arrays(of, 0), shapes.arrays(of, 1)
     make = optax.contrib.muon if algorithm == "muon" else getattr(optax, algorithm)
     more = {"multiply_by_parameter_scale": True} if algorithm == "adafactor" else {}
     tx = make(LR, **more, **_keywords(options))
@@ -84,8 +78,8 @@ def copy_bandwidth(moved: int) -> float:
 
 
 def _face(algorithm: str, options: list[str], of: shapes.Shapes) -> Contender:
-    grads = _arrays(of, 1)
-    optimizer = getattr(optim, algorithm)(_arrays(of, 0), lr=LR, **_keywords(options))
+    grads = shapes.arrays(of, 1)
+    optimizer = getattr(optim, algorithm)(shapes.arrays(of, 0), lr=LR, **_keywords(options))
     start = time.perf_counter()
     optimizer.step(grads)
     seconds = time.perf_counter() - start

@@ -16,8 +16,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 import functorch_optim as fo
 from benchmarks import shapes
@@ -55,11 +53,7 @@ def main() -> None:
     parser.add_argument("--given", action="store_true", help="gradients come in from outside the step")
     options = parser.parse_args()
     print(f"jax {jax.__version__}, load {os.getloadavg()[0]:.1f}")
-    rng = np.random.default_rng(0)
-    params, data = (
-        {name: jnp.asarray(rng.standard_normal(shape, np.float32)) for name, shape in shapes.gpt2_small().items()}
-        for _ in range(2)
-    )
+    params, data = (shapes.arrays(shapes.gpt2_small(), seed) for seed in range(2))
     tx = fo.chain(fo.clip_by_global_norm(1.0), fo.adamw(1e-3))
     contenders = {
         "without": tx,

@@ -1,6 +1,16 @@
 """The parameter shapes that the speed runs use: ResNet-50, GPT-2 small, and many small leaves."""
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+
 Shapes = dict[str, tuple[int, ...]]
+
+
+def arrays(of: Shapes, seed: int) -> dict[str, jax.Array]:
+    """Return normal numbers in arrays of these shapes."""
+    rng = np.random.default_rng(seed)
+    return {name: jnp.asarray(rng.standard_normal(shape, np.float32)) for name, shape in of.items()}
 
 
 def resnet50() -> Shapes:

@@ -12,8 +12,6 @@ import os
 import statistics
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 import functorch_optim as fo
 from benchmarks import shapes
@@ -25,11 +23,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     options = parser.parse_args()
     print(f"jax {jax.__version__}, load {os.getloadavg()[0]:.1f}")
-    rng = np.random.default_rng(0)
-    params, grads = (
-        {name: jnp.asarray(rng.standard_normal(shape, np.float32)) for name, shape in shapes.gpt2_small().items()}
-        for _ in range(2)
-    )
+    params, grads = (shapes.arrays(shapes.gpt2_small(), seed) for seed in range(2))
     tx = fo.adamw(lr=1e-3)
     contenders = {
         "without": tx,

@@ -1,14 +1,13 @@
 """Parameters with their small leaves in flat buffers, for functional loops over many leaves."""
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from functorch_optim import trees
-from functorch_optim.core.packing import Assembly, Segments, joined, packable, segments_of
+from functorch_optim.core.packing import Assembly, joined, packable, segments_of
 from functorch_optim.typing import PyTree
 
 
@@ -28,21 +27,9 @@ class Form:
     def __hash__(self) -> int:
         return self._hash
 
-    def spread(self, arrays: list[PyTree], pieces: Callable[[PyTree, Segments], list[PyTree]]) -> PyTree:
-        """Return a tree of the arrays of the leaves alone, and of the pieces of each buffer; None where it is None."""
-        count, assembly = len(self.assembly.alone), self.assembly
-        leaves: list[PyTree] = [None] * assembly.structure.treedef.num_leaves
-        for index, leaf in zip(assembly.alone, arrays[:count], strict=True):
-            leaves[index] = leaf
-        for segments, flat in zip(assembly.packs, arrays[count:], strict=True):
-            if flat is not None:
-                for index, piece in zip(segments.indices, pieces(flat, segments), strict=True):
-                    leaves[index] = piece
-        return assembly.structure.unflatten(leaves)
-
-    def models(self, arrays: list[PyTree]) -> PyTree:
-        """Return a tree of the leaves' shapes and dtypes."""
-        return self.spread(
+    def models(self, arrays: list[PyTree]) -> list[PyTree]:
+        """Return the shape and dtype of each leaf."""
+        return self.assembly.leaves(
             [array if array is None else jax.ShapeDtypeStruct(array.shape, array.dtype) for array in arrays],
             lambda flat, segments: [jax.ShapeDtypeStruct(shape, flat.dtype) for shape in segments.shapes],
         )
@@ -81,9 +68,12 @@ class FlatParams(trees.Flat):
 
         It differentiates in reverse mode, and forward over reverse; :func:`jax.jvp` alone needs the tree itself.
         """
+        assembly = self.form.assembly
         if any(array is None for array in self.arrays):  # a slot that only some parameters have
-            return self.form.spread(self.arrays, lambda flat, segments: segments.cut(flat))
-        return self.form.assembly.structure.unflatten(_leaves(self.form, self.arrays))
+            leaves = assembly.leaves(self.arrays, lambda flat, segments: segments.cut(flat))
+        else:
+            leaves = _leaves(self.form, self.arrays)
+        return assembly.structure.unflatten(leaves)
 
     def like(self, tree: PyTree) -> "FlatParams":
         """Join the leaves of another tree of the same structure and shapes, such as a slot, in the same form.
@@ -91,9 +81,8 @@ class FlatParams(trees.Flat):
         Raises:
             ValueError: the tree has another structure, or a leaf another shape.
         """
-        treedef = self.form.assembly.structure.treedef
-        models, leaves = (treedef.flatten_up_to(each) for each in (self.form.models(self.arrays), tree))
-        for model, leaf in zip(models, leaves, strict=True):
+        leaves = self.form.assembly.structure.treedef.flatten_up_to(tree)
+        for model, leaf in zip(self.form.models(self.arrays), leaves, strict=True):
             shapes = [None if each is None else jnp.shape(each) for each in (leaf, model)]
             if shapes[0] != shapes[1]:
                 raise ValueError(f"a leaf has shape {shapes[0]}, but in this form it has shape {shapes[1]}")
@@ -157,7 +146,7 @@ def unflatten(tree: PyTree) -> PyTree:
         >>> unflatten(state).exp_avg["b"].tolist()
         [0.0]
     """
-    return jax.tree.map(lambda node: node.tree() if isinstance(node, FlatParams) else node, tree, is_leaf=_is_flat)
+    return jax.tree.map(lambda node: node.tree() if isinstance(node, FlatParams) else node, tree, is_leaf=trees.is_flat)
 
 
 def flatten_like(tree: PyTree, like: PyTree) -> PyTree:
@@ -172,14 +161,10 @@ def flatten_like(tree: PyTree, like: PyTree) -> PyTree:
         >>> flatten_like(unflatten(state), state).exp_avg.arrays[0].tolist()
         [0.0, 0.0, 0.0]
     """
-    models, treedef = jax.tree.flatten(like, is_leaf=_is_flat)
+    models, treedef = jax.tree.flatten(like, is_leaf=trees.is_flat)
     nodes = treedef.flatten_up_to(tree)
     pairs = zip(models, nodes, strict=True)
     return treedef.unflatten([model.like(node) if isinstance(model, FlatParams) else node for model, node in pairs])
-
-
-def _is_flat(node: object) -> bool:
-    return isinstance(node, FlatParams)
 
 
 @jax.jit
@@ -191,7 +176,7 @@ def _whole(leaves: list[jax.Array]) -> jax.Array:
 def _split(form: Form, arrays: list[PyTree]) -> list[PyTree]:
     columns = arrays[len(form.assembly.alone) :]
     one = 1 + jnp.isnan(columns[0][0]).astype(jnp.int32) if columns else jnp.int32(1)  # positive, unknown to XLA
-    return jax.tree.leaves(form.assembly.tree(arrays, [], one))
+    return jax.tree.leaves(form.assembly.tree(arrays, one))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -62,9 +62,13 @@ class Flat:
     """Base of a node whose leaves are joined: transformations cannot look at the single ones."""
 
 
+def is_flat(node: object) -> bool:
+    """Whether a node of a tree is a :class:`Flat`."""
+    return isinstance(node, Flat)
+
+
 def has_flat(tree: PyTree) -> bool:
     """Whether some leaves of the tree are joined in a :class:`Flat` node."""
-    is_flat = lambda node: isinstance(node, Flat)  # noqa: E731 used twice
     return any(map(is_flat, jax.tree.leaves(tree, is_leaf=is_flat)))
 
 

@@ -5,7 +5,7 @@ So the slots of small leaves share one flat buffer per dtype: we join their grad
 result into leaves again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -207,6 +207,9 @@ class Segments(NamedTuple):
         return jax.lax.cond(step > 0, lambda: constants, lambda: tuple(np.int32(0) for _ in constants))
 
 
+Pieces = Callable[[Any, Segments], list[Any]]  # splits a buffer into its leaves
+
+
 class Assembly(NamedTuple):
     """Which leaves of the tree come alone, which in flat buffers, and which are not differentiated."""
 
@@ -215,15 +218,23 @@ class Assembly(NamedTuple):
     packs: tuple[Segments, ...]
     others: tuple[int, ...] = ()
 
-    def tree(self, arrays: list[PyTree], others: list[PyTree], one: jax.Array) -> PyTree:
-        """Return the tree of ``arrays``, which are the leaves alone and then the buffers; ``one`` is 1, and traced."""
+    def leaves(self, arrays: list[PyTree], pieces: Pieces, others: Sequence[PyTree] = ()) -> list[PyTree]:
+        """Return what belongs to each leaf of ``arrays``, which are the leaves alone and then the buffers.
+
+        ``pieces`` splits what stands for a buffer; None stays None. ``others`` belongs to the leaves of that name.
+        """
         leaves: list[PyTree] = [None] * self.structure.treedef.num_leaves
         for index, leaf in [*zip(self.alone, arrays, strict=False), *zip(self.others, others, strict=True)]:
             leaves[index] = leaf
         for segments, flat in zip(self.packs, arrays[len(self.alone) :], strict=True):
-            for index, piece in zip(segments.indices, segments.cut(flat, one), strict=True):
-                leaves[index] = piece
-        return self.structure.unflatten(leaves)
+            if flat is not None:
+                for index, piece in zip(segments.indices, pieces(flat, segments), strict=True):
+                    leaves[index] = piece
+        return leaves
+
+    def tree(self, arrays: list[PyTree], one: jax.Array, others: Sequence[PyTree] = ()) -> PyTree:
+        """Return the tree of ``arrays``; ``one`` is 1, and traced."""
+        return self.structure.unflatten(self.leaves(arrays, lambda flat, segments: segments.cut(flat, one), others))
 
     def columns(self, leaves: list[PyTree]) -> list[PyTree]:
         """Return what belongs to the leaves alone, and then a list for each buffer."""

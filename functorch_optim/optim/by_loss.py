@@ -6,7 +6,7 @@ from typing import Any
 
 from functorch_optim.optim.clipping import as_clip_norm
 from functorch_optim.optim.engine.by_tree import ByTree
-from functorch_optim.optim.engine.closures import Data, Evaluation, Outcome, check_batches, evaluate
+from functorch_optim.optim.engine.closures import Data, Evaluation, Outcome, Task, check_batches, evaluate
 from functorch_optim.optim.processes import check_same_everywhere
 from functorch_optim.optim.tracing import refuse_traced
 from functorch_optim.optim.transaction import Call, CallsBackError
@@ -33,14 +33,15 @@ def by_closure(
         check_batches(batches, who)
     if how.clips:
         clip_norm = as_clip_norm(clip_norm, who)
-    outcome = _outcome(optimizer, closure, Data(args, batches, clip_norm), how)
+    outcome = _outcome(optimizer, Task(closure, Data(args, batches, clip_norm), how))
     if how.clips:
         optimizer._grad_norm = outcome.grad_norm
     return (outcome.value, outcome.aux) if has_aux else outcome.value
 
 
-def _outcome(optimizer: Any, closure: Callable[..., PyTree], data: Data, how: Evaluation) -> Outcome:
+def _outcome(optimizer: Any, task: Task) -> Outcome:
     """Step in one compiled call, or where that cannot be, in two: gradients, update."""
+    closure, data, how = task
     optimizer._need_engine()
     is_frozen = len(how.dropped) == len(optimizer._layout.group_of)
     needs = needs_of_loss(optimizer)
@@ -51,11 +52,11 @@ def _outcome(optimizer: Any, closure: Callable[..., PyTree], data: Data, how: Ev
                 "so has_aux, clip_norm and batches do not go with it: clip inside it with fo.clip_by_global_norm"
             )
         check_same_everywhere(data.args, optimizer._leaves, type(optimizer).__name__)
-        return _in_one_call(optimizer, closure, data, how, careful=True)
+        return _in_one_call(optimizer, task, careful=True)
     one_call = optimizer._engine.evaluates(optimizer.param_groups) and not optimizer.defaults.get("differentiable")
     if one_call and not is_frozen:
         try:
-            return _in_one_call(optimizer, closure, data, how, careful=False)
+            return _in_one_call(optimizer, task, careful=False)
         except CallsBackError:  # raised while tracing: nothing has changed
             pass
     compiled = optimizer._losses.compiled(closure, ("gradients", how), functools.partial(_gradients, how))
@@ -74,15 +75,15 @@ def needs_of_loss(optimizer: Any) -> frozenset[str]:
     return engine.needs_of_loss(optimizer._records()) if isinstance(engine, ByTree) else frozenset()
 
 
-def _in_one_call(optimizer: Any, closure: Callable[..., PyTree], data: Data, how: Evaluation, careful: bool) -> Outcome:
+def _in_one_call(optimizer: Any, task: Task, careful: bool) -> Outcome:
     """Step in one compiled call; without ``careful``, raise :class:`CallsBackError` if the closure calls back."""
     optimizer._refuse_tracing()
-    refuse_traced(data)
+    refuse_traced(task.data)
     groups = optimizer._layout.group_of
-    updated = {group for leaf, group in enumerate(groups) if leaf not in how.dropped}
+    updated = {group for leaf, group in enumerate(groups) if leaf not in task.how.dropped}
 
     def call() -> Call:
-        engine, held = optimizer._engine, optimizer._held
-        return engine.step_by_loss(optimizer._layout, held, optimizer._losses, closure, data, optimizer._records(), how)
+        engine, records = optimizer._engine, optimizer._records()
+        return engine.step_by_loss(optimizer._layout, optimizer._held, optimizer._losses, task, records)
 
     return optimizer._change(call, updated, careful)[0]

@@ -126,7 +126,7 @@ class Values(Stepping):
         assembly, arrays = packed
         make = functools.partial(differentiated_packed, assembly, has_aux)
         function = self._losses.compiled(loss_fn, ("packed", shared(assembly), has_aux), make)
-        value, grads = self._evaluate(lambda: function(arrays, [], ONE, *args))
+        value, grads = self._evaluate(lambda: function(arrays, ONE, *args))
         self._refuse_traced(grads)
         return value, PackedGrads(assembly, grads)
 

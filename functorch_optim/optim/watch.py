@@ -44,7 +44,7 @@ def watch(function: object, captured: Iterable[object]) -> Watch:
     """
     try:
         return _watch(function, captured)
-    except Exception as error:
+    except Exception as error:  # an object's own methods may raise anything
         return Watch([], f"something that it reads raises {type(error).__name__} when it is looked at")
 
 

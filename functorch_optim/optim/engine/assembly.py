@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from functorch_optim.core.packing import Assembly, Segments
+from functorch_optim.core.packing import Assembly
 from functorch_optim.optim.engine.packs import cut_all, joined_grads
 from functorch_optim.typing import PyTree
 
@@ -48,22 +48,13 @@ class PackedGrads:
 
     def marks(self) -> list[PyTree]:
         """Return an array for each leaf that has a gradient, not always its own."""
-        return self._spread(lambda flat, segments: [flat] * len(segments.indices))
+        return self.assembly.leaves(self.arrays, lambda flat, segments: [flat] * len(segments.indices))
 
     def leaves(self) -> list[PyTree]:
         """Return the gradient of each leaf."""
         if self._leaves is None:
-            self._leaves = self._spread(cut_all)
+            self._leaves = self.assembly.leaves(self.arrays, cut_all)
         return self._leaves
-
-    def _spread(self, pieces: Callable[[PyTree, Segments], list[PyTree]]) -> list[PyTree]:
-        count, leaves = len(self.assembly.alone), [None] * self.assembly.structure.treedef.num_leaves
-        for index, leaf in zip(self.assembly.alone, self.arrays[:count], strict=True):
-            leaves[index] = leaf
-        for segments, flat in zip(self.assembly.packs, self.arrays[count:], strict=True):
-            for index, piece in zip(segments.indices, pieces(flat, segments), strict=True):
-                leaves[index] = piece
-        return leaves
 
 
 Grads = list[PyTree] | PackedGrads
@@ -75,11 +66,11 @@ def leaves_of(grads: Grads | None) -> list[PyTree]:
 
 
 def differentiated_packed(assembly: Assembly, has_aux: bool, loss: Callable[..., PyTree]) -> Callable[..., PyTree]:
-    """Return ``(arrays, others, one, *args) -> (what the loss returns, gradients in the form of arrays)``."""
+    """Return ``(arrays, one, *args) -> (what the loss returns, gradients in the form of arrays)``."""
     whole = jax.value_and_grad(loss, has_aux=has_aux)
 
-    def value_and_grad(arrays: list[PyTree], others: list[PyTree], one: jax.Array, *args: PyTree) -> PyTree:
-        found, grads = whole(assembly.tree(arrays, others, one), *args)
+    def value_and_grad(arrays: list[PyTree], one: jax.Array, *args: PyTree) -> PyTree:
+        found, grads = whole(assembly.tree(arrays, one), *args)
         columns = zip(assembly.columns(jax.tree.leaves(grads)), arrays, strict=True)
         return found, [joined_grads(each, flat) if isinstance(each, list) else each for each, flat in columns]
 

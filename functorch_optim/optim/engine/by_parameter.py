@@ -4,7 +4,7 @@ The host computes a step's scalars in doubles, and passes them to the compiled u
 a group with equal update counts share scalars; a parameter without a gradient is left out of the call.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 
@@ -13,7 +13,7 @@ from functorch_optim.base import GradientTransformation
 from functorch_optim.core.packing import Assembly
 from functorch_optim.optim.engine import handover
 from functorch_optim.optim.engine.assembly import Grads
-from functorch_optim.optim.engine.closures import Data, Evaluation
+from functorch_optim.optim.engine.closures import Task
 from functorch_optim.optim.engine.entries import entries_of, history_of
 from functorch_optim.optim.engine.histories import Histories, History, fit
 from functorch_optim.optim.engine.kinds import Algorithms, Record
@@ -99,30 +99,25 @@ class ByParameter:
         marks = grads if isinstance(grads, list) else grads.marks()
         prepared = self._prepared(layout, held, marks, records, in_place)
         reusable = in_place and not any(map(rows.is_rows, marks))
-        call = prepared.call(held, grads, records)
-
-        def commit(result: PyTree) -> None:
-            call.commit(result)
-            self.warm = prepared if reusable else None
-
-        return call._replace(commit=commit)
+        return self._keeping(prepared if reusable else None, prepared.call(held, grads, records))
 
     def step_by_loss(
         self,
         layout: Layout,
         held: Leaves,
         losses: CompiledLosses,
-        closure: Callable[..., PyTree],
-        data: Data,
+        task: Task,
         records: Sequence[Record],
-        how: Evaluation,
     ) -> Call:
         """Return the call that updates the parameters by a closure; see :meth:`Engine.step_by_loss`."""
-        marks = [None if leaf in how.dropped else _GRADIENT for leaf in range(len(held))]
+        marks = [None if leaf in task.how.dropped else _GRADIENT for leaf in range(len(held))]
         prepared = self.warm
         if prepared is None or not prepared.serves(held, marks, records):
             prepared = self._prepared(layout, held, marks, records, True)
-        call = prepared.call_by_loss(layout.structure, held, losses, closure, data, records, how)
+        return self._keeping(prepared, prepared.call_by_loss(layout.structure, held, losses, task, records))
+
+    def _keeping(self, prepared: Prepared | None, call: Call) -> Call:
+        """Return the call that also keeps, once it is made, what the next step may repeat."""
 
         def commit(result: PyTree) -> None:
             call.commit(result)

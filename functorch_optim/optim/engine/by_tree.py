@@ -13,7 +13,7 @@ from functorch_optim.core.options import Deferred
 from functorch_optim.core.packing import ForeachState
 from functorch_optim.optim.engine.assembly import Grads, leaves_of
 from functorch_optim.optim.engine.by_path import BY_PATH
-from functorch_optim.optim.engine.closures import PLAIN, Data, Evaluation, evaluate, functions_of
+from functorch_optim.optim.engine.closures import PLAIN, Evaluation, Task, evaluate, functions_of
 from functorch_optim.optim.engine.packs import Leaves
 from functorch_optim.optim.engine.protocol import Codec, Entry, Group, Reading
 from functorch_optim.optim.engine.resting import resting
@@ -184,25 +184,24 @@ class ByTree:
         layout: Layout,
         held: Leaves,
         losses: CompiledLosses,
-        closure: Callable[..., PyTree],
-        data: Data,
+        task: Task,
         records: Sequence[Group],
-        how: Evaluation,
     ) -> Call:
-        """Return the call that updates the parameters by the gradients of ``closure``; see :meth:`Engine.step_by_loss`.
+        """Return the call that updates the parameters by a closure; see :meth:`Engine.step_by_loss`.
 
-        The transformation may evaluate it too, unless ``how`` changes what it returns.
+        The transformation may evaluate the closure too.
         """
         if self.strict:  # checks the options that are not numbers before anything is compiled
             self.build(self._unchecked(records[0]))
         templates, numbers = self._templates(records)
 
         def make(loss: Callable[..., PyTree]) -> Callable[..., PyTree]:
-            return self._update(layout, templates, loss, how, needs)
+            return self._update(layout, templates, loss, task.how, needs)
 
         needs = self.needs_of_loss(records)
-        kind = templates, types_of(templates), tuple(layout.group_of), how
-        return self._call(losses.compiled(closure, kind, make, donated=(0, 1)), held, data, numbers, records)
+        kind = templates, types_of(templates), tuple(layout.group_of), task.how
+        compiled = losses.compiled(task.closure, kind, make, donated=(0, 1))
+        return self._call(compiled, held, task.data, numbers, records)
 
     def packed(self, layout: Layout, held: Leaves) -> None:
         """Return None: nothing is packed."""
@@ -259,12 +258,11 @@ class ByTree:
         def optimizer_step(leaves: list[PyTree], state: PyTree, data: PyTree, numbers: jax.Array) -> PyTree:
             params, tx = layout.structure.unflatten(leaves), self._whole(layout, fill(templates, numbers))
             if loss is None:
-                outcome, more = None, {}
-                descent = layout.structure.unflatten([None if g is None else conjugate_leaf(g) for g in data])
+                outcome, grads, more = None, data, {}
             else:
                 outcome, grads = evaluate(loss, how, params, data)
-                descent = layout.structure.unflatten([None if g is None else conjugate_leaf(g) for g in grads])
                 more = {"value": outcome.value, **functions_of(loss, data.args)} if needs else {}
+            descent = layout.structure.unflatten([None if grad is None else conjugate_leaf(grad) for grad in grads])
             updates, after = tx.update(descent, state, params, **more)
             before, new = jax.tree.structure(state), jax.tree.structure(after)
             if before != new:  # raised while tracing: nothing has changed

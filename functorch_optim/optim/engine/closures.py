@@ -40,6 +40,14 @@ class Data(NamedTuple):
     clip_norm: PyTree
 
 
+class Task(NamedTuple):
+    """A closure, what it gets, and how to evaluate it."""
+
+    closure: Callable[..., PyTree]
+    data: Data
+    how: Evaluation
+
+
 class Outcome(NamedTuple):
     """What a step returns of its closure, and the norm of its gradients before clipping."""
 

@@ -15,7 +15,7 @@ from functorch_optim.core.lifted import Lifted
 from functorch_optim.core.packing import Assembly
 from functorch_optim.core.rule import step_scalars
 from functorch_optim.optim.engine.assembly import ONE, Grads, PackedGrads, Shared, shared
-from functorch_optim.optim.engine.closures import Data, Evaluation, evaluate
+from functorch_optim.optim.engine.closures import Evaluation, Task, evaluate
 from functorch_optim.optim.engine.histories import Arrangement, Histories, History
 from functorch_optim.optim.engine.kinds import Record
 from functorch_optim.optim.engine.packs import Leaves, joined_grads
@@ -82,7 +82,7 @@ def step_of(whole: Whole, how: Evaluation, closure: Callable[..., PyTree]) -> Ca
 
     def optimizer_step(params: PyTree, states: PyTree, given: PyTree, numbers: jax.Array) -> PyTree:
         data, others, one = given
-        outcome, grads = evaluate(closure, how, whole.assembly.tree(params, others, one), data)
+        outcome, grads = evaluate(closure, how, whole.assembly.tree(params, one, others), data)
         return outcome, *_update(whole.plan, params, states, whole.assembly.columns(grads), numbers)
 
     return optimizer_step
@@ -182,26 +182,21 @@ class Prepared:
         structure: trees.Structure,
         held: Leaves,
         losses: CompiledLosses,
-        closure: Callable[..., PyTree],
-        data: Data,
+        task: Task,
         records: Sequence[Record],
-        how: Evaluation,
     ) -> Call:
-        """Return the compiled call of the next step, which evaluates ``closure``; the outcome is its first result."""
+        """Return the compiled call of the next step, which evaluates the closure; the outcome is its first result."""
         plan, numbers, carried = self.at(records)
-        packed = {index for pack in self._packs for index in pack.segments.indices}
-        others = [index for index in range(len(held)) if index in how.dropped and index not in packed]
         if self._whole is None:
-            segments = tuple(pack.segments for pack in self._packs)
-            assembly = Assembly(structure, tuple(self.active), segments, tuple(others))
-            self._whole = shared(Whole(plan.value, assembly))
-        compiled = losses.compiled(
-            closure, (self._whole, how), functools.partial(step_of, self._whole.value, how), donated=(0, 1)
-        )
+            segments, others = tuple([pack.segments for pack in self._packs]), tuple(sorted(task.how.dropped))
+            self._whole = shared(Whole(plan.value, Assembly(structure, tuple(self.active), segments, others)))
+        key, whole = self._whole, self._whole.value
+        make = functools.partial(step_of, whole, task.how)
+        compiled = losses.compiled(task.closure, (key, task.how), make, donated=(0, 1))
 
         def arguments() -> Args:
-            rest = [held.loose[index] for index in others]
-            return *self._overwritten(held), (data, rest, ONE), numbers
+            rest = [held.loose[index] for index in whole.assembly.others]  # a parameter without gradient is in no pack
+            return *self._overwritten(held), (task.data, rest, ONE), numbers
 
         return Call(compiled, arguments, lambda result: self._commit(held, carried, result[1:]))
 

@@ -1,6 +1,6 @@
 """What :class:`functorch_optim.optim.Optimizer` requires of the engine, which holds the state and makes the steps."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
 import jax
@@ -8,7 +8,7 @@ from jax.typing import DTypeLike
 
 from functorch_optim.core.packing import Assembly
 from functorch_optim.optim.engine.assembly import Grads
-from functorch_optim.optim.engine.closures import Data, Evaluation
+from functorch_optim.optim.engine.closures import Task
 from functorch_optim.optim.engine.packs import Leaves
 from functorch_optim.optim.layout import Layout
 from functorch_optim.optim.losses import CompiledLosses
@@ -140,10 +140,8 @@ class Engine(Protocol[R]):
         layout: Layout,
         held: Leaves,
         losses: CompiledLosses,
-        closure: Callable[..., PyTree],
-        data: Data,
+        task: Task,
         records: Sequence[R],
-        how: Evaluation,
         /,
     ) -> Call:
         """Return the call that updates the parameters by the gradients of ``closure``, which it forms itself.
