@@ -10,7 +10,7 @@ CACHE := JAX_COMPILATION_CACHE_DIR=$(abspath $(VENV))/compiled JAX_PERSISTENT_CA
   JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1
 PYTEST := $(CACHE) $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
 
-.PHONY: demo test test-all test-torch durations mutants notebooks stubs lint ruff pyright hooks bench bench-overhead bench-sparse bench-lbfgs bench-averaging bench-monitoring bench-skipping bench-loops bench-checkpoint bench-precision parity reference
+.PHONY: demo test test-all test-torch durations mutants notebooks stubs lint ruff pyright hooks bench bench-overhead bench-sparse bench-lbfgs bench-averaging bench-monitoring bench-skipping bench-loops bench-compile bench-checkpoint bench-precision parity reference
 .DELETE_ON_ERROR:
 
 $(VENV)/.made:
@@ -95,8 +95,11 @@ bench-monitoring: $(VENV)/.test ## the cost of watching a run
 bench-skipping: $(VENV)/.test ## the cost of skipping bad updates
 	$(BIN)/python -m benchmarks.skipping $(ARGS)
 
-bench-loops: $(VENV)/.test ## loops over a thousand arrays
-	$(BIN)/python -m benchmarks.loops $(ARGS)
+bench-loops: $(VENV)/.torch ## training loops: the rows of the speed table
+	$(BIN)/python -m benchmarks.table --only closure $(ARGS)
+
+bench-compile: $(VENV)/.test ## the time to trace and compile a step
+	$(BIN)/python -m benchmarks.compiling $(ARGS)
 
 bench-precision: $(VENV)/.test ## slots and parameters in fewer bytes
 	$(BIN)/python -m benchmarks.precision $(ARGS)

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 
 import functorch_optim as fo
-from benchmarks import shapes
-from benchmarks.timing import jax_step, optimizer_step
+from benchmarks import loops, networks, shapes
+from benchmarks.timing import jax_step, optimizer_step, torch_kind
 from functorch_optim import optim
 
 LR = 1e-3
@@ -28,8 +28,12 @@ class Contender(NamedTuple):
     memory: dict[str, int] | None = None
 
 
-def build(name: str, of: shapes.Shapes) -> Contender:
+def build(name: str, case: str) -> Contender:
+    """Return the contender of this name; ``case`` names shapes, or a network to train."""
     who, algorithm, *options = name.split(" ")
+    if case in networks.ALL:
+        return Contender(*loops.build(who, algorithm, options, networks.ALL[case]()))
+    of = shapes.ALL[case]()
     return {"fo": _functional, "optim": _face, "optax": _optax, "torch": _torch}[who](algorithm, options, of)
 
 
@@ -39,6 +43,7 @@ def _keywords(options: list[str]) -> dict[str, Any]:
         "foreach": {"foreach": True},
         "leaves": {"foreach": False},
         "unread": {},
+        "flat": {},
         "centered": {"centered": True},
     }
     return {key: value for option in options for key, value in known[option].items()}
@@ -52,6 +57,8 @@ def _compiled(step: Callable[..., Any], params: Any, state: Any, grads: Any) -> 
 def _functional(algorithm: str, options: list[str], of: shapes.Shapes) -> Contender:
     tx = getattr(fo, algorithm)(lr=LR, **_keywords(options))
     params, grads = shapes.arrays(of, 0), shapes.arrays(of, 1)
+    if "flat" in options:
+        params, grads = fo.flat_params(params), fo.flat_params(grads)
     return _compiled(optimizer_step(tx, fo.apply_updates), params, tx.init(params), grads)
 
 
@@ -97,12 +104,10 @@ def _face(algorithm: str, options: list[str], of: shapes.Shapes) -> Contender:
 def _torch(algorithm: str, options: list[str], of: shapes.Shapes) -> Contender:
     import torch
 
-    kinds = {"for-loop": {"foreach": False}, "foreach": {"foreach": True}, "fused": {"fused": True}, "default": {}}
-    kind = {key: value for option in options if option in kinds for key, value in kinds[option].items()}
-    rest = _keywords([option for option in options if option not in kinds])
+    rest = _keywords([option for option in options if option not in ("for-loop", "foreach", "fused", "default")])
     torch.manual_seed(0)
     params = [torch.randn(shapes.torch_layout(shape)).requires_grad_() for shape in of.values()]
     for param in params:
         param.grad = torch.randn_like(param)
-    optimizer = getattr(torch.optim, algorithm)(params, lr=LR, **kind, **rest)
+    optimizer = getattr(torch.optim, algorithm)(params, lr=LR, **torch_kind(options), **rest)
     return Contender(lambda: optimizer.step(), None)

@@ -1,121 +1,125 @@
-"""Measure loops over many small layers: by hand, with flat parameters, in the torch face. ``make bench-loops``
+"""The loops in the speed table: one step of training a network, loss and gradients included.
 
-The network has 500 layers, a kernel and a bias each, so that passing 1000 arrays in and out of the compiled step is
-nearly all of the time. All loops use Adam and wait for the new parameters; the torch face's are not read. The loops
-take turns; a ratio is the median over turns of the ratio within a turn.
+Names are as in :mod:`benchmarks.contenders`, with more options: ``fo adam flat`` (parameters in flat buffers),
+``optim Adam closure`` (``step(closure)``) and ``optim Adam backward`` (``backward`` and ``step``). ``vector adam`` is
+the floor: parameters and moments in one vector, Adam written out. All wait for the new parameters; those of the torch
+face are not read.
 """
 
-import argparse
-import functools
-import os
-import statistics
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.flatten_util import ravel_pytree
 
 import functorch_optim as fo
-from benchmarks.timing import ratio, take_turns
+from benchmarks.networks import Network
+from benchmarks.timing import torch_kind
 from functorch_optim import optim
 
-WIDTH, BATCH, STEPS = 32, 8, 5  # STEPS of a turn
+LR = 1e-3
 
 
-def network(layers: int) -> tuple[Any, Any, jax.Array]:
-    """Return parameters, a loss, and a batch."""
-    rng = np.random.default_rng(0)
+class Loop(NamedTuple):
+    """A function that makes one step, and the seconds until it is compiled."""
 
-    def layer() -> Any:
-        kernel = rng.standard_normal((WIDTH, WIDTH), np.float32) / WIDTH**0.5
-        return {"kernel": jnp.asarray(kernel), "bias": jnp.zeros(WIDTH)}
-
-    def loss(params: Any, x: jax.Array) -> jax.Array:
-        for each in params:
-            x = x + 0.05 * jnp.tanh(x @ each["kernel"] + each["bias"])
-        return jnp.mean(x**2)
-
-    return [layer() for _ in range(layers)], loss, jnp.asarray(rng.standard_normal((BATCH, WIDTH), np.float32))
+    run: Callable[[], None]
+    compile_seconds: float
 
 
-def by_hand(
-    tx: Any, apply: Any, params: Any, view: Callable[[Any], Any], loss: Any, x: jax.Array
-) -> Callable[[], None]:
+def build(who: str, algorithm: str, options: list[str], network: Network) -> Loop:
+    if who == "torch":
+        return torch_loop(algorithm, options, network)
+    if who == "optim":
+        return face(algorithm, options, network)
+    if who == "vector":
+        return vector(network)
+    if who == "optax":
+        return by_hand(getattr(optax, algorithm)(LR), optax.apply_updates, network.params, lambda p: p, network)
+    tx = getattr(fo, algorithm)(lr=LR, foreach="foreach" in options)
+    if "flat" in options:
+        return by_hand(tx, fo.apply_updates, fo.flat_params(network.params), lambda p: p.tree(), network)
+    return by_hand(tx, fo.apply_updates, network.params, lambda p: p, network)
+
+
+def by_hand(tx: Any, apply: Any, params: Any, view: Callable[[Any], Any], network: Network) -> Loop:
     """Return a compiled step with donated arguments, as a user writes it."""
 
-    @functools.partial(jax.jit, donate_argnums=(0, 1))
-    def step(params: Any, state: Any, x: jax.Array) -> Any:
-        grads = jax.grad(lambda params: loss(view(params), x))(params)
+    def step(params: Any, state: Any, batch: jax.Array) -> Any:
+        grads = jax.grad(lambda params: network.loss(view(params), batch))(params)
         updates, state = tx.update(grads, state, params)
         return apply(params, updates), state
 
-    held = [jax.tree.map(jnp.array, params), tx.init(params)]
+    return compiled(step, params, tx.init(params), network.batch)
+
+
+def compiled(step: Callable[..., Any], params: Any, state: Any, batch: jax.Array) -> Loop:
+    held = [jax.tree.map(jnp.array, params), state]
+    call = jax.jit(step, donate_argnums=(0, 1))
 
     def run() -> None:
-        held[:] = step(*held, x)
+        held[:] = call(*held, batch)
         jax.block_until_ready(held[0])
 
-    return run
+    return Loop(run, _seconds(run))
 
 
-def waiting(optimizer: Any, step: Callable[[], object]) -> Callable[[], None]:
-    """Return a step of the torch face that waits for what it changed, without splitting it."""
+def vector(network: Network) -> Loop:
+    """Adam on one vector, which the loss splits."""
+    start, tree = ravel_pytree(network.params)
+
+    def step(params: jax.Array, state: Any, batch: jax.Array) -> Any:
+        count, mean, square = state
+        grads = jax.grad(lambda params: network.loss(tree(params), batch))(params)
+        count, mean, square = count + 1, 0.9 * mean + 0.1 * grads, 0.999 * square + 0.001 * grads**2
+        size = jnp.sqrt(square / (1 - 0.999**count)) + 1e-8
+        return params - LR / (1 - 0.9**count) * mean / size, (count, mean, square)
+
+    return compiled(step, start, (jnp.zeros(()), jnp.zeros_like(start), jnp.zeros_like(start)), network.batch)
+
+
+def face(algorithm: str, options: list[str], network: Network) -> Loop:
+    optimizer = getattr(optim, algorithm)(network.params, lr=LR)
 
     def run() -> None:
-        step()
+        if "closure" in options:
+            optimizer.step(network.loss, network.batch)
+        else:
+            optimizer.backward(network.loss, network.batch)
+            optimizer.step()
+            optimizer.zero_grad()
         jax.block_until_ready(optimizer._engine.arrays())
 
-    return run
+    return Loop(run, _seconds(run))
 
 
-def contenders(layers: int) -> dict[str, Callable[[], None]]:
-    params, loss, x = network(layers)
-    one, two = (optim.Adam(params, lr=1e-3) for _ in range(2))
+def torch_loop(algorithm: str, options: list[str], network: Network) -> Loop:
+    """The many small layers in torch."""
+    import torch
 
-    def backward_and_step() -> None:
-        two.backward(loss, x)
-        two.step()
-        two.zero_grad()
+    layers = [{name: torch.tensor(np.asarray(array)) for name, array in layer.items()} for layer in network.params]
+    params = [array.requires_grad_() for layer in layers for array in layer.values()]
+    optimizer = getattr(torch.optim, algorithm)(params, lr=LR, **torch_kind(options))
+    batch = torch.tensor(np.asarray(network.batch))
 
-    plain, flat = (lambda params: params), fo.flat_params(params)
-    return {
-        "optax by hand": by_hand(optax.adam(1e-3), optax.apply_updates, params, plain, loss, x),
-        "by hand": by_hand(fo.adam(lr=1e-3), fo.apply_updates, params, plain, loss, x),
-        "by hand, `foreach=True`": by_hand(fo.adam(lr=1e-3, foreach=True), fo.apply_updates, params, plain, loss, x),
-        "by hand, `flat_params`": by_hand(fo.adam(lr=1e-3), fo.apply_updates, flat, lambda p: p.tree(), loss, x),
-        "`step(closure)`": waiting(one, lambda: one.step(loss, x)),
-        "`backward` and `step`": waiting(two, backward_and_step),
-    }
+    def run() -> None:
+        optimizer.zero_grad()
+        x = batch
+        for each in layers:
+            x = x + 0.05 * torch.tanh(x @ each["kernel"] + each["bias"])
+        torch.mean(x**2).backward()
+        optimizer.step()
 
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--layers", type=int, default=500)
-    parser.add_argument("--rounds", type=int, default=11)
-    options = parser.parse_args()
-    print(f"jax {jax.__version__}, {2 * options.layers} arrays, load {os.getloadavg()[0]:.1f}")
-    runs: dict[str, Callable[[], None]] = {}
-    for name, run in contenders(options.layers).items():
-        start = time.perf_counter()
-        run()
-        run()
-        print(f"{name}: {time.perf_counter() - start:.1f} s for the first two steps", flush=True)
-
-        def turn(run: Callable[[], None] = run) -> None:
-            for _ in range(STEPS):
-                run()
-
-        runs[name] = turn
-    times = take_turns(runs, options.rounds, warm_up=1)
-    print("| loop | ms | over optax by hand | over by hand |\n|---|---|---|---|")
-    for name, values in times.items():
-        over = [ratio(values, times[other]) for other in ("optax by hand", "by hand")]
-        print(f"| {name} | {1e3 * statistics.median(values) / STEPS:.1f} | {over[0]:.2f} | {over[1]:.2f} |")
-    print(f"load {os.getloadavg()[0]:.1f}")
+    return Loop(run, _seconds(run))
 
 
-if __name__ == "__main__":
-    main()
+def _seconds(run: Callable[[], None]) -> float:
+    """Return how long the first two steps take: some compile twice."""
+    start = time.perf_counter()
+    run()
+    run()
+    return time.perf_counter() - start

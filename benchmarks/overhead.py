@@ -1,5 +1,6 @@
 """Measure the torch face's cost on top of the compiled step: group writes, schedules. ``make bench-overhead``"""
 
+import functools
 import statistics
 import time
 import warnings
@@ -9,9 +10,10 @@ from typing import Any
 import jax.numpy as jnp
 import torch
 
+from benchmarks.timing import torch_kind
 from functorch_optim import optim
 
-LEAVES, REPEATS, ROUNDS = 148, 300, 9
+LEAVES, ROUNDS, TURN = 148, 9, 0.02  # TURN: seconds that a measurement takes at least
 LONG = 10**9  # a scheduler whose schedule has ended does less
 Pair = tuple[Callable[[], object], Callable[[], object]]
 SCHEDULERS: dict[str, Callable[[Any, Any], Any]] = {
@@ -43,20 +45,25 @@ def write(optimizer: Any) -> Callable[[], None]:
     return lambda: group.__setitem__("lr", 1e-3)
 
 
-def microseconds(call: Callable[[], object]) -> float:
+def microseconds(call: Callable[[], object], repeats: int) -> float:
     """Return the mean time of a call."""
     start = time.perf_counter()
-    for _ in range(REPEATS):
+    for _ in range(repeats):
         call()
-    return (time.perf_counter() - start) / REPEATS * 1e6
+    return (time.perf_counter() - start) / repeats * 1e6
 
 
-def optimizers() -> tuple[optim.Optimizer, torch.optim.Optimizer]:
-    """Return ours and torch's, with gradients. The parameters have one entry each, so that only the calls cost time."""
-    theirs = torch.optim.AdamW([torch.nn.Parameter(torch.ones(1)) for _ in range(LEAVES)], lr=1e-3, fused=True)
-    for param in theirs.param_groups[0]["params"]:
-        param.grad = torch.ones(1)
-    return optim.AdamW({str(index): jnp.ones(1) for index in range(LEAVES)}, lr=1e-3), theirs
+def params(leaves: int) -> dict[str, Any]:
+    """Return parameters of one entry each, so that only the calls cost time."""
+    return {str(index): jnp.ones(1) for index in range(leaves)}
+
+
+def torch_optimizer(leaves: int = LEAVES, kind: str = "fused") -> torch.optim.Optimizer:
+    """Return torch's optimizer for as many, with gradients."""
+    tensors = [torch.nn.Parameter(torch.ones(1)) for _ in range(leaves)]
+    for tensor in tensors:
+        tensor.grad = torch.ones(1)
+    return torch.optim.AdamW(tensors, lr=1e-3, **torch_kind([kind]))
 
 
 def scheduler_step(library: Any, optimizer: Any, name: str) -> Callable[[], None]:
@@ -65,37 +72,45 @@ def scheduler_step(library: Any, optimizer: Any, name: str) -> Callable[[], None
     return (lambda: step(1.0)) if name == "ReduceLROnPlateau" else step
 
 
-def contenders() -> dict[str, Pair]:
-    """Return our call and torch's for each measurement."""
-    ours, theirs = optimizers()
-    grads = ours.params
-    loose = optim.AdamW(grads, lr=1e-3, foreach=False)
+def schedulers() -> dict[str, Pair]:
+    """Return our call and torch's for writing the learning rate: by hand, and by each scheduler."""
+    ours, theirs = optim.AdamW(params(LEAVES), lr=1e-3), torch_optimizer()
+    pairs: dict[str, Pair] = {'`group["lr"] = ...`': (write(ours), write(theirs))}
+    for name in SCHEDULERS:
+        one, other = optim.AdamW(params(LEAVES), lr=1e-3), torch_optimizer()  # their own: they write into the groups
+        pairs[f"`{name}.step()`"] = (scheduler_step(optim, one, name), scheduler_step(torch.optim, other, name))
+    return pairs
+
+
+def steps() -> dict[str, Pair]:
+    """Return our step and torch's, by the number of parameters and torch's implementation."""
+    pairs: dict[str, Pair] = {}
+    for leaves in (1, LEAVES, 1000):
+        ours, grads = optim.AdamW(params(leaves), lr=1e-3), params(leaves)
+        for kind in ("default", "foreach", "fused"):
+            name = f"`AdamW.step`, {leaves} {'parameter' if leaves == 1 else 'parameters'}; torch {kind}"
+            pairs[name] = (functools.partial(ours.step, grads), torch_optimizer(leaves, kind).step)
+    ours, grads = optim.AdamW(params(LEAVES), lr=1e-3), params(LEAVES)
+    loose, fused = optim.AdamW(grads, lr=1e-3, foreach=False), torch_optimizer().step
 
     def read_step() -> None:
         ours.step(grads)
         _ = ours.params
 
-    pairs: dict[str, Pair] = {'`group["lr"] = ...`': (write(ours), write(theirs))}
-    for name in SCHEDULERS:
-        one, other = optimizers()  # each scheduler has its own: they write into the groups
-        pairs[f"`{name}.step()`"] = (scheduler_step(optim, one, name), scheduler_step(torch.optim, other, name))
-    name = f"`AdamW.step`, {LEAVES} parameters of one entry"
-    pairs[name] = (lambda: ours.step(grads), theirs.step)
-    pairs[f"{name}, and all parameters read"] = (read_step, theirs.step)
-    pairs[f"{name}, `foreach=False`"] = (lambda: loose.step(grads), theirs.step)
+    pairs[f"the same, {LEAVES} parameters, and all read; torch fused"] = (read_step, fused)
+    pairs[f"the same, {LEAVES} parameters, `foreach=False`; torch fused"] = (lambda: loose.step(grads), fused)
     return pairs
 
 
 def main() -> None:
     warnings.simplefilter("ignore")  # the schedulers step without the optimizers
     print("| | ours, µs | torch, µs | ours / torch's |\n|---|---|---|---|")
-    for name, pair in contenders().items():
-        for call in pair:
-            microseconds(call)  # compiles, and ends the short schedules
-        rounds = [[microseconds(call) for call in pair] for _ in range(ROUNDS)]
+    for name, pair in (schedulers() | steps()).items():
+        repeats = [max(5, int(TURN * 1e6 / [microseconds(call, 20) for _ in range(2)][1])) for call in pair]
+        rounds = [[microseconds(*each) for each in zip(pair, repeats, strict=True)] for _ in range(ROUNDS)]
         ours, theirs = map(statistics.median, zip(*rounds, strict=True))
         ratio = statistics.median(our / their for our, their in rounds)
-        print(f"| {name} | {ours:.1f} | {theirs:.1f} | {ratio:.2f} |")
+        print(f"| {name} | {ours:.1f} | {theirs:.1f} | {ratio:.2f} |", flush=True)
 
 
 if __name__ == "__main__":

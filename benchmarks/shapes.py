@@ -32,8 +32,14 @@ def resnet50() -> Shapes:
 def gpt2_small() -> Shapes:
     """124 M parameters in 148 leaves."""
     width = 768
-    shapes: Shapes = {"wte": (50257, width), "wpe": (1024, width)}
-    for layer in range(12):
+    ends = {"ln_f.scale": (width,), "ln_f.bias": (width,)}
+    return {"wte": (50257, width), "wpe": (1024, width)} | blocks(12, width) | ends
+
+
+def blocks(count: int, width: int) -> Shapes:
+    """Blocks of a transformer, 12 leaves each."""
+    shapes: Shapes = {}
+    for layer in range(count):
         for name, shape in {
             "ln_1.scale": (width,),
             "ln_1.bias": (width,),
@@ -49,7 +55,7 @@ def gpt2_small() -> Shapes:
             "mlp_out.bias": (width,),
         }.items():
             shapes[f"h{layer}.{name}"] = shape
-    return shapes | {"ln_f.scale": (width,), "ln_f.bias": (width,)}
+    return shapes
 
 
 def many_leaves(count: int = 1000) -> Shapes:
@@ -72,6 +78,8 @@ ALL = {
     "ResNet-50": resnet50,
     "GPT-2 small": gpt2_small,
     "1000 leaves": many_leaves,
+    "1500 leaves": lambda: many_leaves(1500),
+    "48 equal blocks": lambda: blocks(48, 64),
     "4000 leaves": lambda: many_leaves(4000),
     "GPT-2 matrices": gpt2_matrices,
 }

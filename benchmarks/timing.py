@@ -58,3 +58,9 @@ def optimizer_step(tx: Any, apply: Callable[..., Any]) -> Callable[..., Any]:
         return apply(params, updates), state
 
     return step
+
+
+def torch_kind(options: list[str]) -> dict[str, bool]:
+    """Return the keywords for one of torch's implementations; none for its default."""
+    kinds = {"for-loop": {"foreach": False}, "foreach": {"foreach": True}, "fused": {"fused": True}}
+    return {key: value for option in options for key, value in kinds.get(option, {}).items()}

@@ -1,6 +1,7 @@
 """The step of an optimizer: check gradients, read groups, and make one compiled call, whole or not at all."""
 
 import functools
+import itertools
 import operator
 import threading
 import types
@@ -31,6 +32,7 @@ from functorch_optim.optim.views import ParamGroups, Watched, unwatch_on_error
 from functorch_optim.torch_tensors import as_array
 from functorch_optim.typing import Numeric, OptionValues, PyTree
 
+_aval = operator.attrgetter("aval")
 _running = threading.local()  # the optimizers whose step this thread is in
 
 
@@ -190,8 +192,9 @@ class Stepping(Hooked):
                 used = [None if leaf in frozen else grad for leaf, grad in enumerate(leaves_of(used))]
             if clip_norm is not None:
                 used = clipped(self, clip_norm, used)
-            pairs = zip(self._layout.group_of, used if isinstance(used, list) else used.marks(), strict=False)
-            updated = {group for group, grad in pairs if grad is not None}
+            marks = used if isinstance(used, list) else used.marks()
+            present = map(operator.is_not, marks, itertools.repeat(None))
+            updated = set(itertools.compress(self._layout.group_of, present))
             if updated:
                 self._refuse_tracing()
                 self._change(functools.partial(self._call, used), updated)
@@ -318,7 +321,8 @@ class Stepping(Hooked):
         """Check gradients that are in leaf order, and return them."""
         # What the checks depend on; an object() never equals one that passed them.
         kinds = set(map(type, leaves))
-        found = kinds, [leaf.aval if isinstance(leaf, jax.Array) else rows.signature(leaf) for leaf in leaves]
+        dense = all(issubclass(kind, jax.Array) for kind in kinds)
+        found = kinds, list(map(_aval if dense else rows.signature, leaves))
         if found != self._checked:
             self._refuse_traced(leaves)
             who = type(self).__name__
