@@ -209,10 +209,7 @@ class Stepping(Hooked):
         return engine.step(self._layout, self._held, grads, records, in_place)
 
     def _change(self, make: Callable[[], Call], updated: Collection[int], careful: bool = True) -> PyTree:
-        """Make a call as one change of the optimizer, and count an update for the groups ``updated``.
-
-        ``careful`` is as for :meth:`Transaction.run`.
-        """
+        """Make a call as one change (:meth:`Transaction.run`), and count an update for the groups ``updated``."""
         with self._transaction.change_lock:
             self._settle()
             watched: list[Watched] = []
@@ -227,7 +224,6 @@ class Stepping(Hooked):
                     for group in updated:
                         self._counts[group] += 1
                     self._opt_called = True
-
                     watched.clear()
 
                 return self._transaction.run(compiled, arguments, commit_and_count, careful)
