@@ -188,9 +188,12 @@ def ratio(runs: list[dict[str, Any]], ours: str, theirs: str) -> float:
 
 
 def summary(case: Case, runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the results of a case for the table."""
+    """Return the results of a case for the table; ``runs`` has those of each process."""
     own = [name for name in case.contenders if name.removeprefix(FUSED).startswith(("fo ", "optim "))]
     return {
+        "date": datetime.date.today().isoformat(),
+        "processes": len(runs),
+        "machine": machine(),
         "shapes": case.shapes,
         "milliseconds": {
             name: 1e3 * statistics.median(second for run in runs for second in run["seconds"][name])
@@ -222,17 +225,26 @@ def machine() -> dict[str, Any]:
 
 
 def table(results: dict[str, Any]) -> str:
-    """Format the results as Markdown."""
-    about = results["machine"]
-    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
-    lines = [
-        f"{results['date']}; {about['processor']}, {about['cores']} cores; Python {about['python']}, {versions}; "
-        f"processes: {results['processes']}.",
-        "",
-        "| shapes | ours | theirs | ours / theirs | goal | our ms | their ms |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    """Format the results as Markdown, a table for each run."""
+    runs: dict[str, list[dict[str, Any]]] = {}
     for case in results["cases"]:
+        runs.setdefault(_about(case), []).append(case)
+    tables = ["\n".join([about, "", *_rows(cases)]) for about, cases in runs.items()]
+    return "\n\n".join([*tables, "\n".join(_facts(results))])
+
+
+def _about(case: dict[str, Any]) -> str:
+    about = case["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    return (
+        f"{case['date']}; {about['processor']}, {about['cores']} cores; Python {about['python']}, {versions}; "
+        f"processes: {case['processes']}."
+    )
+
+
+def _rows(cases: list[dict[str, Any]]) -> list[str]:
+    lines = ["| shapes | ours | theirs | ours / theirs | goal | our ms | their ms |", "|---|---|---|---|---|---|---|"]
+    for case in cases:
         milliseconds = case["milliseconds"]
         goals = {(one, other): goal for one, other, goal in case["goals"]}
         for one, others in case["ratios"].items():
@@ -244,8 +256,7 @@ def table(results: dict[str, Any]) -> str:
                     f"| {case['shapes']} | {_label(one)} | {_label(other)} | {value:.2f} | "
                     f"{'' if goal is None else f'{goal:.2f}'} | {milliseconds[one]:.1f} | {milliseconds[other]:.1f} |"
                 )
-    lines += ["", *_facts(results)]
-    return "\n".join(lines)
+    return lines
 
 
 def _label(name: str) -> str:
@@ -254,7 +265,7 @@ def _label(name: str) -> str:
 
 def _facts(results: dict[str, Any]) -> list[str]:
     """Return the results other than ratios of two steps."""
-    cases = {(case["shapes"], next(iter(case["milliseconds"]))): case for case in results["cases"]}
+    cases = {_key(case): case for case in results["cases"]}
     lines = []
     dense = cases.get(("GPT-2 small", "fo adam"))
     if dense:
@@ -331,15 +342,20 @@ def main() -> None:
         for index, case in enumerate(chosen):
             print(f"process {process + 1}: {case.shapes}, {case.contenders[0]}", file=sys.stderr, flush=True)
             runs[index].append(measure(case, max(1, round(case.rounds * options.scale))))
-    results = {
-        "date": datetime.date.today().isoformat(),
-        "processes": options.processes,
-        "machine": machine(),
-        "cases": [summary(case, runs[index]) for index, case in enumerate(chosen)],
-    }
-    print(table(results))
+    measured = [summary(case, runs[index]) for index, case in enumerate(chosen)]
+    print(table({"cases": measured}))
     if options.write:
-        write(results)
+        write({"cases": _updated(json.loads((RESULTS / "speed.json").read_text())["cases"], measured)})
+
+
+def _key(case: dict[str, Any]) -> tuple[str, str]:
+    return case["shapes"], next(iter(case["milliseconds"]))
+
+
+def _updated(before: list[dict[str, Any]], measured: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the written cases with those that were measured again in their place."""
+    new = {_key(case): case for case in measured}
+    return [new.pop(_key(case), case) for case in before] + list(new.values())
 
 
 if __name__ == "__main__":
