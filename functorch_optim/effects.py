@@ -21,6 +21,7 @@ class Kind(enum.Enum):
     NORMALIZES = "normalizes"  # before STEPS or DIRECTS: what comes out is no larger if what comes in is
     SCALES = "scales"  # by a known positive number; after NEGATES, by a negative one
     FACTORS = "factors"  # multiplies the learning rates of parameters
+    CONJUGATES = "conjugates"  # turns a complex parameter's gradient of JAX into one to descend along, or back
     CHANGES = "changes"  # any other change of the updates
 
 
@@ -87,7 +88,7 @@ def check_effects(effects: Effects, where: str = "") -> None:
         if effect.kind in (Kind.CONSTRAINS, Kind.FOLLOWS):
             _check_last(effect, after, where)
         elif effect.kind is Kind.RENEWS:
-            _check_probe(effect, before, where)
+            _check_probe(effect, before, after, where)
 
 
 def check_descent(effects: Effects, where: str = "") -> None:
@@ -212,7 +213,8 @@ def _check_scale(effect: Effect, before: Effects, where: str) -> None:
 def _check_last(effect: Effect, after: Effects, where: str) -> None:
     """Raise if later links change the updates of a link that acts on the parameters after the step."""
     constrains = effect.kind is Kind.CONSTRAINS
-    changing = [one.who for one in after if one.kind in (_CHANGING if constrains else (*_CHANGING, Kind.CONSTRAINS))]
+    kinds = _CHANGING if constrains else (*_CHANGING, Kind.CONSTRAINS)
+    changing = [one.who for one in after if one.kind in (*kinds, Kind.CONJUGATES)]
     if changing:
         broken = "the constraint of {} would not hold" if constrains else "{} would not get the parameters of the step"
         raise ValueError(
@@ -221,14 +223,20 @@ def _check_last(effect: Effect, after: Effects, where: str) -> None:
         )
 
 
-def _check_probe(effect: Effect, before: Effects, where: str) -> None:
-    """Raise if the gradient at another point does not pass through earlier links."""
+def _check_probe(effect: Effect, before: Effects, after: Effects, where: str) -> None:
+    """Raise if the gradient at another point does not pass through earlier links, or is conjugated by later ones."""
     lost = [one.who for one in before if one.kind in (*_CHANGING, Kind.CONSTRAINS)]
     if lost:
         raise ValueError(
             f"{lost[0]} has no effect on the update{where}: {effect.who} takes the gradient at another point, and what "
             f"comes before only finds that point. Put it inside, fo.{effect.who}(fo.chain(fo.{lost[0]}(...), ...)), or "
-            "do it in grad_fn as well"
+            "do it in grad_fn instead"
+        )
+    mirrored = [one.who for one in after if one.kind is Kind.CONJUGATES]
+    if len(mirrored) % 2 == 1:
+        raise ValueError(
+            f"{effect.who} would look along the conjugate of the gradient{where}: {mirrored[0]} comes after it. "
+            f"Put {mirrored[0]} before it: fo.chain(fo.{mirrored[0]}(), fo.{effect.who}(...))"
         )
 
 

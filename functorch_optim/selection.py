@@ -15,6 +15,7 @@ from functorch_optim.base import (
     Frozen,
     GradientTransformation,
     Transform,
+    conversion_of,
     effects_of,
     exportable,
     identity,
@@ -178,6 +179,12 @@ def _of_part(extra: dict[str, PyTree], params: PyTree, labels: list[Hashable], l
     return restricted(extra, whole, lambda tree: _select(tree, labels, label))
 
 
+def _replaced(leaves: list[PyTree], new: PyTree, labels: list[Hashable], label: Hashable) -> list[PyTree]:
+    """Take the leaves with this label from ``new``."""
+    new_leaves = jax.tree.leaves(new, is_leaf=trees.is_leaf)
+    return [n if own == label else old for n, old, own in zip(new_leaves, leaves, labels, strict=True)]
+
+
 class Partition(Transform):
     labels: Labels
     names: tuple[Hashable, ...]
@@ -212,8 +219,7 @@ class Partition(Transform):
             own_params = None if params is None else _select(params, labels, name)
             keywords = {**extra, **_of_part(extra, params, labels, name)}
             new, states[name] = member.update(own_updates, state.states[name], own_params, **keywords)
-            new_leaves = jax.tree.leaves(new, is_leaf=trees.is_leaf)
-            leaves = [n if own == name else old for n, old, own in zip(new_leaves, leaves, labels, strict=True)]
+            leaves = _replaced(leaves, new, labels, name)
         return treedef.unflatten(leaves), NamedStates(states)
 
     def hyperparams(self, state: NamedStates) -> dict[Any, PyTree]:
@@ -231,6 +237,19 @@ class Partition(Transform):
 
     def needs(self) -> frozenset[str]:
         return frozenset().union(*map(needs_of, self.members))
+
+    def conversion(self) -> Callable[[PyTree], PyTree] | None:
+        each = [(name, conversion_of(member)) for name, member in zip(self.names, self.members, strict=True)]
+        known = [(name, convert) for name, convert in each if convert is not None]
+
+        def convert_parts(grads: PyTree) -> PyTree:
+            names, leaves, treedef = trees.named_leaves(grads, none_is_leaf=True)
+            labels = self.labels.of(names, grads)
+            for name, convert in known:
+                leaves = _replaced(leaves, convert(_select(grads, labels, name)), labels, name)
+            return treedef.unflatten(leaves)
+
+        return convert_parts if known else None
 
 
 def partition(transformations: Mapping[Hashable, GradientTransformation], labels: PyTree) -> GradientTransformation:
@@ -291,6 +310,9 @@ class Masked(Wrapper):
 
     def effects(self, at: Leaves | None) -> list[Effects]:
         return self._both.effects(at)
+
+    def conversion(self) -> Callable[[PyTree], PyTree] | None:
+        return self._both.conversion()
 
 
 def masked(inner: GradientTransformation, mask: PyTree) -> GradientTransformation:

@@ -59,7 +59,6 @@ WRONG = [
     ((DECAY, fo.sam(fo.sgd())), r"add_decayed_weights has no effect on the update: sam .* fo.sam\(fo.chain\(fo.add"),
     ((fo.clip_by_global_norm(1.0), fo.sam(fo.sgd())), "clip_by_global_norm has no effect on the update: sam"),
     ((fo.scale(-1.0), fo.sam(fo.sgd())), "scale has no effect on the update"),
-    ((fo.conjugate(), fo.sam(fo.sgd())), "conjugate has no effect on the update: .* or do it in grad_fn as well"),
     ((fo.ema(), fo.adam()), "ema would not get the parameters of the step: adam comes after it .* Put ema last"),
     ((ADAM, fo.swa(), LAST), "swa would not get the parameters of the step: scale_by_learning_rate comes after it"),
     ((fo.adam(), fo.ema(), fo.keep_nonnegative()), "ema would not get the .*: keep_nonnegative comes after it"),
@@ -107,6 +106,9 @@ RIGHT = [
     (fo.scale_by_muon(), fo.scale_by_param_rms(), LAST),
     (fo.adam(), fo.reduce_on_plateau()),
     (fo.reduce_on_plateau(), fo.sgd()),
+    (fo.conjugate(), fo.sam(fo.sgd())),
+    (fo.sam(fo.chain(fo.conjugate(), fo.adam())),),  # the parameters are real
+    (fo.adam(), fo.ema(), fo.conjugate()),
     (fo.identity(), fo.sam(fo.chain(fo.clip_by_value(1.0), DECAY, fo.sgd()))),
     (optax.clip(1.0), fo.sam(fo.sgd())),
     (ADAM, LAYERS, LAST),
@@ -168,6 +170,26 @@ def test_right_orders_do_not_raise(links):
 def test_orders_that_are_wrong_for_some_parameters_raise_at_init(tx, message):
     with pytest.raises(ValueError, match=message):
         tx.init(PARAMS)
+
+
+@pytest.mark.parametrize(
+    ("tx", "message"),
+    [
+        (
+            fo.sam(fo.chain(fo.conjugate(), fo.adam())),
+            r"sam would look along the conjugate of the gradient at the parameter 'z': conjugate comes after it. "
+            r"Put conjugate before it: fo.chain\(fo.conjugate\(\), fo.sam",
+        ),
+        (fo.chain(fo.sam(fo.sgd()), fo.conjugate()), "along the conjugate of the gradient at the parameter 'z'"),
+        (fo.chain(fo.adam(), fo.ema(), fo.conjugate()), "get the parameters of the step at the parameter 'z'"),
+        (fo.chain(fo.adam(), fo.project_l2_ball(1.0), fo.conjugate()), "would not hold at the parameter 'z'"),
+    ],
+)
+def test_conjugate_in_a_wrong_place_raises_for_complex_parameters(tx, message):
+    params = {"w": jnp.ones(2), "z": jnp.ones(2, jnp.complex64)}
+    with pytest.raises(ValueError, match=message):
+        tx.init(params)
+    tx.init({"w": params["w"]})
 
 
 @pytest.mark.parametrize(
