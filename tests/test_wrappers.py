@@ -365,6 +365,17 @@ def test_sam_of_a_part_leaves_the_others_where_they_are():
         chex.assert_trees_all_close(updates["a"], -slope(worst)["a"], rtol=1e-6)
 
 
+def test_accumulation_around_sam_is_refused():
+    for inner in (fo.sam(fo.sgd()), fo.chain(fo.identity(), fo.masked(fo.sam(fo.sgd()), {"a": True, "b": False}))):
+        with pytest.raises(
+            ValueError, match=r"grad_fn knows only the last of several batches. .* fo.sam\(fo.accumulate"
+        ):
+            fo.accumulate(inner, 2)
+        with pytest.raises(ValueError, match="accumulate: grad_fn knows only the last of several batches"):
+            fo.accumulate(inner, lambda step: 2)
+    fo.accumulate(fo.sam(fo.sgd()), 1, skip=fo.if_nonfinite())
+
+
 def test_they_go_into_optax_chain(standard_promotion):
     links = [fo.interop.to_optax(tx) for tx in (fo.sam(fo.sgd(lr=0.1)), fo.reduce_on_plateau(0.5, patience=0))]
     tx = optax.chain(*links)
