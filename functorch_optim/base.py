@@ -154,6 +154,10 @@ class Transform(Frozen):
         """Return the loss keywords that ``update`` requires, out of ``value``, ``value_fn`` and ``grad_fn``."""
         return frozenset()
 
+    def conversion(self) -> Callable[[PyTree], PyTree] | None:
+        """Return how ``update`` converts a gradient to another convention; None if it does not."""
+        return None
+
     def acts_by_leaf(self) -> bool:
         """Whether it looks at each leaf as a whole, or at its name; a wrapper leaves the answer to what is inside."""
         return not self.entrywise
@@ -225,6 +229,11 @@ def norm_after_of(tx: GradientTransformation, state: PyTree, norm: jax.Array) ->
 def needs_of(tx: GradientTransformation) -> frozenset[str]:
     """Return :meth:`Transform.needs` of any transformation; nothing is known of another library's."""
     return tx.update.of.needs() if isinstance(tx.update, Update) else frozenset()
+
+
+def conversion_of(tx: GradientTransformation) -> Callable[[PyTree], PyTree] | None:
+    """Return :meth:`Transform.conversion` of any transformation; nothing is known of another library's."""
+    return tx.update.of.conversion() if isinstance(tx.update, Update) else None
 
 
 class Identity(Transform):

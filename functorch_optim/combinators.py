@@ -1,5 +1,6 @@
 """Apply transformations one after the other (chain, named_chain), and look into a composed state."""
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, NamedTuple
 
@@ -11,6 +12,7 @@ from functorch_optim.base import (
     Transform,
     Update,
     clips_of,
+    conversion_of,
     effects_of,
     exportable,
     needs_of,
@@ -18,6 +20,7 @@ from functorch_optim.base import (
     transformation,
 )
 from functorch_optim.effects import Effects, Kind, Leaves, check_descent, check_effects, for_each
+from functorch_optim.objectives import converted
 from functorch_optim.typing import PyTree
 
 
@@ -60,6 +63,9 @@ class Wrapper(Transform):
     def needs(self) -> frozenset[str]:
         return needs_of(self.inner)
 
+    def conversion(self) -> Callable[[PyTree], PyTree] | None:
+        return conversion_of(self.inner)
+
 
 class Links(Transform):
     """Base of the chains: refuses links that together turn descent into ascent or decay into growth, or lose a rate.
@@ -87,6 +93,10 @@ class Links(Transform):
     def needs(self) -> frozenset[str]:
         return frozenset().union(*map(needs_of, self.links))
 
+    def conversion(self) -> Callable[[PyTree], PyTree] | None:
+        each = [convert for convert in map(conversion_of, self.links) if convert is not None]
+        return functools.partial(_in_turn, each) if each else None
+
     def clips(self, state: PyTree, norm: jax.Array) -> jax.Array | None:
         clipped = None
         for link, own in zip(self.links, self.in_order(state), strict=True):
@@ -99,11 +109,6 @@ class Links(Transform):
             norm = after
         return clipped
 
-    def check(self, params: PyTree) -> None:
-        """Raise if the chain is wrong for one of the parameters."""
-        for where, effects in _at_each(self.effects, params):
-            check_effects(effects, where)
-
 
 def _at_each(effects_at: Callable[[Leaves], list[Effects]], params: PyTree) -> Iterator[tuple[str, Effects]]:
     """Yield the different effects on parameters, each with the first parameter that has them, for messages."""
@@ -113,6 +118,18 @@ def _at_each(effects_at: Callable[[Leaves], list[Effects]], params: PyTree) -> I
         if leaf is not None and effects not in seen:
             seen.add(effects)
             yield f" at the parameter {trees.quote(name)}", effects
+
+
+def _in_turn(conversions: Sequence[Callable[[PyTree], PyTree]], grads: PyTree) -> PyTree:
+    for convert in conversions:
+        grads = convert(grads)
+    return grads
+
+
+def check_at_each(effects_at: Callable[[Leaves], list[Effects]], params: PyTree) -> None:
+    """Raise if the order of links is wrong for one of the parameters."""
+    for where, effects in _at_each(effects_at, params):
+        check_effects(effects, where)
 
 
 def check_outermost(tx: GradientTransformation, params: PyTree) -> None:
@@ -130,7 +147,7 @@ class Chain(Links):
         return f"chain({', '.join(map(repr, self.links))})"
 
     def init(self, params: PyTree) -> ChainState:
-        self.check(params)
+        check_at_each(self.effects, params)
         return ChainState(tuple(link.init(params) for link in self.links))
 
     def update(
@@ -160,7 +177,7 @@ class NamedChain(Links):
         return f"named_chain({pairs})"
 
     def init(self, params: PyTree) -> NamedStates:
-        self.check(params)
+        check_at_each(self.effects, params)
         return NamedStates({name: link.init(params) for name, link in zip(self.names, self.links, strict=True)})
 
     def update(
@@ -185,6 +202,7 @@ def _update_in_turn(
     after = []
     for link, state in zip(links, states, strict=True):
         updates, state = link.update(updates, state, params, **extra)
+        extra = converted(extra, conversion_of(link)) if "grad_fn" in extra else extra
         after.append(state)
     return updates, after
 

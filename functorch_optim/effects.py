@@ -19,22 +19,27 @@ class Kind(enum.Enum):
     RENEWS = "renews"  # takes the gradient at another point, and only the way to it from what comes in
     UNKNOWN = "unknown"  # another library's link, a schedule, a traced factor
     NORMALIZES = "normalizes"  # before STEPS or DIRECTS: what comes out is no larger if what comes in is
+    REMEMBERS = "remembers"  # before STEPS or DIRECTS: keeps slots, so it moves parameters by earlier gradients too
+    PAUSES = "pauses"  # lets updates of zero out instead of what comes in, at some steps
+    STOPS = "stops"  # makes all updates zero
     SCALES = "scales"  # by a known positive number; after NEGATES, by a negative one
     FACTORS = "factors"  # multiplies the learning rates of parameters
+    CONJUGATES = "conjugates"  # turns a complex parameter's gradient of JAX into one to descend along, or back
     CHANGES = "changes"  # any other change of the updates
 
 
 class Effect(NamedTuple):
-    """An effect of a link, and the link's name for messages."""
+    """An effect of a link, the link's name for messages, and whether a factor or a norm is one for all parameters."""
 
     kind: Kind
     who: str
+    shared: bool = False
 
 
 Effects = tuple[Effect, ...]  # of consecutive links
 _ENDS = (Kind.STEPS, Kind.RATES)
 _NEGATING = (Kind.NEGATES, *_ENDS)
-_SIZES = (Kind.NORMALIZES, Kind.SCALES, Kind.FACTORS, Kind.CHANGES)
+_DETAILS = (Kind.NORMALIZES, Kind.REMEMBERS, Kind.STOPS, Kind.SCALES, Kind.FACTORS, Kind.CHANGES)
 _CHANGING = (*_NEGATING, Kind.DECAYS, Kind.DIRECTS, Kind.SCALES, Kind.FACTORS, Kind.CHANGES)
 
 
@@ -50,12 +55,17 @@ def for_each(at: Leaves | None, effects: Effects) -> list[Effects]:
     return [effects] * (1 if at is None else len(at.names))
 
 
+def of_part(effects: Effects) -> Effects:
+    """The effects on a part of the parameters: what is one factor for all of them is not one for the whole tree."""
+    return tuple(effect._replace(shared=effect.shared and effect.kind is not Kind.FACTORS) for effect in effects)
+
+
 def common(each: list[Effects]) -> Effects | None:
-    """The effects that several transformations share, without sizes if only those differ; None if they share none."""
-    kinds = {tuple(effect.kind for effect in effects) for effects in each}
-    if len(kinds) == 1:
+    """The effects that several transformations share, without details if only those differ; None if they share none."""
+    whole = {tuple((effect.kind, effect.shared) for effect in effects) for effects in each}
+    if len(whole) == 1:
         return each[0]
-    signs = [tuple(effect for effect in effects if effect.kind not in _SIZES) for effects in each]
+    signs = [tuple(effect for effect in effects if effect.kind not in _DETAILS) for effects in each]
     return signs[0] if len({tuple(effect.kind for effect in effects) for effects in signs}) == 1 else None
 
 
@@ -69,7 +79,8 @@ def check_effects(effects: Effects, where: str = "") -> None:
     Raises:
         ValueError: an algorithm gets another's updates, ``add_decayed_weights`` would grow the weights, a link that
             normalizes comes after a learning rate, a constraint or an average comes before what changes the updates,
-            or a link before :func:`functorch_optim.sam` has no effect. The message has the right order.
+            an algorithm with slots gets the zeros of what pauses, or a link before :func:`functorch_optim.sam` has no
+            effect. The message has the right order.
 
     Example:
         >>> check_effects([Effect(Kind.DECAYS, "add_decayed_weights"), Effect(Kind.STEPS, "sgd")])
@@ -86,8 +97,10 @@ def check_effects(effects: Effects, where: str = "") -> None:
     for effect, before, after in around:
         if effect.kind in (Kind.CONSTRAINS, Kind.FOLLOWS):
             _check_last(effect, after, where)
+        elif effect.kind is Kind.PAUSES:
+            _check_pause(effect, after, where)
         elif effect.kind is Kind.RENEWS:
-            _check_probe(effect, before, where)
+            _check_probe(effect, before, after, where)
 
 
 def check_descent(effects: Effects, where: str = "") -> None:
@@ -148,10 +161,11 @@ def _check_end(effects: Effects, where: str) -> None:
     turning = [effect.who for effect in after if effect.kind is Kind.NEGATES]
     if turning and _are_known(after) and _negate(after):
         last = effects[ends[-1]]
-        ascend = "pass maximize=True" if last.kind is Kind.STEPS else "put fo.scale(-1.0) first"
+        ascend = "to ascend, " + ("pass maximize=True" if last.kind is Kind.STEPS else "put fo.scale(-1.0) first")
+        ascend = "to ascend there, put fo.masked(fo.scale(-1.0), mask) first" if where else ascend
         raise ValueError(
             f"the chain would ascend{where}: the updates of {last.who} are negated already, and "
-            f"{', '.join(turning)} negates them again. Scale them by a positive number; to ascend, {ascend}"
+            f"{', '.join(turning)} negates them again. Scale them by a positive number; {ascend}"
         )
 
 
@@ -178,7 +192,8 @@ def _check_decay(effect: Effect, before: Effects, after: Effects, where: str) ->
 def _check_factors(effect: Effect, before: Effects, where: str) -> None:
     """Raise if factors of learning rates come before a link that normalizes."""
     for index, other in enumerate(before):
-        if other.kind is Kind.FACTORS and _are_known(before[index:]):
+        lost = other.shared or not effect.shared  # a norm of all parameters keeps what differs between them
+        if other.kind is Kind.FACTORS and lost and _are_known(before[index:]):
             raise ValueError(
                 f"the factors of {other.who} are lost{where}: {effect.who} normalizes what it gets. Put {other.who} "
                 f"after {effect.who}"
@@ -197,14 +212,14 @@ def _check_rate(effect: Effect, before: Effects, resized: bool, where: str) -> N
 
 def _check_scale(effect: Effect, before: Effects, where: str) -> None:
     """Raise if a negative number is meant as the learning rate of a direction, but comes before it."""
-    turning = [index for index, other in enumerate(before) if other.kind is Kind.NEGATES]
-    if len(turning) != 1:
-        return
-    own, *between = before[turning[0] :]
-    sized = bool(between) and between[0] == Effect(Kind.SCALES, own.who)
-    if sized and _are_known(tuple(between)):
+    normalizing = [index for index, other in enumerate(before) if other.kind is Kind.NORMALIZES]
+    recent = before[normalizing[-1] :] if normalizing else before
+    places = [index for index, other in enumerate(recent) if other.kind in (Kind.NEGATES, Kind.SCALES)]
+    sized = [recent[index].who for index in places if recent[index].kind is Kind.SCALES]
+    turns = [[other.kind for other in part].count(Kind.NEGATES) for part in (before, recent)]
+    if sized and turns == [1, 1] and _are_known(recent[places[0] :]):
         raise ValueError(
-            f"the size of {own.who} is lost{where}: {effect.who} normalizes what it gets. Put {own.who} after "
+            f"the size of {sized[0]} is lost{where}: {effect.who} normalizes what it gets. Put {sized[0]} after "
             f"{effect.who}; to ascend, scale by -1.0 here and end the chain with fo.scale_by_learning_rate(lr)"
         )
 
@@ -212,7 +227,8 @@ def _check_scale(effect: Effect, before: Effects, where: str) -> None:
 def _check_last(effect: Effect, after: Effects, where: str) -> None:
     """Raise if later links change the updates of a link that acts on the parameters after the step."""
     constrains = effect.kind is Kind.CONSTRAINS
-    changing = [one.who for one in after if one.kind in (_CHANGING if constrains else (*_CHANGING, Kind.CONSTRAINS))]
+    kinds = _CHANGING if constrains else (*_CHANGING, Kind.CONSTRAINS, Kind.STOPS)
+    changing = [one.who for one in after if one.kind in (*kinds, Kind.CONJUGATES)]
     if changing:
         broken = "the constraint of {} would not hold" if constrains else "{} would not get the parameters of the step"
         raise ValueError(
@@ -221,14 +237,30 @@ def _check_last(effect: Effect, after: Effects, where: str) -> None:
         )
 
 
-def _check_probe(effect: Effect, before: Effects, where: str) -> None:
-    """Raise if the gradient at another point does not pass through earlier links."""
-    lost = [one.who for one in before if one.kind in (*_CHANGING, Kind.CONSTRAINS)]
+def _check_pause(effect: Effect, after: Effects, where: str) -> None:
+    """Raise if a later algorithm gets zeros for gradients, which its slots take for gradients."""
+    for index, other in enumerate(after):
+        if other.kind is Kind.REMEMBERS and _are_known(after[:index]):
+            raise ValueError(
+                f"{effect.who} comes before {other.who}{where}, which would take its updates of zero for gradients, "
+                f"and move on. Put {other.who} inside: fo.{effect.who}(fo.chain(...), ...)"
+            )
+
+
+def _check_probe(effect: Effect, before: Effects, after: Effects, where: str) -> None:
+    """Raise if the gradient at another point does not pass through earlier links, or is conjugated by later ones."""
+    lost = [one.who for one in before if one.kind in (*_CHANGING, Kind.CONSTRAINS, Kind.STOPS, Kind.PAUSES)]
     if lost:
         raise ValueError(
             f"{lost[0]} has no effect on the update{where}: {effect.who} takes the gradient at another point, and what "
             f"comes before only finds that point. Put it inside, fo.{effect.who}(fo.chain(fo.{lost[0]}(...), ...)), or "
-            "do it in grad_fn as well"
+            "do it in grad_fn instead"
+        )
+    mirrored = [one.who for one in after if one.kind is Kind.CONJUGATES]
+    if len(mirrored) % 2 == 1:
+        raise ValueError(
+            f"{effect.who} would look along the conjugate of the gradient{where}: {mirrored[0]} comes after it. "
+            f"Put {mirrored[0]} before it: fo.chain(fo.{mirrored[0]}(), fo.{effect.who}(...))"
         )
 
 

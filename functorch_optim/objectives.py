@@ -54,6 +54,14 @@ def restricted(keywords: Mapping[str, PyTree], whole: Function, part: Function) 
     return found
 
 
+def converted(keywords: dict[str, PyTree], convert: Function | None) -> dict[str, PyTree]:
+    """Convert what ``grad_fn`` among ``update``'s keywords returns; without ``convert`` nothing changes."""
+    if convert is None or not callable(keywords.get("grad_fn")):
+        return keywords
+    grad_fn = with_arguments(keywords["grad_fn"], keywords)
+    return {**keywords, "grad_fn": lambda params: convert(grad_fn(params))}
+
+
 def check_value(who: str, value: Any) -> None:
     """Raise TypeError unless the objective's value is a real scalar."""
     if jnp.shape(value) != () or not jnp.issubdtype(jnp.result_type(value), jnp.floating):

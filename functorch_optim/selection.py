@@ -15,6 +15,7 @@ from functorch_optim.base import (
     Frozen,
     GradientTransformation,
     Transform,
+    conversion_of,
     effects_of,
     exportable,
     identity,
@@ -22,7 +23,7 @@ from functorch_optim.base import (
     transformation,
 )
 from functorch_optim.combinators import NamedStates, Wrapper, current_hyperparams
-from functorch_optim.effects import Effect, Effects, Kind, Leaves, common, for_each
+from functorch_optim.effects import Effect, Effects, Kind, Leaves, common, for_each, of_part
 from functorch_optim.objectives import restricted
 from functorch_optim.paths import Found, PathRules, as_rules, is_rules
 from functorch_optim.typing import PyTree, TreeDef
@@ -125,7 +126,7 @@ def as_mask(who: str, mask: PyTree) -> Labels:
     if labels.function is not None:
         return labels
     for leaf in labels.leaves:
-        if leaf is not None and not _is_flag(leaf):
+        if leaf is not None and not is_flag(leaf):
             hint = f"; a regular expression must be compiled: re.compile({mask!r})" if isinstance(mask, str) else ""
             raise TypeError(
                 f"{who}: a mask is a tree of booleans, a function of the path, or a compiled regular expression, but "
@@ -145,15 +146,15 @@ def flags_of(who: str, mask: Labels, tree: PyTree) -> list[bool]:
     for name, leaf, flag in zip(names, leaves, mask.of(names, tree), strict=True):
         if leaf is None:
             continue
-        if not _is_flag(flag):
+        if not is_flag(flag):
             raise TypeError(f"{who} must be True or False at the parameter {trees.quote(name)}, but it is {flag!r}")
         flags.append(bool(flag))
     return flags
 
 
-def _is_flag(leaf: PyTree) -> bool:
-    """Whether a leaf of a mask is a boolean, or a scalar array of booleans."""
-    if isinstance(leaf, jax.Array):
+def is_flag(leaf: PyTree) -> bool:
+    """Whether a value, such as a leaf of a mask, is a boolean, or a scalar array of booleans."""
+    if isinstance(leaf, jax.Array | np.ndarray):
         return leaf.shape == () and jnp.issubdtype(leaf.dtype, jnp.bool_)
     return isinstance(leaf, bool | np.bool_)
 
@@ -176,6 +177,12 @@ def _of_part(extra: dict[str, PyTree], params: PyTree, labels: list[Hashable], l
         return treedef.unflatten([new if mine == label else other for new, other, mine in pairs])
 
     return restricted(extra, whole, lambda tree: _select(tree, labels, label))
+
+
+def _replaced(leaves: list[PyTree], new: PyTree, labels: list[Hashable], label: Hashable) -> list[PyTree]:
+    """Take the leaves with this label from ``new``."""
+    new_leaves = jax.tree.leaves(new, is_leaf=trees.is_leaf)
+    return [n if own == label else old for n, old, own in zip(new_leaves, leaves, labels, strict=True)]
 
 
 class Partition(Transform):
@@ -212,8 +219,7 @@ class Partition(Transform):
             own_params = None if params is None else _select(params, labels, name)
             keywords = {**extra, **_of_part(extra, params, labels, name)}
             new, states[name] = member.update(own_updates, state.states[name], own_params, **keywords)
-            new_leaves = jax.tree.leaves(new, is_leaf=trees.is_leaf)
-            leaves = [n if own == name else old for n, old, own in zip(new_leaves, leaves, labels, strict=True)]
+            leaves = _replaced(leaves, new, labels, name)
         return treedef.unflatten(leaves), NamedStates(states)
 
     def hyperparams(self, state: NamedStates) -> dict[Any, PyTree]:
@@ -223,14 +229,27 @@ class Partition(Transform):
     def effects(self, at: Leaves | None) -> list[Effects]:
         each = [effects_of(member, at) for member in self.members]
         if at is None:
-            shared = common([effects for [effects] in each])
+            shared = common([of_part(effects) for [effects] in each])
             return for_each(at, (Effect(Kind.UNKNOWN, self._call_name()),) if shared is None else shared)
         own = dict(zip(self.names, each, strict=True))
         labels = self.labels.of(at.names, at.tree)
-        return [own[label][index] if label in own else () for index, label in enumerate(labels)]
+        return [of_part(own[label][index]) if label in own else () for index, label in enumerate(labels)]
 
     def needs(self) -> frozenset[str]:
         return frozenset().union(*map(needs_of, self.members))
+
+    def conversion(self) -> Callable[[PyTree], PyTree] | None:
+        each = [(name, conversion_of(member)) for name, member in zip(self.names, self.members, strict=True)]
+        known = [(name, convert) for name, convert in each if convert is not None]
+
+        def convert_parts(grads: PyTree) -> PyTree:
+            names, leaves, treedef = trees.named_leaves(grads, none_is_leaf=True)
+            labels = self.labels.of(names, grads)
+            for name, convert in known:
+                leaves = _replaced(leaves, convert(_select(grads, labels, name)), labels, name)
+            return treedef.unflatten(leaves)
+
+        return convert_parts if known else None
 
 
 def partition(transformations: Mapping[Hashable, GradientTransformation], labels: PyTree) -> GradientTransformation:
@@ -291,6 +310,9 @@ class Masked(Wrapper):
 
     def effects(self, at: Leaves | None) -> list[Effects]:
         return self._both.effects(at)
+
+    def conversion(self) -> Callable[[PyTree], PyTree] | None:
+        return self._both.conversion()
 
 
 def masked(inner: GradientTransformation, mask: PyTree) -> GradientTransformation:

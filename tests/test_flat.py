@@ -92,6 +92,11 @@ def test_what_works_and_what_is_refused(name):
     assert ("acts on each parameter as a whole, or by its name" in message) is (name in REFUSED)
 
 
+@pytest.mark.parametrize("tx", [fo.adamw(foreach=True), fo.scale_by(fo.adam(foreach=True))])
+def test_foreach_is_refused_with_its_reason(tx):
+    assert "joins small leaves itself" in refusal(tx) and "leave foreach out" in refusal(tx)
+
+
 def test_the_tree_is_the_one_that_went_in():
     params = {**PARAMS, "narrow": jnp.ones(3, jnp.bfloat16), "count": jnp.arange(2), "empty": jnp.zeros((0, 2))}
     flat = fo.flat_params(params)

@@ -3,6 +3,7 @@
 import copy
 import enum
 import pickle
+import re
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ import pytest
 
 import functorch_optim as fo
 from functorch_optim import optim
+from functorch_optim.base import Transform
 
 
 def clipped_adamw(lr, weight_decay, max_norm=1.0):
@@ -336,6 +338,41 @@ def test_a_static_option_has_a_hash_or_is_an_integer_array():
     optimizer.param_groups[0]["every"] = [2]
     with pytest.raises(TypeError, match=r"the static option 'every' must have a hash, but it is \[2\]"):
         optimizer.step([jnp.ones(1)])
+
+
+def final(cls):
+    """Return the subclasses that nothing is derived from, of this library."""
+    below = [one for sub in cls.__subclasses__() if sub.__module__.startswith("functorch_optim") for one in final(sub)]
+    return below or [cls]
+
+
+@pytest.mark.parametrize("base", [optim.Optimizer, optim.lr_scheduler.LRScheduler, Transform])
+def test_no_class_has_a_private_name_in_messages(base):
+    found = {cls: cls._call_name() if base is Transform else cls.__name__ for cls in final(base)}
+    assert len(found) > 5 and not [cls for cls, name in found.items() if name.startswith("_")]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda optimizer: optimizer.step([jnp.ones(1)], jnp.ones(1)),
+        lambda optimizer: optimizer.step([jnp.ones(1)], clip_norm=-1.0),
+        lambda optimizer: optimizer.step(lambda params: jnp.sum(params[0] ** 2), clip_norm=1.0),
+        lambda optimizer: optimizer.step(lambda params: jnp.sum(params[0] ** 2), clip_norm=-1.0),
+        lambda optimizer: optimizer.step(lambda params, x: jnp.sum(params[0] ** 2), batches=3),
+        lambda optimizer: optimizer.step({"w": jnp.ones(1)}),
+        lambda optimizer: optimizer.step([jnp.ones(2)]),
+        lambda optimizer: optimizer.step([jax.experimental.sparse.BCOO.fromdense(jnp.ones(1))]),
+        lambda optimizer: optimizer.load_state_dict({"state": {}, "param_groups": []}),
+        lambda optimizer: optim.lr_scheduler.ExponentialLR(optimizer.param_groups, 0.5),
+    ],
+)
+def test_no_message_has_a_private_name(wrong):
+    optimizer = optim.Optimizer.from_transform(lambda lr: fo.sam(fo.sgd(lr=lr)), [jnp.ones(1)], {"lr": 0.1})
+    with pytest.raises(Exception) as error:  # noqa: PT011 whatever it is
+        wrong(optimizer)
+    shown = f"{error.value} {optimizer!r}"
+    assert not re.search(r"(?<![\w'\"])_[A-Za-z]", shown), shown
 
 
 def test_a_frozen_group_counts_no_steps_by_the_loss():

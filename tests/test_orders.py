@@ -26,6 +26,17 @@ WRONG = [
     ((LAST, ADAM, fo.scale(0.1)), "the learning rate of scale_by_learning_rate is lost"),
     ((fo.scale(-0.1), ADAM), r"the size of scale is lost: .* Put scale after scale_by\(adam\); to ascend"),
     ((fo.scale(-0.1), fo.clip_by_value(1.0), ADAM), "the size of scale is lost"),
+    ((fo.scale(1e-3), fo.scale(-1.0), ADAM), "the size of scale is lost: .* Put scale after"),
+    ((fo.scale(-1.0), fo.clip_by_value(1.0), fo.scale(1e-3), ADAM), "the size of scale is lost"),
+    ((fo.accumulate(fo.identity(), 4), fo.adam()), r"accumulate comes before adam, which .* Put adam inside: fo.accum"),
+    ((fo.accumulate(fo.identity(), lambda step: 2), ADAM, LAST), r"accumulate comes before scale_by\(adam\), which"),
+    ((fo.skip_nonfinite(fo.identity(), 2), fo.sgd(momentum=0.9)), "skip_nonfinite comes before sgd, which"),
+    ((fo.skip_spikes(fo.clip_by_value(1.0)), MOMENTUM, LAST), r"skip_spikes comes before scale_by\(sgd\), which"),
+    ((fo.accumulate(fo.identity(), 1, skip=fo.if_nonfinite()), fo.clip_by_value(1.0), fo.adam()), "before adam, which"),
+    ((fo.accumulate(fo.identity(), 4), fo.sam(fo.sgd())), "accumulate has no effect on the update: sam takes"),
+    ((fo.skip_large_updates(fo.identity(), 1.0, 2), fo.sam(fo.sgd())), "skip_large_updates has no effect on the upd"),
+    ((fo.set_to_zero(), fo.sam(fo.sgd())), "set_to_zero has no effect on the update"),
+    ((fo.adam(), fo.ema(), fo.set_to_zero()), "ema would not get the .*: set_to_zero comes after it"),
     ((LAST, fo.adam()), r"scale_by_learning_rate are negated already, and adam .*fo.chain\(fo.scale_by\(adam\), fo.sc"),
     ((ADAM, LAST, fo.adam()), "adam has a learning rate of its own, lr=: leave scale_by_learning_rate out"),
     ((ADAM, LAST, fo.scale(-1.0), fo.scale(-1.0), fo.sgd()), "and sgd negates them again"),
@@ -55,11 +66,12 @@ WRONG = [
     ((fo.sgd(), fo.scale_by_trust_ratio()), "the learning rate of sgd is lost: scale_by_trust_ratio normalizes"),
     ((LAYERS, fo.scale_by_trust_ratio(), LAST), "the factors of layerwise_decay are lost: scale_by_trust_ratio"),
     ((fo.scale_by_param_rms(), ADAM, LAST), "the factors of scale_by_param_rms are lost"),
+    ((fo.scale_by_param_rms(), fo.normalize(), fo.scale_by_sign(), LAST), "are lost: scale_by_sign normalizes"),
+    ((fo.reduce_on_plateau(), fo.normalize(), LAST), "the factors of reduce_on_plateau are lost: normalize normalizes"),
     ((fo.reduce_on_plateau(), fo.adam()), "the factors of reduce_on_plateau are lost"),
     ((DECAY, fo.sam(fo.sgd())), r"add_decayed_weights has no effect on the update: sam .* fo.sam\(fo.chain\(fo.add"),
     ((fo.clip_by_global_norm(1.0), fo.sam(fo.sgd())), "clip_by_global_norm has no effect on the update: sam"),
     ((fo.scale(-1.0), fo.sam(fo.sgd())), "scale has no effect on the update"),
-    ((fo.conjugate(), fo.sam(fo.sgd())), "conjugate has no effect on the update: .* or do it in grad_fn as well"),
     ((fo.ema(), fo.adam()), "ema would not get the parameters of the step: adam comes after it .* Put ema last"),
     ((ADAM, fo.swa(), LAST), "swa would not get the parameters of the step: scale_by_learning_rate comes after it"),
     ((fo.adam(), fo.ema(), fo.keep_nonnegative()), "ema would not get the .*: keep_nonnegative comes after it"),
@@ -102,11 +114,33 @@ RIGHT = [
     (MOMENTUM, fo.scale_by_sign(), LAST),
     (fo.sgd(momentum=0.9), fo.scale_by_sign(), fo.scale(0.1)),
     (fo.normalize(), fo.sgd()),
+    (LAYERS, fo.normalize(), fo.sgd()),  # a norm of all parameters keeps what differs between them
+    (fo.scale_by_param_rms(), fo.clip_by_value(1.0), fo.normalize(), LAST),
+    (fo.scale_by_path([("bias", 0.5)]), fo.normalize(), LAST),
+    (fo.masked(fo.reduce_on_plateau(), KERNELS), fo.normalize(), LAST),
+    (LAYERS, fo.masked(fo.normalize(), KERNELS), LAST),
+    (LAYERS, fo.partition({True: fo.normalize(), False: fo.normalize()}, KERNELS), LAST),
+    (fo.scale(0.5), ADAM, fo.scale(-1.0), fo.scale_by_sign()),
+    (fo.scale(-1.0), ADAM, fo.scale(0.5), fo.scale_by_sign()),
+    (fo.adam(), fo.add_decayed_weights(0.0)),
+    (ADAM, LAST, fo.ema(), fo.add_decayed_weights(0.0)),
+    (fo.adam(), fo.keep_nonnegative(), fo.set_to_zero()),  # parameters that do not move still fulfil the constraint
+    (fo.adam(), fo.keep_nonnegative(), fo.masked(fo.set_to_zero(), KERNELS)),
+    (fo.adam(), fo.keep_nonnegative(), fo.scale(0.0), fo.scale_by_path([("bias", 0.0)])),
+    (fo.accumulate(fo.identity(), 1), fo.adam()),  # lets everything through
+    (fo.skip_nonfinite(fo.identity(), 0), fo.adam()),
+    (fo.accumulate(fo.identity(), 4), fo.sgd()),  # which does nothing with a zero
+    (fo.accumulate(fo.adam(), 4), fo.ema()),
+    (fo.skip_nonfinite(ADAM, 2), LAST),
+    (fo.accumulate(fo.identity(), 4), optax.identity(), fo.adam()),
     (DECAY, fo.scale_by_trust_ratio(), LAST, MOMENTUM),  # LARS
     (ADAM, DECAY, fo.scale_by_trust_ratio(), LAST),  # LAMB
     (fo.scale_by_muon(), fo.scale_by_param_rms(), LAST),
     (fo.adam(), fo.reduce_on_plateau()),
     (fo.reduce_on_plateau(), fo.sgd()),
+    (fo.conjugate(), fo.sam(fo.sgd())),
+    (fo.sam(fo.chain(fo.conjugate(), fo.adam())),),  # the parameters are real
+    (fo.adam(), fo.ema(), fo.conjugate()),
     (fo.identity(), fo.sam(fo.chain(fo.clip_by_value(1.0), DECAY, fo.sgd()))),
     (optax.clip(1.0), fo.sam(fo.sgd())),
     (ADAM, LAYERS, LAST),
@@ -160,14 +194,43 @@ def test_right_orders_do_not_raise(links):
         (fo.chain(LAST, fo.partition({True: DECAY, False: fo.identity()}, KERNELS)), "grow at the parameter 'kernel'"),
         (fo.chain(fo.scale_by_path([("kernel", -1.0)]), fo.masked(LAST, KERNELS), DECAY), "grow at the parameter 'ker"),
         (fo.chain(fo.adam(), fo.scale_by_path([("bias", -0.5)])), "would ascend at the parameter 'bias'"),
+        (
+            fo.chain(fo.adam(), fo.masked(fo.scale(-1.0), KERNELS)),
+            r"would ascend at the parameter 'kernel': .* to ascend there, put fo.masked\(fo.scale\(-1.0\), mask\) fir",
+        ),
+        (fo.chain(fo.masked(fo.accumulate(fo.identity(), 2), KERNELS), fo.adam()), "before adam .* 'kernel', which"),
         (fo.chain(fo.scale_by_path([("bias", 0.5)]), fo.adam()), "of scale_by_path are lost at the parameter 'bias'"),
         (fo.chain(fo.adam(), fo.ema(), fo.masked(fo.clip_by_value(1.0), KERNELS)), "get .* at the parameter 'kernel'"),
+        (
+            fo.chain(LAYERS, fo.partition({False: fo.scale_by_sign(), True: fo.normalize()}, KERNELS), LAST),
+            "are lost at the parameter 'bias': scale_by_sign",
+        ),
         (fo.chain(fo.masked(LAYERS, KERNELS), fo.scale_by_sign(), LAST), "decay are lost at the parameter 'kernel'"),
     ],
 )
 def test_orders_that_are_wrong_for_some_parameters_raise_at_init(tx, message):
     with pytest.raises(ValueError, match=message):
         tx.init(PARAMS)
+
+
+@pytest.mark.parametrize(
+    ("tx", "message"),
+    [
+        (
+            fo.sam(fo.chain(fo.conjugate(), fo.adam())),
+            r"sam would look along the conjugate of the gradient at the parameter 'z': conjugate comes after it. "
+            r"Put conjugate before it: fo.chain\(fo.conjugate\(\), fo.sam",
+        ),
+        (fo.chain(fo.sam(fo.sgd()), fo.conjugate()), "along the conjugate of the gradient at the parameter 'z'"),
+        (fo.chain(fo.adam(), fo.ema(), fo.conjugate()), "get the parameters of the step at the parameter 'z'"),
+        (fo.chain(fo.adam(), fo.project_l2_ball(1.0), fo.conjugate()), "would not hold at the parameter 'z'"),
+    ],
+)
+def test_conjugate_in_a_wrong_place_raises_for_complex_parameters(tx, message):
+    params = {"w": jnp.ones(2), "z": jnp.ones(2, jnp.complex64)}
+    with pytest.raises(ValueError, match=message):
+        tx.init(params)
+    tx.init({"w": params["w"]})
 
 
 @pytest.mark.parametrize(
@@ -214,6 +277,43 @@ def test_an_optimizer_whose_direction_nobody_negates_is_refused(links):
 def test_an_optimizer_that_descends_or_means_to_ascend_is_made(links, standard_promotion):
     optimizer = optim.Optimizer.from_transform(lambda: fo.chain(*links), PARAMS, {})
     optimizer.step(PARAMS)
+
+
+@pytest.mark.parametrize("lr", [1e-3, fo.schedules.constant(1e-3)])
+def test_a_rate_that_is_not_negated_is_refused_if_it_is_an_option(lr):
+    with pytest.raises(ValueError, match="would ascend: no link negates the direction of"):
+        optim.Optimizer.from_transform(lambda lr: fo.chain(ADAM, fo.scale(lr)), PARAMS, {"lr": lr})
+
+
+def test_ascent_along_some_gradients_as_the_message_says():
+    tx = fo.chain(fo.masked(fo.scale(-1.0), KERNELS), fo.adam(lr=0.1))
+    updates, _ = tx.update(PARAMS, tx.init(PARAMS), PARAMS)
+    assert jnp.all(updates["kernel"] > 0) and jnp.all(updates["bias"] < 0)
+
+
+@pytest.mark.parametrize(
+    "links", [(LAYERS, fo.normalize()), (fo.scale_by_param_rms(), fo.normalize()), (fo.normalize(), LAYERS)]
+)
+def test_factors_of_parameters_survive_a_norm_of_all(links):
+    own = fo.chain(*links)
+    factors, norm = (fo.chain(*[link for link in links if (link == fo.normalize()) is keep]) for keep in (False, True))
+    with_factors, without = (tx.update(PARAMS, tx.init(PARAMS), PARAMS)[0] for tx in (own, norm))
+    alone, _ = factors.update(PARAMS, factors.init(PARAMS), PARAMS)
+
+    def ratio(updates):
+        return float(updates["bias"][0] / updates["kernel"][0, 0])
+
+    wanted = ratio(without) * ratio(alone) / ratio(PARAMS)
+    assert ratio(with_factors) == pytest.approx(wanted, rel=1e-5) and wanted != pytest.approx(ratio(without))
+
+
+def test_a_constraint_holds_for_parameters_that_are_set_to_zero():
+    tx = fo.chain(fo.sgd(lr=1.0), fo.keep_nonnegative(), fo.masked(fo.set_to_zero(), KERNELS))
+    frozen = fo.freeze(fo.chain(fo.sgd(lr=1.0), fo.keep_nonnegative()), KERNELS)
+    for each in (tx, frozen):
+        updates, _ = each.update({"bias": 9 * PARAMS["bias"], "kernel": PARAMS["kernel"]}, each.init(PARAMS), PARAMS)
+        moved = fo.apply_updates(PARAMS, updates)
+        assert moved["bias"].tolist() == [0.0] * 3 and moved["kernel"].tolist() == PARAMS["kernel"].tolist()
 
 
 def test_the_rate_of_an_optimizer_may_be_an_option():

@@ -126,6 +126,22 @@ ACCUMULATE_ERRORS = {
     "zero": (lambda: fo.accumulate(fo.sgd(), 0), ValueError, "every must be a positive integer or a schedule, .* 0"),
     "fraction": (lambda: fo.accumulate(fo.sgd(), 2.5), ValueError, "every must be a positive integer or a schedule"),
     "number": (lambda: fo.accumulate(fo.sgd(), 2, skip=1.0), TypeError, r"skip must be a function of \(updates, par"),
+    "transformation": (
+        lambda: fo.accumulate(fo.sgd(), 2, skip=fo.skip_nonfinite),
+        TypeError,
+        r"skip must be a function of \(updates, params, step\) .* such as fo.if_nonfinite\(\), but it is .*skip_nonfin",
+    ),
+    "not called": (lambda: fo.accumulate(fo.sgd(), 2, skip=fo.if_large), TypeError, r"\(updates, params, step\) that"),
+    "two arguments": (
+        lambda: fo.accumulate(fo.sgd(), 2, skip=lambda updates, step: True),
+        TypeError,
+        "skip must be a f",
+    ),
+    "optax's": (
+        lambda: run(fo.accumulate(fo.sgd(), 2, skip=optax.skip_not_finite), [PARAMS]),
+        TypeError,
+        r"accumulate: skip must return a boolean scalar, but it returned \(.*if_nonfinite\(\) or fo.if_large",
+    ),
     "answer": (
         lambda: run(fo.accumulate(fo.sgd(), 2, skip=lambda *_: jnp.zeros(2, bool)), [PARAMS]),
         TypeError,

@@ -269,6 +269,63 @@ def test_sam_in_low_precision_and_complex():
     np.testing.assert_allclose(seen[1]["z"], [3 + 4j + 25 * (0.6 + 0.8j) / 5], rtol=1e-6)
 
 
+COMPLEX = {"w": jnp.array([0.5, -1.5]), "z": jnp.array([0.3 + 0.8j, -1.2 + 0.4j, 0.7 - 0.9j])}
+AIM = np.array([1.0 + 2.0j, -0.5 - 1.0j, 0.2j])
+ALL_Z = {"w": False, "z": True}
+
+
+def complex_loss(params, tilt=0.3):
+    away = params["z"] - jnp.asarray(AIM, params["z"].dtype)
+    turned = away * jnp.asarray(1.0 + 2.0j, away.dtype)
+    bent = tilt * jnp.sum(turned.imag**3) + jnp.sum(jnp.cosh(params["w"] * turned[0].real))
+    return jnp.sum(jnp.abs(away) ** 4) + bent
+
+
+def sam_in_real_pairs(params, rho, adaptive, steps):
+    """SAM with SGD's momentum, written for real and imaginary parts; the size of an entry is that of the pair."""
+    z = np.asarray(params["z"])
+    pairs = {"w": np.asarray(params["w"]), "re": z.real, "im": z.imag}
+
+    def pair_slope(pairs):
+        of_pairs = jax.grad(lambda own: complex_loss({"w": own["w"], "z": jax.lax.complex(own["re"], own["im"])}))
+        return {name: np.asarray(leaf) for name, leaf in of_pairs(pairs).items()}
+
+    buffers = {name: np.zeros(leaf.shape) for name, leaf in pairs.items()}
+    for _ in range(steps):
+        grads, modulus = pair_slope(pairs), np.hypot(pairs["re"], pairs["im"])
+        sizes = {"w": np.abs(pairs["w"]), "re": modulus, "im": modulus} if adaptive else dict.fromkeys(pairs, 1.0)
+        norm = np.sqrt(sum(np.sum((sizes[name] * grads[name]) ** 2) for name in pairs))
+        worst = {name: leaf + rho * sizes[name] ** 2 * grads[name] / norm for name, leaf in pairs.items()}
+        sharp = pair_slope(worst)
+        buffers = {name: 0.9 * buffers[name] + sharp[name] for name in pairs}
+        pairs = {name: leaf - 0.01 * buffers[name] for name, leaf in pairs.items()}
+    return {"w": pairs["w"], "z": pairs["re"] + 1j * pairs["im"]}
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda sam: fo.chain(fo.conjugate(), sam),
+        lambda sam: fo.named_chain(("conjugate", fo.conjugate()), ("sam", sam)),
+        lambda sam: fo.chain(fo.chain(fo.identity(), fo.conjugate()), fo.chain(sam)),
+        lambda sam: fo.chain(fo.masked(fo.conjugate(), ALL_Z), sam),
+        lambda sam: fo.chain(fo.partition({True: fo.conjugate(), False: fo.identity()}, ALL_Z), sam),
+        lambda sam: fo.chain(fo.monitor(fo.conjugate(), every=None), sam),
+    ],
+)
+def test_conjugate_before_sam_conjugates_both_gradients(make, adaptive, x64):
+    params = {"w": COMPLEX["w"].astype(jnp.float64), "z": COMPLEX["z"].astype(jnp.complex128)}
+    wanted = sam_in_real_pairs(params, 0.3, adaptive, steps=5)
+    tx = make(fo.sam(fo.sgd(lr=0.01, momentum=0.9), 0.3, adaptive))
+    state, raw = tx.init(params), jax.grad(complex_loss)
+    step = jax.jit(lambda p, state: tx.update(raw(p), state, p, grad_fn=raw, tilt=0.3))
+    for _ in range(5):
+        updates, state = step(params, state)
+        params = fo.apply_updates(params, updates)
+    chex.assert_trees_all_close(params, wanted, rtol=1e-10)
+
+
 def test_sam_passes_its_keywords_on_and_rho_is_data(compilations):
     def of_batch(params, x):
         return jax.tree.map(lambda p: p * x, params)
@@ -306,6 +363,17 @@ def test_sam_of_a_part_leaves_the_others_where_they_are():
         worst = {"a": PARAMS["a"] + 0.5 * own / jnp.linalg.norm(own), "b": PARAMS["b"]}
         chex.assert_trees_all_close(seen[-1], worst, rtol=1e-6)
         chex.assert_trees_all_close(updates["a"], -slope(worst)["a"], rtol=1e-6)
+
+
+def test_accumulation_around_sam_is_refused():
+    for inner in (fo.sam(fo.sgd()), fo.chain(fo.identity(), fo.masked(fo.sam(fo.sgd()), {"a": True, "b": False}))):
+        with pytest.raises(
+            ValueError, match=r"grad_fn knows only the last of several batches. .* fo.sam\(fo.accumulate"
+        ):
+            fo.accumulate(inner, 2)
+        with pytest.raises(ValueError, match="accumulate: grad_fn knows only the last of several batches"):
+            fo.accumulate(inner, lambda step: 2)
+    fo.accumulate(fo.sam(fo.sgd()), 1, skip=fo.if_nonfinite())
 
 
 def test_they_go_into_optax_chain(standard_promotion):

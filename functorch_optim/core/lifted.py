@@ -80,7 +80,8 @@ class Lifted(Transform):
 
     def effects_as(self, kind: Kind, who: str) -> Effects:
         """The effects of a transformation ``who`` of this kind that is made of the rule."""
-        return (*[Effect(Kind.NORMALIZES, who)] * self.rule.normalizes, Effect(kind, who))
+        remembers = [Effect(Kind.REMEMBERS, who)] * bool(self.slot_names)
+        return (*remembers, *[Effect(Kind.NORMALIZES, who)] * self.rule.normalizes, Effect(kind, who))
 
     def update_with(self, scalars: StepScalars, grads: PyTree, state: PyTree, params: PyTree) -> tuple[PyTree, PyTree]:
         """Update with coefficients from elsewhere, for example from the host; ``state``'s own scalars stay."""

@@ -66,10 +66,12 @@ class Packed(Lifted):
     def __repr__(self) -> str:
         return self._repr(", foreach=True")
 
-    def acts_by_leaf(self) -> bool:
-        return True  # it joins leaves itself
-
     def init(self, params: PyTree) -> ForeachState:
+        if trees.has_flat(params):
+            raise ValueError(
+                f"{self!r} joins small leaves itself, so it needs the parameters as a tree and not in fo.flat_params: "
+                "leave foreach out, or pass the tree"
+            )
         return self.pack(super().init(params), params)
 
     def pack(self, state: PyTree, params: PyTree) -> ForeachState:

@@ -241,3 +241,6 @@ class _Composed(Optimizer):
 
     def _make_engine(self) -> ByTree:
         return ByTree(self._make, list(self.defaults), self._static)
+
+
+_Composed.__name__ = Optimizer.__name__  # what messages and print show

@@ -1,5 +1,6 @@
 """Gradient accumulation: one inner update for several gradients."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -7,10 +8,12 @@ import jax
 import jax.numpy as jnp
 
 from functorch_optim import trees
-from functorch_optim.base import GradientTransformation, exportable, transformation
+from functorch_optim.base import GradientTransformation, exportable, needs_of, transformation
 from functorch_optim.combinators import Wrapper, current_hyperparams
 from functorch_optim.core.numerics import next_step, wide_zeros_like
+from functorch_optim.effects import Effects, Kind, Leaves
 from functorch_optim.hyperparams import Schedule, as_integer, resolve
+from functorch_optim.selection import is_flag
 from functorch_optim.transforms.conditional import _run_if
 from functorch_optim.transforms.scaling import multiply
 from functorch_optim.typing import PyTree
@@ -79,6 +82,10 @@ class Accumulate(Wrapper):
             state = state._replace(step=jnp.where(last, next_step(state.step), state.step))
         return new, state._replace(micro_step=jnp.where(last, 0, number), accumulated=accumulated, inner=inner)
 
+    def effects(self, at: Leaves | None) -> list[Effects]:
+        always = self.every == 1 and self.skip is None
+        return super().effects(at) if always else self.effects_and(Kind.PAUSES, at)
+
     def _every(self, state: PyTree) -> int | jax.Array:
         """Return the number of gradients for the current inner update."""
         if not callable(self.every):
@@ -92,8 +99,11 @@ class Accumulate(Wrapper):
         Raises:
             TypeError: it is not a boolean scalar.
         """
-        if jnp.shape(answer) != () or jnp.result_type(answer) != jnp.bool_:
-            raise TypeError(f"accumulate: skip must return a boolean scalar, but it returned {answer!r:.100}")
+        if not is_flag(answer):
+            raise TypeError(
+                f"accumulate: skip must return a boolean scalar, but it returned {answer!r:.100}. Instead of "
+                "optax's conditions, which return pairs, use fo.if_nonfinite() or fo.if_large(max_norm)"
+            )
         return jnp.asarray(answer)
 
     def hyperparams(self, state: PyTree) -> dict[Any, PyTree]:
@@ -103,6 +113,20 @@ class Accumulate(Wrapper):
 
 def _wide(array: jax.Array) -> jax.Array:
     return array.astype(trees.compute_dtype(array))
+
+
+def _is_condition(skip: object) -> bool:
+    """Whether ``skip`` can be called with three arguments, and does not make a transformation."""
+    if not callable(skip):
+        return False
+    try:
+        signature = inspect.signature(skip)
+        signature.bind(None, None, None)
+    except TypeError:
+        return False
+    except ValueError:  # a callable without a signature
+        return True
+    return signature.return_annotation is not GradientTransformation
 
 
 def _plus(held: jax.Array, grad: jax.Array, left_out: jax.Array | None) -> jax.Array:
@@ -122,7 +146,8 @@ def accumulate(
     is kept for the next one.
 
     Args:
-        inner: the transformation to run, usually the whole chain.
+        inner: the transformation to run, usually the whole chain: an algorithm after ``accumulate`` would take the
+            zeros in between for gradients, and :func:`functorch_optim.chain` rejects it.
         every: number of gradients per update, at least 1; or a schedule, a function of the number of inner updates so
             far, whose values are rounded, and raised to 1 if they are lower.
         average: whether to divide the sum by the number of collected gradients; False matches repeated ``backward()``
@@ -136,8 +161,9 @@ def accumulate(
         :class:`CountedAccumulateState`.
 
     Raises:
-        ValueError: ``every`` is neither a positive integer nor a function. TypeError: ``skip`` is not a function; from
-            ``update``, it does not return a boolean scalar.
+        ValueError: ``every`` is neither a positive integer nor a function, or ``inner`` contains
+            :func:`functorch_optim.sam`. TypeError: ``skip`` is not a function of three arguments; from ``update``, it
+            does not return a boolean scalar.
 
     Source: ``optax.MultiSteps``, whose ``skip`` takes the arguments in another order.
 
@@ -155,6 +181,14 @@ def accumulate(
     count = every if callable(every) else as_integer(every)
     if count is None or (isinstance(count, int) and count < 1):
         raise ValueError(f"accumulate: every must be a positive integer or a schedule, but it is {every!r}")
-    if skip is not None and not callable(skip):
-        raise TypeError(f"accumulate: skip must be a function of (updates, params, step), but it is {skip!r}")
+    if count != 1 and "grad_fn" in needs_of(inner):
+        raise ValueError(
+            "accumulate: grad_fn knows only the last of several batches, so sam must get each gradient itself: "
+            "fo.sam(fo.accumulate(...))"
+        )
+    if skip is not None and not _is_condition(skip):
+        raise TypeError(
+            "accumulate: skip must be a function of (updates, params, step) that returns a boolean scalar, such as "
+            f"fo.if_nonfinite(), but it is {skip!r}"
+        )
     return transformation(Accumulate(inner, count, average, skip))

@@ -10,6 +10,7 @@ from functorch_optim import axes, trees
 from functorch_optim.combinators import Wrapper
 from functorch_optim.core.numerics import next_step
 from functorch_optim.core.options import Options
+from functorch_optim.effects import Effects, Kind, Leaves
 from functorch_optim.hyperparams import as_integer
 from functorch_optim.typing import PyTree
 
@@ -58,6 +59,9 @@ class Skip(Options, Wrapper):
                 f"{self._call_name()}: max_consecutive must be an integer of at least 0, not {self.max_consecutive!r}"
             )
         object.__setattr__(self, "max_consecutive", count)
+
+    def effects(self, at: Leaves | None) -> list[Effects]:
+        return self.effects_and(Kind.PAUSES, at) if self.max_consecutive else super().effects(at)
 
     def judge(self, updates: PyTree, state: PyTree, extra: Mapping[str, PyTree]) -> tuple[jax.Array, PyTree]:
         """Decide whether the update is bad; return that, and the state with the subclass's own fields updated."""

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from functorch_optim import rows, trees
 from functorch_optim.base import EmptyState, GradientTransformation, Transform, effects_of, transformation
-from functorch_optim.effects import Effects, Leaves
+from functorch_optim.effects import Effects, Kind, Leaves
 from functorch_optim.selection import Masked, as_mask
 from functorch_optim.typing import PyTree
 
@@ -26,6 +26,9 @@ class SetToZero(Transform):
     ) -> tuple[PyTree, EmptyState]:
         del params, extra
         return trees.map_arrays(zero_update, updates, "set_to_zero: the gradient"), state
+
+    def effects(self, at: Leaves | None) -> list[Effects]:
+        return self.effect(Kind.STOPS, at)
 
 
 def set_to_zero() -> GradientTransformation:

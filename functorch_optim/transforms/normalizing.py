@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from functorch_optim import axes, trees
 from functorch_optim.base import EmptyState, GradientTransformation, Transform, transformation
-from functorch_optim.effects import Effects, Kind, Leaves
+from functorch_optim.effects import Effect, Effects, Kind, Leaves, for_each
 from functorch_optim.hyperparams import Hyperparameter, NonNegative
 from functorch_optim.norms import bounded, leaf_norms, leaf_rms, norm_of
 from functorch_optim.transforms.scaling import Scheduled, multiply, with_params
@@ -17,13 +17,16 @@ from functorch_optim.typing import Numeric, PyTree
 class Normalizing(Transform):
     """Base of links that give the updates a size of their own and keep their sign."""
 
+    shared: ClassVar[bool] = False  # whether that is one size for all parameters together
+
     def effects(self, at: Leaves | None) -> list[Effects]:
-        pairs = zip(self.effect(Kind.NORMALIZES, at), self.effect(Kind.DIRECTS, at), strict=True)
-        return [normalizes + directs for normalizes, directs in pairs]
+        who = self._call_name()
+        return for_each(at, (Effect(Kind.NORMALIZES, who, self.shared), Effect(Kind.DIRECTS, who)))
 
 
 class Normalize(Normalizing, Scheduled):
     entrywise: ClassVar[bool] = True
+    shared: ClassVar[bool] = True
 
     eps: NonNegative
     axis_name: axes.Labels | None

@@ -12,7 +12,7 @@ from functorch_optim.core.numerics import next_step
 from functorch_optim.core.options import checked
 from functorch_optim.core.scalar_math import power
 from functorch_optim.effects import Effects, Kind, Leaves, common
-from functorch_optim.hyperparams import Hyperparameter, Option, as_integer, known, resolve
+from functorch_optim.hyperparams import Hyperparameter, Option, as_integer, resolve
 from functorch_optim.paths import PathRules, Regex, as_rules, is_regex, is_rules
 from functorch_optim.transforms.scaling import Scheduled, StepState, effects_of_factor, multiply
 from functorch_optim.typing import Numeric, PyTree
@@ -68,8 +68,7 @@ class ScaleByPath(Transform):
 def _effects_of(factor: Any) -> Effects:
     """The effects of a factor for some parameters: it multiplies their learning rates; 0 stops them anywhere."""
     effects = effects_of_factor(factor, "scale_by_path")
-    kind = Kind.CHANGES if known(factor) == 0 else Kind.FACTORS
-    return tuple(effect._replace(kind=kind) if effect.kind is Kind.SCALES else effect for effect in effects)
+    return tuple(effect._replace(kind=Kind.FACTORS) if effect.kind is Kind.SCALES else effect for effect in effects)
 
 
 def scale_by_path(
@@ -78,7 +77,7 @@ def scale_by_path(
     """Multiply the update of each parameter by a factor that its path determines.
 
     Put it after an algorithm, or after a direction such as :func:`functorch_optim.scale_by_adam`: then the factors
-    multiply learning rates. Before an algorithm that normalizes its gradients they would have no effect.
+    multiply learning rates. Before an algorithm that normalizes each parameter's gradient they would have no effect.
 
     Args:
         rules: pairs (regular expression, factor). The first expression that is found in a parameter's dotted path

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from functorch_optim.base import GradientTransformation, Transform, exportable, transformation
 from functorch_optim.core.numerics import next_step
 from functorch_optim.core.options import Options
-from functorch_optim.effects import Effects, Kind, Leaves
+from functorch_optim.effects import Effect, Effects, Kind, Leaves, for_each
 from functorch_optim.hyperparams import Hyperparameter, NonNegative, Option, as_count
 from functorch_optim.objectives import value_in
 from functorch_optim.schedules import plateau
@@ -73,7 +73,7 @@ class ReduceOnPlateau(Options, Transform):
         )
 
     def effects(self, at: Leaves | None) -> list[Effects]:
-        return self.effect(Kind.FACTORS, at)
+        return for_each(at, (Effect(Kind.FACTORS, self._call_name(), shared=True),))
 
     def needs(self) -> frozenset[str]:
         return frozenset({"value"})

@@ -92,6 +92,8 @@ def effects_of_factor(factor: Any, who: str) -> Effects:
     number = known(factor)
     if number is None:
         return (Effect(Kind.UNKNOWN, who), Effect(Kind.CHANGES, who))
+    if number == 0:
+        return (Effect(Kind.STOPS, who),)
     kinds = [Kind.NEGATES] * (number < 0) + [Kind.SCALES] * (abs(number) != 1)
     return tuple(Effect(kind, who) for kind in kinds)
 

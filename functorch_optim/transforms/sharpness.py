@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from functorch_optim import axes, trees
 from functorch_optim.base import GradientTransformation, add_update, exportable, transformation
-from functorch_optim.combinators import Wrapper, current_hyperparams
+from functorch_optim.combinators import Wrapper, check_at_each, current_hyperparams
 from functorch_optim.core.numerics import next_step
 from functorch_optim.core.options import Options
 from functorch_optim.effects import Effects, Kind, Leaves
@@ -36,6 +36,7 @@ class SAM(Options, Wrapper):
         return "sam"
 
     def init(self, params: PyTree) -> SAMState:
+        check_at_each(self.effects, params)
         return SAMState(jnp.zeros((), jnp.int32), self.inner.init(params))
 
     def update(  # pyright: ignore[reportIncompatibleMethodOverride] it needs the gradient as a function
@@ -115,12 +116,14 @@ def sam(
 
     Returns:
         A transformation with the state :class:`SAMState`; ``update`` needs ``params`` and dense gradients. If all
-        gradients are zero, p + e is p. A parameter whose gradient is None is left out. For complex parameters ``f``
-        must return the conjugates of JAX's gradients, as ``grads`` are.
+        gradients are zero, p + e is p. A parameter whose gradient is None is left out. For complex parameters
+        put :func:`functorch_optim.conjugate` before it, ``fo.chain(fo.conjugate(), fo.sam(...))``, and pass
+        :func:`jax.grad`'s gradients and function; or pass the conjugates of both.
 
     Raises:
-        ValueError: an option is out of range; from ``update``, ``params`` or ``grad_fn`` is missing, or inside
-            ``shard_map`` without ``axis_name`` a gradient varies or may vary over the mesh.
+        ValueError: an option is out of range; from ``init``, ``inner`` conjugates the gradient of a complex parameter,
+            which is too late for the way to the worst point; from ``update``, ``params`` or ``grad_fn`` is missing, or
+            inside ``shard_map`` without ``axis_name`` a gradient varies or may vary over the mesh.
 
     Source: Foret et al., "Sharpness-Aware Minimization for Efficiently Improving Generalization", 2021; Kwon et al.,
     "ASAM: Adaptive Sharpness-Aware Minimization", 2021. ``optax.contrib.sam`` with ``opaque_mode=True`` is the same.

@@ -7,8 +7,8 @@ import jax
 from functorch_optim import trees
 from functorch_optim.base import GradientTransformation, transformation
 from functorch_optim.core.numerics import coefficient
-from functorch_optim.effects import Effects, Kind, Leaves
-from functorch_optim.hyperparams import Hyperparameter, WeightDecay
+from functorch_optim.effects import Effects, Kind, Leaves, for_each
+from functorch_optim.hyperparams import Hyperparameter, WeightDecay, known
 from functorch_optim.selection import masked
 from functorch_optim.transforms.scaling import Scheduled, with_params
 from functorch_optim.typing import PyTree
@@ -30,7 +30,7 @@ class AddDecayedWeights(Scheduled):
         return trees.map_dense(add, "add_decayed_weights", updates, params)
 
     def effects(self, at: Leaves | None) -> list[Effects]:
-        return self.effect(Kind.DECAYS, at)
+        return for_each(at, ()) if known(self.weight_decay) == 0 else self.effect(Kind.DECAYS, at)
 
 
 def add_decayed_weights(weight_decay: Hyperparameter, mask: PyTree = None) -> GradientTransformation:
