@@ -26,6 +26,15 @@ class Form:
             return self is other
         return self._hash == other._hash and (self.assembly, self.names) == (other.assembly, other.names)
 
+    def __repr__(self) -> str:
+        names = trees.named_leaves(
+            self.assembly.structure.unflatten(range(self.assembly.structure.treedef.num_leaves))
+        )[0]
+        parts = [
+            ", ".join(f"{names[i]} {shape}" for i, shape in zip(*pack, strict=True)) for pack in self.assembly.packs
+        ]
+        return repr(dict(zip(self.names[len(self.assembly.alone) :], parts, strict=True)))
+
     def __hash__(self) -> int:
         return self._hash
 
@@ -111,11 +120,11 @@ class FlatParams(trees.Flat):
         Inside a loss the gradients are joined again, in one piece. It differentiates in reverse mode, and forward over
         reverse; :func:`jax.jvp` alone needs the tree itself.
 
-        Leaves that stayed alone are not copied: a later call that donates the flat parameters deletes them, and leaves
-        the others. To keep a tree beyond such a call, copy it: ``jax.tree.map(jnp.copy, flat.tree())``.
+        Leaves that stayed alone are not copied: a later call that donates the flat parameters deletes these leaves, and
+        no others. To keep a tree beyond such a call, copy it: ``jax.tree.map(jnp.copy, flat.tree())``.
 
         Raises:
-            ValueError: the last axis of a buffer has not the size of its leaves, such as that of shards put together.
+            ValueError: the last axis of a buffer has another size than its leaves, such as that of shards put together.
         """
         return self.form.assembly.structure.unflatten(self.form.cut(self.arrays))
 
@@ -165,8 +174,8 @@ def flat_params(params: PyTree) -> FlatParams:
 
     Every transformation works that treats all entries alike: algorithms that update each entry by itself, clipping by
     the global norm or by value, weight decay, accumulation, skips, averages, schedules. What looks at whole leaves or
-    at their names (Muon, Adafactor, masks, partitions, trust ratios) is refused by ``init``; another library's
-    transformation is not checked.
+    at their names (Muon, Adafactor, masks, partitions, trust ratios) is refused by ``init`` and ``update``; another
+    library's transformation is not checked.
 
     Args:
         params: a tree of arrays, which are copied, or of ``jax.ShapeDtypeStruct``. Integers, large leaves and leaves
@@ -179,7 +188,8 @@ def flat_params(params: PyTree) -> FlatParams:
 
     Raises:
         TypeError: a leaf is not an array.
-        ValueError: inside ``shard_map(check_vma=False)``, where no array says whether it is sharded.
+        ValueError: a leaf is sparse; some leaves are in flat buffers already; inside ``shard_map(check_vma=False)``,
+            where no array says whether it is sharded.
 
     Example:
         >>> import functorch_optim as fo
@@ -190,9 +200,14 @@ def flat_params(params: PyTree) -> FlatParams:
         >>> fo.apply_updates(flat, updates)
         FlatParams({'packed.float32': Array([0., 0., 0., 0., 0., 0.], dtype=float32)})
     """
+    if trees.has_flat(params):
+        raise ValueError("the params are in fo.flat_params already: fo.unflatten returns their tree")
     names, leaves, treedef = trees.named_leaves(params)
     for name, leaf in zip(names, leaves, strict=True):
         trees.check_array(name, leaf)
+        if trees.is_sparse(leaf):
+            kind = type(leaf).__name__
+            raise ValueError(f"the parameter {trees.quote(name)} is a {kind}, and flat_params joins dense arrays")
     unknown = axes.unknown()
     if unknown and any(isinstance(leaf, Tracer) for leaf in leaves):
         raise ValueError(

@@ -11,10 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.experimental.sparse import BCOO
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import functorch_optim as fo
+from functorch_optim import optim
+from functorch_optim.checkpoint import CheckpointError, from_arrays, load_safetensors, save_safetensors, to_arrays
 from tests import equality
 from tests.algorithms import FULL
 from tests.table import TABLE
@@ -289,6 +292,64 @@ def test_a_form_from_another_process_is_the_same():
     )
     form = pickle.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
     assert form == flat.form and hash(form) == hash(flat.form)
+
+
+BY_LEAF = {"muon": fo.muon(), "clip": fo.clip_by_norm(1.0), "chain": fo.chain(fo.clip_by_norm(1.0), fo.sgd(lr=0.1))}
+
+
+@pytest.mark.parametrize("name", BY_LEAF)
+def test_update_refuses_what_init_does(name):
+    """A state without slots does not show which form it was made for."""
+    tx, flat = BY_LEAF[name], fo.flat_params(SMALL)
+    state = tx.init({"w": jnp.ones((2, 2))})
+    with pytest.raises(
+        ValueError, match=r"(muon|clip_by_norm)\(.* needs the parameters as a tree and not in fo.flat_p"
+    ):
+        tx.update(flat, state, flat)
+
+
+def test_the_torch_face_takes_the_tree():
+    flat = fo.flat_params(SMALL)
+    for params in (flat, {"model": flat}, [{"params": flat}]):
+        with pytest.raises(ValueError, match=r"small parameters by itself: give it the tree, flat.tree\(\)"):
+            optim.Adafactor(params, lr=0.1)
+    assert optim.Adafactor(flat.tree(), lr=0.1).params["a"].tolist() == [0.0, 1.0]
+
+
+def test_checkpoints_hold_the_tree(tmp_path):
+    tx = fo.chain(fo.adamw(lr=1e-2), fo.ema(0.9))
+    flat, state = run(tx, fo.flat_params(PARAMS), lambda flat: flat.tree())
+    both, plain = (flat, state), fo.unflatten((flat, state))
+    abstract = jax.eval_shape(lambda: both)
+    save_safetensors(both, tmp_path / "flat")
+    save_safetensors(plain, tmp_path / "tree")
+    assert (tmp_path / "flat").read_bytes() == (tmp_path / "tree").read_bytes()
+    for load in (
+        functools.partial(load_safetensors, tmp_path / "flat"),
+        functools.partial(from_arrays, to_arrays(both)),
+    ):
+        assert_same(load(like=both), both)
+        assert_same(load(like=abstract), both)
+        assert_same(load(like=plain), plain)
+    save_safetensors(flat, tmp_path / "params")
+    renamed = fo.flat_params({**PARAMS, "layer": list(reversed(PARAMS["layer"])), "a scale": PARAMS["scale"]})
+    with pytest.raises(CheckpointError, match="does not fit: a scale is missing"):
+        load_safetensors(tmp_path / "params", like=renamed)
+
+
+def test_what_flat_params_do_not_take_is_named():
+    with pytest.raises(ValueError, match=r"the parameter 'b.w' is a BCOO, and flat_params joins dense arrays"):
+        fo.flat_params({"a": jnp.ones(2), "b": {"w": BCOO.fromdense(jnp.eye(2))}})
+    with pytest.raises(ValueError, match=r"the params are in fo.flat_params already"):
+        fo.flat_params({"a": jnp.ones(2), "b": fo.flat_params(SMALL)})
+
+
+def test_another_form_is_told_by_its_leaves():
+    one, other = (fo.flat_params({"a": jnp.ones(n), "b": jnp.ones(3 - n)}) for n in (1, 2))
+    with pytest.raises(
+        ValueError, match=r"\{'packed.float32': 'a \(2,\), b \(1,\)'\}.* instead of .*'a \(1,\), b \(2,\)'"
+    ):
+        fo.apply_updates(one, other)
 
 
 def test_what_is_no_array_is_named():
