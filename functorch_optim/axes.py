@@ -7,6 +7,7 @@ axes. It is one of
   Under ``check_vma=False`` (and under ``vmap``) JAX does not know which these are: for several arrays pass a tree.
 - a ``PartitionSpec``, as ``shard_map`` takes it, which also gives the dimension that is split.
 - a tree of these with the parameters' structure (one may stand for a subtree), or a function of the dotted path.
+  Leaves that ``flat_params`` joined must have the same axes.
 - ``()``: no axis; every shard counts as whole.
 
 Without it such a transformation raises if its input varies, or might.
@@ -79,13 +80,19 @@ def _is_known(axis: str) -> bool:
         return True  # outside shard_map arrays are whole
 
 
+def unknown() -> str:
+    """Name the manual axes over which an array may vary without saying so: those of ``shard_map(check_vma=False)``."""
+    axes = jax.sharding.get_abstract_mesh().manual_axes
+    return ", ".join(repr(axis) for axis in axes if not _is_known(axis))
+
+
 def _check_known(who: str) -> None:
     """Raise inside ``shard_map(check_vma=False)``."""
-    unknown = [axis for axis in jax.sharding.get_abstract_mesh().manual_axes if not _is_known(axis)]
-    if unknown:
+    over = unknown()
+    if over:
         raise ValueError(
             f"{who} looks beyond single entries, and inside shard_map(check_vma=False) no array says whether it is "
-            f"split over the axis {', '.join(map(repr, unknown))}: give axis_name= the tree of the PartitionSpecs (or "
+            f"split over the axis {over}: give axis_name= the tree of the PartitionSpecs (or "
             "axis names) of the parameters, or () if every array is whole"
         )
 
@@ -128,7 +135,7 @@ def _entries(axis_name: Labels | None, tree: PyTree, who: str, remedy: str = "")
     """
     names, leaves, _ = trees.named_leaves(tree, none_is_leaf=True)
     if axis_name is not None:
-        return axis_name.of(names, tree)
+        return _of_joined(axis_name, tree, who) if trees.has_flat(tree) else axis_name.of(names, tree)
     if any(isinstance(part, Tracer) for part in jax.tree.leaves(leaves)):
         for name, leaf in zip(names, leaves, strict=True):
             found = ", ".join(map(repr, sorted(varying(leaf))))
@@ -142,10 +149,30 @@ def _entries(axis_name: Labels | None, tree: PyTree, who: str, remedy: str = "")
     return [()] * len(leaves)
 
 
-def _check_told(entries: list[PyTree], axis_name: Labels | None, who: str) -> None:
-    """Raise if one name stands for several leaves and it is unknown which of them vary."""
+def _of_joined(axis_name: Labels, tree: PyTree, who: str) -> list[PyTree]:
+    """Return :func:`_entries` of a tree with joined leaves: an array has the axes of all leaves that it holds.
+
+    Raises:
+        ValueError: leaves in one array have different axes.
+    """
+    leaves, treedef = jax.tree.flatten(tree, is_leaf=trees.is_leaf)
+    places = trees.spread(treedef.unflatten(range(len(leaves))))
+    names, holders, _ = trees.named_leaves(places)
+    firsts: dict[int, tuple[str, PyTree]] = {}
+    for name, holder, entry in zip(names, holders, axis_name.of(names, places), strict=True):
+        other, first = firsts.setdefault(holder, (name, entry))
+        if len({frozenset(axis for part in _named(one, who) for axis in part) for one in (first, entry)}) > 1:
+            raise ValueError(
+                f"{who}: fo.flat_params joined {trees.quote(other)} and {trees.quote(name)}, so they must be spread "
+                f"over the same axes, but axis_name= gives them different ones ({first!r} and {entry!r}): keep the tree"
+            )
+    return [firsts[index][1] for index in range(len(leaves))]
+
+
+def _check_told(entries: list[PyTree], axis_name: Labels | None, who: str, joined: bool) -> None:
+    """Raise if one name stands for several leaves, or for ``joined`` ones, and it is unknown which of them vary."""
     alone = axis_name is not None and axis_name.structure is not None and axis_name.structure.treedef.num_nodes == 1
-    if alone and len(entries) > 1 and not isinstance(entries[0], PartitionSpec):
+    if alone and (joined or len(entries) > 1) and not isinstance(entries[0], PartitionSpec):
         unknown = [axis for part in _named(entries[0], who) for axis in part if not _is_known(axis)]
         if unknown:
             raise ValueError(
@@ -170,7 +197,7 @@ def over(axis_name: Labels | None, tree: PyTree, who: str, once: bool = True) ->
     """
     entries = _entries(axis_name, tree, who, "that name or ")
     if once:
-        _check_told(entries, axis_name, who)
+        _check_told(entries, axis_name, who, trees.has_flat(tree))
     leaves = jax.tree.leaves(tree, is_leaf=trees.is_leaf)
     each = [tuple(axis for part in _named(entry, who) for axis in part) for entry in entries]
     return [_of(leaf, axes) for leaf, axes in zip(leaves, each, strict=True) if not trees.is_absent(leaf)]

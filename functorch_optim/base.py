@@ -187,11 +187,7 @@ class Init(Frozen):
     of: Transform
 
     def __call__(self, params: PyTree) -> PyTree:
-        if self.of.acts_by_leaf() and trees.has_flat(params):
-            raise ValueError(
-                f"{self.of!r} acts on each parameter as a whole, or by its name, so it needs the parameters as a tree "
-                "and not in fo.flat_params"
-            )
+        _check_form(self.of, params)
         return self.of.init(params)
 
 
@@ -201,7 +197,17 @@ class Update(Frozen):
     of: Transform
 
     def __call__(self, updates: PyTree, state: PyTree, params: PyTree = None, **extra: object) -> tuple[PyTree, PyTree]:
+        _check_form(self.of, updates)
         return self.of.update(updates, state, params, **extra)
+
+
+def _check_form(of: Transform, tree: PyTree) -> None:
+    """Raise if leaves of the tree are joined that the transformation looks at one by one."""
+    if of.acts_by_leaf() and trees.has_flat(tree):
+        raise ValueError(
+            f"{of!r} acts on each parameter as a whole, or by its name, so it needs the parameters as a tree and not "
+            "in fo.flat_params"
+        )
 
 
 def transformation(of: Transform) -> GradientTransformation:

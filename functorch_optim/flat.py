@@ -5,9 +5,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
+from jax.sharding import NamedSharding, PartitionSpec
 
-from functorch_optim import trees
-from functorch_optim.core.packing import Assembly, joined, packable, segments_of
+from functorch_optim import axes, trees
+from functorch_optim.core.packing import Assembly, Segments, joined, packable, segments_of
 from functorch_optim.typing import PyTree
 
 
@@ -24,20 +26,63 @@ class Form:
             return self is other
         return self._hash == other._hash and (self.assembly, self.names) == (other.assembly, other.names)
 
+    def __repr__(self) -> str:
+        names = trees.named_leaves(
+            self.assembly.structure.unflatten(range(self.assembly.structure.treedef.num_leaves))
+        )[0]
+        parts = [
+            ", ".join(f"{names[i]} {shape}" for i, shape in zip(*pack, strict=True)) for pack in self.assembly.packs
+        ]
+        return repr(dict(zip(self.names[len(self.assembly.alone) :], parts, strict=True)))
+
     def __hash__(self) -> int:
         return self._hash
 
-    def models(self, arrays: list[PyTree]) -> list[PyTree]:
-        """Return the shape and dtype of each leaf."""
-        return self.assembly.leaves(
-            [array if array is None else jax.ShapeDtypeStruct(array.shape, array.dtype) for array in arrays],
-            lambda flat, segments: [jax.ShapeDtypeStruct(shape, flat.dtype) for shape in segments.shapes],
-        )
+    def __reduce__(self) -> tuple[object, ...]:
+        return Form, (self.assembly, self.names)  # another process hashes strings otherwise
+
+    @functools.cached_property
+    def sizes(self) -> tuple[int, ...]:
+        """The number of entries of each buffer."""
+        return tuple(segments.bounds[-1] for segments in self.assembly.packs)
+
+    def buffers(self, arrays: list[PyTree]) -> list[PyTree]:
+        """Return the buffers of ``arrays``.
+
+        Raises:
+            ValueError: the last axis of one has another size.
+        """
+        loose = len(self.assembly.alone)
+        for name, array, size in zip(self.names[loose:], arrays[loose:], self.sizes, strict=True):
+            if array is not None and jnp.shape(array)[-1:] != (size,):
+                raise ValueError(
+                    f"{name} of the flat parameters has shape {jnp.shape(array)}, but its last axis must have the "
+                    f"{size} entries of the leaves joined in it"
+                )
+        return arrays[loose:]
+
+    def leaves(self, arrays: list[PyTree], pieces: list[PyTree]) -> list[PyTree]:
+        """Return all leaves: those of ``arrays`` that stayed alone, and the pieces of each buffer."""
+        return self.assembly.leaves([*arrays[: len(self.assembly.alone)], *pieces], lambda parts, _: parts)
+
+    def shapes(self, arrays: list[PyTree]) -> list[tuple[int, ...] | None]:
+        """Return the shape of each leaf, None where there is none."""
+        fronts = [None if array is None else jnp.shape(array)[:-1] for array in self.buffers(arrays)]
+        pairs = zip(self.assembly.packs, fronts, strict=True)
+        pieces = [None if front is None else [(*front, *shape) for shape in pack.shapes] for pack, front in pairs]
+        return self.leaves([None if array is None else jnp.shape(array) for array in arrays], pieces)
+
+    def cut(self, arrays: list[PyTree]) -> list[PyTree]:
+        """Return each leaf; of an abstract buffer, abstract leaves."""
+        buffers = self.buffers(arrays)
+        pieces: Any = _pieces(self, [None if _is_abstract(array) else array for array in buffers])
+        triples = zip(self.assembly.packs, buffers, pieces, strict=True)
+        return self.leaves(arrays, [_abstract(pack, a) if _is_abstract(a) else parts for pack, a, parts in triples])
 
     def joined(self, leaves: list[PyTree]) -> list[PyTree]:
         """Return the arrays that hold these leaves."""
-        columns = self.assembly.columns(leaves)
-        return [(None if each[0] is None else _whole(each)) if isinstance(each, list) else each for each in columns]
+        columns, loose = self.assembly.columns(leaves), len(self.assembly.alone)
+        return [*columns[:loose], *map(_joined, self.assembly.packs, columns[loose:])]
 
 
 @jax.tree_util.register_pytree_with_keys_class
@@ -61,31 +106,57 @@ class FlatParams(trees.Flat):
     def tree_unflatten(cls, form: Form, arrays: Any) -> "FlatParams":
         return cls(form, list(arrays))
 
-    def tree(self) -> PyTree:
-        """Split the buffers, and return the tree; leaves that stayed alone are the same arrays.
-
-        Inside a loss the gradients are joined again, in one piece.
-
-        It differentiates in reverse mode, and forward over reverse; :func:`jax.jvp` alone needs the tree itself.
-        """
+    def spread(self) -> PyTree:
         assembly = self.form.assembly
-        if any(array is None for array in self.arrays):  # a slot that only some parameters have
-            leaves = assembly.leaves(self.arrays, lambda flat, segments: segments.cut(flat))
-        else:
-            leaves = _leaves(self.form, self.arrays)
+        leaves = assembly.leaves(self.arrays, lambda array, segments: [array] * len(segments.indices))
         return assembly.structure.unflatten(leaves)
+
+    def tree(self) -> PyTree:
+        """Split the buffers, and return the tree.
+
+        Axes in front of a buffer, such as those of a stack from ``jax.vmap`` or ``jax.lax.scan``, become axes in front
+        of every leaf. Of ``jax.ShapeDtypeStruct`` it returns the same.
+
+        Inside a loss the gradients are joined again, in one piece. It differentiates in reverse mode, and forward over
+        reverse; :func:`jax.jvp` alone needs the tree itself.
+
+        Leaves that stayed alone are not copied: a later call that donates the flat parameters deletes these leaves, and
+        no others. To keep a tree beyond such a call, copy it: ``jax.tree.map(jnp.copy, flat.tree())``.
+
+        Raises:
+            ValueError: the last axis of a buffer has another size than its leaves, such as that of shards put together.
+        """
+        return self.form.assembly.structure.unflatten(self.form.cut(self.arrays))
 
     def like(self, tree: PyTree) -> "FlatParams":
         """Join the leaves of another tree of the same structure and shapes, such as a slot, in the same form.
 
+        The leaves in one buffer may have another dtype than here, but must share it. Leaves that stay alone are not
+        copied.
+
         Raises:
-            ValueError: the tree has another structure, or a leaf another shape.
+            ValueError: the tree has another structure; a leaf has another shape; leaves in one buffer have different
+                dtypes, or only some of them are None.
+            TypeError: a leaf is not an array.
         """
-        leaves = self.form.assembly.structure.treedef.flatten_up_to(tree)
-        for model, leaf in zip(self.form.models(self.arrays), leaves, strict=True):
-            shapes = [None if each is None else jnp.shape(each) for each in (leaf, model)]
-            if shapes[0] != shapes[1]:
-                raise ValueError(f"a leaf has shape {shapes[0]}, but in this form it has shape {shapes[1]}")
+        places = FlatParams(self.form, list(range(len(self.arrays)))).spread()
+        names, holders, _ = trees.named_leaves(places)
+        leaves = trees.align(places, tree, "the leaves", "the flat parameters")
+        firsts: dict[int, tuple[str, str]] = {}
+        for name, holder, expected, leaf in zip(names, holders, self.form.shapes(self.arrays), leaves, strict=True):
+            if leaf is not None:
+                trees.check_array(name, leaf, "the value")
+            shape = None if leaf is None else leaf.shape
+            if shape != expected:
+                where = trees.quote(name)
+                raise ValueError(f"the leaf {where} has shape {shape}, but in this form it has shape {expected}")
+            dtype = "None" if leaf is None else str(leaf.dtype)
+            other, first = firsts.setdefault(holder, (name, dtype))
+            if dtype != first:
+                raise ValueError(
+                    f"the leaves {trees.quote(other)} ({first}) and {trees.quote(name)} ({dtype}) are joined in one "
+                    "buffer, which has one dtype: give them the same"
+                )
         return FlatParams(self.form, self.form.joined(leaves))
 
 
@@ -103,16 +174,22 @@ def flat_params(params: PyTree) -> FlatParams:
 
     Every transformation works that treats all entries alike: algorithms that update each entry by itself, clipping by
     the global norm or by value, weight decay, accumulation, skips, averages, schedules. What looks at whole leaves or
-    at their names (Muon, Adafactor, masks, partitions, trust ratios) is refused by ``init``; another library's
-    transformation is not checked.
+    at their names (Muon, Adafactor, masks, partitions, trust ratios) is refused by ``init`` and ``update``; another
+    library's transformation is not checked.
 
     Args:
-        params: a tree of arrays, which are copied; integers, large leaves and leaves sharded over several devices stay
-            alone.
+        params: a tree of arrays, which are copied, or of ``jax.ShapeDtypeStruct``. Integers, large leaves and leaves
+            sharded over several devices stay alone. Call it outside ``jit``: inside, arrays on a mesh do not show
+            whether they are sharded unless its axes are explicit.
 
     Returns:
         A :class:`FlatParams`, a pytree; its method ``tree()`` returns the tree. :func:`unflatten` converts a whole
         state, and :func:`flatten_like` converts it back.
+
+    Raises:
+        TypeError: a leaf is not an array.
+        ValueError: a leaf is sparse; some leaves are in flat buffers already; inside ``shard_map(check_vma=False)``,
+            where no array says whether it is sharded.
 
     Example:
         >>> import functorch_optim as fo
@@ -123,22 +200,38 @@ def flat_params(params: PyTree) -> FlatParams:
         >>> fo.apply_updates(flat, updates)
         FlatParams({'packed.float32': Array([0., 0., 0., 0., 0., 0.], dtype=float32)})
     """
+    if trees.has_flat(params):
+        raise ValueError("the params are in fo.flat_params already: fo.unflatten returns their tree")
     names, leaves, treedef = trees.named_leaves(params)
     for name, leaf in zip(names, leaves, strict=True):
         trees.check_array(name, leaf)
+        if trees.is_sparse(leaf):
+            kind = type(leaf).__name__
+            raise ValueError(f"the parameter {trees.quote(name)} is a {kind}, and flat_params joins dense arrays")
+    unknown = axes.unknown()
+    if unknown and any(isinstance(leaf, Tracer) for leaf in leaves):
+        raise ValueError(
+            "flat_params joins leaves that are whole on every device, and inside shard_map(check_vma=False) no array "
+            f"says whether it is split over the axis {unknown}: call it outside shard_map, set check_vma=True, or keep "
+            "the tree"
+        )
     fits = packable(leaves)
     small = [one and jnp.issubdtype(leaf.dtype, jnp.inexact) for one, leaf in zip(fits, leaves, strict=True)]
     segments = segments_of(leaves, small)
     alone = [index for index, packed in enumerate(small) if not packed]
     assembly = Assembly(trees.Structure(treedef), tuple(alone), tuple(segments.values()))
     form = Form(assembly, (*[names[index] for index in alone], *[f"packed.{key}" for key in segments]))
-    return FlatParams(form, form.joined([jnp.array(leaf) for leaf in leaves]))
+    return FlatParams(form, form.joined([leaf if _is_abstract(leaf) else jnp.array(leaf) for leaf in leaves]))
 
 
 def unflatten(tree: PyTree) -> PyTree:
     """Replace every :class:`FlatParams` in a tree, such as a state, by its tree.
 
-    The result is what the same transformation has without flat parameters, for checkpoints and for reading.
+    The result is what the same transformation has without flat parameters, for checkpoints and for reading. Leaves that
+    stayed alone are not copied, as :meth:`FlatParams.tree` says.
+
+    Raises:
+        ValueError: as :meth:`FlatParams.tree`.
 
     Example:
         >>> import functorch_optim as fo
@@ -153,7 +246,8 @@ def flatten_like(tree: PyTree, like: PyTree) -> PyTree:
     """Undo :func:`unflatten`: join again what is joined in ``like``.
 
     Raises:
-        ValueError: the tree does not fit ``like``.
+        ValueError: the tree does not fit ``like``; as :meth:`FlatParams.like`.
+        TypeError: a leaf is not an array.
 
     Example:
         >>> import functorch_optim as fo
@@ -167,29 +261,52 @@ def flatten_like(tree: PyTree, like: PyTree) -> PyTree:
     return treedef.unflatten([model.like(node) if isinstance(model, FlatParams) else node for model, node in pairs])
 
 
-@jax.jit
-def _whole(leaves: list[jax.Array]) -> jax.Array:
-    return joined(leaves, leaves[0].dtype)
+def _is_abstract(array: PyTree) -> bool:
+    return isinstance(array, jax.ShapeDtypeStruct)
+
+
+def _abstract(pack: Segments, array: PyTree) -> list[jax.ShapeDtypeStruct]:
+    """Return the shape and dtype of each leaf in an abstract buffer, and its placement if that is whole."""
+    front, sharding = array.shape[:-1], array.sharding
+    if isinstance(sharding, NamedSharding):
+        sharding = sharding.update(spec=PartitionSpec()) if sharding.is_fully_replicated else None
+    return [jax.ShapeDtypeStruct((*front, *shape), array.dtype, sharding=sharding) for shape in pack.shapes]
+
+
+def _joined(pack: Segments, leaves: list[PyTree]) -> PyTree:
+    """Join the leaves of one buffer, which are arrays, abstract arrays, or absent."""
+    if trees.is_absent(leaves[0]):
+        return None
+    whole = functools.partial(_whole, front=len(leaves[0].shape) - len(pack.shapes[0]))
+    return jax.eval_shape(whole, leaves) if any(map(_is_abstract, leaves)) else whole(leaves)
+
+
+@functools.partial(jax.jit, static_argnames="front")
+def _whole(leaves: list[jax.Array], front: int) -> jax.Array:
+    return joined(leaves, leaves[0].dtype, front)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _split(form: Form, arrays: list[PyTree]) -> list[PyTree]:
-    columns = arrays[len(form.assembly.alone) :]
-    one = 1 + jnp.isnan(columns[0][0]).astype(jnp.int32) if columns else jnp.int32(1)  # positive, unknown to XLA
-    return jax.tree.leaves(form.assembly.tree(arrays, one))
+def _split(form: Form, buffers: list[PyTree]) -> list[PyTree]:
+    """Return the pieces of each buffer, or None."""
+    flat = next((array for array in buffers if array is not None and array.ndim == 1), None)
+    one = None if flat is None else 1 + jnp.isnan(flat[0]).astype(jnp.int32)  # positive, unknown to XLA
+    pairs = zip(form.assembly.packs, buffers, strict=True)
+    return [None if array is None else pack.cut(array, one if array.ndim == 1 else None) for pack, array in pairs]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _leaves(form: Form, arrays: list[PyTree]) -> list[PyTree]:
-    return _split(form, arrays)
+def _pieces(form: Form, buffers: list[PyTree]) -> list[PyTree]:
+    return _split(form, buffers)
 
 
-def _forward(form: Form, arrays: list[PyTree]) -> tuple[list[PyTree], None]:
-    return _split(form, arrays), None
+def _forward(form: Form, buffers: list[PyTree]) -> tuple[list[PyTree], None]:
+    return _split(form, buffers), None
 
 
 def _backward(form: Form, _: None, grads: list[PyTree]) -> tuple[list[PyTree]]:
-    return (form.joined(grads),)
+    pairs = zip(form.assembly.packs, grads, strict=True)
+    return ([None if pieces is None else _joined(pack, pieces) for pack, pieces in pairs],)
 
 
-_leaves.defvjp(_forward, _backward)
+_pieces.defvjp(_forward, _backward)

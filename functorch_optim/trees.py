@@ -61,6 +61,10 @@ class Structure:
 class Flat:
     """Base of a node whose leaves are joined: transformations cannot look at the single ones."""
 
+    def spread(self) -> PyTree:
+        """Return the tree that was joined, and at each of its leaves what stands for the array that holds it."""
+        raise NotImplementedError
+
 
 def is_flat(node: object) -> bool:
     """Whether a node of a tree is a :class:`Flat`."""
@@ -70,6 +74,11 @@ def is_flat(node: object) -> bool:
 def has_flat(tree: PyTree) -> bool:
     """Whether some leaves of the tree are joined in a :class:`Flat` node."""
     return any(map(is_flat, jax.tree.leaves(tree, is_leaf=is_flat)))
+
+
+def spread(tree: PyTree) -> PyTree:
+    """Replace every :class:`Flat` node of a tree by :meth:`Flat.spread`."""
+    return jax.tree.map(lambda node: node.spread() if isinstance(node, Flat) else node, tree, is_leaf=is_flat)
 
 
 def path_name(path: KeyPath[Any]) -> str:

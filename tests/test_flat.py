@@ -3,14 +3,21 @@
 import copy
 import functools
 import pickle
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.experimental.sparse import BCOO
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 import functorch_optim as fo
+from functorch_optim import optim
+from functorch_optim.checkpoint import CheckpointError, from_arrays, load_safetensors, save_safetensors, to_arrays
 from tests import equality
 from tests.algorithms import FULL
 from tests.table import TABLE
@@ -158,10 +165,114 @@ def test_states_come_back_from_their_tree():
     back = fo.flatten_like(fo.unflatten(state), tx.init(flat))
     assert jax.tree.structure(back) == jax.tree.structure(state)
     assert all(bool(jnp.all(a == b)) for a, b in zip(jax.tree.leaves(back), jax.tree.leaves(state), strict=True))
-    with pytest.raises(ValueError, match=r"a leaf has shape \(2,\), but in this form it has shape \(3,\)"):
+    with pytest.raises(
+        ValueError, match=r"the leaf 'layer.0.bias' has shape \(2,\), but in this form it has shape \(3,\)"
+    ):
         flat.like({**PARAMS, "layer": [{**PARAMS["layer"][0], "bias": jnp.ones(2)}, PARAMS["layer"][1]]})
     with pytest.raises(ValueError, match=r"scale"):
         flat.like({"layer": PARAMS["layer"]})
+
+
+SMALL = {"a": jnp.arange(2.0), "b": {"c": jnp.ones((2, 2)), "d": jnp.float32(3.0)}, "large": jnp.ones(9000)}
+
+
+def as_dtype(*dtypes):
+    """Return a tree like SMALL of these dtypes."""
+    leaves, treedef = jax.tree.flatten(SMALL)
+    return treedef.unflatten([leaf.astype(dtype) for leaf, dtype in zip(leaves, dtypes, strict=True)])
+
+
+def test_a_buffer_has_the_dtype_of_its_leaves():
+    flat = fo.flat_params(SMALL)
+    narrow = flat.like(as_dtype("bfloat16", "bfloat16", "bfloat16", "float32"))
+    assert [array.dtype.name for array in narrow.arrays] == ["float32", "bfloat16"]
+    for dtypes in (("float32", "int32", "float32", "int32"), ("bfloat16", "float32", "float32", "float32")):
+        message = rf"the leaves 'a' \({dtypes[0]}\) and 'b.c' \({dtypes[1]}\) are joined in one buffer"
+        with pytest.raises(ValueError, match=message):
+            flat.like(as_dtype(*dtypes))
+    with pytest.raises(ValueError, match=r"the leaves 'a' \(float32\) and 'b.d' \(float64\) are joined"):
+        fo.flatten_like({**SMALL, "b": {**SMALL["b"], "d": np.float64(0.1)}}, flat)
+    with pytest.raises(ValueError, match=r"the leaf 'b.d' has shape None, but in this form it has shape"):
+        flat.like({**SMALL, "b": {**SMALL["b"], "d": None}})
+    with pytest.raises(TypeError, match=r"the value of the parameter 'b.d' is not an array but float"):
+        flat.like({**SMALL, "b": {**SMALL["b"], "d": 0.1}})
+
+
+def assert_same(found, wanted):
+    assert jax.tree.structure(found) == jax.tree.structure(wanted)
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        assert (one.shape, one.dtype) == (other.shape, other.dtype)
+        assert isinstance(other, jax.ShapeDtypeStruct) or np.array_equal(one, other)
+
+
+def test_axes_in_front_of_a_buffer_are_axes_in_front_of_its_leaves():
+    flat, rates = fo.flat_params(SMALL), jnp.arange(6.0).reshape(2, 3)
+    times = lambda tree, rate: jax.tree.map(lambda x: x * rate, tree)  # noqa: E731 one line
+    over = jax.vmap(jax.vmap(times, (None, 0)), (None, 0))
+    _, stack = jax.lax.scan(lambda _, rate: (None, times(flat, rate)), None, rates[0])
+    for batch, wanted in (
+        (over(flat, rates), over(SMALL, rates)),
+        (stack, jax.vmap(times, (None, 0))(SMALL, rates[0])),
+    ):
+        assert_same(batch.tree(), wanted)
+        assert_same(fo.flatten_like(fo.unflatten(batch), batch), batch)
+        grads = jax.grad(lambda batch: fo.global_norm(batch.tree()))(batch)
+        assert relative(grads.tree(), jax.grad(fo.global_norm)(wanted)) < 1e-6
+    assert_same(over(flat, jnp.ones((0, 3))).tree(), over(SMALL, jnp.ones((0, 3))))
+
+
+def test_the_history_of_lbfgs_comes_back_from_its_tree():
+    tx, states = fo.lbfgs(lr=1e-4, max_iter=3, history_size=4), []
+    whole = lambda params: loss(fo.unflatten(params), batch(0))  # noqa: E731 one line
+    for params in (PARAMS, fo.flat_params(PARAMS)):
+        update = jax.jit(functools.partial(tx.update, value_fn=whole))
+        states.append(update(jax.grad(whole)(params), tx.init(params), params)[1])
+    plain, state = states
+    assert plain.n_pairs > 0 and relative(fo.unflatten(state), plain) < TOLERANCE
+    assert_same(fo.flatten_like(fo.unflatten(state), state), state)
+
+
+def test_abstract_arrays_give_abstract_leaves():
+    tx, flat = fo.chain(fo.adam(), fo.ema(0.9)), fo.flat_params(SMALL)
+    abstract = jax.eval_shape(tx.init, flat)
+    plain = jax.eval_shape(tx.init, SMALL)
+    assert_same(fo.unflatten(abstract), plain)
+    assert_same(fo.flatten_like(plain, abstract), abstract)
+    assert_same(fo.flat_params(jax.eval_shape(lambda: SMALL)), jax.eval_shape(lambda: flat))
+    assert_same(fo.flatten_like(fo.unflatten(tx.init(flat)), abstract), tx.init(flat))
+    mesh = jax.make_mesh((2,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+    spread = [NamedSharding(mesh, spec) for spec in (P("x"), P(None))]
+    placed = [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s) for x, s in zip(flat.arrays, spread, strict=True)]
+    tree = fo.FlatParams(flat.form, placed).tree()
+    assert tree["large"].sharding == spread[0] and tree["b"]["d"].sharding == NamedSharding(mesh, P())
+
+
+def test_a_buffer_of_another_size_is_not_cut():
+    flat = fo.flat_params(SMALL)
+    doubled = jax.tree.map(lambda x: jnp.concatenate([x, x]), flat)
+    for wrong in (doubled, jax.tree.map(jnp.sum, flat)):
+        with pytest.raises(ValueError, match=r"packed.float32 of the flat parameters has shape .* the 7 entries"):
+            wrong.tree()
+        with pytest.raises(ValueError, match=r"packed.float32 of the flat parameters has shape .* the 7 entries"):
+            fo.flatten_like(SMALL, wrong)
+
+
+def test_what_was_split_survives_a_donation_and_what_stayed_alone_does_not():
+    flat = fo.flat_params(SMALL)
+    tree, kept = flat.tree(), jax.tree.map(jnp.copy, flat.tree())
+    back = flat.like(tree)
+    move = jax.jit(lambda flat: jax.tree.map(lambda x: x + 1, flat), donate_argnums=0)
+    moved = move(flat)
+    assert [leaf.is_deleted() for leaf in jax.tree.leaves(tree)] == [False, False, False, True]
+    assert_same(kept, SMALL)
+    assert [array.is_deleted() for array in back.arrays] == [True, False]
+    one = fo.flat_params({"a": jnp.ones(3)})
+    tree = one.tree()
+    back = one.like(tree)
+    move(one)
+    assert not tree["a"].is_deleted() and not back.arrays[0].is_deleted()
+    move(back)
+    assert not tree["a"].is_deleted() and moved.tree()["a"].tolist() == [1.0, 2.0]
 
 
 @pytest.mark.usefixtures("standard_promotion")
@@ -174,6 +285,76 @@ def test_copies_pickles_and_optax():
     got, _ = run(optax.with_extra_args_support(tx), flat, lambda flat: flat.tree())
     wanted, _ = run(optax.with_extra_args_support(tx), PARAMS, lambda params: params)
     assert relative(got.tree(), wanted) < TOLERANCE
+
+
+def test_a_form_from_another_process_is_the_same():
+    """Each process hashes strings in its own way."""
+    flat = fo.flat_params({"a": jnp.ones(2), "b": jnp.ones(3)})
+    code = (
+        "import sys, pickle, jax.numpy as jnp, functorch_optim as fo\n"
+        "flat = fo.flat_params({'a': jnp.ones(2), 'b': jnp.ones(3)})\n"
+        "sys.stdout.buffer.write(pickle.dumps(flat.form))"
+    )
+    form = pickle.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
+    assert form == flat.form and hash(form) == hash(flat.form)
+
+
+BY_LEAF = {"muon": fo.muon(), "clip": fo.clip_by_norm(1.0), "chain": fo.chain(fo.clip_by_norm(1.0), fo.sgd(lr=0.1))}
+
+
+@pytest.mark.parametrize("name", BY_LEAF)
+def test_update_refuses_what_init_does(name):
+    """A state without slots does not show which form it was made for."""
+    tx, flat = BY_LEAF[name], fo.flat_params(SMALL)
+    state = tx.init({"w": jnp.ones((2, 2))})
+    with pytest.raises(
+        ValueError, match=r"(muon|clip_by_norm)\(.* needs the parameters as a tree and not in fo.flat_p"
+    ):
+        tx.update(flat, state, flat)
+
+
+def test_the_torch_face_takes_the_tree():
+    flat = fo.flat_params(SMALL)
+    for params in (flat, {"model": flat}, [{"params": flat}]):
+        with pytest.raises(ValueError, match=r"small parameters by itself: give it the tree, flat.tree\(\)"):
+            optim.Adafactor(params, lr=0.1)
+    assert optim.Adafactor(flat.tree(), lr=0.1).params["a"].tolist() == [0.0, 1.0]
+
+
+def test_checkpoints_hold_the_tree(tmp_path):
+    tx = fo.chain(fo.adamw(lr=1e-2), fo.ema(0.9))
+    flat, state = run(tx, fo.flat_params(PARAMS), lambda flat: flat.tree())
+    both, plain = (flat, state), fo.unflatten((flat, state))
+    abstract = jax.eval_shape(lambda: both)
+    save_safetensors(both, tmp_path / "flat")
+    save_safetensors(plain, tmp_path / "tree")
+    assert (tmp_path / "flat").read_bytes() == (tmp_path / "tree").read_bytes()
+    for load in (
+        functools.partial(load_safetensors, tmp_path / "flat"),
+        functools.partial(from_arrays, to_arrays(both)),
+    ):
+        assert_same(load(like=both), both)
+        assert_same(load(like=abstract), both)
+        assert_same(load(like=plain), plain)
+    save_safetensors(flat, tmp_path / "params")
+    renamed = fo.flat_params({**PARAMS, "layer": list(reversed(PARAMS["layer"])), "a scale": PARAMS["scale"]})
+    with pytest.raises(CheckpointError, match="does not fit: a scale is missing"):
+        load_safetensors(tmp_path / "params", like=renamed)
+
+
+def test_what_flat_params_do_not_take_is_named():
+    with pytest.raises(ValueError, match=r"the parameter 'b.w' is a BCOO, and flat_params joins dense arrays"):
+        fo.flat_params({"a": jnp.ones(2), "b": {"w": BCOO.fromdense(jnp.eye(2))}})
+    with pytest.raises(ValueError, match=r"the params are in fo.flat_params already"):
+        fo.flat_params({"a": jnp.ones(2), "b": fo.flat_params(SMALL)})
+
+
+def test_another_form_is_told_by_its_leaves():
+    one, other = (fo.flat_params({"a": jnp.ones(n), "b": jnp.ones(3 - n)}) for n in (1, 2))
+    with pytest.raises(
+        ValueError, match=r"\{'packed.float32': 'a \(2,\), b \(1,\)'\}.* instead of .*'a \(1,\), b \(2,\)'"
+    ):
+        fo.apply_updates(one, other)
 
 
 def test_what_is_no_array_is_named():

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType
+from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import functorch_optim as fo
@@ -312,19 +312,70 @@ def test_sparse_gradients_of_shards_of_the_ids_are_their_own():
     np.testing.assert_array_equal(found, 2 * table[jnp.array([3, 1, 3, 0])])
 
 
-def test_foreach_packs_no_leaf_that_varies():
-    params, specs = {"split": jnp.arange(4.0), "whole": jnp.ones(2)}, {"split": P("x"), "whole": P()}
+@checks
+def test_foreach_packs_no_leaf_that_varies_or_might(check_vma):
+    params = {"split": jnp.arange(4.0), "whole": jnp.ones(2), "other": jnp.ones(2)}
+    specs = {"split": P("x"), "whole": P(), "other": P()}
     grads = jax.tree.map(jnp.ones_like, params)
 
     def step(grads, params, foreach):
         tx = fo.adam(foreach=foreach)
-        return tx.update(grads, tx.init(params), params)[0]
+        state = tx.init(params)
+        if foreach:
+            packed = {name for name, leaf in state.leaves.exp_avg.items() if leaf is None}
+            assert packed == ({"whole", "other"} if check_vma else set())
+        return tx.update(grads, state, params)[0]
 
     packed, plain = (
-        sharded(functools.partial(step, foreach=foreach), (specs, specs), specs)(grads, params)
+        sharded(functools.partial(step, foreach=foreach), (specs, specs), specs, check_vma)(grads, params)
         for foreach in (True, False)
     )
     jax.tree.map(np.testing.assert_array_equal, packed, plain)
+
+
+FLAT = {"split": jnp.arange(4.0), "bias": jnp.full(4, 2.0), "whole": jnp.ones(2), "other": jnp.full(2, 3.0)}
+FLAT_SPECS = {"split": P("x"), "bias": P("x"), "whole": P(), "other": P()}
+
+
+@pytest.mark.parametrize("axis_name", ["x", FLAT_SPECS, lambda path: FLAT_SPECS[path]])
+def test_flat_params_of_shards_have_the_norm_of_the_whole(axis_name):
+    tx = fo.chain(fo.clip_by_global_norm(0.5, axis_name=axis_name), fo.sgd(lr=1.0))
+
+    def step(grads):
+        flat = fo.flat_params(grads)
+        assert flat.form.names == ("bias", "split", "packed.float32")
+        return tx.update(flat, tx.init(flat), flat)[0].tree()
+
+    found = sharded(step, (FLAT_SPECS,), FLAT_SPECS)(FLAT)
+    plain = fo.chain(fo.clip_by_global_norm(0.5), fo.sgd(lr=1.0))
+    wanted = plain.update(FLAT, plain.init(FLAT))[0]
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), found, wanted)
+
+
+def test_flat_params_join_nothing_where_no_array_says_whether_it_is_split():
+    with pytest.raises(ValueError, match=r"inside shard_map\(check_vma=False\) no array says .* axis 'x': call it out"):
+        sharded(lambda params: fo.flat_params(params).tree(), (FLAT_SPECS,), FLAT_SPECS, False)(FLAT)
+    mesh = jax.make_mesh((2,), ("x",), axis_types=(AxisType.Auto,))
+    placed = {name: jax.device_put(leaf, NamedSharding(mesh, FLAT_SPECS[name])) for name, leaf in FLAT.items()}
+    flat = fo.flat_params(placed)  # outside, every array says it
+    specs = jax.tree.map(lambda array: array.sharding.spec, flat)
+    assert specs.arrays == [P("x"), P("x"), P()]
+    norm = sharded(lambda flat: fo.global_norm(flat, axis_name=FLAT_SPECS), (specs,), P(), False)(flat)
+    np.testing.assert_allclose(norm, fo.global_norm(FLAT), rtol=1e-6)
+
+
+def test_one_axis_name_is_not_enough_for_leaves_that_were_joined():
+    rows, row, plain = jnp.arange(4.0).reshape(2, 2), jnp.ones(2), {"split": "i", "whole": ()}
+
+    def norm(axis_name, split, whole):
+        return fo.global_norm(fo.flat_params({"split": split, "whole": whole}), axis_name=axis_name)
+
+    over = functools.partial(jax.vmap, in_axes=(0, None), axis_name="i")
+    with pytest.raises(ValueError, match=r"global_norm: where nothing says which arrays .* 'i' .* is not enough"):
+        over(functools.partial(norm, "i"))(rows, row)
+    with pytest.raises(ValueError, match=r"joined 'split' and 'whole', .*\('i' and \(\)\).* keep the tree"):
+        over(functools.partial(norm, plain))(rows, row)
+    np.testing.assert_allclose(over(functools.partial(norm, ()))(rows, row), [3**0.5, 15**0.5], rtol=1e-6)
 
 
 def test_lbfgs_goes_on_where_one_shard_has_reached_its_optimum():

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from functorch_optim import flat as flat_params
 from functorch_optim import trees
 from functorch_optim.checkpoint.errors import CheckpointError, shown
 from functorch_optim.checkpoint.state_names import flatten_state_dict, is_state_dict, unflatten_state_dict
@@ -47,7 +48,8 @@ def flatten(tree: PyTree) -> Flat:
 def unflatten(flat: Flat, like: PyTree = None) -> PyTree:
     """Rebuild a flattened tree; with ``like``, in its structure, each leaf placed as the one in ``like``.
 
-    Anything that :func:`flatten` did not write becomes a dict by name, or a state dict if the names are those of one.
+    Flat parameters were written as their tree; what is joined in ``like`` is joined again. Anything that
+    :func:`flatten` did not write becomes a dict by name, or a state dict if the names are those of one.
 
     Raises:
         CheckpointError: a newer version wrote it, it is damaged, or it does not fit ``like``.
@@ -56,19 +58,21 @@ def unflatten(flat: Flat, like: PyTree = None) -> PyTree:
         version = format_of(flat.texts) if MARK in flat.texts else None
         if like is None:
             return _foreign(flat) if version is None else _Reader(flat).tree()
-        leaves, models, treedef = _restored(flat, like)
+        leaves, models, treedef = _restored(flat, flat_params.unflatten(like))
     except CheckpointError:
         raise
     except (AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise CheckpointError(f"what was saved is damaged: {shown(error)}") from error
-    return treedef.unflatten([place(leaf, model) for leaf, model in zip(leaves, models, strict=True)])
+    tree = treedef.unflatten([place(leaf, model) for leaf, model in zip(leaves, models, strict=True)])
+    return flat_params.flatten_like(tree, like) if trees.has_flat(like) else tree
 
 
 def to_arrays(tree: PyTree) -> dict[str, PyTree]:
     """Convert a tree to a dict of arrays only, for formats that take nothing else (orbax, npz, msgpack).
 
-    Arrays are neither copied nor moved, even sharded ones. Numbers, strings, lists of them and the structure go into
-    one array of bytes. A functional state needs none of this: it is already a tree of arrays.
+    Arrays are neither copied nor moved, even sharded ones; flat parameters become their tree. Numbers, strings, lists
+    of them and the structure go into one array of bytes. A functional state needs none of this: it is already a tree of
+    arrays.
 
     Raises:
         CheckpointError: a leaf is neither an array nor representable in JSON.
@@ -114,6 +118,8 @@ class _Writer(NamedTuple):
     texts: dict[str, str]
 
     def write(self, node: PyTree, path: tuple[object, ...]) -> PyTree:
+        if isinstance(node, flat_params.FlatParams):
+            node = node.tree()
         if is_state_dict(node):
             options, outline = flatten_state_dict(node), _outline_of_groups(node)
             return {"state_dict": outline, "entries": self._items(options.items(), path)}

@@ -19,8 +19,8 @@ def save_safetensors(tree: PyTree, path: str | os.PathLike[str], sync: bool = Tr
 
     Arrays get dotted names; an optimizer's ``state_dict`` gets the names of torch's distributed checkpoints,
     ``state.<name>.exp_avg`` and ``param_groups.<name>.lr``. Everything else is JSON under its name in the file's
-    metadata, which also holds a checksum of the whole file. The write is atomic
-    (:func:`functorch_optim.checkpoint.atomic_write`). The package safetensors is not needed.
+    metadata, which also holds a checksum of the whole file. Flat parameters are written as their tree. The write is
+    atomic (:func:`functorch_optim.checkpoint.atomic_write`). The package safetensors is not needed.
 
     Args:
         tree: nested dicts, lists, tuples and pytree nodes (a state of :func:`functorch_optim.adam`, a module) of

@@ -5,6 +5,7 @@ So the slots of small leaves share one flat buffer per dtype: we join their grad
 result into leaves again.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -156,8 +157,8 @@ class Packed(Lifted):
 
 
 def packable(leaves: Sequence[PyTree]) -> list[bool]:
-    """Whether each leaf is small, and fully replicated over the same devices as the others."""
-    flags, placement = [], None
+    """Whether each leaf is small, and known to be fully replicated over the same devices as the others."""
+    flags, placement, known = [], None, not axes.unknown()
     for leaf in leaves:
         small = int(np.prod(leaf.shape)) <= LARGEST and leaf.size > 0
         sharding = getattr(leaf, "sharding", None) if not isinstance(leaf, Tracer) else None
@@ -167,7 +168,7 @@ def packable(leaves: Sequence[PyTree]) -> list[bool]:
             placement = placement or devices
             small = whole and devices == placement
         elif small and isinstance(leaf, Tracer):
-            small = not any(jax.typeof(leaf).sharding.spec) and not axes.varying(leaf)
+            small = known and not any(jax.typeof(leaf).sharding.spec) and not axes.varying(leaf)
         flags.append(small)
     return flags
 
@@ -188,10 +189,13 @@ class Segments(NamedTuple):
         return [column[index] for index in self.indices]
 
     def cut(self, flat: jax.Array, step: Numeric | None = None) -> list[PyTree]:
-        """Split the buffer back into leaves; a traced ``step`` saves compile time (:meth:`_runtime_starts`)."""
-        starts, bounds = self._runtime_starts(step), self.bounds
+        """Split the buffer back into leaves; a traced ``step`` saves compile time (:meth:`_runtime_starts`).
+
+        Without ``step`` it may have axes in front, which every leaf gets.
+        """
+        starts, bounds, front = self._runtime_starts(step), self.bounds, flat.shape[:-1]
         if starts is None:
-            return [flat[bounds[i] : bounds[i + 1]].reshape(shape) for i, shape in enumerate(self.shapes)]
+            return [flat[..., bounds[i] : bounds[i + 1]].reshape((*front, *s)) for i, s in enumerate(self.shapes)]
         return [
             jax.lax.dynamic_slice(flat, (start,), (int(np.prod(shape)),)).reshape(shape)
             for start, shape in zip(starts, self.shapes, strict=True)
@@ -252,6 +256,10 @@ def segments_of(leaves: Sequence[PyTree], small: Sequence[bool]) -> dict[str, Se
     return {key: Segments(tuple(indices), tuple([leaves[i].shape for i in indices])) for key, indices in groups.items()}
 
 
-def joined(leaves: Sequence[PyTree], dtype: DTypeLike) -> jax.Array:
-    """Join the leaves into one flat array of a dtype."""
-    return jnp.concatenate([jnp.asarray(leaf, dtype).reshape(-1) for leaf in leaves])
+def joined(leaves: Sequence[PyTree], dtype: DTypeLike, front: int = 0) -> jax.Array:
+    """Join the leaves into one flat array of a dtype; they share their ``front`` first axes, and keep them."""
+    return jnp.concatenate([_flat(jnp.asarray(leaf, dtype), front) for leaf in leaves], -1)
+
+
+def _flat(leaf: jax.Array, front: int) -> jax.Array:
+    return leaf.reshape((*leaf.shape[:front], math.prod(leaf.shape[front:])))

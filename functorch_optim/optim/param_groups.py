@@ -88,6 +88,10 @@ def _is_pair(value: object) -> bool:
 def _body(params: PyTree) -> _Body:
     """Parse one group's parameters: named pairs, a flat list of arrays (no names), a tree, or a module."""
     params = variables.parameters(params)
+    if trees.has_flat(params):
+        raise ValueError(
+            "optimizer got fo.flat_params, but it joins small parameters by itself: give it the tree, flat.tree()"
+        )
     if type(params) in (list, tuple):
         pairs = [_is_pair(element) for element in params]
         if any(pairs):
