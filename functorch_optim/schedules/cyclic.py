@@ -8,7 +8,6 @@ from functorch_optim.hyperparams import AnyNumber, NonNegative
 from functorch_optim.schedules.schedule import (
     Schedule,
     between,
-    between_numbers,
     check_choice,
     check_positive,
     exact_power,
@@ -77,11 +76,12 @@ class cyclic(Schedule):
 
 def triangle(step: PyTree, up: float, down: float, xp: ModuleType) -> tuple[PyTree, PyTree]:
     """Return the cycle at ``step``, counted from 1, and the height of its triangle."""
-    cycle, place = wrapped(step, up + down, xp)
     if xp is np:
-        rising = place <= up
-        height = between_numbers(0.0, 1.0, place, up) if rising else between_numbers(1.0, 0.0, place - up, down)
-        return cycle + 1, height
+        cycles, place = divmod(step, up + down)
+        left = down - (place - up)
+        height = place / up if place <= up else left / down if left > 0 else 0.0
+        return float(cycles) + 1, height
+    cycle, place = wrapped(step, up + down, xp)
     rise, fall = between(0.0, 1.0, place, up, xp), between(1.0, 0.0, place - up, down, xp)
     return cycle + 1, xp.where(place <= up, rise, fall)
 

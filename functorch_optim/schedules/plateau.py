@@ -1,6 +1,6 @@
 """A value, such as a learning rate, that falls when a metric stops improving."""
 
-import math
+from math import isfinite
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -125,12 +125,10 @@ def is_better(
         >>> [bool(is_better(m, -1.0, "min", 0.1, "rel", np)) for m in (-1.0, -1.2, math.nan)]
         [False, True, False]
     """
-    margin = threshold * _size(best, xp) if threshold_mode == "rel" else threshold
+    margin = threshold
+    if threshold_mode == "rel":  # to the size of the best metric, which is 0 before there is one
+        if xp is np:
+            margin = threshold * abs(best) if isfinite(best) else 0.0
+        else:
+            margin = threshold * xp.where(xp.isfinite(best), xp.abs(best), 0.0)
     return metric < best - margin if mode == "min" else metric > best + margin
-
-
-def _size(best: Any, xp: ModuleType) -> PyTree:
-    """The size of the best metric; 0 before there is one."""
-    if xp is np:
-        return abs(best) if math.isfinite(best) else 0.0
-    return xp.where(xp.isfinite(best), xp.abs(best), 0.0)

@@ -6,6 +6,7 @@ float; given an array, it computes in JAX's default float dtype.
 
 import math
 from collections.abc import Iterable
+from math import sin
 from types import ModuleType
 from typing import Any
 
@@ -103,7 +104,7 @@ def between_numbers(start: PyTree, end: PyTree, done: Any, length: Any, strategy
         return start
     share, left = done / length, (length - done) / length
     if strategy == "cos":
-        share, left = math.sin(share * _QUARTER) ** 2, math.sin(left * _QUARTER) ** 2
+        share, left = sin(share * _QUARTER) ** 2, sin(left * _QUARTER) ** 2
     inside = start * left + end * share
     if start < end:
         return start if inside < start else end if inside > end else inside

@@ -106,9 +106,11 @@ class LRScheduler:
         Raises:
             ValueError, TypeError: ``epoch`` is negative, or it or a rate is not a number. Nothing changes then.
         """
-        lives = self._with_attributes([*self.optimizer.param_groups])
+        lives = self._attributes()
+        for group in self.optimizer.param_groups:  # for this few, loops are faster than an extension or comprehension
+            lives.append(group)
         before: list[dict[str, PyTree]] = []
-        for live in lives:  # a loop is faster than a comprehension, for this few
+        for live in lives:
             before.append(live.copy())
         try:
             self._advance(epoch)
@@ -133,10 +135,9 @@ class LRScheduler:
             self.last_epoch = given
             self._write(getattr(self, "_get_closed_form_lr", self.get_lr))
 
-    def _with_attributes(self, lives: list[dict[str, PyTree]]) -> list[dict[str, PyTree]]:
-        """Add the attributes of the scheduler, and of what it holds, to the groups: all that a step changes."""
-        lives.append(self.__dict__)
-        return lives
+    def _attributes(self) -> list[dict[str, PyTree]]:
+        """Return the attributes of the scheduler, and of what it holds: with the groups, all that a step changes."""
+        return [self.__dict__]
 
     def _check_order(self) -> None:
         if vars(self.optimizer).get("step") is not self.optimizer._hooks.scheduled:
@@ -158,13 +159,15 @@ class LRScheduler:
         if len(values) != count:
             name = type(self).__name__
             raise ValueError(f"{name} gives {len(values)} learning rates, but the optimizer has {count} groups")
-        for index, value in enumerate(values):
+        index = 0
+        for group in groups:
+            value = values[index]
             if type(value) is not float:
                 self._check_rate(index, value)
-            groups[index]["lr"] = value
-        if momenta is not None:
-            for index in range(count):
-                write_momentum(groups[index], momenta[index])
+            group["lr"] = value
+            if momenta is not None:
+                write_momentum(group, momenta[index])
+            index += 1  # noqa: SIM113 faster than enumerate for this few
         self._last_lr = values
 
     def _check_rate(self, index: int, value: PyTree) -> None:
@@ -236,7 +239,7 @@ class LRScheduler:
         """
         if isinstance(keep, str):
             raise TypeError(f"keep must be a collection of names, but it is the string {keep!r}")
-        with all_or_nothing(self._with_attributes([*self.optimizer.param_groups])):
+        with all_or_nothing([*self._attributes(), *self.optimizer.param_groups]):
             unknown = set(keep) - self._take(state_dict, frozenset(keep))
             if unknown:
                 raise ValueError(f"keep names {sorted(unknown)}, no options that a {type(self).__name__} can keep")

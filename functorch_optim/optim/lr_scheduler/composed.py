@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from functorch_optim.hyperparams import as_count
 from functorch_optim.optim.lr_scheduler.base import LRScheduler
 from functorch_optim.optim.lr_scheduler.plateau import ReduceLROnPlateau
-from functorch_optim.optim.lr_scheduler.writing import all_or_nothing, reset_rates
+from functorch_optim.optim.lr_scheduler.writing import all_or_nothing, reset_rates, restore
 from functorch_optim.optim.optimizer import Optimizer
 from functorch_optim.typing import Numeric, PyTree
 
@@ -31,16 +31,17 @@ class _Composed(LRScheduler):
                     f"{type(optimizer).__name__}."
                 )
         self._schedulers, self.optimizer = list(schedulers), optimizer
+        self.__dict__ = dict(self.__dict__)  # faster, see the base
 
     def _step_one(self, scheduler: LRScheduler, metrics: Any) -> None:
-        if isinstance(scheduler, ReduceLROnPlateau):
+        if getattr(scheduler.step, "__func__", None) is LRScheduler.step:
+            scheduler._advance(None)  # an error is undone by our own step
+        elif isinstance(scheduler, ReduceLROnPlateau):
             if metrics is None:
                 raise TypeError(f"{type(self).__name__} holds a ReduceLROnPlateau now: step(metrics) needs its metric")
             scheduler.step(metrics)
         elif isinstance(scheduler, _Composed):
             scheduler.step(metrics)
-        elif getattr(scheduler.step, "__func__", None) is LRScheduler.step:
-            scheduler._advance(None)  # an error is undone by our own step
         else:
             scheduler.step()
 
@@ -49,10 +50,10 @@ class _Composed(LRScheduler):
         state = super().state_dict()
         return {**state, "_schedulers": [scheduler.state_dict() for scheduler in self._schedulers]}
 
-    def _with_attributes(self, lives: list[dict[str, PyTree]]) -> list[dict[str, PyTree]]:
-        lives.append(self.__dict__)
+    def _attributes(self) -> list[dict[str, PyTree]]:
+        lives = [self.__dict__]
         for scheduler in self._schedulers:
-            scheduler._with_attributes(lives)
+            lives += scheduler._attributes()
         return lives
 
     def _take(self, state_dict: Mapping[str, PyTree], keep: frozenset[str]) -> set[str]:
@@ -142,7 +143,7 @@ class SequentialLR(_Composed):
         self._check_options()
         self.last_epoch = 0
         self._last_lr: list[float] = []
-        with all_or_nothing(self._with_attributes([*optimizer.param_groups])), warnings.catch_warnings():
+        with all_or_nothing([*self._attributes(), *optimizer.param_groups]), warnings.catch_warnings():
             self._begin()
             warnings.simplefilter("ignore")  # about the order of calls: these steps repeat earlier ones
             for _ in range(last_epoch + 1):
@@ -170,16 +171,28 @@ class SequentialLR(_Composed):
 
     def step(self, metrics: Numeric | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride] as torch
         """Advance to the next epoch; ``metrics`` goes to the active scheduler if it is a :class:`ReduceLROnPlateau`."""
-        LRScheduler.step(self, metrics)
-
-    def _advance(self, given: Any) -> None:
-        self.last_epoch += 1
-        index = self._active()
-        if index > 0 and self._milestones[index - 1] == self.last_epoch:
-            self._schedulers[index]._begin()
-        else:
-            self._step_one(self._schedulers[index], given)
-        self._last_lr = self._lrs()
+        held = self.last_epoch, self._last_lr  # faster than the base's step, which copies all that is held here
+        epoch = self.last_epoch + 1
+        index = bisect_right(self._milestones, epoch)
+        active = self._schedulers[index]
+        lives = active._attributes()  # the others do not change
+        for group in self.optimizer.param_groups:
+            lives.append(group)
+        before: list[dict[str, PyTree]] = []
+        for live in lives:
+            before.append(live.copy())
+        try:
+            self.last_epoch = epoch
+            if index > 0 and self._milestones[index - 1] == epoch:
+                active._begin()
+            else:
+                self._step_one(active, metrics)
+            self._last_lr = active._last_lr
+        except BaseException:
+            self.last_epoch, self._last_lr = held
+            restore(lives, before)
+            raise
+        self.optimizer._loaded_groups = None
 
     def _in_turn(self) -> Sequence[LRScheduler]:
         active = self._active()

@@ -10,11 +10,11 @@ from functorch_optim.hyperparams import as_integer
 from functorch_optim.optim.lr_scheduler.base import LRScheduler
 from functorch_optim.optim.lr_scheduler.writing import (
     all_or_nothing,
+    attributes_of,
     check_optimizer,
     lengthened,
     per_group,
     saved_function,
-    with_attributes,
     write_momentum,
 )
 from functorch_optim.optim.optimizer import Optimizer
@@ -132,9 +132,12 @@ class CyclicLR(LRScheduler):
         self.gamma = float(self.gamma)
 
     def _height(self) -> PyTree:
-        up, epoch = self.total_size * self.step_ratio, self.last_epoch
-        cycle, height = triangle(epoch, up, self.total_size - up, np)
-        return height * scale(cycle, epoch, np, self.mode, self.gamma, self._scale_fn_custom, self.scale_mode)
+        epoch, size, function = self.last_epoch, self.total_size, self._scale_fn_custom
+        up = size * self.step_ratio
+        cycle, height = triangle(epoch, up, size - up, np)
+        if function is None and self.mode == "triangular":  # the scale is 1
+            return height
+        return height * scale(cycle, epoch, np, self.mode, self.gamma, function, self.scale_mode)
 
     def get_lr(self) -> list[float]:
         height = self._height()
@@ -160,9 +163,8 @@ class CyclicLR(LRScheduler):
         kept = saved_function(state.pop("_scale_fn_custom"))
         return {**state, "_scale_fn_custom": kept}
 
-    def _with_attributes(self, lives: list[dict[str, PyTree]]) -> list[dict[str, PyTree]]:
-        lives.append(self.__dict__)
-        return with_attributes(lives, (self._scale_fn_custom,))
+    def _attributes(self) -> list[dict[str, PyTree]]:
+        return [self.__dict__, *attributes_of((self._scale_fn_custom,))]
 
     def _update(self, values: dict[str, PyTree]) -> None:
         """Keep the present ``scale_fn``; an object takes the saved attributes."""
@@ -262,18 +264,21 @@ class OneCycleLR(LRScheduler):
         epoch = self.last_epoch
         if epoch > self.total_steps:
             raise ValueError(f"Tried to step {epoch} times. The specified number of total steps is {self.total_steps}")
-        phase, before, after = {}, 0.0, 0.0
+        phase, begin, finish = {}, 0.0, 0.0
         for phase in self._schedule_phases:  # the first that ends later, otherwise the last
-            before, after = after, phase["end_step"]
-            if epoch <= after:
+            begin, finish = finish, phase["end_step"]
+            if epoch <= finish:
                 break
-        done, length = epoch - before, after - before
-        start, end, groups, strategy = phase[start], phase[end], self.optimizer.param_groups, self._anneal_func_type
+        done, length, strategy = epoch - begin, finish - begin, self._anneal_func_type
+        start, end, groups = phase[start], phase[end], self.optimizer.param_groups
         values: list[float] = []
         for group in groups:
-            if start not in group or end not in group:  # added later: it takes the values of the first
+            try:
+                first, last = group[start], group[end]
+            except KeyError:  # added later: it takes the values of the first
                 group = {**groups[0], **group}
-            values.append(between_numbers(group[start], group[end], done, length, strategy))
+                first, last = group[start], group[end]
+            values.append(between_numbers(first, last, done, length, strategy))
         return values
 
     def get_lr(self) -> list[float]:

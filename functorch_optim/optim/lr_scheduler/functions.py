@@ -5,7 +5,7 @@ from typing import Any
 
 from functorch_optim import schedules
 from functorch_optim.optim.lr_scheduler.base import LRScheduler
-from functorch_optim.optim.lr_scheduler.writing import lengthened, saved_function, with_attributes
+from functorch_optim.optim.lr_scheduler.writing import attributes_of, lengthened, saved_function
 from functorch_optim.optim.optimizer import Optimizer
 from functorch_optim.typing import PyTree
 
@@ -38,9 +38,8 @@ class _ByFunctions(LRScheduler):
         del state["lr_lambdas"]
         return {**state, "lr_lambdas": [saved_function(function) for function in self.lr_lambdas]}
 
-    def _with_attributes(self, lives: list[dict[str, PyTree]]) -> list[dict[str, PyTree]]:
-        lives.append(self.__dict__)
-        return with_attributes(lives, self.lr_lambdas)
+    def _attributes(self) -> list[dict[str, PyTree]]:
+        return [self.__dict__, *attributes_of(self.lr_lambdas)]
 
     def _update(self, values: dict[str, PyTree]) -> None:
         """Keep the present functions; callable objects take the saved attributes."""

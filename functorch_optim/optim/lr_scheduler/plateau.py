@@ -77,6 +77,7 @@ class ReduceLROnPlateau(LRScheduler):
         self.threshold_mode = threshold_mode
         self._reset()
         self._check_options()
+        self.__dict__ = dict(self.__dict__)  # faster, see the base
 
     def _check_options(self) -> None:
         check_plateau(self)
@@ -95,27 +96,32 @@ class ReduceLROnPlateau(LRScheduler):
 
     def step(self, metrics: SupportsFloat, epoch: int | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride] as torch
         """Take a metric into account; call it after every epoch."""
-        LRScheduler.step(self, (float(metrics), epoch))
-
-    def _advance(self, given: tuple[float, int | None]) -> None:
-        current, epoch = given
-        if epoch is not None:
-            check_epoch(epoch)
-            warnings.warn(EPOCH_WARNING, UserWarning, stacklevel=4)
-        self.last_epoch = self.last_epoch + 1 if epoch is None else epoch
-        if bool(is_better(current, self.best, self.mode, self.threshold, self.threshold_mode, np)):
-            self.best, self.num_bad_epochs = current, 0
+        best, bad, cooling = float(metrics), 0, self.cooldown_counter
+        if epoch is None:
+            epoch = self.last_epoch + 1
         else:
-            self.num_bad_epochs += 1
-        if self.cooldown_counter > 0:
-            self.cooldown_counter -= 1
-            self.num_bad_epochs = 0
-        if self.num_bad_epochs > self.patience:
-            self._reduce()
-            self.cooldown_counter, self.num_bad_epochs = self.cooldown, 0
+            check_epoch(epoch)
+            warnings.warn(EPOCH_WARNING, UserWarning, stacklevel=2)
+        if not is_better(best, self.best, self.mode, self.threshold, self.threshold_mode, np):
+            best, bad = self.best, self.num_bad_epochs + 1
+        if cooling > 0:
+            cooling, bad = cooling - 1, 0
+        if bad > self.patience:
+            LRScheduler.step(self, (epoch, best))
+            return
+        after = epoch, best, bad, cooling, self._lrs()  # then one statement, which no signal interrupts
+        self.last_epoch, self.best, self.num_bad_epochs, self.cooldown_counter, self._last_lr = after
+        self.optimizer._loaded_groups = None
+
+    def _advance(self, given: tuple[int, float]) -> None:
+        """Make a step that reduces the rates; an error is undone by the base's ``step``."""
+        self._reduce()
+        self.last_epoch, self.best = given
+        self.num_bad_epochs, self.cooldown_counter = 0, self.cooldown
         self._last_lr = self._lrs()
 
     def _reduce(self) -> None:
+        """Lower the rates."""
         groups = self.optimizer.param_groups
         if len(groups) != len(self.min_lrs):
             if self.default_min_lr is None:

@@ -90,8 +90,9 @@ def lengthened(values: list[Any], count: int) -> list[Any]:
     return values if len(values) >= count else values + values[-1:] * (count - len(values))
 
 
-def with_attributes(lives: list[dict[str, PyTree]], functions: Sequence[object]) -> list[dict[str, PyTree]]:
-    """Add the attributes of those functions that have any."""
+def attributes_of(functions: Sequence[object]) -> list[dict[str, PyTree]]:
+    """Return the attributes of those functions that have any."""
+    lives: list[dict[str, PyTree]] = []
     for function in functions:
         attributes = getattr(function, "__dict__", None)
         if attributes is not None:
