@@ -990,3 +990,20 @@ def test_a_group_that_joins_one_cycle_takes_the_first_ones_highest_and_lowest_va
         scheduler.step()
         one, other = optimizer.param_groups
         assert (one["lr"], one["momentum"]) == (other["lr"], other["momentum"])
+
+
+def test_a_group_that_joins_a_plateau_takes_its_single_lowest_rate():
+    s = optim.lr_scheduler
+    optimizer, _ = ours("StepLR", {})
+    single = s.ReduceLROnPlateau(optimizer, patience=0, factor=0.5, min_lr=0.2)
+    each = s.ReduceLROnPlateau(optimizer, patience=0, min_lr=[0.0, 0.0])
+    single.step(1.0)
+    each.step(1.0)
+    optimizer.add_param_group({"params": [jnp.ones(1)], "lr": 0.3})
+    single.step(1.0)
+    assert rates(optimizer)[:3] == [0.25, 1.0, 0.2]
+    assert single.state_dict()["min_lrs"] == [0.2] * 3
+    before = (repr(optimizer), each.state_dict())
+    with pytest.raises(RuntimeError, match=r"param groups in the `optimizer` \(3\) differs .* initialized \(2\)"):
+        each.step(1.0)
+    assert (repr(optimizer), each.state_dict()) == before

@@ -519,3 +519,70 @@ def test_gradients_are_added_in_place(foreach):
         optimizer.backward(loss, batch(seed))
         places.append([leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(optimizer._grads)])
     assert places[0] == places[1] == places[2]
+
+
+FIRST = {
+    "many": lambda: optim.AdamW({str(index): jnp.ones(3) for index in range(64)}),
+    "foreach": lambda: optim.Adam(tree(4), foreach=True, group_rules=[("layer1$", {"lr": 0.5})]),
+    "foreach, some large": lambda: optim.SGD(tree(4) | {"large": jnp.ones(9000)}, momentum=0.9, foreach=True),
+    "foreach, narrow slots": lambda: optim.Adam(tree(4), foreach=True, state_dtype="bfloat16"),
+    "foreach, slots from the start": lambda: optim.Adagrad(tree(4), foreach=True),
+    "few": lambda: optim.AdamW(tree(4)),
+}
+
+
+@pytest.mark.parametrize("make", FIRST.values(), ids=FIRST)
+def test_backward_compiles_the_loss_once(make, capsys):
+    def noisy(params):
+        print("traced")
+        return sum(jnp.sum((leaf - 2.0) ** 2) for leaf in jax.tree.leaves(params))
+
+    optimizer = make()
+    first = jax.tree.map(lambda leaf: 2 * leaf, jax.grad(noisy)(optimizer.params))
+    capsys.readouterr()
+    optimizer.backward(noisy)
+    optimizer.backward(noisy)
+    assert bool(optimizer.state) == isinstance(optimizer, optim.Adagrad)
+    assert_close(optimizer.grads, first)
+    for _ in range(2):
+        optimizer.step()
+        optimizer.zero_grad()
+        optimizer.backward(noisy)
+    assert capsys.readouterr().out == "traced\n"
+
+
+def test_options_written_between_the_first_backward_and_the_step_are_those_of_the_step():
+    one, other = (optim.Adam(tree(4), foreach=True) for _ in range(2))
+    one.backward(loss, batch())
+    for optimizer in (one, other):
+        optimizer.param_groups[0].update(amsgrad=True, lr=0.5)
+    one.step()
+    other.step(jax.grad(loss)(other.params, batch()))
+    assert_close(one.params, other.params, 1e-5)
+    assert sorted(one.state["top"]) == sorted(other.state["top"])
+
+
+EDITS = [
+    ("SGD", {}, {"maximize": True}),
+    ("SGD", {}, {"momentum": 0.9}),
+    ("SGD", {"momentum": 0.9}, {"nesterov": True}),
+    ("Adam", {}, {"amsgrad": True}),
+    ("RMSprop", {}, {"centered": True}),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "edit"), EDITS, ids=str)
+def test_an_edit_of_a_flag_compiles_the_loss_once_and_edits_of_numbers_never(name, options, edit, capsys):
+    def noisy(params):
+        print("traced")
+        return sum(jnp.sum((leaf - 2.0) ** 2) for leaf in jax.tree.leaves(params))
+
+    optimizer = make(name, tree(), lr=0.01, weight_decay=0.1, **options)
+    group, traces = optimizer.param_groups[0], []
+    group["weight_decay"] = 0.0  # it was nonzero once: an anneal from 0 compiles nothing
+    before = {key: group[key] for key in edit}
+    for values in ({}, {"lr": 0.5, "weight_decay": 0.2}, edit, before, edit, before):
+        group.update(values)
+        optimizer.step(noisy)
+        traces.append(capsys.readouterr().out.count("traced"))
+    assert traces == [1, 0, 1, 0, 0, 0]

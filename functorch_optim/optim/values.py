@@ -120,8 +120,9 @@ class Values(Stepping):
         """Return what the loss returns, and its gradients with respect to the arrays that hold the parameters."""
         with self._transaction.handoff_lock:
             self._settle()
-            packed = self._engine.packed(self._layout, self._held)
-        if packed is None or self._frozen() or self.defaults.get("differentiable"):
+            by_leaf = self._frozen() or self.defaults.get("differentiable")
+            packed = None if by_leaf else self._engine.packed(self._layout, self._held, self._records)
+        if packed is None:
             return self._by_leaf(loss_fn, args, has_aux, True, ())
         assembly, arrays = packed
         make = functools.partial(differentiated_packed, assembly, has_aux)

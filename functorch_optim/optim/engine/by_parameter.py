@@ -4,20 +4,23 @@ The host computes a step's scalars in doubles, and passes them to the compiled u
 a group with equal update counts share scalars; a parameter without a gradient is left out of the call.
 """
 
-from collections.abc import Sequence
+import operator
+import weakref
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 
 from functorch_optim import rows
 from functorch_optim.base import GradientTransformation
-from functorch_optim.core.packing import Assembly
+from functorch_optim.core.packing import Assembly, Segments
 from functorch_optim.optim.engine import handover
 from functorch_optim.optim.engine.assembly import Grads
 from functorch_optim.optim.engine.closures import Task
 from functorch_optim.optim.engine.entries import entries_of, history_of
 from functorch_optim.optim.engine.histories import Histories, History, fit
 from functorch_optim.optim.engine.kinds import Algorithms, Record
-from functorch_optim.optim.engine.packs import Leaves, Pack
+from functorch_optim.optim.engine.packs import Leaves, Pack, join_all
 from functorch_optim.optim.engine.prepared import Prepared
 from functorch_optim.optim.engine.protocol import Entry, Group, Reading
 from functorch_optim.optim.engine.torch_habits import habits_of
@@ -27,6 +30,14 @@ from functorch_optim.optim.transaction import Call
 from functorch_optim.typing import PyTree
 
 _GRADIENT = object()  # stands for a gradient that the compiled function forms
+
+
+class _Ahead(NamedTuple):
+    """The form of parameters that the next step will pack, and what it follows from."""
+
+    held: weakref.ref[Leaves]  # weak, so that replaced arrays are freed at once
+    key: list[object]
+    assembly: Assembly
 
 
 class ByParameter:
@@ -42,9 +53,10 @@ class ByParameter:
         self.warm: Prepared | None = None  # the last step, which the next one may repeat
         self._known = Histories()
         self._form: tuple[Sequence[Pack], Assembly] | None = None  # of packed parameters
+        self._ahead: _Ahead | None = None
 
     def __getstate__(self) -> dict[str, object]:
-        return {**vars(self), "_known": self._known.snapshot(), "warm": None, "_form": None}
+        return {**vars(self), "_known": self._known.snapshot(), "warm": None, "_form": None, "_ahead": None}
 
     @property
     def histories(self) -> list[History]:
@@ -125,9 +137,13 @@ class ByParameter:
 
         return call._replace(commit=commit)
 
-    def packed(self, layout: Layout, held: Leaves) -> tuple[Assembly, list[PyTree]] | None:
-        """Return the parameters in the form in which they are stored, if some of them are packed."""
+    def packed(
+        self, layout: Layout, held: Leaves, records: Callable[[], Sequence[Record]]
+    ) -> tuple[Assembly, list[PyTree]] | None:
+        """Return the parameters as the next step stores them, if it packs some of them; see :meth:`Engine.packed`."""
         arrangement = self._known.arrangement
+        if not arrangement.packs and not arrangement.final:
+            return self._packed_ahead(layout, held, records())
         if not arrangement.packs or arrangement.owner is not held:
             return None
         if self._form is None or self._form[0] is not arrangement.packs:
@@ -137,6 +153,27 @@ class ByParameter:
         assembly = self._form[1]
         arrays = [*[held.loose[i] for i in assembly.alone], *[pack.param for pack in arrangement.packs]]
         return assembly, arrays
+
+    def _packed_ahead(
+        self, layout: Layout, held: Leaves, records: Sequence[Record]
+    ) -> tuple[Assembly, list[PyTree]] | None:
+        """Return what :meth:`packed` returns, before the step that forms the packs."""
+        arrays, key = held.arrays(), list[object]([self._known.arrangement])
+        for record in records:
+            key += [record.algorithm, record.foreach]
+        ahead = self._ahead
+        if ahead is None or ahead.held() is not held or not all(map(operator.is_, ahead.key, key)):
+            packs = [
+                Segments(tuple(indices), tuple([arrays[i].shape for i in indices]))
+                for indices in self._known.expected(held, layout.group_of, records)
+            ]
+            together = {index for segments in packs for index in segments.indices}
+            alone = tuple([index for index in range(len(held)) if index not in together])
+            ahead = self._ahead = _Ahead(weakref.ref(held), key, Assembly(layout.structure, alone, tuple(packs)))
+        assembly = ahead.assembly
+        if not assembly.packs:
+            return None
+        return assembly, [*[arrays[i] for i in assembly.alone], *[join_all(each.of(arrays)) for each in assembly.packs]]
 
     def evaluates(self, groups: Sequence[Group]) -> bool:
         """Whether :meth:`step_by_loss` works: not for rules that take row-sparse gradients only."""

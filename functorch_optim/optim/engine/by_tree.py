@@ -203,9 +203,9 @@ class ByTree:
         compiled = losses.compiled(task.closure, kind, make, donated=(0, 1))
         return self._call(compiled, held, task.data, numbers, records)
 
-    def packed(self, layout: Layout, held: Leaves) -> None:
+    def packed(self, layout: Layout, held: Leaves, records: object) -> None:
         """Return None: nothing is packed."""
-        del layout, held
+        del layout, held, records
 
     def evaluates(self, groups: Sequence[Group]) -> bool:
         """Whether :meth:`step_by_loss` works: always."""

@@ -1,5 +1,6 @@
 """The histories of parameters: one each, as in torch, or one for a whole pack."""
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -44,8 +45,7 @@ def fit(history: History, record: Record, param: PyTree) -> History:
         return history
     rule, hyperparams = algorithm.rule, record.numbers
     if history.row is None:
-        carried = {name: single(value) for name, value in rule.start(hyperparams).items()}
-        return History(cast_slots(rule.init(param, hyperparams), record.dtypes), 0, carried, {}, algorithm)
+        return _first(record, _first_row(record, param))
     held = {**history.idle, **slots_of(history.row)}
     whole = all(name in held for name in algorithm.slot_names)
     row = rule.empty() if whole else rule.init(param, hyperparams)
@@ -53,6 +53,17 @@ def fit(history: History, record: Record, param: PyTree) -> History:
     restarts = not whole and not habits_of(type(rule)).counts_steps
     row = cast_slots(row, record.dtypes)
     return History(row, 0 if restarts else history.step, history.carried, held, algorithm)
+
+
+def _first_row(record: Record, param: PyTree) -> PyTree:
+    """Return a parameter's slots before its first update."""
+    return cast_slots(record.algorithm.rule.init(param, record.numbers), record.dtypes)
+
+
+def _first(record: Record, row: PyTree) -> History:
+    """Return the history before the first update; ``row`` has the slots, or their shapes."""
+    carried = {name: single(value) for name, value in record.algorithm.rule.start(record.numbers).items()}
+    return History(row, 0, carried, {}, record.algorithm)
 
 
 def slots_of(row: PyTree) -> dict[str, PyTree]:
@@ -150,7 +161,7 @@ class Histories:
             now = self.arrangement
         if now.final:
             return now, {}
-        wanted = [group.foreach if self._broken < FEW_BREAKS else bool(group.foreach) for group in records]
+        wanted = self._wanted(records)
         if len(held) < 2 or all(want is False for want in wanted):
             return now._replace(final=True), {}
         arrays, apart = held.arrays(), odd | self._apart
@@ -165,6 +176,33 @@ class Histories:
                 alone[index] = None
         positions = frozenset(index for pack in packs for index in pack.indices)
         return Arrangement(alone, tuple(packs), positions, held if packs else None, final=True), candidates
+
+    def _wanted(self, records: Sequence[Record]) -> list[bool | None]:
+        """Return for each group whether to pack it; None packs many parameters only."""
+        return [group.foreach if self._broken < FEW_BREAKS else bool(group.foreach) for group in records]
+
+    def expected(self, held: Leaves, groups: Sequence[int], records: Sequence[Record]) -> list[list[int]]:
+        """Return the parameters of each pack that a step would form now if all of them had gradients.
+
+        No slots are created for this: shapes and dtypes decide.
+        """
+        wanted, arrays = self._wanted(records), held.arrays()
+        if len(arrays) < (2 if any(wanted) else FEWEST):
+            return []
+        shapes: dict[Any, PyTree] = {}
+        candidates: dict[int, History] = {}
+        for index, array in enumerate(arrays):
+            history, record = self[index], records[groups[index]]
+            if index in self._apart:
+                continue
+            if history.row is not None:
+                candidates[index] = fit(history, record, array)
+            else:
+                key = groups[index], array.shape, array.dtype
+                if key not in shapes:
+                    shapes[key] = jax.eval_shape(functools.partial(_first_row, record), array)
+                candidates[index] = _first(record, shapes[key])
+        return together(arrays, candidates, groups, wanted)
 
 
 def together(

@@ -55,9 +55,9 @@ class NoAlgorithm:
         """Raise."""
         self.refuse()
 
-    def packed(self, layout: Layout, held: Leaves) -> None:
+    def packed(self, layout: Layout, held: Leaves, records: object) -> None:
         """Return None: nothing is packed."""
-        del layout, held
+        del layout, held, records
 
     def evaluates(self, groups: Sequence[Group]) -> bool:
         """Return False."""

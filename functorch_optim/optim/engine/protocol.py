@@ -1,6 +1,6 @@
 """What :class:`functorch_optim.optim.Optimizer` requires of the engine, which holds the state and makes the steps."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
 import jax
@@ -127,8 +127,13 @@ class Engine(Protocol[R]):
         """
         ...
 
-    def packed(self, layout: Layout, held: Leaves) -> tuple[Assembly, list[PyTree]] | None:
-        """Return the parameters in the form in which they are stored, if some of them are packed."""
+    def packed(
+        self, layout: Layout, held: Leaves, records: Callable[[], Sequence[R]]
+    ) -> tuple[Assembly, list[PyTree]] | None:
+        """Return the parameters in the form in which they are stored, if some of them are packed.
+
+        Before the step that packs them, this is the form that it will store, if all parameters have gradients.
+        """
         ...
 
     def evaluates(self, groups: Sequence[Group]) -> bool:

@@ -106,36 +106,45 @@ class ReduceLROnPlateau(LRScheduler):
             best, bad = self.best, self.num_bad_epochs + 1
         if cooling > 0:
             cooling, bad = cooling - 1, 0
+        rates = self._lrs()
         if bad > self.patience:
-            LRScheduler.step(self, (epoch, best))
-            return
-        after = epoch, best, bad, cooling, self._lrs()  # then one statement, which no signal interrupts
+            bad, cooling, lower = 0, self.cooldown, self._lowered(rates)
+            if lower != rates:
+                LRScheduler.step(self, (epoch, best, lower))
+                return
+        after = epoch, best, bad, cooling, rates  # then one statement, which no signal interrupts
         self.last_epoch, self.best, self.num_bad_epochs, self.cooldown_counter, self._last_lr = after
         self.optimizer._loaded_groups = None
 
-    def _advance(self, given: tuple[int, float]) -> None:
-        """Make a step that reduces the rates; an error is undone by the base's ``step``."""
-        self._reduce()
-        self.last_epoch, self.best = given
+    def _advance(self, given: tuple[int, float, list[float]]) -> None:
+        """Make a step that lowers the rates; an error is undone by the base's ``step``."""
+        self.last_epoch, self.best, lower = given
         self.num_bad_epochs, self.cooldown_counter = 0, self.cooldown
+        self.min_lrs = self._lowest(len(lower))
+        for group, before, after in zip(self.optimizer.param_groups, self._lrs(), lower, strict=True):
+            if after != before:
+                group["lr"] = after
         self._last_lr = self._lrs()
 
-    def _reduce(self) -> None:
-        """Lower the rates."""
-        groups = self.optimizer.param_groups
-        if len(groups) != len(self.min_lrs):
-            if self.default_min_lr is None:
-                raise RuntimeError(
-                    f"The number of param groups in the `optimizer` ({len(groups)}) differs from when "
-                    f"`ReduceLROnPlateau` was initialized ({len(self.min_lrs)}), usually due to a new param group "
-                    "being added to the optimizer. Please modify the `min_lrs` field to match the length of the "
-                    "`optimizer` param groups."
-                )
-            self.min_lrs = [self.default_min_lr] * len(groups)
-        for group, lr, lowest in zip(groups, self._lrs(), self.min_lrs, strict=True):
-            new = max(lr * self.factor, lowest)
-            if lr - new > self.eps:
-                group["lr"] = new
+    def _lowered(self, rates: list[float]) -> list[float]:
+        """Return the rates after a reduction; a rate that would fall by no more than ``eps`` stays."""
+        lowest, lower = self._lowest(len(rates)), list[float]()
+        for index, lr in enumerate(rates):
+            new = max(lr * self.factor, lowest[index])
+            lower.append(new if lr - new > self.eps else lr)
+        return lower
+
+    def _lowest(self, count: int) -> list[PyTree]:
+        """Return the lowest rate of each of ``count`` groups."""
+        if len(self.min_lrs) == count:
+            return self.min_lrs
+        if self.default_min_lr is None:
+            raise RuntimeError(
+                f"The number of param groups in the `optimizer` ({count}) differs from when `ReduceLROnPlateau` was "
+                f"initialized ({len(self.min_lrs)}), usually due to a new param group being added to the optimizer. "
+                "Please modify the `min_lrs` field to match the length of the `optimizer` param groups."
+            )
+        return [self.default_min_lr] * count
 
     def _begin(self, reset: bool = True) -> None:
         if reset:
