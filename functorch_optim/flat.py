@@ -158,9 +158,9 @@ def flat_params(params: PyTree) -> FlatParams:
         flat = fo.apply_updates(flat, updates)
 
     Every transformation works that treats all entries alike: algorithms that update each entry by itself, clipping by
-    the global norm or by value, weight decay, accumulation, skips, averages, schedules. What looks at whole leaves or
-    at their names (Muon, Adafactor, masks, partitions, trust ratios) is refused by ``init`` and ``update``; another
-    library's transformation is not checked.
+    the global norm or by value, weight decay, accumulation, skips, averages, schedules. What looks at whole leaves, or
+    at their names or places (Muon, Adafactor, BFGS, masks, partitions, trust ratios), is refused by ``init`` and
+    ``update``; another library's transformation is not checked.
 
     Args:
         params: a tree of arrays, which are copied, or of ``jax.ShapeDtypeStruct``. Integers, large leaves and leaves

@@ -30,6 +30,7 @@ PARAMS = {
 TOLERANCE = 1e-5  # of three steps in float32, in which Adam divides small gradients by small numbers
 WORK = ["adam", "adamw", "sgd", "lbfgs", "clip_by_global_norm", "accumulate", "ema", "skip_nonfinite", "lookahead"]
 REFUSED = [
+    "bfgs",
     "muon_adamw",
     "adafactor",
     "scale_by_trust_ratio",
