@@ -7,7 +7,7 @@ axes. It is one of
   Under ``check_vma=False`` (and under ``vmap``) JAX does not know which these are: for several arrays pass a tree.
 - a ``PartitionSpec``, as ``shard_map`` takes it, which also gives the dimension that is split.
 - a tree of these with the parameters' structure (one may stand for a subtree), or a function of the dotted path.
-  Leaves that ``flat_params`` joined must have the same axes.
+  Leaves that ``flat_params`` joined must have the same axes; the tree may be flat too.
 - ``()``: no axis; every shard counts as whole.
 
 Without it such a transformation raises if its input varies, or might.
@@ -109,7 +109,7 @@ def as_axes(axis_name: PyTree, who: str) -> Labels | None:
     """
     if axis_name is None:
         return None
-    labels = as_labels(axis_name, is_leaf=_is_entry)
+    labels = as_labels(trees.spread(axis_name), is_leaf=_is_entry)
     for entry in labels.leaves:
         _named(entry, who)
     return labels

@@ -202,11 +202,11 @@ class Update(Frozen):
 
 
 def _check_form(of: Transform, tree: PyTree) -> None:
-    """Raise if leaves of the tree are joined that the transformation looks at one by one."""
+    """Raise if some leaves of the tree are joined and the transformation tells one from another."""
     if of.acts_by_leaf() and trees.has_flat(tree):
         raise ValueError(
-            f"{of!r} acts on each parameter as a whole, or by its name, so it needs the parameters as a tree and not "
-            "in fo.flat_params"
+            f"{of!r} acts on each parameter as a whole, or by its name or place, so it needs the parameters as a tree "
+            "and not in fo.flat_params"
         )
 
 

@@ -6,7 +6,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
-from jax.sharding import NamedSharding, PartitionSpec
 
 from functorch_optim import axes, trees
 from functorch_optim.core.packing import Assembly, Segments, joined, packable, segments_of
@@ -41,11 +40,6 @@ class Form:
     def __reduce__(self) -> tuple[object, ...]:
         return Form, (self.assembly, self.names)  # another process hashes strings otherwise
 
-    @functools.cached_property
-    def sizes(self) -> tuple[int, ...]:
-        """The number of entries of each buffer."""
-        return tuple(segments.bounds[-1] for segments in self.assembly.packs)
-
     def buffers(self, arrays: list[PyTree]) -> list[PyTree]:
         """Return the buffers of ``arrays``.
 
@@ -53,12 +47,9 @@ class Form:
             ValueError: the last axis of one has another size.
         """
         loose = len(self.assembly.alone)
-        for name, array, size in zip(self.names[loose:], arrays[loose:], self.sizes, strict=True):
-            if array is not None and jnp.shape(array)[-1:] != (size,):
-                raise ValueError(
-                    f"{name} of the flat parameters has shape {jnp.shape(array)}, but its last axis must have the "
-                    f"{size} entries of the leaves joined in it"
-                )
+        for name, array, pack in zip(self.names[loose:], arrays[loose:], self.assembly.packs, strict=True):
+            if array is not None:
+                pack.check(f"{name} of the flat parameters", array)
         return arrays[loose:]
 
     def leaves(self, arrays: list[PyTree], pieces: list[PyTree]) -> list[PyTree]:
@@ -75,9 +66,9 @@ class Form:
     def cut(self, arrays: list[PyTree]) -> list[PyTree]:
         """Return each leaf; of an abstract buffer, abstract leaves."""
         buffers = self.buffers(arrays)
-        pieces: Any = _pieces(self, [None if _is_abstract(array) else array for array in buffers])
+        pieces: Any = _pieces(self, [None if trees.is_abstract(array) else array for array in buffers])
         triples = zip(self.assembly.packs, buffers, pieces, strict=True)
-        return self.leaves(arrays, [_abstract(pack, a) if _is_abstract(a) else parts for pack, a, parts in triples])
+        return self.leaves(arrays, [pack.cut(a) if trees.is_abstract(a) else parts for pack, a, parts in triples])
 
     def joined(self, leaves: list[PyTree]) -> list[PyTree]:
         """Return the arrays that hold these leaves."""
@@ -140,23 +131,17 @@ class FlatParams(trees.Flat):
             TypeError: a leaf is not an array.
         """
         places = FlatParams(self.form, list(range(len(self.arrays)))).spread()
-        names, holders, _ = trees.named_leaves(places)
+        names, _, _ = trees.named_leaves(places)
         leaves = trees.align(places, tree, "the leaves", "the flat parameters")
-        firsts: dict[int, tuple[str, str]] = {}
-        for name, holder, expected, leaf in zip(names, holders, self.form.shapes(self.arrays), leaves, strict=True):
+        for name, expected, leaf in zip(names, self.form.shapes(self.arrays), leaves, strict=True):
             if leaf is not None:
                 trees.check_array(name, leaf, "the value")
             shape = None if leaf is None else leaf.shape
             if shape != expected:
                 where = trees.quote(name)
                 raise ValueError(f"the leaf {where} has shape {shape}, but in this form it has shape {expected}")
-            dtype = "None" if leaf is None else str(leaf.dtype)
-            other, first = firsts.setdefault(holder, (name, dtype))
-            if dtype != first:
-                raise ValueError(
-                    f"the leaves {trees.quote(other)} ({first}) and {trees.quote(name)} ({dtype}) are joined in one "
-                    "buffer, which has one dtype: give them the same"
-                )
+        for pack in self.form.assembly.packs:
+            pack.dtype_of(leaves, names)
         return FlatParams(self.form, self.form.joined(leaves))
 
 
@@ -173,9 +158,9 @@ def flat_params(params: PyTree) -> FlatParams:
         flat = fo.apply_updates(flat, updates)
 
     Every transformation works that treats all entries alike: algorithms that update each entry by itself, clipping by
-    the global norm or by value, weight decay, accumulation, skips, averages, schedules. What looks at whole leaves or
-    at their names (Muon, Adafactor, masks, partitions, trust ratios) is refused by ``init`` and ``update``; another
-    library's transformation is not checked.
+    the global norm or by value, weight decay, accumulation, skips, averages, schedules. What looks at whole leaves, or
+    at their names or places (Muon, Adafactor, BFGS, masks, partitions, trust ratios), is refused by ``init`` and
+    ``update``; another library's transformation is not checked.
 
     Args:
         params: a tree of arrays, which are copied, or of ``jax.ShapeDtypeStruct``. Integers, large leaves and leaves
@@ -221,7 +206,7 @@ def flat_params(params: PyTree) -> FlatParams:
     alone = [index for index, packed in enumerate(small) if not packed]
     assembly = Assembly(trees.Structure(treedef), tuple(alone), tuple(segments.values()))
     form = Form(assembly, (*[names[index] for index in alone], *[f"packed.{key}" for key in segments]))
-    return FlatParams(form, form.joined([leaf if _is_abstract(leaf) else jnp.array(leaf) for leaf in leaves]))
+    return FlatParams(form, form.joined([leaf if trees.is_abstract(leaf) else jnp.array(leaf) for leaf in leaves]))
 
 
 def unflatten(tree: PyTree) -> PyTree:
@@ -261,29 +246,15 @@ def flatten_like(tree: PyTree, like: PyTree) -> PyTree:
     return treedef.unflatten([model.like(node) if isinstance(model, FlatParams) else node for model, node in pairs])
 
 
-def _is_abstract(array: PyTree) -> bool:
-    return isinstance(array, jax.ShapeDtypeStruct)
-
-
-def _abstract(pack: Segments, array: PyTree) -> list[jax.ShapeDtypeStruct]:
-    """Return the shape and dtype of each leaf in an abstract buffer, and its placement if that is whole."""
-    front, sharding = array.shape[:-1], array.sharding
-    if isinstance(sharding, NamedSharding):
-        sharding = sharding.update(spec=PartitionSpec()) if sharding.is_fully_replicated else None
-    return [jax.ShapeDtypeStruct((*front, *shape), array.dtype, sharding=sharding) for shape in pack.shapes]
-
-
 def _joined(pack: Segments, leaves: list[PyTree]) -> PyTree:
     """Join the leaves of one buffer, which are arrays, abstract arrays, or absent."""
     if trees.is_absent(leaves[0]):
         return None
-    whole = functools.partial(_whole, front=len(leaves[0].shape) - len(pack.shapes[0]))
-    return jax.eval_shape(whole, leaves) if any(map(_is_abstract, leaves)) else whole(leaves)
+    whole = joined if any(map(trees.is_abstract, leaves)) else _whole
+    return whole(leaves, leaves[0].dtype, len(leaves[0].shape) - len(pack.shapes[0]))
 
 
-@functools.partial(jax.jit, static_argnames="front")
-def _whole(leaves: list[jax.Array], front: int) -> jax.Array:
-    return joined(leaves, leaves[0].dtype, front)
+_whole = jax.jit(joined, static_argnums=(1, 2))
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -29,6 +29,11 @@ def is_absent(leaf: PyTree) -> bool:
     return leaf is None or getattr(leaf, "dtype", None) == jax.dtypes.float0
 
 
+def is_abstract(leaf: PyTree) -> bool:
+    """Whether a leaf is only a shape and a dtype, as from ``jax.eval_shape``."""
+    return isinstance(leaf, jax.ShapeDtypeStruct)
+
+
 class Structure:
     """A tree's structure in a form that can be pickled and copied, whatever library its nodes are from.
 

@@ -92,6 +92,22 @@ def test_what_packing_needs_and_says():
     assert isinstance(fo.sgd(lr=0.1, foreach=True).init(tree), fo.ForeachState)  # no slots to pack without momentum
 
 
+def test_a_state_is_packed_in_its_own_dtype_and_unpacked_whatever_its_form():
+    tx, tree = fo.adam(lr=0.1, foreach=True), {"a": jnp.arange(2.0), "b": jnp.ones((2, 2)), "large": jnp.ones(9000)}
+    plain = fo.adam(lr=0.1).init(tree)
+    mixed = plain._replace(exp_avg={**plain.exp_avg, "b": jnp.ones((2, 2), jnp.bfloat16)})
+    with pytest.raises(ValueError, match=r"the leaves 'a' \(float32\) and 'b' \(bfloat16\) are joined in one buffer"):
+        tx.update.of.pack(mixed, tree)
+    abstract = jax.eval_shape(tx.init, tree).unpack(tree)
+    assert jax.tree.map(jnp.shape, abstract) == jax.tree.map(jnp.shape, plain)
+    assert tx.update.of.pack(abstract, tree).packed.exp_avg["float32"].shape == (6,)
+    many = jax.vmap(lambda rate: tx.update(tree, tx.init(tree), jax.tree.map(lambda x: x * rate, tree))[1])(jnp.ones(3))
+    found = many.unpack(tree).exp_avg
+    assert near(found, jax.tree.map(lambda x: jnp.broadcast_to(0.1 * x, (3, *x.shape)), tree))
+    with pytest.raises(ValueError, match=r"float32 of the slot exp_avg has shape \(6,\), but .* the 7 entries"):
+        tx.init(tree).unpack({**tree, "a": jnp.ones(3)})
+
+
 def test_it_composes():
     """In a chain with clipping and an average, in a partition, in a scan; unpacked out of the chain."""
     tree = params()

@@ -337,7 +337,7 @@ FLAT = {"split": jnp.arange(4.0), "bias": jnp.full(4, 2.0), "whole": jnp.ones(2)
 FLAT_SPECS = {"split": P("x"), "bias": P("x"), "whole": P(), "other": P()}
 
 
-@pytest.mark.parametrize("axis_name", ["x", FLAT_SPECS, lambda path: FLAT_SPECS[path]])
+@pytest.mark.parametrize("axis_name", [FLAT_SPECS, *full("x", lambda path: FLAT_SPECS[path])])
 def test_flat_params_of_shards_have_the_norm_of_the_whole(axis_name):
     tx = fo.chain(fo.clip_by_global_norm(0.5, axis_name=axis_name), fo.sgd(lr=1.0))
 
@@ -362,6 +362,35 @@ def test_flat_params_join_nothing_where_no_array_says_whether_it_is_split():
     assert specs.arrays == [P("x"), P("x"), P()]
     norm = sharded(lambda flat: fo.global_norm(flat, axis_name=FLAT_SPECS), (specs,), P(), False)(flat)
     np.testing.assert_allclose(norm, fo.global_norm(FLAT), rtol=1e-6)
+
+
+@pytest.mark.parametrize("check_vma", [False, *full(True)])
+def test_buffers_may_be_split_themselves(check_vma):
+    """As in ZeRO: each device holds a part of every buffer, and gathers them in the loss."""
+    flat = fo.flat_params({"a": jnp.arange(3.0), "b": jnp.ones((1, 5))})
+    specs = jax.tree.map(lambda _: P("x"), flat)
+    norm = sharded(lambda flat: fo.global_norm(flat, axis_name=specs), (specs,), P(), check_vma)(flat)
+    np.testing.assert_allclose(norm, fo.global_norm(flat), rtol=1e-6)
+
+
+@pytest.mark.parametrize("check_vma", [True, *full(False)])
+def test_devices_that_share_flat_params_step_as_with_the_tree(check_vma):
+    params, x = {"w": jnp.ones((3, 2)), "b": jnp.zeros(2)}, jnp.arange(12.0).reshape(4, 3)
+    tx = fo.chain(fo.clip_by_global_norm(0.5, axis_name=()), fo.adam(lr=0.1))
+
+    def step(params, state, x):
+        def loss(params):
+            tree = fo.unflatten(params)
+            return jnp.mean((x @ tree["w"] + tree["b"][None]) ** 2)
+
+        own = jax.tree.map(lambda p: jax.lax.pcast(p, "x", to="varying"), params) if check_vma else params
+        grads = jax.lax.pmean(jax.grad(loss)(own), "x")
+        updates, state = tx.update(grads, state, params)
+        return fo.apply_updates(params, updates), state
+
+    run = sharded(step, (P(), P(), P("x")), (P(), P()), check_vma)
+    found, wanted = (fo.unflatten(run(tree, tx.init(tree), x)) for tree in (fo.flat_params(params), params))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), found, wanted)
 
 
 def test_one_axis_name_is_not_enough_for_leaves_that_were_joined():

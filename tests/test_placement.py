@@ -39,6 +39,30 @@ def test_a_state_resumes_on_a_mesh_with_the_state_that_init_makes(kind, abstract
                 assert found.states[1].exp_avg["w"].sharding.is_equivalent_to(params["w"].sharding, 2)
 
 
+@pytest.mark.parametrize("kind", [AxisType.Explicit, *full(AxisType.Auto)])
+def test_flat_params_on_a_mesh_join_what_is_whole_and_resume_there(kind, tmp_path):
+    mesh, params = on_mesh(kind)
+    params["c"] = jax.device_put(jnp.ones((2, 2)), NamedSharding(mesh, P()))
+    tx = fo.chain(fo.clip_by_global_norm(1.0), fo.adam(lr=0.1))
+
+    @jax.jit
+    def step(params, state):
+        grads = jax.grad(lambda params: sum(jnp.sum(p**2) for p in fo.unflatten(params).values()))(params)
+        updates, state = tx.update(grads, state, params)
+        return fo.apply_updates(params, updates), state
+
+    with jax.set_mesh(mesh):
+        flat = fo.flat_params(params)
+        assert flat.form.names == ("w", "packed.float32")
+        wanted, found = step(params, tx.init(params)), step(flat, tx.init(flat))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), fo.unflatten(found), wanted)
+        save_safetensors(found, tmp_path / "both")
+        again = load_safetensors(tmp_path / "both", like=found)
+        for one, other in zip(jax.tree.leaves(again), jax.tree.leaves(found), strict=True):
+            assert np.array_equal(one, other) and one.sharding.is_equivalent_to(other.sharding, one.ndim)
+        step(*again)
+
+
 def test_a_composition_in_the_torch_face_resumes_on_a_mesh():
     _, params = on_mesh(AxisType.Auto)
     make = lambda lr: fo.chain(fo.clip_by_global_norm(1.0), fo.adam(lr=lr))  # noqa: E731 one line

@@ -1,7 +1,7 @@
 """BFGS: quasi-Newton steps with a dense inverse Hessian."""
 
 import math
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -52,6 +52,8 @@ class Curvature(NamedTuple):
 
 
 class BFGS(QuasiNewton):
+    entrywise: ClassVar[bool] = False  # the rows of H are in the order of the leaves
+
     @classmethod
     def _call_name(cls) -> str:
         return "bfgs"

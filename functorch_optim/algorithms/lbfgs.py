@@ -1,6 +1,6 @@
 """L-BFGS: quasi-Newton steps from the last few changes of the gradient."""
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -50,6 +50,8 @@ class Pairs(NamedTuple):
 
 
 class LBFGS(QuasiNewton):
+    entrywise: ClassVar[bool] = True  # all entries are one vector, whatever their order
+
     history_size: int
 
     def __post_init__(self) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -45,8 +45,6 @@ class QuasiNewton(Options, Transform):
 
     A subclass defines how parameters become vectors, and how its memory gives a direction.
     """
-
-    entrywise: ClassVar[bool] = True  # all entries are one vector
 
     lr: LearningRate
     max_iter: int

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
 from functorch_optim import axes, rows, trees
@@ -41,6 +42,9 @@ class ForeachState(NamedTuple):
         Args:
             params: the parameters, or their shapes and dtypes.
 
+        Raises:
+            ValueError: the last axis of a buffer has another size than the leaves joined in it.
+
         Example:
             >>> import functorch_optim as fo
             >>> params = {"a": jnp.ones(2), "b": jnp.ones((2, 2))}
@@ -49,12 +53,13 @@ class ForeachState(NamedTuple):
             ((6,), (2, 2))
         """
         _, models, treedef = trees.named_leaves(params)
-        unpacked = {}
+        unpacked: dict[str, PyTree] = {}
         for slot, flat in self.packed._asdict().items():
             if flat is None:
                 continue
             leaves = treedef.flatten_up_to(getattr(self.leaves, slot))
             for key, segments in segments_of(models, [leaf is None for leaf in leaves]).items():
+                segments.check(f"{key} of the slot {slot}", flat[key])
                 for index, piece in zip(segments.indices, segments.cut(flat[key]), strict=True):
                     leaves[index] = piece
             unpacked[slot] = treedef.unflatten(leaves)
@@ -76,14 +81,18 @@ class Packed(Lifted):
         return self.pack(super().init(params), params)
 
     def pack(self, state: PyTree, params: PyTree) -> ForeachState:
-        """Pack a state that the same transformation has without ``foreach``."""
-        _, leaves, treedef = trees.named_leaves(params)
+        """Pack a state that the same transformation has without ``foreach``.
+
+        Raises:
+            ValueError: slots that would share a buffer have different dtypes.
+        """
+        names, leaves, treedef = trees.named_leaves(params)
         small = packable(leaves) if self.slot_names else [False] * len(leaves)
         packed, loose = {}, {}
         for slot in self.slot_names:
             slots = trees.align(params, getattr(state, slot), f"slots {slot}")
             packed[slot] = {
-                key: joined(segments.of(slots), slots[segments.indices[0]].dtype)
+                key: joined(segments.of(slots), segments.dtype_of(slots, names))
                 for key, segments in segments_of(leaves, small).items()
             }
             loose[slot] = treedef.unflatten([None if gone else leaf for gone, leaf in zip(small, slots, strict=True)])
@@ -184,6 +193,29 @@ class Segments(NamedTuple):
         """The start of each leaf in the buffer, and then the end of the last."""
         return np.cumsum([0, *[int(np.prod(shape)) for shape in self.shapes]]).tolist()
 
+    def check(self, name: str, flat: PyTree) -> None:
+        """Raise unless the last axis of a buffer of this name has the size of the leaves."""
+        size, shape = sum(map(math.prod, self.shapes)), jnp.shape(flat)
+        if shape[-1:] != (size,):
+            raise ValueError(
+                f"{name} has shape {shape}, but its last axis must have the {size} entries of the leaves joined in it"
+            )
+
+    def dtype_of(self, leaves: Sequence[PyTree], names: trees.Names) -> PyTree:
+        """Return the dtype that the leaves in this buffer share, out of all; None if they all are None.
+
+        Raises:
+            ValueError: they share none; the message has their names.
+        """
+        dtypes = [None if leaf is None else leaf.dtype for leaf in self.of(leaves)]
+        for place, dtype in enumerate(dtypes):
+            if dtype != dtypes[0]:
+                one, other = (f"{trees.quote(names[self.indices[i]])} ({dtypes[i]})" for i in (0, place))
+                raise ValueError(
+                    f"the leaves {one} and {other} are joined in one buffer, which has one dtype: give them the same"
+                )
+        return dtypes[0]
+
     def of(self, column: Sequence[Any]) -> list[Any]:
         """Return the entries of ``column`` (one per leaf) that belong to these leaves."""
         return [column[index] for index in self.indices]
@@ -191,8 +223,10 @@ class Segments(NamedTuple):
     def cut(self, flat: jax.Array, step: Numeric | None = None) -> list[PyTree]:
         """Split the buffer back into leaves; a traced ``step`` saves compile time (:meth:`_runtime_starts`).
 
-        Without ``step`` it may have axes in front, which every leaf gets.
+        Without ``step`` it may have axes in front, which every leaf gets. An abstract buffer gives abstract leaves.
         """
+        if trees.is_abstract(flat):
+            return self._abstract(flat)
         starts, bounds, front = self._runtime_starts(step), self.bounds, flat.shape[:-1]
         if starts is None:
             return [flat[..., bounds[i] : bounds[i + 1]].reshape((*front, *s)) for i, s in enumerate(self.shapes)]
@@ -200,6 +234,13 @@ class Segments(NamedTuple):
             jax.lax.dynamic_slice(flat, (start,), (int(np.prod(shape)),)).reshape(shape)
             for start, shape in zip(starts, self.shapes, strict=True)
         ]
+
+    def _abstract(self, flat: PyTree) -> list[PyTree]:
+        """Return the shape and dtype of each leaf, and its placement if that of the buffer is whole."""
+        front, sharding = flat.shape[:-1], flat.sharding
+        if isinstance(sharding, NamedSharding):
+            sharding = sharding.update(spec=PartitionSpec()) if sharding.is_fully_replicated else None
+        return [jax.ShapeDtypeStruct((*front, *shape), flat.dtype, sharding=sharding) for shape in self.shapes]
 
     def _runtime_starts(self, step: Numeric | None) -> Sequence[PyTree] | None:
         """Return the start of each leaf as scalars that XLA does not know, or None if ``step`` is not traced.
@@ -257,7 +298,12 @@ def segments_of(leaves: Sequence[PyTree], small: Sequence[bool]) -> dict[str, Se
 
 
 def joined(leaves: Sequence[PyTree], dtype: DTypeLike, front: int = 0) -> jax.Array:
-    """Join the leaves into one flat array of a dtype; they share their ``front`` first axes, and keep them."""
+    """Join the leaves into one flat array of a dtype; they share their ``front`` first axes, and keep them.
+
+    The array is abstract if one of the leaves is.
+    """
+    if any(map(trees.is_abstract, leaves)):
+        return jax.eval_shape(lambda leaves: joined(leaves, dtype, front), list(leaves))
     return jnp.concatenate([_flat(jnp.asarray(leaf, dtype), front) for leaf in leaves], -1)
 
 
