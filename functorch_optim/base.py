@@ -1,7 +1,7 @@
 """The whole contract: what a transformation is, and how its updates reach the parameters."""
 
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, NamedTuple, Self, TypeVar, dataclass_transform
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from functorch_optim import rows, trees
 from functorch_optim.effects import Effect, Effects, Kind, Leaves, for_each
+from functorch_optim.objectives import accepted
 from functorch_optim.typing import Array, PyTree
 
 _Class = TypeVar("_Class", bound=type)
@@ -203,6 +204,14 @@ class Update(Frozen):
 def transformation(of: Transform) -> GradientTransformation:
     """Return the ``(init, update)`` pair of a :class:`Transform`."""
     return GradientTransformation(Init(of), Update(of))
+
+
+def update_of(
+    tx: GradientTransformation, updates: PyTree, state: PyTree, params: PyTree, extra: Mapping[str, PyTree]
+) -> tuple[PyTree, PyTree]:
+    """Call ``update`` of any transformation; another library's gets only the keywords that its signature takes."""
+    own = extra if isinstance(tx.update, Update) else accepted(tx.update, extra, 3)
+    return tx.update(updates, state, params, **own)
 
 
 def effects_of(tx: GradientTransformation, at: Leaves | None) -> list[Effects]:

@@ -16,6 +16,7 @@ from functorch_optim.base import (
     needs_of,
     norm_after_of,
     transformation,
+    update_of,
 )
 from functorch_optim.effects import Effects, Kind, Leaves, check_descent, check_effects, for_each
 from functorch_optim.typing import PyTree
@@ -184,7 +185,7 @@ def _update_in_turn(
         raise ValueError(f"a chain of {len(links)} transformations got a state of {len(states)}")
     after = []
     for link, state in zip(links, states, strict=True):
-        updates, state = link.update(updates, state, params, **extra)
+        updates, state = update_of(link, updates, state, params, extra)
         after.append(state)
     return updates, after
 
@@ -192,7 +193,8 @@ def _update_in_turn(
 def chain(*transformations: GradientTransformation) -> GradientTransformation:
     """Apply transformations one after the other, each to the result of the previous one.
 
-    Every keyword given to ``update`` reaches every link. The state is a :class:`ChainState`; reach a link's state with
+    Every keyword given to ``update`` reaches every link; another library's gets those that its signature takes. The
+    state is a :class:`ChainState`; reach a link's state with
     :func:`find_state`.
 
     Raises:

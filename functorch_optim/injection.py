@@ -19,6 +19,7 @@ from functorch_optim.base import (
     needs_of,
     norm_after_of,
     transformation,
+    update_of,
 )
 from functorch_optim.combinators import current_hyperparams
 from functorch_optim.core.numerics import next_step
@@ -152,7 +153,7 @@ class Inject(Transform):
         self, updates: PyTree, state: InjectState, params: PyTree = None, **extra: object
     ) -> tuple[PyTree, InjectState]:
         held = self._held(state)
-        updates, inner = self.built(held).update(updates, state.inner, params, **extra)
+        updates, inner = update_of(self.built(held), updates, state.inner, params, extra)
         after = state._replace(step=next_step(state.step), hyperparams=held, inner=inner)
         return updates, after._replace(hyperparams=self._held(after))
 

@@ -20,6 +20,7 @@ from functorch_optim.base import (
     identity,
     needs_of,
     transformation,
+    update_of,
 )
 from functorch_optim.combinators import NamedStates, Wrapper, current_hyperparams
 from functorch_optim.effects import Effect, Effects, Kind, Leaves, common, for_each
@@ -211,7 +212,7 @@ class Partition(Transform):
             own_updates = _select(updates, labels, name)
             own_params = None if params is None else _select(params, labels, name)
             keywords = {**extra, **_of_part(extra, params, labels, name)}
-            new, states[name] = member.update(own_updates, state.states[name], own_params, **keywords)
+            new, states[name] = update_of(member, own_updates, state.states[name], own_params, keywords)
             new_leaves = jax.tree.leaves(new, is_leaf=trees.is_leaf)
             leaves = [n if own == name else old for n, old, own in zip(new_leaves, leaves, labels, strict=True)]
         return treedef.unflatten(leaves), NamedStates(states)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from functorch_optim import axes, trees
+from functorch_optim.base import update_of
 from functorch_optim.combinators import Wrapper
 from functorch_optim.core.numerics import next_step
 from functorch_optim.core.options import Options
@@ -70,7 +71,7 @@ class Skip(Options, Wrapper):
         total = jnp.where(bad, next_step(state.total), state.total)
         new, inner = _run_if(
             ~bad | (consecutive > self.max_consecutive),
-            lambda inner, updates, params: self.inner.update(updates, inner, params, **extra),
+            lambda inner, updates, params: update_of(self.inner, updates, inner, params, extra),
             state.inner,
             updates,
             params,

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from functorch_optim import axes, trees
-from functorch_optim.base import GradientTransformation, add_update, exportable, transformation
+from functorch_optim.base import GradientTransformation, add_update, exportable, transformation, update_of
 from functorch_optim.combinators import Wrapper, current_hyperparams
 from functorch_optim.core.numerics import next_step
 from functorch_optim.core.options import Options
@@ -57,7 +57,8 @@ class SAM(Options, Wrapper):
         _, found, _ = trees.pair(params, with_arguments(grad_fn, extra)(there), "sam")
         _, given, treedef = trees.pair(params, updates, "sam")
         sharp = [None if here is None else grad for here, grad in zip(given, found, strict=True)]
-        new, inner = self.inner.update(treedef.unflatten(sharp), state.inner, params, grad_fn=grad_fn, **extra)
+        keywords = {**extra, "grad_fn": grad_fn}
+        new, inner = update_of(self.inner, treedef.unflatten(sharp), state.inner, params, keywords)
         return new, SAMState(next_step(state.step), inner)
 
     def _worst(self, grads: PyTree, params: PyTree, rho: Numeric) -> PyTree:
