@@ -164,8 +164,12 @@ class Transform(Frozen):
         del state, norm
         return None
 
-    def clips(self, state: PyTree, norm: jax.Array) -> jax.Array | None:
-        """Whether a gradient of this norm is clipped by its norm; None if nothing that gets it would do that."""
+    def clips(self, state: PyTree, norm: jax.Array, new: PyTree) -> jax.Array | None:
+        """Whether an update from ``state`` to ``new`` clipped its gradient by its norm, which was ``norm``.
+
+        None if nothing that gets the gradient would do that.
+        """
+        del new
         after = self.norm_after(state, norm)
         return None if after is None or after is norm else after < norm
 
@@ -221,9 +225,9 @@ def effects_of(tx: GradientTransformation, at: Leaves | None) -> list[Effects]:
     return for_each(at, (Effect(Kind.UNKNOWN, repr(tx.update)),))
 
 
-def clips_of(tx: GradientTransformation, state: PyTree, norm: jax.Array) -> jax.Array | None:
+def clips_of(tx: GradientTransformation, state: PyTree, norm: jax.Array, new: PyTree) -> jax.Array | None:
     """:meth:`Transform.clips` of any transformation; nothing is known of another library's."""
-    return tx.update.of.clips(state, norm) if isinstance(tx.update, Update) else None
+    return tx.update.of.clips(state, norm, new) if isinstance(tx.update, Update) else None
 
 
 def norm_after_of(tx: GradientTransformation, state: PyTree, norm: jax.Array) -> jax.Array | None:

@@ -51,8 +51,8 @@ class Wrapper(Transform):
     def effects(self, at: Leaves | None) -> list[Effects]:
         return effects_of(self.inner, at)
 
-    def clips(self, state: PyTree, norm: jax.Array) -> jax.Array | None:
-        return clips_of(self.inner, state.inner, norm) if self.hands_on else None
+    def clips(self, state: PyTree, norm: jax.Array, new: PyTree) -> jax.Array | None:
+        return clips_of(self.inner, state.inner, norm, new.inner) if self.hands_on else None
 
     def effects_and(self, kind: Kind, at: Leaves | None) -> list[Effects]:
         """The effects of ``inner``, and after them one of the wrapper itself."""
@@ -88,10 +88,10 @@ class Links(Transform):
     def needs(self) -> frozenset[str]:
         return frozenset().union(*map(needs_of, self.links))
 
-    def clips(self, state: PyTree, norm: jax.Array) -> jax.Array | None:
+    def clips(self, state: PyTree, norm: jax.Array, new: PyTree) -> jax.Array | None:
         clipped = None
-        for link, own in zip(self.links, self.in_order(state), strict=True):
-            found = clips_of(link, own, norm)
+        for link, own, next_own in zip(self.links, self.in_order(state), self.in_order(new), strict=True):
+            found = clips_of(link, own, norm, next_own)
             if found is not None:
                 clipped = found if clipped is None else clipped | found
             after = norm_after_of(link, own, norm)

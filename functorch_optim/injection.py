@@ -190,8 +190,8 @@ class Inject(Transform):
     def norm_after(self, state: InjectState, norm: jax.Array) -> jax.Array | None:
         return norm_after_of(self.built(self._held(state)), state.inner, norm)
 
-    def clips(self, state: InjectState, norm: jax.Array) -> jax.Array | None:
-        return clips_of(self.built(self._held(state)), state.inner, norm)
+    def clips(self, state: InjectState, norm: jax.Array, new: InjectState) -> jax.Array | None:
+        return clips_of(self.built(self._held(state)), state.inner, norm, new.inner)
 
     def needs(self) -> frozenset[str]:
         return self.inspect(needs_of)

@@ -72,7 +72,7 @@ class Monitor(Wrapper):
 
         rates: list[str] = []
         jax.eval_shape(lambda state: rates.extend(_rates(self.inner, state)), inner)
-        seen = jax.eval_shape(lambda state, norm: clips_of(self.inner, state, norm), inner, jnp.zeros((), dtype))
+        seen = jax.eval_shape(lambda state, norm: clips_of(self.inner, state, norm, state), inner, jnp.zeros((), dtype))
         return MonitorState(
             jnp.zeros((), jnp.int32),
             None if seen is None else jnp.zeros((), jnp.int32),
@@ -92,7 +92,6 @@ class Monitor(Wrapper):
             )
         groups = [self._group(name) for name in state.parts]
         before = norms_of_groups(_dense(updates), groups, self.axis_name, "monitor")
-        clipped = clips_of(self.inner, state.inner, before[0])
         lr = {**state.lr, **_rates(self.inner, state.inner)}
         old = [[one.update for one in _all(state)], [one.param for one in _all(state)]]
         if self.every is None or self.every == 1:
@@ -101,6 +100,7 @@ class Monitor(Wrapper):
         else:
             after, inner, params = self._sometimes(updates, state, params, extra, groups, old)
             new, inner = update_of(self.inner, updates, inner, params, extra)
+        clipped = clips_of(self.inner, state.inner, before[0], inner)
         kept = [x.astype(one.grad.dtype) for x, one in zip(before, _all(state), strict=True)]
         norms, *parts = (Norms(*each) for each in zip(kept, *after, strict=True))
         return new, MonitorState(

@@ -42,9 +42,10 @@ def _run_if(
 
 
 class Skip(Options, Wrapper):
-    """Base of the transformations that skip updates: a subclass decides which are bad, and its state has two counters.
+    """Base of the transformations that skip updates: a subclass decides which are bad, and its state has counters.
 
-    The counters count bad updates, skipped or not. A good one resets ``consecutive``; nothing resets ``total``.
+    ``step`` counts updates, the others bad ones, skipped or not. A good one resets ``consecutive``; nothing resets
+    ``total``.
     """
 
     max_consecutive: int
@@ -66,14 +67,23 @@ class Skip(Options, Wrapper):
 
     def update(self, updates: PyTree, state: PyTree, params: PyTree = None, **extra: object) -> tuple[PyTree, PyTree]:
         bad, state = self.judge(updates, state, extra)
+        state = state._replace(step=next_step(state.step))
         trees.check_arrays(updates, params)
         consecutive = jnp.where(bad, next_step(state.consecutive), 0)
         total = jnp.where(bad, next_step(state.total), state.total)
         new, inner = _run_if(
-            ~bad | (consecutive > self.max_consecutive),
+            self._runs(consecutive),
             lambda inner, updates, params: update_of(self.inner, updates, inner, params, extra),
             state.inner,
             updates,
             params,
         )
         return new, state._replace(consecutive=consecutive, total=total, inner=inner)
+
+    def _runs(self, consecutive: jax.Array) -> jax.Array:
+        """Whether ``inner`` runs, if ``consecutive`` counts this update too."""
+        return (consecutive == 0) | (consecutive > self.max_consecutive)
+
+    def clips(self, state: PyTree, norm: jax.Array, new: PyTree) -> jax.Array | None:
+        clipped = super().clips(state, norm, new)
+        return None if clipped is None else clipped & self._runs(new.consecutive)

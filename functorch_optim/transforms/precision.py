@@ -53,8 +53,8 @@ class StateDtype(Wrapper):
     def hyperparams(self, state: PyTree) -> dict[str, PyTree]:
         return current_hyperparams(self.inner, state)
 
-    def clips(self, state: PyTree, norm: jax.Array) -> jax.Array | None:
-        return clips_of(self.inner, state, norm)
+    def clips(self, state: PyTree, norm: jax.Array, new: PyTree) -> jax.Array | None:
+        return clips_of(self.inner, state, norm, new)
 
 
 def _with_slots_in(state: PyTree, dtype: str) -> PyTree:
