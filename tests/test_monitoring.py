@@ -311,6 +311,16 @@ def test_a_gradient_that_is_sparse_in_another_way_is_named():
         tx.update({"table": BCOO.fromdense(params["table"])}, tx.init(params), params)
 
 
+@pytest.mark.parametrize("every", [None, 1, 2])
+@pytest.mark.parametrize("who", ["params", "grads"])
+def test_a_python_number_is_named_before_tracing_turns_it_into_an_array(every, who):
+    arrays, number = {"w": jnp.ones(3), "b": jnp.ones(())}, {"w": jnp.ones(3), "b": 0.5}
+    tx = fo.monitor(fo.identity(), every)
+    params, grads = (number, arrays) if who == "params" else (arrays, number)
+    with pytest.raises(TypeError, match="the parameter 'b'"):
+        tx.update(grads, tx.init(arrays), params)
+
+
 @pytest.mark.usefixtures("x64")
 def test_norms_of_doubles_are_doubles():
     params = {"w": jnp.ones(3) / 3}

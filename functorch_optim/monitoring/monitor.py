@@ -90,6 +90,7 @@ class Monitor(Wrapper):
                 "monitor needs the parameters: update(grads, state, params); with every=None it measures neither their "
                 "norms nor those of the updates"
             )
+        trees.check_arrays(updates, params)
         groups = [self._group(name) for name in state.parts]
         before = norms_of_groups(_dense(updates), groups, self.axis_name, "monitor")
         lr = {**state.lr, **_rates(self.inner, state.inner)}
