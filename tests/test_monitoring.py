@@ -211,6 +211,8 @@ def test_rates_of_several_links_and_labels():
     assert {name: rate for name, rate in fo.report(state).items() if "lr" in name} == {"lr/a": 0.25, "lr/b": 0.5}
     named = fo.named_chain(("clip", fo.clip_by_value(1.0)), ("optimizer", fo.sgd(lr=0.5)))
     assert fo.report(next(runs(fo.monitor(named), 1))[3])["lr/optimizer"] == 0.5
+    both = fo.report(next(runs(fo.monitor(fo.named_chain(("optimizer", two))), 1))[3])
+    assert (both["lr/optimizer/a"], both["lr/optimizer/b"]) == (0.25, 0.5) and "lr" not in both
     kernels = fo.masked(fo.sgd(lr=0.5), lambda path: path.endswith("kernel"))
     rest = fo.masked(fo.sgd(lr=0.25), lambda path: not path.endswith("kernel"))
     found = fo.report(next(runs(fo.monitor(fo.chain(kernels, rest)), 1))[3])

@@ -19,7 +19,8 @@ SKIPS = (SkipNonfiniteState, SkipLargeUpdatesState, SkipSpikesState)  # each cou
 def report(state: PyTree) -> dict[str, PyTree]:
     """Report what a :func:`functorch_optim.monitor` measured, as a flat dictionary of numbers for a logger.
 
-    - ``step``: the number of updates; ``lr``, or ``lr/NAME`` for each of several: the last update's learning rate;
+    - ``step``: the number of updates; ``lr``, or ``lr/NAME`` in a named chain, a partition, and a chain with several:
+      the last update's learning rate;
     - ``grad_norm``, ``update_norm``, ``param_norm``, and ``update_ratio``, the ratio of the last two; for a part of the
       tree ``grad_norm/PREFIX`` and so on;
     - ``clipped_share``: the share of updates whose gradient was clipped; ``skipped_share``: the share of bad updates,
