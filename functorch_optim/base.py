@@ -68,6 +68,9 @@ class Frozen:
         super().__init_subclass__(**kwargs)
         dataclass(frozen=True, repr=False)(cls)
 
+    def __post_init__(self) -> None:
+        """Check the fields, and convert them to their stored forms."""
+
     def __repr__(self) -> str:
         options = ", ".join(f"{f.name}={getattr(self, f.name)!r}" for f in fields(self))  # pyright: ignore[reportArgumentType] the subclass is a dataclass
         return f"{self._call_name()}({options})"
@@ -208,6 +211,18 @@ class Update(Frozen):
 def transformation(of: Transform) -> GradientTransformation:
     """Return the ``(init, update)`` pair of a :class:`Transform`."""
     return GradientTransformation(Init(of), Update(of))
+
+
+def check_transformation(what: str, tx: Any) -> None:
+    """Raise TypeError unless ``tx`` is a transformation, this library's or another's."""
+    if callable(getattr(tx, "init", None)) and callable(getattr(tx, "update", None)):
+        return
+    hint = ""
+    if callable(tx):
+        hint = f": call it, {getattr(tx, '__name__', 'make')}(...)"
+    elif isinstance(tx, list | tuple):
+        hint = ": combine several with fo.chain(a, b)"
+    raise TypeError(f"{what} must be a transformation, such as fo.adam(), but it is {tx!r:.100}{hint}")
 
 
 def update_of(

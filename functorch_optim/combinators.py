@@ -10,6 +10,7 @@ from functorch_optim.base import (
     GradientTransformation,
     Transform,
     Update,
+    check_transformation,
     clips_of,
     effects_of,
     exportable,
@@ -45,6 +46,10 @@ class Wrapper(Transform):
 
     hands_on: ClassVar[bool] = False  # whether ``inner`` gets the gradient itself
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_transformation(f"inner of {self._call_name()}", self.inner)
+
     def hyperparams(self, state: PyTree) -> dict[Any, PyTree]:
         return current_hyperparams(self.inner, state.inner)
 
@@ -73,6 +78,8 @@ class Links(Transform):
     links: tuple[GradientTransformation, ...]
 
     def __post_init__(self) -> None:
+        for link in self.links:
+            check_transformation(f"a link of {self._call_name()}", link)
         check_effects(self.effects(None)[0])
 
     def in_order(self, state: PyTree) -> Sequence[PyTree]:
@@ -198,6 +205,7 @@ def chain(*transformations: GradientTransformation) -> GradientTransformation:
     :func:`find_state`.
 
     Raises:
+        TypeError: a link is no transformation.
         ValueError: the links turn descent into ascent (two algorithms, each of which negates the updates) or decay into
             growth (:func:`functorch_optim.add_decayed_weights` after an algorithm), or a learning rate is lost (before
             :func:`functorch_optim.scale_by_adam`). The message has the right order. If it depends on a mask, ``init``
@@ -215,7 +223,8 @@ def named_chain(*pairs: tuple[str, GradientTransformation]) -> GradientTransform
     """A :func:`chain` of ``(name, transformation)`` pairs, whose states are found by name.
 
     Raises:
-        ValueError: a name occurs twice, or as for :func:`chain`.
+        TypeError: something is no pair of a name and a transformation. ValueError: a name occurs twice, or as for
+            :func:`chain`.
 
     Example:
         >>> import functorch_optim as fo
@@ -223,6 +232,9 @@ def named_chain(*pairs: tuple[str, GradientTransformation]) -> GradientTransform
         >>> find_state(tx.init(jax.numpy.zeros(2)), "optimizer").step.item()
         0
     """
+    for pair in pairs:
+        if not (isinstance(pair, tuple | list) and len(pair) == 2 and isinstance(pair[0], str)):
+            raise TypeError(f"named_chain needs pairs of a name and a transformation, but it got {pair!r:.100}")
     names = tuple(name for name, _ in pairs)
     for name in names:
         if names.count(name) > 1:

@@ -13,6 +13,7 @@ from functorch_optim.base import (
     Frozen,
     GradientTransformation,
     Transform,
+    check_transformation,
     clips_of,
     effects_of,
     exportable,
@@ -171,7 +172,9 @@ class Inject(Transform):
 
     def built(self, numbers: Mapping[str, PyTree]) -> GradientTransformation:
         """Build the transformation with these numbers."""
-        return self.factory(**{name: given.option(numbers.get(name)) for name, given in self.options})
+        tx = self.factory(**{name: given.option(numbers.get(name)) for name, given in self.options})
+        check_transformation(f"inject: what {_name(self.factory)} returns", tx)
+        return tx
 
     def inspect(self, look: Callable[[GradientTransformation], _Found]) -> _Found:
         """Inspect the transformation while its numbers are abstract."""
@@ -241,6 +244,8 @@ def inject(factory: Factory, /, *, static: Collection[str] | str = (), **options
         >>> updates.item(), state.hyperparams["lr"].item()
         (-0.25, 0.25)
     """
+    if not callable(factory):
+        raise TypeError(f"inject needs a function that builds a transformation, such as fo.adam, not {factory!r:.100}")
     fixed = (static,) if isinstance(static, str) else tuple(static)
     unknown = [name for name in fixed if name not in options]
     if unknown:

@@ -15,6 +15,7 @@ from functorch_optim.base import (
     Frozen,
     GradientTransformation,
     Transform,
+    check_transformation,
     effects_of,
     exportable,
     identity,
@@ -249,7 +250,8 @@ def partition(transformations: Mapping[Hashable, GradientTransformation], labels
         A transformation whose state holds one state per label; :func:`find_state` finds it by the label.
 
     Raises:
-        ValueError: a rule is not a regular expression. From ``init``: a label that has no transformation, a parameter
+        TypeError: what belongs to a label is no transformation. ValueError: a rule is not a regular expression. From
+            ``init``: a label that has no transformation, a parameter
             that no rule covers, a rule that is found in no parameter; the message names it.
 
     Example:
@@ -260,6 +262,10 @@ def partition(transformations: Mapping[Hashable, GradientTransformation], labels
         >>> fo.find_state(state, "plain").exp_avg
         {'bias': Array([0., 0.], dtype=float32), 'kernel': None}
     """
+    if not isinstance(transformations, Mapping):
+        raise TypeError(f"partition needs a dict of transformations by label, but it got {transformations!r:.100}")
+    for label, tx in transformations.items():
+        check_transformation(f"partition: what belongs to the label {label!r}", tx)
     names = tuple(sorted(transformations, key=str))
     members = tuple(transformations[name] for name in names)
     return transformation(Partition(_as_labels_of(names, labels), names, members))

@@ -7,6 +7,7 @@ import optax
 import pytest
 
 import functorch_optim as fo
+from functorch_optim import optim
 
 PARAMS = {"layer": {"bias": jnp.ones(3), "kernel": jnp.full((2, 3), 2.0)}, "scale": jnp.ones(())}
 GRADS = jax.tree.map(lambda x: 0.5 * x, PARAMS)
@@ -347,3 +348,40 @@ def test_another_librarys_transformation_gets_the_keyword_that_it_names():
     )
     with pytest.raises(TypeError, match="missing 1 required keyword-only argument: 'value'"):
         tx.update(GRADS, tx.init(PARAMS), PARAMS)
+
+
+@pytest.mark.parametrize("around", AROUND_FOREIGN.values(), ids=AROUND_FOREIGN)
+def test_what_is_no_transformation_is_named_at_once(around):
+    with pytest.raises(
+        TypeError, match=r"must be a transformation, such as fo\.adam\(\), but it is <function sgd .*: call it"
+    ):
+        around(fo.sgd)
+    with pytest.raises(
+        TypeError, match=r"must be a transformation, such as fo\.adam\(\), but it is \[.*: combine several"
+    ):
+        around([fo.scale(0.5), fo.sgd()])
+    with pytest.raises(TypeError, match=r"must be a transformation, such as fo\.adam\(\), but it is None"):
+        around(None)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: fo.chain(fo.identity(), fo.sgd), "a link of chain must be a transformation"),
+        (lambda: fo.monitor(fo.sgd), "inner of monitor must be a transformation"),
+        (lambda: fo.partition({"a": fo.sgd}, "a"), "partition: what belongs to the label 'a' must be a transformation"),
+        (lambda: fo.partition([fo.sgd()], "a"), "partition needs a dict of transformations by label, but it got"),
+        (lambda: fo.named_chain(fo.sgd()), "named_chain needs pairs of a name and a transformation, but it got sgd"),
+        (lambda: fo.named_chain([("a", fo.sgd())]), "named_chain needs pairs of a name and a transformation"),
+        (lambda: fo.inject(fo.sgd(), lr=0.1), r"inject needs a function that builds .*, such as fo\.adam, not sgd\(lr"),
+        (lambda: fo.inject(lambda lr: fo.sgd, lr=0.1), "inject: what .*<lambda> returns must be a transformation"),
+        (lambda: fo.interop.to_optax(fo.sgd), "to_optax: tx must be a transformation"),
+        (
+            lambda: optim.Optimizer.from_transform(lambda lr: fo.sgd, PARAMS, {"lr": 0.1}),
+            "what make returns must be a transformation",
+        ),
+    ],
+)
+def test_messages_say_where_no_transformation_stands(call, message):
+    with pytest.raises(TypeError, match=message):
+        call()

@@ -82,7 +82,7 @@ class Skip(Options, Wrapper):
 
     def _runs(self, consecutive: jax.Array) -> jax.Array:
         """Whether ``inner`` runs, if ``consecutive`` counts this update too."""
-        return (consecutive == 0) | (consecutive > self.max_consecutive)
+        return (consecutive == 0) | (consecutive > min(self.max_consecutive, jnp.iinfo(jnp.int32).max))
 
     def clips(self, state: PyTree, norm: jax.Array, new: PyTree) -> jax.Array | None:
         clipped = super().clips(state, norm, new)
