@@ -47,7 +47,7 @@ class SAM(Options, Wrapper):
         grad_fn: Callable[..., PyTree] | None = None,
         **extra: object,
     ) -> tuple[PyTree, SAMState]:
-        if params is None or grad_fn is None:
+        if params is None or not callable(grad_fn):
             missing = "the parameters" if params is None else "the gradient as a function"
             raise ValueError(
                 f"sam needs {missing}: update(grads, state, params, grad_fn=jax.grad(loss)). In optax.chain wrap it "
