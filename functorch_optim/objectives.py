@@ -48,7 +48,7 @@ def accepted(function: Callable[..., object], keywords: Mapping[str, PyTree], gi
 
 
 def restricted(keywords: Mapping[str, PyTree], whole: Function, part: Function) -> dict[str, PyTree]:
-    """Turn the functions among ``update``'s keywords into functions of some parameters only.
+    """Turn the functions among ``update``'s keywords into functions of some parameters only, and select their ``grad``.
 
     Args:
         keywords: the keywords of ``update``.
@@ -62,6 +62,8 @@ def restricted(keywords: Mapping[str, PyTree], whole: Function, part: Function) 
     if callable(keywords.get("grad_fn")):
         grad_fn = with_arguments(keywords["grad_fn"], keywords)
         found["grad_fn"] = lambda own: part(grad_fn(whole(own)))
+    if keywords.get("grad") is not None:  # optax's line searches take it
+        found["grad"] = part(keywords["grad"])
     return found
 
 

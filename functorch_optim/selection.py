@@ -167,7 +167,7 @@ def _select(tree: PyTree, labels: list[Hashable], label: Hashable) -> PyTree:
 
 
 def _of_part(extra: dict[str, PyTree], params: PyTree, labels: list[Hashable], label: Hashable) -> dict[str, PyTree]:
-    """Turn ``value_fn`` and ``grad_fn`` into functions of only the parameters with this label."""
+    """Restrict ``value_fn``, ``grad_fn`` and ``grad`` to the parameters with this label."""
     if params is None:
         return {}
     leaves, treedef = jax.tree.flatten(params, is_leaf=trees.is_leaf)
@@ -177,7 +177,11 @@ def _of_part(extra: dict[str, PyTree], params: PyTree, labels: list[Hashable], l
         pairs = zip(own, leaves, labels, strict=True)
         return treedef.unflatten([new if mine == label else other for new, other, mine in pairs])
 
-    return restricted(extra, whole, lambda tree: _select(tree, labels, label))
+    def part(tree: PyTree) -> PyTree:
+        trees.align(params, tree, "gradients")
+        return _select(tree, labels, label)
+
+    return restricted(extra, whole, part)
 
 
 class Partition(Transform):
