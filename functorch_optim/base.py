@@ -1,7 +1,7 @@
 """The whole contract: what a transformation is, and how its updates reach the parameters."""
 
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, NamedTuple, Self, TypeVar, dataclass_transform
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from functorch_optim import rows, trees
 from functorch_optim.effects import Effect, Effects, Kind, Leaves, for_each
+from functorch_optim.objectives import accepted
 from functorch_optim.typing import Array, PyTree
 
 _Class = TypeVar("_Class", bound=type)
@@ -66,6 +67,9 @@ class Frozen:
     def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
         dataclass(frozen=True, repr=False)(cls)
+
+    def __post_init__(self) -> None:
+        """Check the fields, and convert them to their stored forms."""
 
     def __repr__(self) -> str:
         options = ", ".join(f"{f.name}={getattr(self, f.name)!r}" for f in fields(self))  # pyright: ignore[reportArgumentType] the subclass is a dataclass
@@ -167,8 +171,12 @@ class Transform(Frozen):
         del state, norm
         return None
 
-    def clips(self, state: PyTree, norm: jax.Array) -> jax.Array | None:
-        """Whether a gradient of this norm is clipped by its norm; None if nothing that gets it would do that."""
+    def clips(self, state: PyTree, norm: jax.Array, new: PyTree) -> jax.Array | None:
+        """Whether an update from ``state`` to ``new`` clipped its gradient by its norm, which was ``norm``.
+
+        None if nothing that gets the gradient would do that.
+        """
+        del new
         after = self.norm_after(state, norm)
         return None if after is None or after is norm else after < norm
 
@@ -215,6 +223,26 @@ def transformation(of: Transform) -> GradientTransformation:
     return GradientTransformation(Init(of), Update(of))
 
 
+def check_transformation(what: str, tx: Any) -> None:
+    """Raise TypeError unless ``tx`` is a transformation, this library's or another's."""
+    if callable(getattr(tx, "init", None)) and callable(getattr(tx, "update", None)):
+        return
+    hint = ""
+    if callable(tx):
+        hint = f": call it, {getattr(tx, '__name__', 'make')}(...)"
+    elif isinstance(tx, list | tuple):
+        hint = ": combine several with fo.chain(a, b)"
+    raise TypeError(f"{what} must be a transformation, such as fo.adam(), but it is {tx!r:.100}{hint}")
+
+
+def update_of(
+    tx: GradientTransformation, updates: PyTree, state: PyTree, params: PyTree, extra: Mapping[str, PyTree]
+) -> tuple[PyTree, PyTree]:
+    """Call ``update`` of any transformation; another library's gets only the keywords that its signature takes."""
+    own = extra if isinstance(tx.update, Update) else accepted(tx.update, extra, 3)
+    return tx.update(updates, state, params, **own)
+
+
 def effects_of(tx: GradientTransformation, at: Leaves | None) -> list[Effects]:
     """Return :meth:`Transform.effects` of any transformation; nothing is known of another library's."""
     if isinstance(tx.update, Update):
@@ -222,9 +250,9 @@ def effects_of(tx: GradientTransformation, at: Leaves | None) -> list[Effects]:
     return for_each(at, (Effect(Kind.UNKNOWN, repr(tx.update)),))
 
 
-def clips_of(tx: GradientTransformation, state: PyTree, norm: jax.Array) -> jax.Array | None:
+def clips_of(tx: GradientTransformation, state: PyTree, norm: jax.Array, new: PyTree) -> jax.Array | None:
     """:meth:`Transform.clips` of any transformation; nothing is known of another library's."""
-    return tx.update.of.clips(state, norm) if isinstance(tx.update, Update) else None
+    return tx.update.of.clips(state, norm, new) if isinstance(tx.update, Update) else None
 
 
 def norm_after_of(tx: GradientTransformation, state: PyTree, norm: jax.Array) -> jax.Array | None:

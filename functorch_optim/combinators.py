@@ -11,6 +11,7 @@ from functorch_optim.base import (
     GradientTransformation,
     Transform,
     Update,
+    check_transformation,
     clips_of,
     conversion_of,
     effects_of,
@@ -18,6 +19,7 @@ from functorch_optim.base import (
     needs_of,
     norm_after_of,
     transformation,
+    update_of,
 )
 from functorch_optim.effects import Effects, Kind, Leaves, check_descent, check_effects, for_each
 from functorch_optim.objectives import converted
@@ -47,14 +49,18 @@ class Wrapper(Transform):
 
     hands_on: ClassVar[bool] = False  # whether ``inner`` gets the gradient itself
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_transformation(f"inner of {self._call_name()}", self.inner)
+
     def hyperparams(self, state: PyTree) -> dict[Any, PyTree]:
         return current_hyperparams(self.inner, state.inner)
 
     def effects(self, at: Leaves | None) -> list[Effects]:
         return effects_of(self.inner, at)
 
-    def clips(self, state: PyTree, norm: jax.Array) -> jax.Array | None:
-        return clips_of(self.inner, state.inner, norm) if self.hands_on else None
+    def clips(self, state: PyTree, norm: jax.Array, new: PyTree) -> jax.Array | None:
+        return clips_of(self.inner, state.inner, norm, new.inner) if self.hands_on else None
 
     def effects_and(self, kind: Kind, at: Leaves | None) -> list[Effects]:
         """The effects of ``inner``, and after them one of the wrapper itself."""
@@ -78,6 +84,8 @@ class Links(Transform):
     links: tuple[GradientTransformation, ...]
 
     def __post_init__(self) -> None:
+        for link in self.links:
+            check_transformation(f"a link of {self._call_name()}", link)
         check_effects(self.effects(None)[0])
 
     def in_order(self, state: PyTree) -> Sequence[PyTree]:
@@ -97,10 +105,10 @@ class Links(Transform):
         each = [convert for convert in map(conversion_of, self.links) if convert is not None]
         return functools.partial(_in_turn, each) if each else None
 
-    def clips(self, state: PyTree, norm: jax.Array) -> jax.Array | None:
+    def clips(self, state: PyTree, norm: jax.Array, new: PyTree) -> jax.Array | None:
         clipped = None
-        for link, own in zip(self.links, self.in_order(state), strict=True):
-            found = clips_of(link, own, norm)
+        for link, own, next_own in zip(self.links, self.in_order(state), self.in_order(new), strict=True):
+            found = clips_of(link, own, norm, next_own)
             if found is not None:
                 clipped = found if clipped is None else clipped | found
             after = norm_after_of(link, own, norm)
@@ -201,7 +209,7 @@ def _update_in_turn(
         raise ValueError(f"a chain of {len(links)} transformations got a state of {len(states)}")
     after = []
     for link, state in zip(links, states, strict=True):
-        updates, state = link.update(updates, state, params, **extra)
+        updates, state = update_of(link, updates, state, params, extra)
         extra = converted(extra, conversion_of(link)) if "grad_fn" in extra else extra
         after.append(state)
     return updates, after
@@ -210,10 +218,12 @@ def _update_in_turn(
 def chain(*transformations: GradientTransformation) -> GradientTransformation:
     """Apply transformations one after the other, each to the result of the previous one.
 
-    Every keyword given to ``update`` reaches every link. The state is a :class:`ChainState`; reach a link's state with
+    Every keyword given to ``update`` reaches every link; another library's gets those that its signature takes. The
+    state is a :class:`ChainState`; reach a link's state with
     :func:`find_state`.
 
     Raises:
+        TypeError: a link is no transformation.
         ValueError: the links turn descent into ascent (two algorithms, each of which negates the updates) or decay into
             growth (:func:`functorch_optim.add_decayed_weights` after an algorithm), or a learning rate is lost (before
             :func:`functorch_optim.scale_by_adam`). The message has the right order. If it depends on a mask, ``init``
@@ -231,7 +241,8 @@ def named_chain(*pairs: tuple[str, GradientTransformation]) -> GradientTransform
     """A :func:`chain` of ``(name, transformation)`` pairs, whose states are found by name.
 
     Raises:
-        ValueError: a name occurs twice, or as for :func:`chain`.
+        TypeError: something is no pair of a name and a transformation. ValueError: a name occurs twice, or as for
+            :func:`chain`.
 
     Example:
         >>> import functorch_optim as fo
@@ -239,6 +250,9 @@ def named_chain(*pairs: tuple[str, GradientTransformation]) -> GradientTransform
         >>> find_state(tx.init(jax.numpy.zeros(2)), "optimizer").step.item()
         0
     """
+    for pair in pairs:
+        if not (isinstance(pair, tuple | list) and len(pair) == 2 and isinstance(pair[0], str)):
+            raise TypeError(f"named_chain needs pairs of a name and a transformation, but it got {pair!r:.100}")
     names = tuple(name for name, _ in pairs)
     for name in names:
         if names.count(name) > 1:

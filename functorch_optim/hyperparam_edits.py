@@ -43,8 +43,8 @@ def set_hyperparams(
 
     Raises:
         KeyError: there is no such hyperparameter, or there are several; the message lists the names or paths.
-        TypeError: a value is not a real number. ValueError: it has another shape or form or is NaN, or
-            with ``tx`` is out of range.
+        TypeError: a value is not a real number. ValueError: it has another shape or form or is NaN; with
+            ``tx``, it is out of range, or the state is not one of ``tx``.
 
     Example:
         >>> import functorch_optim as fo
@@ -63,8 +63,19 @@ def set_hyperparams(
 
     new = _map_injected(changed, state)
     if tx is not None:
-        current_hyperparams(tx, new)  # builds the transformation, which checks its options
+        _check_ranges(tx, new)
     return new
+
+
+def _check_ranges(tx: GradientTransformation, state: PyTree) -> None:
+    """Build the transformation with the numbers in the state, which checks their ranges."""
+    try:
+        current_hyperparams(tx, state)
+    except (AttributeError, KeyError) as error:
+        raise ValueError(
+            "set_hyperparams: tx must be the transformation whose init built this state, but it reads another one; of "
+            "a tree around the state, such as a TrainState, pass the state itself: its opt_state"
+        ) from error
 
 
 def _map_injected(change: Callable[[Path, InjectState], InjectState], tree: PyTree, path: Path = ()) -> PyTree:

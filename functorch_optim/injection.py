@@ -13,12 +13,14 @@ from functorch_optim.base import (
     Frozen,
     GradientTransformation,
     Transform,
+    check_transformation,
     clips_of,
     effects_of,
     exportable,
     needs_of,
     norm_after_of,
     transformation,
+    update_of,
 )
 from functorch_optim.combinators import current_hyperparams
 from functorch_optim.core.numerics import next_step
@@ -152,7 +154,7 @@ class Inject(Transform):
         self, updates: PyTree, state: InjectState, params: PyTree = None, **extra: object
     ) -> tuple[PyTree, InjectState]:
         held = self._held(state)
-        updates, inner = self.built(held).update(updates, state.inner, params, **extra)
+        updates, inner = update_of(self.built(held), updates, state.inner, params, extra)
         after = state._replace(step=next_step(state.step), hyperparams=held, inner=inner)
         return updates, after._replace(hyperparams=self._held(after))
 
@@ -170,7 +172,9 @@ class Inject(Transform):
 
     def built(self, numbers: Mapping[str, PyTree]) -> GradientTransformation:
         """Build the transformation with these numbers."""
-        return self.factory(**{name: given.option(numbers.get(name)) for name, given in self.options})
+        tx = self.factory(**{name: given.option(numbers.get(name)) for name, given in self.options})
+        check_transformation(f"inject: what {_name(self.factory)} returns", tx)
+        return tx
 
     def inspect(self, look: Callable[[GradientTransformation], _Found]) -> _Found:
         """Inspect the transformation while its numbers are abstract."""
@@ -189,8 +193,8 @@ class Inject(Transform):
     def norm_after(self, state: InjectState, norm: jax.Array) -> jax.Array | None:
         return norm_after_of(self.built(self._held(state)), state.inner, norm)
 
-    def clips(self, state: InjectState, norm: jax.Array) -> jax.Array | None:
-        return clips_of(self.built(self._held(state)), state.inner, norm)
+    def clips(self, state: InjectState, norm: jax.Array, new: InjectState) -> jax.Array | None:
+        return clips_of(self.built(self._held(state)), state.inner, norm, new.inner)
 
     def needs(self) -> frozenset[str]:
         return self.inspect(needs_of)
@@ -240,6 +244,8 @@ def inject(factory: Factory, /, *, static: Collection[str] | str = (), **options
         >>> updates.item(), state.hyperparams["lr"].item()
         (-0.25, 0.25)
     """
+    if not callable(factory):
+        raise TypeError(f"inject needs a function that builds a transformation, such as fo.adam, not {factory!r:.100}")
     fixed = (static,) if isinstance(static, str) else tuple(static)
     unknown = [name for name in fixed if name not in options]
     if unknown:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from functorch_optim.base import GradientTransformation
+from functorch_optim.base import GradientTransformation, check_transformation
 
 
 def to_optax(tx: GradientTransformation) -> Any:
@@ -14,7 +14,7 @@ def to_optax(tx: GradientTransformation) -> Any:
     :func:`functorch_optim.skip_spikes` ``value``.
 
     Raises:
-        ImportError: optax is not installed.
+        ImportError: optax is not installed. TypeError: ``tx`` is no transformation.
 
     Example:
         >>> import optax, jax.numpy as jnp, functorch_optim as fo
@@ -25,5 +25,6 @@ def to_optax(tx: GradientTransformation) -> Any:
     """
     import optax
 
+    check_transformation("to_optax: tx", tx)
     init: Any = tx.init  # optax names its positional arguments
     return optax.GradientTransformationExtraArgs(init, tx.update)

@@ -1,4 +1,4 @@
-"""Bind the arguments of ``value_fn`` and ``grad_fn``, and restrict both functions to some of the parameters."""
+"""The keywords of ``update``: who takes which, and the functions ``value_fn`` and ``grad_fn`` among them."""
 
 import functools
 import inspect
@@ -22,22 +22,33 @@ def with_arguments(function: Callable[..., PyTree], keywords: Mapping[str, PyTre
         >>> with_arguments(lambda params, x, scale=1: params * x * scale, {"x": 3, "y": 4, "value": 5})(2)
         6
     """
-    try:
-        parameters = list(inspect.signature(function).parameters.values())
-    except (TypeError, ValueError):  # a callable without a signature
-        return function
-    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    further = parameters[1:] if parameters and parameters[0].kind in positional else parameters
-    taken = {parameter.name for parameter in further if parameter.kind in named}
-    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
-        taken |= keywords.keys() - {parameter.name for parameter in parameters}
-    own = {name: value for name, value in keywords.items() if name in taken and name not in _OF_THE_OBJECTIVE}
+    taken = accepted(function, keywords, 1)
+    own = {name: value for name, value in taken.items() if name not in _OF_THE_OBJECTIVE}
     return functools.partial(function, **own) if own else function
 
 
+def accepted(function: Callable[..., object], keywords: Mapping[str, PyTree], given: int) -> dict[str, PyTree]:
+    """Select the keywords that the function's signature takes beside its first ``given`` arguments.
+
+    Example:
+        >>> accepted(lambda updates, state, params=None, *, value: None, {"value": 3.0, "x": 4.0}, 3)
+        {'value': 3.0}
+    """
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):  # a callable without a signature
+        return {}
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    first = {parameter.name for parameter in parameters[:given] if parameter.kind in positional}
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    taken = {parameter.name for parameter in parameters if parameter.kind in named} - first
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
+        taken |= keywords.keys() - {parameter.name for parameter in parameters}
+    return {name: value for name, value in keywords.items() if name in taken}
+
+
 def restricted(keywords: Mapping[str, PyTree], whole: Function, part: Function) -> dict[str, PyTree]:
-    """Turn the functions among ``update``'s keywords into functions of some parameters only.
+    """Turn the functions among ``update``'s keywords into functions of some parameters only, and select their ``grad``.
 
     Args:
         keywords: the keywords of ``update``.
@@ -51,6 +62,8 @@ def restricted(keywords: Mapping[str, PyTree], whole: Function, part: Function) 
     if callable(keywords.get("grad_fn")):
         grad_fn = with_arguments(keywords["grad_fn"], keywords)
         found["grad_fn"] = lambda own: part(grad_fn(whole(own)))
+    if keywords.get("grad") is not None:  # optax's line searches take it
+        found["grad"] = part(keywords["grad"])
     return found
 
 

@@ -15,12 +15,14 @@ from functorch_optim.base import (
     Frozen,
     GradientTransformation,
     Transform,
+    check_transformation,
     conversion_of,
     effects_of,
     exportable,
     identity,
     needs_of,
     transformation,
+    update_of,
 )
 from functorch_optim.combinators import NamedStates, Wrapper, current_hyperparams
 from functorch_optim.effects import Effect, Effects, Kind, Leaves, common, for_each, of_part
@@ -166,17 +168,19 @@ def _select(tree: PyTree, labels: list[Hashable], label: Hashable) -> PyTree:
 
 
 def _of_part(extra: dict[str, PyTree], params: PyTree, labels: list[Hashable], label: Hashable) -> dict[str, PyTree]:
-    """Turn ``value_fn`` and ``grad_fn`` into functions of only the parameters with this label."""
+    """Restrict ``value_fn``, ``grad_fn`` and ``grad`` to the parameters with this label."""
     if params is None:
         return {}
     leaves, treedef = jax.tree.flatten(params, is_leaf=trees.is_leaf)
 
     def whole(part: PyTree) -> PyTree:
-        own = jax.tree.leaves(part, is_leaf=trees.is_leaf)
-        pairs = zip(own, leaves, labels, strict=True)
-        return treedef.unflatten([new if mine == label else other for new, other, mine in pairs])
+        return treedef.unflatten(_replaced(leaves, part, labels, label))
 
-    return restricted(extra, whole, lambda tree: _select(tree, labels, label))
+    def part(tree: PyTree) -> PyTree:
+        trees.align(params, tree, "gradients")
+        return _select(tree, labels, label)
+
+    return restricted(extra, whole, part)
 
 
 def _replaced(leaves: list[PyTree], new: PyTree, labels: list[Hashable], label: Hashable) -> list[PyTree]:
@@ -218,7 +222,7 @@ class Partition(Transform):
             own_updates = _select(updates, labels, name)
             own_params = None if params is None else _select(params, labels, name)
             keywords = {**extra, **_of_part(extra, params, labels, name)}
-            new, states[name] = member.update(own_updates, state.states[name], own_params, **keywords)
+            new, states[name] = update_of(member, own_updates, state.states[name], own_params, keywords)
             leaves = _replaced(leaves, new, labels, name)
         return treedef.unflatten(leaves), NamedStates(states)
 
@@ -267,7 +271,8 @@ def partition(transformations: Mapping[Hashable, GradientTransformation], labels
         A transformation whose state holds one state per label; :func:`find_state` finds it by the label.
 
     Raises:
-        ValueError: a rule is not a regular expression. From ``init``: a label that has no transformation, a parameter
+        TypeError: what belongs to a label is no transformation. ValueError: a rule is not a regular expression. From
+            ``init``: a label that has no transformation, a parameter
             that no rule covers, a rule that is found in no parameter; the message names it.
 
     Example:
@@ -278,6 +283,10 @@ def partition(transformations: Mapping[Hashable, GradientTransformation], labels
         >>> fo.find_state(state, "plain").exp_avg
         {'bias': Array([0., 0.], dtype=float32), 'kernel': None}
     """
+    if not isinstance(transformations, Mapping):
+        raise TypeError(f"partition needs a dict of transformations by label, but it got {transformations!r:.100}")
+    for label, tx in transformations.items():
+        check_transformation(f"partition: what belongs to the label {label!r}", tx)
     names = tuple(sorted(transformations, key=str))
     members = tuple(transformations[name] for name in names)
     return transformation(Partition(_as_labels_of(names, labels), names, members))

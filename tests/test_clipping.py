@@ -183,8 +183,8 @@ def test_the_divisor_of_adaptive_grad_clip_is_at_least_1e_6_as_in_optax():
 # ----------------------------------------------------------------------------------------------- by the norms so far
 
 
-def zscore_reference(norms, z=2.5, decay=0.97, warmup=25, eps=1e-6):
-    """The norms that remain, as in the authors' code."""
+def zscore_reference(norms, z=2.5, decay=0.97, warmup=25, eps=1e-6, least=0.01):
+    """The norms that remain, as in the authors' code, which has ``least=0``."""
     first, left, mean, var = [], [], None, None
     for norm in norms:
         kept = norm
@@ -194,9 +194,10 @@ def zscore_reference(norms, z=2.5, decay=0.97, warmup=25, eps=1e-6):
                 mean = sum(first) / warmup
                 var = sum((n - mean) ** 2 for n in first) / warmup
         else:
-            score = (norm - mean) / (var**0.5 + eps)
+            std = max(var**0.5, least * mean)
+            score = (norm - mean) / (std + eps)
             if score > z:
-                kept = mean + z * var**0.5 / (score / z)
+                kept = mean + z * std / (score / z)
             mean = decay * mean + (1 - decay) * kept
             var = decay * var + (1 - decay) * (kept - mean) ** 2
         left.append(kept)
@@ -225,7 +226,7 @@ def norms_left(tx, norms, dtype):
 def test_clip_by_zscore_is_the_authors_rule():
     norms = norms_with_spikes(80)
     wanted, mean, var = zscore_reference(norms)
-    assert np.sum(np.asarray(wanted) != norms) > 5
+    assert np.sum(np.asarray(wanted) != norms) > 5 and zscore_reference(norms, least=0)[0] == wanted
     left, state = norms_left(fo.clip_by_zscore(), norms, jnp.float32)
     np.testing.assert_allclose(left, wanted, rtol=2e-5)
     assert (int(state.step), int(state.n_norms)) == (80, 80)
@@ -236,6 +237,26 @@ def test_clip_by_zscore_is_the_authors_rule():
         options = {"z": 1.0, "decay": 0.5, "warmup": 3, "eps": 0.01}
         _, state = norms_left(fo.clip_by_zscore(**options), norms, jnp.float64)
         np.testing.assert_allclose([state.mean, state.variance], zscore_reference(norms, **options)[1:], rtol=1e-10)
+
+
+@pytest.mark.parametrize("first", [1.0, 1e4])
+def test_clip_by_zscore_follows_norms_that_grow_slowly_after_equal_ones(first):
+    """In the authors' code every norm after equal ones is clipped to their mean."""
+    norms = first * np.concatenate([np.ones(25), 1.001 ** np.arange(1, 500)])
+    assert max(zscore_reference(norms, least=0)[0]) == pytest.approx(first)
+    left, _ = norms_left(fo.clip_by_zscore(), norms, jnp.float32)
+    np.testing.assert_allclose(left, norms, rtol=2e-5)
+    for late in (False, True):  # a spike is clipped, right after equal norms too
+        spiked = np.append(norms if late else norms[:25], 100 * norms[-1])
+        left, _ = norms_left(fo.clip_by_zscore(), spiked, jnp.float32)
+        assert left[-1] == pytest.approx(spiked[-2], rel=0.1)
+
+
+def test_zero_gradients_at_the_start_tell_clip_by_zscore_nothing():
+    norms = np.concatenate([np.zeros(25), 2 + 0.1 * np.random.default_rng(0).random(30), [100.0]])
+    left, _ = norms_left(fo.clip_by_zscore(), norms, jnp.float32)
+    np.testing.assert_allclose(left[:-1], norms[:-1], rtol=1e-6)
+    assert left[-1] < 10
 
 
 def test_ordinary_gradients_pass_clip_by_zscore_bit_for_bit():

@@ -7,6 +7,7 @@ import optax
 import pytest
 
 import functorch_optim as fo
+from functorch_optim import optim
 
 PARAMS = {"layer": {"bias": jnp.ones(3), "kernel": jnp.full((2, 3), 2.0)}, "scale": jnp.ones(())}
 GRADS = jax.tree.map(lambda x: 0.5 * x, PARAMS)
@@ -298,3 +299,89 @@ def test_updates_are_not_negated_twice(build):
     with pytest.raises(ValueError, match="the chain would ascend: the updates of adam are negated already, and scale"):
         build(fo.adam(lr=0.1), fo.scale(-1.0))
     assert fo.chain(fo.scale(-1.0), fo.adam(lr=0.1)) is not None  # the gradient of an objective to maximize
+
+
+AROUND_FOREIGN = {
+    "chain": fo.chain,
+    "named_chain": lambda tx: fo.named_chain(("inner", tx)),
+    "masked": lambda tx: fo.masked(tx, True),
+    "selective": lambda tx: fo.selective(tx, True),
+    "freeze": lambda tx: fo.freeze(tx, lambda path: path == "scale"),
+    "partition": lambda tx: fo.partition({"all": tx}, lambda path: "all"),
+    "inject": lambda tx: fo.inject(lambda unused: tx, unused=1.0),
+    "accumulate": lambda tx: fo.accumulate(tx, 1),
+    "skip_nonfinite": lambda tx: fo.skip_nonfinite(tx, 1),
+    "skip_large_updates": lambda tx: fo.skip_large_updates(tx, 1e3, 1),
+    "skip_spikes": fo.skip_spikes,
+    "lookahead": fo.lookahead,
+    "sam": lambda tx: fo.sam(tx, rho=0.0),
+    "monitor": fo.monitor,
+    "monitor, every second": lambda tx: fo.monitor(tx, every=2),
+    "master_weights": fo.master_weights,
+    "stochastic_rounding": lambda tx: fo.stochastic_rounding(tx, jax.random.key(0)),
+    "state_dtype": lambda tx: fo.state_dtype(tx, {}),
+}
+FOREIGN = {
+    "optax.clip": optax.clip(0.2),
+    "optax.sgd": optax.sgd(-1.0),
+    "jitted": optax.GradientTransformation(optax.clip(0.2).init, jax.jit(optax.clip(0.2).update)),
+}
+
+
+@pytest.mark.parametrize("foreign", FOREIGN.values(), ids=FOREIGN)
+@pytest.mark.parametrize("around", AROUND_FOREIGN.values(), ids=AROUND_FOREIGN)
+def test_another_librarys_transformation_gets_only_the_keywords_that_it_takes(around, foreign, standard_promotion):
+    tx = around(foreign)
+    updates, _ = tx.update(GRADS, tx.init(PARAMS), PARAMS, value=3.0, grad_fn=lambda params: GRADS, own=4.0)
+    wanted, _ = foreign.update(GRADS, foreign.init(PARAMS), PARAMS)
+    chex.assert_trees_all_close(updates["layer"], wanted["layer"])  # freeze keeps the scale
+
+
+def test_another_librarys_transformation_gets_the_keyword_that_it_names():
+    def update(updates, state, params=None, *, value):
+        return jax.tree.map(lambda u: value * u, updates), state
+
+    own = fo.GradientTransformation(lambda params: fo.EmptyState(), update)
+    tx = fo.chain(fo.identity(), optax.clip(9.0), own, fo.reduce_on_plateau())
+    chex.assert_trees_all_close(
+        tx.update(GRADS, tx.init(PARAMS), PARAMS, value=3.0, own=4.0)[0], jax.tree.map(lambda g: 3.0 * g, GRADS)
+    )
+    with pytest.raises(TypeError, match="missing 1 required keyword-only argument: 'value'"):
+        tx.update(GRADS, tx.init(PARAMS), PARAMS)
+
+
+@pytest.mark.parametrize("around", AROUND_FOREIGN.values(), ids=AROUND_FOREIGN)
+def test_what_is_no_transformation_is_named_at_once(around):
+    with pytest.raises(
+        TypeError, match=r"must be a transformation, such as fo\.adam\(\), but it is <function sgd .*: call it"
+    ):
+        around(fo.sgd)
+    with pytest.raises(
+        TypeError, match=r"must be a transformation, such as fo\.adam\(\), but it is \[.*: combine several"
+    ):
+        around([fo.scale(0.5), fo.sgd()])
+    with pytest.raises(TypeError, match=r"must be a transformation, such as fo\.adam\(\), but it is None"):
+        around(None)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: fo.chain(fo.identity(), fo.sgd), "a link of chain must be a transformation"),
+        (lambda: fo.monitor(fo.sgd), "inner of monitor must be a transformation"),
+        (lambda: fo.partition({"a": fo.sgd}, "a"), "partition: what belongs to the label 'a' must be a transformation"),
+        (lambda: fo.partition([fo.sgd()], "a"), "partition needs a dict of transformations by label, but it got"),
+        (lambda: fo.named_chain(fo.sgd()), "named_chain needs pairs of a name and a transformation, but it got sgd"),
+        (lambda: fo.named_chain([("a", fo.sgd())]), "named_chain needs pairs of a name and a transformation"),
+        (lambda: fo.inject(fo.sgd(), lr=0.1), r"inject needs a function that builds .*, such as fo\.adam, not sgd\(lr"),
+        (lambda: fo.inject(lambda lr: fo.sgd, lr=0.1), "inject: what .*<lambda> returns must be a transformation"),
+        (lambda: fo.interop.to_optax(fo.sgd), "to_optax: tx must be a transformation"),
+        (
+            lambda: optim.Optimizer.from_transform(lambda lr: fo.sgd, PARAMS, {"lr": 0.1}),
+            "what make returns must be a transformation",
+        ),
+    ],
+)
+def test_messages_say_where_no_transformation_stands(call, message):
+    with pytest.raises(TypeError, match=message):
+        call()

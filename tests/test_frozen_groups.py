@@ -252,6 +252,8 @@ def test_bad_values_and_misspelled_names_raise():
         optim.Adam(params(), group_rules=[("body", {"frozen": "yes"})])
     with pytest.raises(ValueError, match="'frozn' is no option of this optimizer; did you mean 'frozen'"):
         optim.Adam(params(), group_rules=[("body", {"frozn": True})])
+    with pytest.raises(ValueError, match="'freeze' is no option of this optimizer; did you mean 'frozen'"):
+        optim.Adam(params(), group_rules=[("body", {"freeze": True})])
 
 
 def test_a_transformation_may_have_an_option_of_that_name():

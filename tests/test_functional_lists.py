@@ -388,6 +388,12 @@ def test_narrow_parameters_keep_their_dtypes(dtype):
     assert (narrow.params[0].dtype, narrow.exp_avg_sqs[0].dtype) == ("float32", "bfloat16")  # torch 2.15's fused Adam
 
 
+def test_numbers_outside_their_ranges_pass_as_in_torch():
+    down, up = (adam([jnp.ones(2)], [jnp.ones(2)], [0], lr=lr).params[0] for lr in (0.1, -0.1))
+    np.testing.assert_allclose(up - 1, 1 - down, rtol=1e-6)
+    assert "numbers outside their ranges are not rejected" in " ".join(functional.adam.__doc__.split())
+
+
 ONE, ZERO, SHAPE = [jnp.ones(2)], [jnp.zeros(2)], jax.ShapeDtypeStruct((2,), jnp.float32)
 MUON = options_of("muon", {"lr": 0.1, "weight_decay": 0.0})
 SQUARE = [jnp.ones((2, 2))]

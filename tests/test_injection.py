@@ -145,6 +145,13 @@ WRONG = {
     "range in a factory": (lambda: fo.inject(clipped, lr=0.1, max_norm=-1.0), ValueError, "must not be negative: -1"),
     "unknown": (lambda: fo.inject(fo.sgd, lr=0.1, rate=0.1), TypeError, "unexpected keyword argument 'rate'"),
     "static": (lambda: fo.inject(fo.sgd, static="evry", lr=0.1), ValueError, "static names no options: evry; .* lr"),
+    "another tx": (
+        lambda: fo.set_hyperparams(
+            fo.chain(fo.inject(fo.sgd, lr=0.1)).init(jnp.ones(2)), tx=fo.inject(fo.sgd, lr=0.1), lr=0.2
+        ),
+        ValueError,
+        "tx must be the transformation whose init built this state, but it reads another one",
+    ),
     "nothing": (lambda: fo.inject(fo.sgd, nesterov=False), ValueError, "no option of sgd is data; name its numbers"),
     "hash": (
         lambda: fo.inject(lambda lr, seen: fo.sgd(lr=lr), lr=0.1, seen={1}),

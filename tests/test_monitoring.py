@@ -166,12 +166,53 @@ def test_skipped_and_nan_gradients_are_shares_of_all():
     assert np.isnan(fo.report(watched[1][3])["grad_norm"]) and fo.report(watched[1][3])["update_norm"] == 0.0
 
 
+SKIPPING = {
+    "nonfinite": lambda inner: fo.skip_nonfinite(inner, 1),
+    "large": lambda inner: fo.skip_large_updates(inner, 1e3, 1),
+    "spikes": lambda inner: fo.skip_spikes(inner, 2, max_consecutive=1, of="norm"),
+}
+
+
+@pytest.mark.parametrize("skip", SKIPPING.values(), ids=SKIPPING)
+def test_bad_updates_that_run_are_counted_once_inside_and_outside(skip):
+    sizes = [1.0, np.inf, np.inf, np.inf, 1.0]  # the second bad update in a row runs, and the third
+    for tx in (fo.monitor(skip(fo.sgd(lr=0.1))), skip(fo.monitor(fo.sgd(lr=0.1)))):
+        *_, (_, _, _, state) = runs(tx, 5, scale=sizes.__getitem__)
+        assert fo.report(state)["skipped_share"] == 3 / 5
+
+
+@pytest.mark.parametrize(("skip", "large", "bad"), [("nonfinite", np.inf, 2), ("large", 1e6, 2), ("spikes", 1e6, 1)])
+def test_a_skipped_gradient_is_not_clipped(skip, large, bad):
+    sizes = [1.0, 1.0, large, large, 1.0]  # the first large gradient is skipped, the second is clipped
+    clipped = fo.chain(fo.clip_by_global_norm(100.0), fo.sgd(lr=0.1))
+    *_, (_, _, _, state) = runs(fo.monitor(SKIPPING[skip](clipped)), 5, scale=sizes.__getitem__)
+    assert (fo.report(state)["clipped_share"], fo.report(state)["skipped_share"]) == (1 / 5, bad / 5)
+
+
+def test_shares_are_of_the_updates_that_get_there():
+    sizes = [1.0, np.nan, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]
+    for link in (fo.skip_nonfinite(fo.sgd(lr=0.1), 1), fo.chain(fo.zero_nans(), fo.sgd(lr=0.1))):
+        *_, (_, _, _, state) = runs(fo.monitor(fo.accumulate(link, 2)), 8, scale=sizes.__getitem__)
+        report = fo.report(state)
+        assert report["step"] == 8 and (report.get("skipped_share") or report.get("nan_share")) == 1 / 4
+
+
+def test_skips_side_by_side_report_apart():
+    labels = lambda path: "a" if "encoder" in path else "b"  # noqa: E731 one line
+    parts = {"a": fo.skip_large_updates(fo.sgd(), 1e-3, 9), "b": fo.skip_nonfinite(fo.sgd(), 9)}
+    *_, (_, _, _, state) = runs(fo.monitor(fo.partition(parts, labels)), 2)
+    report = fo.report(state)
+    assert (report["skipped_share/a"], report["skipped_share/b"]) == (1.0, 0.0) and "skipped_share" not in report
+
+
 def test_rates_of_several_links_and_labels():
     two = fo.partition({"a": fo.adamw(lr=0.25), "b": fo.sgd(lr=0.5)}, lambda path: "a" if "encoder" in path else "b")
     [(_, _, _, state)] = runs(fo.monitor(two), 1)
     assert {name: rate for name, rate in fo.report(state).items() if "lr" in name} == {"lr/a": 0.25, "lr/b": 0.5}
     named = fo.named_chain(("clip", fo.clip_by_value(1.0)), ("optimizer", fo.sgd(lr=0.5)))
     assert fo.report(next(runs(fo.monitor(named), 1))[3])["lr/optimizer"] == 0.5
+    both = fo.report(next(runs(fo.monitor(fo.named_chain(("optimizer", two))), 1))[3])
+    assert (both["lr/optimizer/a"], both["lr/optimizer/b"]) == (0.25, 0.5) and "lr" not in both
     kernels = fo.masked(fo.sgd(lr=0.5), lambda path: path.endswith("kernel"))
     rest = fo.masked(fo.sgd(lr=0.25), lambda path: not path.endswith("kernel"))
     found = fo.report(next(runs(fo.monitor(fo.chain(kernels, rest)), 1))[3])
@@ -270,6 +311,16 @@ def test_a_gradient_that_is_sparse_in_another_way_is_named():
     tx = fo.monitor(fo.sgd(lr=0.1))
     with pytest.raises(RuntimeError, match=r"monitor supports sparse gradients .* of the parameter 'table' is BCOO"):
         tx.update({"table": BCOO.fromdense(params["table"])}, tx.init(params), params)
+
+
+@pytest.mark.parametrize("every", [None, 1, 2])
+@pytest.mark.parametrize("who", ["params", "grads"])
+def test_a_python_number_is_named_before_tracing_turns_it_into_an_array(every, who):
+    arrays, number = {"w": jnp.ones(3), "b": jnp.ones(())}, {"w": jnp.ones(3), "b": 0.5}
+    tx = fo.monitor(fo.identity(), every)
+    params, grads = (number, arrays) if who == "params" else (arrays, number)
+    with pytest.raises(TypeError, match="the parameter 'b'"):
+        tx.update(grads, tx.init(arrays), params)
 
 
 @pytest.mark.usefixtures("x64")

@@ -204,3 +204,18 @@ def test_a_closure_of_others_is_differentiated_as_before():
     assert values[0] > values[-1] and needs_of(fo.chain(fo.sgd())) == frozenset()
     assert needs_of(fo.chain(fo.skip_spikes(fo.sam(fo.sgd())))) == {"value", "grad_fn"}
     assert needs_of(fo.skip_spikes(fo.sgd(), of="norm")) == frozenset()
+
+
+def test_a_line_search_of_optax_works_in_a_partition(standard_promotion):
+    params = {"a": jnp.array([3.0, -1.0]), "b": jnp.array([2.0])}
+    loss = lambda params: jnp.sum(params["a"] ** 4) + jnp.sum(params["b"] ** 2)  # noqa: E731 one line
+    alone = lambda a: loss({"a": a, "b": params["b"]})  # noqa: E731 one line
+    (value, grads), inner = jax.value_and_grad(loss)(params), optax.lbfgs()
+    tx = fo.partition({"a": inner, "b": fo.sgd(lr=0.1)}, {"a": "a", "b": "b"})
+    updates, _ = tx.update(grads, tx.init(params), params, value=value, grad=grads, value_fn=loss)
+    own = {"value": value, "grad": grads["a"], "value_fn": alone}
+    wanted, _ = inner.update(grads["a"], inner.init(params["a"]), params["a"], **own)
+    np.testing.assert_allclose(updates["a"], wanted, rtol=1e-6)
+    np.testing.assert_allclose(updates["b"], [-0.4], rtol=1e-6)
+    with pytest.raises(ValueError, match="gradients do not have the structure of the parameters: missing 'b'"):
+        tx.update(grads, tx.init(params), params, value=value, grad={"a": grads["a"]}, value_fn=loss)

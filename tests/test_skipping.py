@@ -342,3 +342,12 @@ def test_the_deviation_is_that_of_a_sample():
     tx = fo.skip_spikes(fo.sgd(lr=1.0), window=2, factor=1.0)  # of 0 and 2: 1 + sqrt(2)
     for value, runs in ((2.4, True), (2.43, False)):
         assert moved(run(tx, [PARAMS] * 3, value=[0.0, 2.0, value])) == [True, True, runs]
+
+
+def test_max_consecutive_may_be_larger_than_any_count():
+    params, bad = jnp.ones(2), jnp.full(2, jnp.nan)
+    tx = fo.skip_nonfinite(fo.sgd(lr=1.0), 10**12)
+    state = tx.init(params)._replace(consecutive=jnp.asarray(2**31 - 2, jnp.int32))
+    for _ in range(2):
+        updates, state = tx.update(bad, state, params)
+        assert updates.tolist() == [0.0, 0.0] and state.consecutive == 2**31 - 1

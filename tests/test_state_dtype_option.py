@@ -124,6 +124,33 @@ def test_groups_may_differ_and_the_option_is_live():
     assert dtypes(optimizer, "c")["exp_avg"] == "bfloat16"
 
 
+@pytest.mark.parametrize("foreach", [False, True])
+@pytest.mark.parametrize("after", [{"state_dtype": None}, {"state_dtype": {}}, {}])
+def test_without_the_option_slots_get_the_parameters_dtype_back(after, foreach):
+    optimizer = trained(state_dtype="bfloat16", foreach=foreach)
+    before = optimizer.state["a"]["exp_avg_sq"]
+    group = optimizer.param_groups[0]
+    del group["state_dtype"]
+    group.update(after)
+    assert set(dtypes(optimizer).values()) == {"bfloat16"}  # until the next step
+    optimizer.step(grads(3))
+    assert set(dtypes(optimizer).values()) == {"float32"}
+    np.testing.assert_allclose(
+        optimizer.state["a"]["exp_avg_sq"], 0.999 * before.astype(jnp.float32) + 0.001 * grads(3)["a"] ** 2, rtol=1e-6
+    )
+    twin = optim.Adam(params(), foreach=foreach)
+    twin.load_state_dict(optimizer.state_dict())
+    assert dtypes(twin)["exp_avg_sq"] == "float32"
+
+
+def test_a_slot_wider_than_the_parameter_stays_so_without_the_option():
+    optimizer = optim.AdamW(params(jnp.bfloat16), state_dtype=jnp.float32)
+    optimizer.step(jax.tree.map(lambda p: p.astype(jnp.bfloat16), grads(0)))
+    optimizer.param_groups[0]["state_dtype"] = None
+    optimizer.step(jax.tree.map(lambda p: p.astype(jnp.bfloat16), grads(1)))
+    assert set(dtypes(optimizer).values()) == {"float32"}
+
+
 def test_it_is_saved_and_resumed_bit_by_bit():
     source = trained(state_dtype=MIXED)
     saved = source.state_dict()

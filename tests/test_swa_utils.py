@@ -831,6 +831,14 @@ def test_batch_statistics_refuses_what_it_cannot_mean():
         fo.batch_statistics([jnp.ones((4, 3), int)])
     with pytest.raises(ValueError, match="axis 5 is out of bounds for a batch with 2 dimensions"):
         fo.batch_statistics([jnp.ones((4, 3))], axis=5)
+    with pytest.raises(TypeError, match="a batch must be a floating array, but it is float at 'w'"):
+        fo.batch_statistics([{"w": 0.5}])
+    with pytest.raises(TypeError, match=r"an iterable of batches, but it is a dict: pass \[batch\]"):
+        fo.batch_statistics({"w": 0.5})
+    with pytest.raises(ValueError, match=r"of batch 1 have shape \(1,\) at 'mean.w', those of batch 0 have \(3,\)"):
+        fo.batch_statistics([{"w": jnp.ones((4, 3))}, {"w": jnp.ones((4, 1))}])
+    with pytest.raises(ValueError, match=r"of batch 1 do not have the structure of those of batch 0: missing 'mean.w'"):
+        fo.batch_statistics([{"w": jnp.ones((4, 3))}, {"v": jnp.ones((4, 3))}])
 
 
 def test_the_share_of_a_list_has_the_digits_of_float32():

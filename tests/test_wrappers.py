@@ -137,6 +137,11 @@ ERRORS = {
         ValueError,
         r"sam needs the gradient as a function: update\(grads, state, params, grad_fn=jax\.grad\(loss\)\)",
     ),
+    "no function": (
+        lambda: fo.sam(fo.sgd()).update(PARAMS, fo.sam(fo.sgd()).init(PARAMS), PARAMS, grad_fn=PARAMS),
+        ValueError,
+        "sam needs the gradient as a function",
+    ),
     "another tree": (
         lambda: fo.sam(fo.sgd()).update(PARAMS, fo.sam(fo.sgd()).init(PARAMS), PARAMS, grad_fn=lambda p: p["a"]),
         ValueError,

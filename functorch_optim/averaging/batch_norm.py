@@ -1,7 +1,7 @@
 """Batch normalization statistics over many batches, with equal weights."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -35,7 +35,9 @@ def batch_statistics(batches: Iterable[PyTree], axis: int | tuple[int, ...] = -1
         Arrays with the shape of the features, at least float32.
 
     Raises:
-        ValueError: there are no batches, or a batch has one element per feature, whose variance is undefined.
+        TypeError: a batch holds something that is not a floating array.
+        ValueError: there are no batches; a batch has one element per feature, whose variance is undefined; or the
+            batches' features differ.
 
     Source: torch's ``update_bn``.
 
@@ -45,6 +47,8 @@ def batch_statistics(batches: Iterable[PyTree], axis: int | tuple[int, ...] = -1
         >>> mean.tolist(), var.tolist()
         ([3.5], [5.0])
     """
+    if isinstance(batches, Mapping):
+        raise TypeError("batch_statistics: batches must be an iterable of batches, but it is a dict: pass [batch]")
     return mean_of(_of_one(batch, axis) for batch in batches)
 
 
@@ -52,14 +56,27 @@ def mean_of(statistics: Iterable[PyTree]) -> PyTree:
     """Average trees that arrive one by one.
 
     Raises:
-        ValueError: none arrived.
+        ValueError: none arrived, or their structures or shapes differ.
     """
     average = None
     for count, new in enumerate(statistics):
+        if average is not None:
+            _check_alike(new, average, count)
         average = new if average is None else cumulative(average, new, count)
     if average is None:
         raise ValueError("there are no batches to compute statistics of")
     return average
+
+
+def _check_alike(new: PyTree, average: PyTree, count: int) -> None:
+    names, averages, _ = trees.named_leaves(average)
+    leaves = trees.align(average, new, f"the statistics of batch {count}", "those of batch 0")
+    for name, leaf, expected in zip(names, leaves, averages, strict=True):
+        if jnp.shape(leaf) != expected.shape:
+            raise ValueError(
+                f"the statistics of batch {count} have shape {jnp.shape(leaf)} at {trees.quote(name)}, those of "
+                f"batch 0 have {expected.shape}: all batches need the same features"
+            )
 
 
 def cumulative(average: PyTree, new: PyTree, count: Numeric) -> PyTree:
@@ -93,13 +110,17 @@ def _others(ndim: int, axis: int | tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _of_one(batch: PyTree, axis: int | tuple[int, ...]) -> BatchStatistics:
-    pairs = jax.tree.map(lambda x: _moments(x, axis), batch)
-    return BatchStatistics(*jax.tree.transpose(jax.tree.structure(batch), jax.tree.structure((0, 0)), pairs))
+    names, leaves, treedef = trees.named_leaves(batch)
+    pairs = [_moments(name, leaf, axis) for name, leaf in zip(names, leaves, strict=True)]
+    return BatchStatistics(*(treedef.unflatten([pair[index] for pair in pairs]) for index in range(2)))
 
 
-def _moments(x: jax.Array, axis: int | tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+def _moments(name: str, x: PyTree, axis: int | tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+    where = f" at {trees.quote(name)}" if name else ""
+    if not (hasattr(x, "dtype") and hasattr(x, "shape")):
+        raise TypeError(f"batch_statistics: a batch must be a floating array, but it is {type(x).__name__}{where}")
     if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise TypeError(f"a batch must be floating, but it is {x.dtype}")
+        raise TypeError(f"batch_statistics: a batch must be floating, but it is {x.dtype}{where}")
     others = _others(x.ndim, axis)
     wide = x.astype(trees.compute_dtype(x))
     return jnp.mean(wide, others), jnp.var(wide, others) * bessel(elements(x.shape, axis), x.shape)

@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import jax
@@ -51,7 +50,7 @@ def update_dense(
     if one is not None:
         g, p, wide = jax.tree.map(lambda x: x * one.astype(dtype), (g, p, wide))
     own = rule.at_dtype(scalars.rule, dtype if param is None else param.dtype)
-    s = jax.tree.map(lambda x: coefficient(x, dtype), replace(scalars, rule=own))
+    s = jax.tree.map(lambda x: coefficient(x, dtype), scalars._replace(rule=own))
     if getattr(rule, "maximize", False):
         g = -g
     if s.coupled_decay is not None:

@@ -59,6 +59,7 @@ class Options(Frozen):
     """A frozen dataclass whose :class:`Option` fields are normalized and checked at construction."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name, option in data_options(type(self)).items():
             object.__setattr__(self, name, checked(name, option, getattr(self, name)))
 

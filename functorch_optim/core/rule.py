@@ -1,14 +1,13 @@
 """The contract of an algorithm that updates each parameter independently: a rule defines how to update one."""
 
 from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from functorch_optim import axes, trees
-from functorch_optim.base import Frozen
 from functorch_optim.core.declaration import check_declaration, check_names
 from functorch_optim.core.options import Options
 from functorch_optim.typing import Array, Numeric, PyTree
@@ -124,7 +123,7 @@ def slots_in(state: Callable[..., PyTree]) -> tuple[str, ...] | None:
     return _slots_of.get(state)
 
 
-class StepScalars(Frozen):
+class StepScalars(NamedTuple):
     """A step's coefficients: the rule's own, and the weight decay's (None if there is none)."""
 
     rule: PyTree
@@ -138,9 +137,6 @@ class StepScalars(Frozen):
     def without_decay(self) -> "StepScalars":
         """Return the coefficients for parameters that do not decay."""
         return StepScalars(self.rule)
-
-
-jax.tree_util.register_dataclass(StepScalars, ["rule", "coupled_decay", "decoupled_decay"], [])
 
 
 def step_scalars(

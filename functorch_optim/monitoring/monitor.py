@@ -9,7 +9,15 @@ import jax.numpy as jnp
 from jax.core import Tracer
 
 from functorch_optim import axes, rows, trees
-from functorch_optim.base import GradientTransformation, add_update, clips_of, exportable, norm_after_of, transformation
+from functorch_optim.base import (
+    GradientTransformation,
+    add_update,
+    clips_of,
+    exportable,
+    norm_after_of,
+    transformation,
+    update_of,
+)
 from functorch_optim.combinators import Wrapper, current_hyperparams
 from functorch_optim.core.numerics import next_step
 from functorch_optim.hyperparams import as_integer
@@ -64,7 +72,7 @@ class Monitor(Wrapper):
 
         rates: list[str] = []
         jax.eval_shape(lambda state: rates.extend(_rates(self.inner, state)), inner)
-        seen = jax.eval_shape(lambda state, norm: clips_of(self.inner, state, norm), inner, jnp.zeros((), dtype))
+        seen = jax.eval_shape(lambda state, norm: clips_of(self.inner, state, norm, state), inner, jnp.zeros((), dtype))
         return MonitorState(
             jnp.zeros((), jnp.int32),
             None if seen is None else jnp.zeros((), jnp.int32),
@@ -82,17 +90,18 @@ class Monitor(Wrapper):
                 "monitor needs the parameters: update(grads, state, params); with every=None it measures neither their "
                 "norms nor those of the updates"
             )
+        trees.check_arrays(updates, params)
         groups = [self._group(name) for name in state.parts]
         before = norms_of_groups(_dense(updates), groups, self.axis_name, "monitor")
-        clipped = clips_of(self.inner, state.inner, before[0])
         lr = {**state.lr, **_rates(self.inner, state.inner)}
         old = [[one.update for one in _all(state)], [one.param for one in _all(state)]]
         if self.every is None or self.every == 1:
-            new, inner = self.inner.update(updates, state.inner, params, **extra)
+            new, inner = update_of(self.inner, updates, state.inner, params, extra)
             after = old if self.every is None else self._moves(new, params, groups, old)
         else:
             after, inner, params = self._sometimes(updates, state, params, extra, groups, old)
-            new, inner = self.inner.update(updates, inner, params, **extra)
+            new, inner = update_of(self.inner, updates, inner, params, extra)
+        clipped = clips_of(self.inner, state.inner, before[0], inner)
         kept = [x.astype(one.grad.dtype) for x, one in zip(before, _all(state), strict=True)]
         norms, *parts = (Norms(*each) for each in zip(kept, *after, strict=True))
         return new, MonitorState(
@@ -137,7 +146,7 @@ class Monitor(Wrapper):
         """
 
         def measure(updates: PyTree, inner: PyTree, params: PyTree, old: Moves) -> Moves:
-            new, _ = self.inner.update(updates, inner, params, **extra)
+            new, _ = update_of(self.inner, updates, inner, params, extra)
             return self._moves(new, params, groups, old)
 
         arguments = updates, state.inner, params, old

@@ -24,9 +24,10 @@ def report(state: PyTree) -> dict[str, PyTree]:
     - ``grad_norm``, ``update_norm``, ``param_norm``, and ``update_ratio``, the ratio of the last two; for a part of the
       tree ``grad_norm/PREFIX`` and so on;
     - ``clipped_share``: the share of updates whose gradient was clipped; ``skipped_share``: the share of bad updates,
-      counted by :func:`functorch_optim.skip_nonfinite`, :func:`functorch_optim.skip_large_updates` or
-      :func:`functorch_optim.skip_spikes`; ``nan_share``: the share of gradients with a NaN, counted by
-      :func:`functorch_optim.zero_nans`.
+      whether they ran or not, counted by :func:`functorch_optim.skip_nonfinite`,
+      :func:`functorch_optim.skip_large_updates` or :func:`functorch_optim.skip_spikes`; ``nan_share``: the share of
+      gradients with a NaN, counted by :func:`functorch_optim.zero_nans`. If several count side by side, as in a
+      partition, the names end with the label: ``skipped_share/decay``.
 
     If there are several monitors, as in a partition, each name begins with the label: ``decay/grad_norm``.
 
@@ -47,7 +48,7 @@ def report(state: PyTree) -> dict[str, PyTree]:
         >>> report(state)
         {'step': 1, 'lr': 0.25, 'grad_norm': 5.0}
     """
-    found = _monitors(state)
+    found = _found(state, (MonitorState,))
     if not found:
         raise KeyError("the state has no monitor: wrap the transformation in fo.monitor")
     is_traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(state))
@@ -61,31 +62,29 @@ def report(state: PyTree) -> dict[str, PyTree]:
     return {name: value if is_traced or np.ndim(value) else np.asarray(value).item() for name, value in named.items()}
 
 
-def _monitors(state: PyTree) -> list[tuple[str, MonitorState]]:
-    """Find the monitors' states and their labels: the keys on the path to each, without names of attributes."""
-    flat, _ = jax.tree_util.tree_flatten_with_path(state, is_leaf=lambda node: isinstance(node, MonitorState))
+def _found(state: PyTree, kinds: tuple[type, ...]) -> list[tuple[str, PyTree]]:
+    """Find the states of these kinds and their labels: the keys on the path to each, without names of attributes."""
+    flat, _ = jax.tree_util.tree_flatten_with_path(state, is_leaf=lambda node: isinstance(node, kinds))
     return [
         (trees.path_name(tuple(key for key in path if not isinstance(key, jax.tree_util.GetAttrKey))), node)
         for path, node in flat
-        if isinstance(node, MonitorState)
+        if isinstance(node, kinds)
     ]
 
 
 def _counts(state: PyTree, one: MonitorState) -> dict[str, tuple[PyTree, PyTree]]:
     """Map each name in the report to a count and the number of updates that it is a share of."""
-    counts = {}
-    for name, kinds in (("skipped_share", SKIPS), ("nan_share", (ZeroNansState,))):
-        for node in _typed(one.inner, kinds):
-            counts[name] = node.total, one.step
-    for node in _typed(state, SKIPS):
-        if any(inside is one for _, inside in _monitors(node)):
-            counts["skipped_share"] = node.total, one.step + node.total  # the monitor has not seen the skipped ones
-    return counts
-
-
-def _typed(state: PyTree, kind: tuple[type, ...]) -> list[PyTree]:
-    nodes = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, kind))
-    return [node for node in nodes if isinstance(node, kind)]
+    around = [
+        (label, node)
+        for label, node in _found(state, SKIPS)
+        if any(inside is one for _, inside in _found(node, (MonitorState,)))
+    ]
+    skips, cleaned = around or _found(one.inner, SKIPS), _found(one.inner, (ZeroNansState,))
+    return {
+        f"{name}/{label}" if len(found) > 1 else name: (node.total, node.step)
+        for name, found in (("skipped_share", skips), ("nan_share", cleaned))
+        for label, node in found
+    }
 
 
 def _read(one: MonitorState, counts: dict[str, tuple[PyTree, PyTree]]) -> Iterator[tuple[str, PyTree]]:

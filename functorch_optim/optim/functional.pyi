@@ -47,8 +47,8 @@ def adadelta(
 ) -> AdadeltaResult:
     """Update lists of parameters and of their state by Adadelta.
 
-    The equations are in :func:`functorch_optim.adadelta`. What all these functions have in common is in
-    :mod:`functorch_optim.optim.functional`.
+    The equations are in :func:`functorch_optim.adadelta`. As in torch, numbers outside their ranges
+    are not rejected. What all these functions have in common is in :mod:`functorch_optim.optim.functional`.
 
     Args:
         params: the parameters.
@@ -114,8 +114,8 @@ def adafactor(
 ) -> AdafactorResult:
     """Update lists of parameters and of their state by Adafactor.
 
-    The equations are in :func:`functorch_optim.adafactor`. What all these functions have in common is in
-    :mod:`functorch_optim.optim.functional`.
+    The equations are in :func:`functorch_optim.adafactor`. As in torch, numbers outside their ranges
+    are not rejected. What all these functions have in common is in :mod:`functorch_optim.optim.functional`.
 
     Args:
         params: the parameters.
@@ -182,8 +182,8 @@ def adagrad(
 ) -> AdagradResult:
     """Update lists of parameters and of their state by Adagrad.
 
-    The equations are in :func:`functorch_optim.adagrad`. What all these functions have in common is in
-    :mod:`functorch_optim.optim.functional`.
+    The equations are in :func:`functorch_optim.adagrad`. As in torch, numbers outside their ranges
+    are not rejected. What all these functions have in common is in :mod:`functorch_optim.optim.functional`.
 
     Args:
         params: the parameters.
@@ -255,8 +255,8 @@ def adam(
 ) -> AdamResult:
     """Update lists of parameters and of their state by Adam.
 
-    The equations are in :func:`functorch_optim.adam`. What all these functions have in common is in
-    :mod:`functorch_optim.optim.functional`.
+    The equations are in :func:`functorch_optim.adam`. As in torch, numbers outside their ranges
+    are not rejected. What all these functions have in common is in :mod:`functorch_optim.optim.functional`.
 
     Args:
         params: the parameters.
@@ -327,8 +327,8 @@ def adamax(
 ) -> AdamaxResult:
     """Update lists of parameters and of their state by Adamax.
 
-    The equations are in :func:`functorch_optim.adamax`. What all these functions have in common is in
-    :mod:`functorch_optim.optim.functional`.
+    The equations are in :func:`functorch_optim.adamax`. As in torch, numbers outside their ranges
+    are not rejected. What all these functions have in common is in :mod:`functorch_optim.optim.functional`.
 
     Args:
         params: the parameters.
@@ -398,8 +398,8 @@ def adamw(
 ) -> AdamWResult:
     """Update lists of parameters and of their state by AdamW.
 
-    The equations are in :func:`functorch_optim.adamw`. What all these functions have in common is in
-    :mod:`functorch_optim.optim.functional`.
+    The equations are in :func:`functorch_optim.adamw`. As in torch, numbers outside their ranges
+    are not rejected. What all these functions have in common is in :mod:`functorch_optim.optim.functional`.
 
     Args:
         params: the parameters.
@@ -471,8 +471,8 @@ def asgd(
 ) -> ASGDResult:
     """Update lists of parameters and of their state by ASGD.
 
-    The equations are in :func:`functorch_optim.asgd`. What all these functions have in common is in
-    :mod:`functorch_optim.optim.functional`.
+    The equations are in :func:`functorch_optim.asgd`. As in torch, numbers outside their ranges
+    are not rejected. What all these functions have in common is in :mod:`functorch_optim.optim.functional`.
 
     Args:
         params: the parameters.
@@ -534,8 +534,8 @@ def muon(
 ) -> MuonResult:
     """Update lists of parameters and of their state by Muon.
 
-    The equations are in :func:`functorch_optim.muon`. What all these functions have in common is in
-    :mod:`functorch_optim.optim.functional`.
+    The equations are in :func:`functorch_optim.muon`. As in torch, numbers outside their ranges
+    are not rejected. What all these functions have in common is in :mod:`functorch_optim.optim.functional`.
 
     Args:
         params: the parameters.
@@ -603,8 +603,8 @@ def nadam(
 ) -> NAdamResult:
     """Update lists of parameters and of their state by NAdam.
 
-    The equations are in :func:`functorch_optim.nadam`. What all these functions have in common is in
-    :mod:`functorch_optim.optim.functional`.
+    The equations are in :func:`functorch_optim.nadam`. As in torch, numbers outside their ranges
+    are not rejected. What all these functions have in common is in :mod:`functorch_optim.optim.functional`.
 
     Args:
         params: the parameters.
@@ -673,8 +673,8 @@ def radam(
 ) -> RAdamResult:
     """Update lists of parameters and of their state by RAdam.
 
-    The equations are in :func:`functorch_optim.radam`. What all these functions have in common is in
-    :mod:`functorch_optim.optim.functional`.
+    The equations are in :func:`functorch_optim.radam`. As in torch, numbers outside their ranges
+    are not rejected. What all these functions have in common is in :mod:`functorch_optim.optim.functional`.
 
     Args:
         params: the parameters.
@@ -742,8 +742,8 @@ def rmsprop(
 ) -> RMSpropResult:
     """Update lists of parameters and of their state by RMSprop.
 
-    The equations are in :func:`functorch_optim.rmsprop`. What all these functions have in common is in
-    :mod:`functorch_optim.optim.functional`.
+    The equations are in :func:`functorch_optim.rmsprop`. As in torch, numbers outside their ranges
+    are not rejected. What all these functions have in common is in :mod:`functorch_optim.optim.functional`.
 
     Args:
         params: the parameters.
@@ -809,8 +809,8 @@ def rprop(
 ) -> RpropResult:
     """Update lists of parameters and of their state by Rprop.
 
-    The equations are in :func:`functorch_optim.rprop`. What all these functions have in common is in
-    :mod:`functorch_optim.optim.functional`.
+    The equations are in :func:`functorch_optim.rprop`. As in torch, numbers outside their ranges
+    are not rejected. What all these functions have in common is in :mod:`functorch_optim.optim.functional`.
 
     Args:
         params: the parameters.
@@ -872,8 +872,8 @@ def sgd(
 ) -> SGDResult:
     """Update lists of parameters and of their state by SGD.
 
-    The equations are in :func:`functorch_optim.sgd`. What all these functions have in common is in
-    :mod:`functorch_optim.optim.functional`.
+    The equations are in :func:`functorch_optim.sgd`. As in torch, numbers outside their ranges
+    are not rejected. What all these functions have in common is in :mod:`functorch_optim.optim.functional`.
 
     Args:
         params: the parameters.
@@ -930,8 +930,8 @@ def sparse_adam(
 ) -> SparseAdamResult:
     """Update lists of parameters and of their state by SparseAdam.
 
-    The equations are in :func:`functorch_optim.sparse_adam`. What all these functions have in common is in
-    :mod:`functorch_optim.optim.functional`.
+    The equations are in :func:`functorch_optim.sparse_adam`. As in torch, numbers outside their ranges
+    are not rejected. What all these functions have in common is in :mod:`functorch_optim.optim.functional`.
 
     Args:
         params: the parameters.

@@ -59,8 +59,8 @@ _MODULE = "functorch_optim.optim.functional"
 _DOCSTRING = """\
 Update lists of parameters and of their state by {title}.
 
-The equations are in :func:`functorch_optim.{name}`. What all these functions have in common is in
-:mod:`functorch_optim.optim.functional`.
+The equations are in :func:`functorch_optim.{name}`. As in torch, numbers outside their ranges
+are not rejected. What all these functions have in common is in :mod:`functorch_optim.optim.functional`.
 
 Args:
 {arguments}

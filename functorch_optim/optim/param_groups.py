@@ -18,7 +18,13 @@ GroupRules = Sequence[tuple[str | Callable[[str, PyTree], bool], Mapping[str, Py
 
 # Keys that torch and its schedulers put into groups: never taken for a misspelled option.
 _KNOWN_EXTRAS = {"initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr", "param_names", "name"}
-_SYNONYMS = {"learning_rate": "lr", "wd": "weight_decay", "beta1": "betas", "beta2": "betas"}
+_SYNONYMS = {
+    "beta1": "betas",
+    "beta2": "betas",
+    "freeze": "frozen",
+    "learning_rate": "lr",
+    "wd": "weight_decay",
+}
 _SETS = (
     "optimizer parameters need to be organized in ordered collections, but the ordering of tensors in sets will "
     "change between runs. Please use a list instead."

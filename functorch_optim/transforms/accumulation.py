@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from functorch_optim import trees
-from functorch_optim.base import GradientTransformation, exportable, needs_of, transformation
+from functorch_optim.base import GradientTransformation, exportable, needs_of, transformation, update_of
 from functorch_optim.combinators import Wrapper, current_hyperparams
 from functorch_optim.core.numerics import next_step, wide_zeros_like
 from functorch_optim.effects import Effects, Kind, Leaves
@@ -71,7 +71,7 @@ class Accumulate(Wrapper):
         def run(state: tuple[PyTree, PyTree], params: PyTree) -> tuple[PyTree, tuple[PyTree, PyTree]]:
             sums, inner = jax.tree.leaves(state[0]), state[1]
             whole = [None if g is None else multiply(_wide(s), factor) for g, s in zip(grads, sums, strict=True)]
-            new, inner = self.inner.update(treedef.unflatten(whole), inner, params, **extra)
+            new, inner = update_of(self.inner, treedef.unflatten(whole), inner, params, extra)
             left = [s if g is None else jnp.zeros_like(s) for g, s in zip(grads, sums, strict=True)]
             return new, (treedef.unflatten(left), inner)
 

@@ -105,9 +105,14 @@ def adaptive_grad_clip(
     return transformation(AdaptiveGradClip(clipping, eps, as_unit_axes(axis, "adaptive_grad_clip"), named))
 
 
+# The least standard deviation, as a share of the mean. A clipped norm of nearly equal ones would barely raise the mean,
+# nor the deviation, and so all later norms would be clipped.
+_LEAST_DEVIATION = 0.01
+
+
 @exportable
 class ClipByZscoreState(NamedTuple):
-    """``step`` counts updates, ``n_norms`` the finite norms; ``mean`` and ``variance`` are of the clipped norms."""
+    """``step`` counts updates, ``n_norms`` those in the statistics: ``mean`` and ``variance`` of the clipped norms."""
 
     step: PyTree
     n_norms: PyTree
@@ -148,7 +153,7 @@ class ClipByZscore(Options, Transform):
 
     def _find_spike(self, state: ClipByZscoreState, norm: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Decide whether to clip, and to what norm."""
-        values, std = self.at(state.step), sqrt(state.variance)
+        values, std = self.at(state.step), jnp.maximum(sqrt(state.variance), _LEAST_DEVIATION * state.mean)
         bound, eps = (_constant(value, std) for value in (values.z, values.eps))
         score = (norm.astype(std.dtype) - state.mean) / (std + eps)
         is_spike = (state.n_norms >= self.warmup) & (score > bound) & jnp.isfinite(norm)
@@ -164,7 +169,8 @@ class ClipByZscore(Options, Transform):
         mean = lerp(state.mean, norm, share)
         spread = (norm - jnp.where(is_late, mean, state.mean)) * (norm - mean)  # during the warmup it is Welford's rule
         after = n_norms, mean, lerp(state.variance, spread, share)
-        kept = [jnp.where(jnp.isfinite(norm), new, old) for new, old in zip(after, state[1:], strict=True)]
+        enters = jnp.isfinite(norm) & ((norm > 0) | (state.n_norms > 0))  # zeros at the start tell nothing
+        kept = [jnp.where(enters, new, old) for new, old in zip(after, state[1:], strict=True)]
         return ClipByZscoreState(next_step(state.step), *kept)
 
     def hyperparams(self, state: ClipByZscoreState) -> dict[str, PyTree]:
@@ -180,7 +186,8 @@ def clip_by_zscore(
 ) -> GradientTransformation:
     """Clip spikes: gradients whose norm is far above the recent ones, measured in standard deviations (ZClip).
 
-    With n the norm of the whole gradient, and mean and std those of the recent norms::
+    With n the norm of the whole gradient, mean that of the recent norms, and std their standard deviation, but at least
+    0.01 * mean::
 
         score = (n - mean) / (std + eps)
         if score > z:  g *= target / n  with  target = mean + z**2 / score * std
@@ -193,7 +200,10 @@ def clip_by_zscore(
 
     The first ``warmup`` gradients are not clipped; the first mean and variance are theirs. To bound these and ordinary
     gradients too, put :func:`functorch_optim.clip_by_global_norm` after it. A gradient with a non-finite norm passes,
-    and does not enter the statistics.
+    and does not enter the statistics, nor do zero gradients before the first other one.
+
+    The bound follows norms that grow by up to 0.002 of their size per update. If they rise at once to another level,
+    they are clipped for a long time: at twice the old level, for up to 16 thousand updates.
 
     Args:
         z: at least 0; how many standard deviations a norm may lie above the mean.
@@ -209,7 +219,8 @@ def clip_by_zscore(
         TypeError, ValueError: an option is not a number, or is out of range. ValueError, from ``update``: inside
             ``shard_map`` without ``axis_name``, a gradient varies or may vary over the mesh.
 
-    Source: Kumar et al., "ZClip: Adaptive Spike Mitigation for LLM Pre-Training", 2025.
+    Source: Kumar et al., "ZClip: Adaptive Spike Mitigation for LLM Pre-Training", 2025. The authors' code has no least
+    std: there, after equal norms every larger one is clipped to their mean, for ever.
 
     Example:
         >>> tx = clip_by_zscore(warmup=3)

@@ -18,8 +18,9 @@ from functorch_optim.units import UnitAxes, as_unit_axes, sum_over_unit, unit_ax
 
 @exportable
 class ZeroNansState(NamedTuple):
-    """``total`` counts the updates whose gradient had a NaN."""
+    """``step`` counts updates, ``total`` those whose gradient had a NaN."""
 
+    step: PyTree
     total: PyTree
 
 
@@ -30,7 +31,7 @@ class ZeroNans(Transform):
 
     def init(self, params: PyTree) -> ZeroNansState:
         del params
-        return ZeroNansState(jnp.zeros((), jnp.int32))
+        return ZeroNansState(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
 
     def update(
         self, updates: PyTree, state: ZeroNansState, params: PyTree = None, **extra: object
@@ -38,7 +39,8 @@ class ZeroNans(Transform):
         del params, extra
         found = axes.any_entry(jnp.isnan, updates, self.axis_name, "zero_nans")
         clean = trees.map_dense(lambda x: jnp.where(jnp.isnan(x), jnp.zeros_like(x), x), "zero_nans", updates)
-        return clean, ZeroNansState(jnp.where(found, next_step(state.total), state.total))
+        total = jnp.where(found, next_step(state.total), state.total)
+        return clean, ZeroNansState(next_step(state.step), total)
 
 
 def zero_nans(axis_name: PyTree = None) -> GradientTransformation:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from functorch_optim import axes, trees
+from functorch_optim.base import update_of
 from functorch_optim.combinators import Wrapper
 from functorch_optim.core.numerics import next_step
 from functorch_optim.core.options import Options
@@ -42,9 +43,10 @@ def _run_if(
 
 
 class Skip(Options, Wrapper):
-    """Base of the transformations that skip updates: a subclass decides which are bad, and its state has two counters.
+    """Base of the transformations that skip updates: a subclass decides which are bad, and its state has counters.
 
-    The counters count bad updates, skipped or not. A good one resets ``consecutive``; nothing resets ``total``.
+    ``step`` counts updates, the others bad ones, skipped or not. A good one resets ``consecutive``; nothing resets
+    ``total``.
     """
 
     max_consecutive: int
@@ -69,14 +71,23 @@ class Skip(Options, Wrapper):
 
     def update(self, updates: PyTree, state: PyTree, params: PyTree = None, **extra: object) -> tuple[PyTree, PyTree]:
         bad, state = self.judge(updates, state, extra)
+        state = state._replace(step=next_step(state.step))
         trees.check_arrays(updates, params)
         consecutive = jnp.where(bad, next_step(state.consecutive), 0)
         total = jnp.where(bad, next_step(state.total), state.total)
         new, inner = _run_if(
-            ~bad | (consecutive > self.max_consecutive),
-            lambda inner, updates, params: self.inner.update(updates, inner, params, **extra),
+            self._runs(consecutive),
+            lambda inner, updates, params: update_of(self.inner, updates, inner, params, extra),
             state.inner,
             updates,
             params,
         )
         return new, state._replace(consecutive=consecutive, total=total, inner=inner)
+
+    def _runs(self, consecutive: jax.Array) -> jax.Array:
+        """Whether ``inner`` runs, if ``consecutive`` counts this update too."""
+        return (consecutive == 0) | (consecutive > min(self.max_consecutive, jnp.iinfo(jnp.int32).max))
+
+    def clips(self, state: PyTree, norm: jax.Array, new: PyTree) -> jax.Array | None:
+        clipped = super().clips(state, norm, new)
+        return None if clipped is None else clipped & self._runs(new.consecutive)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from functorch_optim import trees
 from functorch_optim.averaging.average import mix
-from functorch_optim.base import GradientTransformation, exportable, transformation
+from functorch_optim.base import GradientTransformation, exportable, transformation, update_of
 from functorch_optim.combinators import Wrapper, current_hyperparams
 from functorch_optim.core.numerics import next_step, wide_zeros_like
 from functorch_optim.core.options import Options
@@ -43,7 +43,7 @@ class Lookahead(Options, Wrapper):
     ) -> tuple[PyTree, LookaheadState]:
         if params is None:
             raise ValueError("lookahead needs the parameters: update(grads, state, params)")
-        updates, inner = self.inner.update(updates, state.inner, params, **extra)
+        updates, inner = update_of(self.inner, updates, state.inner, params, extra)
         leaves, moves, treedef = trees.pair(params, updates, "lookahead", what="update")
         held = trees.align(params, state.slow, "the slow weights")
         alpha = self.at(state.step).alpha

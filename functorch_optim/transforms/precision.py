@@ -9,7 +9,7 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from functorch_optim import axes, trees
-from functorch_optim.base import GradientTransformation, add_update, clips_of, exportable, transformation
+from functorch_optim.base import GradientTransformation, add_update, clips_of, exportable, transformation, update_of
 from functorch_optim.combinators import Wrapper, current_hyperparams
 from functorch_optim.core.rule import slots_in
 from functorch_optim.effects import Effects, Kind, Leaves
@@ -48,13 +48,13 @@ class StateDtype(Wrapper):
         return treedef.unflatten(cast)
 
     def update(self, updates: PyTree, state: PyTree, params: PyTree = None, **extra: object) -> tuple[PyTree, PyTree]:
-        return self.inner.update(updates, state, params, **extra)
+        return update_of(self.inner, updates, state, params, extra)
 
     def hyperparams(self, state: PyTree) -> dict[str, PyTree]:
         return current_hyperparams(self.inner, state)
 
-    def clips(self, state: PyTree, norm: jax.Array) -> jax.Array | None:
-        return clips_of(self.inner, state, norm)
+    def clips(self, state: PyTree, norm: jax.Array, new: PyTree) -> jax.Array | None:
+        return clips_of(self.inner, state, norm, new)
 
 
 def _with_slots_in(state: PyTree, dtype: str) -> PyTree:
@@ -169,7 +169,7 @@ class StochasticRounding(Wrapper):
     def update(self, updates: PyTree, state: PyTree, params: PyTree = None, **extra: object) -> tuple[PyTree, PyTree]:
         if params is None:
             raise ValueError("stochastic_rounding needs the parameters: update(grads, state, params)")
-        updates, inner = self.inner.update(updates, state.inner, params, **extra)
+        updates, inner = update_of(self.inner, updates, state.inner, params, extra)
         now, later = jax.random.split(jax.random.wrap_key_data(state.key, impl=self.impl))
         leaves, own, treedef = trees.pair(params, updates, "stochastic_rounding", what="update")
         over = axes.over_or_varying(self.axis_name, params, "stochastic_rounding")
@@ -267,7 +267,7 @@ class MasterWeights(Wrapper):
         if params is None:
             raise ValueError("master_weights needs the parameters: update(grads, state, params)")
         whole = _whole(params, state.master)
-        updates, inner = self.inner.update(updates, state.inner, whole, **extra)
+        updates, inner = update_of(self.inner, updates, state.inner, whole, extra)
         leaves, own, treedef = trees.pair(params, updates, "master_weights", what="update")
         masters = treedef.flatten_up_to(state.master)
         new = [m if m is None else add_update(m, u) for m, u in zip(masters, own, strict=True)]

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from functorch_optim import axes, trees
-from functorch_optim.base import GradientTransformation, add_update, exportable, transformation
+from functorch_optim.base import GradientTransformation, add_update, exportable, transformation, update_of
 from functorch_optim.combinators import Wrapper, check_at_each, current_hyperparams
 from functorch_optim.core.numerics import next_step
 from functorch_optim.core.options import Options
@@ -48,7 +48,7 @@ class SAM(Options, Wrapper):
         grad_fn: Callable[..., PyTree] | None = None,
         **extra: object,
     ) -> tuple[PyTree, SAMState]:
-        if params is None or grad_fn is None:
+        if params is None or not callable(grad_fn):
             missing = "the parameters" if params is None else "the gradient as a function"
             raise ValueError(
                 f"sam needs {missing}: update(grads, state, params, grad_fn=jax.grad(loss)). In optax.chain wrap it "
@@ -58,7 +58,8 @@ class SAM(Options, Wrapper):
         _, found, _ = trees.pair(params, with_arguments(grad_fn, extra)(there), "sam")
         _, given, treedef = trees.pair(params, updates, "sam")
         sharp = [None if here is None else grad for here, grad in zip(given, found, strict=True)]
-        new, inner = self.inner.update(treedef.unflatten(sharp), state.inner, params, grad_fn=grad_fn, **extra)
+        keywords = {**extra, "grad_fn": grad_fn}
+        new, inner = update_of(self.inner, treedef.unflatten(sharp), state.inner, params, keywords)
         return new, SAMState(next_step(state.step), inner)
 
     def _worst(self, grads: PyTree, params: PyTree, rho: Numeric) -> PyTree:

@@ -20,8 +20,9 @@ from functorch_optim.typing import PyTree
 
 @exportable
 class SkipNonfiniteState(NamedTuple):
-    """``consecutive`` counts the non-finite gradients since the last finite one, ``total`` all of them."""
+    """``step`` counts updates, ``consecutive`` the non-finite since the last finite one, ``total`` all non-finite."""
 
+    step: PyTree
     consecutive: PyTree
     total: PyTree
     inner: PyTree
@@ -41,10 +42,11 @@ class SkipLargeUpdatesState(NamedTuple):
 class SkipSpikesState(NamedTuple):
     """``losses`` and ``norms`` are ring buffers: value k of the ``recorded`` values is at index ``k % window``.
 
-    The buffer of what is not watched is None. ``consecutive`` counts the spikes since the last ordinary update,
-    ``total`` all spikes.
+    The buffer of what is not watched is None. ``step`` counts updates, ``consecutive`` the spikes since the last
+    ordinary one, ``total`` all spikes.
     """
 
+    step: PyTree
     recorded: PyTree
     consecutive: PyTree
     total: PyTree
@@ -118,7 +120,7 @@ class SkipNonfinite(Skip):
     axis_name: axes.Labels | None
 
     def init(self, params: PyTree) -> SkipNonfiniteState:
-        return SkipNonfiniteState(_zero(), _zero(), self.inner.init(params))
+        return SkipNonfiniteState(_zero(), _zero(), _zero(), self.inner.init(params))
 
     def judge(self, updates: PyTree, state: PyTree, extra: Mapping[str, PyTree]) -> tuple[jax.Array, PyTree]:
         del extra
@@ -164,8 +166,7 @@ class SkipLargeUpdates(Skip):
 
     def judge(self, updates: PyTree, state: PyTree, extra: Mapping[str, PyTree]) -> tuple[jax.Array, PyTree]:
         del extra
-        bad = _is_large(updates, self.at(state.step).max_norm, self.axis_name, "skip_large_updates")
-        return bad, state._replace(step=next_step(state.step))
+        return _is_large(updates, self.at(state.step).max_norm, self.axis_name, "skip_large_updates"), state
 
     def hyperparams(self, state: PyTree) -> dict[Any, PyTree]:
         return {**current_hyperparams(self.inner, state.inner), **self.hyperparams_at(state.step)}
@@ -227,7 +228,7 @@ class SkipSpikes(Skip):
 
     def init(self, params: PyTree) -> SkipSpikesState:
         windows = {name: jnp.zeros((self.window,), jnp.result_type(float)) for name in self._NAMES[self.of]}
-        empty = SkipSpikesState(_zero(), _zero(), _zero(), None, None, self.inner.init(params))
+        empty = SkipSpikesState(_zero(), _zero(), _zero(), _zero(), None, None, self.inner.init(params))
         return empty._replace(**windows)
 
     def judge(self, updates: PyTree, state: PyTree, extra: Mapping[str, PyTree]) -> tuple[jax.Array, PyTree]:

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from functorch_optim import base, trees
-from functorch_optim.base import GradientTransformation, needs_of, transformation
+from functorch_optim.base import GradientTransformation, check_transformation, needs_of, transformation
 from functorch_optim.combinators import NamedStates, check_outermost
 from functorch_optim.core.options import Deferred
 from functorch_optim.core.packing import ForeachState
@@ -118,7 +118,9 @@ class ByTree:
 
     def build(self, options: Group) -> GradientTransformation:
         """Build the transformation of a group's options."""
-        return self.make(**{name: options[name] for name in self.option_names})
+        tx = self.make(**{name: options[name] for name in self.option_names})
+        check_transformation("what make returns", tx)
+        return tx
 
     def start(self, layout: Layout, params: list[PyTree], records: Sequence[Group]) -> None:
         """Create the state before the first update."""

@@ -1,6 +1,5 @@
 """Convert the histories of parameters to entries of torch's ``state_dict``, and back."""
 
-import functools
 from collections.abc import Collection
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from functorch_optim import trees
-from functorch_optim.optim.engine.histories import History, slots_of
+from functorch_optim.optim.engine.histories import History, shapes_of, slots_of
 from functorch_optim.optim.engine.protocol import Entry
 from functorch_optim.optim.engine.slot_dtypes import SlotDtypes, slot_dtype
 from functorch_optim.optim.engine.torch_habits import habits_of
@@ -87,12 +86,6 @@ def history_of(
         sharding = None if is_traced(param) else sharding_of(param, shape)
         placed[slot] = slot_array if sharding is None else jax.device_put(slot_array, sharding)
     return History(rule.empty()._replace(**placed), step, carried)
-
-
-@functools.lru_cache(maxsize=1024)
-def shapes_of(rule: Any, shape: tuple[int, ...], dtype: DTypeLike | None) -> PyTree:
-    """The first slots of a parameter, as shapes and dtypes."""
-    return rule.shapes(jax.ShapeDtypeStruct(shape, dtype))
 
 
 def _slot_dtype(saved: PyTree, own: PyTree, dtype: DTypeLike | None) -> DTypeLike:

@@ -6,13 +6,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import jax
+from jax.typing import DTypeLike
 
 from functorch_optim.core.lifted import Lifted
 from functorch_optim.core.packing import packable
 from functorch_optim.core.scalar_math import single
 from functorch_optim.optim.engine.kinds import Record
 from functorch_optim.optim.engine.packs import Leaves, Pack, cut_all, join_all
-from functorch_optim.optim.engine.slot_dtypes import cast_slots
+from functorch_optim.optim.engine.slot_dtypes import cast_slots, widen_slots
 from functorch_optim.optim.engine.torch_habits import habits_of
 from functorch_optim.typing import Numeric, PyTree
 
@@ -51,7 +52,10 @@ def fit(history: History, record: Record, param: PyTree) -> History:
     row = rule.empty() if whole else rule.init(param, hyperparams)
     row = row._replace(**{name: held.pop(name) for name in algorithm.slot_names if name in held})
     restarts = not whole and not habits_of(type(rule)).counts_steps
-    row = cast_slots(row, record.dtypes)
+    if record.dtypes:
+        row = cast_slots(row, record.dtypes)
+    else:
+        row = widen_slots(row, shapes_of(rule, param.shape, param.dtype))
     return History(row, 0 if restarts else history.step, history.carried, held, algorithm)
 
 
@@ -64,6 +68,12 @@ def _first(record: Record, row: PyTree) -> History:
     """Return the history before the first update; ``row`` has the slots, or their shapes."""
     carried = {name: single(value) for name, value in record.algorithm.rule.start(record.numbers).items()}
     return History(row, 0, carried, {}, record.algorithm)
+
+
+@functools.lru_cache(maxsize=1024)
+def shapes_of(rule: Any, shape: tuple[int, ...], dtype: DTypeLike | None) -> PyTree:
+    """The first slots of a parameter, as shapes and dtypes."""
+    return rule.shapes(jax.ShapeDtypeStruct(shape, dtype))
 
 
 def slots_of(row: PyTree) -> dict[str, PyTree]:

@@ -14,8 +14,7 @@ from functorch_optim.base import GradientTransformation, add_update
 from functorch_optim.core.lifted import Lifted
 from functorch_optim.core.options import data_options
 from functorch_optim.core.rule import Rule, StepScalars, step_scalars
-from functorch_optim.optim.engine.entries import shapes_of
-from functorch_optim.optim.engine.histories import slots_of
+from functorch_optim.optim.engine.histories import shapes_of, slots_of
 from functorch_optim.optim.engine.kinds import Kind
 from functorch_optim.optim.engine.list_checks import (
     carried_scalar,

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
+from functorch_optim import trees
 from functorch_optim.core.rule import Rule, slots_in
 from functorch_optim.transforms.precision import as_dtype, floating_dtypes
 from functorch_optim.typing import PyTree
@@ -47,6 +48,13 @@ def cast_slots(row: PyTree, dtypes: SlotDtypes) -> PyTree:
     held = row._asdict()
     cast = {name: held[name].astype(_held_as(dtype)) for name, dtype in dtypes if is_real(held[name])}
     return row._replace(**cast) if cast else row
+
+
+def widen_slots(row: PyTree, fresh: PyTree) -> PyTree:
+    """Cast real slots that a former option narrowed to the dtypes of ``fresh`` ones; wider ones stay."""
+    held = {name: slot for name, slot in row._asdict().items() if is_real(slot) and is_real(getattr(fresh, name))}
+    wide = {name: trees.wider_dtype(getattr(fresh, name).dtype, slot.dtype) for name, slot in held.items()}
+    return row._replace(**{name: held[name].astype(dtype) for name, dtype in wide.items() if held[name].dtype != dtype})
 
 
 def slot_dtype(name: str, model: PyTree, dtypes: SlotDtypes) -> DTypeLike | None:

@@ -1,6 +1,6 @@
 """A transformation of one element of a list of trees."""
 
-from functorch_optim.base import GradientTransformation, Transform
+from functorch_optim.base import GradientTransformation, Transform, update_of
 from functorch_optim.objectives import restricted
 from functorch_optim.typing import PyTree
 
@@ -18,7 +18,7 @@ class Within(Transform):
         own = None if params is None else params[self.element]
         if params is not None:
             extra |= restricted(extra, lambda own: self._beside(own, params), lambda tree: tree[self.element])
-        new, state = self.of.update(updates[self.element], state, own, **extra)
+        new, state = update_of(self.of, updates[self.element], state, own, extra)
         return self._beside(new, updates), state
 
     def _beside(self, own: PyTree, all_trees: list[PyTree]) -> list[PyTree]:
