@@ -151,6 +151,14 @@ def test_a_slot_wider_than_the_parameter_stays_so_without_the_option():
     assert set(dtypes(optimizer).values()) == {"float32"}
 
 
+def test_another_option_does_not_widen_slots_that_were_loaded_narrow():
+    optimizer = trained()
+    optimizer.load_state_dict(optimizer.state_dict(), dtype="bfloat16")
+    optimizer.param_groups[0]["maximize"] = True
+    optimizer.step(grads(3))
+    assert set(dtypes(optimizer).values()) == {"bfloat16"}
+
+
 def test_it_is_saved_and_resumed_bit_by_bit():
     source = trained(state_dtype=MIXED)
     saved = source.state_dict()

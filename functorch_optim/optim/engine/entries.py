@@ -85,7 +85,7 @@ def history_of(
         slot_array = cast(array, _slot_dtype(array.dtype, own, asked), asked, where)
         sharding = None if is_traced(param) else sharding_of(param, shape)
         placed[slot] = slot_array if sharding is None else jax.device_put(slot_array, sharding)
-    return History(rule.empty()._replace(**placed), step, carried)
+    return History(rule.empty()._replace(**placed), step, carried, dtypes=dtypes)
 
 
 def _slot_dtype(saved: PyTree, own: PyTree, dtype: DTypeLike | None) -> DTypeLike:

@@ -13,7 +13,7 @@ from functorch_optim.core.packing import packable
 from functorch_optim.core.scalar_math import single
 from functorch_optim.optim.engine.kinds import Record
 from functorch_optim.optim.engine.packs import Leaves, Pack, cut_all, join_all
-from functorch_optim.optim.engine.slot_dtypes import cast_slots, widen_slots
+from functorch_optim.optim.engine.slot_dtypes import SlotDtypes, cast_slots, widen_slots
 from functorch_optim.optim.engine.torch_habits import habits_of
 from functorch_optim.typing import Numeric, PyTree
 
@@ -26,7 +26,8 @@ class History:
     """One parameter's state: its slots (None before the first update), and how often it was updated.
 
     ``carried`` has the scalars carried from step to step, as numbers that float32 can hold; ``idle`` has the slots that
-    the current options do not use, which torch keeps too; ``row`` was created for ``algorithm``.
+    the current options do not use, which torch keeps too; ``row`` was created for ``algorithm``, with the ``dtypes`` of
+    the option ``state_dtype``.
     """
 
     row: PyTree = None
@@ -34,6 +35,7 @@ class History:
     carried: dict[str, Numeric] = field(default_factory=dict)
     idle: dict[str, PyTree] = field(default_factory=dict)
     algorithm: Lifted | None = None
+    dtypes: SlotDtypes = ()
 
 
 def fit(history: History, record: Record, param: PyTree) -> History:
@@ -52,11 +54,10 @@ def fit(history: History, record: Record, param: PyTree) -> History:
     row = rule.empty() if whole else rule.init(param, hyperparams)
     row = row._replace(**{name: held.pop(name) for name in algorithm.slot_names if name in held})
     restarts = not whole and not habits_of(type(rule)).counts_steps
-    if record.dtypes:
-        row = cast_slots(row, record.dtypes)
-    else:
+    if history.dtypes and not record.dtypes:
         row = widen_slots(row, shapes_of(rule, param.shape, param.dtype))
-    return History(row, 0 if restarts else history.step, history.carried, held, algorithm)
+    row = cast_slots(row, record.dtypes)
+    return History(row, 0 if restarts else history.step, history.carried, held, algorithm, record.dtypes)
 
 
 def _first_row(record: Record, param: PyTree) -> PyTree:
@@ -67,7 +68,7 @@ def _first_row(record: Record, param: PyTree) -> PyTree:
 def _first(record: Record, row: PyTree) -> History:
     """Return the history before the first update; ``row`` has the slots, or their shapes."""
     carried = {name: single(value) for name, value in record.algorithm.rule.start(record.numbers).items()}
-    return History(row, 0, carried, {}, record.algorithm)
+    return History(row, 0, carried, {}, record.algorithm, record.dtypes)
 
 
 @functools.lru_cache(maxsize=1024)
