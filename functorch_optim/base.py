@@ -206,7 +206,15 @@ class Update(Frozen):
 
     def __call__(self, updates: PyTree, state: PyTree, params: PyTree = None, **extra: object) -> tuple[PyTree, PyTree]:
         _check_form(self.of, updates)
-        return self.of.update(updates, state, params, **extra)
+        try:
+            return self.of.update(updates, state, params, **extra)
+        except AttributeError as error:
+            if error.obj is not state:
+                raise
+            raise TypeError(
+                f"{self.of._call_name()}: the state is of the class {type(state).__name__}, which its init does not "
+                "return. Call update(updates, state, params) with the state of this transformation"
+            ) from error
 
 
 def _check_form(of: Transform, tree: PyTree) -> None:

@@ -39,6 +39,36 @@ def test_chain_takes_optax_transformations(standard_promotion):
     chex.assert_trees_all_close(ours, mixed)
 
 
+@pytest.mark.parametrize(
+    ("tx", "state"),
+    [
+        (fo.adam(), fo.chain(fo.adam()).init(jnp.ones(2))),
+        (fo.nadam(), fo.adam().init(jnp.ones(2))),
+        (fo.adam(foreach=True), fo.adam().init(jnp.ones(2))),
+        (fo.chain(fo.adam()), None),
+        (fo.chain(fo.adam()), jnp.ones(2)),  # the parameters
+        (fo.monitor(fo.sgd()), fo.sgd().init(jnp.ones(2))),
+        (fo.clip_by_zscore(), ()),
+    ],
+)
+def test_a_state_of_another_transformation_is_named(tx, state):
+    message = rf"\w+: the state is of the class {type(state).__name__}, which its init does not return"
+    with pytest.raises(TypeError, match=message):
+        tx.update(jnp.ones(2), state, jnp.ones(2))
+
+
+def test_an_error_of_a_rule_is_not_blamed_on_the_state():
+    class Wrong(fo.base.Transform):
+        def init(self, params):
+            return fo.EmptyState()
+
+        def update(self, updates, state, params=None, **extra):
+            return updates.wrong, state
+
+    with pytest.raises(AttributeError, match="wrong"):
+        fo.base.transformation(Wrong()).update(jnp.ones(2), fo.EmptyState())
+
+
 def test_chain_refuses_the_state_of_another_chain():
     with pytest.raises(ValueError, match="a chain of 2 transformations got a state of 1"):
         fo.chain(fo.scale(1.0), fo.scale(1.0)).update(GRADS, fo.chain(fo.scale(1.0)).init(PARAMS), PARAMS)
