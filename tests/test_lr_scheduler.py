@@ -1007,3 +1007,12 @@ def test_a_group_that_joins_a_plateau_takes_its_single_lowest_rate():
     with pytest.raises(RuntimeError, match=r"param groups in the `optimizer` \(3\) differs .* initialized \(2\)"):
         each.step(1.0)
     assert (repr(optimizer), each.state_dict()) == before
+
+
+@pytest.mark.parametrize("metrics", [None, [1.0], "low", jnp.ones(2)])
+def test_a_metric_that_is_no_number_is_named(metrics):
+    optimizer = optim.SGD([jnp.ones(2)], lr=0.1)
+    scheduler = optim.lr_scheduler.ReduceLROnPlateau(optimizer)
+    with pytest.raises(TypeError, match="ReduceLROnPlateau.step: metrics must be a number, but it is"):
+        scheduler.step(metrics)
+    assert scheduler.last_epoch == 0

@@ -586,3 +586,13 @@ def test_an_edit_of_a_flag_compiles_the_loss_once_and_edits_of_numbers_never(nam
         optimizer.step(noisy)
         traces.append(capsys.readouterr().out.count("traced"))
     assert traces == [1, 0, 1, 0, 0, 0]
+
+
+@pytest.mark.parametrize("step", ["step", "backward"])
+def test_an_argument_that_is_no_array_is_named(step):
+    optimizer = optim.SGD({"a": jnp.ones(2)}, lr=0.1)
+    with pytest.raises(TypeError, match="the loss gets 'train' of the class str, which is no array: bind it"):
+        getattr(optimizer, step)(lambda params, mode: jnp.sum(params["a"]), "train")
+    with pytest.raises(TypeError, match="add got incompatible shapes"):  # the loss's own error
+        getattr(optimizer, step)(lambda params, x: jnp.sum(params["a"] + x), jnp.ones(3))
+    assert optimizer.params["a"].tolist() == [1.0, 1.0]

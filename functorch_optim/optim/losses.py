@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable
 from typing import Any
 
 import jax
+import numpy as np
 
 from functorch_optim import trees
 from functorch_optim.optim.callers import warn_caller
@@ -153,8 +154,10 @@ class _OfLoss(Compiled):
             result = function(*args)
             if self.positions:
                 refuse_traced(result)  # tracers overwrite nothing
-        except BaseException:
+        except BaseException as error:
             self._traced = False  # after a failed trace, trace again
+            if isinstance(error, TypeError):
+                _check_arguments(args, error)
             raise
         return result
 
@@ -178,6 +181,17 @@ class _OfLoss(Compiled):
                 f"{code.co_qualname} was compiled, and {self.watch.unseen}: they are constants of the compiled "
                 f"function; {_INSTEAD}"
             )
+
+
+def _check_arguments(args: PyTree, error: TypeError) -> None:
+    """Raise if what a loss gets is not all arrays and numbers, which is what the error comes from."""
+    for leaf in jax.tree.leaves(args):
+        is_array = isinstance(leaf, jax.Array | np.ndarray | np.generic) or hasattr(leaf, "__jax_array__")
+        if not is_array and not isinstance(leaf, complex | float | int):
+            raise TypeError(
+                f"the loss gets {leaf!r:.100} of the class {type(leaf).__name__}, which is no array: bind it to the loss "
+                "before the loop, with functools.partial"
+            ) from error
 
 
 def _code(loss: Any) -> Any:

@@ -96,7 +96,11 @@ class ReduceLROnPlateau(LRScheduler):
 
     def step(self, metrics: SupportsFloat, epoch: int | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride] as torch
         """Take a metric into account; call it after every epoch."""
-        best, bad, cooling = float(metrics), 0, self.cooldown_counter
+        try:
+            best, bad, cooling = float(metrics), 0, self.cooldown_counter
+        except (TypeError, ValueError) as error:
+            who = type(self).__name__
+            raise TypeError(f"{who}.step: metrics must be a number, but it is {metrics!r:.100}") from error
         if epoch is None:
             epoch = self.last_epoch + 1
         else:
