@@ -189,8 +189,8 @@ def _check_arguments(args: PyTree, error: TypeError) -> None:
         is_array = isinstance(leaf, jax.Array | np.ndarray | np.generic) or hasattr(leaf, "__jax_array__")
         if not is_array and not isinstance(leaf, complex | float | int):
             raise TypeError(
-                f"the loss gets {leaf!r:.100} of the class {type(leaf).__name__}, which is no array: bind it to the loss "
-                "before the loop, with functools.partial"
+                f"the loss gets {leaf!r:.100} of the class {type(leaf).__name__}, which is no array: bind it to the "
+                "loss before the loop, with functools.partial"
             ) from error
 
 
