@@ -17,6 +17,7 @@ class Kind(enum.Enum):
     CONSTRAINS = "constrains"  # makes the parameters fulfil a constraint, if what follows leaves the updates alone
     FOLLOWS = "follows"  # keeps where the parameters arrive, such as their average, on the same condition
     RENEWS = "renews"  # takes the gradient at another point, and only the way to it from what comes in
+    EVALUATES = "evaluates"  # before STEPS: takes all gradients but the first from the objective itself
     UNKNOWN = "unknown"  # another library's link, a schedule, a traced factor
     NORMALIZES = "normalizes"  # before STEPS or DIRECTS: what comes out is no larger if what comes in is
     REMEMBERS = "remembers"  # before STEPS or DIRECTS: keeps slots, so it moves parameters by earlier gradients too
@@ -77,10 +78,11 @@ def check_effects(effects: Effects, where: str = "") -> None:
         where: the parameter, for the message.
 
     Raises:
-        ValueError: an algorithm gets another's updates, ``add_decayed_weights`` would grow the weights, a link that
-            normalizes comes after a learning rate, a constraint or an average comes before what changes the updates,
-            an algorithm with slots gets the zeros of what pauses, or a link before :func:`functorch_optim.sam` has no
-            effect. The message has the right order.
+        ValueError: an algorithm gets another's updates, ``add_decayed_weights`` would grow the weights or move those
+            that an earlier link stops, a link that normalizes comes after a learning rate, a constraint or an average
+            comes before what changes the updates, an algorithm with slots gets the zeros of what pauses, or a link
+            before :func:`functorch_optim.sam` or :func:`functorch_optim.lbfgs` has no effect. The message has the right
+            order.
 
     Example:
         >>> check_effects([Effect(Kind.DECAYS, "add_decayed_weights"), Effect(Kind.STEPS, "sgd")])
@@ -101,6 +103,10 @@ def check_effects(effects: Effects, where: str = "") -> None:
             _check_pause(effect, after, where)
         elif effect.kind is Kind.RENEWS:
             _check_probe(effect, before, after, where)
+        elif effect.kind is Kind.EVALUATES:
+            _check_objective(effect, before, where)
+        elif effect.kind is Kind.DECAYS:
+            _check_standstill(effect, before, after, where)
 
 
 def check_descent(effects: Effects, where: str = "") -> None:
@@ -247,9 +253,27 @@ def _check_pause(effect: Effect, after: Effects, where: str) -> None:
             )
 
 
+def _check_standstill(effect: Effect, before: Effects, after: Effects, where: str) -> None:
+    """Raise if the decay moves parameters that an earlier link stops, always or at some steps."""
+    if any(other.kind is Kind.STOPS for other in after):
+        return
+    for other in before:
+        if other.kind is Kind.STOPS:
+            raise ValueError(
+                f"the parameters would decay{where} although {other.who} stops them: {effect.who} comes after it. Put "
+                f"{other.who} after {effect.who}, or {effect.who} inside the partition, or give it a mask: "
+                f"fo.{effect.who}(weight_decay, mask)"
+            )
+        if other.kind is Kind.PAUSES:
+            raise ValueError(
+                f"the parameters would decay{where} when {other.who} lets no update through: {effect.who} comes after "
+                f"it. Put {effect.who} inside: fo.{other.who}(fo.chain(..., fo.{effect.who}(...)), ...)"
+            )
+
+
 def _check_probe(effect: Effect, before: Effects, after: Effects, where: str) -> None:
     """Raise if the gradient at another point does not pass through earlier links, or is conjugated by later ones."""
-    lost = [one.who for one in before if one.kind in (*_CHANGING, Kind.CONSTRAINS, Kind.STOPS, Kind.PAUSES)]
+    lost = _bypassed(before)
     if lost:
         raise ValueError(
             f"{lost[0]} has no effect on the update{where}: {effect.who} takes the gradient at another point, and what "
@@ -262,6 +286,22 @@ def _check_probe(effect: Effect, before: Effects, after: Effects, where: str) ->
             f"{effect.who} would look along the conjugate of the gradient{where}: {mirrored[0]} comes after it. "
             f"Put {mirrored[0]} before it: fo.chain(fo.{mirrored[0]}(), fo.{effect.who}(...))"
         )
+
+
+def _check_objective(effect: Effect, before: Effects, where: str) -> None:
+    """Raise if gradients that an algorithm takes from the objective itself do not pass through earlier links."""
+    lost = [*_bypassed(before), *[one.who for one in before if one.kind is Kind.RENEWS]]
+    if lost:
+        raise ValueError(
+            f"{lost[0]} is lost{where}: {effect.who} evaluates value_fn itself, and those gradients do not pass "
+            "through what comes before. Put a decay into the loss, and wrap to leave parameters out: "
+            f"fo.freeze(fo.{effect.who}(...), frozen) or fo.partition. Only fo.conjugate belongs before {effect.who}"
+        )
+
+
+def _bypassed(before: Effects) -> list[str]:
+    """The links that do not act on gradients from elsewhere."""
+    return [one.who for one in before if one.kind in (*_CHANGING, Kind.CONSTRAINS, Kind.STOPS, Kind.PAUSES)]
 
 
 def _are_known(effects: Effects) -> bool:

@@ -51,6 +51,11 @@ WRONG = [
         (ADAM, LAST, DECAY),
         "the weights would grow: .* Put add_decayed_weights before scale_by_learning_rate: after the",
     ),
+    ((fo.skip_nonfinite(ADAM, 3), DECAY, LAST), "decay when skip_nonfinite lets no update through: .* fo.skip_nonfin"),
+    ((fo.accumulate(ADAM, 4), fo.clip_by_value(1.0), DECAY, LAST), "would decay when accumulate lets no"),
+    ((fo.accumulate(fo.identity(), 4), DECAY, fo.sgd()), "would decay when accumulate lets no update through"),
+    ((fo.skip_spikes(ADAM), optax.identity(), DECAY, LAST), "would decay when skip_spikes lets no update through"),
+    ((fo.set_to_zero(), DECAY, LAST), "would decay although set_to_zero stops them: .* Put set_to_zero after add_dec"),
     ((LAST, DECAY), "the weights would grow: .* Put add_decayed_weights before scale_by_learning_rate"),
     ((ADAM, fo.scale(-0.1), DECAY), "the weights would grow: what add_decayed_weights adds is not negated"),
     (
@@ -72,6 +77,11 @@ WRONG = [
     ((DECAY, fo.sam(fo.sgd())), r"add_decayed_weights has no effect on the update: sam .* fo.sam\(fo.chain\(fo.add"),
     ((fo.clip_by_global_norm(1.0), fo.sam(fo.sgd())), "clip_by_global_norm has no effect on the update: sam"),
     ((fo.scale(-1.0), fo.sam(fo.sgd())), "scale has no effect on the update"),
+    ((DECAY, fo.lbfgs()), "add_decayed_weights is lost: lbfgs evaluates value_fn itself, .* the loss.* fo.freeze.fo.l"),
+    ((fo.scale(-1.0), fo.bfgs(max_iter=3)), "scale is lost: bfgs evaluates value_fn itself"),
+    ((fo.clip_by_value(1.0), fo.lbfgs(max_iter=1, line_search_fn="strong_wolfe")), "clip_by_value is lost: lbfgs"),
+    ((fo.skip_nonfinite(fo.identity(), 2), fo.freeze(fo.lbfgs(), KERNELS)), "skip_nonfinite is lost: lbfgs"),
+    ((fo.sam(fo.identity()), fo.lbfgs()), "sam is lost: lbfgs evaluates"),
     ((fo.ema(), fo.adam()), "ema would not get the parameters of the step: adam comes after it .* Put ema last"),
     ((ADAM, fo.swa(), LAST), "swa would not get the parameters of the step: scale_by_learning_rate comes after it"),
     ((fo.adam(), fo.ema(), fo.keep_nonnegative()), "ema would not get the .*: keep_nonnegative comes after it"),
@@ -124,6 +134,13 @@ RIGHT = [
     (fo.scale(-1.0), ADAM, fo.scale(0.5), fo.scale_by_sign()),
     (fo.adam(), fo.add_decayed_weights(0.0)),
     (ADAM, LAST, fo.ema(), fo.add_decayed_weights(0.0)),
+    (fo.skip_nonfinite(ADAM, 3), fo.add_decayed_weights(0.0), LAST),
+    (fo.skip_nonfinite(ADAM, 0), fo.accumulate(fo.identity(), 1), DECAY, LAST),
+    (fo.skip_nonfinite(fo.chain(ADAM, DECAY), 3), LAST),
+    (fo.partition({True: ADAM, False: fo.set_to_zero()}, KERNELS), fo.add_decayed_weights(0.1, KERNELS), LAST),
+    (fo.partition({True: fo.chain(ADAM, DECAY), False: fo.set_to_zero()}, KERNELS), LAST),
+    (fo.masked(fo.set_to_zero(), KERNELS), ADAM, DECAY, LAST, fo.masked(fo.set_to_zero(), KERNELS)),
+    (fo.freeze(fo.chain(fo.partition({True: fo.set_to_zero(), False: ADAM}, KERNELS), DECAY, LAST), KERNELS),),
     (fo.adam(), fo.keep_nonnegative(), fo.set_to_zero()),  # parameters that do not move still fulfil the constraint
     (fo.adam(), fo.keep_nonnegative(), fo.masked(fo.set_to_zero(), KERNELS)),
     (fo.adam(), fo.keep_nonnegative(), fo.scale(0.0), fo.scale_by_path([("bias", 0.0)])),
@@ -143,6 +160,12 @@ RIGHT = [
     (fo.adam(), fo.ema(), fo.conjugate()),
     (fo.identity(), fo.sam(fo.chain(fo.clip_by_value(1.0), DECAY, fo.sgd()))),
     (optax.clip(1.0), fo.sam(fo.sgd())),
+    (optax.clip(1.0), fo.lbfgs()),
+    (fo.identity(), fo.lbfgs(), fo.scale(0.5), fo.ema()),
+    (fo.conjugate(), fo.lbfgs()),
+    (fo.clip_by_value(1.0), fo.lbfgs(max_iter=1)),  # which takes the gradient that it gets, and no other
+    (DECAY, fo.bfgs(max_iter=2)),  # the second evaluation is the last
+    (DECAY, fo.lbfgs(max_eval=2)),
     (ADAM, LAYERS, LAST),
     (ADAM, LAST, LAYERS),
     (fo.adamw(), LAYERS),
@@ -206,6 +229,14 @@ def test_right_orders_do_not_raise(links):
             "are lost at the parameter 'bias': scale_by_sign",
         ),
         (fo.chain(fo.masked(LAYERS, KERNELS), fo.scale_by_sign(), LAST), "decay are lost at the parameter 'kernel'"),
+        (fo.chain(fo.masked(fo.set_to_zero(), KERNELS), fo.lbfgs()), "set_to_zero is lost at the parameter 'kernel'"),
+        (
+            fo.chain(fo.partition({True: ADAM, False: fo.set_to_zero()}, KERNELS), DECAY, LAST),
+            "would decay at the parameter 'bias' although set_to_zero stops .* mask",
+        ),
+        (fo.chain(ADAM, fo.scale_by_path([("bias", 0.0)]), DECAY, LAST), "'bias' although scale_by_path stops them"),
+        (fo.chain(fo.masked(fo.accumulate(ADAM, 2), KERNELS), DECAY, LAST), "at .* 'kernel' when accumulate lets"),
+        (fo.sam(fo.lbfgs()), "sam is lost at the parameter 'bias'"),
     ],
 )
 def test_orders_that_are_wrong_for_some_parameters_raise_at_init(tx, message):
@@ -305,6 +336,20 @@ def test_factors_of_parameters_survive_a_norm_of_all(links):
 
     wanted = ratio(without) * ratio(alone) / ratio(PARAMS)
     assert ratio(with_factors) == pytest.approx(wanted, rel=1e-5) and wanted != pytest.approx(ratio(without))
+
+
+@pytest.mark.parametrize("make", [fo.lbfgs, fo.bfgs])
+@pytest.mark.parametrize("options", [{"max_iter": 1}, {"max_iter": 2}, {"max_eval": 2}])
+def test_a_link_before_a_quasi_newton_step_that_evaluates_no_gradient_has_its_whole_effect(make, options):
+    def loss(params):
+        return jnp.sum((params["bias"] - 3.0) ** 2) + jnp.sum(params["kernel"] ** 2)
+
+    tx = fo.chain(fo.masked(fo.set_to_zero(), KERNELS), make(lr=0.1, **options))
+    params, state = PARAMS, tx.init(PARAMS)
+    for _ in range(3):
+        updates, state = tx.update(jax.grad(loss)(params), state, params, value_fn=loss)
+        params = fo.apply_updates(params, updates)
+    assert jnp.array_equal(params["kernel"], PARAMS["kernel"]) and loss(params) < loss(PARAMS)
 
 
 def test_a_constraint_holds_for_parameters_that_are_set_to_zero():

@@ -381,6 +381,39 @@ def test_accumulation_around_sam_is_refused():
     fo.accumulate(fo.sam(fo.sgd()), 1, skip=fo.if_nonfinite())
 
 
+@pytest.mark.parametrize("algorithm", [fo.lbfgs, fo.bfgs])
+def test_accumulation_around_what_evaluates_the_objective_is_refused(algorithm):
+    for every in (2, lambda step: 2):
+        with pytest.raises(ValueError, match="accumulate: value_fn knows only the last of several batches"):
+            fo.accumulate(fo.chain(fo.freeze(algorithm(), {"a": True, "b": False})), every)
+    fo.accumulate(algorithm(), 1)
+
+
+SKIPS = {
+    "skip_nonfinite": lambda inner: fo.skip_nonfinite(inner, 2),
+    "skip_large_updates": lambda inner: fo.skip_large_updates(inner, 10.0, 2),
+    "skip_spikes": lambda inner: fo.skip_spikes(inner, of="both"),
+}
+
+
+@pytest.mark.parametrize("name", SKIPS)
+def test_skips_that_judge_the_gradient_are_refused_around_sam(name):
+    inner = fo.sam(fo.sgd())
+    message = rf"{name}: it judges the gradient that you pass, .* Put it inside: fo.sam\(fo.{name}\("
+    for tx in (inner, fo.chain(fo.identity(), fo.masked(inner, {"a": True, "b": False}))):
+        with pytest.raises(ValueError, match=message):
+            SKIPS[name](tx)
+    fo.skip_spikes(inner)  # which judges the loss
+    SKIPS[name](fo.lbfgs())
+
+
+def test_a_skip_inside_sam_judges_the_gradient_at_the_worst_point():
+    params, grad_fn = {"w": jnp.array([0.5])}, jax.grad(lambda p: jnp.sum(-jnp.sqrt(1.2 - p["w"] ** 2)))
+    tx = fo.sam(fo.skip_nonfinite(fo.sgd(lr=0.1), 2), rho=1.0)
+    updates, state = tx.update(grad_fn(params), tx.init(params), params, grad_fn=grad_fn)
+    assert fo.apply_updates(params, updates)["w"].tolist() == [0.5] and state.inner.total == 1
+
+
 def test_they_go_into_optax_chain(standard_promotion):
     links = [fo.interop.to_optax(tx) for tx in (fo.sam(fo.sgd(lr=0.1)), fo.reduce_on_plateau(0.5, patience=0))]
     tx = optax.chain(*links)

@@ -210,8 +210,10 @@ def lbfgs(
             (``jax.lax.psum``). Its gradient is only known with ``check_vma``.
 
     Returns:
-        A transformation with the state :class:`LBFGSState`. It must be first in a chain, and not inside
-        ``accumulate``: the gradient must be that of the objective. A parameter whose gradient is None stays unchanged.
+        A transformation with the state :class:`LBFGSState`. It must get the gradient of the objective. So only
+        :func:`functorch_optim.conjugate` may come before it in a chain, and ``accumulate`` around it is refused; put
+        decay into the loss, and freeze parameters with ``fo.freeze(fo.lbfgs(), frozen)``. With one iteration of a fixed
+        step other links may come first. A parameter whose gradient is None stays unchanged.
         The parameters stay a tree, and sharded ones sharded; complex ones count as pairs of reals.
 
     A point where objective or gradient is not finite is never kept: the line search steps back from it, and a fixed

@@ -12,7 +12,7 @@ from functorch_optim import axes, trees, variables
 from functorch_optim.base import Transform
 from functorch_optim.core.numerics import next_step
 from functorch_optim.core.options import Options
-from functorch_optim.effects import Effects, Kind, Leaves
+from functorch_optim.effects import Effect, Effects, Kind, Leaves, for_each
 from functorch_optim.hyperparams import AnyNumber, LearningRate, as_count
 from functorch_optim.line_search.fixed_step import FixedStep
 from functorch_optim.line_search.search import LineSearch, Objective, Trial, search_along
@@ -66,7 +66,15 @@ class QuasiNewton(Options, Transform):
             raise RuntimeError(f"only {names} {verb} supported, not {self.line_search_fn!r}")
 
     def effects(self, at: Leaves | None) -> list[Effects]:
-        return self.effect(Kind.STEPS, at)
+        kinds = [Kind.EVALUATES] * self._follows_objective() + [Kind.STEPS]
+        return for_each(at, tuple(Effect(kind, self._call_name()) for kind in kinds))
+
+    def _follows_objective(self) -> bool:
+        """Whether gradients or values beyond the given ones decide the update.
+
+        A single iteration with a fixed step only checks that they are finite.
+        """
+        return self.line_search_fn is not None or (self.max_iter > 1 and self.budget > 2)
 
     def needs(self) -> frozenset[str]:
         return frozenset({"value_fn"})

@@ -14,7 +14,7 @@ from functorch_optim.core.numerics import next_step, wide_zeros_like
 from functorch_optim.effects import Effects, Kind, Leaves
 from functorch_optim.hyperparams import Schedule, as_integer, resolve
 from functorch_optim.selection import is_flag
-from functorch_optim.transforms.conditional import _run_if
+from functorch_optim.transforms.conditional import _run_if, refuse_around_sam
 from functorch_optim.transforms.scaling import multiply
 from functorch_optim.typing import PyTree
 
@@ -135,6 +135,18 @@ def _plus(held: jax.Array, grad: jax.Array, left_out: jax.Array | None) -> jax.A
     return whole if left_out is None else jnp.where(left_out, held, whole)
 
 
+def _check_batches(inner: GradientTransformation) -> None:
+    """Raise if ``inner`` evaluates the objective of the last batch, which does not fit the mean gradient of several."""
+    reason = "grad_fn knows only the last of several batches, so sam must get each gradient itself"
+    refuse_around_sam("accumulate", inner, reason)
+    if "value_fn" in needs_of(inner):
+        raise ValueError(
+            "accumulate: value_fn knows only the last of several batches, so L-BFGS and BFGS would search along the "
+            "mean gradient for a point that is good for that batch alone. Leave accumulate out, and let value_fn "
+            "return the mean over the batches"
+        )
+
+
 def accumulate(
     inner: GradientTransformation, every: int | Schedule, average: bool = True, skip: SkipFunction | None = None
 ) -> GradientTransformation:
@@ -162,8 +174,8 @@ def accumulate(
 
     Raises:
         ValueError: ``every`` is neither a positive integer nor a function, or ``inner`` contains
-            :func:`functorch_optim.sam`. TypeError: ``skip`` is not a function of three arguments; from ``update``, it
-            does not return a boolean scalar.
+            :func:`functorch_optim.sam`, :func:`functorch_optim.lbfgs` or :func:`functorch_optim.bfgs`. TypeError:
+            ``skip`` is not a function of three arguments; from ``update``, it does not return a boolean scalar.
 
     Source: ``optax.MultiSteps``, whose ``skip`` takes the arguments in another order.
 
@@ -181,11 +193,8 @@ def accumulate(
     count = every if callable(every) else as_integer(every)
     if count is None or (isinstance(count, int) and count < 1):
         raise ValueError(f"accumulate: every must be a positive integer or a schedule, but it is {every!r}")
-    if count != 1 and "grad_fn" in needs_of(inner):
-        raise ValueError(
-            "accumulate: grad_fn knows only the last of several batches, so sam must get each gradient itself: "
-            "fo.sam(fo.accumulate(...))"
-        )
+    if count != 1:
+        _check_batches(inner)
     if skip is not None and not _is_condition(skip):
         raise TypeError(
             "accumulate: skip must be a function of (updates, params, step) that returns a boolean scalar, such as "

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from functorch_optim import axes, trees
-from functorch_optim.base import update_of
+from functorch_optim.base import GradientTransformation, needs_of, update_of
 from functorch_optim.combinators import Wrapper
 from functorch_optim.core.numerics import next_step
 from functorch_optim.core.options import Options
@@ -42,6 +42,12 @@ def _run_if(
     return jax.lax.cond(condition, active, idle, state, *operands)
 
 
+def refuse_around_sam(who: str, inner: GradientTransformation, reason: str) -> None:
+    """Raise if ``inner`` contains :func:`functorch_optim.sam`, whose own gradient the wrapper ``who`` would not see."""
+    if "grad_fn" in needs_of(inner):
+        raise ValueError(f"{who}: {reason}. Put it inside: fo.sam(fo.{who}(...))")
+
+
 class Skip(Options, Wrapper):
     """Base of the transformations that skip updates: a subclass decides which are bad, and its state has counters.
 
@@ -61,6 +67,13 @@ class Skip(Options, Wrapper):
                 f"{self._call_name()}: max_consecutive must be an integer of at least 0, not {self.max_consecutive!r}"
             )
         object.__setattr__(self, "max_consecutive", count)
+        if self.judges_gradient():
+            reason = "it judges the gradient that you pass, but sam applies the one at the worst point"
+            refuse_around_sam(self._call_name(), self.inner, reason)
+
+    def judges_gradient(self) -> bool:
+        """Whether the gradient decides which updates are bad."""
+        return True
 
     def effects(self, at: Leaves | None) -> list[Effects]:
         return self.effects_and(Kind.PAUSES, at) if self.max_consecutive else super().effects(at)

@@ -143,8 +143,9 @@ def skip_nonfinite(
             shard is not finite, no shard is updated.
 
     Raises:
-        ValueError: ``max_consecutive`` is not an integer of at least 0; from ``update``, inside ``shard_map`` without
-            ``axis_name``, a gradient varies or may vary over the mesh.
+        ValueError: ``max_consecutive`` is not an integer of at least 0; ``inner`` contains
+            :func:`functorch_optim.sam`, which applies another gradient (put the skip inside it); from ``update``,
+            inside ``shard_map`` without ``axis_name``, a gradient varies or may vary over the mesh.
 
     Example:
         >>> import functorch_optim as fo
@@ -190,8 +191,8 @@ def skip_large_updates(
         A transformation with the state :class:`SkipLargeUpdatesState`.
 
     Raises:
-        ValueError: an option is out of range; from ``update``, inside ``shard_map`` without ``axis_name``, a gradient
-            varies or may vary over the mesh.
+        ValueError: an option is out of range; ``inner`` contains :func:`functorch_optim.sam`; from ``update``, inside
+            ``shard_map`` without ``axis_name``, a gradient varies or may vary over the mesh.
 
     Source: ``optax.skip_large_updates``, a condition for ``optax.MultiSteps``. It takes the square of the norm, skips a
     norm of exactly the limit too, and never gives up.
@@ -225,6 +226,9 @@ class SkipSpikes(Skip):
         object.__setattr__(self, "window", as_count("skip_spikes: window", self.window, 2))
         if self.of not in self._NAMES:
             raise ValueError(f"skip_spikes: of must be {' or '.join(map(repr, self._NAMES))}, but it is {self.of!r}")
+
+    def judges_gradient(self) -> bool:
+        return self.of != "loss"
 
     def init(self, params: PyTree) -> SkipSpikesState:
         windows = {name: jnp.zeros((self.window,), jnp.result_type(float)) for name in self._NAMES[self.of]}
@@ -310,8 +314,9 @@ def skip_spikes(
         A transformation with the state :class:`SkipSpikesState`.
 
     Raises:
-        ValueError: an option is out of range; from ``update``, ``value`` is missing; inside ``shard_map``, ``value``
-            varies over the mesh, or without ``axis_name`` a gradient varies or may vary.
+        ValueError: an option is out of range; unless it watches the loss alone, ``inner`` contains
+            :func:`functorch_optim.sam`; from ``update``, ``value`` is missing; inside ``shard_map``, ``value`` varies
+            over the mesh, or without ``axis_name`` a gradient varies or may vary.
 
     Source: MaxText's ``skip_step_on_spikes`` and Levanter's ``SkipStepConfig``, which watch the loss and the norm. The
     mean and the deviation are MaxText's; Levanter divides by n, and keeps one more value. As in Levanter, the first

@@ -47,6 +47,10 @@ def add_decayed_weights(weight_decay: Hyperparameter, mask: PyTree = None) -> Gr
         weight_decay: at least 0; a number, a scalar array or a schedule.
         mask: where to decay, as in :func:`functorch_optim.masked`; everywhere by default.
 
+    Raises:
+        ValueError: from :func:`functorch_optim.chain`, it comes after an algorithm, or after what stops a parameter or
+            pauses, such as :func:`functorch_optim.set_to_zero` or :func:`functorch_optim.accumulate`.
+
     Example:
         >>> import jax.numpy as jnp
         >>> tx = add_decayed_weights(0.1, mask=lambda path: "bias" not in path)
