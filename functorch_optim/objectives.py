@@ -50,18 +50,18 @@ def accepted(function: Callable[..., object], keywords: Mapping[str, PyTree], gi
 def restricted(keywords: Mapping[str, PyTree], whole: Function, part: Function) -> dict[str, PyTree]:
     """Turn the functions among ``update``'s keywords into functions of some parameters only, and select their ``grad``.
 
+    The functions keep their further arguments, and the other keywords stay as they are.
+
     Args:
         keywords: the keywords of ``update``.
         whole: completes a tree of those parameters to a tree of all of them.
         part: selects the same leaves of a tree.
     """
-    found: dict[str, PyTree] = {}
+    found = dict(keywords)
     if callable(keywords.get("value_fn")):
-        value_fn = with_arguments(keywords["value_fn"], keywords)
-        found["value_fn"] = lambda own: value_fn(whole(own))
+        found["value_fn"] = _around(keywords["value_fn"], before=whole)
     if callable(keywords.get("grad_fn")):
-        grad_fn = with_arguments(keywords["grad_fn"], keywords)
-        found["grad_fn"] = lambda own: part(grad_fn(whole(own)))
+        found["grad_fn"] = _around(keywords["grad_fn"], before=whole, after=part)
     if keywords.get("grad") is not None:  # optax's line searches take it
         found["grad"] = part(keywords["grad"])
     return found
@@ -71,8 +71,21 @@ def converted(keywords: dict[str, PyTree], convert: Function | None) -> dict[str
     """Convert what ``grad_fn`` among ``update``'s keywords returns; without ``convert`` nothing changes."""
     if convert is None or not callable(keywords.get("grad_fn")):
         return keywords
-    grad_fn = with_arguments(keywords["grad_fn"], keywords)
-    return {**keywords, "grad_fn": lambda params: convert(grad_fn(params))}
+    return {**keywords, "grad_fn": _around(keywords["grad_fn"], after=convert)}
+
+
+def _same(tree: PyTree) -> PyTree:
+    return tree
+
+
+def _around(function: Callable[..., PyTree], before: Function = _same, after: Function = _same) -> Callable[..., PyTree]:
+    """Convert a function's parameters and its result; its signature stays, and so its further arguments."""
+
+    @functools.wraps(function, updated=())
+    def converted_function(params: PyTree, *args: PyTree, **keywords: PyTree) -> PyTree:
+        return after(function(before(params), *args, **keywords))
+
+    return converted_function
 
 
 def check_value(who: str, value: Any) -> None:

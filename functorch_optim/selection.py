@@ -170,7 +170,7 @@ def _select(tree: PyTree, labels: list[Hashable], label: Hashable) -> PyTree:
 def _of_part(extra: dict[str, PyTree], params: PyTree, labels: list[Hashable], label: Hashable) -> dict[str, PyTree]:
     """Restrict ``value_fn``, ``grad_fn`` and ``grad`` to the parameters with this label."""
     if params is None:
-        return {}
+        return extra
     leaves, treedef = jax.tree.flatten(params, is_leaf=trees.is_leaf)
 
     def whole(part: PyTree) -> PyTree:
@@ -221,7 +221,7 @@ class Partition(Transform):
         for name, member in zip(self.names, self.members, strict=True):
             own_updates = _select(updates, labels, name)
             own_params = None if params is None else _select(params, labels, name)
-            keywords = {**extra, **_of_part(extra, params, labels, name)}
+            keywords = _of_part(extra, params, labels, name)
             new, states[name] = update_of(member, own_updates, state.states[name], own_params, keywords)
             leaves = _replaced(leaves, new, labels, name)
         return treedef.unflatten(leaves), NamedStates(states)

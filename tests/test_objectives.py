@@ -1,6 +1,7 @@
 """value_fn and grad_fn with further arguments: which keywords they get, how often they are called, and on what part."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -219,3 +220,30 @@ def test_a_line_search_of_optax_works_in_a_partition(standard_promotion):
     np.testing.assert_allclose(updates["b"], [-0.4], rtol=1e-6)
     with pytest.raises(ValueError, match="gradients do not have the structure of the parameters: missing 'b'"):
         tx.update(grads, tx.init(params), params, value=value, grad={"a": grads["a"]}, value_fn=loss)
+
+
+@pytest.mark.parametrize("wrap", [fo.masked, lambda tx, mask: fo.partition({True: tx, False: fo.sgd()}, mask)])
+def test_a_line_search_of_optax_gets_the_data_of_the_loss_in_a_mask(standard_promotion, wrap):
+    def of_data(params, x):
+        return jnp.sum((params["k"] * x + params["b"] ** 2) ** 2)
+
+    params, x = {"k": jnp.array([1.0, 2.0]), "b": jnp.array([3.0, -1.0])}, jnp.array([0.5, 0.7])
+    (value, grads), inner = jax.value_and_grad(of_data)(params, x), optax.lbfgs()
+    tx = wrap(inner, re.compile("k"))
+    given = {"value": value, "grad": grads, "value_fn": of_data, "x": x}
+    updates, _ = tx.update(grads, tx.init(params), params, **given)
+    own = {**given, "grad": grads["k"], "value_fn": lambda k, x: of_data({"k": k, "b": params["b"]}, x)}
+    wanted, _ = inner.update(grads["k"], inner.init(params["k"]), params["k"], **own)
+    np.testing.assert_allclose(updates["k"], wanted, rtol=1e-6)
+
+
+def test_a_gradient_as_a_function_gets_further_positional_arguments(standard_promotion):
+    batches = jnp.array([[1.0, 2.0], [3.0, 5.0]])
+    grad_fn = jax.grad(lambda params, i: jnp.sum((params["k"] * batches[i]) ** 2))
+    params = {"k": jnp.array([1.0, 2.0])}
+    inner = optax.contrib.sam(optax.sgd(0.1), optax.sgd(0.05), opaque_mode=True, sync_period=3)
+    grads = grad_fn(params, 0)
+    wanted, _ = inner.update(grads, inner.init(params), params, grad_fn=grad_fn)
+    for tx in (fo.masked(inner, lambda path: True), fo.chain(fo.conjugate(), inner)):
+        updates, _ = tx.update(grads, tx.init(params), params, grad_fn=grad_fn)
+        np.testing.assert_allclose(updates["k"], wanted["k"], rtol=1e-6)

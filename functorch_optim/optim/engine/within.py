@@ -17,7 +17,7 @@ class Within(Transform):
     def update(self, updates: PyTree, state: PyTree, params: PyTree = None, **extra: PyTree) -> tuple[PyTree, PyTree]:
         own = None if params is None else params[self.element]
         if params is not None:
-            extra |= restricted(extra, lambda own: self._beside(own, params), lambda tree: tree[self.element])
+            extra = restricted(extra, lambda own: self._beside(own, params), lambda tree: tree[self.element])
         new, state = update_of(self.of, updates[self.element], state, own, extra)
         return self._beside(new, updates), state
 
