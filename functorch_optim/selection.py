@@ -27,7 +27,7 @@ from functorch_optim.base import (
 from functorch_optim.combinators import NamedStates, Wrapper, current_hyperparams
 from functorch_optim.effects import Effect, Effects, Kind, Leaves, common, for_each, of_part
 from functorch_optim.objectives import restricted
-from functorch_optim.paths import Found, PathRules, as_rules, is_rules
+from functorch_optim.paths import Found, PathRules, as_rules, called, is_rules
 from functorch_optim.typing import PyTree, TreeDef
 
 
@@ -44,7 +44,7 @@ class ByLeaf(Frozen):
     function: Callable[[str, PyTree], PyTree]
 
     def label(self, name: str, leaf: PyTree) -> Hashable:
-        return self.function(name, leaf)
+        return called(self.function, "path and the array", name, leaf)
 
 
 class Labels(Frozen):
@@ -74,7 +74,7 @@ class Labels(Frozen):
                     trees.check_array(name, leaf)
             return [None if leaf is None else function.label(name, leaf) for name, leaf in pairs]
         if callable(function):
-            return [function(name) for name in names]
+            return [called(function, "path", name) for name in names]
         if not names:  # nothing to label; also optax's placeholder, which has no structure to compare
             return []
         if function is not None and self.structure is None:
