@@ -5,6 +5,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from functorch_optim.typing import PyTree
@@ -47,6 +48,21 @@ def accepted(function: Callable[..., object], keywords: Mapping[str, PyTree], gi
     return {name: value for name, value in keywords.items() if name in taken}
 
 
+def required(function: Callable[..., object]) -> frozenset[str]:
+    """Return the names of the function's keywords that have no default.
+
+    Example:
+        >>> sorted(required(lambda updates, state, *, value, grad=None: None))
+        ['value']
+    """
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # a callable without a signature
+        return frozenset()
+    named = [parameter for parameter in parameters if parameter.kind is inspect.Parameter.KEYWORD_ONLY]
+    return frozenset(parameter.name for parameter in named if parameter.default is inspect.Parameter.empty)
+
+
 def restricted(keywords: Mapping[str, PyTree], whole: Function, part: Function) -> dict[str, PyTree]:
     """Turn the functions among ``update``'s keywords into functions of some parameters only, and select their ``grad``.
 
@@ -78,7 +94,9 @@ def _same(tree: PyTree) -> PyTree:
     return tree
 
 
-def _around(function: Callable[..., PyTree], before: Function = _same, after: Function = _same) -> Callable[..., PyTree]:
+def _around(
+    function: Callable[..., PyTree], before: Function = _same, after: Function = _same
+) -> Callable[..., PyTree]:
     """Convert a function's parameters and its result; its signature stays, and so its further arguments."""
 
     @functools.wraps(function, updated=())
@@ -88,13 +106,20 @@ def _around(function: Callable[..., PyTree], before: Function = _same, after: Fu
     return converted_function
 
 
-def check_value(who: str, value: Any) -> None:
-    """Raise TypeError unless the objective's value is a real scalar."""
-    if jnp.shape(value) != () or not jnp.issubdtype(jnp.result_type(value), jnp.floating):
+def as_value(who: str, value: Any) -> jax.Array:
+    """Convert the objective's value to an array; an integer or a boolean becomes JAX's default float.
+
+    Raises:
+        TypeError: it is not a real scalar.
+    """
+    dtype = jnp.result_type(value)
+    is_whole = jnp.issubdtype(dtype, jnp.integer) or dtype == jnp.bool_
+    if jnp.shape(value) != () or not (is_whole or jnp.issubdtype(dtype, jnp.floating)):
         raise TypeError(f"{who}: the objective must give a real scalar, but it gave {value!r:.100}")
+    return jnp.asarray(value).astype(jnp.result_type(float)) if is_whole else jnp.asarray(value)
 
 
-def value_in(keywords: Mapping[str, PyTree], who: str, instead: str = "") -> PyTree:
+def value_in(keywords: Mapping[str, PyTree], who: str, instead: str = "") -> jax.Array:
     """Return the loss from ``update``'s keywords.
 
     Raises:
@@ -106,5 +131,4 @@ def value_in(keywords: Mapping[str, PyTree], who: str, instead: str = "") -> PyT
             f"{who} needs the loss: update(grads, state, params, value=loss){instead}. In optax.chain wrap it with "
             "fo.interop.to_optax, which passes the keyword on; in the torch face call step(closure)"
         )
-    check_value(who, value)
-    return value
+    return as_value(who, value)

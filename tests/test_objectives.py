@@ -11,7 +11,7 @@ import pytest
 
 import functorch_optim as fo
 from functorch_optim import optim
-from functorch_optim.base import needs_of
+from functorch_optim.base import needs_of, update_of
 from functorch_optim.objectives import with_arguments
 
 each = pytest.mark.parametrize("make", [fo.lbfgs, fo.bfgs])
@@ -247,3 +247,53 @@ def test_a_gradient_as_a_function_gets_further_positional_arguments(standard_pro
     for tx in (fo.masked(inner, lambda path: True), fo.chain(fo.conjugate(), inner)):
         updates, _ = tx.update(grads, tx.init(params), params, grad_fn=grad_fn)
         np.testing.assert_allclose(updates["k"], wanted["k"], rtol=1e-6)
+
+
+FOREIGN = {
+    "plateau": lambda lr: fo.chain(fo.sgd(lr=lr), optax.contrib.reduce_on_plateau(patience=0, factor=0.5)),
+    "chained": lambda lr: optax.chain(optax.sgd(lr), optax.contrib.reduce_on_plateau(patience=0, factor=0.5)),
+    "polyak": lambda lr: optax.polyak_sgd(max_learning_rate=lr),
+    "lbfgs": lambda lr: fo.chain(optax.lbfgs(), fo.scale(lr)),
+    "group": lambda lr: fo.partition({"w": optax.lbfgs(), "b": fo.sgd(lr=lr)}, lambda path: path),
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+@pytest.mark.parametrize("calls_back", [False, True])
+def test_the_torch_face_gives_the_loss_to_transformations_of_optax(name, calls_back, standard_promotion):
+    def closure(params, x, y):
+        value = loss(params, x, y)
+        if calls_back:
+            jax.debug.callback(lambda _: None, value)
+        return value
+
+    tx, params = FOREIGN[name](lr=0.5), start()
+    optimizer = optim.Optimizer.from_transform(FOREIGN[name], params, {"lr": 0.5})
+    state = tx.init(params)
+    for _ in range(3):
+        optimizer.step(closure, INPUTS, TARGETS)
+        value, grads = jax.value_and_grad(whole)(params)
+        more = {"value": value, "grad": grads, "value_fn": whole}
+        updates, state = update_of(tx, grads, state, params, more)
+        params = optax.apply_updates(params, updates)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=2e-3, atol=1e-4), optimizer.params, params)
+
+
+def test_other_transformations_of_optax_take_gradients_and_every_option_of_a_closure():
+    optimizer = optim.Optimizer.from_transform(lambda lr: optax.chain(optax.sgd(lr)), start(), {"lr": 0.1})
+    optimizer.step({"w": jnp.ones(3), "b": jnp.ones(())})
+    optimizer.step(lambda params: (whole(params), 3), has_aux=True, clip_norm=1.0)
+    assert np.all(np.isfinite(optimizer.params["w"]))
+    plain = fo.GradientTransformation(lambda params: (), lambda updates, state, params=None: (updates, state))
+    optim.Optimizer.from_transform(lambda lr: plain, start(), {"lr": 0.1}).step(whole)
+
+
+@pytest.mark.parametrize("value", [1, True, np.int64(1), jnp.array(1), jnp.array(True)])
+def test_a_metric_that_is_whole_is_a_number(value):
+    params = {"w": jnp.ones(2)}
+    for tx in (fo.chain(fo.sgd(lr=1.0), fo.reduce_on_plateau()), fo.skip_spikes(fo.sgd(lr=1.0)), fo.lbfgs(lr=1.0)):
+        found, wanted = (
+            tx.update(params, tx.init(params), params, value=one, value_fn=lambda p: jnp.sum(p["w"] ** 2))
+            for one in (value, jnp.array(1.0))
+        )
+        jax.tree.map(np.testing.assert_array_equal, found, wanted)
