@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from functorch_optim import rows, trees
 from functorch_optim.effects import Effect, Effects, Kind, Leaves, for_each
-from functorch_optim.objectives import accepted
+from functorch_optim.objectives import accepted, required
 from functorch_optim.typing import Array, PyTree
 
 _Class = TypeVar("_Class", bound=type)
@@ -269,8 +269,10 @@ def norm_after_of(tx: GradientTransformation, state: PyTree, norm: jax.Array) ->
 
 
 def needs_of(tx: GradientTransformation) -> frozenset[str]:
-    """Return :meth:`Transform.needs` of any transformation; nothing is known of another library's."""
-    return tx.update.of.needs() if isinstance(tx.update, Update) else frozenset()
+    """Return :meth:`Transform.needs` of any transformation; of another library's, what its signature requires."""
+    if isinstance(tx.update, Update):
+        return tx.update.of.needs()
+    return required(tx.update) & {"value", "value_fn", "grad_fn"}
 
 
 def conversion_of(tx: GradientTransformation) -> Callable[[PyTree], PyTree] | None:

@@ -182,8 +182,15 @@ class Scalar:
         return repr(self.array)
 
 
+def is_schedule(value: object) -> bool:
+    """Whether a value can be a schedule: a callable that is no class, such as a dtype of JAX."""
+    return callable(value) and not isinstance(value, type)
+
+
 def is_real(value: Any) -> bool:
-    """Whether a value is a real number, or an array of them; a boolean is none."""
+    """Whether a value is a real number, or an array of them; a boolean is none, nor is a dtype."""
+    if isinstance(value, type):  # those of JAX and NumPy have a dtype
+        return False
     dtype = getattr(value, "dtype", None)
     if dtype is None:
         return type(value) in (int, float)
@@ -218,7 +225,7 @@ def known(value: Any) -> float | None:
     """Return the number that an option is, or None if there is none yet (None itself, a schedule, a tracer)."""
     value = value.value if isinstance(value, Beta) else value
     array = value.array if isinstance(value, Scalar) else value
-    if array is None or callable(array) or isinstance(array, Tracer):
+    if array is None or is_schedule(array) or isinstance(array, Tracer):
         return None
     return float(array)
 
@@ -227,7 +234,7 @@ def normalize(name: str, value: Any) -> Any:
     """Convert an option to its stored form: a float, a :class:`Scalar`, a :class:`Beta` of these, or a schedule."""
     if isinstance(value, Beta):
         return Beta(normalize(name, value.value), normalize(name, value.complement))
-    if isinstance(value, Scalar) or callable(value):
+    if isinstance(value, Scalar) or is_schedule(value):
         return value
     if isinstance(value, jax.Array):
         if value.size != 1:
@@ -235,7 +242,7 @@ def normalize(name: str, value: Any) -> Any:
         if not jnp.issubdtype(value.dtype, jnp.floating) and not jnp.issubdtype(value.dtype, jnp.integer):
             raise TypeError(f"{name} must be real, but it has dtype {value.dtype}")
         return Scalar(value.reshape(()))
-    if isinstance(value, bool | str | bytes) or not hasattr(value, "__float__"):
+    if isinstance(value, bool | str | bytes | type) or not hasattr(value, "__float__"):
         raise TypeError(f"{name} must be a number, an array of one element or a schedule, but it is {value!r}")
     shape = tuple(getattr(value, "shape", ()))  # torch's tensors have it too; their size is a method
     if math.prod(shape) != 1:
@@ -250,7 +257,8 @@ def resolve(name: str, value: Any, step: Numeric, beta: bool = False) -> PyTree:
     if isinstance(value, Beta):
         return Beta(resolve(name, value.value, step), resolve(name, value.complement, step))
     value = value.array if isinstance(value, Scalar) else value
-    value = value(step) if callable(value) else value
+    if is_schedule(value):
+        value = _scheduled(name, value, step)
     if isinstance(value, Beta):
         return value
     if isinstance(value, jax.Array):
@@ -260,6 +268,18 @@ def resolve(name: str, value: Any, step: Numeric, beta: bool = False) -> PyTree:
     else:
         value = float(value)
     return Beta.of(value) if beta else value
+
+
+def _scheduled(name: str, schedule: Schedule, step: Numeric) -> Any:
+    """Return a schedule's value at ``step``.
+
+    Raises:
+        TypeError: it is not a number.
+    """
+    value = schedule(step)
+    if not isinstance(value, Beta | jax.Array) and not hasattr(value, "__float__"):
+        raise TypeError(f"the schedule of {name} must return a number, but it returned {value!r:.100}")
+    return value
 
 
 def is_static_zero(value: object) -> bool:

@@ -15,6 +15,7 @@ from functorch_optim.base import (
     Transform,
     check_transformation,
     clips_of,
+    conversion_of,
     effects_of,
     exportable,
     needs_of,
@@ -26,7 +27,7 @@ from functorch_optim.combinators import current_hyperparams
 from functorch_optim.core.numerics import next_step
 from functorch_optim.core.options import Options, checked, data_options
 from functorch_optim.effects import Effects, Leaves
-from functorch_optim.hyperparams import Beta, Option, Scalar, is_real
+from functorch_optim.hyperparams import Beta, Option, Scalar, is_real, is_schedule
 from functorch_optim.typing import PyTree
 
 Factory = Callable[..., GradientTransformation]
@@ -60,7 +61,7 @@ class Number(Frozen):
 
     @property
     def is_schedule(self) -> bool:
-        return callable(self.value)
+        return is_schedule(self.value)
 
     def at(self, step: jax.Array) -> PyTree:
         """Compute the number at ``step`` as an array or a pair of arrays, in new buffers."""
@@ -199,6 +200,9 @@ class Inject(Transform):
     def needs(self) -> frozenset[str]:
         return self.inspect(needs_of)
 
+    def conversion(self) -> Callable[[PyTree], PyTree] | None:
+        return self.inspect(conversion_of)
+
 
 def _readable(node: PyTree) -> PyTree:
     return node.value if isinstance(node, Beta) else node
@@ -304,7 +308,7 @@ def _number_or_same(leaf: Any) -> Any:
     """Replace a leaf of an unknown factory's option by :class:`Number` if it is a number or a schedule."""
     if is_real(leaf):
         return Number(Scalar(leaf) if _is_array(leaf) else float(leaf))
-    return Number(leaf) if callable(leaf) and _gives_number(leaf) else leaf
+    return Number(leaf) if is_schedule(leaf) and _gives_number(leaf) else leaf
 
 
 def _gives_number(function: Callable[..., Any]) -> bool:

@@ -5,6 +5,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from functorch_optim.typing import PyTree
@@ -47,21 +48,36 @@ def accepted(function: Callable[..., object], keywords: Mapping[str, PyTree], gi
     return {name: value for name, value in keywords.items() if name in taken}
 
 
+def required(function: Callable[..., object]) -> frozenset[str]:
+    """Return the names of the function's keywords that have no default.
+
+    Example:
+        >>> sorted(required(lambda updates, state, *, value, grad=None: None))
+        ['value']
+    """
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # a callable without a signature
+        return frozenset()
+    named = [parameter for parameter in parameters if parameter.kind is inspect.Parameter.KEYWORD_ONLY]
+    return frozenset(parameter.name for parameter in named if parameter.default is inspect.Parameter.empty)
+
+
 def restricted(keywords: Mapping[str, PyTree], whole: Function, part: Function) -> dict[str, PyTree]:
     """Turn the functions among ``update``'s keywords into functions of some parameters only, and select their ``grad``.
+
+    The functions keep their further arguments, and the other keywords stay as they are.
 
     Args:
         keywords: the keywords of ``update``.
         whole: completes a tree of those parameters to a tree of all of them.
         part: selects the same leaves of a tree.
     """
-    found: dict[str, PyTree] = {}
+    found = dict(keywords)
     if callable(keywords.get("value_fn")):
-        value_fn = with_arguments(keywords["value_fn"], keywords)
-        found["value_fn"] = lambda own: value_fn(whole(own))
+        found["value_fn"] = _around(keywords["value_fn"], before=whole)
     if callable(keywords.get("grad_fn")):
-        grad_fn = with_arguments(keywords["grad_fn"], keywords)
-        found["grad_fn"] = lambda own: part(grad_fn(whole(own)))
+        found["grad_fn"] = _around(keywords["grad_fn"], before=whole, after=part)
     if keywords.get("grad") is not None:  # optax's line searches take it
         found["grad"] = part(keywords["grad"])
     return found
@@ -71,17 +87,39 @@ def converted(keywords: dict[str, PyTree], convert: Function | None) -> dict[str
     """Convert what ``grad_fn`` among ``update``'s keywords returns; without ``convert`` nothing changes."""
     if convert is None or not callable(keywords.get("grad_fn")):
         return keywords
-    grad_fn = with_arguments(keywords["grad_fn"], keywords)
-    return {**keywords, "grad_fn": lambda params: convert(grad_fn(params))}
+    return {**keywords, "grad_fn": _around(keywords["grad_fn"], after=convert)}
 
 
-def check_value(who: str, value: Any) -> None:
-    """Raise TypeError unless the objective's value is a real scalar."""
-    if jnp.shape(value) != () or not jnp.issubdtype(jnp.result_type(value), jnp.floating):
+def _same(tree: PyTree) -> PyTree:
+    return tree
+
+
+def _around(
+    function: Callable[..., PyTree], before: Function = _same, after: Function = _same
+) -> Callable[..., PyTree]:
+    """Convert a function's parameters and its result; its signature stays, and so its further arguments."""
+
+    @functools.wraps(function, updated=())
+    def converted_function(params: PyTree, *args: PyTree, **keywords: PyTree) -> PyTree:
+        return after(function(before(params), *args, **keywords))
+
+    return converted_function
+
+
+def as_value(who: str, value: Any) -> jax.Array:
+    """Convert the objective's value to an array; an integer or a boolean becomes JAX's default float.
+
+    Raises:
+        TypeError: it is not a real scalar.
+    """
+    dtype = jnp.result_type(value)
+    is_whole = jnp.issubdtype(dtype, jnp.integer) or dtype == jnp.bool_
+    if jnp.shape(value) != () or not (is_whole or jnp.issubdtype(dtype, jnp.floating)):
         raise TypeError(f"{who}: the objective must give a real scalar, but it gave {value!r:.100}")
+    return jnp.asarray(value).astype(jnp.result_type(float)) if is_whole else jnp.asarray(value)
 
 
-def value_in(keywords: Mapping[str, PyTree], who: str, instead: str = "") -> PyTree:
+def value_in(keywords: Mapping[str, PyTree], who: str, instead: str = "") -> jax.Array:
     """Return the loss from ``update``'s keywords.
 
     Raises:
@@ -93,5 +131,4 @@ def value_in(keywords: Mapping[str, PyTree], who: str, instead: str = "") -> PyT
             f"{who} needs the loss: update(grads, state, params, value=loss){instead}. In optax.chain wrap it with "
             "fo.interop.to_optax, which passes the keyword on; in the torch face call step(closure)"
         )
-    check_value(who, value)
-    return value
+    return as_value(who, value)

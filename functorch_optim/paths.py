@@ -1,16 +1,34 @@
-"""Match regular expressions to the dotted paths of parameters."""
+"""Match regular expressions to the dotted paths of parameters, and call functions of these paths."""
 
 import re
-from collections.abc import Sequence
-from typing import Any, TypeGuard
+from collections.abc import Callable, Sequence
+from typing import Any, TypeGuard, TypeVar
 
 from functorch_optim import trees
 from functorch_optim.base import Frozen
 from functorch_optim.typing import PyTree
 
 Regex = str | re.Pattern[str]
+Value = TypeVar("Value")
 
 _SHOWN = 20  # names in a message, at most
+
+
+def called(function: Callable[..., Value], what: str, name: str, *more: PyTree) -> Value:
+    """Call a function of a parameter's path.
+
+    Raises:
+        TypeError, ValueError: the function raises; the message says what it gets.
+    """
+    try:
+        return function(name, *more)
+    except Exception as error:
+        kind = ValueError if isinstance(error, ValueError) else TypeError
+        raise kind(
+            f"a function that selects parameters gets the dotted {what} of each one. At the parameter "
+            f"{trees.quote(name)} it raised {type(error).__name__}: {error}. A function of the whole tree, as optax "
+            "takes, you must call yourself: pass function(params)"
+        ) from error
 
 
 class Found(Frozen):

@@ -27,7 +27,7 @@ from functorch_optim.base import (
 from functorch_optim.combinators import NamedStates, Wrapper, current_hyperparams
 from functorch_optim.effects import Effect, Effects, Kind, Leaves, common, for_each, of_part
 from functorch_optim.objectives import restricted
-from functorch_optim.paths import Found, PathRules, as_rules, is_rules
+from functorch_optim.paths import Found, PathRules, as_rules, called, is_rules
 from functorch_optim.typing import PyTree, TreeDef
 
 
@@ -44,7 +44,7 @@ class ByLeaf(Frozen):
     function: Callable[[str, PyTree], PyTree]
 
     def label(self, name: str, leaf: PyTree) -> Hashable:
-        return self.function(name, leaf)
+        return called(self.function, "path and the array", name, leaf)
 
 
 class Labels(Frozen):
@@ -74,7 +74,7 @@ class Labels(Frozen):
                     trees.check_array(name, leaf)
             return [None if leaf is None else function.label(name, leaf) for name, leaf in pairs]
         if callable(function):
-            return [function(name) for name in names]
+            return [called(function, "path", name) for name in names]
         if not names:  # nothing to label; also optax's placeholder, which has no structure to compare
             return []
         if function is not None and self.structure is None:
@@ -170,7 +170,7 @@ def _select(tree: PyTree, labels: list[Hashable], label: Hashable) -> PyTree:
 def _of_part(extra: dict[str, PyTree], params: PyTree, labels: list[Hashable], label: Hashable) -> dict[str, PyTree]:
     """Restrict ``value_fn``, ``grad_fn`` and ``grad`` to the parameters with this label."""
     if params is None:
-        return {}
+        return extra
     leaves, treedef = jax.tree.flatten(params, is_leaf=trees.is_leaf)
 
     def whole(part: PyTree) -> PyTree:
@@ -221,7 +221,7 @@ class Partition(Transform):
         for name, member in zip(self.names, self.members, strict=True):
             own_updates = _select(updates, labels, name)
             own_params = None if params is None else _select(params, labels, name)
-            keywords = {**extra, **_of_part(extra, params, labels, name)}
+            keywords = _of_part(extra, params, labels, name)
             new, states[name] = update_of(member, own_updates, state.states[name], own_params, keywords)
             leaves = _replaced(leaves, new, labels, name)
         return treedef.unflatten(leaves), NamedStates(states)

@@ -327,3 +327,10 @@ def test_vmap_over_learning_rates():
     for index, rate in enumerate((0.1, 0.01)):
         for a, b in zip(jax.tree.leaves(together), jax.tree.leaves(two_steps(rate)), strict=True):
             np.testing.assert_allclose(a[index], b, rtol=1e-5)
+
+
+@pytest.mark.parametrize("returned", [None, "0.1"])
+def test_a_schedule_that_returns_no_number_is_named(returned):
+    tx, params = fo.sgd(lr=lambda step: returned), {"w": jnp.ones(2)}
+    with pytest.raises(TypeError, match=f"the schedule of lr must return a number, but it returned {returned!r}"):
+        tx.update(params, tx.init(params), params)

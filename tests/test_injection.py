@@ -449,3 +449,25 @@ def test_the_gradient_with_respect_to_a_number_in_the_state(x64):
 
     difference = (final(0.1 + 1e-6) - final(0.1 - 1e-6)) / 2e-6
     np.testing.assert_allclose(jax.grad(final)(0.1), difference, rtol=1e-6)
+
+
+def test_a_dtype_is_no_schedule():
+    params = {"w": jnp.ones(2)}
+    for dtype in (jnp.bfloat16, np.float16, jnp.dtype("bfloat16")):
+        tx = fo.inject(lambda lr, dtype: fo.state_dtype(fo.adamw(lr=lr), dtype), lr=0.1, dtype=dtype)
+        state = tx.init(params)
+        assert set(state.hyperparams) == {"lr"}
+        assert state.inner.exp_avg["w"].dtype == dtype
+    with pytest.raises(TypeError, match="lr must be a number, an array of one element or a schedule, but it is <class"):
+        fo.inject(fo.sgd, lr=jnp.float32)
+
+
+def test_a_conversion_inside_reaches_the_links_after_it():
+    params, grad_fn = {"z": jnp.array([1.0 + 2.0j])}, jax.grad(lambda p: jnp.sum(jnp.abs(p["z"] - 1j) ** 2))
+    sharp, grads = fo.sam(fo.sgd(lr=0.1), rho=0.1), grad_fn(params)
+    wrapped = fo.inject(lambda unused: fo.conjugate(), unused=1.0)
+    found, wanted = (
+        tx.update(grads, tx.init(params), params, grad_fn=grad_fn)[0]
+        for tx in (fo.chain(wrapped, sharp), fo.chain(fo.conjugate(), sharp))
+    )
+    np.testing.assert_allclose(found["z"], wanted["z"], rtol=1e-6)

@@ -1,6 +1,7 @@
 """value_fn and grad_fn with further arguments: which keywords they get, how often they are called, and on what part."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import pytest
 
 import functorch_optim as fo
 from functorch_optim import optim
-from functorch_optim.base import needs_of
+from functorch_optim.base import needs_of, update_of
 from functorch_optim.objectives import with_arguments
 
 each = pytest.mark.parametrize("make", [fo.lbfgs, fo.bfgs])
@@ -219,3 +220,80 @@ def test_a_line_search_of_optax_works_in_a_partition(standard_promotion):
     np.testing.assert_allclose(updates["b"], [-0.4], rtol=1e-6)
     with pytest.raises(ValueError, match="gradients do not have the structure of the parameters: missing 'b'"):
         tx.update(grads, tx.init(params), params, value=value, grad={"a": grads["a"]}, value_fn=loss)
+
+
+@pytest.mark.parametrize("wrap", [fo.masked, lambda tx, mask: fo.partition({True: tx, False: fo.sgd()}, mask)])
+def test_a_line_search_of_optax_gets_the_data_of_the_loss_in_a_mask(standard_promotion, wrap):
+    def of_data(params, x):
+        return jnp.sum((params["k"] * x + params["b"] ** 2) ** 2)
+
+    params, x = {"k": jnp.array([1.0, 2.0]), "b": jnp.array([3.0, -1.0])}, jnp.array([0.5, 0.7])
+    (value, grads), inner = jax.value_and_grad(of_data)(params, x), optax.lbfgs()
+    tx = wrap(inner, re.compile("k"))
+    given = {"value": value, "grad": grads, "value_fn": of_data, "x": x}
+    updates, _ = tx.update(grads, tx.init(params), params, **given)
+    own = {**given, "grad": grads["k"], "value_fn": lambda k, x: of_data({"k": k, "b": params["b"]}, x)}
+    wanted, _ = inner.update(grads["k"], inner.init(params["k"]), params["k"], **own)
+    np.testing.assert_allclose(updates["k"], wanted, rtol=1e-6)
+
+
+def test_a_gradient_as_a_function_gets_further_positional_arguments(standard_promotion):
+    batches = jnp.array([[1.0, 2.0], [3.0, 5.0]])
+    grad_fn = jax.grad(lambda params, i: jnp.sum((params["k"] * batches[i]) ** 2))
+    params = {"k": jnp.array([1.0, 2.0])}
+    inner = optax.contrib.sam(optax.sgd(0.1), optax.sgd(0.05), opaque_mode=True, sync_period=3)
+    grads = grad_fn(params, 0)
+    wanted, _ = inner.update(grads, inner.init(params), params, grad_fn=grad_fn)
+    for tx in (fo.masked(inner, lambda path: True), fo.chain(fo.conjugate(), inner)):
+        updates, _ = tx.update(grads, tx.init(params), params, grad_fn=grad_fn)
+        np.testing.assert_allclose(updates["k"], wanted["k"], rtol=1e-6)
+
+
+FOREIGN = {
+    "plateau": lambda lr: fo.chain(fo.sgd(lr=lr), optax.contrib.reduce_on_plateau(patience=0, factor=0.5)),
+    "chained": lambda lr: optax.chain(optax.sgd(lr), optax.contrib.reduce_on_plateau(patience=0, factor=0.5)),
+    "polyak": lambda lr: optax.polyak_sgd(max_learning_rate=lr),
+    "lbfgs": lambda lr: fo.chain(optax.lbfgs(), fo.scale(lr)),
+    "group": lambda lr: fo.partition({"w": optax.lbfgs(), "b": fo.sgd(lr=lr)}, lambda path: path),
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+@pytest.mark.parametrize("calls_back", [False, True])
+def test_the_torch_face_gives_the_loss_to_transformations_of_optax(name, calls_back, standard_promotion):
+    def closure(params, x, y):
+        value = loss(params, x, y)
+        if calls_back:
+            jax.debug.callback(lambda _: None, value)
+        return value
+
+    tx, params = FOREIGN[name](lr=0.5), start()
+    optimizer = optim.Optimizer.from_transform(FOREIGN[name], params, {"lr": 0.5})
+    state = tx.init(params)
+    for _ in range(3):
+        optimizer.step(closure, INPUTS, TARGETS)
+        value, grads = jax.value_and_grad(whole)(params)
+        more = {"value": value, "grad": grads, "value_fn": whole}
+        updates, state = update_of(tx, grads, state, params, more)
+        params = optax.apply_updates(params, updates)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=2e-3, atol=1e-4), optimizer.params, params)
+
+
+def test_other_transformations_of_optax_take_gradients_and_every_option_of_a_closure():
+    optimizer = optim.Optimizer.from_transform(lambda lr: optax.chain(optax.sgd(lr)), start(), {"lr": 0.1})
+    optimizer.step({"w": jnp.ones(3), "b": jnp.ones(())})
+    optimizer.step(lambda params: (whole(params), 3), has_aux=True, clip_norm=1.0)
+    assert np.all(np.isfinite(optimizer.params["w"]))
+    plain = fo.GradientTransformation(lambda params: (), lambda updates, state, params=None: (updates, state))
+    optim.Optimizer.from_transform(lambda lr: plain, start(), {"lr": 0.1}).step(whole)
+
+
+@pytest.mark.parametrize("value", [1, True, np.int64(1), jnp.array(1), jnp.array(True)])
+def test_a_metric_that_is_whole_is_a_number(value):
+    params = {"w": jnp.ones(2)}
+    for tx in (fo.chain(fo.sgd(lr=1.0), fo.reduce_on_plateau()), fo.skip_spikes(fo.sgd(lr=1.0)), fo.lbfgs(lr=1.0)):
+        found, wanted = (
+            tx.update(params, tx.init(params), params, value=one, value_fn=lambda p: jnp.sum(p["w"] ** 2))
+            for one in (value, jnp.array(1.0))
+        )
+        jax.tree.map(np.testing.assert_array_equal, found, wanted)

@@ -331,3 +331,12 @@ def test_equinox_modules_and_the_torch_face():
     )
     optimizer.step(GRADS)
     assert optimizer.params["head"].item() == 1.0 and optimizer.params["body"][1]["bias"].tolist() == [-1.0] * 3
+
+
+@pytest.mark.parametrize("name", WRAPPERS)
+def test_a_function_of_the_tree_is_told_that_it_gets_a_path(name):
+    told = r"gets the dotted path of each one\. At the parameter 'body\.0\.bias' it raised"
+    with pytest.raises(TypeError, match=told) as found:
+        one(WRAPPERS[name](lambda tree: jax.tree.map(lambda x: x.ndim > 1, tree)))
+    assert "AttributeError: 'str' object has no attribute 'ndim'" in str(found.value)
+    assert str(found.value).endswith("pass function(params)") and isinstance(found.value.__cause__, AttributeError)

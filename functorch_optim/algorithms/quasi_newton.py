@@ -18,7 +18,7 @@ from functorch_optim.line_search.fixed_step import FixedStep
 from functorch_optim.line_search.search import LineSearch, Objective, Trial, search_along
 from functorch_optim.line_search.strong_wolfe import StrongWolfe
 from functorch_optim.line_search.vectors import Vector, select
-from functorch_optim.objectives import check_value, with_arguments
+from functorch_optim.objectives import as_value, with_arguments
 from functorch_optim.typing import Array, PyTree
 
 
@@ -178,7 +178,7 @@ class QuasiNewton(Options, Transform):
         filled, objective = _filled(updates, params), with_arguments(value_fn, extra)
         if value is None:
             value = objective(params)
-        check_value(name, value)
+        value = as_value(name, value)
         _check_shared(name, value, filled, self.for_placement_of(filled).placement)
         return self.for_placement_of(filled)._update(filled, updates, state, params, value, objective)
 

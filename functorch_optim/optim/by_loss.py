@@ -58,7 +58,8 @@ def _outcome(optimizer: Any, task: Task) -> Outcome:
         try:
             return _in_one_call(optimizer, task, careful=False)
         except CallsBackError:  # raised while tracing: nothing has changed
-            pass
+            if isinstance(optimizer._engine, ByTree):  # another library's transformation may take the loss
+                return _in_one_call(optimizer, task, careful=True)
     compiled = optimizer._losses.compiled(closure, ("gradients", how), functools.partial(_gradients, how))
     outcome, grads = optimizer._evaluate(lambda: compiled(optimizer._tree(), data))
     optimizer._step(optimizer._checked_leaves(grads))

@@ -59,7 +59,7 @@ class ReduceOnPlateau(Options, Transform):
         self, updates: PyTree, state: ReduceOnPlateauState, params: PyTree = None, **extra: object
     ) -> tuple[PyTree, ReduceOnPlateauState]:
         del params
-        value = jnp.asarray(value_in(extra, "reduce_on_plateau")).astype(state.average.dtype)
+        value = value_in(extra, "reduce_on_plateau").astype(state.average.dtype)
         place = state.step % self.accumulation_size
         before = place.astype(value.dtype)
         average = jnp.where(place == 0, value, (before * state.average + value) / (before + 1))

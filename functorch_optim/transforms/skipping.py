@@ -259,7 +259,7 @@ class SkipSpikes(Skip):
                 f"skip_spikes: the loss varies over the axis {', '.join(map(repr, sorted(apart)))} of shard_map, but "
                 "all devices must skip together: pass jax.lax.pmean of it"
             )
-        return jnp.asarray(value).astype(jnp.result_type(float))
+        return value.astype(jnp.result_type(float))
 
     def hyperparams(self, state: PyTree) -> dict[Any, PyTree]:
         return {**current_hyperparams(self.inner, state.inner), **self.hyperparams_at(state.recorded)}

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from functorch_optim import base, trees
-from functorch_optim.base import GradientTransformation, check_transformation, needs_of, transformation
+from functorch_optim.base import GradientTransformation, check_transformation, needs_of, transformation, update_of
 from functorch_optim.combinators import NamedStates, check_outermost
 from functorch_optim.core.options import Deferred
 from functorch_optim.core.packing import ForeachState
@@ -253,8 +253,8 @@ class ByTree:
     ) -> Callable[..., PyTree]:
         """Return ``(params, state, data, numbers) -> (outcome, params, state)``.
 
-        ``data`` are the gradients, or with a ``loss``, its :class:`Data`. A transformation that needs a keyword of the
-        loss gets them all; others, which may take no keywords, get none.
+        ``data`` are the gradients, or with a ``loss``, its :class:`Data`. Then the transformation gets the keywords of
+        the loss too; the functions only if the closure is plain.
         """
 
         def optimizer_step(leaves: list[PyTree], state: PyTree, data: PyTree, numbers: jax.Array) -> PyTree:
@@ -263,9 +263,10 @@ class ByTree:
                 outcome, grads, more = None, data, {}
             else:
                 outcome, grads = evaluate(loss, how, params, data)
-                more = {"value": outcome.value, **functions_of(loss, data.args)} if needs else {}
+                more = {"value": outcome.value, **(functions_of(loss, data.args, needs) if how.is_plain else {})}
             descent = layout.structure.unflatten([None if grad is None else conjugate_leaf(grad) for grad in grads])
-            updates, after = tx.update(descent, state, params, **more)
+            more |= {"grad": descent} if more else {}
+            updates, after = update_of(tx, descent, state, params, more)
             before, new = jax.tree.structure(state), jax.tree.structure(after)
             if before != new:  # raised while tracing: nothing has changed
                 raise TypeError(f"the transformation changed its state's structure, from {before} to {new}")

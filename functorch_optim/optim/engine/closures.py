@@ -96,8 +96,13 @@ def _of_batch(function: Callable[..., PyTree], has_aux: bool, params: PyTree, da
     return (value, grads), aux
 
 
-def functions_of(closure: Callable[..., PyTree], args: tuple[PyTree, ...]) -> dict[str, Callable[..., PyTree]]:
-    """The loss, and the gradient to descend along, as functions of the parameters alone; by the names of keywords."""
+def functions_of(
+    closure: Callable[..., PyTree], args: tuple[PyTree, ...], needs: frozenset[str]
+) -> dict[str, Callable[..., PyTree]]:
+    """The loss, and the gradient to descend along, as functions of the parameters alone; by the names of keywords.
+
+    ``grad_fn`` only if it is needed: optax's line searches refuse it.
+    """
 
     def value_fn(params: PyTree) -> PyTree:
         return closure(params, *args)
@@ -105,7 +110,7 @@ def functions_of(closure: Callable[..., PyTree], args: tuple[PyTree, ...]) -> di
     def grad_fn(params: PyTree) -> PyTree:
         return jax.tree.map(conjugate_leaf, jax.grad(closure)(params, *args))
 
-    return {"value_fn": value_fn, "grad_fn": grad_fn}
+    return {"value_fn": value_fn, **({"grad_fn": grad_fn} if "grad_fn" in needs else {})}
 
 
 def check_batches(batches: PyTree, who: str) -> None:
