@@ -40,6 +40,22 @@ class NamedStates(NamedTuple):
     states: dict[Any, PyTree]
 
 
+def states_of(state: NamedStates, names: Sequence[Any]) -> list[PyTree]:
+    """Return the states of these names.
+
+    Raises:
+        TypeError: the state has not all of them.
+    """
+    held = state.states
+    missing = [name for name in names if name not in held] if isinstance(held, dict) else names
+    if missing:
+        raise TypeError(
+            f"the state has no part {missing[0]!r}, so another transformation made it: call update(updates, state, "
+            "params) with the state of this transformation"
+        )
+    return [held[name] for name in names]
+
+
 class Wrapper(Transform):
     """A transformation around another, whose state is in ``inner``."""
 
@@ -195,7 +211,7 @@ class NamedChain(Links):
         return updates, NamedStates(dict(zip(self.names, states, strict=True)))
 
     def in_order(self, state: NamedStates) -> Sequence[PyTree]:
-        return [state.states[name] for name in self.names]
+        return states_of(state, self.names)
 
     def hyperparams(self, state: NamedStates) -> dict[str, PyTree]:
         triples = zip(self.names, self.links, self.in_order(state), strict=True)

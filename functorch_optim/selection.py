@@ -24,7 +24,7 @@ from functorch_optim.base import (
     transformation,
     update_of,
 )
-from functorch_optim.combinators import NamedStates, Wrapper, current_hyperparams
+from functorch_optim.combinators import NamedStates, Wrapper, current_hyperparams, states_of
 from functorch_optim.effects import Effect, Effects, Kind, Leaves, common, for_each, of_part
 from functorch_optim.objectives import restricted
 from functorch_optim.paths import Found, PathRules, as_rules, called, is_rules
@@ -218,11 +218,11 @@ class Partition(Transform):
         names, leaves, treedef = trees.named_leaves(updates, none_is_leaf=True)
         labels = self.labels.of(names, updates if params is None else params)
         states = {}
-        for name, member in zip(self.names, self.members, strict=True):
+        for name, member, own in zip(self.names, self.members, states_of(state, self.names), strict=True):
             own_updates = _select(updates, labels, name)
             own_params = None if params is None else _select(params, labels, name)
             keywords = _of_part(extra, params, labels, name)
-            new, states[name] = update_of(member, own_updates, state.states[name], own_params, keywords)
+            new, states[name] = update_of(member, own_updates, own, own_params, keywords)
             leaves = _replaced(leaves, new, labels, name)
         return treedef.unflatten(leaves), NamedStates(states)
 

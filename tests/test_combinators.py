@@ -57,6 +57,15 @@ def test_a_state_of_another_transformation_is_named(tx, state):
         tx.update(jnp.ones(2), state, jnp.ones(2))
 
 
+@pytest.mark.parametrize(
+    "state", [fo.chain(fo.sgd()).init(jnp.ones(2)), fo.named_chain(("x", fo.sgd())).init(jnp.ones(2))]
+)
+@pytest.mark.parametrize("tx", [fo.named_chain(("a", fo.sgd())), fo.partition({"a": fo.sgd()}, "a")])
+def test_a_state_without_a_named_part_is_refused(tx, state):
+    with pytest.raises(TypeError, match="the state has no part 'a', so another transformation made it"):
+        tx.update(jnp.ones(2), state, jnp.ones(2))
+
+
 def test_an_error_of_a_rule_is_not_blamed_on_the_state():
     class Wrong(fo.base.Transform):
         def init(self, params):
