@@ -99,8 +99,8 @@ class ReduceLROnPlateau(LRScheduler):
         try:
             best, bad, cooling = float(metrics), 0, self.cooldown_counter
         except (TypeError, ValueError) as error:
-            who = type(self).__name__
-            raise TypeError(f"{who}.step: metrics must be a number, but it is {metrics!r:.100}") from error
+            who, kind = type(self).__name__, ValueError if isinstance(error, ValueError) else TypeError
+            raise kind(f"{who}.step: metrics must be a number, but it is {metrics!r:.100}") from error
         if epoch is None:
             epoch = self.last_epoch + 1
         else:
