@@ -98,7 +98,7 @@ bench-skipping: $(VENV)/.test ## the cost of skipping bad updates
 bench-loops: $(VENV)/.torch ## training loops: the rows of the speed table
 	$(BIN)/python -m benchmarks.table --only closure $(ARGS)
 
-bench-compile: $(VENV)/.test ## the time to trace and compile a step
+bench-compile: $(VENV)/.test ## the time to trace and compile a step: half an hour
 	$(BIN)/python -m benchmarks.compiling $(ARGS)
 
 bench-precision: $(VENV)/.test ## slots and parameters in fewer bytes

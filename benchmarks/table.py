@@ -96,11 +96,14 @@ CASES = [
     Case(
         "1500 leaves",
         [
-            *("fo sgd momentum foreach", "fo sgd momentum", "optim SGD momentum unread", "optax sgd momentum"),
+            *("fo sgd momentum foreach", "fo sgd momentum flat", "fo sgd momentum", "optim SGD momentum unread"),
+            "optax sgd momentum",
             *("torch SGD momentum fused", "torch SGD momentum foreach", "torch SGD momentum for-loop"),
         ],
         {
             ("fo sgd momentum foreach", "torch SGD momentum fused"): 0.7,
+            ("fo sgd momentum flat", "torch SGD momentum fused"): 0.7,
+            ("fo sgd momentum foreach", "optax sgd momentum"): None,
             ("optim SGD momentum unread", "torch SGD momentum fused"): 0.9,
             **{("optim SGD momentum unread", f"torch SGD momentum {kind}"): None for kind in ("foreach", "for-loop")},
         },
