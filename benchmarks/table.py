@@ -274,21 +274,21 @@ def _facts(results: dict[str, Any]) -> list[str]:
     if dense:
         reached = _moved(dense["bytes"]) / dense["milliseconds"]["+fo adam"] * 1e3
         lines.append(
-            f"- Adam in one pass on GPT-2 small moves {reached / 1e9:.1f} GB/s, "
+            f"- {dense['date']}: Adam in one pass on GPT-2 small moves {reached / 1e9:.1f} GB/s, "
             f"{reached / dense['copy_bytes_per_second']:.2f} of an XLA copy into a donated buffer (goal 0.85)."
         )
     thousand, more = cases.get(("1000 leaves", "fo adam foreach")), cases.get(("4000 leaves", "fo adam foreach"))
     if thousand:
         seconds = thousand["compile_seconds"]
         lines.append(
-            f"- To trace and compile 1000 leaves: {seconds['fo adam'] / seconds['optax adam']:.2f} of optax's time by "
+            f"- {thousand['date']}: to trace and compile 1000 leaves takes {seconds['fo adam'] / seconds['optax adam']:.2f} of optax's time by "
             f"leaf (goal 0.75), {seconds['fo adam foreach'] / seconds['optax adam']:.2f} packed (goal 2.0)."
         )
     if thousand and more:
         times = [case["milliseconds"]["fo adam foreach"] for case in (more, thousand)]
         floors = [_moved(case["bytes"]) / case["copy_bytes_per_second"] for case in (more, thousand)]
         lines.append(
-            f"- A leaf of 4000 costs {times[0] / times[1] / 4:.2f} of a leaf of 1000; over what an XLA copy of as many "
+            f"- {more['date']}: a leaf of 4000 costs {times[0] / times[1] / 4:.2f} of a leaf of 1000; over what an XLA copy of as many "
             f"bytes takes, which leave the caches, {times[0] / times[1] / (floors[0] / floors[1]):.2f} (goal 1.15)."
         )
     return lines
