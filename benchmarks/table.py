@@ -281,15 +281,16 @@ def _facts(results: dict[str, Any]) -> list[str]:
     if thousand:
         seconds = thousand["compile_seconds"]
         lines.append(
-            f"- {thousand['date']}: to trace and compile 1000 leaves takes {seconds['fo adam'] / seconds['optax adam']:.2f} of optax's time by "
-            f"leaf (goal 0.75), {seconds['fo adam foreach'] / seconds['optax adam']:.2f} packed (goal 2.0)."
+            f"- {thousand['date']}: to trace and compile 1000 leaves takes "
+            f"{seconds['fo adam'] / seconds['optax adam']:.2f} of optax's time by leaf (goal 0.75), "
+            f"{seconds['fo adam foreach'] / seconds['optax adam']:.2f} packed (goal 2.0)."
         )
     if thousand and more:
         times = [case["milliseconds"]["fo adam foreach"] for case in (more, thousand)]
         floors = [_moved(case["bytes"]) / case["copy_bytes_per_second"] for case in (more, thousand)]
         lines.append(
-            f"- {more['date']}: a leaf of 4000 costs {times[0] / times[1] / 4:.2f} of a leaf of 1000; over what an XLA copy of as many "
-            f"bytes takes, which leave the caches, {times[0] / times[1] / (floors[0] / floors[1]):.2f} (goal 1.15)."
+            f"- {more['date']}: a leaf of 4000 costs {times[0] / times[1] / 4:.2f} of a leaf of 1000; over what an XLA copy "
+            f"of as many bytes takes, which leave the caches, {times[0] / times[1] / (floors[0] / floors[1]):.2f} (goal 1.15)."
         )
     return lines
 
