@@ -296,39 +296,6 @@ def _facts(results: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _label(name: str) -> str:
-    return f"{name.removeprefix(FUSED)}, one pass" if name.startswith(FUSED) else name
-
-
-def _facts(results: dict[str, Any]) -> list[str]:
-    """Return the results other than ratios of two steps."""
-    cases = {_key(case): case for case in results["cases"]}
-    lines = []
-    dense = cases.get(("GPT-2 small", "fo adam"))
-    if dense:
-        reached = _moved(dense["bytes"]) / dense["milliseconds"]["+fo adam"] * 1e3
-        lines.append(
-            f"- {dense['date']}: Adam in one pass on GPT-2 small moves {reached / 1e9:.1f} GB/s, "
-            f"{reached / dense['copy_bytes_per_second']:.2f} of an XLA copy into a donated buffer (goal 0.85)."
-        )
-    thousand, more = cases.get(("1000 leaves", "fo adam foreach")), cases.get(("4000 leaves", "fo adam foreach"))
-    if thousand:
-        seconds = thousand["compile_seconds"]
-        lines.append(
-            f"- {thousand['date']}: to trace and compile 1000 leaves takes "
-            f"{seconds['fo adam'] / seconds['optax adam']:.2f} of optax's time by leaf (goal 0.75), "
-            f"{seconds['fo adam foreach'] / seconds['optax adam']:.2f} packed (goal 2.0)."
-        )
-    if thousand and more:
-        times = [case["milliseconds"]["fo adam foreach"] for case in (more, thousand)]
-        floors = [_moved(case["bytes"]) / case["copy_bytes_per_second"] for case in (more, thousand)]
-        lines.append(
-            f"- {more['date']}: a leaf of 4000 costs {times[0] / times[1] / 4:.2f} of a leaf of 1000; over what an XLA copy "
-            f"of as many bytes takes, which leave the caches, {times[0] / times[1] / (floors[0] / floors[1]):.2f} (goal 1.15)."
-        )
-    return lines
-
-
 def plot(results: dict[str, Any], path: pathlib.Path) -> None:
     """Plot the ratios, one bar per pair."""
     import matplotlib
