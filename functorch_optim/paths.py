@@ -22,7 +22,7 @@ def called(function: Callable[..., Value], what: str, name: str, *more: PyTree) 
     """
     try:
         return function(name, *more)
-    except Exception as error:
+    except Exception as error:  # a user's function may raise anything
         kind = ValueError if isinstance(error, ValueError) else TypeError
         raise kind(
             f"a function that selects parameters gets the dotted {what} of each one. At the parameter "

@@ -260,12 +260,13 @@ class ByTree:
         def optimizer_step(leaves: list[PyTree], state: PyTree, data: PyTree, numbers: jax.Array) -> PyTree:
             params, tx = layout.structure.unflatten(leaves), self._whole(layout, fill(templates, numbers))
             if loss is None:
-                outcome, grads, more = None, data, {}
+                outcome, grads = None, data
             else:
                 outcome, grads = evaluate(loss, how, params, data)
-                more = {"value": outcome.value, **(functions_of(loss, data.args, needs) if how.is_plain else {})}
             descent = layout.structure.unflatten([None if grad is None else conjugate_leaf(grad) for grad in grads])
-            more |= {"grad": descent} if more else {}
+            more: dict[str, PyTree] = {} if outcome is None else {"value": outcome.value, "grad": descent}
+            if loss is not None and how.is_plain:
+                more |= functions_of(loss, data.args, needs)
             updates, after = update_of(tx, descent, state, params, more)
             before, new = jax.tree.structure(state), jax.tree.structure(after)
             if before != new:  # raised while tracing: nothing has changed
