@@ -7,10 +7,10 @@ from collections.abc import Callable, Hashable
 from typing import Any
 
 import jax
-import numpy as np
 
 from functorch_optim import trees
 from functorch_optim.optim.callers import warn_caller
+from functorch_optim.optim.engine.list_checks import is_array
 from functorch_optim.optim.places import Watch
 from functorch_optim.optim.tracing import refuse_traced
 from functorch_optim.optim.transaction import Compiled
@@ -186,8 +186,7 @@ class _OfLoss(Compiled):
 def _check_arguments(args: PyTree, error: TypeError) -> None:
     """Raise if what a loss gets is not all arrays and numbers, which is what the error comes from."""
     for leaf in jax.tree.leaves(args):
-        is_array = isinstance(leaf, jax.Array | np.ndarray | np.generic) or hasattr(leaf, "__jax_array__")
-        if not is_array and not isinstance(leaf, complex | float | int):
+        if not is_array(leaf) and not isinstance(leaf, complex | float | int):
             raise TypeError(
                 f"the loss gets {leaf!r:.100} of the class {type(leaf).__name__}, which is no array: bind it to the "
                 "loss before the loop, with functools.partial"

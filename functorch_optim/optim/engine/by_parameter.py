@@ -40,6 +40,13 @@ class _Ahead(NamedTuple):
     assembly: Assembly
 
 
+def _assembly(layout: Layout, packs: Sequence[Segments]) -> Assembly:
+    """Return the form of parameters of which ``packs`` are joined."""
+    joined = {index for segments in packs for index in segments.indices}
+    alone = tuple([index for index in range(len(layout.group_of)) if index not in joined])
+    return Assembly(layout.structure, alone, tuple(packs))
+
+
 class ByParameter:
     """The engine with one history per parameter."""
 
@@ -147,9 +154,7 @@ class ByParameter:
         if not arrangement.packs or arrangement.owner is not held:
             return None
         if self._form is None or self._form[0] is not arrangement.packs:
-            alone = tuple([index for index in range(len(held)) if index not in arrangement.packed])
-            assembly = Assembly(layout.structure, alone, tuple([pack.segments for pack in arrangement.packs]))
-            self._form = arrangement.packs, assembly
+            self._form = arrangement.packs, _assembly(layout, [pack.segments for pack in arrangement.packs])
         assembly = self._form[1]
         arrays = [*[held.loose[i] for i in assembly.alone], *[pack.param for pack in arrangement.packs]]
         return assembly, arrays
@@ -167,9 +172,7 @@ class ByParameter:
                 Segments(tuple(indices), tuple([arrays[i].shape for i in indices]))
                 for indices in self._known.expected(held, layout.group_of, records)
             ]
-            together = {index for segments in packs for index in segments.indices}
-            alone = tuple([index for index in range(len(held)) if index not in together])
-            ahead = self._ahead = _Ahead(weakref.ref(held), key, Assembly(layout.structure, alone, tuple(packs)))
+            ahead = self._ahead = _Ahead(weakref.ref(held), key, _assembly(layout, packs))
         assembly = ahead.assembly
         if not assembly.packs:
             return None
