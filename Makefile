@@ -10,7 +10,7 @@ CACHE := JAX_COMPILATION_CACHE_DIR=$(abspath $(VENV))/compiled JAX_PERSISTENT_CA
   JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1
 PYTEST := $(CACHE) $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
 
-.PHONY: demo test test-all test-torch durations mutants notebooks stubs lint ruff pyright hooks bench bench-overhead bench-sparse bench-lbfgs bench-averaging bench-monitoring bench-skipping bench-loops bench-compile bench-checkpoint bench-precision parity reference
+.PHONY: demo test test-all test-torch durations mutants notebooks docs stubs lint ruff pyright hooks bench bench-overhead bench-sparse bench-lbfgs bench-averaging bench-monitoring bench-skipping bench-loops bench-compile bench-checkpoint bench-precision parity reference
 .DELETE_ON_ERROR:
 
 $(VENV)/.made:
@@ -57,6 +57,11 @@ $(VENV)/.docs: $(VENV)/.made pyproject.toml
 
 notebooks: $(VENV)/.docs ## run every notebook; each ends with assertions
 	$(BIN)/jupyter execute notebooks/*.ipynb
+
+docs: $(VENV)/.docs      ## run the code of the pages, build the site in build/site; warnings are errors
+	$(PYTEST) tests/test_docs.py -m "not torch"
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --fresh-env --conf-dir docs/site --doctree-dir build/doctrees . build/site
+	@echo "open build/site/index.html"
 
 stubs: $(VENV)/.test     ## generate the stub of the torch classes' constructors, for editors and type checkers
 	$(BIN)/python -m tests.tools.stubs
