@@ -36,9 +36,9 @@ def test_the_class_beside_a_picture_gives_the_same_rates(name):
     optimizer = optim.SGD([jnp.ones(1)], lr=1.0, momentum=0.5)
     known = {**vars(optim.lr_scheduler), **vars(optim.swa_utils)}
     scheduler = eval(CLASSES[name], {**known, "optimizer": optimizer, "swa_utils": optim.swa_utils})
+    optimizer.step([jnp.ones(1)])  # once, so that no scheduler warns
     option, rates = "momentum" if name.endswith("_momentum") else "lr", []
     for step in range(schedule_pictures.STEPS):
         rates.append(optimizer.param_groups[0][option])
-        optimizer.step([jnp.ones(1)])
         scheduler.step(*([max(1 / (1 + step), 0.05)] if name == "reduce_on_plateau" else []))
     np.testing.assert_allclose(rates, schedule_pictures.values(CALLS[name]), rtol=1e-6, atol=1e-9)
