@@ -41,8 +41,8 @@ def rewrite() -> None:
         after = rewritten(before)
         if after != before:
             name = str(path.relative_to(ROOT))
-            sys.stdout.writelines(difflib.unified_diff(before.splitlines(True), after.splitlines(True), name, name))
             path.write_text(after)
+            sys.stdout.writelines(difflib.unified_diff(before.splitlines(True), after.splitlines(True), name, name))
 
 
 if __name__ == "__main__":

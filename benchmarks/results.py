@@ -62,7 +62,8 @@ def finish(name: str, tables: Mapping[str, Table], is_written: bool) -> None:
     if is_written:
         from benchmarks import pages
 
-        save(name, (load(name) if (FOLDER / f"{name}.json").exists() else {}) | tables)
+        before = load(name) if (FOLDER / f"{name}.json").exists() else {}
+        save(name, {**before, **tables})
         pages.rewrite()
 
 

@@ -20,7 +20,7 @@ from benchmarks.timing import jax_step, optimizer_step, ratio, take_turns
 from functorch_optim import optim, rows
 
 SIZES, COLUMNS, TOUCHED = (100_000, 1_000_000), 64, 4096
-COLUMNS = {
+TITLES = {
     "algorithm": ("algorithm", ""),
     "contender": ("contender", ""),
     "small": ("ms, 100 k rows", ".1f"),
@@ -77,7 +77,7 @@ def main() -> None:
             growth = ratio(times[who, large], times[who, small])
             over = ratio(times[who, large], times["torch", large])
             found.append((name, who, one, other, growth, over))
-    results.finish("sparse", {"tables": results.table("make bench-sparse", COLUMNS, found)}, options.write)
+    results.finish("sparse", {"tables": results.table("make bench-sparse", TITLES, found)}, options.write)
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def draw(cases: list[dict[str, Any]], path: pathlib.Path) -> None:
     from matplotlib import pyplot
 
     every = ratios(cases)
-    settings = {"svg.hashsalt": "speed", "font.size": 10, "text.color": GRAY, "axes.labelcolor": GRAY}
+    settings: dict[Any, Any] = {"svg.hashsalt": "speed", "font.size": 10, "text.color": GRAY, "axes.labelcolor": GRAY}
     settings |= {"axes.edgecolor": GRAY, "xtick.color": GRAY, "ytick.color": GRAY, "svg.fonttype": "path"}
     with pyplot.rc_context(settings):
         figure, axis = pyplot.subplots(figsize=(7.5, 0.34 * len(every) + 1.5), layout="constrained")
