@@ -11,7 +11,7 @@ CACHE := JAX_COMPILATION_CACHE_DIR=$(COMPILED) JAX_PERSISTENT_CACHE_MIN_COMPILE_
   JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1
 PYTEST := $(CACHE) $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
 
-.PHONY: demo test test-all test-torch durations mutants notebooks docs wheel stubs lint ruff pyright hooks bench bench-overhead bench-sparse bench-lbfgs bench-averaging bench-monitoring bench-skipping bench-loops bench-compile bench-checkpoint bench-precision parity reference
+.PHONY: demo test test-all test-torch durations mutants notebooks docs wheel stubs lint ruff pyright hooks bench bench-overhead bench-sparse bench-lbfgs bench-averaging bench-monitoring bench-skipping bench-loops bench-compile bench-checkpoint bench-precision parity coverage figures reference
 .DELETE_ON_ERROR:
 
 $(VENV)/.made:
@@ -88,11 +88,14 @@ ruff: $(VENV)/.test      ## hook: style and format
 pyright: $(VENV)/.test   ## hook: types
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-bench: $(VENV)/.torch    ## measure the speed table, in three processes: an hour
+figures: $(VENV)/.made    ## write the numbers of benchmarks/results/ into the pages
+	$(BIN)/python -m benchmarks.pages
+
+bench: $(VENV)/.torch    ## measure the speed tables, in three processes: an hour
 	$(BIN)/python -m benchmarks.table --write $(ARGS)
 
 bench-overhead: $(VENV)/.torch  ## the torch face's overhead over the compiled step
-	$(BIN)/python -m benchmarks.overhead
+	$(BIN)/python -m benchmarks.overhead $(ARGS)
 
 bench-sparse: $(VENV)/.torch  ## row-sparse steps on large tables
 	$(BIN)/python -m benchmarks.sparse $(ARGS)
@@ -109,7 +112,7 @@ bench-monitoring: $(VENV)/.test ## the cost of watching a run
 bench-skipping: $(VENV)/.test ## the cost of skipping bad updates
 	$(BIN)/python -m benchmarks.skipping $(ARGS)
 
-bench-loops: $(VENV)/.torch ## training loops: the rows of the speed table
+bench-loops: $(VENV)/.torch ## training loops
 	$(BIN)/python -m benchmarks.table --only closure $(ARGS)
 
 bench-compile: $(VENV)/.test ## the time to trace and compile a step: half an hour
@@ -121,8 +124,11 @@ bench-precision: $(VENV)/.test ## slots and parameters in fewer bytes
 bench-checkpoint: $(VENV)/.torch ## saving and loading, against torch
 	$(BIN)/python -m benchmarks.checkpoint $(ARGS)
 
-parity: $(VENV)/.test    ## measure the parity table of the README
+parity: $(VENV)/.test    ## measure the distance from torch's trajectories: minutes
 	FULL=1 $(BIN)/python -m benchmarks.parity $(ARGS)
+
+coverage: $(VENV)/.torch ## count what of torch.optim is here
+	$(BIN)/python -m benchmarks.coverage $(ARGS)
 
 reference: $(VENV)/.torch   ## re-record torch's trajectories; make reference ARGS=adam those of one algorithm
 	FULL=1 $(BIN)/python -m tests.reference.record $(ARGS)

@@ -5,7 +5,6 @@ Compares a step with ``ema`` last in the chain to AdamW alone, and to optax's ad
 over rounds of the ratio within a round.
 """
 
-import argparse
 import statistics
 from typing import Any
 
@@ -14,10 +13,17 @@ import jax.numpy as jnp
 import optax
 
 import functorch_optim as fo
-from benchmarks import shapes
+from benchmarks import results, shapes
 from benchmarks.timing import jax_step, optimizer_step, ratio, take_turns
 
 LR, DECAY = 1e-3, 0.999
+OPTAX = "optax adamw, incremental_update"
+COLUMNS = {
+    "step": ("step", ""),
+    "ms": ("ms", ".1f"),
+    "over_alone": ("over adamw alone", ".2f"),
+    "over_optax": ("over optax's with an average", ".2f"),
+}
 
 
 def optax_with_average() -> tuple[Any, Any]:
@@ -36,10 +42,7 @@ def optax_with_average() -> tuple[Any, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=25)
-    options = parser.parse_args()
-    print(f"jax {jax.__version__}, optax {optax.__version__}")
+    options = results.arguments(__doc__, rounds=25).parse_args()
     params, grads = (shapes.arrays(shapes.gpt2_small(), seed) for seed in range(2))
     alone, averaged, swa = fo.adamw(LR), fo.chain(fo.adamw(LR), fo.ema(DECAY)), fo.chain(fo.adamw(LR), fo.swa())
     contenders = {
@@ -47,12 +50,13 @@ def main() -> None:
         for name, tx in (("adamw", alone), ("adamw, ema", averaged), ("adamw, swa", swa))
     }
     init, step = optax_with_average()
-    contenders["optax adamw, incremental_update"] = jax_step(step, params, init(params), grads)[0]
+    contenders[OPTAX] = jax_step(step, params, init(params), grads)[0]
     times = take_turns(contenders, options.rounds)
-    print("| step | ms | over adamw alone | over optax's with an average |\n|---|---|---|---|")
-    for name, values in times.items():
-        over = [ratio(values, times[other]) for other in ("adamw", "optax adamw, incremental_update")]
-        print(f"| {name} | {1e3 * statistics.median(values):.1f} | {over[0]:.2f} | {over[1]:.2f} |")
+    rows = [
+        (name, 1e3 * statistics.median(values), ratio(values, times["adamw"]), ratio(values, times[OPTAX]))
+        for name, values in times.items()
+    ]
+    results.finish("averaging", {"gpt2": results.table("make bench-averaging", COLUMNS, rows)}, options.write)
 
 
 if __name__ == "__main__":

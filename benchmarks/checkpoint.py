@@ -5,7 +5,6 @@ file is on disk, except in the contender that disables both; torch does neither.
 process that saves or loads once: the increase divided by the size of the state (Linux only).
 """
 
-import argparse
 import os
 import pathlib
 import statistics
@@ -17,8 +16,16 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import shapes
+from benchmarks import results, shapes
 from benchmarks.timing import ratio, take_turns
+
+COLUMNS = {
+    "action": ("", ""),
+    "contender": ("contender", ""),
+    "seconds": ("s", ".2f"),
+    "over_torch": ("over torch's", ".2f"),
+    "peak": ("peak memory over the state's size", ".2f"),
+}
 
 
 def state() -> dict[str, Any]:
@@ -93,9 +100,7 @@ def memory(which: str) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=7)
-    options = parser.parse_args()
+    options = results.arguments(__doc__, rounds=7).parse_args()
     contenders = ("ours", "ours, unsynced and unchecked", "torch")
     with tempfile.TemporaryDirectory() as folder:
         times = {
@@ -104,11 +109,12 @@ def main() -> None:
         }
         size = os.path.getsize(f"{folder}/torch.pt")
         print(f"{size / 1e6:.0f} MB")
-        print("| | contender | s | over torch's | peak memory over the state's size |\n|---|---|---|---|---|")
-        for what, seconds in times.items():
-            for who, values in seconds.items():
-                over, needed = ratio(values, seconds["torch"]), peak(folder, who, what) / size
-                print(f"| {what} | {who} | {statistics.median(values):.2f} | {over:.2f} | {needed:.2f} |", flush=True)
+        rows = [
+            (what, who, statistics.median(values), ratio(values, seconds["torch"]), peak(folder, who, what) / size)
+            for what, seconds in times.items()
+            for who, values in seconds.items()
+        ]
+    results.finish("checkpoint", {"gpt2": results.table("make bench-checkpoint", COLUMNS, rows)}, options.write)
 
 
 if __name__ == "__main__":

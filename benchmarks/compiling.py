@@ -4,13 +4,12 @@ Every measurement has a process of its own. At the first start the cache is empt
 the first. A ratio is the median over rounds of our time over optax's in the same round.
 """
 
-import argparse
 import os
 import statistics
 import tempfile
+from typing import Any
 
-import jax
-
+from benchmarks import results
 from benchmarks.timing import ratio
 from benchmarks.worker import Worker
 
@@ -20,6 +19,15 @@ SGD = [
     *("optim SGD momentum unread", "optax sgd momentum"),
 ]
 CASES = {"1000 leaves": ADAM, "4000 leaves": ADAM, "48 equal blocks": ADAM, "1500 leaves": SGD}
+
+COLUMNS = {
+    "shapes": ("shapes", ""),
+    "step": ("step", ""),
+    "first": ("first start, s", ".2f"),
+    "first_over": ("over optax", ".2f"),
+    "second": ("second start, s", ".2f"),
+    "second_over": ("over optax", ".2f"),
+}
 
 
 def starts(name: str, shapes: str) -> tuple[float, float]:
@@ -34,22 +42,22 @@ def starts(name: str, shapes: str) -> tuple[float, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser = results.arguments(__doc__, rounds=3)
     parser.add_argument("--only", help="the cases in whose name this is found")
     options = parser.parse_args()
-    print(f"jax {jax.__version__}, load {os.getloadavg()[0]:.1f}")
-    print("| shapes | step | first start, s | over optax | second start, s | over optax |\n|---|---|---|---|---|---|")
+    print(f"load {os.getloadavg()[0]:.1f}")
     for shapes, names in CASES.items():
         if options.only and options.only not in shapes:
             continue
         rounds = [{name: starts(name, shapes) for name in names} for _ in range(options.rounds)]
+        rows = []
         for name in names:
-            cells = []
+            row: list[Any] = [shapes, name]
             for start in range(2):
                 ours, theirs = ([times[who][start] for times in rounds] for who in (name, names[-1]))
-                cells += [f"{statistics.median(ours):.2f}", f"{ratio(ours, theirs):.2f}"]
-            print(f"| {shapes} | {name} | {' | '.join(cells)} |", flush=True)
+                row += [statistics.median(ours), ratio(ours, theirs)]
+            rows.append(row)
+        results.finish("compiling", {shapes: results.table("make bench-compile", COLUMNS, rows)}, options.write)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ value-and-gradient function. Times are wall times of a whole minimization, witho
 over rounds, in which the two take turns.
 """
 
-import argparse
 import statistics
 import time
 from typing import Any
@@ -16,8 +15,17 @@ import numpy as np
 import scipy.optimize
 
 import functorch_optim as fo
+from benchmarks import results
 
 HISTORY, TOLERANCE = 10, 1e-7
+COLUMNS = {
+    "minimizer": ("minimizer", ""),
+    "evaluations": ("evaluations", "d"),
+    "iterations": ("iterations", "d"),
+    "loss": ("loss", ".12f"),
+    "ms": ("ms", ".1f"),
+    "over_scipy": ("over SciPy's time", ".2f"),
+}
 
 
 def problem(features: int, samples: int) -> tuple[Any, Any]:
@@ -33,11 +41,7 @@ def problem(features: int, samples: int) -> tuple[Any, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--features", type=int, default=1000)
-    parser.add_argument("--samples", type=int, default=2000)
-    parser.add_argument("--rounds", type=int, default=15)
-    options = parser.parse_args()
+    options = results.arguments(__doc__, features=1000, samples=2000, rounds=15).parse_args()
     jax.config.update("jax_enable_x64", True)
     loss, data = problem(options.features, options.samples)
     value_and_grad = jax.jit(jax.value_and_grad(loss))
@@ -81,11 +85,13 @@ def main() -> None:
                 times[name].append(time.perf_counter() - begin)
     (weights, state), found = ours(), scipys()
     ratio = statistics.median(a / b for a, b in zip(times["ours"], times["scipy"], strict=True))
-    print("| minimiser | evaluations | iterations | loss | ms | our time / its time |\n|---|---|---|---|---|---|")
     mine, theirs = (1e3 * statistics.median(times[name]) for name in ("ours", "scipy"))
     value = float(loss(weights, *data))
-    print(f"| `fo.lbfgs` | {int(state.func_evals)} | {int(state.n_iter)} | {value:.12f} | {mine:.1f} | 1.00 |")
-    print(f"| SciPy L-BFGS-B | {found.nfev} | {found.nit} | {found.fun:.12f} | {theirs:.1f} | {ratio:.2f} |")
+    rows = [
+        ("`fo.lbfgs`", int(state.func_evals), int(state.n_iter), value, mine, ratio),
+        ("SciPy's L-BFGS-B", int(found.nfev), int(found.nit), float(found.fun), theirs, 1.0),
+    ]
+    results.finish("lbfgs", {"logistic": results.table("make bench-lbfgs", COLUMNS, rows)}, options.write)
 
 
 if __name__ == "__main__":

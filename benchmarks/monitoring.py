@@ -8,7 +8,6 @@ All update in place and take turns of 20 steps, so that each turn of ``every=20`
 over turns of the ratio within a turn: of the time, and of the processor time, which other processes disturb less.
 """
 
-import argparse
 import os
 import statistics
 import time
@@ -18,10 +17,18 @@ from typing import Any
 import jax
 
 import functorch_optim as fo
-from benchmarks import shapes
+from benchmarks import results, shapes
 from benchmarks.timing import jax_step, optimizer_step, ratio, take_turns
 
+COMMAND = "make bench-monitoring"
 STEPS = 20  # of a turn
+COLUMNS = {
+    "measured": ("measured", ""),
+    "ms": ("ms", ".1f"),
+    "over": ("over the step without", ".2f"),
+    "over_processor": ("in processor time", ".2f"),
+    "goal": ("goal", ".2f"),
+}
 GOALS = {"gradient norm": 1.03, "all norms": 1.30, "all norms, by layer": 1.30, "all norms, every=20": 1.03}
 
 
@@ -48,11 +55,10 @@ def turn_of(run: Callable[[], None], processor: list[float]) -> Callable[[], Non
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser = results.arguments(__doc__, rounds=5)
     parser.add_argument("--given", action="store_true", help="gradients come in from outside the step")
     options = parser.parse_args()
-    print(f"jax {jax.__version__}, load {os.getloadavg()[0]:.1f}")
+    print(f"load {os.getloadavg()[0]:.1f}")
     params, data = (shapes.arrays(shapes.gpt2_small(), seed) for seed in range(2))
     tx = fo.chain(fo.clip_by_global_norm(1.0), fo.adamw(1e-3))
     contenders = {
@@ -69,11 +75,12 @@ def main() -> None:
         runs[name] = turn_of(run, processor[name])
         print(f"{name}: {memory['temporaries'] >> 20} MiB of temporaries", flush=True)
     times = take_turns(runs, options.rounds, warm_up=1)
-    print("| step | ms | over the step without | in processor time | goal |\n|---|---|---|---|---|")
+    rows: list[tuple[Any, ...]] = []
     for name, values in times.items():
         over = [ratio(own[name][-options.rounds :], own["without"][-options.rounds :]) for own in (times, processor)]
-        milliseconds = 1e3 * statistics.median(values) / STEPS
-        print(f"| {name} | {milliseconds:.1f} | {over[0]:.3f} | {over[1]:.3f} | {GOALS.get(name, 1):.2f} |")
+        rows.append((name, 1e3 * statistics.median(values) / STEPS, *over, GOALS.get(name)))
+    name, command = ("given", f"{COMMAND} ARGS=--given") if options.given else ("formed", COMMAND)
+    results.finish("monitoring", {name: results.table(command, COLUMNS, rows)}, options.write)
     print(f"load {os.getloadavg()[0]:.1f}")
 
 

@@ -10,12 +10,19 @@ from typing import Any
 import jax.numpy as jnp
 import torch
 
+from benchmarks import results
 from benchmarks.timing import torch_kind
 from functorch_optim import optim
 
 LEAVES, ROUNDS, TURN = 148, 9, 0.02  # TURN: seconds that a measurement takes at least
 LONG = 10**9  # a scheduler whose schedule has ended does less
 Pair = tuple[Callable[[], object], Callable[[], object]]
+COLUMNS = {
+    "call": ("call", ""),
+    "ours": ("ours, µs", ".1f"),
+    "torch": ("torch, µs", ".1f"),
+    "over_torch": ("ours / torch's", ".2f"),
+}
 SCHEDULERS: dict[str, Callable[[Any, Any], Any]] = {
     "StepLR": lambda s, optimizer: s.StepLR(optimizer, step_size=10),
     "MultiStepLR": lambda s, optimizer: s.MultiStepLR(optimizer, milestones=[3, 7]),
@@ -97,20 +104,28 @@ def steps() -> dict[str, Pair]:
         ours.step(grads)
         _ = ours.params
 
-    pairs[f"the same, {LEAVES} parameters, and all read; torch fused"] = (read_step, fused)
-    pairs[f"the same, {LEAVES} parameters, `foreach=False`; torch fused"] = (lambda: loose.step(grads), fused)
+    pairs[f"`AdamW.step`, {LEAVES} parameters, and all read; torch fused"] = (read_step, fused)
+    pairs[f"`AdamW.step`, {LEAVES} parameters, `foreach=False`; torch fused"] = (lambda: loose.step(grads), fused)
     return pairs
 
 
 def main() -> None:
+    options = results.arguments(__doc__).parse_args()
     warnings.simplefilter("ignore")  # the schedulers step without the optimizers
-    print("| | ours, µs | torch, µs | ours / torch's |\n|---|---|---|---|")
-    for name, pair in (schedulers() | steps()).items():
+    for title, pairs in (("schedulers", schedulers()), ("steps", steps())):
+        table = results.table("make bench-overhead", COLUMNS, measured(pairs))
+        results.finish("overhead", {title: table}, options.write)
+
+
+def measured(pairs: dict[str, Pair]) -> list[tuple[Any, ...]]:
+    rows = []
+    for name, pair in pairs.items():
         repeats = [max(5, int(TURN * 1e6 / [microseconds(call, 20) for _ in range(2)][1])) for call in pair]
         rounds = [[microseconds(*each) for each in zip(pair, repeats, strict=True)] for _ in range(ROUNDS)]
         ours, theirs = map(statistics.median, zip(*rounds, strict=True))
         ratio = statistics.median(our / their for our, their in rounds)
-        print(f"| {name} | {ours:.1f} | {theirs:.1f} | {ratio:.2f} |", flush=True)
+        rows.append((name, ours, theirs, ratio))
+    return rows
 
 
 if __name__ == "__main__":

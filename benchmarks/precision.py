@@ -1,6 +1,5 @@
 """Measure the savings and the cost of narrower dtypes: AdamW on GPT-2 small's shapes. ``make bench-precision``"""
 
-import argparse
 import statistics
 from collections.abc import Callable
 from typing import Any
@@ -10,9 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 
 import functorch_optim as fo
-from benchmarks import shapes
+from benchmarks import results, shapes
 from benchmarks.timing import jax_step, optimizer_step, ratio, take_turns
 
+COMMAND = "make bench-precision"
+COLUMNS = {
+    "step": ("AdamW on GPT-2 small", ""),
+    "megabytes": ("parameters and state, MB", ".0f"),
+    "ms": ("step, ms", ".0f"),
+    "over": ("step over float32's", ".2f"),
+}
 WIDE, NARROW = jnp.float32, jnp.bfloat16
 TXS: dict[str, tuple[Any, Callable[[], Any]]] = {
     "float32": (WIDE, lambda: fo.adamw(lr=1e-3)),
@@ -24,8 +30,7 @@ TXS: dict[str, tuple[Any, Callable[[], Any]]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser = results.arguments(__doc__, rounds=7)
     parser.add_argument("--fused", action="store_true", help="with fo.enable_cpu_fusion()")
     options = parser.parse_args()
     if options.fused:
@@ -41,10 +46,12 @@ def main() -> None:
         contenders[name], _, _ = jax_step(optimizer_step(tx, fo.apply_updates), params, state, params)
     times = take_turns(contenders, options.rounds)
     first = next(iter(times))
-    print("| AdamW on GPT-2 small | parameters and state, MB | step, ms | over float32 |\n|---|---|---|---|")
-    for name, values in times.items():
-        milliseconds = 1e3 * statistics.median(values)
-        print(f"| {name} | {held[name] / 1e6:.0f} | {milliseconds:.0f} | {ratio(values, times[first]):.2f} |")
+    rows = [
+        (name, held[name] / 1e6, 1e3 * statistics.median(values), ratio(values, times[first]))
+        for name, values in times.items()
+    ]
+    name, command = ("fused", f"{COMMAND} ARGS=--fused") if options.fused else ("plain", COMMAND)
+    results.finish("precision", {name: results.table(command, COLUMNS, rows)}, options.write)
 
 
 if __name__ == "__main__":

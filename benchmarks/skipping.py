@@ -7,22 +7,21 @@ slow, at every step. glibc keeps it with ``MALLOC_ARENA_MAX=1 MALLOC_MMAP_MAX_=0
 All update in place and take turns; a ratio is the median over rounds of the ratio within a round.
 """
 
-import argparse
 import os
 import statistics
 
-import jax
-
 import functorch_optim as fo
-from benchmarks import shapes
+from benchmarks import results, shapes
 from benchmarks.timing import jax_step, optimizer_step, ratio, take_turns
+
+COMMAND = "make bench-skipping"
+KEPT = "MALLOC_ARENA_MAX=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=8000000000"
+COLUMNS = {"step": ("step", ""), "ms": ("ms", ".1f"), "over": ("over the step without", ".1f")}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=9)
-    options = parser.parse_args()
-    print(f"jax {jax.__version__}, load {os.getloadavg()[0]:.1f}")
+    options = results.arguments(__doc__, rounds=9).parse_args()
+    print(f"load {os.getloadavg()[0]:.1f}")
     params, grads = (shapes.arrays(shapes.gpt2_small(), seed) for seed in range(2))
     tx = fo.adamw(lr=1e-3)
     contenders = {
@@ -36,9 +35,12 @@ def main() -> None:
         runs[name], _, memory = jax_step(optimizer_step(one, fo.apply_updates), params, one.init(params), grads)
         print(f"{name}: {memory['temporaries'] >> 20} MiB of temporaries", flush=True)
     times = take_turns(runs, options.rounds)
-    print("| step | ms | over the step without |\n|---|---|---|")
-    for name, values in times.items():
-        print(f"| {name} | {1e3 * statistics.median(values):.1f} | {ratio(values, times['without']):.2f} |")
+    rows = [
+        (name, 1e3 * statistics.median(values), None if name == "without" else ratio(values, times["without"]))
+        for name, values in times.items()
+    ]
+    name, command = ("kept", f"{KEPT} {COMMAND}") if "MALLOC_MMAP_MAX_" in os.environ else ("new", COMMAND)
+    results.finish("skipping", {name: results.table(command, COLUMNS, rows)}, options.write)
     print(f"load {os.getloadavg()[0]:.1f}")
 
 

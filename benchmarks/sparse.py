@@ -5,7 +5,6 @@ gradients; in each round all of them run, in rotating order. "Growth" is the tim
 smaller.
 """
 
-import argparse
 import statistics
 from collections.abc import Callable
 from typing import Any
@@ -16,10 +15,19 @@ import numpy as np
 import torch
 
 import functorch_optim as fo
+from benchmarks import results
 from benchmarks.timing import jax_step, optimizer_step, ratio, take_turns
 from functorch_optim import optim, rows
 
 SIZES, COLUMNS, TOUCHED = (100_000, 1_000_000), 64, 4096
+TITLES = {
+    "algorithm": ("algorithm", ""),
+    "contender": ("contender", ""),
+    "small": ("ms, 100 k rows", ".1f"),
+    "large": ("ms, 1 M rows", ".1f"),
+    "growth": ("growth", ".2f"),
+    "over_torch": ("over torch's, 1 M rows", ".2f"),
+}
 ALGORITHMS = {"SparseAdam": fo.sparse_adam, "SGD": fo.sgd, "Adagrad": fo.adagrad}
 
 
@@ -51,12 +59,8 @@ def torchs(name: str, size: int, indices: Any, values: Any) -> Callable[[], None
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=40)
-    options = parser.parse_args()
-    print(f"jax {jax.__version__}, torch {torch.__version__}, {torch.get_num_threads()} threads")
-    print("| algorithm | contender | ms, 100 k rows | ms, 1 M rows | growth | ours / torch's, 1 M rows |")
-    print("|---|---|---|---|---|---|")
+    options = results.arguments(__doc__, rounds=40).parse_args()
+    found: list[tuple[Any, ...]] = []
     rng = np.random.default_rng(0)
     for name, make in ALGORITHMS.items():
         contenders: dict[tuple[str, int], Callable[[], None]] = {}
@@ -72,7 +76,8 @@ def main() -> None:
             one, other = (1e3 * statistics.median(times[who, size]) for size in SIZES)
             growth = ratio(times[who, large], times[who, small])
             over = ratio(times[who, large], times["torch", large])
-            print(f"| {name} | {who} | {one:.1f} | {other:.1f} | {growth:.2f} | {over:.2f} |", flush=True)
+            found.append((name, who, one, other, growth, over))
+    results.finish("sparse", {"tables": results.table("make bench-sparse", TITLES, found)}, options.write)
 
 
 if __name__ == "__main__":

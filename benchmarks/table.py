@@ -1,26 +1,19 @@
-"""Measure the speed table in one run; write it to ``benchmarks/results/`` as JSON and a plot, and into the README.
+"""Measure the speed tables in one run; write them to ``benchmarks/results/``, as a plot and into the pages.
 
 ``make bench`` runs it. In every round each contender of a case makes one step, in rotating order. A ratio is our time
-over theirs in the same round; the table shows the median over all rounds and processes. Contenders with and without
+over theirs in the same round; the tables show the median over all rounds and processes. Contenders with and without
 the one-pass fusion live in two processes that take turns (XLA reads its flags once); everything is repeated in fresh
 processes.
 """
 
-import argparse
 import datetime
-import json
-import pathlib
-import platform
 import statistics
 import sys
 from typing import Any, NamedTuple
 
+from benchmarks import pages, results, speed_plot
+from benchmarks.speed_tables import FUSED, key, moved, tables
 from benchmarks.worker import Worker
-
-RESULTS = pathlib.Path(__file__).parent / "results"
-README = pathlib.Path(__file__).parent.parent / "README.md"
-BEGIN, END = "<!-- speed -->", "<!-- /speed -->"
-FUSED = "+"  # prefix of contenders that run in the process with the one-pass fusion
 
 
 class Case(NamedTuple):
@@ -166,7 +159,7 @@ def measure(case: Case, rounds: int) -> dict[str, Any]:
             for name in case.contenders
         }
         memory = built[case.contenders[0]]["memory"]
-        bandwidth = memory and workers[False].ask(do="bandwidth", name="", moved=_moved(memory))["bytes_per_second"]
+        bandwidth = memory and workers[False].ask(do="bandwidth", name="", moved=moved(memory))["bytes_per_second"]
         seconds: dict[str, list[float]] = {name: [] for name in case.contenders}
         for index in range(rounds + case.warm_up):
             turn = index % len(case.contenders)
@@ -180,11 +173,6 @@ def measure(case: Case, rounds: int) -> dict[str, Any]:
             worker.stop()
 
 
-def _moved(memory: dict[str, int]) -> int:
-    """Return the bytes that a step must move: it reads all arguments and writes those it updates."""
-    return memory["arguments"] + memory["aliased"]
-
-
 def ratio(runs: list[dict[str, Any]], ours: str, theirs: str) -> float:
     pairs = [pair for run in runs for pair in zip(run["seconds"][ours], run["seconds"][theirs], strict=True)]
     return statistics.median(one / other for one, other in pairs)
@@ -196,7 +184,7 @@ def summary(case: Case, runs: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "date": datetime.date.today().isoformat(),
         "processes": len(runs),
-        "machine": machine(),
+        "machine": results.machine(),
         "shapes": case.shapes,
         "milliseconds": {
             name: 1e3 * statistics.median(second for run in runs for second in run["seconds"][name])
@@ -215,131 +203,21 @@ def summary(case: Case, runs: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def machine() -> dict[str, Any]:
-    import importlib.metadata as metadata
-    import os
-
-    facts = pathlib.Path("/proc/cpuinfo")
-    lines = facts.read_text().splitlines() if facts.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    model = names[0] if names else platform.processor()
-    versions = {name: metadata.version(name) for name in ("jax", "jaxlib", "optax", "torch", "numpy")}
-    return {"processor": model, "cores": os.cpu_count(), "python": platform.python_version(), "versions": versions}
-
-
-def table(results: dict[str, Any]) -> str:
-    """Format the results as Markdown, a table for each run."""
-    runs: dict[str, list[dict[str, Any]]] = {}
-    for case in results["cases"]:
-        runs.setdefault(_about(case), []).append(case)
-    tables = ["\n".join([about, "", *_rows(cases)]) for about, cases in runs.items()]
-    return "\n\n".join([*tables, "\n".join(_facts(results))])
-
-
-def _about(case: dict[str, Any]) -> str:
-    about = case["machine"]
-    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
-    return (
-        f"{case['date']}; {about['processor']}, {about['cores']} cores; Python {about['python']}, {versions}; "
-        f"processes: {case['processes']}."
-    )
-
-
-def _rows(cases: list[dict[str, Any]]) -> list[str]:
-    lines = ["| shapes | ours | theirs | ours / theirs | goal | our ms | their ms |", "|---|---|---|---|---|---|---|"]
-    for case in cases:
-        milliseconds = case["milliseconds"]
-        goals = {(one, other): goal for one, other, goal in case["goals"]}
-        for one, others in case["ratios"].items():
-            for other, value in others.items():
-                goal = goals.get((one, other))
-                if (one, other) not in goals and not (one.startswith(FUSED) and other.startswith("optax")):
-                    continue  # only in the JSON
-                lines.append(
-                    f"| {case['shapes']} | {_label(one)} | {_label(other)} | {value:.2f} | "
-                    f"{'' if goal is None else f'{goal:.2f}'} | {milliseconds[one]:.1f} | {milliseconds[other]:.1f} |"
-                )
-    return lines
-
-
-def _label(name: str) -> str:
-    return f"{name.removeprefix(FUSED)}, one pass" if name.startswith(FUSED) else name
-
-
-def _facts(results: dict[str, Any]) -> list[str]:
-    """Return the results other than ratios of two steps."""
-    cases = {_key(case): case for case in results["cases"]}
-    lines = []
-    dense = cases.get(("GPT-2 small", "fo adam"))
-    if dense:
-        reached = _moved(dense["bytes"]) / dense["milliseconds"]["+fo adam"] * 1e3
-        lines.append(
-            f"- {dense['date']}: Adam in one pass on GPT-2 small moves {reached / 1e9:.1f} GB/s, "
-            f"{reached / dense['copy_bytes_per_second']:.2f} of an XLA copy into a donated buffer (goal 0.85)."
-        )
-    thousand, more = cases.get(("1000 leaves", "fo adam foreach")), cases.get(("4000 leaves", "fo adam foreach"))
-    if thousand:
-        seconds = thousand["compile_seconds"]
-        lines.append(
-            f"- {thousand['date']}: to trace and compile 1000 leaves takes "
-            f"{seconds['fo adam'] / seconds['optax adam']:.2f} of optax's time by leaf (goal 0.75), "
-            f"{seconds['fo adam foreach'] / seconds['optax adam']:.2f} packed (goal 2.0)."
-        )
-    if thousand and more:
-        times = [case["milliseconds"]["fo adam foreach"] for case in (more, thousand)]
-        floors = [_moved(case["bytes"]) / case["copy_bytes_per_second"] for case in (more, thousand)]
-        lines.append(
-            f"- {more['date']}: a leaf of 4000 costs {times[0] / times[1] / 4:.2f} of a leaf of 1000; over what an XLA "
-            f"copy of as many bytes takes, which leave the caches, "
-            f"{times[0] / times[1] / (floors[0] / floors[1]):.2f} (goal 1.15)."
-        )
-    return lines
-
-
-def plot(results: dict[str, Any], path: pathlib.Path) -> None:
-    """Plot the ratios, one bar per pair."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    bars = []
-    for case in results["cases"]:
-        for one, others in case["ratios"].items():
-            for other, value in others.items():
-                if other.startswith(("optax", "torch")):
-                    bars.append((f"{case['shapes']}: {_label(one)} / {other}", value))
-    figure, axis = pyplot.subplots(figsize=(10, 0.22 * len(bars) + 1))
-    axis.barh([label for label, _ in bars], [value for _, value in bars])
-    axis.axvline(1.0, color="black", linewidth=0.8)
-    axis.set(xlabel="our time / theirs", xscale="log")
-    axis.invert_yaxis()
-    axis.tick_params(axis="y", labelsize=6)
-    figure.tight_layout()
-    figure.savefig(path, dpi=70)
-
-
-def write(results: dict[str, Any]) -> None:
-    """Write the results as JSON, as a plot and into the README."""
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "speed.json").write_text(json.dumps(results, indent=1) + "\n")
-    plot(results, RESULTS / "speed.png")
-    text = README.read_text()
-    before, rest = text.split(BEGIN)
-    after = rest.split(END)[1]
-    README.write_text(f"{before}{BEGIN}\n{table(results)}\n{END}{after}")
+def write(cases: list[dict[str, Any]]) -> None:
+    """Write the cases as JSON, as a plot and into the pages."""
+    results.save("speed", {"cases": cases})
+    speed_plot.draw(cases, results.FOLDER / "speed.svg")
+    pages.rewrite()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--processes", type=int, default=3)
+    parser = results.arguments(__doc__, processes=3)
     parser.add_argument("--only", help="the cases in whose shapes or contenders this is found")
     parser.add_argument("--scale", type=float, default=1.0, help="times the rounds of every case")
-    parser.add_argument("--write", action="store_true", help="into benchmarks/results/ and the README")
     parser.add_argument("--again", action="store_true", help="measure nothing: write what was written before")
     options = parser.parse_args()
     if options.again:
-        write(json.loads((RESULTS / "speed.json").read_text()))
+        write(results.load("speed")["cases"])
         return
     chosen = [c for c in CASES if not options.only or options.only in " ".join([c.shapes, *c.contenders])]
     runs: dict[int, list[dict[str, Any]]] = {index: [] for index in range(len(chosen))}
@@ -348,19 +226,15 @@ def main() -> None:
             print(f"process {process + 1}: {case.shapes}, {case.contenders[0]}", file=sys.stderr, flush=True)
             runs[index].append(measure(case, max(1, round(case.rounds * options.scale))))
     measured = [summary(case, runs[index]) for index, case in enumerate(chosen)]
-    print(table({"cases": measured}))
+    results.finish("speed", tables({"cases": measured}), is_written=False)
     if options.write:
-        write({"cases": _updated(json.loads((RESULTS / "speed.json").read_text())["cases"], measured)})
-
-
-def _key(case: dict[str, Any]) -> tuple[str, str]:
-    return case["shapes"], next(iter(case["milliseconds"]))
+        write(_updated(results.load("speed")["cases"], measured))
 
 
 def _updated(before: list[dict[str, Any]], measured: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the written cases with those that were measured again in their place."""
-    new = {_key(case): case for case in measured}
-    return [new.pop(_key(case), case) for case in before] + list(new.values())
+    new = {key(case): case for case in measured}
+    return [new.pop(key(case), case) for case in before] + list(new.values())
 
 
 if __name__ == "__main__":

@@ -17,6 +17,10 @@ from functorch_optim import optim
 from tests import cases, equality
 from tests.algorithms import ALGORITHMS, Case, label
 
+# What the tests allow: relative in float64 (the functional face's stand in ALGORITHMS), and of one float32 step the
+# units in the last place of parameters and of slots.
+FACE_TOLERANCE, SPARSE_TOLERANCE = 1e-12, 1e-12
+ULPS, FACE_ULPS = (8, 8), (5, 8)
 SCALARS = {"step", "eta", "mu", "mu_product"}
 FOLDER = pathlib.Path(__file__).parent / "reference"
 Static = tuple[tuple[str, Any], ...]

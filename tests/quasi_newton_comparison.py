@@ -17,6 +17,11 @@ def recorded(label: str) -> dict[str, np.ndarray]:
     return {key: held[f"{label}/{key}"] for key in ("param", "counts", "loss")}
 
 
+def tolerance(label: str) -> float:
+    """Return what the tests allow, relative; the line search amplifies rounding."""
+    return 1e-5 if "line_search_fn" in problems.LBFGS[label][2] else 1e-8
+
+
 def loss_of(objective: Any) -> Any:
     return lambda leaves: objective(leaves, jnp)
 

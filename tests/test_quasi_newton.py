@@ -33,9 +33,8 @@ def rosenbrock(x):
 @each_case
 def test_lbfgs_is_torchs(label, x64):
     """In both faces: parameters, losses, and the counts of evaluations and iterations after every step."""
-    searches = "line_search_fn" in problems.LBFGS[label][2]
     for error in quasi_newton_comparison.trajectory_errors(label):
-        assert error <= (1e-5 if searches else 1e-8)
+        assert error <= quasi_newton_comparison.tolerance(label)
 
 
 @pytest.mark.torch

@@ -23,21 +23,21 @@ recorded = sparse_comparison.recorded
 
 @each_algorithm
 def test_float64_trajectory(name, x64):
-    assert not comparison.above(sparse_comparison.trajectory_errors(sparse_cases.cases_of(name)), 1e-12)
+    errors = sparse_comparison.trajectory_errors(sparse_cases.cases_of(name))
+    assert not comparison.above(errors, comparison.SPARSE_TOLERANCE)
 
 
 @each_algorithm
 def test_float32_synchronised_steps(name):
-    """Parameters and slots agree within 8 ulp."""
     many = [case for case in sparse_comparison.WITH_RECORDED_STATE if case[0] == name]
-    assert not comparison.above(sparse_comparison.synchronised_ulps(many), 8, 8)
+    assert not comparison.above(sparse_comparison.synchronised_ulps(many), *comparison.ULPS)
 
 
 @each_algorithm
 def test_torch_face_with_missing_gradients(name, x64):
     every = sparse_cases.cases_of(name)
     many = every if FULL else [every[0], every[-1]]
-    assert not comparison.above(sparse_comparison.face_trajectory_errors(many), 1e-12)
+    assert not comparison.above(sparse_comparison.face_trajectory_errors(many), comparison.SPARSE_TOLERANCE)
 
 
 def test_the_step_is_torchs_integer():
