@@ -27,6 +27,30 @@ class Rule(Options):
 
     Raises:
         TypeError: the class does not declare everything that the lift reads; the message names the fix.
+
+    Example:
+        >>> from functorch_optim import rules
+        >>> @rules.exportable
+        ... class SignState(NamedTuple):
+        ...     step: PyTree
+        >>> class SignDescent(Rule):
+        ...     title = "SignDescent"
+        ...     state = SignState
+        ...     elementwise = True
+        ...     lr: rules.LearningRate
+        ...
+        ...     def init(self, param, hyperparams):
+        ...         return SignState(None)
+        ...
+        ...     def scalars(self, step, hyperparams):
+        ...         return hyperparams.lr
+        ...
+        ...     def update(self, grad, param, slots, lr):
+        ...         return -lr * jnp.sign(grad), slots
+        >>> tx = rules.lift(SignDescent(lr=0.5))
+        >>> updates, _ = tx.update(jnp.array([2.0, -8.0]), tx.init(jnp.zeros(2)))
+        >>> updates.tolist()
+        [-0.5, 0.5]
     """
 
     title: ClassVar[str]
