@@ -203,7 +203,7 @@ def bfgs(
         ValueError, RuntimeError: as for :func:`functorch_optim.lbfgs`.
 
     Source: Nocedal and Wright, "Numerical Optimization", 2006, algorithm 6.1; Hager and Zhang, SIAM J. Optim. 2005. The
-    interface follows PyTorch's pull request 141778, whose update of H counts ``s s' / y.s`` twice.
+    interface follows PyTorch's pull request 141778, whose update of H counts ``s @ s.T / y.s`` twice.
 
     Example:
         >>> import functorch_optim as fo
