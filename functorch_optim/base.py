@@ -44,7 +44,13 @@ class GradientTransformation(NamedTuple):
 
 
 def exportable(kind: _Class) -> _Class:
-    """Register a state's class with :mod:`jax.export`, so that exported functions that use it can be serialized."""
+    """Register a state's class with :mod:`jax.export`, so that exported functions that use it can be serialized.
+
+    Example:
+        >>> @exportable
+        ... class SignState(NamedTuple):
+        ...     step: jax.Array
+    """
     with suppress(ValueError):  # the name is taken if a module is reloaded, for example in a notebook
         jax.export.register_namedtuple_serialization(kind, serialized_name=f"functorch_optim.{kind.__name__}")
     return kind

@@ -81,6 +81,11 @@ class FlatParams(trees.Flat):
     """A tree whose small leaves are joined in flat buffers, one per dtype; :func:`flat_params` makes one.
 
     It is a pytree of the buffers and of the large leaves, so gradients, slots and averages have the same form.
+
+    Example:
+        >>> flat = flat_params({"bias": jnp.ones(2), "kernel": jnp.ones((2, 2))})
+        >>> [array.shape for array in flat.arrays], flat.tree()["kernel"].shape
+        ([(6,)], (2, 2))
     """
 
     def __init__(self, form: Form, arrays: list[PyTree]) -> None:

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax._src import xla_bridge  # the only place that knows whether the backend has started
 
+__all__ = ["enable_cpu_fusion", "one_pass"]
+
 _OPTION = "xla_cpu_use_multi_output_fusion"
 _EXTRA = "--xla_backend_extra_options="
 
@@ -42,7 +44,12 @@ def enable_cpu_fusion() -> None:
 
 
 def one_pass() -> bool:
-    """Whether the compiler computes several independent outputs in one pass here."""
+    """Whether the compiler computes several independent outputs in one pass here.
+
+    Example:
+        >>> one_pass()  # without enable_cpu_fusion()
+        False
+    """
     asked = _OPTION in os.environ.get("XLA_FLAGS", "")
     return asked and jax.default_backend() == "cpu" and _fuses()
 

@@ -39,12 +39,23 @@ class Beta(NamedTuple):
 
 Schedule = StepFunction
 Hyperparameter = float | jax.Array | Schedule
+"""The type of an option: a Python number, an array of one element, or a schedule."""
 BetaOption = Hyperparameter | Beta
+"""The type of a decay rate: as every option, or a :class:`functorch_optim.Beta`."""
 
 
 @dataclass(frozen=True)
 class Option:
-    """Marks a field as data, with its range and torch's message for a number outside it."""
+    """Marks a field as data, with its range and torch's message for a number outside it.
+
+    Example:
+        >>> betas = Option("Invalid beta at index {index}: {}", low=0.0, high=1.0, open_high=True, length=2)
+        >>> betas.range
+        'each in [0, 1)'
+        >>> betas.check("betas", 1.5, index=0)
+        Traceback (most recent call last):
+        ValueError: Invalid beta at index 0: 1.5 (option 'betas')
+    """
 
     message: str
     low: float = -math.inf
@@ -213,6 +224,13 @@ def as_count(name: str, value: object, least: int) -> int:
     Raises:
         TypeError: it is not an integer.
         ValueError: it is below ``least``.
+
+    Example:
+        >>> as_count("every", np.int32(4), least=1)
+        4
+        >>> as_count("every", 0, least=1)
+        Traceback (most recent call last):
+        ValueError: every must be an integer of at least 1, but it is 0
     """
     count = as_integer(value)
     if count is None or count < least:
@@ -283,5 +301,10 @@ def _scheduled(name: str, schedule: Schedule, step: Numeric) -> Any:
 
 
 def is_static_zero(value: object) -> bool:
-    """Whether an option is the Python number zero, which is known during tracing; data never is."""
+    """Whether an option is the Python number zero, which is known during tracing; data never is.
+
+    Example:
+        >>> is_static_zero(0.0), is_static_zero(jnp.zeros(()))
+        (True, False)
+    """
     return isinstance(value, float) and value == 0.0

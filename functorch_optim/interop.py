@@ -4,6 +4,8 @@ from typing import Any
 
 from functorch_optim.base import GradientTransformation, check_transformation
 
+__all__ = ["to_optax"]
+
 
 def to_optax(tx: GradientTransformation) -> Any:
     """The transformation as optax's class, to which ``optax.chain`` passes keywords on.

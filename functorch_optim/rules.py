@@ -1,7 +1,8 @@
 """Everything needed to write an algorithm: ``fo.rules``. The guide is ``docs/writing-an-algorithm.md``.
 
-A rule is a subclass of :class:`Rule` whose options are annotated with marks such as :data:`LearningRate`; :func:`lift`
-turns it into a transformation, and :func:`functorch_optim.testing.check_rule` tests it.
+A rule is a subclass of :class:`functorch_optim.Rule` whose options are annotated with marks such as
+:data:`LearningRate`; :func:`functorch_optim.lift` turns it into a transformation, and
+:func:`functorch_optim.testing.check_rule` tests it.
 """
 
 from functorch_optim.base import exportable

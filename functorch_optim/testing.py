@@ -21,6 +21,8 @@ from functorch_optim.core.rule_checks import check_class, check_update
 from functorch_optim.hyperparams import Beta
 from functorch_optim.typing import Array, PyTree
 
+__all__ = ["Report", "check_rule"]
+
 _STEPS, _RELATIVE, _ABSOLUTE = 3, 1e-4, 1e-6
 
 
@@ -153,11 +155,6 @@ def _pairs(tree: PyTree, other: PyTree) -> list[tuple[str, PyTree, PyTree]]:
     names, leaves, _ = trees.named_leaves(tree)
     others = trees.named_leaves(other)[1]
     return [(trees.quote(name), *both) for name, *both in zip(names, leaves, others, strict=True)]
-
-
-def _structure(case: Case) -> None:
-    """Run :func:`_kept` in float32."""
-    _kept(case, jnp.float32)
 
 
 def _dtype(case: Case) -> None:
@@ -337,7 +334,7 @@ def _packing(case: Case) -> str | None:
 
 
 _CHECKS: dict[str, Callable[[Case], str | None]] = {
-    "structure": _structure,
+    "structure": functools.partial(_kept, dtype=jnp.float32),
     "dtype": _dtype,
     "numbers": _numbers,
     "vmap": _vmap,

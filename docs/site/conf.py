@@ -26,8 +26,10 @@ extensions = [
     "sphinx_copybutton",
     "sphinx_design",
     "mathml",
+    "reference",
 ]
 nitpicky = True
+nitpick_ignore_regex = [(r"py:.*", r"jax\..*")]  # the build needs no network, so JAX's own names are plain code
 
 # Markdown
 myst_enable_extensions = ["colon_fence", "dollarmath", "deflist"]
@@ -38,6 +40,9 @@ html_math_renderer = "mathml"
 # Reference
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
+autodoc_preserve_defaults = True
+autodoc_inherit_docstrings = False
+maximum_signature_line_length = 88
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 python_use_unqualified_type_names = True

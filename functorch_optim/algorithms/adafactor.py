@@ -141,8 +141,10 @@ def adafactor(
     entries of an array::
 
         w = t**beta2_decay;    a = max(eps2, rms(p)) * min(lr, 1 / sqrt(t))
-        R <- (1 - w) * R + w * mean(g**2, over columns);    C <- (1 - w) * C + w * mean(g**2, over rows)
-        V = R C / max(mean(R), eps1)           for a parameter of one dimension or none V <- (1 - w) * V + w * g**2
+        R <- (1 - w) * R + w * mean(g**2)      over columns
+        C <- (1 - w) * C + w * mean(g**2)      over rows
+        V = R * C / max(mean(R), eps1)
+        V <- (1 - w) * V + w * g**2            for a parameter of one dimension or none
         u = g / sqrt(max(V, eps1**2))
         p <- p - lr * weight_decay * p - a / max(1, rms(u) / d) * u
 

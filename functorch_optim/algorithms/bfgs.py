@@ -182,9 +182,9 @@ def bfgs(
     r"""BFGS with a dense inverse Hessian H: one update runs up to ``max_iter`` iterations in one compiled loop.
 
     Like :func:`functorch_optim.lbfgs`, but the direction is ``d = -H g``, H starts as the identity, and after a step
-    ``s = t * d`` that changes the gradient by y, if ``y.s > 1e-10``, ::
+    ``s = t * d`` that changes the gradient by y, if the inner product ``y.s > 1e-10``::
 
-        H <- (I - s y' / y.s) H (I - y s' / y.s) + s s' / y.s
+        H <- (I - s @ y.T / y.s) @ H @ (I - y @ s.T / y.s) + s @ s.T / y.s
 
     so that ``H y = s``. Memory and time grow with the square of the number of entries.
 
@@ -203,7 +203,7 @@ def bfgs(
         ValueError, RuntimeError: as for :func:`functorch_optim.lbfgs`.
 
     Source: Nocedal and Wright, "Numerical Optimization", 2006, algorithm 6.1; Hager and Zhang, SIAM J. Optim. 2005. The
-    interface follows PyTorch's pull request 141778, whose update of H counts ``s s' / y.s`` twice.
+    interface follows PyTorch's pull request 141778, whose update of H counts ``s @ s.T / y.s`` twice.
 
     Example:
         >>> import functorch_optim as fo

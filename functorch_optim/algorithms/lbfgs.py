@@ -186,7 +186,7 @@ def lbfgs(
     ``loss`` are keywords of ``update``: ``value_fn=loss, x=x, y=y`` calls ``loss(params, x=x, y=y)``. Pass the
     value at ``params`` as ``value``, or it is evaluated once more. In each iteration the direction d is minus the
     inverse Hessian times the gradient; the last ``history_size`` pairs ``s = t * d``, ``y = change of g`` with
-    ``y.s > 1e-10`` describe this inverse Hessian (two-loop recursion, starting from ``y.s / y.y``), and ::
+    ``y.s > 1e-10`` describe this inverse Hessian (two-loop recursion, starting from ``y.s / y.y``), and::
 
         p <- p + t * d
 

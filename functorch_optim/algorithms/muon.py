@@ -190,8 +190,9 @@ def muon(
     With g the gradient, an array of A rows and B columns::
 
         b <- momentum * b + (1 - momentum) * g
-        u <- momentum * b + (1 - momentum) * g   if nesterov, else u <- b
-        O <- Newton-Schulz of u                  (:func:`orthogonalize`, in bfloat16)
+        u <- momentum * b + (1 - momentum) * g   if nesterov
+        u <- b                                   otherwise
+        O <- orthogonalize(u)                    by Newton-Schulz iterations, in bfloat16
         p <- p - lr * weight_decay * p - lr * ratio * O
 
     with the ratio ``sqrt(max(1, A / B))``; with ``adjust_lr_fn="match_rms_adamw"`` ``0.2 * sqrt(max(A, B))``, with

@@ -101,7 +101,8 @@ def rmsprop(
 
         v <- alpha * v + (1 - alpha) * g**2
         a <- alpha * a + (1 - alpha) * g                     if centered
-        d <- sqrt(v - a**2) + eps  if centered, else  sqrt(v) + eps
+        d <- sqrt(v - a**2) + eps                            if centered
+        d <- sqrt(v) + eps                                   otherwise
         b <- momentum * b + g / d
         p <- p - lr * b
 

@@ -98,6 +98,11 @@ def from_arrays(arrays: Mapping[str, PyTree], like: PyTree = None) -> PyTree:
 
     Raises:
         CheckpointError: :func:`to_arrays` did not create the arrays, a newer version did, or they do not fit ``like``.
+
+    Example:
+        >>> arrays = to_arrays({"epoch": 3, "w": np.ones(2)})
+        >>> from_arrays(arrays)["epoch"], from_arrays(arrays)["w"].tolist()
+        (3, [1.0, 1.0])
     """
     given = dict(arrays)
     if _TEXTS not in given:

@@ -58,6 +58,7 @@ TORCH_NAMES: tuple[LeafRule, ...] = (
     LeafRule(r"(.*\.)?var", r"\1running_var"),
     LeafRule(r"(.*)", r"\1"),
 )
+"""The rules for the names that flax and equinox give; :class:`TorchLayout` tries them after yours."""
 """The rules of flax (linen and nnx) and equinox: dense layers, convolutions, embeddings, norms, attention."""
 
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")

@@ -24,6 +24,15 @@ def lift(rule: Rule, foreach: bool = False, decay_mask: PyTree = None) -> Gradie
         TypeError: the mask contains something other than booleans. The first lift of a rule class from outside this
             library also checks its ``update``, and raises if that is malformed or, as a ValueError, if
             ``elementwise`` is wrong.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from functorch_optim.algorithms.sgd import SGD
+        >>> rule = SGD(lr=0.5, momentum=0.0, dampening=0.0, weight_decay=0.0, nesterov=False, maximize=False)
+        >>> tx = lift(rule)
+        >>> updates, _ = tx.update({"w": jnp.array([2.0])}, tx.init({"w": jnp.array([1.0])}))
+        >>> updates["w"].tolist()
+        [-1.0]
     """
     if not type(rule).__module__.startswith("functorch_optim."):  # tests check the library's own rules
         check_once(rule)

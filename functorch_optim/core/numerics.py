@@ -24,7 +24,11 @@ def next_step(step: jax.Array) -> jax.Array:
 def zeros_like(param: PyTree) -> jax.Array | None:
     """Create a slot: zeros in their own buffer, with the parameter's shape and sharding, never weakly typed.
 
-    Its dtype is :func:`functorch_optim.trees.slot_dtype`: the parameter's, but float32 for float16.
+    Its dtype is the parameter's, but float32 for float16.
+
+    Example:
+        >>> zeros_like(jnp.ones(2, jnp.bfloat16)).dtype, zeros_like(jnp.ones(2, jnp.float16)).dtype
+        (dtype(bfloat16), dtype('float32'))
     """
     return None if param is None else jnp.zeros_like(param, dtype=trees.slot_dtype(param))
 
@@ -36,7 +40,12 @@ def wide_zeros_like(param: PyTree) -> jax.Array:
 
 
 def full_like(param: PyTree, value: Numeric) -> jax.Array | None:
-    """Create a slot filled with ``value``, or if it is complex, with ``value + value * 1j``."""
+    """Create a slot filled with ``value``, or if it is complex, with ``value + value * 1j``.
+
+    Example:
+        >>> full_like(jnp.ones(2), 0.5).tolist(), full_like(jnp.ones(1, jnp.complex64), 0.5).tolist()
+        ([0.5, 0.5], [(0.5+0.5j)])
+    """
     if param is None:
         return None
     if jnp.issubdtype(param.dtype, jnp.complexfloating):
@@ -46,24 +55,44 @@ def full_like(param: PyTree, value: Numeric) -> jax.Array | None:
 
 
 def decay_of(decay: jax.Array, param: jax.Array) -> jax.Array:
-    """Return ``decay * param``, to subtract; 0 for an infinite entry, since ``inf - inf`` would be NaN."""
+    """Return ``decay * param``, to subtract; 0 for an infinite entry, since ``inf - inf`` would be NaN.
+
+    Example:
+        >>> decay_of(jnp.float32(0.5), jnp.array([4.0, jnp.inf])).tolist()
+        [2.0, 0.0]
+    """
     return decay * jnp.where(jnp.isfinite(param), param, 0)
 
 
 def lerp(start: jax.Array, end: jax.Array, beta: Beta) -> jax.Array:
-    """Return ``beta * start + (1 - beta) * end`` as torch's lerp with weight ``1 - beta`` computes it."""
+    """Return ``beta * start + (1 - beta) * end`` as torch's lerp with weight ``1 - beta`` computes it.
+
+    Example:
+        >>> lerp(jnp.array([0.0]), jnp.array([4.0]), Beta.of(0.75)).tolist()
+        [1.0]
+    """
     weight = beta.complement
     return jnp.where(weight < 0.5, start + weight * (end - start), end - (end - start) * beta.value)
 
 
 def average_of_squares(start: jax.Array, end: jax.Array, beta: Beta) -> jax.Array:
-    """Return ``beta * start + (1 - beta) * end**2``; a fused multiply-add leaves the square's product unrounded."""
+    """Return ``beta * start + (1 - beta) * end**2``; a fused multiply-add leaves the square's product unrounded.
+
+    Example:
+        >>> average_of_squares(jnp.array([0.0]), jnp.array([4.0]), Beta.of(0.75)).tolist()
+        [4.0]
+    """
     return beta.complement * end * end + beta.value * start
 
 
 @jax.custom_jvp
 def sqrt(x: jax.Array) -> jax.Array:
-    """Return the square root; its derivative at zero is zero, so that a zero gradient does not give NaN."""
+    """Return the square root; its derivative at zero is zero, so that a zero gradient does not give NaN.
+
+    Example:
+        >>> sqrt(jnp.array([0.0, 4.0])).tolist(), jax.grad(sqrt)(0.0).item()
+        ([0.0, 2.0], 0.0)
+    """
     return jnp.sqrt(x)
 
 

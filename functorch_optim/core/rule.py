@@ -27,20 +27,44 @@ class Rule(Options):
 
     Raises:
         TypeError: the class does not declare everything that the lift reads; the message names the fix.
+
+    Example:
+        >>> from functorch_optim import rules
+        >>> @rules.exportable
+        ... class SignState(NamedTuple):
+        ...     step: PyTree
+        >>> class SignDescent(Rule):
+        ...     title = "SignDescent"
+        ...     state = SignState
+        ...     elementwise = True
+        ...     lr: rules.LearningRate
+        ...
+        ...     def init(self, param, hyperparams):
+        ...         return SignState(None)
+        ...
+        ...     def scalars(self, step, hyperparams):
+        ...         return hyperparams.lr
+        ...
+        ...     def update(self, grad, param, slots, lr):
+        ...         return -lr * jnp.sign(grad), slots
+        >>> tx = rules.lift(SignDescent(lr=0.5))
+        >>> updates, _ = tx.update(jnp.array([2.0, -8.0]), tx.init(jnp.zeros(2)))
+        >>> updates.tolist()
+        [-0.5, 0.5]
     """
 
-    title: ClassVar[str]
-    state: ClassVar[Callable[..., PyTree]]
-    carried: ClassVar[tuple[str, ...]] = ()  # scalars carried from step to step, in float32 as in torch
-    sparse_hint: ClassVar[str] = ""
-    takes_rows: ClassVar[bool] = False  # whether gradients may be row-sparse
-    needs_rows: ClassVar[str] = ""  # if gradients must be row-sparse: what to do with dense ones
-    complex_hint: ClassVar[str] = ""  # why complex parameters are rejected, if they are
-    needs_params: ClassVar[bool] = False  # whether the update reads the parameter (not counting weight decay)
-    starts_from_options: ClassVar[bool] = False  # whether init or start reads numeric options
-    elementwise: ClassVar[bool] = False  # whether each entry is updated independently
-    normalizes: ClassVar[bool] = False  # whether scaling all gradients leaves the update the same
-    rate_is_factor: ClassVar[bool] = True  # whether the update is lr times something independent of lr
+    title: ClassVar[str]  #: the algorithm's name in messages
+    state: ClassVar[Callable[..., PyTree]]  #: the class of its state
+    carried: ClassVar[tuple[str, ...]] = ()  #: scalars carried from step to step, in float32 as in torch
+    sparse_hint: ClassVar[str] = ""  #: the end of the message that refuses row-sparse gradients
+    takes_rows: ClassVar[bool] = False  #: whether gradients may be row-sparse
+    needs_rows: ClassVar[str] = ""  #: what to do with dense gradients, if only row-sparse ones are taken
+    complex_hint: ClassVar[str] = ""  #: why complex parameters are rejected, if they are
+    needs_params: ClassVar[bool] = False  #: whether the update reads the parameter (not counting weight decay)
+    starts_from_options: ClassVar[bool] = False  #: whether init or start reads numeric options
+    elementwise: ClassVar[bool] = False  #: whether each entry is updated independently
+    normalizes: ClassVar[bool] = False  #: whether scaling all gradients leaves the update the same
+    rate_is_factor: ClassVar[bool] = True  #: whether the update is lr times something independent of lr
 
     def __init_subclass__(cls, abstract: bool = False, **kwargs: object) -> None:
         check_names(cls, Rule)

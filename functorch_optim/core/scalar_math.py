@@ -12,7 +12,12 @@ from functorch_optim.typing import Numeric, PyTree
 
 
 def on_host(*values: object) -> bool:
-    """Whether all the values are Python numbers."""
+    """Whether all the values are Python numbers.
+
+    Example:
+        >>> on_host(0.9, 3), on_host(0.9, jnp.asarray(3))
+        (True, False)
+    """
     for value in values:  # noqa: SIM110 a generator would double the cost
         if isinstance(value, jax.Array):
             return False
@@ -20,32 +25,62 @@ def on_host(*values: object) -> bool:
 
 
 def scalar_sqrt(value: Numeric) -> Numeric:
-    """Return the square root: of a number in doubles, of a traced scalar in its dtype."""
+    """Return the square root: of a number in doubles, of a traced scalar in its dtype.
+
+    Example:
+        >>> scalar_sqrt(2.0), scalar_sqrt(jnp.float32(2.0)).dtype
+        (1.4142135623730951, dtype('float32'))
+    """
     return math.sqrt(value) if on_host(value) else jnp.sqrt(value)
 
 
 def as_float(value: Any) -> PyTree:
-    """Convert a step or a scalar to a Python float, or to an array of JAX's default float dtype."""
+    """Convert a step or a scalar to a Python float, or to an array of JAX's default float dtype.
+
+    Example:
+        >>> as_float(3), as_float(jnp.asarray(3, jnp.int32)).item()
+        (3.0, 3.0)
+    """
     return float(value) if on_host(value) else value.astype(jnp.result_type(float))
 
 
 def power(base: Numeric, exponent: Numeric) -> Numeric:
-    """Return ``base**exponent`` for positive numbers, in doubles on the host."""
+    """Return ``base**exponent`` for positive numbers, in doubles on the host.
+
+    Example:
+        >>> power(0.5, 3), power(0.5, jnp.float32(3)).item()
+        (0.125, 0.125)
+    """
     return base**exponent if on_host(base, exponent) else jnp.power(base, exponent)
 
 
 def maximum(a: Numeric, b: Numeric) -> Numeric:
-    """Return the larger of two scalars."""
+    """Return the larger of two scalars.
+
+    Example:
+        >>> maximum(1.0, 2.0), maximum(1.0, jnp.float32(2)).item()
+        (2.0, 2.0)
+    """
     return max(a, b) if on_host(a, b) else jnp.maximum(a, b)
 
 
 def minimum(a: Numeric, b: Numeric) -> Numeric:
-    """Return the smaller of two scalars."""
+    """Return the smaller of two scalars.
+
+    Example:
+        >>> minimum(1.0, 2.0), minimum(1.0, jnp.float32(2)).item()
+        (1.0, 1.0)
+    """
     return min(a, b) if on_host(a, b) else jnp.minimum(a, b)
 
 
 def single(value: Any) -> Numeric:
-    """Round a scalar to float32, as torch does when it stores one in a tensor."""
+    """Round a scalar to float32, as torch does when it stores one in a tensor.
+
+    Example:
+        >>> single(0.1)
+        0.10000000149011612
+    """
     return float(np.float32(value)) if on_host(value) else value.astype(jnp.float32)
 
 

@@ -40,6 +40,10 @@ class Optimizer(Saved):
             dotted paths: the first expression found in a path decides, and unmatched parameters form the last group.
             Instead of a regular expression, you may pass a function of the path and the array.
 
+    Attributes:
+        param_groups: the groups, a list of dicts with ``params`` and the options; what you write acts at the next step.
+        defaults: the options that a group has by default.
+
     Create an optimizer with one of the subclasses, with :meth:`from_transform`, or with your own subclass whose method
     ``transformation(self, **options)`` returns a functional transformation.
 

@@ -72,7 +72,7 @@ class Saved(Edited):
         count. Names stay.
 
         Returns:
-            What was not loaded: names of missing and of unexpected parameters, and why others do not fit.
+            Names of missing and of unexpected parameters, and why others do not fit; none of these was loaded.
 
         Raises:
             ValueError, KeyError, TypeError: the state does not fit (one message lists everything that does not);

@@ -9,6 +9,8 @@ from functorch_optim import axes, trees
 from functorch_optim.transforms.clipping import clip_by_value, scale_to_norm
 from functorch_optim.typing import Numeric, PyTree
 
+__all__ = ["clip_grad_norm", "clip_grad_value", "total_norm"]
+
 
 def clip_grad_norm(
     grads: PyTree,

@@ -22,7 +22,17 @@ _QUARTER = math.pi / 2  # of a turn
 
 
 class Schedule(Options):
-    """Base class of schedules: a subclass declares its options and defines ``evaluate(step, xp)``."""
+    """Base class of schedules: a subclass declares its options and defines ``evaluate(step, xp)``.
+
+    Example:
+        >>> class triangle(Schedule):
+        ...     period: float
+        ...
+        ...     def evaluate(self, step, xp):
+        ...         return 1 - xp.abs(step % self.period / self.period * 2 - 1)
+        >>> triangle(4.0)(1), triangle(4.0)(jnp.array([2, 3])).tolist()
+        (0.5, [1.0, 0.5])
+    """
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -190,7 +190,8 @@ def clip_by_zscore(
     0.01 * mean::
 
         score = (n - mean) / (std + eps)
-        if score > z:  g *= target / n  with  target = mean + z**2 / score * std
+        target = mean + z**2 / score * std
+        g <- target / n * g                         if score > z
 
     So the larger the spike, the closer the target is to the mean (the paper's reciprocal rule). Then the clipped norm m
     enters the statistics::

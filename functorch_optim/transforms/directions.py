@@ -20,7 +20,8 @@ def scale_by_momentum(
 
         b <- g                                   at the first update
         b <- momentum * b + (1 - dampening) * g  afterwards
-        g + momentum * b if nesterov, else b
+        g + momentum * b                         if nesterov
+        b                                        otherwise
 
     It is linear, so a learning rate may also come before it: the buffer then holds gradients that are multiplied by
     the rates of their updates. Without dampening it is optax's ``trace``.
@@ -62,7 +63,8 @@ def scale_by_rms(
 
         v <- alpha * v + (1 - alpha) * g**2
         a <- alpha * a + (1 - alpha) * g                     if centered
-        d <- sqrt(v - a**2) + eps  if centered, else  sqrt(v) + eps
+        d <- sqrt(v - a**2) + eps                            if centered
+        d <- sqrt(v) + eps                                   otherwise
         b <- momentum * b + g / d
 
     b is the direction. eps is added outside the root, as in torch; optax adds it inside, unless ``eps_in_sqrt=False``.

@@ -95,12 +95,12 @@ def sam(
 ) -> GradientTransformation:
     """Sharpness-aware minimization: give ``inner`` the gradient at the worst point nearby, and so prefer flat minima.
 
-    With the gradient g at the parameters p, ::
+    With the gradient g at the parameters p, ``inner`` gets the gradient at ``p + e``::
 
-        e = rho * g / ||g||                       or, if adaptive,    e = rho * p^2 * g / || |p| * g ||
-        inner gets the gradient at p + e
+        e = rho * g / norm(g)
+        e = rho * p**2 * g / norm(abs(p) * g)             if adaptive
 
-    where the norm is that of all parameters together. If its squares overflow (float32 entries of about 1e19), e is 0;
+    The norm is that of all parameters together. If its squares overflow (float32 entries of about 1e19), e is 0;
     each ``|p| * g`` must be finite. ``update(grads, state, params, grad_fn=f)`` needs the gradient as a function,
     ``f(params) -> grads``, which it calls once. Further arguments of ``f`` are keywords of ``update``:
     ``grad_fn=jax.grad(loss), x=x, y=y`` calls ``f(params, x=x, y=y)``. In the torch face ``step(closure)`` does it all.

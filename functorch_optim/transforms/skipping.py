@@ -291,7 +291,7 @@ def skip_spikes(
     """Skip an update at which the loss, or the norm of the gradients, is far above its recent values.
 
     With the mean m and the standard deviation s (the sum of squares divided by n - 1) of the last ``window`` values
-    before this one, the update is skipped if ::
+    before this one, the update is skipped if::
 
         value > m + factor * s
 

@@ -40,7 +40,7 @@ _OF_VERSIONS = frozenset({"_is_initial", "_get_lr_called_within_step", "verbose"
 
 
 class LRScheduler:
-    """Base class of schedulers: a subclass defines :meth:`get_lr` and may define ``_get_closed_form_lr``.
+    """Base class of schedulers: a subclass defines ``get_lr`` and may define ``_get_closed_form_lr``.
 
     Args:
         optimizer: the optimizer; the constructor already writes its groups' learning rates.

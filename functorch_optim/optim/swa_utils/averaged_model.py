@@ -18,7 +18,7 @@ from functorch_optim.typing import Numeric, PyTree
 
 
 class AveragedModel:
-    """Holds the averages of a model's parameters; :meth:`update_parameters` adds the next ones.
+    """Holds the averages of a model's parameters; ``update_parameters`` adds the next ones.
 
     The first update copies the parameters. By default all updates have equal weight (SWA).
 
@@ -33,7 +33,7 @@ class AveragedModel:
         apply_fn: for a tree, what a call of the average calls: ``apply_fn(params, *inputs)``, with buffers
             ``apply_fn(params, buffers, *inputs)``.
 
-    ``num_averaged`` and :attr:`n_averaged` are Python ints. A custom function is called as it is, once per array or
+    ``num_averaged`` and ``n_averaged`` are Python ints. A custom function is called as it is, once per array or
     list; to compile it, pass ``jax.jit(function)``.
 
     Averages are at least float32: in bfloat16 a share of 0.001 of the next parameters would be rounded away (torch's
@@ -111,7 +111,7 @@ class AveragedModel:
 
     @property
     def module(self) -> PyTree:
-        """The averaged model: the nnx module, or the tree of parameters."""
+        """The nnx module with the averaged parameters, or their tree."""
         with self._transaction.handoff_lock:
             return self._model.module
 
