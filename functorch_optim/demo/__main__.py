@@ -1,14 +1,21 @@
 """The command line of the demo."""
 
 import argparse
+import importlib
 import pathlib
+import shlex
+import shutil
 import sys
 import time
 from typing import NoReturn
 
-from functorch_optim.demo.errors import DemoError
+from functorch_optim.demo import checkpoint, plot
+from functorch_optim.demo.errors import DemoError, NothingLeftError
 from functorch_optim.demo.optimizers import DEFAULT_LR
-from functorch_optim.demo.training import train
+from functorch_optim.demo.training import Result, train
+
+EPOCHS, OPTIMIZER, OUT = 30, "adamw", pathlib.Path("runs/demo")
+MORE = 10  # how many more epochs to propose when a run has all of its own
 
 
 class _Parser(argparse.ArgumentParser):
@@ -17,12 +24,18 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = _Parser(prog="python -m functorch_optim.demo", description="Train a small network on handwritten digits.")
-    parser.add_argument("--optimizer", default="adamw", help=f"one of {', '.join(DEFAULT_LR)} (default adamw)")
-    parser.add_argument("--epochs", type=int, default=30, help="how many epochs in all (default 30)")
-    parser.add_argument("--lr", type=float, help="peak learning rate (default: one that suits the optimizer)")
-    parser.add_argument("--resume", action="store_true", help="continue from the checkpoint in --out")
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/demo"), help="default runs/demo")
+    """Read the options, and raise the demo's error for bad ones."""
+    rates = ", ".join(f"{lr:g} with {name}" for name, lr in DEFAULT_LR.items())
+    parser = _Parser(
+        prog="python -m functorch_optim.demo",
+        description="Train a small network on handwritten digits with both faces of functorch_optim, and compare them.",
+    )
+    add = parser.add_argument
+    add("--optimizer", default=OPTIMIZER, help=f"one of {', '.join(DEFAULT_LR)} (default: {OPTIMIZER})")
+    add("--epochs", type=int, default=EPOCHS, help=f"how many epochs in all (default: {EPOCHS})")
+    add("--lr", type=float, help=f"learning rate at its peak (default: {rates})")
+    add("--resume", action="store_true", help="continue from the checkpoint in --out (default: start anew)")
+    add("--out", type=pathlib.Path, default=OUT, help=f"folder for the files that it writes (default: {OUT})")
     options = parser.parse_args(arguments)
     if options.optimizer not in DEFAULT_LR:
         raise DemoError(f"unknown optimizer {options.optimizer!r}: choose one of {', '.join(DEFAULT_LR)}")
@@ -31,26 +44,79 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     if options.lr is None:
         options.lr = DEFAULT_LR[options.optimizer]
     if not 0 <= options.lr < float("inf"):
-        raise DemoError(f"Invalid learning rate: {options.lr}")
+        raise DemoError(f"Invalid learning rate: {options.lr}. --lr must be finite and at least 0")
     return options
+
+
+def command_to_resume(options: argparse.Namespace, epochs: int) -> str:
+    """Return the command line that continues this run to so many epochs."""
+    interpreter = pathlib.Path(sys.executable)
+    if interpreter.is_relative_to(pathlib.Path.cwd()):
+        interpreter = interpreter.relative_to(pathlib.Path.cwd())
+    elif shutil.which("python") == sys.executable:
+        interpreter = pathlib.Path("python")
+    words = [str(interpreter), "-m", "functorch_optim.demo", "--resume", "--epochs", str(epochs)]
+    words += ["--optimizer", options.optimizer] if options.optimizer != OPTIMIZER else []
+    words += ["--lr", str(options.lr)] if options.lr != DEFAULT_LR[options.optimizer] else []
+    words += ["--out", str(options.out)] if options.out != OUT else []
+    return shlex.join(words)
+
+
+def tell_result(result: Result, options: argparse.Namespace, seconds: float) -> None:
+    """Print the summary."""
+    first, last = options.epochs - len(result.differences) + 1, options.epochs
+    early, late = result.differences[[0, -1]]
+    print(f"\ntest accuracy {result.accuracy:.2%} after epoch {last}, in {seconds:.0f} s")
+    print(f"largest difference of a parameter between the faces: {early:.1e} after epoch {first}", end="")
+    print(f", {late:.1e} after epoch {last}" if last > first else "")
+    print(f"wrote {options.out / plot.NAME} and {options.out / checkpoint.NAME}")
+    print(f"to train on: {command_to_resume(options, last + MORE)}")
+
+
+def tell_interruption(options: argparse.Namespace, before: tuple[int, int] | None) -> str:
+    """Say where an interrupted run can be continued; ``before`` is the version of the checkpoint at its start."""
+    path = options.out / checkpoint.NAME
+    if not options.resume and checkpoint.version(path) == before:
+        earlier = f"; {path} is an earlier run's" if before else ""
+        return f"interrupted before the end of the first epoch: there is no checkpoint of this run{earlier}"
+    epochs = checkpoint.epochs_of(path)
+    if epochs is None:
+        return f"interrupted; {path} is no checkpoint of this demo"
+    if epochs < options.epochs:
+        return f"interrupted; {path} has {epochs} of {options.epochs} epochs. To continue: " + command_to_resume(
+            options, options.epochs
+        )
+    return f"interrupted; {path} has all {epochs} epochs. To train on: {command_to_resume(options, epochs + MORE)}"
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the demo and return the exit status."""
     try:
         options = parse(arguments)
+    except DemoError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    before = checkpoint.version(options.out / checkpoint.NAME)
+    try:
+        for library in ("sklearn", "matplotlib", "tqdm"):
+            importlib.import_module(library)
         start = time.perf_counter()
         result = train(options.optimizer, options.lr, options.epochs, options.resume, options.out)
+        tell_result(result, options, time.perf_counter() - start)
     except DemoError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
         print(f"error: the demo needs {error.name}: pip install 'functorch-optim[demo]'", file=sys.stderr)
         return 2
-    seconds = time.perf_counter() - start
-    print(f"test accuracy {result.accuracy:.2%} after {seconds:.0f} s; wrote {options.out}/curves.png, checkpoint.pt")
-    early, late = result.differences
-    print(f"largest difference of a parameter from the torch face: {early:.1e} after one epoch, {late:.1e} at the end")
+    except NothingLeftError as error:
+        print(
+            f"nothing left to do: {options.out / checkpoint.NAME} has {error.epochs} epochs, --epochs asks for "
+            f"{options.epochs}. To train on: {command_to_resume(options, error.epochs + MORE)}"
+        )
+    except KeyboardInterrupt:
+        print(tell_interruption(options, before), file=sys.stderr)
+        return 130
     return 0
 
 

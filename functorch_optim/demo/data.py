@@ -27,7 +27,11 @@ def load_digits() -> Digits:
     return Digits(images[train], labels[train], images[test], labels[test])
 
 
+def steps_per_epoch(digits: Digits) -> int:
+    return len(digits.train_images) // BATCH
+
+
 def batches(epoch: int, digits: Digits) -> np.ndarray:
     """Return the indices of an epoch's batches, shuffled anew for every epoch."""
     order = np.random.default_rng((1, epoch)).permutation(len(digits.train_images))
-    return order[: len(order) // BATCH * BATCH].reshape(-1, BATCH)
+    return order[: steps_per_epoch(digits) * BATCH].reshape(-1, BATCH)

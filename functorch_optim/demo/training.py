@@ -4,52 +4,109 @@ import pathlib
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import functorch_optim as fo
 from functorch_optim import optim
-from functorch_optim.demo import checkpoint, data
+from functorch_optim.demo import checkpoint, data, plot
+from functorch_optim.demo.curves import Comparison, Curves
+from functorch_optim.demo.errors import DemoError, NothingLeftError, writing
 from functorch_optim.demo.network import accuracy, init_params, loss_fn
 from functorch_optim.demo.optimizers import CLASSES, MAX_NORM, OPTIONS, make_optimizer, make_schedule
-from functorch_optim.demo.plot import plot
+from functorch_optim.demo.progress import Progress
 from functorch_optim.typing import PyTree
-
-
-def make_step(tx: fo.GradientTransformation) -> PyTree:
-    def train_step(params: PyTree, state: PyTree, images: jax.Array, labels: jax.Array) -> PyTree:
-        loss, grads = jax.value_and_grad(loss_fn)(params, images, labels)
-        updates, state = tx.update(grads, state, params)
-        return fo.apply_updates(params, updates), state, loss
-
-    return jax.jit(train_step, donate_argnums=(0, 1))
 
 
 class Result(NamedTuple):
     """The result of training.
 
-    ``differences`` are a parameter's largest differences from the torch face, after the first epoch and at the end.
-    Rounding errors grow when a ReLU or a maximum switches, since the loss has a kink there.
+    ``differences`` are a parameter's largest differences from the torch face, after every epoch. Rounding errors grow
+    when a ReLU or a maximum switches, since the loss has a kink there.
     """
 
     params: PyTree
     accuracy: float
-    differences: tuple[float, float]
+    differences: np.ndarray
 
 
-def train_as_in_torch(optimizer: optim.Optimizer, digits: data.Digits, first: int, epochs: int) -> list[PyTree]:
-    """Train with the torch face, line by line as a torch user would; return the parameters after every epoch."""
-    from tqdm import tqdm
+def make_step(tx: fo.GradientTransformation) -> PyTree:
+    """Compile the step: it returns the new parameters and state, the loss, and the learning rate."""
 
-    history = [optimizer.params]
-    for epoch in range(first, epochs):
-        for batch in tqdm(data.batches(epoch, digits), f"torch face, epoch {epoch + 1}/{epochs}"):
-            optimizer.zero_grad()
-            optimizer.backward(loss_fn, digits.train_images[batch], digits.train_labels[batch])
-            optimizer.clip_grad_norm(MAX_NORM)
-            optimizer.step()
-        history.append(jax.device_get(optimizer.params))
-    return history
+    def train_step(params: PyTree, state: PyTree, images: jax.Array, labels: jax.Array) -> PyTree:
+        loss, grads = jax.value_and_grad(loss_fn)(params, images, labels)
+        rate = fo.current_hyperparams(tx, state)["lr"]
+        updates, state = tx.update(grads, state, params)
+        return fo.apply_updates(params, updates), state, loss, rate
+
+    return jax.jit(train_step, donate_argnums=(0, 1))
+
+
+class Training(NamedTuple):
+    """A run: its optimizer, its data and its files."""
+
+    optimizer: str
+    lr: float
+    epochs: int
+    out: pathlib.Path
+    digits: data.Digits
+    progress: Progress
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return len(data.batches(0, self.digits))
+
+    def score(self, params: PyTree) -> float:
+        return float(accuracy(params, self.digits.test_images, self.digits.test_labels))
+
+    def functional(self, params: PyTree, state: PyTree, curves: Curves) -> tuple[list[PyTree], Curves]:
+        """Train with the functional face, and write a checkpoint after every epoch; return the parameters after every
+        epoch, and the curves."""
+        images, labels = self.digits.train_images, self.digits.train_labels
+        snapshots: list[PyTree] = []
+        step = make_step(make_optimizer(self.optimizer, self.lr, data.steps_per_epoch(self.digits)))
+        text = "functional face: one compiled step computes the loss, its gradients and the update"
+        self.progress.phase(text, (self.epochs - curves.epochs) * self.steps_per_epoch)
+        for epoch in range(curves.epochs, self.epochs):
+            losses: list[float] = []
+            rates: list[float] = []
+            label = f"epoch {epoch + 1:>{len(str(self.epochs))}}/{self.epochs}"
+            with self.progress.bar(label, self.steps_per_epoch) as bar:
+                for batch in data.batches(epoch, self.digits):
+                    params, state, loss, rate = step(params, state, images[batch], labels[batch])
+                    losses.append(float(loss))
+                    rates.append(float(rate))
+                    bar.step(f"loss {np.mean(losses):.4f}  rate {rates[-1]:.2e}")
+                curves = curves.extended(losses, rates, self.score(params))
+                mean, score = curves.mean_loss[-1], curves.accuracy[-1]
+                bar.end(f"loss {mean:.4f}  accuracy {score:.2%}  rate {rates[-1]:.2e}")
+            if not np.isfinite(mean):
+                raise DemoError(f"the mean loss of epoch {epoch + 1} is {mean}: pass a lower --lr than {self.lr:g}")
+            checkpoint.save(self.out / checkpoint.NAME, (params, state), self.optimizer, self.lr, curves)
+            snapshots.append(jax.device_get(params))
+        return snapshots, curves
+
+    def as_in_torch(self, optimizer: optim.Optimizer, snapshots: list[PyTree]) -> Comparison:
+        """Train with the torch face, line by line as a torch user would, and compare with the functional face."""
+        images, labels = self.digits.train_images, self.digits.train_labels
+        first = self.epochs - len(snapshots)
+        curves, differences = Curves.empty(), []
+        text = "torch face: zero_grad, backward, clip_grad_norm, step; from the same start, so with the same numbers"
+        self.progress.phase(text, len(snapshots) * self.steps_per_epoch)
+        label = f"{len(snapshots)} epochs" if len(snapshots) > 1 else "1 epoch"
+        with self.progress.bar(label, len(snapshots) * self.steps_per_epoch) as bar:
+            for epoch, expected in enumerate(snapshots, first):
+                losses: list[float] = []
+                for batch in data.batches(epoch, self.digits):
+                    optimizer.zero_grad()
+                    loss = optimizer.backward(loss_fn, images[batch], labels[batch])
+                    optimizer.clip_grad_norm(MAX_NORM)
+                    optimizer.step()
+                    losses.append(float(loss))
+                    bar.step(f"loss {np.mean(losses):.4f}")
+                curves = curves.extended(losses, [], self.score(optimizer.params))
+                differences.append(largest_difference(jax.device_get(optimizer.params), expected))
+            bar.end(f"loss {curves.mean_loss[-1]:.4f}  accuracy {curves.accuracy[-1]:.2%}")
+        return Comparison(first, curves.mean_loss, curves.accuracy, np.array(differences))
 
 
 def largest_difference(some: PyTree, others: PyTree) -> float:
@@ -57,40 +114,38 @@ def largest_difference(some: PyTree, others: PyTree) -> float:
     return max(jax.tree.leaves(differences))
 
 
-def train(optimizer: str, lr: float, epochs: int, resume: bool, out: pathlib.Path) -> Result:
+def train(
+    optimizer: str, lr: float, epochs: int, resume: bool, out: pathlib.Path, progress: Progress | None = None
+) -> Result:
     """Train, and write ``curves.png`` and ``checkpoint.pt`` to ``out``."""
-    from tqdm import tqdm
-
+    progress = progress or Progress()
     digits = data.load_digits()
-    steps_per_epoch = len(digits.train_images) // data.BATCH
-    tx = make_optimizer(optimizer, lr, steps_per_epoch)
+    run = Training(optimizer, lr, epochs, out, digits, progress)
+    tx = make_optimizer(optimizer, lr, data.steps_per_epoch(digits))
     params = init_params(seed=0)
-    state, first, history = tx.init(params), 0, np.zeros((0, 4))
-    path = out / "checkpoint.pt"
+    state, curves, path = tx.init(params), Curves.empty(), out / checkpoint.NAME
     if resume:
-        (params, state), run = checkpoint.load(path, (params, state), optimizer, lr)
-        first, history = run["epoch"], run["history"]
-    stateful = CLASSES[optimizer](params, lr=make_schedule(lr, steps_per_epoch), **OPTIONS[optimizer])
+        (params, state), curves = checkpoint.load(path, (params, state), optimizer, lr)
+        if curves.epochs >= epochs:
+            raise NothingLeftError(curves.epochs)
+    checkpoint.check_folder(out, (checkpoint.NAME, plot.NAME))
+    progress.say(_describe(params, digits, optimizer, lr))
+    if resume:
+        progress.say(f"resuming after epoch {curves.epochs} from {path}")
+    elif path.exists():
+        progress.say(f"starting anew: the first epoch replaces {path}, which --resume would continue")
+    stateful = CLASSES[optimizer](params, lr=make_schedule(lr, data.steps_per_epoch(digits)), **OPTIONS[optimizer])
     stateful.restore(params, fo.find_state(state, fo.SGDState if optimizer == "sgd" else fo.AdamState))
-    step, after_first = make_step(tx), jax.device_get(params)
-    score = float(accuracy(params, digits.test_images, digits.test_labels))
-    for epoch in range(first, epochs):
-        losses = []
-        with tqdm(data.batches(epoch, digits), f"epoch {epoch + 1}/{epochs}") as bar:
-            for batch in bar:
-                rate = float(fo.current_hyperparams(tx, state)["lr"])
-                params, state, loss = step(params, state, digits.train_images[batch], digits.train_labels[batch])
-                losses.append(loss)
-                bar.set_postfix(loss=f"{float(loss):.4f}", lr=f"{rate:.2e}", refresh=False)
-            mean, rate = float(jnp.mean(jnp.stack(losses))), float(fo.current_hyperparams(tx, state)["lr"])
-            score = float(accuracy(params, digits.test_images, digits.test_labels))
-            bar.set_postfix(loss=f"{mean:.4f}", accuracy=f"{score:.4f}", lr=f"{rate:.2e}")
-        after_first = jax.device_get(params) if epoch == first else after_first
-        row = [(epoch + 1) * steps_per_epoch, mean, rate, score]
-        history = np.concatenate([history, np.array([row])])
-        run = {"optimizer": optimizer, "lr": lr, "epoch": epoch + 1, "history": history}
-        checkpoint.save(path, (params, state), run)
-    plot(out / "curves.png", history)
-    again = train_as_in_torch(stateful, digits, first, epochs)
-    both = (largest_difference(after_first, again[min(1, len(again) - 1)]), largest_difference(params, again[-1]))
-    return Result(params, score, both)
+    snapshots, curves = run.functional(params, state, curves)
+    with writing(out / plot.NAME):
+        plot.plot(out / plot.NAME, optimizer, curves, None)
+    comparison = run.as_in_torch(stateful, snapshots)
+    with writing(out / plot.NAME):
+        plot.plot(out / plot.NAME, optimizer, curves, comparison)
+    return Result(snapshots[-1], float(curves.accuracy[-1]), comparison.difference)
+
+
+def _describe(params: PyTree, digits: data.Digits, optimizer: str, lr: float) -> str:
+    size = sum(leaf.size for leaf in jax.tree.leaves(params))
+    images = f"{len(digits.train_images):,} handwritten digits to learn from, {len(digits.test_images)} to test on"
+    return f"{images}; a network of {size:,} parameters; {optimizer}, learning rate {lr:g} at its peak"
