@@ -6,11 +6,12 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 WORKERS ?= 2
 # XLA takes most of the tests' time. Its compiled programs are cached, so the next run takes half the time or less.
 # OPTIMIZED=1 compiles as users do, which takes twice as long.
-CACHE := JAX_COMPILATION_CACHE_DIR=$(abspath $(VENV))/compiled JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 \
+COMPILED ?= $(abspath $(VENV))/compiled
+CACHE := JAX_COMPILATION_CACHE_DIR=$(COMPILED) JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 \
   JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1
 PYTEST := $(CACHE) $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
 
-.PHONY: demo test test-all test-torch durations mutants notebooks docs stubs lint ruff pyright hooks bench bench-overhead bench-sparse bench-lbfgs bench-averaging bench-monitoring bench-skipping bench-loops bench-compile bench-checkpoint bench-precision parity reference
+.PHONY: demo test test-all test-torch durations mutants notebooks docs wheel stubs lint ruff pyright hooks bench bench-overhead bench-sparse bench-lbfgs bench-averaging bench-monitoring bench-skipping bench-loops bench-compile bench-checkpoint bench-precision parity reference
 .DELETE_ON_ERROR:
 
 $(VENV)/.made:
@@ -62,6 +63,14 @@ docs: $(VENV)/.docs      ## run the code of the pages, build the site in build/s
 	$(PYTEST) tests/test_docs.py -m "not torch"
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --fresh-env --conf-dir docs/site --doctree-dir build/doctrees . build/site
 	@echo "open build/site/index.html"
+
+wheel: $(VENV)/.made     ## build the wheel in dist, install it by itself in a fresh environment, and take a step
+	rm -rf dist $(VENV)/wheel
+	$(PIP) build
+	$(BIN)/python -m build --wheel --outdir dist .
+	$(PYTHON) -m venv $(VENV)/wheel
+	$(VENV)/wheel/bin/python -m pip install --quiet --disable-pip-version-check dist/*.whl
+	cd dist && $(abspath $(VENV))/wheel/bin/python -c "import functorch_optim as fo; print(fo.adam(), fo.adam().init([]).step)"
 
 stubs: $(VENV)/.test     ## generate the stub of the torch classes' constructors, for editors and type checkers
 	$(BIN)/python -m tests.tools.stubs

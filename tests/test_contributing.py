@@ -14,9 +14,11 @@ REPOSITORIES = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["r
 
 
 def code(name):
-    """Return a file's code spans and indented blocks, without its Python blocks."""
+    """Return a file's code spans, indented blocks and lines for the console, without its Python blocks."""
     text = re.sub(r"```python.*?```", "", (ROOT / name).read_text(), flags=re.DOTALL)
-    return [span or line for span, line in re.findall(r"`([^`]+)`|^ {4}(.*)$", text, re.MULTILINE)]
+    console = "\n".join(re.findall(r"```console\n(.*?)```", text, re.DOTALL)).splitlines()
+    text = re.sub(r"```console.*?```", "", text, flags=re.DOTALL)
+    return console + [span or line for span, line in re.findall(r"`([^`]+)`|^ {4}(.*)$", text, re.MULTILINE)]
 
 
 def targets(text):

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import gc
+import sys
 import types
 import warnings
 import weakref
@@ -433,6 +434,56 @@ def test_what_a_loss_reads_may_change(loss_of, give):
     ) as w:
         assert float(one.backward(loss_fn)) == 9.0
     assert w[0].filename == __file__
+
+
+MAKE = """
+def make():
+    cell, holder = full(0.0), Trainer()
+
+    def loss(params):
+        return jnp.mean((jnp.asarray({read}, jnp.float32).ravel() - params["w"]) ** 2)
+
+    def give(value):
+        nonlocal cell
+        global BATCH
+        cell = holder.root = BATCH = value
+
+    return loss, give
+"""
+
+
+@pytest.mark.parametrize(
+    "read", ["{}.astype(jnp.float16)", "{}[::2]", "{}.T", "{}.at[0].add(0.0)", "{}.reshape(2, 2).T"]
+)
+@pytest.mark.parametrize("place", ["BATCH", "cell", "holder.root"])
+def test_a_value_made_of_what_a_loss_reads_may_change(read, place):
+    """The array itself is not captured: what its method returned is."""
+    names = dict(globals())
+    exec(MAKE.format(read=read.format(place)), names)
+    loss_fn, give = names["make"]()
+    one, values = optim.SGD({"w": jnp.zeros(1)}, lr=0.0), []
+    for b in (1.0, 2.0):
+        give(full(b))
+        values.append(float(one.backward(loss_fn)))
+    assert values == [1.0, 4.0]
+
+
+@pytest.mark.parametrize("read", ["shape[0]", "ndim", "size", "dtype.itemsize"])
+def test_an_array_that_is_read_for_its_shape_may_change_its_values(read, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "BATCH", full(1.0))
+    loss_fn = eval(f"lambda params: jnp.mean((BATCH.{read} - params['w']) ** 2)", globals())
+    one = optim.SGD({"w": jnp.zeros(1)}, lr=0.0)
+    first = float(one.backward(loss_fn))
+    (entry,) = one._losses._entries.values()
+    before = dict(entry)
+    monkeypatch.setattr(sys.modules[__name__], "BATCH", full(2.0))
+    assert float(one.backward(loss_fn)) == first and entry == before
+    monkeypatch.setattr(sys.modules[__name__], "BATCH", jnp.zeros((2, 9), jnp.bfloat16))
+    expected = float(jnp.mean((eval(f"BATCH.{read}", globals()) - jnp.zeros(1)) ** 2))
+    assert float(one.backward(loss_fn)) == expected != first
+
+
+BATCH = jnp.zeros(4)
 
 
 @pytest.mark.parametrize("how", ["step", "has_aux", "without jit", "LBFGS"])

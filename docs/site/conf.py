@@ -13,7 +13,6 @@ import functorch_optim
 
 project = "functorch_optim"
 author = "the functorch_optim developers"
-copyright = author
 version = release = functorch_optim.__version__
 
 root_doc = "docs/index"
@@ -31,7 +30,6 @@ extensions = [
 ]
 nitpicky = True
 nitpick_ignore_regex = [(r"py:.*", r"jax\..*")]  # the build needs no network, so JAX's own names are plain code
-suppress_warnings = []
 
 # Markdown
 myst_enable_extensions = ["colon_fence", "dollarmath", "deflist"]
@@ -55,6 +53,7 @@ html_title = "functorch_optim"
 html_static_path = ["static"]
 html_css_files = ["site.css"]
 html_extra_path = ["root"]
+html_show_copyright = False
 html_show_sphinx = False
 html_copy_source = False
 html_theme_options = {"navigation_with_keys": True}

@@ -30,6 +30,7 @@ _INSTALLED = ("site-packages", "dist-packages")
 _MANY = 1000  # containers with more items are not followed
 _FAR = 20_000  # maximum number of objects to visit
 _WAYS = 3  # from how many places to follow one object; references may be circular
+_ABSTRACT = frozenset({"dtype", "ndim", "shape", "size"})  # what is read of an array without its values
 _NOTHING = object()
 
 
@@ -182,13 +183,16 @@ class _Walk(Places):
     def _attribute(self, node: Node, names: tuple[str, ...]) -> None:
         """Follow the value at the end of a chain of attributes, and the methods on the way."""
         owner = node.value
-        if not names:
-            self._value(node)
-        if not names or (isinstance(owner, types.ModuleType) and owner.__name__.partition(".")[0] in _CLOSED):
+        if not names or (isinstance(owner, PLAIN | _ARRAY) and names[0] not in _ABSTRACT):
+            self._value(node)  # what an array's methods return depends on the whole array
+            return
+        if isinstance(owner, types.ModuleType) and owner.__name__.partition(".")[0] in _CLOSED:
             return
         name, rest = names[0], names[1:]
         found = inspect.getattr_static(owner, name, _NOTHING)
-        if name in getattr(owner, "__dict__", ()):
+        if isinstance(owner, _ARRAY):
+            self._attribute(self.attribute(node, name, getattr(owner, name)), rest)
+        elif name in getattr(owner, "__dict__", ()):
             if name not in self._written or rest:  # else the code itself wrote it
                 self._attribute(self.member(node, name), rest)
         elif isinstance(found, property | types.FunctionType):
