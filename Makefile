@@ -60,7 +60,7 @@ notebooks: $(VENV)/.docs ## run every notebook; each ends with assertions
 	$(BIN)/jupyter execute notebooks/*.ipynb
 
 docs: $(VENV)/.docs      ## run the code of the pages, build the site in build/site; warnings are errors
-	$(PYTEST) tests/test_docs.py -m "not torch"
+	FULL=1 $(PYTEST) tests/test_docs.py -m "not torch"
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --fresh-env --conf-dir docs/site --doctree-dir build/doctrees . build/site
 	@echo "open build/site/index.html"
 
