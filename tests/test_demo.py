@@ -1,7 +1,14 @@
-"""The demo learns, resumes bit for bit, and answers bad input in one line."""
+"""The demo learns, resumes bit for bit, tells how it goes, and answers bad input in one line."""
 
+import errno
+import os
 import pathlib
+import pty
 import re
+import shlex
+import signal
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -9,11 +16,12 @@ import pytest
 
 import functorch_optim as fo
 from functorch_optim.checkpoint import load_torch, save_torch
-from functorch_optim.demo import checkpoint, data
-from functorch_optim.demo.__main__ import main
+from functorch_optim.demo import checkpoint, data, plot
+from functorch_optim.demo.__main__ import command_to_resume, main, parse
+from functorch_optim.demo.curves import Comparison, Curves
 from functorch_optim.demo.network import init_params
-from functorch_optim.demo.optimizers import DEFAULT_LR, make_optimizer
-from functorch_optim.demo.training import train
+from functorch_optim.demo.optimizers import DEFAULT_LR, make_optimizer, make_schedule
+from functorch_optim.demo.training import Training, train
 from tests.algorithms import full
 from tests.equality import same
 
@@ -35,33 +43,164 @@ def test_the_library_knows_nothing_of_the_demo():
     assert not [path for path in sources if re.search(r"\b(argparse|demo)\b", path.read_text())]
 
 
-@pytest.mark.full
-def test_resumed_run_has_the_bits_of_an_uninterrupted_one(tmp_path, capsys):
-    assert run(capsys, "--epochs", 2, "--out", tmp_path / "whole")[0] == 0
+@pytest.fixture
+def few_steps(monkeypatch):
+    """Let an epoch have four steps, and the picture be empty, since it takes a second."""
+    monkeypatch.setattr(data, "steps_per_epoch", lambda digits: 4)
+    monkeypatch.setattr(plot, "plot", lambda path, *_: path.write_bytes(b""))
+
+
+def test_resumed_run_has_the_bits_of_an_uninterrupted_one(tmp_path, capsys, few_steps):
+    assert run(capsys, "--epochs", 3, "--out", tmp_path / "whole")[0] == 0
     assert run(capsys, "--epochs", 1, "--out", tmp_path / "parts")[0] == 0
-    status, output = run(capsys, "--epochs", 2, "--out", tmp_path / "parts", "--resume")
+    status, output = run(capsys, "--epochs", 3, "--out", tmp_path / "parts", "--resume")
     assert status == 0
-    assert "epoch 1/2" not in output.err
+    assert f"resuming after epoch 1 from {tmp_path / 'parts' / 'checkpoint.pt'}\n" in output.out
+    assert "epoch 1/3" not in output.out
     assert same(*(load_torch(tmp_path / name / "checkpoint.pt") for name in ("whole", "parts")))
-    assert (tmp_path / "parts" / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", *full("sgd", "adam")])
 def test_learns(optimizer, tmp_path):
     result = train(optimizer, DEFAULT_LR[optimizer], 8, False, tmp_path)
     assert result.accuracy >= 0.95
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    curves = load_torch(tmp_path / "checkpoint.pt")["run"]["curves"]
+    schedule = make_schedule(DEFAULT_LR[optimizer], 44)
+    np.testing.assert_allclose(curves["rate"], [float(schedule(step)) for step in range(8 * 44)], rtol=1e-6)
 
 
 @pytest.mark.parametrize("optimizer", ["adam", *full("sgd", "adamw")])
-def test_the_torch_face_trains_the_same(optimizer, tmp_path, monkeypatch):
-    """From the start, and from a checkpoint. Few batches: when a ReLU switches, a difference of 6e-8 in the parameters
+def test_the_torch_face_trains_the_same(optimizer, tmp_path, few_steps):
+    """From the start, and from a checkpoint. Few steps: when a ReLU switches, a difference of 6e-8 in the parameters
     becomes one of 6e-3 in the gradient, and that happens within an epoch or two."""
-    all_batches = data.batches
-    monkeypatch.setattr(data, "batches", lambda epoch, digits: all_batches(epoch, digits)[:4])
     first = train(optimizer, DEFAULT_LR[optimizer], 1, False, tmp_path)
     resumed = train(optimizer, DEFAULT_LR[optimizer], 3, True, tmp_path)
+    assert [len(result.differences) for result in (first, resumed)] == [1, 2]
     for result in (first, resumed):
         assert max(result.differences) < 1e-5
+
+
+EPOCH = r"loss \d+\.\d{4}  accuracy \d+\.\d\d%  rate \d\.\d\de-\d\d  \d+:\d\d left"
+
+
+def test_a_log_has_a_line_an_epoch_and_a_summary(tmp_path, capsys, few_steps):
+    status, output = run(capsys, "--epochs", 10, "--optimizer", "adam", "--out", tmp_path)
+    assert status == 0
+    assert output.err == ""
+    assert "\r" not in output.out
+    images, about, functional, *epochs, torch, both, empty, accuracy, difference, files, more = output.out.splitlines()
+    assert images == "1,437 handwritten digits to learn from, 360 to test on"
+    assert about.endswith("adam, learning rate 0.002 at its peak")
+    assert functional.startswith("functional face: ")
+    assert len(epochs) == 10
+    for number, line in enumerate(epochs, 1):
+        assert re.fullmatch(rf"epoch {number:>2}/10  {EPOCH}", line)
+    assert epochs[-1].endswith("  0:00 left")
+    assert torch.startswith("torch face: ")
+    assert re.fullmatch(r"10 epochs  loss \d\.\d{4}  accuracy \d+\.\d\d%  0:00 left", both)
+    assert empty == ""
+    assert re.fullmatch(r"test accuracy \d+\.\d\d% after epoch 10, in \d+ s", accuracy)
+    number = r"\d\.\de[-+]\d\d"
+    assert re.fullmatch(rf"largest difference .*: {number} after epoch 1, {number} after epoch 10", difference)
+    assert files == f"wrote {tmp_path / 'curves.png'} and {tmp_path / 'checkpoint.pt'}"
+    assert more.startswith("to train on: ")
+    options = resumption(more)
+    assert (options.optimizer, options.epochs, options.resume, options.out) == ("adam", 20, True, tmp_path)
+
+
+def resumption(line):
+    """Return the options of the command at a line's end, which runs this Python."""
+    interpreter, dash_m, module, *arguments = shlex.split(re.search(r"[Tt]o (train on|continue): (.*)", line)[2])
+    assert pathlib.Path(interpreter).resolve() == pathlib.Path(sys.executable).resolve()
+    assert (dash_m, module) == ("-m", "functorch_optim.demo")
+    return parse(arguments)
+
+
+def test_a_command_to_resume_has_every_option_that_differs_from_its_default(tmp_path):
+    arguments = ["--optimizer", "sgd", "--lr", "0.03", "--out", str(tmp_path / "a folder")]
+    for given in ([], arguments):
+        options = parse(given)
+        again = resumption(f"to train on: {command_to_resume(options, 7)}")
+        assert vars(again) == {**vars(options), "resume": True, "epochs": 7}
+
+
+def test_a_terminal_has_a_bar_an_epoch_and_ctrl_c_says_how_to_go_on(tmp_path):
+    leader, terminal = pty.openpty()
+    command = [sys.executable, "-m", "functorch_optim.demo", "--out", tmp_path]
+    process = subprocess.Popen(command, stdin=terminal, stdout=terminal, stderr=terminal)
+    os.close(terminal)
+    shown, sent = "", False
+    while part := _read(leader):
+        shown += part
+        if "epoch  3/30" in shown and not sent:
+            process.send_signal(signal.SIGINT)
+            sent = True
+    os.close(leader)
+    process.wait()
+    assert process.returncode == 130
+    assert "Traceback" not in shown
+    *lines, last = [line.split("\r")[-1] for line in shown.replace("\r\n", "\n").rstrip("\n").split("\n")]
+    bars = [line for line in lines if line.startswith("epoch")]
+    assert len(bars) == 3
+    for number, line in enumerate(bars[:2], 1):
+        assert re.fullmatch(rf"epoch  {number}/30  █+  {EPOCH}", line)
+        assert len(line) == 80
+    assert re.match(rf"interrupted: {tmp_path}/checkpoint.pt has 2 of 30 epochs\. To continue: ", last)
+    assert resumption(last).epochs == 30
+
+
+def _read(leader):
+    """Read what a terminal shows; nothing when all programs have closed it."""
+    try:
+        return os.read(leader, 65536).decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
+def test_an_interruption_before_the_first_checkpoint_promises_none(tmp_path, capsys, few_steps, monkeypatch):
+    path = tmp_path / "checkpoint.pt"
+    monkeypatch.setattr(checkpoint, "save", interrupt)
+    message = "interrupted: no epoch has ended, so there is no checkpoint of this run"
+    status, output = run(capsys, "--epochs", 1, "--out", tmp_path)
+    assert (status, output.err) == (130, f"{message}\n")
+    monkeypatch.undo()
+    path.write_bytes(b"that of an earlier run")
+    monkeypatch.setattr(data, "load_digits", interrupt)
+    status, output = run(capsys, "--epochs", 1, "--out", tmp_path)
+    assert (status, output.err) == (130, f"{message}; {path} is an earlier run's\n")
+    status, output = run(capsys, "--epochs", 1, "--out", tmp_path, "--resume")
+    assert (status, output.err) == (130, f"interrupted: {path} is no checkpoint of this demo\n")
+
+
+def test_after_the_last_epoch_nothing_is_left_but_more_epochs(tmp_path, capsys, few_steps, monkeypatch):
+    path = tmp_path / "checkpoint.pt"
+    monkeypatch.setattr(Training, "as_in_torch", interrupt)
+    status, output = run(capsys, "--epochs", 2, "--out", tmp_path)
+    message = f"{path} has all 2 epochs. To train on: "
+    assert status == 130
+    assert output.err.startswith(f"interrupted: {message}") and resumption(output.err)
+    assert (tmp_path / "curves.png").exists()
+    content = path.read_bytes()
+    for epochs in (1, 2):
+        status, output = run(capsys, "--epochs", epochs, "--out", tmp_path, "--resume")
+        assert status == 0
+        message = f"nothing left to do: {path} has 2 epochs, and --epochs is {epochs}. To train on: "
+        assert output.out.startswith(message) and output.out.count("\n") == 1
+        assert resumption(output.out).epochs == 12
+        assert path.read_bytes() == content
+
+
+def test_a_new_run_says_that_it_replaces_a_checkpoint(tmp_path, capsys, few_steps):
+    path = tmp_path / "checkpoint.pt"
+    path.write_bytes(b"that of an earlier run")
+    status, output = run(capsys, "--epochs", 1, "--out", tmp_path)
+    assert status == 0
+    assert f"starting anew: the first epoch replaces {path}, which --resume would continue\n" in output.out
 
 
 @pytest.mark.parametrize(
@@ -69,7 +208,9 @@ def test_the_torch_face_trains_the_same(optimizer, tmp_path, monkeypatch):
     [
         (["--optimizer", "adagrad2"], "unknown optimizer 'adagrad2': choose one of sgd, adam, adamw"),
         (["--epochs", "0"], "--epochs must be at least 1"),
-        (["--lr", "-1"], "Invalid learning rate: -1.0"),
+        (["--epochs", "many"], "argument --epochs: invalid int value: 'many'"),
+        (["--lr", "-1"], "Invalid learning rate: -1.0. --lr must be finite and at least 0"),
+        (["--lr", "nan"], "Invalid learning rate: nan"),
         (["--resume"], "there is no checkpoint"),
         (["--nonsense"], "unrecognized arguments: --nonsense"),
     ],
@@ -79,6 +220,77 @@ def test_bad_arguments_are_one_line(arguments, message, tmp_path, capsys):
     assert status == 2
     assert output.err.startswith("error: ") and message in output.err
     assert output.err.count("\n") == 1
+    assert output.out == ""
+
+
+def test_help_shows_every_default(capsys):
+    with pytest.raises(SystemExit):
+        parse(["--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    rates = "0.1 with sgd, 0.002 with adam, 0.002 with adamw"
+    defaults = re.findall(r"--(\w+)[^-]*?\(default: (.*?)\)", shown.partition("options:")[2])
+    assert dict(defaults) == {
+        "optimizer": "adamw",
+        "epochs": "30",
+        "lr": rates,
+        "resume": "start anew",
+        "out": "runs/demo",
+    }
+
+
+def test_an_unwritable_folder_is_found_before_training(tmp_path, capsys):
+    file = tmp_path / "file"
+    file.write_text("")
+    folder = tmp_path / "folder"
+    (folder / "curves.png").mkdir(parents=True)
+    for out, message in (
+        (file, f"cannot write {file}: File exists"),
+        (file / "below", f"cannot write {file / 'below'}: Not a directory"),
+        (folder, f"cannot write {folder / 'curves.png'}: it is not a file"),
+    ):
+        status, output = run(capsys, "--out", out)
+        assert status == 2
+        assert output.err.startswith(f"error: {message}. ") and output.err.count("\n") == 1
+        assert "--out" in output.err
+        assert output.out == ""
+
+
+def test_a_full_disk_is_one_line(tmp_path, capsys, few_steps, monkeypatch):
+    def full_disk(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(fo.checkpoint, "save_torch", full_disk)
+    status, output = run(capsys, "--epochs", 1, "--out", tmp_path)
+    assert status == 2
+    message = f"error: cannot write {tmp_path / 'checkpoint.pt'}: No space left on device. "
+    assert output.err.startswith(message) and output.err.count("\n") == 1
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(tmp_path, capsys, few_steps):
+    status, output = run(capsys, "--epochs", 2, "--optimizer", "sgd", "--lr", 1e38, "--out", tmp_path)
+    assert status == 2
+    assert output.err == "error: the mean loss of epoch 1 is nan: pass a lower --lr than 1e+38\n"
+    assert not (tmp_path / "checkpoint.pt").exists()
+
+
+def test_the_picture_shows_every_step_both_faces_and_their_difference():
+    rng = np.random.default_rng(0)
+    curves = Curves(rng.uniform(1, 2, 12), np.arange(12.0), rng.uniform(0.5, 1, 3))
+    comparison = Comparison(1, curves.mean_loss[1:], curves.accuracy[1:], np.array([1e-7, 2e-7]))
+    figure = plot.draw("adamw", curves, comparison)
+    loss, accuracy, rate, difference = figure.axes
+    assert all(axis.get_title(loc="left") and axis.get_ylabel() for axis in figure.axes)
+    assert [axis.get_xlabel() for axis in (rate, difference)] == ["step (4 an epoch)"] * 2
+    steps, functional, torch_face = loss.lines
+    assert same(steps.get_ydata(), curves.loss)
+    assert same(functional.get_ydata(), curves.mean_loss)
+    assert same(torch_face.get_ydata(), comparison.mean_loss)
+    assert torch_face.is_dashed() and torch_face.get_zorder() >= functional.get_zorder()
+    assert [line.get_xdata().tolist() for line in accuracy.lines] == [[4, 8, 12], [8, 12]]
+    assert same(rate.lines[0].get_ydata(), curves.rate)
+    assert same(difference.lines[0].get_ydata(), comparison.difference)
+    assert not any(axis.get_legend() for axis in figure.axes)
+    assert [text.get_text() for text in figure.legends[0].texts] == ["each step", "functional face", "torch face"]
 
 
 def _truncate(path):
@@ -112,9 +324,10 @@ def _other_types(path):
     save_torch({**saved, "run": {**saved["run"], "epoch": "1"}}, path)
 
 
-def _other_history(path):
+def _other_curves(path):
     saved = load_torch(path)
-    save_torch({**saved, "run": {**saved["run"], "history": np.zeros(3)}}, path)
+    curves = {**saved["run"]["curves"], "accuracy": np.zeros(2)}
+    save_torch({**saved, "run": {**saved["run"], "curves": curves}}, path)
 
 
 def _other_optimizer(path):
@@ -130,17 +343,21 @@ def _other_network(path):
 
 @pytest.mark.parametrize(
     "damage",
-    [_truncate, _flip, _empty, _text, _foreign, _list, _other_types, _other_history, _other_optimizer, _other_network],
+    [_truncate, _flip, _empty, _text, _foreign, _list, _other_types, _other_curves, _other_optimizer, _other_network],
 )
 def test_a_bad_checkpoint_is_one_line(damage, tmp_path, capsys):
     params = init_params(0)
     state = make_optimizer("adamw", 2e-3, 45).init(params)
     path = tmp_path / "checkpoint.pt"
-    checkpoint.save(path, (params, state), {"optimizer": "adamw", "lr": 2e-3, "epoch": 1, "history": np.zeros((1, 4))})
-    loaded, _ = checkpoint.load(path, (params, state), "adamw", 2e-3)
+    curves = Curves(np.zeros(4), np.zeros(4), np.zeros(1))
+    checkpoint.save(path, (params, state), "adamw", 2e-3, curves)
+    loaded, again = checkpoint.load(path, (params, state), "adamw", 2e-3)
     assert jax.tree.structure(loaded) == jax.tree.structure((params, state))
+    assert same(again, curves)
     damage(path)
     status, output = run(capsys, "--resume", "--epochs", 2, "--out", tmp_path)
     assert status == 2
     assert output.err.startswith("error: ") and str(path) in output.err
     assert output.err.count("\n") == 1
+    assert output.err.endswith("run without --resume\n" if damage is _other_optimizer else f"{checkpoint.MEND}\n")
+    assert "verify=" not in output.err

@@ -73,50 +73,53 @@ def tell_result(result: Result, options: argparse.Namespace, seconds: float) -> 
     print(f"to train on: {command_to_resume(options, last + MORE)}")
 
 
-def tell_interruption(options: argparse.Namespace, before: tuple[int, int] | None) -> str:
-    """Say where an interrupted run can be continued; ``before`` is the version of the checkpoint at its start."""
+def tell_state(options: argparse.Namespace, before: tuple[int, int] | None) -> str:
+    """Say what an interrupted run has left, and how to continue.
+
+    ``before`` is the version of the file with the name of its checkpoint at the start.
+    """
     path = options.out / checkpoint.NAME
-    if not options.resume and checkpoint.version(path) == before:
-        earlier = f"; {path} is an earlier run's" if before else ""
-        return f"interrupted before the end of the first epoch: there is no checkpoint of this run{earlier}"
     epochs = checkpoint.epochs_of(path)
+    if checkpoint.version(path) == before and not options.resume:
+        earlier = f"; {path} is an earlier run's" if before else ""
+        return f"no epoch has ended, so there is no checkpoint of this run{earlier}"
     if epochs is None:
-        return f"interrupted; {path} is no checkpoint of this demo"
+        return f"{path} is no checkpoint of this demo"
     if epochs < options.epochs:
-        return f"interrupted; {path} has {epochs} of {options.epochs} epochs. To continue: " + command_to_resume(
-            options, options.epochs
+        return (
+            f"{path} has {epochs} of {options.epochs} epochs. To continue: {command_to_resume(options, options.epochs)}"
         )
-    return f"interrupted; {path} has all {epochs} epochs. To train on: {command_to_resume(options, epochs + MORE)}"
+    return f"{path} has all {epochs} epochs. To train on: {command_to_resume(options, epochs + MORE)}"
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the demo and return the exit status."""
     try:
-        options = parse(arguments)
+        return run(parse(arguments))
     except DemoError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
-    before = checkpoint.version(options.out / checkpoint.NAME)
+    except ModuleNotFoundError as error:
+        print(f"error: the demo needs {error.name}: pip install 'functorch-optim[demo]'", file=sys.stderr)
+    return 2
+
+
+def run(options: argparse.Namespace) -> int:
+    """Train with these options, and return the exit status."""
+    path = options.out / checkpoint.NAME
+    before = checkpoint.version(path)
+    start = time.perf_counter()
     try:
         for library in ("sklearn", "matplotlib", "tqdm"):
             importlib.import_module(library)
-        start = time.perf_counter()
         result = train(options.optimizer, options.lr, options.epochs, options.resume, options.out)
-        tell_result(result, options, time.perf_counter() - start)
-    except DemoError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except ModuleNotFoundError as error:
-        print(f"error: the demo needs {error.name}: pip install 'functorch-optim[demo]'", file=sys.stderr)
-        return 2
-    except NothingLeftError as error:
-        print(
-            f"nothing left to do: {options.out / checkpoint.NAME} has {error.epochs} epochs, --epochs asks for "
-            f"{options.epochs}. To train on: {command_to_resume(options, error.epochs + MORE)}"
-        )
     except KeyboardInterrupt:
-        print(tell_interruption(options, before), file=sys.stderr)
+        print(f"interrupted: {tell_state(options, before)}", file=sys.stderr)
         return 130
+    except NothingLeftError as error:
+        print(f"nothing left to do: {path} has {error.epochs} epochs, and --epochs is {options.epochs}", end=". ")
+        print(f"To train on: {command_to_resume(options, error.epochs + MORE)}")
+        return 0
+    tell_result(result, options, time.perf_counter() - start)
     return 0
 
 

@@ -10,13 +10,13 @@ from functorch_optim.typing import PyTree
 def init_params(seed: int) -> dict[str, dict[str, jax.Array]]:
     """Initialize two convolutions and two dense layers as He et al. do."""
     shapes = {"conv1": (3, 3, 1, 16), "conv2": (3, 3, 16, 32), "dense1": (128, 64), "dense2": (64, 10)}
-    keys = jax.random.split(jax.random.key(seed), len(shapes))
+    rng = np.random.default_rng(seed)
     return {
         name: {
-            "kernel": jax.random.normal(key, shape) * np.sqrt(2 / np.prod(shape[:-1])).astype(np.float32),
+            "kernel": jnp.array(rng.normal(0, np.sqrt(2 / np.prod(shape[:-1])), shape), jnp.float32),
             "bias": jnp.zeros(shape[-1]),
         }
-        for key, (name, shape) in zip(keys, shapes.items(), strict=True)
+        for name, shape in shapes.items()
     }
 
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from functorch_optim.typing import PyTree
 
 WIDTH = 100  # of a line with a bar, if the terminal is as wide
-FORMAT = "{desc}  {bar}  {postfix}"
+FORMAT = "{desc}  {bar}  "
 
 
 class Bar:
@@ -22,7 +22,7 @@ class Bar:
         """Count one more step, and show the text beside the bar."""
         left = self._progress.count_step()
         if self._bar is not None:
-            self._bar.set_postfix_str(f"{text}  {left}", refresh=False)
+            self._bar.bar_format = f"{FORMAT}{text}  {left}"
             self._bar.update()
 
     def end(self, text: str) -> None:
@@ -31,7 +31,8 @@ class Bar:
         if self._bar is None:
             self._progress.say(f"{self._label}  {text}")
         else:
-            self._bar.set_postfix_str(text)
+            self._bar.bar_format = FORMAT + text
+            self._bar.refresh()
 
 
 class Progress:
@@ -56,10 +57,10 @@ class Progress:
             return
         from tqdm import tqdm
 
-        width = min(shutil.get_terminal_size().columns, WIDTH)
-        with tqdm(total=steps, desc=label, bar_format=FORMAT, ncols=width, file=sys.stdout) as bar:
-            if not self._done:
-                bar.set_postfix_str("compiling the step")
+        size = shutil.get_terminal_size()
+        width, height = min(size.columns or 80, WIDTH), size.lines or 24  # some terminals do not know their size
+        text = "" if self._done else "compiling the step"
+        with tqdm(total=steps, desc=label, ncols=width, nrows=height, bar_format=FORMAT + text, file=sys.stdout) as bar:
             yield Bar(label, bar, self)
 
     def count_step(self) -> str:

@@ -53,18 +53,22 @@ class Training(NamedTuple):
 
     @property
     def steps_per_epoch(self) -> int:
-        return len(data.batches(0, self.digits))
+        return data.steps_per_epoch(self.digits)
 
     def score(self, params: PyTree) -> float:
         return float(accuracy(params, self.digits.test_images, self.digits.test_labels))
+
+    def plot(self, curves: Curves, comparison: Comparison | None) -> None:
+        with writing(self.out / plot.NAME):
+            plot.plot(self.out / plot.NAME, self.optimizer, curves, comparison)
 
     def functional(self, params: PyTree, state: PyTree, curves: Curves) -> tuple[list[PyTree], Curves]:
         """Train with the functional face, and write a checkpoint after every epoch; return the parameters after every
         epoch, and the curves."""
         images, labels = self.digits.train_images, self.digits.train_labels
         snapshots: list[PyTree] = []
-        step = make_step(make_optimizer(self.optimizer, self.lr, data.steps_per_epoch(self.digits)))
-        text = "functional face: one compiled step computes the loss, its gradients and the update"
+        step = make_step(make_optimizer(self.optimizer, self.lr, self.steps_per_epoch))
+        text = "functional face: one compiled step computes loss, gradients and update"
         self.progress.phase(text, (self.epochs - curves.epochs) * self.steps_per_epoch)
         for epoch in range(curves.epochs, self.epochs):
             losses: list[float] = []
@@ -90,7 +94,7 @@ class Training(NamedTuple):
         images, labels = self.digits.train_images, self.digits.train_labels
         first = self.epochs - len(snapshots)
         curves, differences = Curves.empty(), []
-        text = "torch face: zero_grad, backward, clip_grad_norm, step; from the same start, so with the same numbers"
+        text = "torch face: zero_grad, backward, clip_grad_norm, step; the same but for rounding"
         self.progress.phase(text, len(snapshots) * self.steps_per_epoch)
         label = f"{len(snapshots)} epochs" if len(snapshots) > 1 else "1 epoch"
         with self.progress.bar(label, len(snapshots) * self.steps_per_epoch) as bar:
@@ -121,7 +125,7 @@ def train(
     progress = progress or Progress()
     digits = data.load_digits()
     run = Training(optimizer, lr, epochs, out, digits, progress)
-    tx = make_optimizer(optimizer, lr, data.steps_per_epoch(digits))
+    tx = make_optimizer(optimizer, lr, run.steps_per_epoch)
     params = init_params(seed=0)
     state, curves, path = tx.init(params), Curves.empty(), out / checkpoint.NAME
     if resume:
@@ -134,18 +138,19 @@ def train(
         progress.say(f"resuming after epoch {curves.epochs} from {path}")
     elif path.exists():
         progress.say(f"starting anew: the first epoch replaces {path}, which --resume would continue")
-    stateful = CLASSES[optimizer](params, lr=make_schedule(lr, data.steps_per_epoch(digits)), **OPTIONS[optimizer])
+    stateful = CLASSES[optimizer](params, lr=make_schedule(lr, run.steps_per_epoch), **OPTIONS[optimizer])
     stateful.restore(params, fo.find_state(state, fo.SGDState if optimizer == "sgd" else fo.AdamState))
     snapshots, curves = run.functional(params, state, curves)
-    with writing(out / plot.NAME):
-        plot.plot(out / plot.NAME, optimizer, curves, None)
-    comparison = run.as_in_torch(stateful, snapshots)
-    with writing(out / plot.NAME):
-        plot.plot(out / plot.NAME, optimizer, curves, comparison)
+    try:
+        comparison = run.as_in_torch(stateful, snapshots)
+    except KeyboardInterrupt:
+        run.plot(curves, None)
+        raise
+    run.plot(curves, comparison)
     return Result(snapshots[-1], float(curves.accuracy[-1]), comparison.difference)
 
 
 def _describe(params: PyTree, digits: data.Digits, optimizer: str, lr: float) -> str:
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
     images = f"{len(digits.train_images):,} handwritten digits to learn from, {len(digits.test_images)} to test on"
-    return f"{images}; a network of {size:,} parameters; {optimizer}, learning rate {lr:g} at its peak"
+    return f"{images}\n{size:,} parameters; {optimizer}, learning rate {lr:g} at its peak"
