@@ -16,6 +16,7 @@ import numpy as np
 
 from functorch_optim.core.options import Options
 from functorch_optim.hyperparams import Scalar, as_count
+from functorch_optim.option_names import explain_constructor
 from functorch_optim.typing import Numeric, PyTree
 
 _QUARTER = math.pi / 2  # of a turn
@@ -23,6 +24,10 @@ _QUARTER = math.pi / 2  # of a turn
 
 class Schedule(Options):
     """Base class of schedules: a subclass declares its options and defines ``evaluate(step, xp)``."""
+
+    def __init_subclass__(cls, **kwargs: object) -> None:
+        super().__init_subclass__(**kwargs)
+        explain_constructor(cls)
 
     def __post_init__(self) -> None:
         super().__post_init__()
