@@ -146,18 +146,15 @@ class Network(nnx.Module):
 
 
 class Linen(nn.Module):
-    @nn.compact
-    def __call__(self, x):
-        return nn.BatchNorm(use_running_average=False)(nn.Dense(2)(x))
+    width: int = 2
 
 
 def variables():
-    return Linen().init(jax.random.key(0), jnp.ones((2, 2)))
+    return {"params": {"kernel": jnp.ones((2, 2))}, "batch_stats": {"mean": jnp.ones(2)}}
 
 
 def train_state():
-    tx = fo.sgd()
-    return TrainState.create(apply_fn=Linen().apply, params=variables()["params"], tx=tx)
+    return TrainState.create(apply_fn=Linen().apply, params=variables()["params"], tx=fo.sgd())
 
 
 class KerasVariable:
@@ -276,8 +273,11 @@ def test_the_pages_that_messages_name_exist():
 def test_every_page_is_named_and_only_through_one_function():
     named, elsewhere = set(), []
     for path in (ROOT / "functorch_optim").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Constant) and isinstance(node.value, str) and path.name != "pages.py":
+        text = path.read_text()
+        if path.name == "pages.py" or not ("docs/" in text or "pages import" in text):
+            continue
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 named |= {node.value} & set(PAGES)
                 is_docstring = "\n" in node.value
                 elsewhere += [path.name] * ("docs/" in node.value and not is_docstring)
