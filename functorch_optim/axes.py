@@ -23,7 +23,7 @@ from jax.sharding import PartitionSpec
 from jax.typing import DTypeLike
 
 from functorch_optim import trees
-from functorch_optim.selection import Labels, as_labels
+from functorch_optim.labels import Labels, as_labels
 from functorch_optim.typing import PyTree
 
 Axes = tuple[str, ...]

@@ -28,6 +28,7 @@ from functorch_optim.core.numerics import next_step
 from functorch_optim.core.options import Options, checked, data_options
 from functorch_optim.effects import Effects, Leaves
 from functorch_optim.hyperparams import Beta, Option, Scalar, is_real, is_schedule
+from functorch_optim.option_names import call_with
 from functorch_optim.typing import PyTree
 
 Factory = Callable[..., GradientTransformation]
@@ -173,7 +174,7 @@ class Inject(Transform):
 
     def built(self, numbers: Mapping[str, PyTree]) -> GradientTransformation:
         """Build the transformation with these numbers."""
-        tx = self.factory(**{name: given.option(numbers.get(name)) for name, given in self.options})
+        tx = call_with(self.factory, {name: given.option(numbers.get(name)) for name, given in self.options})
         check_transformation(f"inject: what {_name(self.factory)} returns", tx)
         return tx
 
@@ -263,8 +264,9 @@ def inject(factory: Factory, /, *, static: Collection[str] | str = (), **options
     tx = Inject(factory, tuple(given.items()))
     if marks is None:  # let the factory check the ranges of its numbers
         first = tx.numbers(jnp.zeros((), jnp.int32))
-        factory(
-            **{name: one.option(first[name]) if one.has_schedules else options[name] for name, one in given.items()}
+        call_with(
+            factory,
+            {name: one.option(first[name]) if one.has_schedules else options[name] for name, one in given.items()},
         )
     _check_data(tx)
     return transformation(tx)

@@ -6,13 +6,10 @@ from dataclasses import replace
 from typing import Any, ClassVar, NamedTuple
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
-from functorch_optim import trees, variables
+from functorch_optim import trees
 from functorch_optim.base import (
     EmptyState,
-    Frozen,
     GradientTransformation,
     Transform,
     check_transformation,
@@ -26,9 +23,11 @@ from functorch_optim.base import (
 )
 from functorch_optim.combinators import NamedStates, Wrapper, current_hyperparams, states_of
 from functorch_optim.effects import Effect, Effects, Kind, Leaves, common, for_each, of_part
+from functorch_optim.labels import Labels, as_labels, as_mask
 from functorch_optim.objectives import restricted
-from functorch_optim.paths import Found, PathRules, as_rules, called, is_rules
-from functorch_optim.typing import PyTree, TreeDef
+from functorch_optim.option_names import explains_names
+from functorch_optim.paths import Found, as_rules, is_rules
+from functorch_optim.typing import PyTree
 
 
 @exportable
@@ -36,70 +35,6 @@ class MaskedState(NamedTuple):
     """The state of a masked transformation: ``inner`` has None where the mask is False."""
 
     inner: PyTree
-
-
-class ByLeaf(Frozen):
-    """Labels from a parameter's dotted path and array; they must not depend on the array's values."""
-
-    function: Callable[[str, PyTree], PyTree]
-
-    def label(self, name: str, leaf: PyTree) -> Hashable:
-        return called(self.function, "path and the array", name, leaf)
-
-
-class Labels(Frozen):
-    """A pytree of labels, a function of the dotted path, or rules for it; compared by content.
-
-    Rules that could also be a tree of labels are one if it has the parameters' structure.
-    """
-
-    function: Callable[[str], Hashable] | ByLeaf | PathRules | None
-    leaves: tuple[Hashable, ...] = ()
-    structure: PyTree = None
-
-    def __repr__(self) -> str:
-        return repr(self.function or self.structure.unflatten(self.leaves))
-
-    def of(self, names: trees.Names, tree: PyTree) -> list[Hashable]:
-        """Find the label of every leaf of ``tree``; a label may stand for a whole subtree.
-
-        Raises:
-            ValueError: the structures differ, or the rules do not fit the paths.
-        """
-        function, (leaves, treedef) = self.function, jax.tree.flatten(tree, is_leaf=trees.is_leaf)
-        if isinstance(function, ByLeaf):
-            pairs = list(zip(names, leaves, strict=True))
-            for name, leaf in pairs:
-                if leaf is not None:
-                    trees.check_array(name, leaf)
-            return [None if leaf is None else function.label(name, leaf) for name, leaf in pairs]
-        if callable(function):
-            return [called(function, "path", name) for name in names]
-        if not names:  # nothing to label; also optax's placeholder, which has no structure to compare
-            return []
-        if function is not None and self.structure is None:
-            return function.values(names, leaves)
-        try:
-            return self._of_tree(leaves, treedef)
-        except ValueError as error:
-            if function is not None:
-                return function.values(names, leaves)
-            raise ValueError(f"the labels do not have the structure of the parameters: {error}") from error
-
-    def _of_tree(self, leaves: list[PyTree], treedef: TreeDef) -> list[Hashable]:
-        places = variables.plain(treedef.unflatten(range(len(leaves))))
-        labels: list[Hashable] = [None] * len(leaves)
-        for label, subtree in zip(self.leaves, self.structure.treedef.flatten_up_to(places), strict=True):
-            for place in jax.tree.leaves(subtree):
-                labels[place] = label
-        return labels
-
-
-def as_labels(labels: PyTree, is_leaf: Callable[[PyTree], bool] = trees.is_leaf) -> Labels:
-    if callable(labels) and jax.tree_util.all_leaves([labels]):  # not a module of labels
-        return Labels(labels)
-    leaves, structure = jax.tree.flatten(variables.plain(labels), is_leaf=is_leaf)
-    return Labels(None, tuple(leaves), trees.Structure(structure))
 
 
 def _as_labels_of(members: Collection[Hashable], labels: PyTree) -> Labels:
@@ -111,54 +46,6 @@ def _as_labels_of(members: Collection[Hashable], labels: PyTree) -> Labels:
     rules = as_rules("partition", labels, "label")
     ambiguous = all(isinstance(part, str) and part in members for pair in labels for part in pair)
     return replace(as_labels(labels), function=rules) if ambiguous else Labels(rules)
-
-
-def as_mask(who: str, mask: PyTree) -> Labels:
-    """Convert a mask to the labels True and False.
-
-    A mask is a tree of booleans, a function of the dotted path, or a compiled regular expression, which is True where
-    it is found in the path.
-
-    Raises:
-        TypeError: a leaf of the tree is not a boolean.
-    """
-    if isinstance(mask, re.Pattern):
-        return Labels(Found(mask))
-    labels = as_labels(mask)
-    if labels.function is not None:
-        return labels
-    for leaf in labels.leaves:
-        if leaf is not None and not is_flag(leaf):
-            hint = f"; a regular expression must be compiled: re.compile({mask!r})" if isinstance(mask, str) else ""
-            raise TypeError(
-                f"{who}: a mask is a tree of booleans, a function of the path, or a compiled regular expression, but "
-                f"it holds {leaf!r}{hint}"
-            )
-    return replace(labels, leaves=tuple(None if leaf is None else bool(leaf) for leaf in labels.leaves))
-
-
-def flags_of(who: str, mask: Labels, tree: PyTree) -> list[bool]:
-    """Return the mask's value for each leaf of ``tree`` that is not None.
-
-    Raises:
-        ValueError: the structures differ; TypeError: the function of the path returns something other than a boolean.
-    """
-    names, leaves, _ = trees.named_leaves(tree, none_is_leaf=True)
-    flags = []
-    for name, leaf, flag in zip(names, leaves, mask.of(names, tree), strict=True):
-        if leaf is None:
-            continue
-        if not is_flag(flag):
-            raise TypeError(f"{who} must be True or False at the parameter {trees.quote(name)}, but it is {flag!r}")
-        flags.append(bool(flag))
-    return flags
-
-
-def is_flag(leaf: PyTree) -> bool:
-    """Whether a value, such as a leaf of a mask, is a boolean, or a scalar array of booleans."""
-    if isinstance(leaf, jax.Array | np.ndarray):
-        return leaf.shape == () and jnp.issubdtype(leaf.dtype, jnp.bool_)
-    return isinstance(leaf, bool | np.bool_)
 
 
 def _select(tree: PyTree, labels: list[Hashable], label: Hashable) -> PyTree:
@@ -256,6 +143,7 @@ class Partition(Transform):
         return convert_parts if known else None
 
 
+@explains_names
 def partition(transformations: Mapping[Hashable, GradientTransformation], labels: PyTree) -> GradientTransformation:
     """Give each parameter to the transformation of its label.
 
@@ -324,6 +212,7 @@ class Masked(Wrapper):
         return self._both.conversion()
 
 
+@explains_names
 def masked(inner: GradientTransformation, mask: PyTree) -> GradientTransformation:
     """Apply ``inner`` where ``mask`` is True; elsewhere the updates pass unchanged.
 

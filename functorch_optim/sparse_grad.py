@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from functorch_optim import axes, rows, trees
+from functorch_optim.option_names import explains_names
 from functorch_optim.placement import whole
 from functorch_optim.typing import PyTree
 
@@ -91,6 +92,7 @@ def _chosen(sparse: Sparse, names: list[str]) -> list[bool]:
     return [name in wanted for name in names]
 
 
+@explains_names
 def value_and_sparse_grad(loss: Callable[..., PyTree], sparse: Sparse, has_aux: bool = False) -> Callable[..., PyTree]:
     """``jax.value_and_grad`` of a loss whose tables get row-sparse gradients.
 

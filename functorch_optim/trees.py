@@ -9,6 +9,8 @@ from jax.experimental.sparse import BCOO, JAXSparse
 from jax.tree_util import KeyPath
 from jax.typing import DTypeLike
 
+from functorch_optim import foreign_models
+from functorch_optim.pages import see
 from functorch_optim.typing import Array, PyTree, TreeDef
 
 Names = list[str]
@@ -142,14 +144,18 @@ def check_parameter(name: str, param: Array) -> None:
         )
 
 
-def check_array(name: str, node: PyTree, what: str = "") -> None:
-    """Raise unless ``node`` is an array: the parameter itself or, with ``what``, its gradient or the like."""
-    if hasattr(node, "shape") and hasattr(node, "dtype"):
+def check_array(name: str, node: PyTree, what: str = "", model: PyTree = None) -> None:
+    """Raise unless ``node`` is an array: the parameter itself or, with ``what``, its gradient or the like.
+
+    The message says what to pass instead of the ``node``, or of the ``model`` that it is from.
+    """
+    if foreign_models.is_array(node):
         return
-    kind = type(node).__name__
+    kind = foreign_models.kind(node)
     if what:
-        raise TypeError(f"{what} of the parameter {quote(name)} is not an array but {kind}")
-    hint = "; of an equinox module pass eqx.filter(model, eqx.is_inexact_array)" if callable(node) else ""
+        hint = f"; pass JAX's arrays ({see('from-torch')})" if foreign_models.origin(node) else ""
+        raise TypeError(f"{what} of the parameter {quote(name)} is not an array but {kind}{hint}")
+    hint = foreign_models.instead_of(node) if model is None else foreign_models.instead_in(model)
     raise TypeError(
         f"optimizer can only optimize Tensors (here: arrays), but one of the params is {kind}: the parameter "
         f"{quote(name)}{hint}"

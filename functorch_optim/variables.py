@@ -6,7 +6,8 @@ from typing import Any
 
 import jax
 
-from functorch_optim import trees
+from functorch_optim import foreign_models, trees
+from functorch_optim.pages import see
 from functorch_optim.typing import PyTree
 
 _COLLECTIONS = ("batch_stats", "cache", "intermediates", "perturbations")
@@ -81,14 +82,26 @@ def _is_other(node: PyTree) -> bool:
 
 
 def check_parameters(tree: PyTree) -> None:
-    """Raise if a tree holds flax variables that are not parameters, since an optimizer would train them.
+    """Raise if a tree holds flax variables that are not parameters, which an optimizer would train, or no arrays.
 
     Raises:
-        TypeError: it does; the message says what to pass instead.
+        TypeError: it does, or a leaf is not an array; ValueError: it is an nnx.GraphDef. The message says what to pass
+            instead.
     """
     others = other_variables(tree)
     if others:
         raise TypeError(
             f"optimizer can only optimize parameters, but the tree has {others}. Pass nnx.state(model, nnx.Param), or "
-            'variables["params"] of linen; to train a kind of variable of your own, make it a subclass of nnx.Param'
+            'variables["params"] of linen; to train a kind of variable of your own, make it a subclass of nnx.Param '
+            f"({see('networks')})"
         )
+    if nnx() is not None and isinstance(tree, nnx().GraphDef):
+        raise ValueError(
+            "optimizer got an empty parameter list: an nnx.GraphDef holds none. Pass nnx.state(model, nnx.Param) "
+            f"({see('networks')})"
+        )
+    if not all(map(foreign_models.is_array, jax.tree.leaves(tree, is_leaf=trees.is_sparse))):
+        names, leaves, _ = trees.named_leaves(tree)
+        for name, leaf in zip(names, leaves, strict=True):
+            if not trees.is_sparse(leaf):
+                trees.check_array(name, leaf, model=tree)

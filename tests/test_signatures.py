@@ -106,7 +106,11 @@ def test_the_stub_is_up_to_date():
     ("arguments", "options", "message"),
     [
         ((), {}, r"Adam.__init__\(\) missing 1 required positional argument: 'params'"),
-        (([],), {"learning_rate": 0.1}, r"Adam.__init__\(\) got an unexpected keyword argument 'learning_rate'"),
+        (
+            ([],),
+            {"learning_rate": 0.1},
+            r"Adam.__init__\(\) got an unexpected keyword argument 'learning_rate': did you mean lr.*",
+        ),
         (([], 0.1), {"lr": 0.1}, r"Adam.__init__\(\) got multiple values for argument 'lr'"),
         (([], *[0.1] * 6), {}, r"Adam.__init__\(\) takes from 2 to 7 positional arguments but 8 were given"),
     ],

@@ -18,6 +18,7 @@ from functorch_optim.hyperparams import (
     Rho,
     WeightDecay,
 )
+from functorch_optim.option_names import explains_names
 from functorch_optim.typing import Array, Numeric, PyTree
 
 
@@ -65,6 +66,7 @@ class Adadelta(Rule):
         return -scalars.lr * delta, AdadeltaState(None, square_avg, acc_delta)
 
 
+@explains_names
 def adadelta(
     lr: Hyperparameter = 1.0,
     rho: BetaOption = 0.9,

@@ -22,6 +22,7 @@ from functorch_optim.hyperparams import (
     NonNegativeLearningRate,
     NonNegativeWeightDecay,
 )
+from functorch_optim.option_names import explains_names
 from functorch_optim.typing import Array, Numeric, PyTree
 
 
@@ -125,6 +126,7 @@ def _mix(old: jax.Array, new: jax.Array, weight: Any) -> jax.Array:
     return jnp.where(weight < 0.5, old + weight * (new - old), new - (new - old) * (1 - weight))
 
 
+@explains_names
 def adafactor(
     lr: Hyperparameter = 1e-2,
     beta2_decay: Hyperparameter = -0.8,

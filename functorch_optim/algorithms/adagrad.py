@@ -18,6 +18,7 @@ from functorch_optim.hyperparams import (
     Maximize,
     WeightDecay,
 )
+from functorch_optim.option_names import explains_names
 from functorch_optim.typing import Array, Numeric, PyTree
 
 
@@ -62,6 +63,7 @@ class Adagrad(Rule):
         return -scalars.step_size * grad / (sqrt(total) + scalars.eps), AdagradState(None, total)
 
 
+@explains_names
 def adagrad(
     lr: Hyperparameter = 1e-2,
     lr_decay: Hyperparameter = 0,

@@ -21,6 +21,7 @@ from functorch_optim.hyperparams import (
     Maximize,
     WeightDecay,
 )
+from functorch_optim.option_names import explains_names
 from functorch_optim.typing import Array, Numeric, PyTree
 
 
@@ -86,6 +87,7 @@ class Adam(Rule):
         return delta, AdamState(None, exp_avg, exp_avg_sq, largest if self.amsgrad else None)
 
 
+@explains_names
 def adam(
     lr: Hyperparameter = 1e-3,
     betas: tuple[BetaOption, BetaOption] = (0.9, 0.999),

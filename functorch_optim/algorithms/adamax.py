@@ -20,6 +20,7 @@ from functorch_optim.hyperparams import (
     Maximize,
     WeightDecay,
 )
+from functorch_optim.option_names import explains_names
 from functorch_optim.typing import Array, Numeric, PyTree
 
 
@@ -66,6 +67,7 @@ class Adamax(Rule):
         return -scalars.step_size * exp_avg / exp_inf, AdamaxState(None, exp_avg, exp_inf)
 
 
+@explains_names
 def adamax(
     lr: Hyperparameter = 2e-3,
     betas: tuple[BetaOption, BetaOption] = (0.9, 0.999),

@@ -4,9 +4,11 @@ from functorch_optim.algorithms.adam import Adam
 from functorch_optim.base import GradientTransformation
 from functorch_optim.core.lift import lift
 from functorch_optim.hyperparams import BetaOption, Hyperparameter
+from functorch_optim.option_names import explains_names
 from functorch_optim.typing import PyTree
 
 
+@explains_names
 def adamw(
     lr: Hyperparameter = 1e-3,
     betas: tuple[BetaOption, BetaOption] = (0.9, 0.999),

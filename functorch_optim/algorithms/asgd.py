@@ -11,6 +11,7 @@ from functorch_optim.core.numerics import decay_of, zeros_like
 from functorch_optim.core.rule import Rule
 from functorch_optim.core.scalar_math import as_float, maximum, single
 from functorch_optim.hyperparams import AnyNumber, Hyperparameter, LearningRate, Maximize, WeightDecay
+from functorch_optim.option_names import explains_names
 from functorch_optim.typing import Array, Numeric, PyTree
 
 
@@ -71,6 +72,7 @@ class ASGD(Rule):
         return delta, slots._replace(ax=ax)
 
 
+@explains_names
 def asgd(
     lr: Hyperparameter = 1e-2,
     lambd: Hyperparameter = 1e-4,

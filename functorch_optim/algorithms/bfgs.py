@@ -15,6 +15,7 @@ from functorch_optim.hyperparams import Hyperparameter
 from functorch_optim.line_search.hager_zhang import HagerZhang
 from functorch_optim.line_search.search import LineSearch
 from functorch_optim.line_search.vectors import Vector
+from functorch_optim.option_names import explains_names
 from functorch_optim.typing import PyTree
 
 ERROR, FORGETTING = 1e-6, 0.7  # epsilon and Delta of Hager and Zhang
@@ -169,6 +170,7 @@ def _sharded_like(leaf: jax.Array, like: PyTree) -> jax.Array:
     return jax.sharding.reshard(leaf, sharding) if sharding is not None and any(sharding.spec) else leaf
 
 
+@explains_names
 def bfgs(
     lr: Hyperparameter = 1.0,
     max_iter: int = 20,

@@ -12,6 +12,7 @@ from functorch_optim.base import GradientTransformation, exportable, transformat
 from functorch_optim.core.numerics import zeros_like
 from functorch_optim.hyperparams import Hyperparameter, as_count
 from functorch_optim.line_search.vectors import Vector
+from functorch_optim.option_names import explains_names
 from functorch_optim.typing import Numeric, PyTree
 
 
@@ -169,6 +170,7 @@ def two_loop(memory: Pairs, grad: Vector) -> Vector:
     return jax.lax.fori_loop(0, held, forward, memory.scale * q)
 
 
+@explains_names
 def lbfgs(
     lr: Hyperparameter = 1.0,
     max_iter: int = 20,

@@ -22,6 +22,7 @@ from functorch_optim.hyperparams import (
     NonNegativeLearningRate,
     as_count,
 )
+from functorch_optim.option_names import explains_names
 from functorch_optim.placement import whole
 from functorch_optim.typing import Array, Numeric, PyTree
 
@@ -171,6 +172,7 @@ def orthogonalize(matrices: jax.Array, coefficients: Any, steps: int, eps: Any) 
     return x if placed is matrices else jax.sharding.reshard(x, jax.typeof(matrices).sharding)
 
 
+@explains_names
 def muon(
     lr: Hyperparameter = 1e-3,
     weight_decay: Hyperparameter = 0.1,

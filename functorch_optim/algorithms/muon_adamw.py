@@ -5,7 +5,9 @@ from collections.abc import Callable, Mapping
 from functorch_optim.algorithms.adamw import adamw
 from functorch_optim.algorithms.muon import muon
 from functorch_optim.base import GradientTransformation, transformation
-from functorch_optim.selection import ByLeaf, Labels, Partition
+from functorch_optim.labels import ByLeaf, Labels
+from functorch_optim.option_names import explains_names
+from functorch_optim.selection import Partition
 from functorch_optim.typing import Array, PyTree
 
 
@@ -45,6 +47,7 @@ class Routing(ByLeaf):
         return "muon" if self.function(name, leaf) else "adamw"
 
 
+@explains_names
 def muon_adamw(
     muon_options: Mapping[str, PyTree] | None = None,
     adamw_options: Mapping[str, PyTree] | None = None,

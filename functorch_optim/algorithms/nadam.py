@@ -21,6 +21,7 @@ from functorch_optim.hyperparams import (
     MomentumDecay,
     WeightDecay,
 )
+from functorch_optim.option_names import explains_names
 from functorch_optim.typing import Array, Numeric, PyTree
 
 
@@ -94,6 +95,7 @@ class NAdam(Rule):
         return delta, slots._replace(exp_avg=exp_avg, exp_avg_sq=exp_avg_sq)
 
 
+@explains_names
 def nadam(
     lr: Hyperparameter = 2e-3,
     betas: tuple[BetaOption, BetaOption] = (0.9, 0.999),

@@ -24,6 +24,7 @@ from functorch_optim.hyperparams import (
     Maximize,
     WeightDecay,
 )
+from functorch_optim.option_names import explains_names
 from functorch_optim.typing import Array, Numeric, PyTree
 
 
@@ -146,6 +147,7 @@ def _offset(rate: Numeric) -> PyTree:
     return rate / 6 * (1 - square / 60 * (1 - square / 42 * (1 - square / 40)))
 
 
+@explains_names
 def radam(
     lr: Hyperparameter = 1e-3,
     betas: tuple[BetaOption, BetaOption] = (0.9, 0.999),

@@ -21,6 +21,7 @@ from functorch_optim.hyperparams import (
     WeightDecay,
     is_static_zero,
 )
+from functorch_optim.option_names import explains_names
 from functorch_optim.typing import Array, Numeric, PyTree
 
 
@@ -84,6 +85,7 @@ class RMSprop(Rule):
         return -scalars.lr * direction, slots
 
 
+@explains_names
 def rmsprop(
     lr: Hyperparameter = 1e-2,
     alpha: BetaOption = 0.99,

@@ -10,6 +10,7 @@ from functorch_optim.core.lift import lift
 from functorch_optim.core.numerics import full_like, zeros_like
 from functorch_optim.core.rule import Rule
 from functorch_optim.hyperparams import AnyPair, Etas, Hyperparameter, LearningRate, Maximize, known
+from functorch_optim.option_names import explains_names
 from functorch_optim.typing import Array, Numeric, PyTree
 
 
@@ -65,6 +66,7 @@ class Rprop(Rule):
         return move, RpropState(None, grad, step_size)
 
 
+@explains_names
 def rprop(
     lr: Hyperparameter = 1e-2,
     etas: tuple[Hyperparameter, Hyperparameter] = (0.5, 1.2),

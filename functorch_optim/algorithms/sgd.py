@@ -19,6 +19,7 @@ from functorch_optim.hyperparams import (
     WeightDecay,
     is_static_zero,
 )
+from functorch_optim.option_names import explains_names
 from functorch_optim.typing import Array, Numeric, PyTree
 
 
@@ -82,6 +83,7 @@ class SGD(Rule):
         return -scalars.lr * direction, slots._replace(momentum_buffer=buffer)
 
 
+@explains_names
 def sgd(
     lr: Hyperparameter = 1e-3,
     momentum: Hyperparameter = 0,

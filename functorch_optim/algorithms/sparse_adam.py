@@ -19,6 +19,7 @@ from functorch_optim.hyperparams import (
     PositiveEpsilon,
     PositiveLearningRate,
 )
+from functorch_optim.option_names import explains_names
 from functorch_optim.typing import Array, Numeric, PyTree
 
 
@@ -76,6 +77,7 @@ class SparseAdam(Rule):
         return -scalars.step_size * (average / (sqrt(squares) + scalars.eps)), SparseAdamState(None, average, squares)
 
 
+@explains_names
 def sparse_adam(
     lr: Hyperparameter = 1e-3,
     betas: tuple[BetaOption, BetaOption] = (0.9, 0.999),

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from functorch_optim import trees
 from functorch_optim.base import exportable
+from functorch_optim.option_names import explains_names
 from functorch_optim.typing import Numeric, PyTree
 
 
@@ -20,6 +21,7 @@ class BatchStatistics(NamedTuple):
     var: object
 
 
+@explains_names
 def batch_statistics(batches: Iterable[PyTree], axis: int | tuple[int, ...] = -1) -> BatchStatistics:
     r"""Average each batch's mean and unbiased variance over the batches.
 

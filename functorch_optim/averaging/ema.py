@@ -8,6 +8,7 @@ from jax.typing import DTypeLike
 from functorch_optim.averaging.average import Average
 from functorch_optim.base import GradientTransformation, transformation
 from functorch_optim.hyperparams import Beta, BetaOption, Decay, resolve
+from functorch_optim.option_names import explains_names
 from functorch_optim.schedules.schedule import Schedule, as_float
 from functorch_optim.typing import Numeric
 
@@ -54,6 +55,7 @@ class ema_warmup(Schedule):
         return Beta(jnp.minimum(largest.value, (1 + t) / (10 + t)), jnp.maximum(largest.complement, 9 / (10 + t)))
 
 
+@explains_names
 def ema(
     decay: BetaOption = 0.999,
     debias: bool = False,

@@ -8,6 +8,7 @@ from jax.typing import DTypeLike
 from functorch_optim.averaging.average import Average
 from functorch_optim.base import GradientTransformation, transformation
 from functorch_optim.hyperparams import Beta
+from functorch_optim.option_names import explains_names
 
 
 class Swa(Average):
@@ -16,6 +17,7 @@ class Swa(Average):
         return Beta(1 - share, share)
 
 
+@explains_names
 def swa(start_step: int = 0, every: int = 1, dtype: DTypeLike | None = None) -> GradientTransformation:
     r"""Mean of the parameters over the updates; place it last in a chain.
 

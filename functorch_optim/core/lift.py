@@ -5,10 +5,12 @@ from functorch_optim.core.lifted import Lifted
 from functorch_optim.core.packing import Packed
 from functorch_optim.core.rule import Rule
 from functorch_optim.core.rule_checks import check_once
-from functorch_optim.selection import as_mask
+from functorch_optim.labels import as_mask
+from functorch_optim.option_names import explains_names
 from functorch_optim.typing import PyTree
 
 
+@explains_names
 def lift(rule: Rule, foreach: bool = False, decay_mask: PyTree = None) -> GradientTransformation:
     """Return a transformation that applies ``rule`` to every leaf of a pytree.
 

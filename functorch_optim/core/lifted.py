@@ -14,7 +14,7 @@ from functorch_optim.core.leaf import LeafUpdate, leaf_update
 from functorch_optim.core.numerics import next_step
 from functorch_optim.core.rule import Rule, StepScalars, step_scalars
 from functorch_optim.effects import Effect, Effects, Kind, Leaves, for_each
-from functorch_optim.selection import Labels, flags_of
+from functorch_optim.labels import Labels, flags_of
 from functorch_optim.typing import Numeric, PyTree, TreeDef
 
 

@@ -22,6 +22,7 @@ from functorch_optim.combinators import Wrapper, current_hyperparams
 from functorch_optim.core.numerics import next_step
 from functorch_optim.hyperparams import as_integer
 from functorch_optim.norms import norm_dtype, norms_of_groups
+from functorch_optim.option_names import explains_names
 from functorch_optim.typing import PyTree
 
 Groups = Sequence[Callable[[str], bool]]
@@ -219,6 +220,7 @@ def _rates(tx: GradientTransformation, state: PyTree) -> dict[str, PyTree]:
     return dict(found(current_hyperparams(tx, state), ()))
 
 
+@explains_names
 def monitor(
     inner: GradientTransformation, every: int | None = 1, prefixes: PyTree = None, axis_name: PyTree = None
 ) -> GradientTransformation:

@@ -8,6 +8,7 @@ from functorch_optim.optim.engine.on_first import OnFirst
 from functorch_optim.optim.engine.protocol import Entry
 from functorch_optim.optim.minimizer import Minimizer, defaults
 from functorch_optim.optim.ownership import own
+from functorch_optim.option_names import explains_names
 from functorch_optim.typing import PyTree
 
 _ARRAYS = ("d", "H", "prev_flat_grad")
@@ -62,6 +63,7 @@ class BFGS(Minimizer):
     constructor = staticmethod(bfgs)
     codec = BFGSCodec()
 
+    @explains_names
     def __init__(
         self,
         params: PyTree,

@@ -7,6 +7,7 @@ from typing import Any
 from functorch_optim.optim.clipping import as_clip_norm
 from functorch_optim.optim.engine.by_tree import ByTree
 from functorch_optim.optim.engine.closures import Data, Evaluation, Outcome, Task, check_batches, evaluate
+from functorch_optim.optim.loss_errors import explained
 from functorch_optim.optim.processes import check_same_everywhere
 from functorch_optim.optim.tracing import refuse_traced
 from functorch_optim.optim.transaction import Call, CallsBackError
@@ -87,4 +88,10 @@ def _in_one_call(optimizer: Any, task: Task, careful: bool) -> Outcome:
         engine, records = optimizer._engine, optimizer._records()
         return engine.step_by_loss(optimizer._layout, optimizer._held, optimizer._losses, task, records)
 
-    return optimizer._change(call, updated, careful)[0]
+    try:
+        return optimizer._change(call, updated, careful)[0]
+    except TypeError as error:
+        told = explained(error)
+        if told is error:
+            raise
+        raise told from error

@@ -8,6 +8,7 @@ from functorch_optim.hyperparams import Hyperparameter
 from functorch_optim.optim.engine.on_first import OnFirst, flat, unflat
 from functorch_optim.optim.engine.protocol import Entry
 from functorch_optim.optim.minimizer import Minimizer, defaults
+from functorch_optim.option_names import explains_names
 from functorch_optim.typing import OptionValues, PyTree
 
 
@@ -110,6 +111,7 @@ class LBFGS(Minimizer):
     constructor = staticmethod(lbfgs)
     codec = LBFGSCodec()
 
+    @explains_names
     def __init__(
         self,
         params: PyTree,

@@ -11,6 +11,7 @@ from functorch_optim.optim.engine.by_tree import ByTree
 from functorch_optim.optim.engine.on_first import OnFirst
 from functorch_optim.optim.losses import takes_parameters
 from functorch_optim.optim.optimizer import Optimizer
+from functorch_optim.pages import see
 from functorch_optim.typing import OptionValues, PyTree
 
 
@@ -57,12 +58,19 @@ class Minimizer(Optimizer):
         if given:
             raise TypeError(f"{name}.step() evaluates the loss itself, and takes no {', '.join(given)}")
         if closure is None:
-            raise TypeError(f"{name}.step() missing 1 required positional argument: 'closure'")
+            raise TypeError(
+                f"{name}.step() missing 1 required positional argument: 'closure', the loss closure(params, *args) "
+                f"({see('from-torch')})"
+            )
         if not self._is_closure(closure):
-            raise TypeError(f"{name}.step() evaluates the loss itself: pass it closure(params, *args), not gradients")
+            raise TypeError(
+                f"{name}.step() evaluates the loss itself: pass it closure(params, *args), not gradients nor a value "
+                f"({see('from-torch')})"
+            )
         if not args and not takes_parameters(closure):
             raise TypeError(
-                f"{name}.step() evaluates the loss at its own parameters: it needs closure(params), which takes them"
+                f"{name}.step() evaluates the loss at its own parameters: it needs closure(params), which takes them "
+                f"({see('from-torch')})"
             )
         return by_closure(self, closure, args)
 

@@ -12,6 +12,7 @@ from functorch_optim.optim.engine.kinds import Algorithms
 from functorch_optim.optim.engine.torch_habits import FUNCTIONAL_ONLY
 from functorch_optim.optim.optimizer import Optimizer
 from functorch_optim.optim.param_groups import GroupRules
+from functorch_optim.option_names import explains_names, meant
 from functorch_optim.typing import OptionValues, PyTree
 
 
@@ -50,6 +51,7 @@ class MuonAdamW(Optimizer):
         (['momentum_buffer'], ['exp_avg', 'exp_avg_sq', 'step'])
     """
 
+    @explains_names
     def __init__(
         self,
         params: PyTree,
@@ -99,9 +101,11 @@ def _check_algorithm(index: int, group: OptionValues) -> None:
 
 
 def _filled(algorithm: str, defaults: OptionValues, given: OptionValues, more: Collection[str]) -> dict[str, PyTree]:
-    unknown = [key for key in given if key not in defaults and key not in more]
+    options = [*defaults, *more]
+    unknown = [key for key in given if key not in options]
     if unknown:
         raise TypeError(
-            f"{algorithm} has no option {', '.join(unknown)}; its options are {', '.join([*defaults, *more])}"
+            f"{algorithm} has no option {', '.join(unknown)}; its options are {', '.join(options)}"
+            f"{meant(unknown, options)}"
         )
     return {"algorithm": algorithm, **defaults, **given}

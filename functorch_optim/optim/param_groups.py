@@ -1,6 +1,5 @@
 """Parse what an optimizer is built from (a tree, a list, named pairs, groups, rules) into leaves, names and groups."""
 
-import difflib
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -10,21 +9,18 @@ import jax
 import numpy as np
 
 from functorch_optim import trees, variables
+from functorch_optim.foreign_models import instead_of
+from functorch_optim.foreign_names import meaning_of
 from functorch_optim.optim.callers import warn_caller
 from functorch_optim.optim.layout import Layout
+from functorch_optim.option_names import closest
+from functorch_optim.pages import see
 from functorch_optim.typing import OptionValues, PyTree
 
 GroupRules = Sequence[tuple[str | Callable[[str, PyTree], bool], Mapping[str, PyTree]]]
 
 # Keys that torch and its schedulers put into groups: never taken for a misspelled option.
 _KNOWN_EXTRAS = {"initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr", "param_names", "name"}
-_SYNONYMS = {
-    "beta1": "betas",
-    "beta2": "betas",
-    "freeze": "frozen",
-    "learning_rate": "lr",
-    "wd": "weight_decay",
-}
 _SETS = (
     "optimizer parameters need to be organized in ordered collections, but the ordering of tensors in sets will "
     "change between runs. Please use a list instead."
@@ -75,11 +71,11 @@ def _listed(params: PyTree, complaint: str) -> PyTree:
     if isinstance(params, set | frozenset):
         raise TypeError(_SETS)
     if params is None or isinstance(params, str) or _is_array(params):
-        raise TypeError(f"{complaint}, but got {type(params).__name__}")
+        raise TypeError(f"{complaint}, but got {type(params).__name__}{instead_of(params)}")
     if not jax.tree_util.all_leaves([params]):
         return params
     if not isinstance(params, Iterable):
-        raise TypeError(f"{complaint}, but got {type(params).__name__}")
+        raise TypeError(f"{complaint}, but got {type(params).__name__}{instead_of(params)}")
     return list(params)
 
 
@@ -285,10 +281,15 @@ def check_options(options: OptionValues, known: Collection[str], where: str) -> 
             raise ValueError(f"{where}: 'params' belongs to group dicts, a rule has only options")
         if key in ("decay_mask", "axis_name"):
             raise ValueError(
-                f"{where}: {key!r} belongs to the functional face; here make groups, one without the decay"
+                f"{where}: {key!r} belongs to the functional face; here make groups, one without the decay "
+                f"({see('groups-and-masks')})"
             )
-        close = difflib.get_close_matches(key.lower(), known, n=1, cutoff=0.84)
-        if _SYNONYMS.get(key) in known:
-            close = [_SYNONYMS[key]]
-        if close:
-            raise ValueError(f"{where}: {key!r} is no option of this optimizer; did you mean {close[0]!r}?")
+        meaning = meaning_of(key, known)
+        if meaning is not None and meaning.option:
+            more = "" if meaning.write == meaning.option else f" Write {meaning.write}"
+            raise ValueError(
+                f"{where}: {key!r} is no option of this optimizer; did you mean {meaning.option!r}?{more} "
+                f"({see(meaning.page)})"
+            )
+        if close := closest(key, known, 0.84):
+            raise ValueError(f"{where}: {key!r} is no option of this optimizer; did you mean {close!r}?")

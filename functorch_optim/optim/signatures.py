@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from functorch_optim.core.options import data_options, field_notes
 from functorch_optim.optim.optimizer import Optimizer
 from functorch_optim.optim.param_groups import GroupRules
+from functorch_optim.option_names import explains_names
 from functorch_optim.typing import OptionValues, PyTree
 
 
@@ -117,7 +118,7 @@ def _init(cls: type, arguments: Mapping[str, Argument], keywords: set[str], keys
     body = f"self._begin(params, {{{options}}}, group_rules)"
     function = with_signature(f"{cls.__qualname__}.__init__", inspect.Signature(parameters), body, cls.__module__)
     function.__annotations__ = {name: argument.type for name, argument in arguments.items()} | {"return": None}
-    return function
+    return explains_names(function)
 
 
 def with_signature(

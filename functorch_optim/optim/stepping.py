@@ -22,6 +22,7 @@ from functorch_optim.optim.engine.packs import Leaves
 from functorch_optim.optim.engine.protocol import Engine
 from functorch_optim.optim.hooks import EVERY_STEP, Hook, Hooked
 from functorch_optim.optim.layout import Layout, check_groups
+from functorch_optim.optim.loss_errors import aligned
 from functorch_optim.optim.losses import CompiledLosses, is_closure, takes_parameters
 from functorch_optim.optim.lost import check_alive
 from functorch_optim.optim.options import is_constant, read_options
@@ -310,7 +311,7 @@ class Stepping(Hooked):
         try:
             leaves = self._layout.structure.treedef.flatten_up_to(grads)
         except ValueError:
-            leaves = trees.align(self._layout.structure.unflatten(self._held.arrays()), grads, "gradients")
+            leaves = aligned(self._layout.structure.unflatten(self._held.arrays()), grads)
         return self._checked_leaves(leaves)
 
     def _checked_leaves(self, leaves: list[PyTree]) -> list[PyTree]:

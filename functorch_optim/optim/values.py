@@ -10,6 +10,7 @@ from functorch_optim import rows, trees
 from functorch_optim.optim import utils
 from functorch_optim.optim.clipping import by_name
 from functorch_optim.optim.engine.assembly import ONE, Grads, PackedGrads, differentiated_packed, leaves_of, shared
+from functorch_optim.optim.loss_errors import check_loss, explained
 from functorch_optim.optim.stepping import Stepping
 from functorch_optim.optim.transaction import Compiled, exclusive
 from functorch_optim.optim.views import watch
@@ -96,7 +97,12 @@ class Values(Stepping):
 
         Returns:
             What ``loss_fn`` returned.
+
+        Raises:
+            TypeError: ``loss_fn`` is no function, or returns no scalar.
+            jax.errors.ConcretizationTypeError: it reads a value while it is traced.
         """
+        check_loss(loss_fn)
         if not jit or sparse:
             value, grads = self._by_leaf(loss_fn, args, has_aux, jit, sparse)
         else:
@@ -111,7 +117,7 @@ class Values(Stepping):
         """Return what the loss returns, and its gradients with respect to the tree."""
         tables = named(self._paths(sparse), self._tree()) if sparse else ()
         function = self._losses.value_and_grad(loss_fn, has_aux, jit, tables, self._frozen())
-        value, tree = self._evaluate(lambda: function(self._tree(), *args))
+        value, tree = self._evaluate(lambda: function(self._tree(), *args), compiled=jit)
         return value, self._aligned(tree)
 
     def _as_stored(
@@ -131,9 +137,14 @@ class Values(Stepping):
         self._refuse_traced(grads)
         return value, PackedGrads(assembly, grads)
 
-    def _evaluate(self, call: Callable[[], PyTree]) -> PyTree:
+    def _evaluate(self, call: Callable[[], PyTree], compiled: bool = True) -> PyTree:
         try:
             return call()
+        except TypeError as error:
+            told = explained(error, compiled)
+            if told is error:
+                raise
+            raise told from error
         except (RuntimeError, ValueError):
             self._check_alive()
             raise

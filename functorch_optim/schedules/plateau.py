@@ -9,6 +9,7 @@ import numpy as np
 
 from functorch_optim.base import Frozen, exportable
 from functorch_optim.hyperparams import as_count
+from functorch_optim.option_names import explain_constructor
 from functorch_optim.schedules.schedule import check_number
 from functorch_optim.typing import Numeric, PyTree
 
@@ -78,6 +79,9 @@ class reduce_on_plateau(Frozen):
     def update(self, metric: Numeric, state: PlateauState) -> tuple[PyTree, PlateauState]:
         """Return the value to use from now on, and the next state."""
         return next_plateau(self, metric, state)
+
+
+explain_constructor(reduce_on_plateau)
 
 
 def next_plateau(options: Any, metric: Numeric, state: PlateauState) -> tuple[PyTree, PlateauState]:

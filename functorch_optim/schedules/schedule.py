@@ -16,6 +16,7 @@ import numpy as np
 
 from functorch_optim.core.options import Options
 from functorch_optim.hyperparams import Scalar, as_count
+from functorch_optim.option_names import explain_constructor
 from functorch_optim.typing import Numeric, PyTree
 
 _QUARTER = math.pi / 2  # of a turn
@@ -33,6 +34,10 @@ class Schedule(Options):
         >>> triangle(4.0)(1), triangle(4.0)(jnp.array([2, 3])).tolist()
         (0.5, [1.0, 0.5])
     """
+
+    def __init_subclass__(cls, **kwargs: object) -> None:
+        super().__init_subclass__(**kwargs)
+        explain_constructor(cls)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -13,7 +13,8 @@ from functorch_optim.combinators import Wrapper, current_hyperparams
 from functorch_optim.core.numerics import next_step, wide_zeros_like
 from functorch_optim.effects import Effects, Kind, Leaves
 from functorch_optim.hyperparams import Schedule, as_integer, resolve
-from functorch_optim.selection import is_flag
+from functorch_optim.labels import is_flag
+from functorch_optim.option_names import explains_names
 from functorch_optim.transforms.conditional import _run_if, refuse_around_sam
 from functorch_optim.transforms.scaling import multiply
 from functorch_optim.typing import PyTree
@@ -147,6 +148,7 @@ def _check_batches(inner: GradientTransformation) -> None:
         )
 
 
+@explains_names
 def accumulate(
     inner: GradientTransformation, every: int | Schedule, average: bool = True, skip: SkipFunction | None = None
 ) -> GradientTransformation:

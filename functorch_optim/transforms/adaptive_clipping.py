@@ -11,6 +11,7 @@ from functorch_optim.core.numerics import coefficient, lerp, next_step, sqrt
 from functorch_optim.core.options import Options
 from functorch_optim.hyperparams import Beta, Decay, Hyperparameter, NonNegative, Option, PositiveEpsilon, as_count
 from functorch_optim.norms import bounded, norm_dtype, norm_of, squares
+from functorch_optim.option_names import explains_names
 from functorch_optim.transforms.clipping import clip_coefficient
 from functorch_optim.transforms.scaling import Scheduled, multiply, with_params
 from functorch_optim.typing import PyTree
@@ -60,6 +61,7 @@ def _constant(value: Any, like: jax.Array) -> jax.Array:
     return jnp.asarray(coefficient(value, like.dtype))
 
 
+@explains_names
 def adaptive_grad_clip(
     clipping: Hyperparameter, eps: Hyperparameter = 1e-3, axis: PyTree = None, axis_name: PyTree = None
 ) -> GradientTransformation:
@@ -177,6 +179,7 @@ class ClipByZscore(Options, Transform):
         return self.hyperparams_at(state.step)
 
 
+@explains_names
 def clip_by_zscore(
     z: Hyperparameter = 2.5,
     decay: Hyperparameter | Beta = 0.97,
@@ -294,6 +297,7 @@ class ClipByPercentile(Options, Transform):
         return self.hyperparams_at(state.step)
 
 
+@explains_names
 def clip_by_percentile(
     percentile: Hyperparameter = 10.0, history: int = 1000, axis_name: PyTree = None
 ) -> GradientTransformation:

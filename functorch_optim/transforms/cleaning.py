@@ -12,6 +12,7 @@ from functorch_optim.core.options import Options
 from functorch_optim.core.scalar_math import power, scalar_sqrt
 from functorch_optim.hyperparams import Hyperparameter, NonNegative
 from functorch_optim.keys import as_key, of_shard
+from functorch_optim.option_names import explains_names
 from functorch_optim.typing import PyTree
 from functorch_optim.units import UnitAxes, as_unit_axes, sum_over_unit, unit_axes, unit_size
 
@@ -43,6 +44,7 @@ class ZeroNans(Transform):
         return clean, ZeroNansState(next_step(state.step), total)
 
 
+@explains_names
 def zero_nans(axis_name: PyTree = None) -> GradientTransformation:
     """Replace each NaN by zero, and count the updates that contain one.
 
@@ -92,6 +94,7 @@ class Centralize(Transform):
         return trees.map_updates(each, "centralize", updates), state
 
 
+@explains_names
 def centralize(axis: PyTree = None, axis_name: PyTree = None) -> GradientTransformation:
     """Subtract the mean of each unit from its gradient: gradient centralization.
 
@@ -172,6 +175,7 @@ def _normal(key: PyTree, like: jax.Array, dtype: PyTree) -> jax.Array:
     return jax.sharding.reshard(drawn, sharding) if any(sharding.spec) else drawn
 
 
+@explains_names
 def add_noise(
     key: PyTree, eta: Hyperparameter = 0.01, gamma: Hyperparameter = 0.55, axis_name: PyTree = None
 ) -> GradientTransformation:

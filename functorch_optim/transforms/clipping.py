@@ -9,6 +9,7 @@ from functorch_optim import axes, trees
 from functorch_optim.base import GradientTransformation, transformation
 from functorch_optim.hyperparams import Hyperparameter, NonNegative
 from functorch_optim.norms import leaf_norms, leaf_rms, norm_of
+from functorch_optim.option_names import explains_names
 from functorch_optim.transforms.scaling import Scheduled, by_part, multiply
 from functorch_optim.typing import Numeric, PyTree
 
@@ -42,6 +43,7 @@ class ClipByGlobalNorm(Scheduled):
         return jnp.minimum(norm, jnp.asarray(self.values(state).max_norm, norm.dtype))
 
 
+@explains_names
 def clip_by_global_norm(max_norm: Hyperparameter, axis_name: PyTree = None) -> GradientTransformation:
     """Scale all gradients together so that their Euclidean norm is at most ``max_norm``.
 
@@ -79,6 +81,7 @@ class ClipByNorm(Scheduled):
         )
 
 
+@explains_names
 def clip_by_norm(max_norm: Hyperparameter, axis_name: PyTree = None) -> GradientTransformation:
     """Scale the gradient of each parameter so that its Euclidean norm is at most ``max_norm``.
 
@@ -118,6 +121,7 @@ class ClipByBlockRms(Scheduled):
         return trees.map_dense(clip, "clip_by_block_rms", updates, rms)
 
 
+@explains_names
 def clip_by_block_rms(threshold: Hyperparameter, axis_name: PyTree = None) -> GradientTransformation:
     """Scale the gradient of each parameter so that its root mean square is at most ``threshold``.
 
@@ -156,6 +160,7 @@ class ClipByValue(Scheduled):
         return trees.map_dense(by_part(clip), "clip_by_value", updates)
 
 
+@explains_names
 def clip_by_value(max_value: Hyperparameter) -> GradientTransformation:
     """Limit every entry of the gradients to ``[-max_value, max_value]``, real and imaginary parts separately.
 

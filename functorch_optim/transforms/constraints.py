@@ -13,6 +13,7 @@ from functorch_optim.core.numerics import sqrt
 from functorch_optim.effects import Effects, Kind, Leaves
 from functorch_optim.hyperparams import AnyNumber, Hyperparameter, NonNegative, Option, known
 from functorch_optim.norms import leaf_norms, squares
+from functorch_optim.option_names import explains_names
 from functorch_optim.placement import whole
 from functorch_optim.transforms.precision import narrowed
 from functorch_optim.transforms.scaling import Scheduled, by_part, with_params
@@ -127,6 +128,7 @@ def keep_nonnegative() -> GradientTransformation:
     return transformation(KeepNonnegative())
 
 
+@explains_names
 def project_box(low: Hyperparameter, high: Hyperparameter) -> GradientTransformation:
     """Keep every entry of the parameters in ``[low, high]``: an update that would lead out leads to the bound.
 
@@ -212,6 +214,7 @@ def _onto_simplex(points: jax.Array, scale: Numeric) -> jax.Array:
     return jnp.maximum(jnp.where(near > 0, near + missing / positive.astype(points.dtype), near), 0)
 
 
+@explains_names
 def project_simplex(scale: Hyperparameter = 1.0, axis: int = -1, axis_name: PyTree = None) -> GradientTransformation:
     """Keep the entries of the parameters, along one dimension, nonnegative with the sum ``scale``: a distribution.
 
@@ -296,6 +299,7 @@ def _toward_zero(array: jax.Array, dtype: DTypeLike) -> jax.Array:
     return by_part(each)(array)
 
 
+@explains_names
 def project_l2_ball(radius: Hyperparameter, axis: PyTree = None, axis_name: PyTree = None) -> GradientTransformation:
     """Keep the Euclidean norm of each parameter, or of each unit of it, at most ``radius``: a max-norm constraint.
 

@@ -11,6 +11,7 @@ from functorch_optim.core.lifted import Lifted
 from functorch_optim.core.scalar_math import on_host
 from functorch_optim.effects import Effects, Kind, Leaves, for_each
 from functorch_optim.hyperparams import is_static_zero
+from functorch_optim.option_names import explains_names
 from functorch_optim.transforms.scaling import multiply_all
 from functorch_optim.typing import Numeric, PyTree
 
@@ -59,6 +60,7 @@ def _minus_inverse(lr: Numeric) -> Numeric:
     return jnp.where(lr == 0, 0.0, -1 / jnp.where(lr == 0, 1.0, lr))
 
 
+@explains_names
 def scale_by(tx: GradientTransformation) -> GradientTransformation:
     """Return the direction of an algorithm: minus its update, without learning rate and weight decay.
 

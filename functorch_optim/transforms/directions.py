@@ -7,10 +7,12 @@ from functorch_optim.algorithms.rmsprop import rmsprop
 from functorch_optim.algorithms.sgd import sgd
 from functorch_optim.base import GradientTransformation
 from functorch_optim.hyperparams import BetaOption, Hyperparameter
+from functorch_optim.option_names import explains_names
 from functorch_optim.transforms.direction import scale_by
 from functorch_optim.typing import PyTree
 
 
+@explains_names
 def scale_by_momentum(
     momentum: Hyperparameter = 0.9, dampening: Hyperparameter = 0, nesterov: bool = False, foreach: bool = False
 ) -> GradientTransformation:
@@ -50,6 +52,7 @@ def scale_by_momentum(
     return scale_by(sgd(momentum=momentum, dampening=dampening, nesterov=nesterov, foreach=foreach))
 
 
+@explains_names
 def scale_by_rms(
     alpha: BetaOption = 0.99,
     eps: Hyperparameter = 1e-8,
@@ -93,6 +96,7 @@ def scale_by_rms(
     return scale_by(rmsprop(alpha=alpha, eps=eps, centered=centered, momentum=momentum, foreach=foreach))
 
 
+@explains_names
 def scale_by_adagrad(
     lr_decay: Hyperparameter = 0,
     initial_accumulator_value: Hyperparameter = 0,
@@ -132,6 +136,7 @@ def scale_by_adagrad(
     return scale_by(tx)
 
 
+@explains_names
 def scale_by_adadelta(
     rho: BetaOption = 0.9, eps: Hyperparameter = 1e-6, foreach: bool = False
 ) -> GradientTransformation:
@@ -167,6 +172,7 @@ def scale_by_adadelta(
     return scale_by(adadelta(rho=rho, eps=eps, foreach=foreach))
 
 
+@explains_names
 def scale_by_muon(
     momentum: BetaOption = 0.95,
     nesterov: bool = True,

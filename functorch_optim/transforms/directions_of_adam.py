@@ -7,9 +7,11 @@ from functorch_optim.algorithms.radam import radam
 from functorch_optim.algorithms.sparse_adam import sparse_adam
 from functorch_optim.base import GradientTransformation
 from functorch_optim.hyperparams import BetaOption, Hyperparameter
+from functorch_optim.option_names import explains_names
 from functorch_optim.transforms.direction import scale_by
 
 
+@explains_names
 def scale_by_adam(
     betas: tuple[BetaOption, BetaOption] = (0.9, 0.999),
     eps: Hyperparameter = 1e-8,
@@ -50,6 +52,7 @@ def scale_by_adam(
     return scale_by(adam(betas=betas, eps=eps, amsgrad=amsgrad, foreach=foreach))
 
 
+@explains_names
 def scale_by_adamax(
     betas: tuple[BetaOption, BetaOption] = (0.9, 0.999), eps: Hyperparameter = 1e-8, foreach: bool = False
 ) -> GradientTransformation:
@@ -83,6 +86,7 @@ def scale_by_adamax(
     return scale_by(adamax(betas=betas, eps=eps, foreach=foreach))
 
 
+@explains_names
 def scale_by_nadam(
     betas: tuple[BetaOption, BetaOption] = (0.9, 0.999),
     eps: Hyperparameter = 1e-8,
@@ -120,6 +124,7 @@ def scale_by_nadam(
     return scale_by(nadam(betas=betas, eps=eps, momentum_decay=momentum_decay, foreach=foreach))
 
 
+@explains_names
 def scale_by_radam(
     betas: tuple[BetaOption, BetaOption] = (0.9, 0.999), eps: Hyperparameter = 1e-8, foreach: bool = False
 ) -> GradientTransformation:
@@ -155,6 +160,7 @@ def scale_by_radam(
     return scale_by(radam(betas=betas, eps=eps, foreach=foreach))
 
 
+@explains_names
 def scale_by_sparse_adam(
     betas: tuple[BetaOption, BetaOption] = (0.9, 0.999), eps: Hyperparameter = 1e-8
 ) -> GradientTransformation:

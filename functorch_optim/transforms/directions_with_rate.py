@@ -5,10 +5,12 @@ from functorch_optim.algorithms.asgd import asgd
 from functorch_optim.algorithms.rprop import rprop
 from functorch_optim.base import GradientTransformation
 from functorch_optim.hyperparams import Hyperparameter
+from functorch_optim.option_names import explains_names
 from functorch_optim.transforms.direction import scale_by
 from functorch_optim.typing import PyTree
 
 
+@explains_names
 def scale_by_adafactor(
     lr: Hyperparameter = 1e-2,
     beta2_decay: Hyperparameter = -0.8,
@@ -52,6 +54,7 @@ def scale_by_adafactor(
     return scale_by(adafactor(lr=lr, beta2_decay=beta2_decay, eps=eps, d=d, axis_name=axis_name))
 
 
+@explains_names
 def scale_by_asgd(
     lr: Hyperparameter = 1e-2,
     lambd: Hyperparameter = 1e-4,
@@ -92,6 +95,7 @@ def scale_by_asgd(
     return scale_by(asgd(lr=lr, lambd=lambd, alpha=alpha, t0=t0, foreach=foreach))
 
 
+@explains_names
 def scale_by_rprop(
     lr: Hyperparameter = 1e-2,
     etas: tuple[Hyperparameter, Hyperparameter] = (0.5, 1.2),

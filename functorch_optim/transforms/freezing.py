@@ -7,7 +7,9 @@ import jax.numpy as jnp
 from functorch_optim import rows, trees
 from functorch_optim.base import EmptyState, GradientTransformation, Transform, effects_of, transformation
 from functorch_optim.effects import Effects, Kind, Leaves
-from functorch_optim.selection import Masked, as_mask
+from functorch_optim.labels import as_mask
+from functorch_optim.option_names import explains_names
+from functorch_optim.selection import Masked
 from functorch_optim.typing import PyTree
 
 
@@ -54,6 +56,7 @@ class Freeze(Selective):
     inside: ClassVar[bool] = False
 
 
+@explains_names
 def selective(inner: GradientTransformation, mask: PyTree) -> GradientTransformation:
     """Apply ``inner`` where ``mask`` is True; the other parameters stay unchanged. The complement of :func:`freeze`.
 
@@ -83,6 +86,7 @@ def selective(inner: GradientTransformation, mask: PyTree) -> GradientTransforma
     return transformation(Selective(inner, as_mask("selective", mask)))
 
 
+@explains_names
 def freeze(inner: GradientTransformation, frozen: PyTree) -> GradientTransformation:
     """Freeze the parameters where ``frozen`` is True, and apply ``inner`` to the others.
 

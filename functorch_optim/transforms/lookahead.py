@@ -12,6 +12,7 @@ from functorch_optim.core.numerics import next_step, wide_zeros_like
 from functorch_optim.core.options import Options
 from functorch_optim.effects import Effects, Kind, Leaves
 from functorch_optim.hyperparams import Beta, Hyperparameter, Option, as_count
+from functorch_optim.option_names import explains_names
 from functorch_optim.typing import Numeric, PyTree
 
 
@@ -71,6 +72,7 @@ def _update_leaf(param: PyTree, move: PyTree, slow: PyTree, keep: Beta, sync: Nu
     return jnp.where(sync, met - wide, step), jnp.where(sync, met.astype(slow.dtype), slow)
 
 
+@explains_names
 def lookahead(inner: GradientTransformation, every: int = 6, alpha: Hyperparameter = 0.5) -> GradientTransformation:
     """Look ahead with the updates of ``inner``, and every few updates return part of the way.
 

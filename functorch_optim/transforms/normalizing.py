@@ -10,6 +10,7 @@ from functorch_optim.base import EmptyState, GradientTransformation, Transform, 
 from functorch_optim.effects import Effect, Effects, Kind, Leaves, for_each
 from functorch_optim.hyperparams import Hyperparameter, NonNegative
 from functorch_optim.norms import bounded, leaf_norms, leaf_rms, norm_of
+from functorch_optim.option_names import explains_names
 from functorch_optim.transforms.scaling import Scheduled, multiply, with_params
 from functorch_optim.typing import Numeric, PyTree
 
@@ -39,6 +40,7 @@ class Normalize(Normalizing, Scheduled):
         return trees.map_dense(lambda x: multiply(x, factor), "normalize", updates)
 
 
+@explains_names
 def normalize(eps: Hyperparameter = 1e-6, axis_name: PyTree = None) -> GradientTransformation:
     """Scale all updates together so that their Euclidean norm is 1: ``g / (norm + eps)``; zeros stay zero.
 
@@ -108,6 +110,7 @@ class ScaleByTrustRatio(Normalizing, Scheduled):
         return trees.map_dense(each, who, updates, *norms)
 
 
+@explains_names
 def scale_by_trust_ratio(
     min_norm: Hyperparameter = 0.0,
     trust_coefficient: Hyperparameter = 1.0,
@@ -174,6 +177,7 @@ def _scaled(updates: PyTree, sizes: PyTree, least: Numeric, who: str) -> PyTree:
     )
 
 
+@explains_names
 def scale_by_param_norm(min_scale: Hyperparameter = 1e-3, axis_name: PyTree = None) -> GradientTransformation:
     """Multiply the update of each parameter by the parameter's norm, or by ``min_scale`` if that is larger.
 
@@ -197,6 +201,7 @@ def scale_by_param_norm(min_scale: Hyperparameter = 1e-3, axis_name: PyTree = No
     return transformation(ScaleByParamNorm(min_scale, axes.as_axes(axis_name, "scale_by_param_norm")))
 
 
+@explains_names
 def scale_by_param_rms(min_scale: Hyperparameter = 1e-3, axis_name: PyTree = None) -> GradientTransformation:
     """Multiply the update of each parameter by the parameter's root mean square, or by ``min_scale`` if larger.
 

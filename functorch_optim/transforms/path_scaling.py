@@ -13,6 +13,7 @@ from functorch_optim.core.options import checked
 from functorch_optim.core.scalar_math import power
 from functorch_optim.effects import Effects, Kind, Leaves, common
 from functorch_optim.hyperparams import Hyperparameter, Option, as_integer, resolve
+from functorch_optim.option_names import explains_names
 from functorch_optim.paths import PathRules, Regex, as_rules, is_regex, is_rules
 from functorch_optim.transforms.scaling import Scheduled, StepState, effects_of_factor, multiply
 from functorch_optim.typing import Numeric, PyTree
@@ -71,6 +72,7 @@ def _effects_of(factor: Any) -> Effects:
     return tuple(effect._replace(kind=Kind.FACTORS) if effect.kind is Kind.SCALES else effect for effect in effects)
 
 
+@explains_names
 def scale_by_path(
     rules: Sequence[tuple[Regex, Hyperparameter]], default: Hyperparameter = 1.0
 ) -> GradientTransformation:
@@ -178,6 +180,7 @@ class LayerwiseDecay(Scheduled):
         return self.effect(Kind.FACTORS, at)
 
 
+@explains_names
 def layerwise_decay(
     decay: Hyperparameter, depth: Callable[[str], int] | Regex | Sequence[tuple[Regex, int]]
 ) -> GradientTransformation:

@@ -12,6 +12,7 @@ from functorch_optim.core.options import Options
 from functorch_optim.effects import Effect, Effects, Kind, Leaves, for_each
 from functorch_optim.hyperparams import Hyperparameter, NonNegative, Option, as_count
 from functorch_optim.objectives import value_in
+from functorch_optim.option_names import explains_names
 from functorch_optim.schedules import plateau
 from functorch_optim.schedules.schedule import check_choice
 from functorch_optim.transforms.scaling import multiply_all
@@ -82,6 +83,7 @@ class ReduceOnPlateau(Options, Transform):
         return {**self.hyperparams_at(state.step), "scale": state.plateau.lr}
 
 
+@explains_names
 def reduce_on_plateau(
     factor: Hyperparameter = 0.1,
     patience: int = 10,

@@ -14,6 +14,7 @@ from functorch_optim.combinators import Wrapper, current_hyperparams
 from functorch_optim.core.rule import slots_in
 from functorch_optim.effects import Effects, Kind, Leaves
 from functorch_optim.keys import as_key, of_shard
+from functorch_optim.option_names import explains_names
 from functorch_optim.typing import Array, PyTree
 
 SlotDtypes = tuple[tuple[str, str], ...]
@@ -90,6 +91,7 @@ def _is_slot_of_one(leaf: PyTree, params: PyTree) -> bool:
     return leaf.shape != () or jnp.shape(params) == ()
 
 
+@explains_names
 def state_dtype(inner: GradientTransformation, dtypes: PyTree) -> GradientTransformation:
     """Keep slots of ``inner`` in another floating dtype; the arithmetic stays in float32.
 
@@ -208,6 +210,7 @@ def _hashed(x: jax.Array) -> jax.Array:
     return x ^ (x >> 16)
 
 
+@explains_names
 def stochastic_rounding(inner: GradientTransformation, key: PyTree, axis_name: PyTree = None) -> GradientTransformation:
     """Round bfloat16 parameters up or down at random, so that on average no part of an update is lost.
 
@@ -306,6 +309,7 @@ def _whole(params: PyTree, master: PyTree) -> PyTree:
     return treedef.unflatten([param if own is None else own for own, param in pairs])
 
 
+@explains_names
 def master_weights(inner: GradientTransformation) -> GradientTransformation:
     """Keep bfloat16 and float16 parameters in float32 as well, and update those; the parameters are their rounding.
 

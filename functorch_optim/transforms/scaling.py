@@ -12,6 +12,7 @@ from functorch_optim.core.numerics import coefficient, next_step
 from functorch_optim.core.options import Options, data_options
 from functorch_optim.effects import Effect, Effects, Kind, Leaves, for_each
 from functorch_optim.hyperparams import AnyNumber, Hyperparameter, LearningRate, Schedule, known
+from functorch_optim.option_names import explains_names
 from functorch_optim.typing import Numeric, PyTree
 
 
@@ -112,6 +113,7 @@ class Scale(Scheduled):
         return for_each(at, effects_of_factor(self.factor, self._call_name()))
 
 
+@explains_names
 def scale(factor: Hyperparameter) -> GradientTransformation:
     """Multiply the updates by ``factor``: a number, a scalar array or a schedule.
 
@@ -123,6 +125,7 @@ def scale(factor: Hyperparameter) -> GradientTransformation:
     return transformation(Scale(factor))
 
 
+@explains_names
 def scale_by_schedule(schedule: Schedule) -> GradientTransformation:
     """Multiply the updates by ``schedule(step)``; the first update uses ``schedule(0)``.
 
@@ -154,6 +157,7 @@ class ScaleByLearningRate(Scheduled):
         return self.effect(Kind.RATES, at)
 
 
+@explains_names
 def scale_by_learning_rate(lr: Hyperparameter) -> GradientTransformation:
     """Multiply the updates by ``-lr``: the last link of a chain of links without a rate.
 

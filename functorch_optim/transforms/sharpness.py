@@ -14,6 +14,7 @@ from functorch_optim.effects import Effects, Kind, Leaves
 from functorch_optim.hyperparams import Hyperparameter, NonNegative
 from functorch_optim.norms import norm_of
 from functorch_optim.objectives import with_arguments
+from functorch_optim.option_names import explains_names
 from functorch_optim.transforms.scaling import multiply
 from functorch_optim.typing import Numeric, PyTree
 
@@ -90,6 +91,7 @@ class SAM(Options, Wrapper):
         return {**current_hyperparams(self.inner, state.inner), **self.hyperparams_at(state.step)}
 
 
+@explains_names
 def sam(
     inner: GradientTransformation, rho: Hyperparameter = 0.05, adaptive: bool = False, axis_name: PyTree = None
 ) -> GradientTransformation:

@@ -14,6 +14,7 @@ from functorch_optim.core.options import Options
 from functorch_optim.hyperparams import Hyperparameter, NonNegative, as_count
 from functorch_optim.norms import norm_of
 from functorch_optim.objectives import value_in
+from functorch_optim.option_names import explains_names
 from functorch_optim.transforms.conditional import Skip
 from functorch_optim.typing import PyTree
 
@@ -78,6 +79,7 @@ class IfNonfinite(Frozen):
         return _is_nonfinite(updates, self.axis_name, self._call_name())
 
 
+@explains_names
 def if_nonfinite(axis_name: PyTree = None) -> IfNonfinite:
     """Build ``skip`` for :func:`functorch_optim.accumulate`: leave out gradients with an infinity or a NaN.
 
@@ -100,6 +102,7 @@ class IfLarge(Options):
         return _is_large(updates, self.at(step).max_norm, self.axis_name, self._call_name())
 
 
+@explains_names
 def if_large(max_norm: Hyperparameter, axis_name: PyTree = None) -> IfLarge:
     """Build ``skip`` for :func:`functorch_optim.accumulate`: leave out gradients whose norm is above ``max_norm``.
 
@@ -127,6 +130,7 @@ class SkipNonfinite(Skip):
         return _is_nonfinite(updates, self.axis_name, "skip_nonfinite"), state
 
 
+@explains_names
 def skip_nonfinite(
     inner: GradientTransformation, max_consecutive: int, axis_name: PyTree = None
 ) -> GradientTransformation:
@@ -173,6 +177,7 @@ class SkipLargeUpdates(Skip):
         return {**current_hyperparams(self.inner, state.inner), **self.hyperparams_at(state.step)}
 
 
+@explains_names
 def skip_large_updates(
     inner: GradientTransformation, max_norm: Hyperparameter, max_consecutive: int, axis_name: PyTree = None
 ) -> GradientTransformation:
@@ -280,6 +285,7 @@ def _limit(window: jax.Array, recorded: jax.Array, factor: Any) -> jax.Array:
     return mean + jnp.asarray(factor, window.dtype) * deviation
 
 
+@explains_names
 def skip_spikes(
     inner: GradientTransformation,
     window: int = 128,

@@ -9,6 +9,7 @@ from functorch_optim.base import GradientTransformation, transformation
 from functorch_optim.core.numerics import coefficient
 from functorch_optim.effects import Effects, Kind, Leaves, for_each
 from functorch_optim.hyperparams import Hyperparameter, WeightDecay, known
+from functorch_optim.option_names import explains_names
 from functorch_optim.selection import masked
 from functorch_optim.transforms.scaling import Scheduled, with_params
 from functorch_optim.typing import PyTree
@@ -33,6 +34,7 @@ class AddDecayedWeights(Scheduled):
         return for_each(at, ()) if known(self.weight_decay) == 0 else self.effect(Kind.DECAYS, at)
 
 
+@explains_names
 def add_decayed_weights(weight_decay: Hyperparameter, mask: PyTree = None) -> GradientTransformation:
     """Add ``weight_decay * p`` to the updates; ``update`` needs ``params``.
 

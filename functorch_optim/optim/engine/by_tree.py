@@ -24,6 +24,7 @@ from functorch_optim.optim.losses import CompiledLosses
 from functorch_optim.optim.options import delay
 from functorch_optim.optim.ownership import own
 from functorch_optim.optim.transaction import Args, Call, Compiled, exclusive
+from functorch_optim.option_names import call_with
 from functorch_optim.selection import partition
 from functorch_optim.transforms.conjugation import conjugate_leaf
 from functorch_optim.typing import PyTree
@@ -118,7 +119,7 @@ class ByTree:
 
     def build(self, options: Group) -> GradientTransformation:
         """Build the transformation of a group's options."""
-        tx = self.make(**{name: options[name] for name in self.option_names})
+        tx = call_with(self.make, {name: options[name] for name in self.option_names})
         check_transformation("what make returns", tx)
         return tx
 

@@ -15,6 +15,7 @@ from functorch_optim.optim.lr_scheduler.writing import (
 )
 from functorch_optim.optim.optimizer import Optimizer
 from functorch_optim.optim.options import value_at
+from functorch_optim.option_names import explain_constructor, explains_names
 from functorch_optim.schedules.schedule import check_number
 from functorch_optim.typing import PyTree
 
@@ -70,6 +71,11 @@ class LRScheduler:
     _progress: ClassVar[frozenset[str]] = _PROGRESS  # attributes that ``keep`` cannot name
     _of_versions: ClassVar[frozenset[str]] = _OF_VERSIONS  # attributes that a state may have or lack
 
+    def __init_subclass__(cls, **options: object) -> None:
+        super().__init_subclass__(**options)
+        explain_constructor(cls)
+
+    @explains_names
     def __init__(self, optimizer: Optimizer, last_epoch: int = -1) -> None:
         check_optimizer(optimizer, last_epoch)
         with all_or_nothing(optimizer.param_groups):

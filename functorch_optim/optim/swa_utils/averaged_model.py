@@ -10,6 +10,7 @@ import numpy as np
 
 from functorch_optim import trees
 from functorch_optim.optim.swa_utils.averaging_functions import Averaging, AvgFn, MultiAvgFn, get_swa_avg_fn
+from functorch_optim.optim.swa_utils.count import Count
 from functorch_optim.optim.swa_utils.models import Module, Parts, Tree, is_array, on_device, owned, wrapped
 from functorch_optim.optim.swa_utils.wide_averages import is_narrow, recalled, roundings
 from functorch_optim.optim.transaction import Compiled, Transaction, exclusive
@@ -75,7 +76,7 @@ class AveragedModel:
         self.avg_fn = avg_fn
         self.multi_avg_fn = multi_avg_fn
         self.use_buffers = use_buffers
-        self.n_averaged = 0
+        self._n_averaged = 0
         self._transaction = Transaction()
         self._model: Tree | Module = wrapped(model, buffers, apply_fn)
         parts = self._model.read()
@@ -105,9 +106,18 @@ class AveragedModel:
 
         def commit() -> None:
             self._model.write(averages)
-            self._wide, self.n_averaged = wide, count
+            self._wide, self._n_averaged = wide, count
 
         self._transaction.commit(commit)
+
+    @property
+    def n_averaged(self) -> int:
+        """The number of updates in the averages; write it to start over, ``averaged.n_averaged = 0``."""
+        return Count(self._n_averaged)
+
+    @n_averaged.setter
+    def n_averaged(self, count: int) -> None:
+        self._n_averaged = int(count)
 
     @property
     def module(self) -> PyTree:
@@ -164,7 +174,7 @@ class AveragedModel:
         parts = self._model.read()
         current = parts.aligned(*self._model.split(model, buffers))
         _check_shapes(parts, current)
-        last = 0 if self.n_averaged == 0 else len(current) if self.use_buffers else parts.count
+        last = 0 if self._n_averaged == 0 else len(current) if self.use_buffers else parts.count
         mixed = [i for i in range(last) if current[i] is not None and _is_inexact(parts.leaves[i])]
         leaves, copied = self._averages(parts), set(range(len(current))) - set(mixed)
         for i in copied:
@@ -176,13 +186,13 @@ class AveragedModel:
         def commit(averages: list[PyTree]) -> None:
             for i, average in zip(mixed, averages, strict=True):
                 leaves[i] = average
-            self._write(parts, leaves, self.n_averaged + 1)
+            self._write(parts, leaves, self._n_averaged + 1)
 
         # In place, unless a module's variables hold the averages too, or narrow averages are rounded at the end.
         alone = isinstance(self._model, Tree) and not any(is_narrow(parts.leaves[i]) for i in mixed)
         if mixed and alone and isinstance(self._function, Averaging):
             compiled = _compiled(self._apply, self._function, in_place=True)
-            self._transaction.run(compiled, lambda: (exclusive(held, 3), taken, self.n_averaged), commit)
+            self._transaction.run(compiled, lambda: (exclusive(held, 3), taken, self._n_averaged), commit)
         else:
             commit(self._averaged(names, held, taken) if mixed else [])
 
@@ -198,14 +208,14 @@ class AveragedModel:
         """Compute the new averages, one group of equal dtypes at a time."""
         function, apply = self._function, self._apply
         if isinstance(function, Averaging):
-            return _compiled(apply, function, in_place=False)(averages, current, self.n_averaged)
+            return _compiled(apply, function, in_place=False)(averages, current, self._n_averaged)
         groups: dict[Hashable, list[int]] = {}
         for index, average in enumerate(averages):
             groups.setdefault(average.dtype, []).append(index)
         result = list(averages)
         for indices in groups.values():
             held, taken = [averages[i] for i in indices], [current[i] for i in indices]
-            new = apply(function, held, taken, self.n_averaged)
+            new = apply(function, held, taken, self._n_averaged)
             if not isinstance(new, list | tuple) or len(new) != len(held):
                 raise TypeError(
                     "multi_avg_fn must return the list of the new averages: JAX arrays cannot be changed in place; "
@@ -223,7 +233,7 @@ class AveragedModel:
             averages = self._averages(parts)
             new = [*averages[: parts.count], *parts.aligned(self.params, buffers)[parts.count :]]
             beside = [_beside(leaf, average) for leaf, average in zip(new, averages, strict=True)]
-            self._write(parts, beside, self.n_averaged)
+            self._write(parts, beside, self._n_averaged)
 
     def state_dict(self) -> dict[str, PyTree]:
         """Return ``n_averaged``, and every array as torch names it, ``module.<dotted path>``; averages in float32."""
@@ -231,7 +241,7 @@ class AveragedModel:
             parts = self._model.read()
             pairs = list(zip(parts.names, self._averages(parts), strict=True))
         arrays = {_key(name): leaf for name, leaf in pairs if is_array(leaf)}
-        return {"n_averaged": np.asarray(self.n_averaged, np.int64), **arrays}
+        return {"n_averaged": np.asarray(self._n_averaged, np.int64), **arrays}
 
     def load_state_dict(self, state_dict: Mapping[str, PyTree], strict: bool = True) -> None:
         """Load the arrays of a ``state_dict`` of this library or of torch; averages become at least float32.
@@ -263,7 +273,7 @@ class AveragedModel:
                     f"size mismatch for {key}: copying a param with shape {jnp.shape(found[key])} from checkpoint, the "
                     f"shape in current model is {shape}."
                 )
-        count = found.get("n_averaged", np.asarray(self.n_averaged))
+        count = found.get("n_averaged", np.asarray(self._n_averaged))
         if count.shape != () or not jnp.issubdtype(count.dtype, jnp.integer):
             problems.append("n_averaged must be one integer.")
         if problems:

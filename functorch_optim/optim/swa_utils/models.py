@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from functorch_optim import trees
+from functorch_optim.foreign_models import instead_in
 from functorch_optim.optim.ownership import own
 from functorch_optim.typing import PyTree
 from functorch_optim.variables import is_nnx, nnx, other_variables
@@ -52,7 +53,7 @@ class Tree:
             params = jax.tree.map(lambda leaf: jnp.asarray(leaf) if isinstance(leaf, int | float) else leaf, params)
         self.parts = Parts(params, buffers)
         if not any(map(is_array, self.parts.leaves[: self.parts.count])):
-            raise TypeError(f"there are no parameters to average in {type(params).__name__}")
+            raise TypeError(f"there are no parameters to average in {type(params).__name__}{instead_in(params)}")
 
     def read(self) -> Parts:
         return self.parts
