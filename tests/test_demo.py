@@ -16,8 +16,8 @@ import pytest
 
 import functorch_optim as fo
 from functorch_optim.checkpoint import load_torch, save_torch
-from functorch_optim.demo import checkpoint, data, plot
-from functorch_optim.demo.__main__ import command_to_resume, main, parse
+from functorch_optim.demo import checkpoint, data, plot, training
+from functorch_optim.demo.__main__ import command_to_resume, main, parse, tell_result
 from functorch_optim.demo.curves import Comparison, Curves
 from functorch_optim.demo.network import init_params
 from functorch_optim.demo.optimizers import DEFAULT_LR, make_optimizer, make_schedule
@@ -50,14 +50,22 @@ def few_steps(monkeypatch):
     monkeypatch.setattr(plot, "plot", lambda path, *_: path.write_bytes(b""))
 
 
-def test_resumed_run_has_the_bits_of_an_uninterrupted_one(tmp_path, capsys, few_steps):
-    assert run(capsys, "--epochs", 3, "--out", tmp_path / "whole")[0] == 0
-    assert run(capsys, "--epochs", 1, "--out", tmp_path / "parts")[0] == 0
-    status, output = run(capsys, "--epochs", 3, "--out", tmp_path / "parts", "--resume")
-    assert status == 0
-    assert f"resuming after epoch 1 from {tmp_path / 'parts' / 'checkpoint.pt'}\n" in output.out
-    assert "epoch 1/3" not in output.out
-    assert same(*(load_torch(tmp_path / name / "checkpoint.pt") for name in ("whole", "parts")))
+@pytest.mark.parametrize("optimizer", ["adamw", *full("sgd", "adam")])
+def test_a_resumed_run_has_the_bits_of_an_uninterrupted_one(optimizer, tmp_path, capsys, few_steps):
+    """And the torch face trains the same, from the start and from a checkpoint. Few steps: when a ReLU switches, a
+    difference of 6e-8 in the parameters becomes one of 6e-3 in the gradient, and that happens within an epoch or two.
+    """
+    whole, parts, lr = tmp_path / "whole", tmp_path / "parts", DEFAULT_LR[optimizer]
+    runs = [train(optimizer, lr, epochs, False, out) for epochs, out in ((3, whole), (1, parts))]
+    capsys.readouterr()
+    runs.append(train(optimizer, lr, 3, True, parts))
+    output = capsys.readouterr().out
+    assert f"resuming after epoch 1 from {parts / 'checkpoint.pt'}\n" in output
+    assert re.findall(r"^epoch (./.)", output, re.MULTILINE) == ["2/3", "3/3"]
+    assert same(*(load_torch(out / "checkpoint.pt") for out in (whole, parts)))
+    assert [len(result.differences) for result in runs] == [3, 1, 2]
+    for result in runs:
+        assert max(result.differences) < 1e-5
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", *full("sgd", "adam")])
@@ -70,28 +78,23 @@ def test_learns(optimizer, tmp_path):
     np.testing.assert_allclose(curves["rate"], [float(schedule(step)) for step in range(8 * 44)], rtol=1e-6)
 
 
-@pytest.mark.parametrize("optimizer", ["adam", *full("sgd", "adamw")])
-def test_the_torch_face_trains_the_same(optimizer, tmp_path, few_steps):
-    """From the start, and from a checkpoint. Few steps: when a ReLU switches, a difference of 6e-8 in the parameters
-    becomes one of 6e-3 in the gradient, and that happens within an epoch or two."""
-    first = train(optimizer, DEFAULT_LR[optimizer], 1, False, tmp_path)
-    resumed = train(optimizer, DEFAULT_LR[optimizer], 3, True, tmp_path)
-    assert [len(result.differences) for result in (first, resumed)] == [1, 2]
-    for result in (first, resumed):
-        assert max(result.differences) < 1e-5
-
-
 EPOCH = r"loss \d+\.\d{4}  accuracy \d+\.\d\d%  rate \d\.\d\de-\d\d  \d+:\d\d left"
 
 
 def test_a_log_has_a_line_an_epoch_and_a_summary(tmp_path, capsys, few_steps):
-    status, output = run(capsys, "--epochs", 10, "--optimizer", "adam", "--out", tmp_path)
+    (tmp_path / "checkpoint.pt").write_bytes(b"that of an earlier run")
+    status, output = run(capsys, "--epochs", 10, "--out", tmp_path)
     assert status == 0
     assert output.err == ""
     assert "\r" not in output.out
-    images, about, functional, *epochs, torch, both, empty, accuracy, difference, files, more = output.out.splitlines()
+    images, about, anew, functional, *epochs, torch, both, empty, accuracy, difference, files, more = (
+        output.out.splitlines()
+    )
     assert images == "1,437 handwritten digits to learn from, 360 to test on"
-    assert about.endswith("adam, learning rate 0.002 at its peak")
+    assert about.endswith("adamw, learning rate 0.002 at its peak")
+    assert (
+        anew == f"starting anew: the first epoch replaces {tmp_path / 'checkpoint.pt'}, which --resume would continue"
+    )
     assert functional.startswith("functional face: ")
     assert len(epochs) == 10
     for number, line in enumerate(epochs, 1):
@@ -106,7 +109,32 @@ def test_a_log_has_a_line_an_epoch_and_a_summary(tmp_path, capsys, few_steps):
     assert files == f"wrote {tmp_path / 'curves.png'} and {tmp_path / 'checkpoint.pt'}"
     assert more.startswith("to train on: ")
     options = resumption(more)
-    assert (options.optimizer, options.epochs, options.resume, options.out) == ("adam", 20, True, tmp_path)
+    assert (options.epochs, options.resume, options.out) == (20, True, tmp_path)
+
+
+def test_a_large_difference_is_explained(capsys):
+    for difference, lines in ((9e-5, 0), (2e-4, 1)):
+        tell_result(training.Result({}, 0.9, np.array([1e-7, difference])), parse([]), 1.0)
+        output = capsys.readouterr().out
+        assert f"1.0e-07 after epoch 29, {difference:.1e} after epoch 30\n" in output
+        assert output.count("rounding errors grow at the kinks of ReLU and max pooling") == lines
+
+
+@pytest.mark.full
+def test_sgd_grows_as_far_apart_from_a_start_changed_in_its_last_bit():
+    """Hence a large difference between the faces needs no other cause than rounding."""
+    digits = data.load_digits()
+    step = training.make_step(make_optimizer("sgd", DEFAULT_LR["sgd"], 44))
+    ends = []
+    for scale in (1, 1 + np.finfo(np.float32).eps):
+        params = jax.tree.map(lambda leaf, scale=scale: leaf * np.float32(scale), init_params(0))
+        state = make_optimizer("sgd", DEFAULT_LR["sgd"], 44).init(params)
+        for epoch in range(6):
+            for batch in data.batches(epoch, digits):
+                images, labels = digits.train_images[batch], digits.train_labels[batch]
+                params, state, *_ = step(params, state, images, labels)
+        ends.append(jax.device_get(params))
+    assert training.largest_difference(*ends) > 1e-3
 
 
 def resumption(line):
@@ -137,17 +165,19 @@ def test_a_terminal_has_a_bar_an_epoch_and_ctrl_c_says_how_to_go_on(tmp_path):
             process.send_signal(signal.SIGINT)
             sent = True
     os.close(leader)
-    process.wait()
-    assert process.returncode == 130
+    assert process.wait() == 130
     assert "Traceback" not in shown
     *lines, last = [line.split("\r")[-1] for line in shown.replace("\r\n", "\n").rstrip("\n").split("\n")]
+    message = rf"interrupted: {tmp_path}/checkpoint.pt has (\d) of 30 epochs\. To continue: .*"
+    epochs = int(re.fullmatch(message, last)[1])
+    assert epochs >= 2
+    assert resumption(last).epochs == 30
+    assert load_torch(tmp_path / "checkpoint.pt")["run"]["epoch"] == epochs
     bars = [line for line in lines if line.startswith("epoch")]
-    assert len(bars) == 3
+    assert epochs <= len(bars) <= epochs + 1
     for number, line in enumerate(bars[:2], 1):
         assert re.fullmatch(rf"epoch  {number}/30  █+  {EPOCH}", line)
         assert len(line) == 80
-    assert re.match(rf"interrupted: {tmp_path}/checkpoint.pt has 2 of 30 epochs\. To continue: ", last)
-    assert resumption(last).epochs == 30
 
 
 def _read(leader):
@@ -195,14 +225,6 @@ def test_after_the_last_epoch_nothing_is_left_but_more_epochs(tmp_path, capsys, 
         assert path.read_bytes() == content
 
 
-def test_a_new_run_says_that_it_replaces_a_checkpoint(tmp_path, capsys, few_steps):
-    path = tmp_path / "checkpoint.pt"
-    path.write_bytes(b"that of an earlier run")
-    status, output = run(capsys, "--epochs", 1, "--out", tmp_path)
-    assert status == 0
-    assert f"starting anew: the first epoch replaces {path}, which --resume would continue\n" in output.out
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -223,12 +245,12 @@ def test_bad_arguments_are_one_line(arguments, message, tmp_path, capsys):
     assert output.out == ""
 
 
-def test_help_shows_every_default(capsys):
+def test_help_shows_every_default(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
     with pytest.raises(SystemExit):
         parse(["--help"])
-    shown = " ".join(capsys.readouterr().out.split())
     rates = "0.1 with sgd, 0.002 with adam, 0.002 with adamw"
-    defaults = re.findall(r"--(\w+)[^-]*?\(default: (.*?)\)", shown.partition("options:")[2])
+    defaults = re.findall(r"^  --(\w+)[^(]*\(default: (.*)\)$", capsys.readouterr().out, re.MULTILINE)
     assert dict(defaults) == {
         "optimizer": "adamw",
         "epochs": "30",
@@ -266,10 +288,11 @@ def test_a_full_disk_is_one_line(tmp_path, capsys, few_steps, monkeypatch):
     assert output.err.startswith(message) and output.err.count("\n") == 1
 
 
-def test_a_loss_that_is_not_finite_ends_the_run(tmp_path, capsys, few_steps):
-    status, output = run(capsys, "--epochs", 2, "--optimizer", "sgd", "--lr", 1e38, "--out", tmp_path)
+def test_a_loss_that_is_not_finite_ends_the_run(tmp_path, capsys, few_steps, monkeypatch):
+    monkeypatch.setattr(training, "init_params", lambda seed: jax.tree.map(lambda leaf: leaf * np.nan, init_params(0)))
+    status, output = run(capsys, "--epochs", 2, "--out", tmp_path)
     assert status == 2
-    assert output.err == "error: the mean loss of epoch 1 is nan: pass a lower --lr than 1e+38\n"
+    assert output.err == "error: the mean loss of epoch 1 is nan: pass a lower --lr than 0.002\n"
     assert not (tmp_path / "checkpoint.pt").exists()
 
 
@@ -279,7 +302,7 @@ def test_the_picture_shows_every_step_both_faces_and_their_difference():
     comparison = Comparison(1, curves.mean_loss[1:], curves.accuracy[1:], np.array([1e-7, 2e-7]))
     figure = plot.draw("adamw", curves, comparison)
     loss, accuracy, rate, difference = figure.axes
-    assert all(axis.get_title(loc="left") and axis.get_ylabel() for axis in figure.axes)
+    assert all((axis.get_title() or axis.get_title(loc="left")) and axis.get_ylabel() for axis in figure.axes)
     assert [axis.get_xlabel() for axis in (rate, difference)] == ["step (4 an epoch)"] * 2
     steps, functional, torch_face = loss.lines
     assert same(steps.get_ydata(), curves.loss)

@@ -15,6 +15,7 @@ from functorch_optim.demo.optimizers import DEFAULT_LR
 from functorch_optim.demo.training import Result, train
 
 EPOCHS, OPTIMIZER, OUT = 30, "adamw", pathlib.Path("runs/demo")
+GROWN = 1e-4  # a difference that needs an explanation
 MORE = 10  # how many more epochs to propose when a run has all of its own
 
 
@@ -69,6 +70,10 @@ def tell_result(result: Result, options: argparse.Namespace, seconds: float) -> 
     print(f"\ntest accuracy {result.accuracy:.2%} after epoch {last}, in {seconds:.0f} s")
     print(f"largest difference of a parameter between the faces: {early:.1e} after epoch {first}", end="")
     print(f", {late:.1e} after epoch {last}" if last > first else "")
+    if late > GROWN:
+        print(
+            "rounding errors grow at the kinks of ReLU and max pooling: so they do from a start changed in its last bit"
+        )
     print(f"wrote {options.out / plot.NAME} and {options.out / checkpoint.NAME}")
     print(f"to train on: {command_to_resume(options, last + MORE)}")
 
@@ -113,6 +118,7 @@ def run(options: argparse.Namespace) -> int:
             importlib.import_module(library)
         result = train(options.optimizer, options.lr, options.epochs, options.resume, options.out)
     except KeyboardInterrupt:
+        print("\n" if sys.stdout.isatty() else "", end="", flush=True)  # a terminal is in the middle of a bar's line
         print(f"interrupted: {tell_state(options, before)}", file=sys.stderr)
         return 130
     except NothingLeftError as error:
