@@ -104,6 +104,64 @@ def test_resumed_in_any_order_is_a_run_that_was_not_interrupted(key, groups, ord
     assert advance(target, [again], 15) == advance(source, [scheduler], 15)
 
 
+def named_optimizer(names, lr=None):
+    lrs = {"a": 0.5, "b": 2.0, "c": 1.0}
+    groups = [{"params": [(name, jnp.ones(1))], "lr": lr or lrs[name]} for name in names]
+    return optim.SGD(groups, lr=1.0, momentum=0.9)
+
+
+def by_name(optimizer):
+    return {group["param_names"][0]: (group["lr"], group["momentum"]) for group in optimizer.param_groups}
+
+
+def reversed_lists(key, optimizer):
+    """Make a scheduler whose options per group are in the opposite order."""
+    make = MAKERS[key]
+    if key not in FOR_TWO:
+        return make(optimizer)
+    name, arguments = make.keywords["name"], copy.deepcopy(make.keywords["arguments"])
+    lists = {option: value[::-1] for option, value in arguments.items() if isinstance(value, list) and len(value) == 2}
+    lists.pop("milestones", None)
+    return scheduler_class(optim, name)(optimizer, **{**arguments, **lists})
+
+
+@each_order
+@pytest.mark.parametrize("key", MAKERS)
+def test_groups_in_another_order_keep_their_own_rates(key, order):
+    """The optimizer matches groups by name, and what a scheduler holds per group follows."""
+    source, target = named_optimizer("ab"), named_optimizer("ba", lr=0.123)
+    scheduler = MAKERS[key](source)
+    advance(source, [scheduler], 7)
+    (again,) = resumed(target, [functools.partial(reversed_lists, key)], saved_of(source, scheduler), order)
+    assert by_name(target) == by_name(source)
+    assert again.get_last_lr() == [group["lr"] for group in target.param_groups]
+    for _ in range(15):
+        advance(source, [scheduler], 1)
+        advance(target, [again], 1)
+        assert by_name(target) == by_name(source)
+
+
+def test_a_group_that_was_not_saved_keeps_its_base_rate():
+    source, target = named_optimizer("ab"), named_optimizer("cba")
+    scheduler, again = (s.LambdaLR(each, lambda epoch: 0.5**epoch) for each in (source, target))
+    advance(source, [scheduler], 2)
+    target.load_state_dict(source.state_dict(), strict=False)
+    again.load_state_dict(scheduler.state_dict())
+    advance(source, [scheduler], 1)
+    advance(target, [again], 1)
+    assert by_name(target) == {**by_name(source), "c": (0.125, 0.9)}
+
+
+def test_a_scheduler_that_stepped_since_it_was_loaded_stays_as_it_is():
+    source, target = named_optimizer("ab"), named_optimizer("ba")
+    again = s.LambdaLR(target, lambda epoch: 0.5**epoch)
+    again.load_state_dict(again.state_dict())
+    advance(target, [again], 1)
+    target.load_state_dict(source.state_dict())
+    assert again.base_lrs == [2.0, 0.5]
+    assert copy.deepcopy(target).param_groups[0]["lr"] == 2.0
+
+
 @each_maker
 def test_a_schedulers_state_alone_brings_its_rates(key, groups):
     make = MAKERS[key]

@@ -94,7 +94,7 @@ class Edited(Grouped):
         entries: list[PyTree] = [changes.get(index, entry) for index, entry in enumerate(present)]
         loaded = Loaded(
             [entry if entry is None else {key: as_array(value) for key, value in entry.items()} for entry in entries],
-            list(range(len(entries))), [], [], [], [], None,
+            list(range(len(entries))), [], [], [], [], None, [],
         )  # fmt: skip
         refused: Refused = {}
         leaves, grads = parameters or (self._leaves, None)

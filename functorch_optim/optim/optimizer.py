@@ -91,7 +91,7 @@ class Optimizer(Saved):
         self._opt_called = False
         self._grad_norm = None
         self._lent = False
-        self._loaded_groups = None
+        self._loaded = None
         self._made_under = trace_state()
         groups = [self._new_group(self._layout, index, given) for index, given in enumerate(parsed.options)]
         self.param_groups = ParamGroups(groups)

@@ -16,6 +16,7 @@ from functorch_optim.optim.engine.protocol import Reading
 from functorch_optim.optim.hooks import Occasions
 from functorch_optim.optim.layout import GroupParams, check_groups
 from functorch_optim.optim.losses import CompiledLosses
+from functorch_optim.optim.regrouping import LoadedGroups, Waiting
 from functorch_optim.optim.state_dict import NotLoaded, Refused, check_strict, read_state_dict, reason, write_state_dict
 from functorch_optim.optim.tracing import trace_state
 from functorch_optim.optim.views import ParamGroups
@@ -28,7 +29,7 @@ class Saved(Edited):
     """The part of an optimizer that is saved and loaded."""
 
     forced: ClassVar[Mapping[str, PyTree]] = {}  # options that stay as the class sets them, whatever you load
-    _loaded_groups: list[dict[str, PyTree]] | None  # as loaded, for a scheduler that is loaded next
+    _loaded: LoadedGroups | Waiting | None  # what a scheduler or the optimizer, loaded next, needs of the other
 
     def state_dict(self) -> dict[str, PyTree]:
         """The state in torch's layout: ``{"state": {number: slots}, "param_groups": [...]}``.
@@ -144,10 +145,13 @@ class Saved(Edited):
 
         def commit() -> None:
             self._engine.commit(state)
-            self._counts, self._loaded_groups = loaded.counts, groups
+            waiting, self._loaded = self._loaded, LoadedGroups(groups, loaded.sources)
+            self._counts = loaded.counts
             for live, group in zip(self.param_groups, loaded_groups, strict=True):
                 live.clear()
                 live.update(group)
+            if isinstance(waiting, Waiting):
+                waiting.regroup(loaded.sources)
 
         self._transaction.commit(commit)
         reasons = {name: reason(error) for name, error in refused.items()}

@@ -38,7 +38,8 @@ class Loaded(NamedTuple):
     """The contents of a ``state_dict``, for the leaves and groups of an optimizer.
 
     There is an entry per leaf, None if it is missing; the leaf of each parameter in the saved order; the groups'
-    options and counts; the missing and unexpected parameters; and a warning if needed.
+    options and counts; the missing and unexpected parameters; a warning if needed; and for each group the saved groups
+    that it comes from.
     """
 
     entries: list[Entry | None]
@@ -48,6 +49,7 @@ class Loaded(NamedTuple):
     missing: list[str]
     unexpected: list[str]
     warning: str | None
+    sources: list[list[int]]
 
 
 class _Pairing(NamedTuple):
@@ -142,7 +144,8 @@ def read_state_dict(
             f"{', '.join(differing)} stay"
         )
     order = [leaf_of.get(number) for group in saved for number in group["params"]]
-    return Loaded(entries, order, options, new_counts, pairing.missing, pairing.unexpected, warning)
+    missing, unexpected = pairing.missing, pairing.unexpected
+    return Loaded(entries, order, options, new_counts, missing, unexpected, warning, pairing.sources)
 
 
 def _check_form(saved: PyTree, state: PyTree) -> None:

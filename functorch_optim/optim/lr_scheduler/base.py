@@ -15,6 +15,7 @@ from functorch_optim.optim.lr_scheduler.writing import (
 )
 from functorch_optim.optim.optimizer import Optimizer
 from functorch_optim.optim.options import value_at
+from functorch_optim.optim.regrouping import LoadedGroups, Sources, Waiting, regrouped
 from functorch_optim.option_names import explain_constructor, explains_names
 from functorch_optim.schedules.schedule import check_number
 from functorch_optim.typing import PyTree
@@ -69,6 +70,7 @@ class LRScheduler:
     _goes_on: ClassVar[bool] = False  # whether it starts from the current rates instead of the initial ones
     _written: ClassVar[tuple[str, ...]] = ("lr",)  # the group entries that the scheduler writes
     _progress: ClassVar[frozenset[str]] = _PROGRESS  # attributes that ``keep`` cannot name
+    _per_group: ClassVar[frozenset[str]] = frozenset({"base_lrs", "_last_lr"})  # lists with a value per group
     _of_versions: ClassVar[frozenset[str]] = _OF_VERSIONS  # attributes that a state may have or lack
 
     def __init_subclass__(cls, **options: object) -> None:
@@ -124,7 +126,7 @@ class LRScheduler:
             restore(lives, before)
             raise
         if not self._is_initial:
-            self.optimizer._loaded_groups = None  # they are for a scheduler that is loaded before its next step
+            self.optimizer._loaded = None  # they are for a scheduler that is loaded before its next step
 
     def _advance(self, given: Any) -> None:
         """Make a step with what :meth:`step` was given, here the epoch; on an error the caller undoes it."""
@@ -253,6 +255,10 @@ class LRScheduler:
                 self._recalculate()
             else:
                 self._put_back()
+            if self.optimizer._loaded is None:
+                self.optimizer._loaded = Waiting()
+            if isinstance(self.optimizer._loaded, Waiting):
+                self.optimizer._loaded.add(self)
 
     def _take(self, state_dict: Mapping[str, PyTree], keep: frozenset[str]) -> set[str]:
         """Load a state except the options in ``keep``; return those of them that the scheduler has."""
@@ -260,13 +266,27 @@ class LRScheduler:
         self._check_state(state_dict, own)
         named = {key.lstrip("_"): key for key in own - self._progress - self._of_versions}
         kept = {named[name] for name in keep & named.keys()}
-        self._update({key: copied(value) for key, value in state_dict.items() if key not in kept})
+        values = {key: copied(value) for key, value in state_dict.items() if key not in kept}
+        loaded = self.optimizer._loaded
+        if isinstance(loaded, LoadedGroups):
+            lists = self._per_group & values.keys()
+            values |= {key: loaded.regrouped(values[key], self._present(key)) for key in lists}
+        self._update(values)
         self._check_options()
         return set(keep & named.keys())
 
     def _update(self, values: dict[str, PyTree]) -> None:
         """Set the attributes in a state."""
         vars(self).update(values)
+
+    def _present(self, key: str) -> list[PyTree]:
+        """Return a list with a value per group, as a state has it."""
+        return self.state_dict()[key]
+
+    def _regroup(self, sources: Sources) -> None:
+        """Follow an optimizer that was loaded after this scheduler, from groups in another order."""
+        present = {key: self._present(key) for key in self._per_group & vars(self).keys()}
+        self._update({key: regrouped(values, sources, values) for key, values in present.items()})
 
     def _check_state(self, state_dict: object, own: Collection[str]) -> None:
         """Raise unless a state is of this class and has no more groups than the optimizer."""
@@ -291,9 +311,9 @@ class LRScheduler:
 
     def _put_back(self) -> None:
         """Write the due values into the groups: those loaded with the optimizer, otherwise the last rates."""
-        groups, loaded = self.optimizer.param_groups, self.optimizer._loaded_groups
-        if loaded is not None:
-            for group, saved in zip(groups, loaded, strict=False):
+        groups, loaded = self.optimizer.param_groups, self.optimizer._loaded
+        if isinstance(loaded, LoadedGroups):
+            for group, saved in zip(groups, loaded.groups, strict=False):
                 group.update({key: saved[key] for key in self._written if key in saved})
         else:
             self._put_back_own(groups)

@@ -10,6 +10,7 @@ from functorch_optim.optim.lr_scheduler.base import LRScheduler
 from functorch_optim.optim.lr_scheduler.plateau import ReduceLROnPlateau
 from functorch_optim.optim.lr_scheduler.writing import all_or_nothing, reset_rates, restore
 from functorch_optim.optim.optimizer import Optimizer
+from functorch_optim.optim.regrouping import Sources
 from functorch_optim.typing import Numeric, PyTree
 
 
@@ -66,6 +67,11 @@ class _Composed(LRScheduler):
 
     def _update(self, values: dict[str, PyTree]) -> None:
         super()._update({key: value for key, value in values.items() if key != "_schedulers"})
+
+    def _regroup(self, sources: Sources) -> None:
+        for scheduler in self._schedulers:
+            scheduler._regroup(sources)
+        super()._regroup(sources)
 
     def _put_back(self) -> None:
         for scheduler in self._in_turn():
@@ -192,7 +198,7 @@ class SequentialLR(_Composed):
             self.last_epoch, self._last_lr = held
             restore(lives, before)
             raise
-        self.optimizer._loaded_groups = None
+        self.optimizer._loaded = None
 
     def _in_turn(self) -> Sequence[LRScheduler]:
         active = self._active()

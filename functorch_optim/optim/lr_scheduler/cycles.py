@@ -73,6 +73,7 @@ class CyclicLR(LRScheduler):
     """
 
     _written: ClassVar[tuple[str, ...]] = ("lr", "momentum", "betas", "max_momentum", "base_momentum")
+    _per_group: ClassVar[frozenset[str]] = LRScheduler._per_group | {"max_lrs", "base_momentums", "max_momentums"}
     _of_versions: ClassVar[frozenset[str]] = LRScheduler._of_versions | {
         "use_beta1",
         "base_momentums",

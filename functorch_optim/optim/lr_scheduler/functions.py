@@ -1,7 +1,7 @@
 """Schedulers defined by functions of the epoch."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from functorch_optim import schedules
 from functorch_optim.optim.lr_scheduler.base import LRScheduler
@@ -12,6 +12,8 @@ from functorch_optim.typing import PyTree
 
 class _ByFunctions(LRScheduler):
     """Base class with one function per group; a state_dict saves the attributes of those that are objects."""
+
+    _per_group: ClassVar[frozenset[str]] = LRScheduler._per_group | {"lr_lambdas"}
 
     def __init__(self, optimizer: Optimizer, lr_lambda: Any, last_epoch: int = -1) -> None:
         count = len(optimizer.param_groups) if isinstance(optimizer, Optimizer) else 1

@@ -44,6 +44,7 @@ class ReduceLROnPlateau(LRScheduler):
     """
 
     _of_versions: ClassVar[frozenset[str]] = LRScheduler._of_versions | {"default_min_lr"}
+    _per_group: ClassVar[frozenset[str]] = LRScheduler._per_group | {"min_lrs"}
     _progress: ClassVar[frozenset[str]] = LRScheduler._progress | {"best", "num_bad_epochs", "cooldown_counter"}
 
     def __init__(
@@ -118,7 +119,7 @@ class ReduceLROnPlateau(LRScheduler):
                 return
         after = epoch, best, bad, cooling, rates  # then one statement, which no signal interrupts
         self.last_epoch, self.best, self.num_bad_epochs, self.cooldown_counter, self._last_lr = after
-        self.optimizer._loaded_groups = None
+        self.optimizer._loaded = None
 
     def _advance(self, given: tuple[int, float, list[float]]) -> None:
         """Make a step that lowers the rates; an error is undone by the base's ``step``."""
