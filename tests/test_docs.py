@@ -5,7 +5,7 @@ import pytest
 from tests import pages
 from tests.algorithms import full
 
-FIRST = ["README.md", "docs/index.md", "docs/from-torch.md", "docs/from-jax.md", "docs/faq.md"]
+FIRST = ["README.md", "docs/index.md", "docs/from-torch.md"]
 # `make docs` and `make test-all` run the others too.
 WITH_CODE = [*FIRST, *full(*(page for page in pages.PAGES if pages.blocks(page) and page not in FIRST))]
 WITH_TORCH = [page for page in pages.PAGES if pages.blocks(page, "py")]

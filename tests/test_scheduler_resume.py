@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from functorch_optim import optim
+from tests.algorithms import full
 from tests.test_lr_scheduler import CASES, nested, rates, scheduler_class
 
 s = optim.lr_scheduler
@@ -125,7 +126,7 @@ def reversed_lists(key, optimizer):
     return scheduler_class(optim, name)(optimizer, **{**arguments, **lists})
 
 
-@each_order
+@pytest.mark.parametrize("order", ["made, loaded", *full("loaded, made"), "the optimizer last"])
 @pytest.mark.parametrize("key", MAKERS)
 def test_groups_in_another_order_keep_their_own_rates(key, order):
     """The optimizer matches groups by name, and what a scheduler holds per group follows."""
