@@ -39,17 +39,34 @@ def plain(tree: PyTree) -> PyTree:
         {'a': {'b': 1}, 'c': [2]}
     """
 
-    def opened(node: PyTree) -> PyTree:
-        if _is_mapping(node):
-            return {key: plain(value) for key, value in node.items()}
-        if _is_variable(node):
-            (value,) = jax.tree.leaves(node, is_leaf=lambda child: child is not node)
-            return plain(value)
-        return node
+    def replaced(node: PyTree) -> PyTree:
+        inside = opened(node)
+        return {key: plain(value) for key, value in inside.items()} if _is_mapping(node) else inside
 
     return jax.tree.map(
-        opened, tree, is_leaf=lambda node: trees.is_leaf(node) or _is_mapping(node) or _is_variable(node)
+        replaced, tree, is_leaf=lambda node: trees.is_leaf(node) or _is_mapping(node) or _is_variable(node)
     )
+
+
+def opened(node: PyTree) -> PyTree:
+    """Return a dict for a FrozenDict or an nnx state, the value for an nnx variable, and any other node itself."""
+    if _is_mapping(node):
+        return dict(node.items())
+    if _is_variable(node):
+        (value,) = jax.tree.leaves(node, is_leaf=lambda child: child is not node)
+        return value
+    return node
+
+
+def fitted(tree: PyTree, reference: PyTree) -> PyTree:
+    """Return ``tree`` in the structure of ``reference`` if only flax's containers differ, otherwise ``tree`` itself."""
+    leaves, structure = jax.tree.flatten(plain(tree), is_leaf=trees.is_leaf)
+    expected = plain(jax.tree.map(lambda _: 0, reference))
+    if structure != jax.tree.structure(expected):
+        return tree
+    names = [trees.path_name(path) for path, _ in jax.tree_util.tree_flatten_with_path(expected)[0]]
+    by_name = dict(zip(names, leaves, strict=True))
+    return jax.tree_util.tree_map_with_path(lambda path, _: by_name[trees.path_name(path)], reference)
 
 
 def _is_mapping(node: PyTree) -> bool:

@@ -15,6 +15,7 @@ import numpy as np
 import orbax.checkpoint as orbax
 import pytest
 from flax import nnx, serialization
+from flax.core import FrozenDict
 from safetensors.numpy import load_file, save_file
 
 import functorch_optim as fo
@@ -565,3 +566,37 @@ def test_a_torch_checkpoint_through_every_format(dtype, tmp_path):
     for optimizer in others:
         assert same_trees(jax.tree.leaves(optimizer.params), jax.tree.leaves(first.params))
         assert same(plain(optimizer.state_dict()), plain(first.state_dict()))
+
+
+class Twice(nnx.Module):
+    def __init__(self, rngs):
+        self.layers = nnx.List([nnx.Linear(2, 3, rngs=rngs), nnx.Linear(3, 2, rngs=rngs)])
+
+
+@pytest.mark.parametrize("format_", ["torch", "safetensors", "arrays"])
+@pytest.mark.parametrize("container", ["nnx", "FrozenDict"])
+def test_containers_of_flax_are_saved_as_dicts_and_set_again(format_, container, tmp_path, standard_promotion):
+    def make(seed):
+        module = Twice(nnx.Rngs(seed))
+        tree = module if container == "nnx" else FrozenDict({"w": jnp.full(2, float(seed)), "b": {"c": jnp.ones(1)}})
+        return optim.AdamW(tree, lr=0.1)
+
+    source, target = make(0), make(1)
+    source.step(jax.tree.map(jnp.ones_like, source.params))
+    run = {"params": source.params, "optimizer": source.state_dict()}
+    path = tmp_path / "checkpoint"
+    if format_ == "arrays":
+        saved = fo.checkpoint.from_arrays(fo.checkpoint.to_arrays(run))
+    else:
+        getattr(fo.checkpoint, f"save_{format_}")(run, path)
+        saved = getattr(fo.checkpoint, f"load_{format_}")(path)
+    assert type(saved["params"]) is dict
+    names = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_flatten_with_path(saved["params"])[0]]
+    assert not [name for name in names if "['']" in name]
+    target.params = saved["params"]
+    target.load_state_dict(saved["optimizer"])
+    assert jax.tree.structure(target.params) == jax.tree.structure(source.params)
+    for ours, theirs in zip(jax.tree.leaves(target.params), jax.tree.leaves(source.params), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    with pytest.raises(ValueError, match="new values do not have the structure of the parameters: missing"):
+        target.params = {"layers": saved["params"]}

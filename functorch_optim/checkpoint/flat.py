@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from functorch_optim import flat as flat_params
-from functorch_optim import trees
+from functorch_optim import trees, variables
 from functorch_optim.checkpoint.errors import CheckpointError, shown
 from functorch_optim.checkpoint.state_names import flatten_state_dict, is_state_dict, unflatten_state_dict
 from functorch_optim.checkpoint.work import Work
@@ -123,8 +123,7 @@ class _Writer(NamedTuple):
     texts: dict[str, str]
 
     def write(self, node: PyTree, path: tuple[object, ...]) -> PyTree:
-        if isinstance(node, flat_params.FlatParams):
-            node = node.tree()
+        node = node.tree() if isinstance(node, flat_params.FlatParams) else variables.opened(node)
         if is_state_dict(node):
             options, outline = flatten_state_dict(node), _outline_of_groups(node)
             return {"state_dict": outline, "entries": self._items(options.items(), path)}

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from functorch_optim import trees
+from functorch_optim import trees, variables
 from functorch_optim.checkpoint.atomic import atomic_write
 from functorch_optim.checkpoint.dtypes import STORAGES, UNTYPED
 from functorch_optim.checkpoint.errors import CheckpointError
@@ -29,6 +29,7 @@ def save_torch(tree: PyTree, path: str | os.PathLike[str], sync: bool = True) ->
     Args:
         tree: nested dicts, lists, tuples and sets of arrays (JAX's or NumPy's, which become tensors), numbers,
             strings, bytes, booleans and None; for example a ``state_dict`` of an optimizer, a scheduler or an average.
+            FrozenDicts and nnx states of flax become dicts, and nnx variables their values.
         path: the file.
         sync: whether to wait until the file is on the disk.
 
@@ -110,6 +111,8 @@ class _Pickle:
             self.write(node.item(), where, depth)
         elif isinstance(node, np.ndarray | jax.Array):
             self._tensor(node, where)
+        elif variables.opened(node) is not node:
+            self.write(variables.opened(node), where, depth)
         else:
             raise CheckpointError(f"{trees.quote(where)} is {kind.__name__!r}, which is not written into torch's files")
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jax.profiler import TraceAnnotation
 
-from functorch_optim import rows, trees
+from functorch_optim import rows, trees, variables
 from functorch_optim.optim.by_loss import by_closure
 from functorch_optim.optim.clipping import clipped
 from functorch_optim.optim.engine.assembly import Grads, leaves_of
@@ -295,7 +295,10 @@ class Stepping(Hooked):
         """Check and copy new values of the parameters."""
         self._refuse_tracing()
         models = self._held.arrays()
-        leaves = trees.align(self._layout.structure.unflatten(models), params, "new values")
+        present = self._layout.structure.unflatten(models)
+        if jax.tree.structure(params) != self._layout.structure.treedef:
+            params = variables.fitted(params, present)
+        leaves = trees.align(present, params, "new values")
         leaves = [leaf if leaf is model else as_array(leaf) for leaf, model in zip(leaves, models, strict=True)]
         self._refuse_traced(leaves)
         for name, leaf, model in zip(self._layout.labels, leaves, models, strict=True):
