@@ -21,6 +21,7 @@ from functorch_optim.base import (
     transformation,
     update_of,
 )
+from functorch_optim.core.packing import ForeachState
 from functorch_optim.effects import Effects, Kind, Leaves, check_descent, check_effects, for_each
 from functorch_optim.objectives import converted
 from functorch_optim.typing import PyTree
@@ -291,7 +292,11 @@ def find_state(state: PyTree, type_or_name: type | str) -> PyTree:
     found = list(_named(state, type_or_name) if isinstance(type_or_name, str) else _typed(state, type_or_name))
     if len(found) != 1:
         what = type_or_name if isinstance(type_or_name, str) else type_or_name.__name__
-        raise KeyError(f"{'no state' if not found else f'{len(found)} states'} of the name or type {what!r}")
+        packed = len(found) > 1 and bool(_typed(state, ForeachState))
+        hint = (
+            ": packed states (foreach=True) are fo.find_state(state, fo.ForeachState).unpack(params)" if packed else ""
+        )
+        raise KeyError(f"{'no state' if not found else f'{len(found)} states'} of the name or type {what!r}{hint}")
     return found[0]
 
 

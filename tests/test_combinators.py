@@ -424,3 +424,11 @@ def test_what_is_no_transformation_is_named_at_once(around):
 def test_messages_say_where_no_transformation_stands(call, message):
     with pytest.raises(TypeError, match=message):
         call()
+
+
+def test_a_packed_state_is_found_by_what_packed_it():
+    params = {"a": jnp.ones(2), "b": jnp.ones(3)}
+    state = fo.chain(fo.identity(), fo.adam(foreach=True)).init(params)
+    with pytest.raises(KeyError, match=r"2 states of the name or type 'AdamState': foreach=True has packed it"):
+        fo.find_state(state, fo.AdamState)
+    assert fo.find_state(state, fo.ForeachState).unpack(params).exp_avg["b"].shape == (3,)
