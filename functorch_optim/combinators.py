@@ -293,9 +293,8 @@ def find_state(state: PyTree, type_or_name: type | str) -> PyTree:
     if len(found) != 1:
         what = type_or_name if isinstance(type_or_name, str) else type_or_name.__name__
         packed = len(found) > 1 and bool(_typed(state, ForeachState))
-        hint = (
-            ": packed states (foreach=True) are fo.find_state(state, fo.ForeachState).unpack(params)" if packed else ""
-        )
+        where = ": foreach=True has packed it; fo.find_state(state, fo.ForeachState).unpack(params) has it as one"
+        hint = where if packed else ""
         raise KeyError(f"{'no state' if not found else f'{len(found)} states'} of the name or type {what!r}{hint}")
     return found[0]
 
