@@ -19,6 +19,8 @@ def place(leaf: PyTree, model: PyTree) -> PyTree:
     if not isinstance(model, jax.Array | jax.ShapeDtypeStruct):
         return leaf
     sharding = _concrete(model.sharding) if isinstance(model, jax.ShapeDtypeStruct) or model.committed else None
+    if sharding is None and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return leaf
     if sharding is None:  # such as a step counter that init created, which follows the parameters
         return jnp.array(np.asarray(leaf), copy=True)
     return jax.device_put(leaf, sharding)

@@ -49,7 +49,9 @@ def plain(tree: PyTree) -> PyTree:
 
 
 def opened(node: PyTree) -> PyTree:
-    """Return a dict for a FrozenDict or an nnx state, the value for an nnx variable, and any other node itself."""
+    """Return a dict for a FrozenDict, an nnx state or module, the value for a variable, and any other node itself."""
+    if is_nnx(node):
+        node = nnx().state(node)
     if _is_mapping(node):
         return dict(node.items())
     if _is_variable(node):
@@ -59,14 +61,18 @@ def opened(node: PyTree) -> PyTree:
 
 
 def fitted(tree: PyTree, reference: PyTree) -> PyTree:
-    """Return ``tree`` in the structure of ``reference`` if only flax's containers differ, otherwise ``tree`` itself."""
-    leaves, structure = jax.tree.flatten(plain(tree), is_leaf=trees.is_leaf)
-    expected = plain(jax.tree.map(lambda _: 0, reference))
-    if structure != jax.tree.structure(expected):
-        return tree
-    names = [trees.path_name(path) for path, _ in jax.tree_util.tree_flatten_with_path(expected)[0]]
+    """Return ``tree`` in the structure of ``reference`` if only the containers differ, otherwise ``tree`` itself.
+
+    Example:
+        >>> fitted({"a": {"0": 1, "1": 2}}, {"a": [3, 4]})
+        {'a': [1, 2]}
+    """
+    names, leaves, _ = trees.named_leaves(plain(tree))
+    wanted, _, structure = trees.named_leaves(reference)
     by_name = dict(zip(names, leaves, strict=True))
-    return jax.tree_util.tree_map_with_path(lambda path, _: by_name[trees.path_name(path)], reference)
+    if len(by_name) != len(names) or sorted(names) != sorted(wanted):
+        return tree
+    return structure.unflatten([by_name[name] for name in wanted])
 
 
 def _is_mapping(node: PyTree) -> bool:

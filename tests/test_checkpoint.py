@@ -25,6 +25,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import functorch_optim as fo
 from functorch_optim import checkpoint, optim
 from functorch_optim.checkpoint import CheckpointError, load_torch, save_torch
 from functorch_optim.checkpoint.dtypes import DTYPES
@@ -587,7 +588,10 @@ def test_what_is_not_written(tmp_path):
     path = tmp_path / "a.pt"
     for tree, message in (
         ({"a": [1, object()]}, "'a.1' is 'object', which is not written"),
-        ({"a": jax.random.key(0)}, "'a' is an array of random keys"),
+        (
+            {"a": jax.random.key(0)},
+            "'a' is an array of random keys, which torch's files have not: write jax.random.key_data",
+        ),
         ({"a": np.array(["x"])}, "'a' is <U1, a dtype that torch has not"),
         ({"a": {(1, 2): 3}}, "a key of 'a' is 'tuple'"),
         ({"a": jnp.ones(2, jnp.int4)}, "'a' is int4, a dtype that torch has not"),
@@ -597,6 +601,12 @@ def test_what_is_not_written(tmp_path):
         with pytest.raises(CheckpointError, match=message):
             save_torch(tree, path)
         assert os.listdir(tmp_path) == []
+
+
+def test_states_are_written_as_dicts(tmp_path):
+    save_torch({"state": fo.sgd(lr=0.1, momentum=0.9).init({"w": jnp.ones(2)})}, tmp_path / "a.pt")
+    state = load_torch(tmp_path / "a.pt")["state"]
+    assert state["step"] == 0 and state["momentum_buffer"]["w"].tolist() == [0.0, 0.0]
 
 
 def test_equal_arrays_are_written_once(tmp_path):

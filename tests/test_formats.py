@@ -7,6 +7,7 @@ import struct
 import time
 from pathlib import Path
 
+import equinox as eqx
 import jax
 import jax.export
 import jax.numpy as jnp
@@ -224,7 +225,6 @@ def test_what_cannot_be_written_is_named(tmp_path):
     for tree, message in (
         ({"a": {"b": object()}}, "'a.b' is 'object', which is neither an array nor JSON"),
         ({"a": {1, 2}}, "'a' is 'set'"),
-        ({"a": jax.random.key(0)}, "'a' is an array of random keys: write jax.random.key_data of it"),
         ({"a": np.array([None])}, "'a' is an array of object, which is no number"),
         ({"a": {(1, 2): 3}}, "a key of 'a' is 'tuple', no name or number"),
         ({"a": {"b": 1}, "a.b": 2}, "two leaves of the tree have the name 'a.b'"),
@@ -574,12 +574,14 @@ class Twice(nnx.Module):
 
 
 @pytest.mark.parametrize("format_", ["torch", "safetensors", "arrays"])
-@pytest.mark.parametrize("container", ["nnx", "FrozenDict"])
+@pytest.mark.parametrize("container", ["nnx", "FrozenDict", "equinox"])
 def test_containers_of_flax_are_saved_as_dicts_and_set_again(format_, container, tmp_path, standard_promotion):
     def make(seed):
         module = Twice(nnx.Rngs(seed))
-        tree = module if container == "nnx" else FrozenDict({"w": jnp.full(2, float(seed)), "b": {"c": jnp.ones(1)}})
-        return optim.AdamW(tree, lr=0.1)
+        frozen = FrozenDict({"w": jnp.full(2, float(seed)), "b": {"c": jnp.ones(1)}})
+        network = eqx.nn.MLP(2, 3, 4, 1, key=jax.random.key(seed))
+        trees = {"nnx": module, "FrozenDict": frozen, "equinox": eqx.filter(network, eqx.is_inexact_array)}
+        return optim.AdamW(trees[container], lr=0.1)
 
     source, target = make(0), make(1)
     source.step(jax.tree.map(jnp.ones_like, source.params))
@@ -600,3 +602,87 @@ def test_containers_of_flax_are_saved_as_dicts_and_set_again(format_, container,
         np.testing.assert_array_equal(ours, theirs)
     with pytest.raises(ValueError, match="new values do not have the structure of the parameters: missing"):
         target.params = {"layers": saved["params"]}
+
+
+class Noisy(nnx.Module):
+    def __init__(self, rngs):
+        self.linear, self.norm = nnx.Linear(2, 3, rngs=rngs), nnx.BatchNorm(3, rngs=rngs)
+        self.dropout = nnx.Dropout(0.5, rngs=rngs)
+
+    def __call__(self, x):
+        return self.dropout(self.norm(self.linear(x)))
+
+
+def through(format_, tree, path, like=None):
+    """Save a tree and load it."""
+    if format_ == "arrays":
+        return fo.checkpoint.from_arrays(fo.checkpoint.to_arrays(tree), like=like)
+    save_safetensors(tree, path)
+    return load_safetensors(path, like=like)
+
+
+@pytest.mark.parametrize("format_", ["safetensors", "arrays"])
+def test_a_module_with_statistics_and_random_keys_comes_back(format_, tmp_path, standard_promotion):
+    module, other = Noisy(nnx.Rngs(0)), Noisy(nnx.Rngs(1))
+    module(jnp.ones((4, 2)))
+    expected = nnx.clone(module)(jnp.ones((4, 2)))
+    _, params, rest = nnx.split(module, nnx.Param, ...)
+    _, *like = nnx.split(other, nnx.Param, ...)
+    saved = through(
+        format_, {"params": params, "rest": rest}, tmp_path / "x", dict(zip(["params", "rest"], like, strict=True))
+    )
+    assert jax.tree.structure(saved["rest"]) == jax.tree.structure(rest)
+    nnx.update(other, saved["params"], saved["rest"])
+    assert same(nnx.clone(other)(jnp.ones((4, 2))), expected)
+    whole = through(format_, {"module": module}, tmp_path / "x")["module"]  # the same names as the states'
+    assert sorted(whole) == ["dropout", "linear", "norm"] and sorted(whole["norm"]) == ["bias", "mean", "scale", "var"]
+
+
+@pytest.mark.parametrize("format_", ["safetensors", "arrays"])
+@pytest.mark.parametrize("algorithm", ["threefry2x32", "rbg"])
+@pytest.mark.parametrize("like", [True, False])
+def test_random_keys_come_back(format_, algorithm, like, tmp_path):
+    tree = {"one": jax.random.key(3, impl=algorithm), "many": [jax.random.split(jax.random.key(4, impl=algorithm), 3)]}
+    saved = through(format_, tree, tmp_path / "x", jax.tree.map(jnp.zeros_like, tree) if like else None)
+    for ours, theirs in zip(jax.tree.leaves(saved), jax.tree.leaves(tree), strict=True):
+        assert ours.dtype == theirs.dtype
+        np.testing.assert_array_equal(jax.random.key_data(ours), jax.random.key_data(theirs))
+    with pytest.raises(CheckpointError, match=r"one is key<\w+>\[\], not uint32\[2\]"):
+        through(format_, tree, tmp_path / "x", {**tree, "one": jnp.zeros(2, jnp.uint32)})
+
+
+def test_random_keys_of_an_unknown_algorithm_are_refused():
+    arrays = fo.checkpoint.to_arrays({"key": jax.random.key(3)})
+    name = next(name for name in arrays if name != "key")
+    texts = arrays[name].tobytes().replace(b"threefry2x32", b"threefry2x33")
+    with pytest.raises(CheckpointError, match="damaged"):
+        from_arrays({**arrays, name: np.frombuffer(texts, np.uint8)})
+
+
+@pytest.mark.parametrize("format_", ["safetensors", "arrays"])
+def test_like_may_leave_entries_as_they_were_saved(format_, tmp_path):
+    optimizer = optim.AdamW({"w": jnp.ones(2)}, lr=0.5)
+    optimizer.step({"w": jnp.ones(2)})
+    run = {"params": optimizer.params, "optimizer": optimizer.state_dict(), "more": [1, {"log": "x"}], "a": (2, [3.0])}
+    like = {"params": {"w": jnp.zeros(2)}, "optimizer": optim.AdamW({"w": jnp.ones(2)}).state_dict(), "more": ...}
+    saved = through(format_, run, tmp_path / "x", {**like, "a": (2, ...)})
+    assert isinstance(saved["params"]["w"], jax.Array)
+    assert (saved["more"], saved["a"]) == (run["more"], run["a"])
+    assert same(plain(saved["optimizer"]), plain(run["optimizer"]))
+    assert same(plain(through(format_, run, tmp_path / "x", ...)), plain(through(format_, run, tmp_path / "x")))
+    with pytest.raises(CheckpointError) as error:
+        through(format_, run, tmp_path / "x", {"params": {"w": jnp.zeros(2)}, "optimizer": ...})
+    assert "more is unexpected; a is unexpected. In like= write ... for" in str(error.value).replace(
+        "a is unexpected; more is unexpected", "more is unexpected; a is unexpected"
+    )
+    with pytest.raises(CheckpointError, match="does not fit: also is missing"):
+        through(format_, run, tmp_path / "x", {**like, "a": ..., "also": ...})
+
+
+def test_variables_of_the_earlier_format_have_no_level_of_their_own():
+    tree = {"dict": [["l", {"dict": [["bias", {"dict": [["", "l.bias"]]}], ["odd", {"dict": [["", "l.odd."]]}]]}]]}
+    arrays = {"l.bias": np.ones(2), "l.odd.": np.zeros(1)}
+    told = json.dumps({MARK: json.dumps({"format": 2, "tree": tree})}).encode()
+    texts = next(name for name in fo.checkpoint.to_arrays({}))
+    saved = from_arrays({**arrays, texts: np.frombuffer(told, np.uint8)})
+    assert same(saved, {"l": {"bias": np.ones(2), "odd": {"": np.zeros(1)}}})

@@ -844,3 +844,14 @@ def test_batch_statistics_refuses_what_it_cannot_mean():
 def test_the_share_of_a_list_has_the_digits_of_float32():
     (mean,) = swa_utils.get_swa_multi_avg_fn()([jnp.zeros(1)], [jnp.ones(1)], 2)
     np.testing.assert_allclose(mean, [1 / 3], rtol=1e-6)
+
+
+def test_the_average_of_a_module_takes_its_parameters_as_dicts(net):
+    averaged, other = swa_utils.AveragedModel(net), swa_utils.AveragedModel(net)
+    params = nnx.state(net, nnx.Param)
+    averaged.update_parameters(params)
+    other.update_parameters(jax.tree.map(np.asarray, nnx.to_pure_dict(params)))
+    chex.assert_trees_all_equal(averaged.params, other.params)
+    assert other.n_averaged == 1
+    with pytest.raises(ValueError, match="the model's parameters do not have the structure of the average: missing"):
+        other.update_parameters({"conv": nnx.to_pure_dict(params)["conv"]})

@@ -379,6 +379,20 @@ def test_what_does_not_map_is_listed_in_one_error():
         TorchLayout({"a": jnp.zeros(2), "b": jnp.zeros(2)}, {"x": np.zeros(2)}, rename=[("a|b", "x")])
 
 
+def test_statistics_that_are_left_out_are_asked_for():
+    module = nnx.BatchNorm(2, rngs=nnx.Rngs(0))
+    weights = {name: np.ones(2) for name in ("weight", "bias", "running_mean", "running_var")}
+    mend = re.escape("In flax give the statistics too: nnx.state(model, (nnx.Param, nnx.BatchStat))")
+    with pytest.raises(CheckpointError, match=rf"'running_var' \(2,\) has no leaf in the tree[^\0]*{mend}"):
+        TorchLayout(nnx.state(module, nnx.Param), weights)
+    with pytest.raises(CheckpointError) as error:
+        TorchLayout(nnx.state(module, nnx.Param), {**weights, "x": np.ones(1)}, ignore=["running_.*"])
+    assert "statistics" not in str(error.value)
+    layout = TorchLayout(nnx.state(module, (nnx.Param, nnx.BatchStat)), weights)
+    with pytest.raises(CheckpointError, match=rf"has no leaf 'mean', torch's 'running_mean'. {mend}"):
+        layout.params_to_torch(nnx.state(module, nnx.Param))
+
+
 def test_states_that_do_not_fit_are_refused():
     weights = {"fc.weight": np.zeros((2, 3)), "fc.bias": np.zeros(2)}
     tree = {"fc": {"kernel": jnp.zeros((3, 2)), "bias": jnp.zeros(2)}}

@@ -11,14 +11,16 @@ import numpy as np
 from functorch_optim import flat as flat_params
 from functorch_optim import trees, variables
 from functorch_optim.checkpoint.errors import CheckpointError, shown
+from functorch_optim.checkpoint.like import at, restored
 from functorch_optim.checkpoint.state_names import flatten_state_dict, is_state_dict, unflatten_state_dict
 from functorch_optim.checkpoint.work import Work
 from functorch_optim.placement import place
 from functorch_optim.typing import PyTree
 
-FORMAT = 2  # bump it when the written data changes, and keep reading every earlier format; 2 added a checksum
+FORMAT = 3  # bump it when the written data changes, and keep reading all; 2 added a checksum, 3 random keys
 MARK = "__functorch_optim__"  # the text with the format, and how the names form the tree
 _TEXTS = "__functorch_optim_texts__"  # in formats for arrays only: the bytes of the texts
+_KEYS = "__functorch_optim_keys__."  # prefix of the text with the algorithm of an array of random keys
 
 
 _RESERVED = ("__functorch_optim", "__metadata__", "__dtype__")  # prefixes that no name may have
@@ -48,31 +50,41 @@ def flatten(tree: PyTree) -> Flat:
 def unflatten(flat: Flat, like: PyTree = None) -> PyTree:
     """Rebuild a flattened tree; with ``like``, in its structure, each leaf placed as the one in ``like``.
 
-    Flat parameters were written as their tree; what is joined in ``like`` is joined again. Anything that
-    :func:`flatten` did not write becomes a dict by name, or a state dict if the names are those of one.
+    Flat parameters were written as their tree; what is joined in ``like`` is joined again. Where ``like`` has ``...``
+    or a state dict, the result has what was saved there as it is. Anything that :func:`flatten` did not write becomes
+    a dict by name, or a state dict if the names are those of one.
 
     Raises:
         CheckpointError: a newer version wrote it, it is damaged, or it does not fit ``like``.
     """
     try:
         version = format_of(flat.texts) if MARK in flat.texts else None
-        if like is None:
+        flat = _with_keys(flat)
+        like = jax.tree.map(lambda node: ... if is_state_dict(node) else node, like, is_leaf=_is_node)
+        if like is None or like is ...:
             return _foreign(flat) if version is None else _Reader(flat).tree()
-        leaves, models, treedef = _restored(flat, flat_params.unflatten(like))
+        told = {name: text for name, text in flat.texts.items() if name != MARK}
+        leaves, models, treedef = restored(flat.arrays, told, flat_params.unflatten(like))
+        saved = unflatten(flat) if any(model is ... for model in models) else None
     except CheckpointError:
         raise
     except (AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise CheckpointError(f"what was saved is damaged: {shown(error)}") from error
     tree = treedef.unflatten([place(leaf, model) for leaf, model in zip(leaves, models, strict=True)])
-    return flat_params.flatten_like(tree, like) if trees.has_flat(like) else tree
+    tree = flat_params.flatten_like(tree, like) if trees.has_flat(like) else tree
+    if saved is None:
+        return tree
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: at(saved, path) if leaf is ... else leaf, tree, is_leaf=trees.is_sparse
+    )
 
 
 def to_arrays(tree: PyTree) -> dict[str, PyTree]:
     """Convert a tree to a dict of arrays only, for formats that take nothing else (orbax, npz, msgpack).
 
-    Arrays are neither copied nor moved, even sharded ones; flat parameters become their tree. Numbers, strings, lists
-    of them and the structure go into one array of bytes. A functional state needs none of this: it is already a tree of
-    arrays.
+    Arrays are neither copied nor moved, even sharded ones; flat parameters become their tree, random keys their data.
+    Numbers, strings, lists of them and the structure go into one array of bytes. A functional state needs none of this:
+    it is already a tree of arrays.
 
     Raises:
         CheckpointError: a leaf is neither an array nor representable in JSON.
@@ -95,6 +107,8 @@ def to_arrays(tree: PyTree) -> dict[str, PyTree]:
 
 def from_arrays(arrays: Mapping[str, PyTree], like: PyTree = None) -> PyTree:
     """Rebuild the tree of :func:`to_arrays`; with ``like``, in its structure, each leaf placed as the one in ``like``.
+
+    ``like`` is as for :func:`load_safetensors`.
 
     Raises:
         CheckpointError: :func:`to_arrays` did not create the arrays, a newer version did, or they do not fit ``like``.
@@ -135,7 +149,9 @@ class _Writer(NamedTuple):
         if isinstance(node, str):
             node = str(node)  # NumPy's strings too
         elif isinstance(node, np.ndarray | np.generic | jax.Array):
-            return self._keep(self.arrays, path, _storable(node, path))
+            return (
+                self._keep_keys(node, path) if is_keys(node) else self._keep(self.arrays, path, _storable(node, path))
+            )
         if type(node) in (list, tuple):
             kind = type(node).__name__
             if all(map(_is_plain, node)):
@@ -143,13 +159,21 @@ class _Writer(NamedTuple):
             return {kind: [part for _, part in self._items(enumerate(node), path)]}
         if _is_plain(node):
             return self._keep(self.texts, path, json.dumps(node))
-        children = jax.tree_util.tree_flatten_with_path(node, is_leaf=lambda child: child is not node)[0]
-        if any(child is node for _, child in children):
+        children = children_of(node)
+        if children is None:
             raise CheckpointError(f"{_where(path)} is {type(node).__name__!r}, which is neither an array nor JSON")
         return {"dict": [[trees.path_name(key), self.write(child, (*path, *key))] for key, child in children]}
 
     def _items(self, items: PyTree, path: tuple[object, ...]) -> list[list[PyTree]]:
         return [[key, self.write(value, (*path, jax.tree_util.DictKey(key)))] for key, value in items]
+
+    def _keep_keys(self, keys: PyTree, path: tuple[object, ...]) -> str:
+        algorithm = jax.random.key_impl(keys)
+        if not isinstance(algorithm, str):
+            raise CheckpointError(f"{_where(path)} is an array of random keys of an algorithm that JAX does not know")
+        name = self._keep(self.arrays, path, jax.random.key_data(keys))
+        self.texts[_KEYS + name] = algorithm
+        return name
 
     def _keep(self, where: dict[str, PyTree], path: tuple[object, ...], value: object) -> str:
         name = trees.path_name(path) or "value"
@@ -159,6 +183,17 @@ class _Writer(NamedTuple):
             raise CheckpointError(f"a leaf must not have the name {name!r}: the format reserves it")
         where[name] = value
         return name
+
+
+def children_of(node: PyTree) -> list[tuple[tuple[Any, ...], PyTree]] | None:
+    """Return what a pytree node holds, with the key of each, or None if it is a leaf."""
+    children = jax.tree_util.tree_flatten_with_path(node, is_leaf=lambda child: child is not node)[0]
+    return None if any(child is node for _, child in children) else children
+
+
+def is_keys(array: PyTree) -> bool:
+    """Whether ``array`` is an array of random keys."""
+    return isinstance(array, jax.Array) and jnp.issubdtype(array.dtype, jax.dtypes.prng_key)
 
 
 def _outline_of_groups(state_dict: Mapping[str, PyTree]) -> list[PyTree]:
@@ -177,8 +212,6 @@ def _where(path: tuple[object, ...]) -> str:
 
 
 def _storable(array: PyTree, path: tuple[object, ...]) -> PyTree:
-    if isinstance(array, jax.Array) and jnp.issubdtype(array.dtype, jax.dtypes.extended):
-        raise CheckpointError(f"{_where(path)} is an array of random keys: write jax.random.key_data of it")
     try:
         known = np.dtype(array.dtype.name) == array.dtype.newbyteorder("=") and array.dtype != object
     except TypeError:
@@ -227,6 +260,8 @@ class _Reader:
             entries = {key: self._read(node) for key, node in outline["entries"]}
             return unflatten_state_dict(entries, groups)
         if "dict" in outline:
+            if _is_variable(outline["dict"]):
+                return self._read(outline["dict"][0][1])
             return self._work.keyed((key, self._read(node)) for key, node in outline["dict"])
         kind = "list" if "list" in outline else "tuple"
         given = outline[kind]
@@ -237,6 +272,26 @@ class _Reader:
         if name not in self._left:
             raise CheckpointError(f"what was saved is damaged: {shown(name)!r} is missing, or in two places")
         return self._left.pop(name)
+
+
+def _is_variable(items: list[list[PyTree]]) -> bool:
+    """Whether they are an nnx variable as earlier formats wrote it: its value, without a name of its own."""
+    return len(items) == 1 and items[0][0] == "" and isinstance(items[0][1], str) and items[0][1][-1:] not in ("", ".")
+
+
+def _with_keys(flat: Flat) -> Flat:
+    """Wrap the data of random keys."""
+    algorithms = {name.removeprefix(_KEYS): text for name, text in flat.texts.items() if name.startswith(_KEYS)}
+    if not algorithms:
+        return flat
+    arrays = dict(flat.arrays)
+    for name, algorithm in algorithms.items():
+        arrays[name] = jax.random.wrap_key_data(jnp.asarray(arrays[name]), impl=algorithm)
+    return Flat(arrays, {name: text for name, text in flat.texts.items() if not name.startswith(_KEYS)})
+
+
+def _is_node(node: PyTree) -> bool:
+    return is_state_dict(node) or trees.is_sparse(node)
 
 
 def _foreign(flat: Flat) -> PyTree:
@@ -253,39 +308,3 @@ def _foreign(flat: Flat) -> PyTree:
 def _natural(name: str) -> list[tuple[int, int | str]]:
     """A sort key that puts ``layers.10`` after ``layers.9``."""
     return [(0, int(part)) if part.isdecimal() else (1, part) for part in name.split(".")]
-
-
-def _restored(flat: Flat, like: PyTree) -> tuple[list[PyTree], list[PyTree], PyTree]:
-    """The saved leaves under the names of the leaves of ``like``, the leaves of ``like``, and its structure."""
-    names, models, treedef = trees.named_leaves(like)
-    names = [name or "value" for name in names]
-    known = set(names)
-    held = {**_told(flat.texts), **flat.arrays}
-    problems = [f"{name} is missing" for name in names if name not in held]
-    problems += [f"{name} is unexpected" for name in held if name not in known]
-    leaves = []
-    for name, model in zip(names, models, strict=True):
-        if name in held:
-            leaf = held[name]
-            found, expected = _kind(leaf), _kind(model)
-            if found != expected:
-                problems.append(f"{name} is {found}, not {expected}")
-            leaves.append(leaf)
-    if problems:
-        raise CheckpointError(f"what was saved does not fit: {'; '.join(problems)}")
-    return leaves, models, treedef
-
-
-def _told(texts: Mapping[str, str]) -> dict[str, PyTree]:
-    """The saved numbers and strings as JAX sees leaves: items of a list one by one, without None."""
-    found: dict[str, PyTree] = {}
-    for name, text in texts.items():
-        value = None if name == MARK else json.loads(text)
-        found |= {f"{name}.{i}": one for i, one in enumerate(value)} if isinstance(value, list) else {name: value}
-    return {name: value for name, value in found.items() if value is not None}
-
-
-def _kind(leaf: PyTree) -> str:
-    if hasattr(leaf, "shape") and hasattr(leaf, "dtype"):
-        return f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
-    return type(leaf).__name__

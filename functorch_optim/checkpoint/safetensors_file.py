@@ -24,7 +24,8 @@ def save_safetensors(tree: PyTree, path: str | os.PathLike[str], sync: bool = Tr
 
     Args:
         tree: nested dicts, lists, tuples and pytree nodes (a state of :func:`functorch_optim.adam`, a module) of
-            arrays (JAX's or NumPy's), numbers, strings, booleans and None.
+            arrays (JAX's or NumPy's), random keys, numbers, strings, booleans and None. Pytree nodes become dicts,
+            and nnx variables their values.
         path: the file.
         sync: whether to wait until the file is on the disk.
 
@@ -68,12 +69,13 @@ def load_safetensors(path: str | os.PathLike[str], like: PyTree = None, verify: 
             of arrays by name, or a state dict if it has names like ``param_groups.<name>.lr`` in its metadata.
         like: a tree with the saved structure, of arrays or :class:`jax.ShapeDtypeStruct`; the result's leaves are
             placed as its leaves are. A functional state needs it, ``like=tx.init(params)``, and becomes a dict
-            without it. An optimizer's ``state_dict`` does not: ``load_state_dict`` places what it is given.
+            without it. An optimizer's ``state_dict`` does not: ``load_state_dict`` places what it is given. ``...`` or
+            a ``state_dict`` in ``like`` stands for what was saved there, which stays as it is without ``like``.
         verify: whether to verify the checksum. False also reads a file that is damaged, or that another program
             rewrote with our texts.
 
     Returns:
-        The tree; arrays are NumPy's unless ``like`` has JAX's.
+        The tree; arrays are NumPy's unless ``like`` has JAX's, or they are random keys.
 
     Raises:
         CheckpointError: the file is not a safetensors file, is damaged, is from a newer version, or does not fit
@@ -89,6 +91,9 @@ def load_safetensors(path: str | os.PathLike[str], like: PyTree = None, verify: 
         >>> fo.checkpoint.save_safetensors(state, path)
         >>> load_safetensors(path, like=state).exp_avg["w"].tolist()
         [0.0, 0.0]
+        >>> fo.checkpoint.save_safetensors({"state": state, "epoch": 3}, path)
+        >>> load_safetensors(path, like={"state": state, "epoch": ...})["epoch"]
+        3
     """
     name = os.fsdecode(path)
     try:

@@ -62,6 +62,9 @@ TORCH_NAMES: tuple[LeafRule, ...] = (
 """The rules of flax (linen and nnx) and equinox: dense layers, convolutions, embeddings, norms, attention."""
 
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
+_STATISTICS = (
+    "In flax give the statistics too: nnx.state(model, (nnx.Param, nnx.BatchStat)), or all of linen's variables. "
+)
 _COLLECTIONS = re.compile(r"^(params|batch_stats)\.")  # linen's, which torch's names lack
 _UNMAPPED = re.compile(r"(.*\.)?num_batches_tracked")  # torch counts, flax and equinox do not
 
@@ -133,10 +136,14 @@ class TorchLayout:
         problems = [problem for problem in found if isinstance(problem, str)]
         problems += self._incomplete() + search.questions(self.leaves)
         if problems:
+            lacking = any(
+                _is_statistic(name) and not (self.has(name) or self.ignores(name)) for name in self.torch_shapes
+            )
             raise CheckpointError(
                 "the parameters of torch and of the tree do not map:\n  " + "\n  ".join(problems) + "\n"
-                "rename= turns paths of the tree into torch's, rules=[LeafRule(path, name, layout)] maps single "
-                "leaves, ignore= lists torch's names that may be left out"
+                f"{_STATISTICS if lacking else ''}rename= turns paths of the tree into torch's, "
+                "rules=[LeafRule(path, name, layout)] maps single leaves, ignore= lists torch's names that may be "
+                "left out"
             )
 
     def _incomplete(self) -> list[str]:
@@ -206,6 +213,10 @@ class TorchLayout:
             pieces = parts_of(name, self.leaves)
             for leaf, _ in pieces:
                 found = np.shape(held[leaf.name]) if leaf.name in held else None
+                if found is None and _is_statistic(name):
+                    raise CheckpointError(
+                        f"the tree has no leaf {leaf.name!r}, torch's {name!r}. {_STATISTICS.rstrip()}"
+                    )
                 if found != leaf.shape:
                     raise CheckpointError(
                         f"the leaf {leaf.name!r} should have shape {leaf.shape}, but it has {found or 'none'}"
@@ -321,6 +332,11 @@ class _Search(NamedTuple):
                         "flattened="
                     )
         return found
+
+
+def _is_statistic(name: str) -> bool:
+    """Whether this is torch's name of a running statistic."""
+    return name.endswith(("running_mean", "running_var"))
 
 
 def _is_floating(value: PyTree) -> bool:

@@ -14,6 +14,7 @@ from functorch_optim import trees, variables
 from functorch_optim.checkpoint.atomic import atomic_write
 from functorch_optim.checkpoint.dtypes import STORAGES, UNTYPED
 from functorch_optim.checkpoint.errors import CheckpointError
+from functorch_optim.checkpoint.flat import children_of
 from functorch_optim.typing import PyTree
 
 _STORAGE_OF = {dtype: name for name, dtype in STORAGES.items()}
@@ -29,7 +30,8 @@ def save_torch(tree: PyTree, path: str | os.PathLike[str], sync: bool = True) ->
     Args:
         tree: nested dicts, lists, tuples and sets of arrays (JAX's or NumPy's, which become tensors), numbers,
             strings, bytes, booleans and None; for example a ``state_dict`` of an optimizer, a scheduler or an average.
-            FrozenDicts and nnx states of flax become dicts, and nnx variables their values.
+            Pytree nodes, such as nnx states, FrozenDicts and equinox modules, become dicts, and nnx variables their
+            values.
         path: the file.
         sync: whether to wait until the file is on the disk.
 
@@ -113,6 +115,8 @@ class _Pickle:
             self._tensor(node, where)
         elif variables.opened(node) is not node:
             self.write(variables.opened(node), where, depth)
+        elif (children := children_of(node)) is not None:
+            self._mapping({trees.path_name(key): child for key, child in children}, where, depth)
         else:
             raise CheckpointError(f"{trees.quote(where)} is {kind.__name__!r}, which is not written into torch's files")
 
@@ -148,7 +152,10 @@ class _Pickle:
     def _tensor(self, given: PyTree, where: str) -> None:
         """Write an array as a contiguous tensor in its own storage."""
         if isinstance(given, jax.Array) and jnp.issubdtype(given.dtype, jax.dtypes.extended):
-            raise CheckpointError(f"{trees.quote(where)} is an array of random keys: write jax.random.key_data of it")
+            raise CheckpointError(
+                f"{trees.quote(where)} is an array of random keys, which torch's files have not: write "
+                "jax.random.key_data of it, or use save_safetensors, which keeps them"
+            )
         number = self._number(given)
         array = self.arrays[number]
         typed = array.dtype in _STORAGE_OF

@@ -10,7 +10,7 @@ from functorch_optim import trees
 from functorch_optim.foreign_models import instead_in
 from functorch_optim.optim.ownership import own
 from functorch_optim.typing import PyTree
-from functorch_optim.variables import is_nnx, nnx, other_variables
+from functorch_optim.variables import fitted, is_nnx, nnx, other_variables
 
 
 class Parts:
@@ -30,6 +30,8 @@ class Parts:
     def aligned(self, params: PyTree, buffers: PyTree) -> list[PyTree]:
         """Return the leaves of another such model in this order, with None for buffers that are not given."""
         params_here, buffers_here = self.trees(self.leaves)
+        if jax.tree.structure(params) != self.structures[0].treedef:
+            params = fitted(params, params_here)
         found = trees.align(params_here, params, "the model's parameters", "the average")
         if buffers is None:
             return found + [None] * (len(self.leaves) - self.count)
