@@ -67,6 +67,8 @@ def fitted(tree: PyTree, reference: PyTree) -> PyTree:
         >>> fitted({"a": {"0": 1, "1": 2}}, {"a": [3, 4]})
         {'a': [1, 2]}
     """
+    if jax.tree.structure(tree) == jax.tree.structure(reference):
+        return tree
     names, leaves, _ = trees.named_leaves(plain(tree))
     wanted, _, structure = trees.named_leaves(reference)
     by_name = dict(zip(names, leaves, strict=True))

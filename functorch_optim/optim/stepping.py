@@ -296,9 +296,7 @@ class Stepping(Hooked):
         self._refuse_tracing()
         models = self._held.arrays()
         present = self._layout.structure.unflatten(models)
-        if jax.tree.structure(params) != self._layout.structure.treedef:
-            params = variables.fitted(params, present)
-        leaves = trees.align(present, params, "new values")
+        leaves = trees.align(present, variables.fitted(params, present), "new values")
         leaves = [leaf if leaf is model else as_array(leaf) for leaf, model in zip(leaves, models, strict=True)]
         self._refuse_traced(leaves)
         for name, leaf, model in zip(self._layout.labels, leaves, models, strict=True):
