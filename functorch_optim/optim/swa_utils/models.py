@@ -30,9 +30,7 @@ class Parts:
     def aligned(self, params: PyTree, buffers: PyTree) -> list[PyTree]:
         """Return the leaves of another such model in this order, with None for buffers that are not given."""
         params_here, buffers_here = self.trees(self.leaves)
-        if jax.tree.structure(params) != self.structures[0].treedef:
-            params = fitted(params, params_here)
-        found = trees.align(params_here, params, "the model's parameters", "the average")
+        found = trees.align(params_here, fitted(params, params_here), "the model's parameters", "the average")
         if buffers is None:
             return found + [None] * (len(self.leaves) - self.count)
         return found + trees.align(buffers_here, buffers, "the model's buffers", "the average's")
