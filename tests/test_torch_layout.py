@@ -103,8 +103,9 @@ def transformer(dtype):
 
 
 def worst(found, expected):
-    """Return the largest relative distance. It ignores the key bias, a third of ``in_proj_bias``: that affects no score,
-    so its gradient is pure rounding error, in float64 too, which AdamW turns into steps.
+    """Return the largest relative distance, without the key bias, a third of ``in_proj_bias``.
+
+    That affects no score, so its gradient is pure rounding error, in float64 too, which AdamW turns into steps.
     """
     distances = {}
     for name, value in expected.items():
