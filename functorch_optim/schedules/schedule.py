@@ -27,11 +27,11 @@ class Schedule(Options):
 
     Example:
         >>> class triangle(Schedule):
-        ...     period: float
+        ...     period: int
         ...
         ...     def evaluate(self, step, xp):
         ...         return 1 - xp.abs(step % self.period / self.period * 2 - 1)
-        >>> triangle(4.0)(1), triangle(4.0)(jnp.array([2, 3])).tolist()
+        >>> triangle(4)(1), triangle(4)(jnp.array([2, 3])).tolist()
         (0.5, [1.0, 0.5])
     """
 
