@@ -1,9 +1,10 @@
-"""Convert torch's tensors to arrays, without importing torch."""
+"""Convert torch's tensors, and what else gives an array, to arrays, without importing torch."""
 
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from functorch_optim.typing import PyTree
 
@@ -27,3 +28,31 @@ def as_array(value: Any) -> PyTree:
     if str(tensor.dtype) == "torch.bfloat16":  # NumPy has no bfloat16; float32 holds all its values
         return jnp.asarray(tensor.float().numpy()).astype(jnp.bfloat16)
     return tensor.numpy()
+
+
+_ARRAYS = frozenset({type(jnp.zeros(())), np.ndarray, bool, int, float, complex})  # at every step of a loop
+
+
+def arrays_in(batch: PyTree) -> PyTree:
+    """Convert the leaves of a batch that give an array (torch's tensors, pandas' columns); keep all others.
+
+    Example:
+        >>> import types
+        >>> column = types.SimpleNamespace(__array__=lambda dtype=None, copy=None: np.ones(2))
+        >>> arrays_in({"x": column, "mode": "train"})
+        {'mode': 'train', 'x': array([1., 1.])}
+    """
+    if _ARRAYS.issuperset(map(type, jax.tree.leaves(batch))):
+        return batch
+    return jax.tree.map(_converted, batch)
+
+
+def _converted(leaf: PyTree) -> PyTree:
+    if isinstance(leaf, jax.Array | np.ndarray | np.generic | type) or hasattr(leaf, "__jax_array__"):
+        return leaf
+    if _is_torchs(leaf) and hasattr(leaf, "__array__"):
+        return as_array(leaf)
+    if not hasattr(leaf, "__array__"):
+        return jnp.from_dlpack(leaf) if hasattr(leaf, "__dlpack__") else leaf
+    array = np.asarray(leaf)
+    return leaf if array.dtype == object else array

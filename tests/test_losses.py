@@ -430,7 +430,7 @@ def test_what_a_loss_reads_may_change(loss_of, give):
     assert entry == before
     give(trainer, 3.0)
     with pytest.warns(
-        UserWarning, match="because it reads variables that change.* pass what changes as arguments"
+        UserWarning, match="because it reads variables that change.* pass (what changes as arguments|it as an argument)"
     ) as w:
         assert float(one.backward(loss_fn)) == 9.0
     assert w[0].filename == __file__
@@ -603,3 +603,121 @@ def test_modules_that_a_loss_captures_may_change(standard_promotion):
     module.kernel[...] = jnp.full((1, 1), 4.0)
     with pytest.warns(UserWarning, match="compiled for the third time"):
         assert float(one.backward(loss_fn)) == 6.0
+
+
+class Column:
+    """What gives an array and is none, as a column of a table does."""
+
+    def __array__(self, dtype=None, copy=None):
+        return np.array([1.0, 2.0], np.float32)
+
+
+def of_batch(params, batch):
+    return jnp.sum(params["w"] * batch["x"])
+
+
+@pytest.mark.parametrize("jit", [True, False])
+def test_what_gives_an_array_is_one_in_a_batch(jit):
+    one = optimizer()
+    assert float(one.backward(of_batch, {"x": Column()}, jit=jit)) == 5.0
+    assert one.grads["w"].tolist() == [1.0, 2.0]
+    assert float(one.step(of_batch, {"x": Column()})) == 5.0
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int64", "bool"])
+def test_a_batch_of_torchs_tensors_is_one_of_arrays(dtype):
+    import torch
+
+    def loss_fn(params, x, y):
+        return jnp.sum(params["w"] * x) + jnp.sum(jnp.where(y.astype(bool), 0.5, 0.0) * params["w"])
+
+    x, y = torch.tensor([1.0, 3.0], requires_grad=True), torch.tensor([1, 0]).to(getattr(torch, dtype))
+    arrays = jnp.array([1.0, 3.0]), jnp.array([1, 0])
+    for make in (optimizer, lambda: optim.LBFGS({"w": jnp.array([1.0, 2.0])}, lr=0.1, max_iter=1)):
+        one, two = make(), make()
+        assert float(one.backward(loss_fn, x, y)) == float(two.backward(loss_fn, *arrays)) == 7.5
+        assert one.grads["w"].tolist() == two.grads["w"].tolist() == [1.5, 3.0]
+        assert float(one.step(loss_fn, x, y)) == 7.5
+        two.step(loss_fn, *arrays)
+        assert one.params["w"].tolist() == two.params["w"].tolist()
+    one, two = optimizer(), optimizer()
+    one.step(loss_fn, batches=(torch.stack([x, x]), torch.stack([y, y])))
+    two.step(loss_fn, *arrays)
+    assert one.params["w"].tolist() == two.params["w"].tolist()
+
+
+class Reads:
+    """Losses that read what changes, each in one way."""
+
+    def __init__(self, step):
+        self.batch, self.scale, self.data = (jnp.full(2, step), jnp.full(2, step)), step, {"x": jnp.full(2, step)}
+
+    def tuples(self, params):
+        x, y = self.batch
+        return jnp.sum(params["w"] * x - y)
+
+    def number(self, params):
+        return self.scale * jnp.sum(params["w"])
+
+    def entry(self, params):
+        return jnp.sum(params["w"] * self.data["x"])
+
+    def within(self, params):
+        return self.number(params)
+
+    @property
+    def batch_of_a_property(self):
+        return self.data["x"]
+
+    def indirect(self, params):
+        return jnp.sum(params["w"] * self.batch_of_a_property)
+
+
+batch_of_globals = None
+
+
+def reads_a_global(params):
+    return jnp.sum(params["w"] * batch_of_globals)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("tuples", "here self.batch: pass it as an argument, backward(self.tuples, *self.batch) or step(self.tuples, "),
+        ("number", "here self.scale: pass it as an argument, backward(self.number, self.scale) or step(self.number, "),
+        ("entry", "here self.data: pass it as an argument, backward(self.entry, self.data)"),
+        ("within", "here self.scale: "),
+        ("indirect", "here self.data: "),
+    ],
+)
+def test_the_attribute_that_changes_is_named(name, words):
+    one, reads = optimizer(), Reads(0.0)
+    for step in (1.0, 2.0):
+        one.backward(getattr(reads, name))
+        reads.__init__(step)
+    with pytest.warns(UserWarning, match="compiled for the third time because it reads variables that change") as got:
+        one.backward(getattr(reads, name))
+    assert words in str(got[0].message)
+
+
+def test_the_variable_that_changes_is_named(monkeypatch):
+    one = optimizer()
+    for step in (1.0, 2.0, 3.0):
+        monkeypatch.setitem(globals(), "batch_of_globals", jnp.full(2, step))
+        if step < 3.0:
+            one.backward(reads_a_global)
+    with pytest.warns(UserWarning, match=r"batch_of_globals: .*backward\(reads_a_global, batch_of_globals\)"):
+        one.backward(reads_a_global)
+    x = jnp.zeros(2)
+
+    def closure(params):
+        return jnp.sum(params["w"] * x)
+
+    for step in (1.0, 2.0):
+        one.step(closure)
+        x = jnp.full(2, step)
+    with pytest.warns(
+        UserWarning, match=r"here x: pass it as an argument, backward\(closure, x\) or step\(closure, x\)"
+    ):
+        one.step(closure)

@@ -855,3 +855,19 @@ def test_the_average_of_a_module_takes_its_parameters_as_dicts(net):
     assert other.n_averaged == 1
     with pytest.raises(ValueError, match="the model's parameters do not have the structure of the average: missing"):
         other.update_parameters({"conv": nnx.to_pure_dict(params)["conv"]})
+
+
+@with_torch
+def test_update_bn_takes_torchs_tensors():
+    import torch
+
+    data = np.random.default_rng(0).normal(size=(3, 4, 2)).astype(np.float32)
+    found = []
+    for batches in (list(data), torch.tensor(data), [[one, torch.zeros(4)] for one in torch.tensor(data)]):
+        module = nnx.BatchNorm(2, rngs=nnx.Rngs(0))
+        swa_utils.update_bn(batches, module)
+        found.append((module.mean[...].tolist(), module.var[...].tolist()))
+    module = nnx.BatchNorm(2, rngs=nnx.Rngs(0))
+    swa_utils.update_bn([{"x": one} for one in torch.tensor(data)], module, lambda module, batch: module(batch["x"]))
+    found.append((module.mean[...].tolist(), module.var[...].tolist()))
+    assert found == found[:1] * 4

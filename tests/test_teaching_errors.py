@@ -2,6 +2,7 @@
 
 import ast
 import pickle
+import warnings
 from pathlib import Path
 
 import equinox as eqx
@@ -138,6 +139,94 @@ def test_without_compilation_values_are_known():
     assert sgd().backward(reading, jit=False) == 4.0
     with pytest.raises(jax.errors.ConcretizationTypeError, match=r"^the loss is differentiated"):
         sgd().backward(lambda params: loss(params) * float(loss(params)), jit=False)
+
+
+@pytest.mark.parametrize("look", KINDS, ids=lambda look: look.__name__)
+@pytest.mark.parametrize("make", [fo.lbfgs, fo.bfgs], ids=lambda make: make.__name__)
+def test_reading_a_value_inside_value_fn_is_explained(make, look):
+    def reading(params):
+        value = loss(params)
+        look(value)
+        return value
+
+    tx, grads = make(), PARAMS
+    state = tx.init(PARAMS)
+    for update in (tx.update, jax.jit(tx.update, static_argnames="value_fn")):
+        with pytest.raises(KINDS[look], match=rf"^{make.__name__} differentiates and compiles value_fn: ") as caught:
+            update(grads, state, PARAMS, value_fn=reading)
+        assert type(caught.value) is KINDS[look]
+        for words in ("jnp.where", "jax.debug.print", "docs/fast-loop.md"):
+            assert words in str(caught.value)
+        assert str(caught.value).count("differentiates and compiles") == 1
+
+
+MLP_PARAMS = eqx.filter(MLP, eqx.is_inexact_array)
+CALLED = {
+    "a dict": PARAMS,
+    "an nnx state": nnx.state(nnx.Linear(2, 2, rngs=nnx.Rngs(0)), nnx.Param),
+    "an nnx module": nnx.Linear(2, 2, rngs=nnx.Rngs(0)),
+    "an equinox module's arrays": MLP_PARAMS,
+}
+
+
+@pytest.mark.parametrize("params", CALLED.values(), ids=CALLED)
+def test_calling_the_parameters_is_told_to_merge_them(params):
+    calling = lambda model, x: jnp.sum(model(x))  # noqa: E731 a helper of one line
+    for make in (optim.SGD, optim.LBFGS):
+        optimizer = make(params)
+        calls = [optimizer.step, optimizer.backward, lambda *args: optimizer.backward(*args, jit=False)]  # noqa: B023
+        for call in calls:
+            with pytest.raises(
+                TypeError, match=r"^'\w+' object is not callable: the loss gets the parameters"
+            ) as caught:
+                call(calling, jnp.ones(2))
+            for words in ("nnx.merge(graph, params, rest, copy=True)(x)", "eqx.combine", "docs/networks.md"):
+                assert words in str(caught.value)
+    with pytest.raises(TypeError, match=r"^'int' object is not callable") as caught:
+        optimizer.backward(lambda params, x: x.size(x), jnp.ones(2))  # the loss's own error
+    assert "the loss gets" not in str(caught.value)
+
+
+STEPS = {
+    "backward": lambda of, **options: sgd().backward(of, jnp.ones(2), **options),
+    "backward, packed": lambda of: optim.AdamW(PARAMS, foreach=True).backward(of, jnp.ones(2)),
+    "backward, frozen": lambda of: optim.SGD(PARAMS, group_rules=[("w", {"frozen": True})]).backward(of, jnp.ones(2)),
+    "step": lambda of: sgd().step(of, jnp.ones(2)),
+    "step, clipped": lambda of: sgd().step(of, jnp.ones(2), clip_norm=1.0),
+    "step, batches": lambda of: sgd().step(of, batches=jnp.ones((3, 2))),
+    "step, frozen": lambda of: optim.SGD(PARAMS, group_rules=[("w", {"frozen": True})]).step(of, jnp.ones(2)),
+    "LBFGS": lambda of: optim.LBFGS(PARAMS).step(of, jnp.ones(2)),
+    "from_transform": lambda of: optim.Optimizer.from_transform(fo.sgd, PARAMS, {"lr": 0.1}).step(of, jnp.ones(2)),
+    "differentiable": lambda of: optim.SGD(PARAMS, differentiable=True).step(of, jnp.ones(2)),
+}
+
+
+@pytest.mark.parametrize("call", STEPS)
+def test_a_loss_that_ignores_the_parameters_warns(call):
+    model = nnx.Linear(2, 1, rngs=nnx.Rngs(0))
+    with pytest.warns(
+        UserWarning, match=r"the loss does not use its first argument.*nnx\.merge.*docs/networks\.md"
+    ) as got:
+        STEPS[call](lambda params, x: jnp.sum(model(x[None])))
+    assert [warning.filename for warning in got] == [__file__]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        STEPS[call](lambda params, x: jnp.sum(params["w"] * x))
+        STEPS[call](lambda params, x: jax.jit(jnp.sum)(jax.lax.stop_gradient(params["w"]) * x))
+
+
+def test_a_loss_that_ignores_the_parameters_warns_once():
+    def constant(params, x):
+        return jnp.sum(x)
+
+    optimizer = sgd()
+    with pytest.warns(UserWarning, match="does not use its first argument"):
+        optimizer.backward(constant, jnp.ones(1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for size in (1, 2):
+            optimizer.step(constant, jnp.ones(size))
+            optimizer.backward(constant, jnp.ones(size))
 
 
 class Network(nnx.Module):

@@ -8,6 +8,7 @@ import equinox
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import linen, nnx
 
@@ -608,3 +609,43 @@ def test_parts_of_a_linen_tree_check_what_they_are_given():
         part.state_from_torch(saved)
     with pytest.raises(CheckpointError, match="a name twice"):
         part.state_from_torch({**saved, "state": {}}, names=["net.0.weight", "net.0.weight"])
+
+
+@pytest.mark.torch
+def test_the_options_that_make_a_layer_of_nnx_torchs():
+    """The table of docs/networks.md."""
+    import torch
+
+    rngs, x = nnx.Rngs(0), np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype(np.float32)
+    images = torch.tensor(x).permute(0, 3, 1, 2)
+    rows = x.reshape(-1, 3)
+    conv = torch.nn.Conv2d(3, 4, 3, stride=2, padding=1, bias=False)
+    ours = nnx.Conv(3, 4, (3, 3), strides=2, padding=1, use_bias=False, rngs=rngs)
+    ours.kernel[...] = jnp.asarray(conv.weight.detach().numpy().transpose(2, 3, 1, 0))
+    norm, layer_norm = torch.nn.BatchNorm1d(3), torch.nn.LayerNorm(3)
+    our_norm = nnx.BatchNorm(3, momentum=0.9, rngs=rngs)
+    labels = np.arange(len(rows)) % 3
+    pairs = {
+        "Conv2d": (conv(images).permute(0, 2, 3, 1), ours(x)),
+        "BatchNorm": (norm(torch.tensor(rows)), our_norm(rows)),
+        "running mean": (norm.running_mean, our_norm.mean[...]),
+        "LayerNorm": (
+            layer_norm(torch.tensor(rows)),
+            nnx.LayerNorm(3, epsilon=1e-5, use_fast_variance=False, rngs=rngs)(rows),
+        ),
+        "gelu": (torch.nn.functional.gelu(torch.tensor(rows)), nnx.gelu(rows, approximate=False)),
+        "max_pool2d": (
+            torch.nn.functional.max_pool2d(images, 2).permute(0, 2, 3, 1),
+            nnx.max_pool(x, (2, 2), strides=(2, 2)),
+        ),
+        "flatten": (images.flatten(1), x.transpose(0, 3, 1, 2).reshape(len(x), -1)),
+        "cross_entropy": (
+            torch.nn.functional.cross_entropy(torch.tensor(rows), torch.tensor(labels)),
+            optax.softmax_cross_entropy_with_integer_labels(jnp.asarray(rows), jnp.asarray(labels)).mean(),
+        ),
+    }
+    for name, (theirs, found) in pairs.items():
+        np.testing.assert_allclose(found, theirs.detach().numpy(), rtol=1e-5, atol=1e-6, err_msg=name)
+    assert our_norm.epsilon == norm.eps
+    unbiased = (norm.running_var.numpy() - 0.9) * (len(rows) - 1) / len(rows) + 0.9  # flax keeps the biased variance
+    np.testing.assert_allclose(our_norm.var[...], unbiased, rtol=1e-5)

@@ -19,6 +19,7 @@ from functorch_optim.line_search.search import LineSearch, Objective, Trial, sea
 from functorch_optim.line_search.strong_wolfe import StrongWolfe
 from functorch_optim.line_search.vectors import Vector, select
 from functorch_optim.objectives import as_value, with_arguments
+from functorch_optim.traced_reads import explaining
 from functorch_optim.typing import Array, PyTree
 
 
@@ -175,7 +176,7 @@ class QuasiNewton(Options, Transform):
             return updates, state
         if all(grad is None for grad in grads):
             raise ValueError(f"{name} needs a gradient of at least one parameter")
-        filled, objective = _filled(updates, params), with_arguments(value_fn, extra)
+        filled, objective = _filled(updates, params), explaining(name, with_arguments(value_fn, extra))
         if value is None:
             value = objective(params)
         value = as_value(name, value)

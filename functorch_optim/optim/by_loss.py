@@ -11,6 +11,7 @@ from functorch_optim.optim.loss_errors import explained
 from functorch_optim.optim.processes import check_same_everywhere
 from functorch_optim.optim.tracing import refuse_traced
 from functorch_optim.optim.transaction import Call, CallsBackError
+from functorch_optim.torch_tensors import arrays_in
 from functorch_optim.typing import Numeric, PyTree
 
 
@@ -29,6 +30,7 @@ def by_closure(
             with that or the arguments differ between processes.
     """
     who = f"{type(optimizer).__name__}.step"
+    args, batches = arrays_in((args, batches))
     how = Evaluation(has_aux, clip_norm is not None, batches is not None, optimizer._frozen())
     if how.in_batches:
         check_batches(batches, who)
@@ -77,6 +79,12 @@ def needs_of_loss(optimizer: Any) -> frozenset[str]:
     return engine.needs_of_loss(optimizer._records()) if isinstance(engine, ByTree) else frozenset()
 
 
+def _shaped(optimizer: PyTree) -> PyTree:
+    """A tree like the parameters, without their arrays."""
+    structure = optimizer._layout.structure
+    return structure.unflatten([None] * structure.treedef.num_leaves)
+
+
 def _in_one_call(optimizer: Any, task: Task, careful: bool) -> Outcome:
     """Step in one compiled call; without ``careful``, raise :class:`CallsBackError` if the closure calls back."""
     optimizer._refuse_tracing()
@@ -91,7 +99,7 @@ def _in_one_call(optimizer: Any, task: Task, careful: bool) -> Outcome:
     try:
         return optimizer._change(call, updated, careful)[0]
     except TypeError as error:
-        told = explained(error)
+        told = explained(error, _shaped(optimizer))
         if told is error:
             raise
         raise told from error

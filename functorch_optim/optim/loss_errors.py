@@ -8,18 +8,13 @@ import jax.numpy as jnp
 
 from functorch_optim import trees
 from functorch_optim.pages import see
+from functorch_optim.traced_reads import READS_A_TRACER, of_traced, told
 from functorch_optim.typing import PyTree
 
-_READS_A_TRACER = (
-    jax.errors.ConcretizationTypeError,
-    jax.errors.TracerArrayConversionError,
-    jax.errors.TracerIntegerConversionError,
-)
-_IN_COMPILED = (
-    "the loss is compiled: while it is traced its numbers are not known, so float(), .item(), NumPy and `if` fail in "
-    "it. Return what you want to see, and print what backward or step returned; or print inside with "
-    'jax.debug.print("{}", value); in place of `if` write jnp.where. optimizer.backward(loss_fn, *batch, jit=False) '
-    "does not compile, so that `if` and .item() work"
+_IN_COMPILED = of_traced(
+    "the loss is compiled",
+    "backward or step",
+    ". optimizer.backward(loss_fn, *batch, jit=False) does not compile, so that `if` and .item() work",
 )
 _IN_DIFFERENTIATED = (
     "the loss is differentiated: float() and NumPy do not take its values. Read them with .item(), or return what you "
@@ -28,6 +23,11 @@ _IN_DIFFERENTIATED = (
 _NOT_SCALAR = (
     "The loss must return one real number, as jnp.mean(...) does; with has_aux=True a pair of it and anything else. "
     "backward and step differentiate it themselves: pass the loss, not jax.grad(loss)"
+)
+_NOT_THE_MODULE = (
+    "the loss gets the parameters, not the module. Put them into the module, and call that: "
+    "nnx.merge(graph, params, rest, copy=True)(x) with graph, _, rest = nnx.split(model, nnx.Param, ...); "
+    'eqx.combine(params, static)(x); model.apply({"params": params}, x)'
 )
 
 
@@ -45,20 +45,19 @@ def check_loss(given: object) -> None:
         )
 
 
-def explained(error: TypeError, compiled: bool = True) -> TypeError:
-    """Return the error of a loss with what to write instead, if that is known; JAX's errors keep their types."""
-    if isinstance(error, _READS_A_TRACER):
-        text = f"{_IN_COMPILED if compiled else _IN_DIFFERENTIATED} ({see('fast-loop')}).\n\n{error}"
-        return _with_text(type(error), text)
+def explained(error: TypeError, params: PyTree, compiled: bool = True) -> TypeError:
+    """Return the error of a loss with what to write instead, if that is known; JAX's errors keep their types.
+
+    ``params`` is a tree like the one that the loss got.
+    """
+    if isinstance(error, READS_A_TRACER):
+        return told(error, _IN_COMPILED if compiled else _IN_DIFFERENTIATED)
     if type(error) is TypeError and str(error).startswith("Gradient only defined for scalar-output"):
         return TypeError(f"{error} {_NOT_SCALAR} ({see('fast-loop')}).")
-    return error
-
-
-def _with_text(kind: type[TypeError], text: str) -> TypeError:
-    """Create one of JAX's errors, whose constructors take tracers, with a text of ours."""
-    error = kind.__new__(kind, text)
-    error.args = (text,)
+    if type(error) is TypeError and str(error) == f"{type(params).__name__!r} object is not callable":
+        return TypeError(f"{error}: {_NOT_THE_MODULE} ({see('networks')}).")
+    if type(error) is TypeError and callable(params) and str(error) == "'NoneType' object is not callable":
+        return TypeError(f"{error}: {_NOT_THE_MODULE} ({see('networks')}).")
     return error
 
 

@@ -10,6 +10,7 @@ import jax
 
 from functorch_optim import trees
 from functorch_optim.optim.callers import warn_caller
+from functorch_optim.optim.dependence import ignored, ignores_parameters
 from functorch_optim.optim.engine.list_checks import is_array
 from functorch_optim.optim.places import Watch
 from functorch_optim.optim.tracing import refuse_traced
@@ -31,6 +32,7 @@ class CompiledLosses(Closed):
     def __init__(self) -> None:
         self._entries: dict[Hashable, dict[Hashable, _OfLoss]] = {}
         self._compiles: dict[Hashable, int] = {}
+        self._useless: set[Hashable] = set()  # the code of losses that were found not to use the parameters
 
     def value_and_grad(
         self,
@@ -57,8 +59,8 @@ class CompiledLosses(Closed):
         kinds = self._entries.setdefault(self._reference(loss), {})
         entry = kinds.get(kind)
         if entry is None or not entry.holds(loss):
-            self._count(loss, kind, changed=entry is not None)
-            entry = kinds[kind] = _OfLoss(loss, make, donated)
+            self._count(loss, kind, entry)
+            entry = kinds[kind] = _OfLoss(loss, make, donated, self._useless)
         return entry
 
     def _reference(self, loss: Any) -> Any:
@@ -85,17 +87,26 @@ class CompiledLosses(Closed):
             return _Identity(owner), function
         return key
 
-    def _count(self, loss: PyTree, kind: type, changed: bool) -> None:
+    def _count(self, loss: PyTree, kind: Hashable, before: "_OfLoss | None") -> None:
         code = _code(loss)
         if code is None:
             return
         self._compiles[code, kind] = self._compiles.get((code, kind), 0) + 1
         if self._compiles[code, kind] == 3:
-            reason = "reads variables that change" if changed else "is defined anew for every step"
-            warn_caller(
-                f"{code.co_qualname} was compiled for the third time because it {reason}: define it once, outside the "
-                f"loop, and {_INSTEAD}"
-            )
+            warn_caller(f"{code.co_qualname} was compiled for the third time because it {_reason(loss, before)}")
+
+
+def _reason(loss: PyTree, before: "_OfLoss | None") -> str:
+    """Why a loss is compiled again, and what to write instead."""
+    if before is None:
+        return f"is defined anew for every step: define it once, outside the loop, and {_INSTEAD}"
+    changed = before.watch.changed(loss)
+    if not changed:
+        return f"reads variables that change: define it once, outside the loop, and {_INSTEAD}"
+    name = changed.removeprefix("*")
+    function = _code(loss).co_name
+    call = f"({name.partition('.')[0]}.{function}, {changed})" if inspect.ismethod(loss) else f"({function}, {changed})"
+    return f"reads variables that change, here {name}: pass it as an argument, backward{call} or step{call}"
 
 
 class _Identity:
@@ -134,7 +145,14 @@ class _OfLoss(Compiled):
     It refers to the loss weakly, or the cache would keep every loss alive; the caller holds the loss during the call.
     """
 
-    def __init__(self, loss: Any, make: Callable[[PyTree], Callable[..., PyTree]], donated: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        loss: Any,
+        make: Callable[[PyTree], Callable[..., PyTree]],
+        donated: tuple[int, ...],
+        useless: set[Hashable],
+    ) -> None:
+        self._useless = useless
         self.watch = Watch([], "")
         self._traced = False
         self._captured: list[PyTree] = []
@@ -173,9 +191,13 @@ class _OfLoss(Compiled):
 
     def _look_around(self, args: PyTree) -> None:
         loss, unseen = self._loss(), self.watch.unseen
-        self._captured += captured_arrays(self.traced(*args).jaxpr)  # does not trace again
+        traced = self.traced(*args).jaxpr  # does not trace again
+        self._captured += captured_arrays(traced)
         self.watch = watch(loss, self._captured)
         code = _code(loss)
+        if code is not None and code not in self._useless and ignores_parameters(traced, args):
+            self._useless.add(code)
+            warn_caller(ignored(code.co_qualname))
         if self.watch.unseen and not unseen and code is not None:
             warn_caller(
                 f"{code.co_qualname} was compiled, and {self.watch.unseen}: they are constants of the compiled "

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from functorch_optim.typing import PyTree
+
 PLAIN = bool | int | float | complex | str | bytes | np.generic | np.dtype | types.NoneType
 
 
@@ -20,9 +22,13 @@ class Node(NamedTuple):
 
 
 class Check(NamedTuple):
-    """A step from value number ``parent``, and what must be there: the same object, an equal one, or anything."""
+    """A step from value number ``parent``, and what must be there: the same object, an equal one, or anything.
+
+    ``key`` says in data what the step does.
+    """
 
     parent: int
+    key: object
     step: Callable[[Any], Any]
     kind: str = ""
     expected: Any = None
@@ -36,19 +42,58 @@ class Watch(NamedTuple):
 
     def holds(self, function: object) -> bool:
         """Whether everything that ``function`` reads is unchanged."""
-        values = [function]
+        return self._first_changed([function]) is None
+
+    def _first_changed(self, values: list[object]) -> int | None:
+        """The number of the first check that fails; ``values`` gets what is at the places before it."""
+        index = 0
         try:
-            for parent, step, kind, expected in self.checks:
+            for index, (parent, _, step, kind, expected) in enumerate(self.checks):
                 value = step(values[parent])
                 values.append(value)
                 if kind == "same":
                     if expected() is not value:
-                        return False
+                        return index
                 elif kind and value is not expected and not (type(value) is type(expected) and value == expected):
-                    return False
+                    return index
         except Exception:  # the place is gone, or raises something of its own
-            return False
-        return True
+            return index
+        return None
+
+    def changed(self, function: object) -> str:
+        """The first variable or attribute that has changed, as an argument: ``self.scale``, ``*self.batch``.
+
+        Empty if ``function`` itself has no name for it.
+        """
+        values: list[object] = [function]
+        index = self._first_changed(values)
+        return "" if index is None else _spelled(self.checks, values, index)
+
+
+def _spelled(checks: list[Check], values: list[object], index: int) -> str:
+    """The name of a place, without what lies behind its items; empty if the function does not name it."""
+    keys: list[PyTree] = []
+    while index >= 0:
+        keys.insert(0, checks[index].key)
+        index = checks[index].parent - 1
+    function, name = getattr(values[0], "__func__", values[0]), ""
+    code = getattr(function, "__code__", None)
+    if not isinstance(code, types.CodeType):
+        return ""
+    match [key for key in keys if key != ("attribute", "__func__")]:
+        case [("attribute", "__self__"), *rest] if code.co_argcount:
+            name = code.co_varnames[0]
+        case [("attribute", "__globals__"), ("item", str(name)), *rest]:
+            pass
+        case [("attribute", "__closure__"), ("item", int(cell)), ("attribute", "cell_contents"), *rest]:
+            name = code.co_freevars[cell]
+        case _:
+            return ""
+    for kind, part in rest:
+        if kind != "attribute" or part.startswith("__"):
+            return f"*{name}" if kind == "item" and isinstance(part, int) else name
+        name += f".{part}"
+    return name
 
 
 def original(array: Any) -> Any:
@@ -63,7 +108,7 @@ class Places:
 
     def __init__(self) -> None:
         self.found: set[int] = set()  # the identities of watched arrays
-        self._steps: list[tuple[int, Any]] = [(0, None)]
+        self._steps: list[tuple[int, object, Any]] = [(0, None, None)]
         self._numbers: dict[Hashable, int] = {}
         self._watched: dict[int, tuple[str, Any]] = {}
 
@@ -71,7 +116,7 @@ class Places:
         place = node.place, key
         if place not in self._numbers:
             self._numbers[place] = len(self._steps)
-            self._steps.append((node.place, step))
+            self._steps.append((node.place, key, step))
         return Node(value, self._numbers[place])
 
     def attribute(self, node: Node, name: str, value: object) -> Node:
@@ -107,6 +152,6 @@ class Places:
         order = sorted(needed)
         number = {place: index for index, place in enumerate(order)}
         return [
-            Check(number[self._steps[place][0]], self._steps[place][1], *self._watched.get(place, ()))
-            for place in order[1:]
+            Check(number[parent], key, step, *self._watched.get(place, ()))
+            for place, (parent, key, step) in ((place, self._steps[place]) for place in order[1:])
         ]

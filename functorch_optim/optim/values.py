@@ -15,6 +15,7 @@ from functorch_optim.optim.stepping import Stepping
 from functorch_optim.optim.transaction import Compiled, exclusive
 from functorch_optim.optim.views import watch
 from functorch_optim.sparse_grad import Sparse, named
+from functorch_optim.torch_tensors import arrays_in
 from functorch_optim.typing import Numeric, PyTree
 
 
@@ -87,7 +88,8 @@ class Values(Stepping):
                 function. Its variables and attributes (``self.batch``), and those that its own methods and functions
                 read, are watched: if one changes, the function is recompiled, which costs far more than a step. NumPy
                 arrays changed in place are NOT seen, nor is anything read from a source that cannot be watched (an
-                iterator, a file; a captured array from one gives a warning): pass these here.
+                iterator, a file; a captured array from one gives a warning): pass these here. torch's tensors, and
+                what else has ``__array__``, become arrays.
             has_aux: whether ``loss_fn`` returns something besides the loss.
             sparse: the names of the tables that get row-sparse gradients, as for
                 :func:`functorch_optim.value_and_sparse_grad`.
@@ -103,6 +105,7 @@ class Values(Stepping):
             jax.errors.ConcretizationTypeError: it reads a value while it is traced.
         """
         check_loss(loss_fn)
+        args = arrays_in(args)
         if not jit or sparse:
             value, grads = self._by_leaf(loss_fn, args, has_aux, jit, sparse)
         else:
@@ -141,7 +144,7 @@ class Values(Stepping):
         try:
             return call()
         except TypeError as error:
-            told = explained(error, compiled)
+            told = explained(error, self._tree(), compiled)
             if told is error:
                 raise
             raise told from error

@@ -8,6 +8,7 @@ import jax
 from functorch_optim.optim.swa_utils import linen_batch_norm, nnx_batch_norm
 from functorch_optim.optim.swa_utils.averaged_model import AveragedModel
 from functorch_optim.optim.swa_utils.models import on_device
+from functorch_optim.torch_tensors import arrays_in
 from functorch_optim.typing import PyTree
 from functorch_optim.variables import is_nnx
 
@@ -25,6 +26,7 @@ def update_bn(
 
     Args:
         loader: yields batches: arrays, or lists or tuples starting with one; with a module and ``apply_fn``, anything.
+            torch's tensors become arrays.
         model: a flax nnx module; the ``variables`` of a flax linen module; or an
             :class:`functorch_optim.optim.swa_utils.AveragedModel` of either.
         apply_fn: for nnx, ``apply_fn(module, batch)`` calls the module with what it needs from the loader's batch:
@@ -89,4 +91,5 @@ def _refreshed(batches: Iterator[PyTree], variables: PyTree, apply_fn: Callable[
 def _inputs(loader: Iterable[PyTree], device: PyTree, whole: bool) -> Iterator[PyTree]:
     """Yield the model's inputs, batch by batch."""
     for batch in loader:
-        yield on_device(batch[0] if isinstance(batch, list | tuple) and not whole else batch, device)
+        inputs = batch[0] if isinstance(batch, list | tuple) and not whole else batch
+        yield on_device(arrays_in(inputs), device)
