@@ -68,7 +68,20 @@ class Table:
         raise TypeError(self._refused("it is not an array"))
 
     __array_ufunc__ = None
-    __contains__ = None
+
+
+def _refusing(method: str) -> Callable[..., PyTree]:
+    def refuse(self: Table, *_: object) -> PyTree:
+        raise TypeError(self._refused(f"it is no operand ({method})"))
+
+    return refuse
+
+
+_BINARY = "add sub mul truediv floordiv mod divmod pow matmul and or xor lshift rshift"
+_OTHERS = "eq ne lt le gt ge bool int float complex index neg pos abs invert round contains setitem delitem call"
+for _name in (*_BINARY.split(), *(f"r{name}" for name in _BINARY.split()), *_OTHERS.split()):
+    # object's own == would be False, and its truth True, whatever the table holds
+    setattr(Table, f"__{_name}__", _refusing(f"__{_name}__"))
 
 
 def named(sparse: Sparse, params: PyTree) -> Sparse:

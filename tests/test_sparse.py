@@ -328,6 +328,29 @@ def test_a_table_can_only_be_looked_up():
             fo.value_and_sparse_grad(lambda t, bad=bad: jnp.sum(t[bad]), "")(table)
 
 
+OPERATORS = [
+    lambda t: jnp.where(t == 1, 1.0, 0.0),
+    lambda t: 1.0 if t != 0 else 0.0,
+    lambda t: 1.0 if t else 0.0,
+    lambda t: 1.0 if not t else 0.0,
+    lambda t: float(0 in t),
+    lambda t: t + 1,
+    lambda t: 2.0 * t,
+    lambda t: jnp.ones(2) @ t,
+    lambda t: -t,
+    lambda t: t**2,
+    lambda t: t > 0,
+    lambda t: float(t),
+    lambda t: t.__setitem__(0, 1.0),
+]
+
+
+@pytest.mark.parametrize("bad", OPERATORS)
+def test_a_table_is_no_operand(bad):
+    with pytest.raises(TypeError, match=r"the table 'w' .* can only be looked up, table\[ids\]; it is no operand \(__"):
+        fo.value_and_sparse_grad(lambda params: jnp.sum(bad(params["w"])), "w")({"w": jnp.ones((4, 2))})
+
+
 def test_ids_out_of_range_move_nothing():
     """Beyond the end, and below minus the length, where wrapping once is not enough."""
     table, tx = jnp.zeros((4, 1)), fo.sparse_adam(lr=0.1)
