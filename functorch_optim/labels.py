@@ -10,8 +10,9 @@ import numpy as np
 
 from functorch_optim import trees, variables
 from functorch_optim.base import Frozen
+from functorch_optim.callers import warn_caller
 from functorch_optim.pages import see
-from functorch_optim.paths import Found, PathRules, called
+from functorch_optim.paths import Found, PathRules, called, listed
 from functorch_optim.typing import PyTree, TreeDef
 
 
@@ -73,6 +74,17 @@ class Labels(Frozen):
             for place in jax.tree.leaves(subtree):
                 labels[place] = label
         return labels
+
+
+def warn_of_empty(who: str, mask: Labels, tree: PyTree) -> None:
+    """Warn if a mask, a function or a regular expression, is True at no parameter: a slip in a name would undo it."""
+    names = trees.named_leaves(tree, none_is_leaf=True)[0]
+    if mask.leaves or isinstance(mask.function, ByLeaf) or not names or any(mask.of(names, tree)):
+        return
+    warn_caller(
+        f"{who}: the mask {mask!r} is True at no parameter, so it selects none; the parameters are {listed(names)} "
+        f"({see('groups-and-masks')})"
+    )
 
 
 def as_labels(labels: PyTree, is_leaf: Callable[[PyTree], bool] = trees.is_leaf) -> Labels:

@@ -23,7 +23,7 @@ from functorch_optim.base import (
 )
 from functorch_optim.combinators import NamedStates, Wrapper, current_hyperparams, states_of
 from functorch_optim.effects import Effect, Effects, Kind, Leaves, common, for_each, of_part
-from functorch_optim.labels import Labels, as_labels, as_mask
+from functorch_optim.labels import Labels, as_labels, as_mask, warn_of_empty
 from functorch_optim.objectives import restricted
 from functorch_optim.option_names import explains_names
 from functorch_optim.paths import Found, as_rules, is_rules
@@ -196,6 +196,7 @@ class Masked(Wrapper):
         return Partition(self.mask, (False, True), members)
 
     def init(self, params: PyTree) -> MaskedState:
+        warn_of_empty(self._call_name(), self.mask, params)
         return MaskedState(self._both.init(params).states[self.inside])
 
     def update(

@@ -1,5 +1,6 @@
 """Convert torch's tensors, and what else gives an array, to arrays, without importing torch."""
 
+import functools
 from typing import Any
 
 import jax
@@ -30,7 +31,10 @@ def as_array(value: Any) -> PyTree:
     return tensor.numpy()
 
 
-_ARRAYS = frozenset({type(jnp.zeros(())), np.ndarray, bool, int, float, complex})  # at every step of a loop
+@functools.cache
+def _arrays() -> frozenset[type]:
+    """The types of most leaves, which every step of a loop meets; an import may not start JAX's backend."""
+    return frozenset({type(jnp.zeros(())), np.ndarray, bool, int, float, complex})
 
 
 def arrays_in(batch: PyTree) -> PyTree:
@@ -42,7 +46,7 @@ def arrays_in(batch: PyTree) -> PyTree:
         >>> arrays_in({"x": column, "mode": "train"})
         {'mode': 'train', 'x': array([1., 1.])}
     """
-    if _ARRAYS.issuperset(map(type, jax.tree.leaves(batch))):
+    if _arrays().issuperset(map(type, jax.tree.leaves(batch))):
         return batch
     return jax.tree.map(_converted, batch)
 

@@ -256,6 +256,21 @@ def test_a_state_that_does_not_fit(edit, error, message):
         optimizer.restore(optimizer.params, fo.adam().init(params()))
 
 
+def test_many_states_that_do_not_fit_are_listed_in_part():
+    params = {f"w{i}": jnp.ones(2) for i in range(40)}
+    optimizer = optim.Optimizer.from_transform(lambda lr: fo.adam(lr=lr), params, {"lr": 0.1})
+    optimizer.step(params)
+    saved = optimizer.state_dict()
+    for entry in saved["state"].values():
+        del entry["step"]
+    with pytest.raises(ValueError) as error:
+        optimizer.load_state_dict(saved)
+    lines = str(error.value).splitlines()
+    assert len(lines) == 11 and lines[-1] == "and 30 more parameters like these"
+    assert lines[0].startswith("the state of the parameter 'w0' has no 'step'; it has exp_avg, ")
+    assert lines[0].endswith("; add the number of updates so far: entry['step'] = 100")
+
+
 def test_errors_at_construction():
     with pytest.raises(ValueError, match="static names no options: evry; the options are lr, weight_decay"):
         optim.Optimizer.from_transform(clipped_adamw, params(), DEFAULTS, static=("evry",))

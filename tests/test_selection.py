@@ -2,6 +2,7 @@
 
 import pickle
 import re
+import warnings
 
 import chex
 import equinox as eqx
@@ -340,3 +341,23 @@ def test_a_function_of_the_tree_is_told_that_it_gets_a_path(name):
         one(WRAPPERS[name](lambda tree: jax.tree.map(lambda x: x.ndim > 1, tree)))
     assert "AttributeError: 'str' object has no attribute 'ndim'" in str(found.value)
     assert str(found.value).endswith("pass function(params)") and isinstance(found.value.__cause__, AttributeError)
+
+
+@pytest.mark.parametrize("name", [name for name in WRAPPERS if name != "partition"])
+def test_a_mask_that_selects_nothing_is_no_secret(name):
+    wrap = WRAPPERS[name]
+    who = "masked" if name == "add_decayed_weights" else name.partition(",")[0]
+    with pytest.warns(UserWarning, match=rf"{who}: the mask .* is True at no parameter.*'body\.0\.bias'") as found:
+        state = wrap(lambda path: "gamma" in path).init(PARAMS)
+        wrap(re.compile("gamma")).init(PARAMS)
+    assert [warning.filename for warning in found] == [__file__] * 2
+    assert "the mask re.compile('gamma') is True" in str(found[1].message)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        wrap(lambda path: "gamma" in path).update(GRADS, state, PARAMS)  # told once, by init
+        wrap(jax.tree.map(lambda _: False, PARAMS)).init(PARAMS)  # written out: meant
+        wrap(lambda path: "gamma" in path).init({})
+        elsewhere = fo.partition(
+            {"b": wrap(lambda path: "head" in path), "rest": fo.sgd()}, [("bias", "b"), ("", "rest")]
+        )
+        elsewhere.init(PARAMS)  # the mask has what another member gets

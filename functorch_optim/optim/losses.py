@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from functorch_optim import trees
-from functorch_optim.optim.callers import warn_caller
+from functorch_optim.callers import warn_caller
 from functorch_optim.optim.dependence import ignored, ignores_parameters
 from functorch_optim.optim.engine.list_checks import is_array
 from functorch_optim.optim.places import Watch

@@ -21,6 +21,8 @@ from functorch_optim.typing import Numeric, OptionValues, PyTree
 Entry = dict[str, PyTree]
 Refused = dict[str, Exception]  # why a state does not fit, by parameter
 
+_SHOWN = 10  # reasons in a message, at most
+
 
 class NotLoaded(NamedTuple):
     """What :meth:`functorch_optim.optim.Optimizer.load_state_dict` left out.
@@ -252,7 +254,9 @@ def check_strict(missing: Sequence[str], unexpected: Sequence[str], refused: Ref
             f"the names in the state dict are not those of the optimizer: missing {lists[0]}; unexpected {lists[1]}. "
             "match='position' matches by order instead, strict=False loads what fits"
         )
-    parts += map(reason, refused.values())
+    parts += [reason(error) for error in list(refused.values())[:_SHOWN]]
+    if len(refused) > _SHOWN:
+        parts.append(f"and {len(refused) - _SHOWN} more parameters like these")
     if parts:
         raise ValueError("\n".join(parts))
 

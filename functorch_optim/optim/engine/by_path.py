@@ -115,7 +115,8 @@ def _shared(
     """
     where, value = f"of the parameter {trees.quote(name)}", entry.get(key)
     if value is None:
-        raise KeyError(f"the state {where} has no {key!r}; it has {', '.join(entry)}")
+        more = "; add the number of updates so far: entry['step'] = 100" if key == "step" else ""
+        raise KeyError(f"the state {where} has no {key!r}; it has {', '.join(entry)}{more}")
     if jnp.shape(value) != leaf.shape:
         raise ValueError(f"{key} {where} has shape {jnp.shape(value)}, not {leaf.shape}")
     first = next(iter(held.values()))
