@@ -9,9 +9,9 @@ import jax
 import numpy as np
 
 from functorch_optim import trees, variables
+from functorch_optim.callers import warn_caller
 from functorch_optim.foreign_models import instead_of
 from functorch_optim.foreign_names import meaning_of
-from functorch_optim.callers import warn_caller
 from functorch_optim.optim.layout import Layout
 from functorch_optim.option_names import closest
 from functorch_optim.pages import see
