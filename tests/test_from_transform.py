@@ -263,7 +263,7 @@ def test_many_states_that_do_not_fit_are_listed_in_part():
     saved = optimizer.state_dict()
     for entry in saved["state"].values():
         del entry["step"]
-    with pytest.raises(ValueError, match="^the state of the parameter 'w0' has no 'step'; it has exp_avg, ") as error:
+    with pytest.raises(ValueError, match=r"^the state of the parameter 'w0' has no 'step'; it has exp_avg, ") as error:
         optimizer.load_state_dict(saved)
     lines = str(error.value).splitlines()
     assert len(lines) == 11 and lines[-1] == "and 30 more parameters like these"
