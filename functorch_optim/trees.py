@@ -119,14 +119,10 @@ def align(reference: PyTree, tree: PyTree, what: str, of: str = "the parameters"
         found, _, other = named_leaves(tree, none_is_leaf=True)
         missing = [quote(name) for name in expected if name not in found]
         unexpected = [quote(name) for name in found if name not in expected]
-        difference = "; ".join(
-            f"{label} {', '.join(names)}"
-            for label, names in (("missing", missing), ("unexpected", unexpected))
-            if names
-        )
-        raise ValueError(
-            f"{what} do not have the structure of {of}: {difference or f'{other} instead of {structure}'}"
-        ) from error
+        lists = (("missing", missing), ("unexpected", unexpected))
+        difference = "; ".join(f"{label} {', '.join(names)}" for label, names in lists if names)
+        containers = f"the names are the same, but the containers are {other} instead of {structure}"
+        raise ValueError(f"{what} do not have the structure of {of}: {difference or containers}") from error
 
 
 def check_parameter(name: str, param: Array) -> None:

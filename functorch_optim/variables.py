@@ -69,10 +69,12 @@ def fitted(tree: PyTree, reference: PyTree) -> PyTree:
     """
     if jax.tree.structure(tree) == jax.tree.structure(reference):
         return tree
-    names, leaves, _ = trees.named_leaves(plain(tree))
+    names, leaves, _ = trees.named_leaves(plain(tree), none_is_leaf=True)
     wanted, _, structure = trees.named_leaves(reference)
-    by_name = dict(zip(names, leaves, strict=True))
-    if len(by_name) != len(names) or sorted(names) != sorted(wanted):
+    places = set(wanted)
+    found = [(name, leaf) for name, leaf in zip(names, leaves, strict=True) if leaf is not None or name in places]
+    by_name = dict(found)
+    if len(by_name) != len(found) or sorted(by_name) != sorted(wanted):
         return tree
     return structure.unflatten([by_name[name] for name in wanted])
 

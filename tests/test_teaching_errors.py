@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from flax.core import FrozenDict
 from flax.training.train_state import TrainState
 
 import functorch_optim as fo
@@ -371,3 +372,21 @@ def test_every_page_is_named_and_only_through_one_function():
                 is_docstring = "\n" in node.value
                 elsewhere += [path.name] * ("docs/" in node.value and not is_docstring)
     assert (named, elsewhere) == (set(PAGES), [])
+
+
+@pytest.mark.parametrize("way", ["step", "grads"])
+def test_gradients_in_other_containers_fit_by_their_names(way):
+    module, ones = nnx.Linear(2, 2, rngs=nnx.Rngs(0)), {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
+    one, two = optim.AdamW(module), optim.AdamW(nnx.to_pure_dict(nnx.state(module)))
+    for grads in (ones, FrozenDict(ones), {"kernel": None, "bias": jnp.ones(2)}):
+        for optimizer in (one, two):
+            if way == "step":
+                optimizer.step(grads)
+            else:
+                optimizer.grads = grads
+                optimizer.step()
+    assert [int(one.state[name]["step"]) for name in ("bias", "kernel")] == [3, 2]
+    found = nnx.to_pure_dict(one.params)
+    assert all(found[name].tolist() == two.params[name].tolist() for name in found)
+    with pytest.raises(ValueError, match="gradients do not have the structure of the parameters: missing 'bias'"):
+        one.step({"kernel": jnp.ones((2, 2))})

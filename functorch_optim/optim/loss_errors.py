@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from functorch_optim import trees
+from functorch_optim import trees, variables
 from functorch_optim.pages import see
 from functorch_optim.traced_reads import READS_A_TRACER, of_traced, told
 from functorch_optim.typing import PyTree
@@ -62,13 +62,13 @@ def explained(error: TypeError, params: PyTree, compiled: bool = True) -> TypeEr
 
 
 def aligned(params: PyTree, grads: PyTree) -> list[PyTree]:
-    """Return gradients of another structure than the parameters' in leaf order, if that can be.
+    """Return gradients of another structure than the parameters' in leaf order, if only the containers differ.
 
     Raises:
         ValueError: it cannot; the message says what is missing, and what a step takes.
     """
     try:
-        return trees.align(params, grads, "gradients")
+        return trees.align(params, variables.fitted(grads, params), "gradients")
     except ValueError as error:
         raise ValueError(f"{error}{_instead_of(grads)}") from error
 
