@@ -142,6 +142,36 @@ def test_groups_in_another_order_keep_their_own_rates(key, order):
         assert by_name(target) == by_name(source)
 
 
+@pytest.mark.parametrize("key", MAKERS)
+def test_a_state_in_the_order_of_the_groups_is_loaded_as_it_is(key):
+    """A scheduler's own state, after an optimizer was loaded whose groups stand in another order."""
+    source, target = named_optimizer("ab"), named_optimizer("ba", lr=0.123)
+    scheduler, again = MAKERS[key](source), reversed_lists(key, target)
+    before = saved_of(target, again)
+    advance(source, [scheduler], 7)
+    saved = saved_of(source, scheduler)
+    target.load_state_dict(saved[0])
+    for state in (saved[1], saved_of(again)[0], saved[1]):
+        again.load_state_dict(state)
+        assert by_name(target) == by_name(source)
+        own = saved_of(again)[0]
+        again.load_state_dict(own)
+        assert saved_of(again)[0] == own
+    for order in (0, 1), (1, 0):  # back to the snapshot, in both orders
+        for index in order:
+            (target, again)[index].load_state_dict(before[index])
+        assert saved_of(again)[0] == before[1]
+    for order in (0, 1), (1, 0):
+        for index in order:
+            (target, again)[index].load_state_dict(saved[index])
+        target.load_state_dict(saved[0])  # and once more
+        assert again.get_last_lr() == [group["lr"] for group in target.param_groups]
+    for _ in range(9):
+        advance(source, [scheduler], 1)
+        advance(target, [again], 1)
+        assert by_name(target) == by_name(source)
+
+
 def test_a_group_that_was_not_saved_keeps_its_base_rate():
     source, target = named_optimizer("ab"), named_optimizer("cba")
     scheduler, again = (s.LambdaLR(each, lambda epoch: 0.5**epoch) for each in (source, target))

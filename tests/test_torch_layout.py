@@ -649,3 +649,71 @@ def test_the_options_that_make_a_layer_of_nnx_torchs():
     assert our_norm.epsilon == norm.eps
     unbiased = (norm.running_var.numpy() - 0.9) * (len(rows) - 1) / len(rows) + 0.9  # flax keeps the biased variance
     np.testing.assert_allclose(our_norm.var[...], unbiased, rtol=1e-5)
+
+
+SCHEDULERS = {
+    "LambdaLR": lambda s, o: s.LambdaLR(o, lambda epoch: 0.5**epoch),
+    "CyclicLR": lambda s, o: s.CyclicLR(o, [0.01, 0.1], [0.1, 1.0] if "bias" in names(o)[0] else [1.0, 0.1], 3),
+    "ReduceLROnPlateau": lambda s, o: s.ReduceLROnPlateau(o, patience=1, factor=0.5),
+    "SequentialLR": lambda s, o: s.SequentialLR(o, [s.LinearLR(o, 0.1, total_iters=2), s.CosineAnnealingLR(o, 9)], [2]),
+    "ChainedScheduler": lambda s, o: s.ChainedScheduler([s.LinearLR(o, 0.1), s.ExponentialLR(o, 0.9)]),
+}
+
+
+def names(optimizer):
+    return optimizer.param_groups[0].get("param_names") or ["weight"]
+
+
+def by_group(key):
+    """A scheduler of two groups in JAX, the bias first, and the layout of its torch twin, the bias last."""
+    tree = {"fc": {"kernel": jnp.ones((3, 4)), "bias": jnp.ones(4)}}
+    optimizer = optim.SGD(tree, lr=1.0, momentum=0.9, group_rules=[("bias", {"lr": 0.1})])
+    layout = TorchLayout(tree, {"fc.weight": jnp.ones((4, 3)), "fc.bias": jnp.ones(4)})
+    return tree, optimizer, SCHEDULERS[key](optim.lr_scheduler, optimizer), layout
+
+
+def advanced(optimizer, scheduler, steps):
+    rates = []
+    for _ in range(steps):
+        optimizer.step()
+        scheduler.step(*[1.0] * ("Plateau" in type(scheduler).__name__))
+        rates.append([float(group["lr"]) for group in optimizer.param_groups])
+    return rates
+
+
+@pytest.mark.parametrize("key", SCHEDULERS)
+def test_a_schedulers_state_goes_to_torchs_order_of_the_groups(key):
+    tree, optimizer, scheduler, layout = by_group(key)
+    optimizer.step(tree)
+    advanced(optimizer, scheduler, 4)
+    order = ["fc.weight", "fc.bias"]
+    converted = layout.state_to_torch(optimizer.state_dict(), names=order)
+    found, own = layout.scheduler_to_torch(scheduler.state_dict(), converted), scheduler.state_dict()
+    assert own.pop("_group_names") == ["fc.bias", "fc.kernel"] and found.keys() == own.keys()
+    assert found["_last_lr"] == own["_last_lr"][::-1] == [group["lr"] for group in converted["param_groups"]]
+    unmoved = layout.scheduler_to_torch(scheduler.state_dict(), layout.state_to_torch(optimizer.state_dict()))
+    assert unmoved["_last_lr"] == own["_last_lr"]
+    one = optim.SGD(tree, lr=1.0)
+    other = SCHEDULERS["LambdaLR"](optim.lr_scheduler, one)
+    assert layout.scheduler_to_torch(other.state_dict(), layout.state_to_torch(one.state_dict())) == other.state_dict()
+    with pytest.raises(CheckpointError, match=r"begin with 'fc\.bias', 'fc\.kernel', and optimizer= has others"):
+        layout.scheduler_to_torch(scheduler.state_dict(), layout.state_to_torch(one.state_dict()))
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("key", SCHEDULERS)
+def test_torch_goes_on_with_an_optimizer_and_a_scheduler_from_here(key, tmp_path):
+    torch = pytest.importorskip("torch", reason="continues in a live torch")
+    tree, optimizer, scheduler, layout = by_group(key)
+    optimizer.step(tree)
+    advanced(optimizer, scheduler, 4)
+    converted = layout.state_to_torch(optimizer.state_dict(), names=["fc.weight", "fc.bias"])
+    module = torch.nn.Linear(3, 4)
+    groups = [{"params": [module.weight], "lr": 1.0}, {"params": [module.bias], "lr": 0.1}]
+    theirs = torch.optim.SGD(groups, lr=1.0, momentum=0.9)
+    their_scheduler = SCHEDULERS[key](torch.optim.lr_scheduler, theirs)
+    save_torch([converted, layout.scheduler_to_torch(scheduler.state_dict(), converted)], tmp_path / "both.pt")
+    for each, state in zip((theirs, their_scheduler), torch.load(tmp_path / "both.pt"), strict=True):
+        each.load_state_dict(state)
+    right = [rates[::-1] for rates in advanced(optimizer, scheduler, 8)]
+    np.testing.assert_allclose(advanced(theirs, their_scheduler, 8), right, rtol=1e-12)

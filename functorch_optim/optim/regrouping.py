@@ -1,12 +1,15 @@
 """Loaded groups in another order: what a scheduler holds per group follows the groups' names."""
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from functorch_optim.typing import OptionValues, PyTree
 
 Sources = list[list[int]]  # for each group, the saved groups that its parameters come from
+
+
+GROUP_NAMES = "_group_names"  # the key of a scheduler's state that has the order of the optimizer's groups
 
 
 class Regrouped(Protocol):
@@ -21,8 +24,26 @@ class LoadedGroups(NamedTuple):
     groups: list[OptionValues]
     sources: Sources
 
-    def regrouped(self, values: list[PyTree], present: Sequence[PyTree]) -> list[PyTree]:
-        return values if in_order(self.sources) else regrouped(values, self.sources, present)
+
+def names_of(groups: Sequence[OptionValues]) -> list[str]:
+    """The first name of each group; empty if there is one group, or if a group has no names."""
+    firsts = [group["param_names"][0] for group in groups if group.get("param_names")]
+    return firsts if len(firsts) == len(groups) > 1 else []
+
+
+def sources_of(state: Mapping[str, PyTree], groups: Sequence[OptionValues], loaded: object = None) -> Sources | None:
+    """For each group the group of a scheduler's state that it comes from; None if they may be in another order.
+
+    The names in the state tell, or else how the optimizer was ``loaded``.
+
+    Example:
+        >>> sources_of({"_group_names": ["b", "a"]}, [{"param_names": ["a"]}, {"param_names": ["b", "c"]}])
+        [[1], [0]]
+    """
+    saved, present = state.get(GROUP_NAMES), names_of(groups)
+    if isinstance(saved, list) and present and sorted(saved) == sorted(present):
+        return [[saved.index(name)] for name in present]
+    return loaded.sources if isinstance(loaded, LoadedGroups) else None
 
 
 class Waiting:
@@ -31,9 +52,11 @@ class Waiting:
     def __init__(self) -> None:
         self._schedulers: list[weakref.ref[Regrouped]] = []
 
-    def add(self, scheduler: Regrouped) -> None:
+    def put(self, scheduler: Regrouped, waits: bool) -> None:
+        """Note whether a scheduler waits for the order of the optimizer's groups."""
         self._schedulers = [each for each in self._schedulers if each() not in (None, scheduler)]
-        self._schedulers.append(weakref.ref(scheduler))
+        if waits:
+            self._schedulers.append(weakref.ref(scheduler))
 
     def regroup(self, sources: Sources) -> None:
         """Give them the order of the optimizer's groups."""
@@ -57,6 +80,8 @@ def regrouped(values: Sequence[PyTree], sources: Sources, present: Sequence[PyTr
         >>> regrouped([0.1, 1.0], [[1], [0], []], [5.0, 6.0, 7.0])
         [1.0, 0.1, 7.0]
     """
+    if in_order(sources):
+        return list(values)
     result: list[PyTree] = []
     for own, indices in enumerate(sources):
         found = [values[index] for index in indices if index < len(values)]

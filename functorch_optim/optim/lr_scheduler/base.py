@@ -15,7 +15,15 @@ from functorch_optim.optim.lr_scheduler.writing import (
 )
 from functorch_optim.optim.optimizer import Optimizer
 from functorch_optim.optim.options import value_at
-from functorch_optim.optim.regrouping import LoadedGroups, Sources, Waiting, regrouped
+from functorch_optim.optim.regrouping import (
+    GROUP_NAMES,
+    LoadedGroups,
+    Sources,
+    Waiting,
+    names_of,
+    regrouped,
+    sources_of,
+)
 from functorch_optim.option_names import explain_constructor, explains_names
 from functorch_optim.schedules.schedule import check_number
 from functorch_optim.typing import PyTree
@@ -38,7 +46,7 @@ EPOCH_WARNING = (
 
 # The progress of every scheduler, and what only some versions of torch save.
 _PROGRESS = frozenset({"base_lrs", "last_epoch", "_step_count", "_last_lr"})
-_OF_VERSIONS = frozenset({"_is_initial", "_get_lr_called_within_step", "verbose"})
+_OF_VERSIONS = frozenset({"_is_initial", "_get_lr_called_within_step", "verbose", GROUP_NAMES})
 
 
 class LRScheduler:
@@ -205,8 +213,14 @@ class LRScheduler:
         return values + rates[len(values) :]  # groups added since the last step
 
     def state_dict(self) -> dict[str, PyTree]:
-        """Return a copy of the scheduler's state with torch's keys."""
+        """Return a copy of the scheduler's state with torch's keys.
+
+        If there are several groups with names, it has one more: their order, to be told from that of another state.
+        """
         state = {key: copied(value) for key, value in vars(self).items() if key != "optimizer"}
+        names = names_of(self.optimizer.param_groups)
+        if names:
+            state.setdefault(GROUP_NAMES, names)
         if "base_lrs" in state:  # include groups added since the last step
             added = self.optimizer.param_groups[len(self.base_lrs) :]
             state["base_lrs"] += [group.get("initial_lr", value_at(group["lr"], 0)) for group in added]
@@ -258,7 +272,7 @@ class LRScheduler:
             if self.optimizer._loaded is None:
                 self.optimizer._loaded = Waiting()
             if isinstance(self.optimizer._loaded, Waiting):
-                self.optimizer._loaded.add(self)
+                self.optimizer._loaded.put(self, waits=sources_of(state_dict, self.optimizer.param_groups) is None)
 
     def _take(self, state_dict: Mapping[str, PyTree], keep: frozenset[str]) -> set[str]:
         """Load a state except the options in ``keep``; return those of them that the scheduler has."""
@@ -267,10 +281,11 @@ class LRScheduler:
         named = {key.lstrip("_"): key for key in own - self._progress - self._of_versions}
         kept = {named[name] for name in keep & named.keys()}
         values = {key: copied(value) for key, value in state_dict.items() if key not in kept}
-        loaded = self.optimizer._loaded
-        if isinstance(loaded, LoadedGroups):
+        values.pop(GROUP_NAMES, None)
+        sources = sources_of(state_dict, self.optimizer.param_groups, self.optimizer._loaded)
+        if sources is not None:
             lists = self._per_group & values.keys()
-            values |= {key: loaded.regrouped(values[key], self._present(key)) for key in lists}
+            values |= {key: regrouped(values[key], sources, self._present(key)) for key in lists}
         self._update(values)
         self._check_options()
         return set(keep & named.keys())
