@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 REFERENCE = Path(__file__).parent.parent / "reference"
 ROOTS = ("functorch_optim", "functorch_optim.optim", "functorch_optim.optim.optimizer")
 # Where the strings stand that describe data: Python attaches none to a value.
-DATA_MODULES = ("functorch_optim.hyperparams", "functorch_optim.checkpoint.torch_layout")
+DATA_MODULES = ("functorch_optim.hyperparams", "functorch_optim.checkpoint.leaf_rules")
 
 
 class Listed(NamedTuple):

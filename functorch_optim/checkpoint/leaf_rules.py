@@ -55,7 +55,6 @@ TORCH_NAMES: tuple[LeafRule, ...] = (
     LeafRule(r"(.*)", r"\1"),
 )
 """The rules for the names that flax and equinox give; :class:`TorchLayout` tries them after yours."""
-"""The rules of flax (linen and nnx) and equinox: dense layers, convolutions, embeddings, norms, attention."""
 
 
 class Search(NamedTuple):
