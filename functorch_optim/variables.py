@@ -88,6 +88,11 @@ def _is_variable(node: PyTree) -> bool:
     return nnx() is not None and isinstance(node, nnx().Variable)
 
 
+def is_random_key(node: object) -> bool:
+    """Whether a node is a variable of flax nnx that holds a random key, as ``Dropout`` has."""
+    return nnx() is not None and isinstance(node, nnx().RngKey)
+
+
 def other_variables(tree: PyTree) -> str:
     """Describe the flax variables in a tree that are not parameters; return an empty string if there are none."""
     if isinstance(tree, Mapping) and "params" in tree:

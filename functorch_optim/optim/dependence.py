@@ -1,11 +1,20 @@
-"""Whether a loss uses the parameters that it gets: one that does not trains nothing."""
+"""Whether a loss uses the parameters that it gets, and no random keys that it does not get."""
+
+from collections.abc import Iterable
 
 import jax
 from jax.extend.core import Literal
 
 from functorch_optim.optim.engine.closures import Data
+from functorch_optim.optim.places import original
 from functorch_optim.pages import see
 from functorch_optim.typing import PyTree
+from functorch_optim.variables import is_random_key, opened
+
+_MERGE = (
+    "merge the parameters into the module, nnx.merge(graph, params, rest, copy=True)(x); "
+    'eqx.combine(params, static)(x); model.apply({"params": params}, x)'
+)
 
 
 def ignores_parameters(closed: PyTree, args: tuple[PyTree, ...]) -> bool:
@@ -39,11 +48,27 @@ def _is_data(node: object) -> bool:
     return isinstance(node, Data)
 
 
-def ignored(name: str) -> str:
-    """Say what to write instead of a loss that does not use the parameters."""
-    return (
-        f"{name}: the loss does not use its first argument, the parameters, so all gradients are zero and nothing "
-        "trains. A module that it reads from elsewhere (self.model) is a constant to it: merge the parameters into the "
-        "module, nnx.merge(graph, params, rest, copy=True)(x); eqx.combine(params, static)(x); "
-        f'model.apply({{"params": params}}, x) ({see("networks")})'
-    )
+def misread(
+    name: str, closed: PyTree, args: tuple[PyTree, ...], passed: Iterable[object], captured: Iterable[object]
+) -> str:
+    """Say what to write instead of a traced loss that does not use the parameters, or reads random keys elsewhere.
+
+    ``passed`` are the objects through which it reads its surroundings, and ``captured`` the arrays that it takes from
+    there. Empty if nothing is wrong.
+    """
+    if ignores_parameters(closed, args):
+        return (
+            f"{name}: the loss does not use its first argument, the parameters, so all gradients are zero and nothing "
+            f"trains. A module that it reads from elsewhere (self.model) is a constant to it: {_MERGE} "
+            f"({see('networks')})"
+        )
+    arrays = {id(original(array)) for array in captured}
+    if any(is_random_key(node) and id(original(opened(node))) in arrays for node in passed):
+        return (
+            f"{name}: the loss reads random keys of a module that it does not get as an argument, so every step draws "
+            "the same numbers, such as the same dropout mask. Pass the rest of the module, and return what becomes of "
+            "it: graph, params, rest = nnx.split(model, nnx.Param, ...) before the loop; in the loss module = "
+            "nnx.merge(graph, params, rest, copy=True), and return value, nnx.state(module, nnx.Not(nnx.Param)); "
+            f"step(loss, rest, x, has_aux=True) ({see('networks')})"
+        )
+    return ""

@@ -1,5 +1,6 @@
 """Losses and closures: compiled value-and-gradient functions, kept for as long as the loss itself lives."""
 
+import contextlib
 import functools
 import inspect
 import weakref
@@ -10,7 +11,7 @@ import jax
 
 from functorch_optim import trees
 from functorch_optim.callers import warn_caller
-from functorch_optim.optim.dependence import ignored, ignores_parameters
+from functorch_optim.optim.dependence import misread
 from functorch_optim.optim.engine.list_checks import is_array
 from functorch_optim.optim.places import Watch
 from functorch_optim.optim.tracing import refuse_traced
@@ -67,7 +68,8 @@ class CompiledLosses(Closed):
         """A key that does not keep the loss alive, and removes its entries when the loss dies."""
 
         def forget(gone: object) -> None:
-            self._entries.pop(gone, None)
+            with contextlib.suppress(TypeError):  # a WeakMethod has no == any more when the interpreter ends
+                self._entries.pop(gone, None)
 
         try:
             make = weakref.WeakMethod if inspect.ismethod(loss) else weakref.ref
@@ -195,9 +197,11 @@ class _OfLoss(Compiled):
         self._captured += captured_arrays(traced)
         self.watch = watch(loss, self._captured)
         code = _code(loss)
-        if code is not None and code not in self._useless and ignores_parameters(traced, args):
-            self._useless.add(code)
-            warn_caller(ignored(code.co_qualname))
+        if code is not None and code not in self._useless:
+            told = misread(code.co_qualname, traced, args, self.watch.passed(loss), self._captured)
+            if told:
+                self._useless.add(code)
+                warn_caller(told)
         if self.watch.unseen and not unseen and code is not None:
             warn_caller(
                 f"{code.co_qualname} was compiled, and {self.watch.unseen}: they are constants of the compiled "

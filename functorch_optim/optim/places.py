@@ -60,6 +60,12 @@ class Watch(NamedTuple):
             return index
         return None
 
+    def passed(self, function: object) -> list[object]:
+        """The objects on the way to what ``function`` reads."""
+        values = [function]
+        self._first_changed(values)
+        return values
+
     def changed(self, function: object) -> str:
         """The first variable or attribute that has changed, as an argument: ``self.scale``, ``*self.batch``.
 
