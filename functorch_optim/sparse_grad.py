@@ -10,6 +10,7 @@ import numpy as np
 from functorch_optim import axes, rows, trees
 from functorch_optim.option_names import explains_names
 from functorch_optim.placement import whole
+from functorch_optim.tracing import trace_state
 from functorch_optim.typing import PyTree
 
 Sparse = str | Collection[str] | Callable[[str], bool]
@@ -18,11 +19,12 @@ Sparse = str | Collection[str] | Callable[[str], bool]
 class Table:
     """Stands for a table while the loss is differentiated; it only looks rows up, ``table[ids]``.
 
-    Each lookup adds an addend of zeros to its rows, and the loss is differentiated with respect to the addends.
+    Each lookup adds an addend of zeros to its rows, and the loss is differentiated with respect to the addends. It is
+    no array, so what a function does with the arrays of a tree alone leaves it out.
     """
 
     def __init__(self, name: str, array: jax.Array, addends: list[jax.Array] | None) -> None:
-        self._name, self._array, self._addends = name, array, addends
+        self._name, self._array, self._addends, self._trace = name, array, addends, trace_state()
         self.looked_up: list[jax.Array] = []
         self.found: list[jax.Array] = []
 
@@ -42,15 +44,19 @@ class Table:
         return len(self._array)
 
     def __getitem__(self, ids: Any) -> jax.Array:
+        if trace_state() != self._trace:
+            raise TypeError(self._refused("look it up outside of what the loss compiles, scans or maps"))
         plain = isinstance(ids, jax.Array | np.ndarray | np.integer | int | list) and not isinstance(ids, bool)
         ids = jnp.asarray(ids) if plain else ids
         if not plain or not jnp.issubdtype(ids.dtype, jnp.integer):
             raise TypeError(f"the table {trees.quote(self._name)} is looked up with an array of integers, not {ids!r}")
-        ids = ids if ids.dtype.itemsize > 4 else ids.astype(jnp.int32)
         size = len(self)
+        if jnp.issubdtype(ids.dtype, jnp.unsignedinteger):
+            ids = jnp.minimum(ids, jnp.asarray(min(size, jnp.iinfo(ids.dtype).max), ids.dtype))
+        ids = ids if ids.dtype.itemsize > 4 else ids.astype(jnp.int32)
         wrapped = jnp.where(ids < 0, ids + size, ids)
         self.looked_up.append(jnp.where(wrapped < 0, size, wrapped))  # out of range: no row
-        found = rows.look_up(jax.lax.stop_gradient(self._array), ids)
+        found = rows.look_up(self._array, ids)
         self.found.append(found)
         return found if self._addends is None else found + self._addends[len(self.looked_up) - 1]
 
@@ -58,7 +64,12 @@ class Table:
         name = trees.quote(self._name)
         return f"the table {name} has a row-sparse gradient and can only be looked up, table[ids]; {what}"
 
+    def __repr__(self) -> str:
+        return f"the table {trees.quote(self._name)}, which can only be looked up, table[ids]"
+
     def __getattr__(self, name: str) -> PyTree:
+        if name.startswith("_"):  # copy asks before there is anything, and libraries whether there is a protocol
+            raise AttributeError(name)
         raise AttributeError(self._refused(f"it has no {name!r}"))
 
     def __iter__(self) -> Iterator[object]:  # without it Python would try table[0], table[1], ... forever
@@ -113,7 +124,8 @@ def value_and_sparse_grad(loss: Callable[..., PyTree], sparse: Sparse, has_aux: 
         loss: ``loss(params, *args)`` returns a real scalar or, with ``has_aux``, a pair of it and anything. It may only
             look a table up, ``params["table"][ids]`` with an integer array of any shape, any number of times, but not
             inside a function that ``loss`` compiles, scans or maps. Flax's ``Embed`` does more with its table; an
-            ``nnx.Param`` looked up as ``embedding[ids]`` works. ``loss`` is traced even outside ``jit``.
+            ``nnx.Param`` looked up as ``embedding[ids]`` works. While ``loss`` runs a table is no array: a sum over
+            "all leaves that are arrays", such as a penalty, leaves it out. ``loss`` is traced even outside ``jit``.
         sparse: which parameters are tables: a dotted path (``"embed.table"``; ``""`` if the parameters are one array),
             several of them, or a function of the path.
         has_aux: whether ``loss`` returns something in addition to its value.

@@ -16,7 +16,8 @@ def is_tensor(value: object) -> bool:
 
 
 def _is_torchs(value: object) -> bool:
-    return type(value).__module__.partition(".")[0] == "torch"
+    """Whether this is an object of torch, or of a subclass of one of its classes with torch's methods."""
+    return any(kind.__module__.partition(".")[0] == "torch" for kind in type(value).__mro__)
 
 
 def as_array(value: Any) -> PyTree:
@@ -31,10 +32,10 @@ def as_array(value: Any) -> PyTree:
     return tensor.numpy()
 
 
-@functools.cache
-def _arrays() -> frozenset[type]:
-    """The types of most leaves, which every step of a loop meets; an import may not start JAX's backend."""
-    return frozenset({type(jnp.zeros(())), np.ndarray, bool, int, float, complex})
+@functools.lru_cache(maxsize=1024)
+def _is_known(kind: type) -> bool:
+    """Whether leaves of this type stay as they are; asked for every leaf of every step's batch."""
+    return issubclass(kind, jax.Array | np.ndarray | np.generic | bool | int | float | complex)
 
 
 def arrays_in(batch: PyTree) -> PyTree:
@@ -44,9 +45,9 @@ def arrays_in(batch: PyTree) -> PyTree:
         >>> import types
         >>> column = types.SimpleNamespace(__array__=lambda dtype=None, copy=None: np.ones(2))
         >>> arrays_in({"x": column, "mode": "train"})
-        {'mode': 'train', 'x': array([1., 1.])}
+        {'mode': 'train', 'x': Array([1., 1.], dtype=float32)}
     """
-    if _arrays().issuperset(map(type, jax.tree.leaves(batch))):
+    if all(map(_is_known, map(type, jax.tree.leaves(batch)))):
         return batch
     return jax.tree.map(_converted, batch)
 
@@ -55,8 +56,23 @@ def _converted(leaf: PyTree) -> PyTree:
     if isinstance(leaf, jax.Array | np.ndarray | np.generic | type) or hasattr(leaf, "__jax_array__"):
         return leaf
     if _is_torchs(leaf) and hasattr(leaf, "__array__"):
-        return as_array(leaf)
+        return _of_its_own(as_array(leaf))
     if not hasattr(leaf, "__array__"):
         return jnp.from_dlpack(leaf) if hasattr(leaf, "__dlpack__") else leaf
     array = np.asarray(leaf)
-    return leaf if array.dtype == object else array
+    return leaf if array.dtype == object else _of_its_own(array)
+
+
+def _of_its_own(array: PyTree) -> PyTree:
+    """Copy what may be another library's memory, which it may overwrite before the step has read it.
+
+    Raises:
+        OverflowError: an integer does not fit the default dtype, where JAX would take its lower bits.
+    """
+    if array.dtype in (np.int64, np.uint64) and array.size and not jax.config.jax_enable_x64:
+        limits = np.iinfo(np.int32 if array.dtype == np.int64 else np.uint32)
+        if array.max() > limits.max or array.min() < limits.min:
+            raise OverflowError(
+                f"a batch holds integers beyond {limits.dtype}, JAX's default: reduce them, or set jax_enable_x64"
+            )
+    return jnp.array(array)

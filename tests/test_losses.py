@@ -170,7 +170,7 @@ def test_the_third_compile_of_a_closure_in_the_loop_warns():
 
             one.step(closure)
 
-    with pytest.warns(UserWarning, match=r"compiled for the third time because it is defined anew for every step"):
+    with pytest.warns(UserWarning, match=r"compiled for the third time because it is defined anew: define it once"):
         torch_style_loop()
 
 

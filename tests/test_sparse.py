@@ -1,5 +1,6 @@
 """Row-sparse gradients: against torch's recorded runs, their cost, and how they are computed."""
 
+import copy
 import pickle
 
 import chex
@@ -349,6 +350,46 @@ OPERATORS = [
 def test_a_table_is_no_operand(bad):
     with pytest.raises(TypeError, match=r"the table 'w' .* can only be looked up, table\[ids\]; it is no operand \(__"):
         fo.value_and_sparse_grad(lambda params: jnp.sum(bad(params["w"])), "w")({"w": jnp.ones((4, 2))})
+
+
+INSIDE = {
+    "jit": lambda look: jax.jit(look)(jnp.array([1])),
+    "vmap": lambda look: jax.vmap(look)(jnp.array([1])),
+    "scan": lambda look: jax.lax.scan(lambda carry, i: (carry, look(i)), 0.0, jnp.array([1]))[1],
+    "checkpoint": lambda look: jax.checkpoint(look)(jnp.array([1])),
+}
+
+
+@pytest.mark.parametrize("call", INSIDE.values(), ids=INSIDE)
+def test_a_lookup_inside_another_trace_is_refused(call):
+    def of(params):
+        return jnp.sum(call(lambda ids: params["w"][ids]))
+
+    for wrap in (lambda function: function, jax.jit):
+        with pytest.raises(TypeError, match=r"the table 'w' .* outside of what the loss compiles, scans or maps"):
+            wrap(fo.value_and_sparse_grad(of, "w"))({"w": jnp.ones((4, 2))})
+
+
+def test_a_table_names_itself_and_is_copied():
+    def look_up(params, ids):
+        return jnp.sum(copy.copy(params["w"])[ids] * 2.0)
+
+    params = {"w": jnp.arange(8.0).reshape(4, 2)}
+    with pytest.raises(TypeError, match=r"the table 'w', which can only be looked up, table\[ids\]"):
+        fo.value_and_sparse_grad(lambda params: jnp.sum(jnp.take(params["w"], 0, axis=0)), "w")(params)
+    for ids in ([1, 2], np.array([1, 2], np.uint8), np.array([2, 1], np.int16)):
+        value, grads = fo.value_and_sparse_grad(look_up, "w")(params, ids)
+        assert value == 28.0 and sorted(rows.indices_of(grads["w"]).tolist()) == [1, 2]
+    _, grads = fo.value_and_sparse_grad(look_up, "w")(params, np.array([2**32 - 1, 1], np.uint32))
+    assert rows.indices_of(grads["w"]).tolist() == [4, 1]  # beyond the end: no row
+
+
+def test_the_value_is_differentiable_in_the_table():
+    def value(params):
+        return fo.value_and_sparse_grad(lambda params: jnp.sum(params["w"][jnp.array([1, 1])] ** 2), "w")(params)[0]
+
+    found = jax.grad(value)({"w": jnp.arange(8.0).reshape(4, 2)})["w"]
+    assert found.tolist() == [[0, 0], [8, 12], [0, 0], [0, 0]]
 
 
 def test_ids_out_of_range_move_nothing():

@@ -9,9 +9,9 @@ from functorch_optim.optim.engine.by_tree import ByTree
 from functorch_optim.optim.engine.closures import Data, Evaluation, Outcome, Task, check_batches, evaluate
 from functorch_optim.optim.loss_errors import explained
 from functorch_optim.optim.processes import check_same_everywhere
-from functorch_optim.optim.tracing import refuse_traced
 from functorch_optim.optim.transaction import Call, CallsBackError
 from functorch_optim.torch_tensors import arrays_in
+from functorch_optim.tracing import refuse_traced
 from functorch_optim.typing import Numeric, PyTree
 
 

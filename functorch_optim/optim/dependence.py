@@ -1,6 +1,6 @@
 """Whether a loss uses the parameters that it gets, and no random keys that it does not get."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import jax
 from jax.extend.core import Literal
@@ -11,6 +11,7 @@ from functorch_optim.pages import see
 from functorch_optim.typing import PyTree
 from functorch_optim.variables import is_random_key, opened
 
+_JIT = ("jit", "pjit", "closed_call", "core_call")  # whose jaxpr has the equation's arguments
 _MERGE = (
     "merge the parameters into the module, nnx.merge(graph, params, rest, copy=True)(x); "
     'eqx.combine(params, static)(x); model.apply({"params": params}, x)'
@@ -21,17 +22,26 @@ def ignores_parameters(closed: PyTree, args: tuple[PyTree, ...]) -> bool:
     """Whether the first result of a traced function, the loss, depends on no parameter among ``args``.
 
     The parameters are the first argument, and with :class:`Data` for the loss, everything else that it cannot get from
-    there. An equation's results depend on each of its arguments: in doubt the loss uses the parameters.
+    there. The results of an equation depend on each of its arguments, and what is compiled is looked into: in doubt the
+    loss uses the parameters.
     """
-    used: set[object] = set(_parameters(closed.jaxpr.invars, args))
-    for equation in closed.eqns:
-        if not used.isdisjoint(one for one in equation.invars if not isinstance(one, Literal)):
-            used.update(equation.outvars)
-    value = closed.jaxpr.outvars[0]
-    return isinstance(value, Literal) or value not in used
+    return not _depends(closed.jaxpr, _marks(args))[0]
 
 
-def _parameters(variables: list[object], args: tuple[PyTree, ...]) -> list[object]:
+def _depends(jaxpr: PyTree, marks: Sequence[bool]) -> list[bool]:
+    """Whether each result of a jaxpr depends on an argument that is marked."""
+    used = {variable for variable, mark in zip(jaxpr.invars, marks, strict=True) if mark}
+    for equation in jaxpr.eqns:
+        given = [not isinstance(one, Literal) and one in used for one in equation.invars]
+        if any(given):
+            inner = getattr(equation.params.get("jaxpr"), "jaxpr", None) if equation.primitive.name in _JIT else None
+            results = [True] * len(equation.outvars) if inner is None else _depends(inner, given)
+            used |= {variable for variable, result in zip(equation.outvars, results, strict=True) if result}
+    return [not isinstance(variable, Literal) and variable in used for variable in jaxpr.outvars]
+
+
+def _marks(args: tuple[PyTree, ...]) -> list[bool]:
+    """For each array of ``args``, whether the loss may take parameters from it."""
     nodes, treedef = jax.tree.flatten(args, is_leaf=_is_data)
     with_data = any(map(_is_data, nodes))
     count = len(jax.tree.leaves(args[0]))
@@ -41,7 +51,7 @@ def _parameters(variables: list[object], args: tuple[PyTree, ...]) -> list[objec
             for i, node in enumerate(nodes)
         ]
     )
-    return [variable for variable, mark in zip(variables, jax.tree.leaves(marks), strict=True) if mark]
+    return jax.tree.leaves(marks)
 
 
 def _is_data(node: object) -> bool:

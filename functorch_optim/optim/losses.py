@@ -14,12 +14,13 @@ from functorch_optim.callers import warn_caller
 from functorch_optim.optim.dependence import misread
 from functorch_optim.optim.engine.list_checks import is_array
 from functorch_optim.optim.places import Watch
-from functorch_optim.optim.tracing import refuse_traced
 from functorch_optim.optim.transaction import Compiled
 from functorch_optim.optim.watch import Closed, captured_arrays, watch
 from functorch_optim.sparse_grad import Sparse, value_and_sparse_grad
+from functorch_optim.tracing import refuse_traced
 from functorch_optim.typing import PyTree
 
+_MODES = ("deterministic", "use_running_average")  # what flax's train() and eval() set
 _INSTEAD = "pass what changes as arguments, step(closure, *args) or backward(loss, *args)"
 
 
@@ -101,14 +102,30 @@ class CompiledLosses(Closed):
 def _reason(loss: PyTree, before: "_OfLoss | None") -> str:
     """Why a loss is compiled again, and what to write instead."""
     if before is None:
-        return f"is defined anew for every step: define it once, outside the loop, and {_INSTEAD}"
-    changed = before.watch.changed(loss)
-    if not changed:
+        return f"is defined anew: define it once, outside the loop, and {_INSTEAD}"
+    changed, code = before.watch.changed(loss), _code(loss)
+    if changed is None:
         return f"reads variables that change: define it once, outside the loop, and {_INSTEAD}"
-    name = changed.removeprefix("*")
-    function = _code(loss).co_name
-    call = f"({name.partition('.')[0]}.{function}, {changed})" if inspect.ismethod(loss) else f"({function}, {changed})"
+    name = changed.name
+    if name.rpartition(".")[2] in _MODES:
+        return (
+            f"reads the mode of a module that changes, here {name}: split the module outside of the loss, once after "
+            "model.train(), and once after model.eval() for a loss of its own"
+        )
+    if not changed.direct or not _may_be_passed(changed.value) or not code.co_name.isidentifier():
+        return f"reads variables that change, here {name}: {_INSTEAD}"
+    bound = inspect.ismethod(loss)
+    function = f"{name.partition('.')[0]}.{code.co_name}" if bound else code.co_name
+    others = "..., " if code.co_argcount > 1 + bound else ""
+    stars = "*" if isinstance(changed.value, tuple | list) else ""
+    call = f"({function}, {others}{stars}{name})"
     return f"reads variables that change, here {name}: pass it as an argument, backward{call} or step{call}"
+
+
+def _may_be_passed(value: object) -> bool:
+    """Whether a value can be an argument of a compiled function that computes with it."""
+    leaves = jax.tree.leaves(value)
+    return bool(leaves) and all(is_array(leaf) or type(leaf) in (int, float, complex) for leaf in leaves)
 
 
 class _Identity:

@@ -20,9 +20,9 @@ from functorch_optim.optim.options import check_flags
 from functorch_optim.optim.ownership import own
 from functorch_optim.optim.param_groups import GroupRules, check_dense, parse
 from functorch_optim.optim.saved import Saved
-from functorch_optim.optim.tracing import trace_state
 from functorch_optim.optim.transaction import Transaction
 from functorch_optim.optim.views import ParamGroups
+from functorch_optim.tracing import trace_state
 from functorch_optim.typing import OptionValues, PyTree
 
 __all__ = ["Optimizer", "register_optimizer_step_post_hook", "register_optimizer_step_pre_hook"]

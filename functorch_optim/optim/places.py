@@ -66,40 +66,58 @@ class Watch(NamedTuple):
         self._first_changed(values)
         return values
 
-    def changed(self, function: object) -> str:
-        """The first variable or attribute that has changed, as an argument: ``self.scale``, ``*self.batch``.
-
-        Empty if ``function`` itself has no name for it.
-        """
+    def changed(self, function: object) -> "Changed | None":
+        """The first variable or attribute that has changed; None if there is no name for it."""
         values: list[object] = [function]
         index = self._first_changed(values)
-        return "" if index is None else _spelled(self.checks, values, index)
+        return None if index is None else _named(self.checks, values, index)
 
 
-def _spelled(checks: list[Check], values: list[object], index: int) -> str:
-    """The name of a place, without what lies behind its items; empty if the function does not name it."""
-    keys: list[PyTree] = []
+class Changed(NamedTuple):
+    """A variable or an attribute, as code spells it, without what lies behind its items.
+
+    ``value`` is what it has now; ``direct`` says whether the watched function itself reads it, by this name.
+    """
+
+    name: str
+    value: object
+    direct: bool
+
+
+def _named(checks: list[Check], values: list[object], index: int) -> Changed | None:
+    path: list[int] = []
     while index >= 0:
-        keys.insert(0, checks[index].key)
+        path.insert(0, index)
         index = checks[index].parent - 1
-    function, name = getattr(values[0], "__func__", values[0]), ""
+    found = Changed("", None, True)
+    for number in path:
+        check, value = checks[number], values[number + 1] if number + 1 < len(values) else None
+        key: PyTree = check.key
+        match key:
+            case ("attribute", "__self__") if not found.name:
+                function = getattr(values[0], "__func__", None)
+                found = Changed(_first_argument(function), value, True)
+            case ("attribute", "__globals__" | "__closure__"):
+                scope = values[check.parent]  # the function that reads
+                found = Changed("", scope, found.direct and not found.name)
+            case ("item", str(name)) if not found.name:
+                found = Changed(name, value, found.direct)
+            case ("item", int(cell)) if not found.name and isinstance(found.value, types.FunctionType):
+                found = Changed(found.value.__code__.co_freevars[cell], value, found.direct)
+            case ("attribute", "cell_contents"):
+                found = found._replace(value=value)
+            case ("attribute", str(part)) if found.name and not part.startswith("__"):
+                found = Changed(f"{found.name}.{part}", value, found.direct)
+            case ("attribute", "__func__"):
+                pass
+            case _:
+                break
+    return found if found.name else None
+
+
+def _first_argument(function: object) -> str:
     code = getattr(function, "__code__", None)
-    if not isinstance(code, types.CodeType):
-        return ""
-    match [key for key in keys if key != ("attribute", "__func__")]:
-        case [("attribute", "__self__"), *rest] if code.co_argcount:
-            name = code.co_varnames[0]
-        case [("attribute", "__globals__"), ("item", str(name)), *rest]:
-            pass
-        case [("attribute", "__closure__"), ("item", int(cell)), ("attribute", "cell_contents"), *rest]:
-            name = code.co_freevars[cell]
-        case _:
-            return ""
-    for kind, part in rest:
-        if kind != "attribute" or part.startswith("__"):
-            return f"*{name}" if kind == "item" and isinstance(part, int) else name
-        name += f".{part}"
-    return name
+    return code.co_varnames[0] if isinstance(code, types.CodeType) and code.co_argcount else ""
 
 
 def original(array: Any) -> Any:

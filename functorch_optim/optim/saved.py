@@ -18,8 +18,8 @@ from functorch_optim.optim.layout import GroupParams, check_groups
 from functorch_optim.optim.losses import CompiledLosses
 from functorch_optim.optim.regrouping import LoadedGroups, Waiting
 from functorch_optim.optim.state_dict import NotLoaded, Refused, check_strict, read_state_dict, reason, write_state_dict
-from functorch_optim.optim.tracing import trace_state
 from functorch_optim.optim.views import ParamGroups
+from functorch_optim.tracing import trace_state
 from functorch_optim.typing import PyTree
 
 _BEYOND_TORCH = ("batched", "reshape", "frozen", "state_dtype")  # what a state dict of torch says nothing of stays

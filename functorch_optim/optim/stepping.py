@@ -27,10 +27,10 @@ from functorch_optim.optim.losses import CompiledLosses, is_closure, takes_param
 from functorch_optim.optim.lost import check_alive
 from functorch_optim.optim.options import is_constant, read_options
 from functorch_optim.optim.ownership import own_beside
-from functorch_optim.optim.tracing import OUTSIDE, TRACED, refuse_traced, trace_state
 from functorch_optim.optim.transaction import Call, Transaction
 from functorch_optim.optim.views import ParamGroups, Watched, unwatch_on_error
 from functorch_optim.torch_tensors import as_array
+from functorch_optim.tracing import OUTSIDE, TRACED, refuse_traced, trace_state
 from functorch_optim.typing import Numeric, OptionValues, PyTree
 
 _aval = operator.attrgetter("aval")

@@ -16,7 +16,7 @@ import jax
 from jax.extend.core import jaxpr_as_fun
 
 from functorch_optim.optim.ownership import own
-from functorch_optim.optim.tracing import refuse_traced
+from functorch_optim.tracing import refuse_traced
 from functorch_optim.typing import PyTree
 
 # The C functions below the public ones: a step reads the handlers of all signals, in 2 microseconds instead of 60.
