@@ -721,3 +721,98 @@ def test_the_variable_that_changes_is_named(monkeypatch):
         UserWarning, match=r"here x: pass it as an argument, backward\(closure, x\) or step\(closure, x\)"
     ):
         one.step(closure)
+
+
+class Slots:
+    """What cannot be passed as an argument, and what a loss reads through another function."""
+
+    def __init__(self, step):
+        self.flag, self.scale, self.mode = bool(step % 2), float(step), "ab"[int(step) % 2]
+
+    def flagged(self, params):
+        return jnp.sum(params["w"]) if self.flag else -jnp.sum(params["w"])
+
+    def moded(self, params):
+        return jnp.sum(params["w"]) * {"a": 1.0, "b": 2.0}[self.mode]
+
+    def with_a_batch(self, params, x):
+        return jnp.sum(params["w"] * x) * self.scale
+
+
+def through_another(params):
+    return reads_a_global(params)
+
+
+@pytest.mark.parametrize(
+    ("loss_of", "words"),
+    [
+        (lambda slots: slots.flagged, "here slots.flag: pass what changes as arguments"),
+        (lambda slots: slots.moded, "here slots.mode: pass what changes as arguments"),
+        (lambda slots: slots.with_a_batch, "backward(self.with_a_batch, ..., self.scale)"),
+        (lambda slots: through_another, "here batch_of_globals: pass what changes as arguments"),
+    ],
+    ids=["a flag", "a string", "with a batch", "through another function"],
+)
+def test_only_what_may_be_passed_is_advised(monkeypatch, loss_of, words):
+    one, slots = optimizer(), Slots(0.0)
+    loss_fn = loss_of(slots)
+    batch = [jnp.ones(2)] if "with_a_batch" in words else []
+    for step in (1.0, 2.0, 3.0):
+        monkeypatch.setitem(globals(), "batch_of_globals", jnp.full(2, step))
+        if step == 3.0:
+            break
+        one.backward(loss_fn, *batch)
+        slots.__init__(step)
+    with pytest.warns(UserWarning, match="compiled for the third time because it reads variables that change") as got:
+        one.backward(loss_fn, *batch)
+    assert words.replace("slots.", "self.") in str(got[0].message)
+
+
+def test_the_mode_of_a_module_is_no_argument(standard_promotion):
+    module = nnx.Dropout(0.5, rngs=nnx.Rngs(0))
+
+    def loss_fn(params):
+        return jnp.sum(params["w"]) * (1.0 if module.deterministic else 2.0)
+
+    one = optimizer()
+    for _ in range(2):
+        one.backward(loss_fn)
+        module.deterministic = not module.deterministic
+    with pytest.warns(UserWarning, match=r"reads the mode of a module that changes, here module\.deterministic: split"):
+        one.backward(loss_fn)
+
+
+class WithDropout(nnx.Module):
+    def __init__(self):
+        self.w, self.dropout = nnx.Param(jnp.ones(64)), nnx.Dropout(0.5, rngs=nnx.Rngs(0))
+
+    def __call__(self, x):
+        return jnp.sum(self.dropout(self.w * x))
+
+
+@pytest.mark.parametrize("way", ["split inside", "split outside"])
+def test_random_keys_that_a_loss_does_not_get_warn(way, standard_promotion):
+    module = WithDropout()
+    graph, _, rest = nnx.split(module, nnx.Param, ...)
+
+    def frozen_mask(params, x):
+        own = nnx.split(module, nnx.Param, ...)[2] if way == "split inside" else rest
+        return nnx.merge(graph, params, own, copy=True)(x)
+
+    def right(params, rest, x):
+        merged = nnx.merge(graph, params, rest, copy=True)
+        return merged(x), nnx.state(merged, nnx.Not(nnx.Param))
+
+    one = optim.SGD(module, lr=0.0)
+    with pytest.warns(UserWarning, match=r"frozen_mask: the loss reads random keys.*has_aux=True") as got:
+        values = {float(one.step(frozen_mask, 1.0)) for _ in range(3)}
+    assert len(values) == len(got) == 1
+    values = set()
+    for _ in range(3):
+        value, rest = one.step(right, rest, 1.0, has_aux=True)
+        values.add(float(value))
+    assert len(values) == 3
+    module.eval()
+    graph, _, rest = nnx.split(module, nnx.Param, ...)
+    one = optim.SGD(module, lr=0.0)
+    assert float(one.step(frozen_mask, 1.0)) == 64.0  # without a warning: nothing is drawn

@@ -216,6 +216,25 @@ def test_a_loss_that_ignores_the_parameters_warns(call):
         STEPS[call](lambda params, x: jax.jit(jnp.sum)(jax.lax.stop_gradient(params["w"]) * x))
 
 
+@jax.jit
+def compiled_constant(params, x):
+    return jnp.sum(x)
+
+
+@jax.jit
+def compiled(params, x):
+    return jnp.sum(params["w"] * x)
+
+
+def test_what_a_compiled_loss_uses_is_known():
+    for loss_fn in (compiled_constant, lambda params, x: compiled_constant(params, x) * 2.0):
+        with pytest.warns(UserWarning, match="the loss does not use its first argument"):
+            sgd().step(loss_fn, jnp.ones(2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sgd().step(compiled, jnp.ones(2))
+
+
 def test_a_loss_that_ignores_the_parameters_warns_once():
     def constant(params, x):
         return jnp.sum(x)
