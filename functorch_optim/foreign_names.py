@@ -129,7 +129,10 @@ _NAMES: dict[str, list[Meaning]] = {
             "params": [("lr", "a transformation gets the parameters later, state = tx.init(params)")],
             "state_dtype": [("", "wrap the result, fo.state_dtype(tx, dtype)")],
             "fused capturable": [("lr", "leave it out: your jax.jit decides what is compiled together")],
-            "differentiable": [("lr", "leave it out: every update is differentiable")],
+            "differentiable": [
+                ("max_iter", "leave it out: the loop of L-BFGS and BFGS has no derivative in reverse mode"),
+                ("lr", "leave it out: every update is differentiable"),
+            ],
             "foreach": [("lr", "leave it out: this one does not pack parameters")],
             "axis_name": [("params", "leave it out: it belongs to functions inside shard_map")],
             "verbose": [("optimizer", "leave it out, as in torch 2.7 and newer: print scheduler.get_last_lr()")],

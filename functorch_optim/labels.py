@@ -1,7 +1,9 @@
 """Labels of parameters, and masks: trees of booleans, functions of the dotted path, regular expressions."""
 
+import contextlib
 import re
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Generator, Hashable
+from contextvars import ContextVar
 from dataclasses import replace
 
 import jax
@@ -76,10 +78,31 @@ class Labels(Frozen):
         return labels
 
 
+_PART: ContextVar[bool] = ContextVar("part", default=False)
+
+
+@contextlib.contextmanager
+def part_of_a_tree() -> Generator[None, None, None]:
+    """Within it a mask that is True nowhere may be so elsewhere: the tree is a part of the parameters."""
+    token = _PART.set(True)
+    try:
+        yield
+    finally:
+        _PART.reset(token)
+
+
+def _is_part_of_optax(tree: PyTree) -> bool:
+    """Whether optax's masks have taken leaves out of the tree."""
+    nodes = jax.tree.leaves(tree, is_leaf=lambda node: type(node).__name__ == "MaskedNode")
+    return any(type(node).__name__ == "MaskedNode" for node in nodes)
+
+
 def warn_of_empty(who: str, mask: Labels, tree: PyTree) -> None:
     """Warn if a mask, a function or a regular expression, is True at no parameter: a slip in a name would undo it."""
-    names = trees.named_leaves(tree, none_is_leaf=True)[0]
-    if mask.leaves or isinstance(mask.function, ByLeaf) or not names or any(mask.of(names, tree)):
+    if mask.leaves or isinstance(mask.function, ByLeaf) or _PART.get():
+        return
+    names, leaves, _ = trees.named_leaves(tree, none_is_leaf=True)
+    if all(leaf is None for leaf in leaves) or any(mask.of(names, tree)) or _is_part_of_optax(tree):
         return
     warn_caller(
         f"{who}: the mask {mask!r} is True at no parameter, so it selects none; the parameters are {listed(names)} "

@@ -3,6 +3,7 @@
 from typing import Literal, get_args
 
 Page = Literal[
+    "averaging",
     "checkpoints",
     "clipping-and-constraints",
     "fast-loop",

@@ -69,7 +69,7 @@ def _of_its_own(array: PyTree) -> PyTree:
     Raises:
         OverflowError: an integer does not fit the default dtype, where JAX would take its lower bits.
     """
-    if array.dtype in (np.int64, np.uint64) and array.size and not jax.config.jax_enable_x64:
+    if array.dtype in (np.int64, np.uint64) and array.size and jnp.result_type(int) == np.int32:
         limits = np.iinfo(np.int32 if array.dtype == np.int64 else np.uint32)
         if array.max() > limits.max or array.min() < limits.min:
             raise OverflowError(

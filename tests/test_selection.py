@@ -9,6 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 from flax.core import FrozenDict
@@ -352,6 +353,7 @@ def test_a_mask_that_selects_nothing_is_no_secret(name):
     assert [warning.filename for warning in found] == [__file__]
     with pytest.warns(UserWarning, match=rf"{who}: the mask re.compile\('gamma'\) is True at no parameter"):
         wrap(re.compile("gamma")).init(PARAMS)
+    labels = jax.tree.map(lambda is_bias: "b" if is_bias else "rest", BIAS)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         wrap(lambda path: "gamma" in path).update(GRADS, state, PARAMS)  # told once, by init
@@ -361,3 +363,18 @@ def test_a_mask_that_selects_nothing_is_no_secret(name):
             {"b": wrap(lambda path: "head" in path), "rest": fo.sgd()}, [("bias", "b"), ("", "rest")]
         )
         elsewhere.init(PARAMS)  # the mask has what another member gets
+        by_optax = optax.multi_transform({"b": wrap(lambda path: "head" in path), "rest": optax.sgd(1.0)}, labels)
+        by_optax.init(PARAMS)
+        wrap(lambda path: "gamma" in path).init(jax.tree.map(lambda _: None, PARAMS))
+
+
+def test_a_mask_of_groups_may_be_true_in_one_of_them():
+    def make(lr):
+        return fo.adamw(lr=lr, decay_mask=lambda path: "b" not in path)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        groups = [{"params": {"w": jnp.ones(2)}}, {"params": {"b": jnp.ones(2)}, "lr": 0.2}]
+        optimizer = optim.Optimizer.from_transform(make, groups, {"lr": 0.1})
+        optimizer.step([{"w": jnp.ones(2)}, {"b": jnp.ones(2)}])
+        fo.adamw(weight_decay=0.0, decay_mask=lambda path: False).init({"w": jnp.ones(2)})

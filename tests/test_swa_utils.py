@@ -771,7 +771,8 @@ def test_random_keys_and_intermediates_are_no_part_of_the_average(standard_promo
     module = Noisy()
     averaged = swa_utils.AveragedModel(module)
     module(jnp.ones((1, 2)))
-    for _ in range(2):
+    averaged.update_parameters(module)
+    with pytest.warns(UserWarning, match="the parameters of the last update"):
         averaged.update_parameters(module)
     saved = averaged.state_dict()
     assert sorted(saved) == ["module.linear.bias", "module.linear.kernel", "n_averaged"]
@@ -871,3 +872,24 @@ def test_update_bn_takes_torchs_tensors():
     swa_utils.update_bn([{"x": one} for one in torch.tensor(data)], module, lambda module, batch: module(batch["x"]))
     found.append((module.mean[...].tolist(), module.var[...].tolist()))
     assert found == found[:1] * 4
+
+
+def test_a_module_that_was_not_trained_warns():
+    module = nnx.BatchNorm(2, rngs=nnx.Rngs(0))
+    averaged = swa_utils.AveragedModel(module)
+    averaged.update_parameters(module)  # as it was when the average was made: the first copies it
+    with pytest.warns(UserWarning, match=r"the module has the parameters of the last update.*nnx\.update") as got:
+        averaged.update_parameters(module)
+    assert got[0].filename == __file__ and averaged.n_averaged == 2
+    module.scale[...] = module.scale[...] + 1.0
+    for again in (averaged, copy.deepcopy(averaged), pickle.loads(pickle.dumps(averaged))):
+        again.update_parameters(module)
+
+
+@with_torch
+def test_an_average_takes_torchs_tensors():
+    import torch
+
+    averaged = swa_utils.AveragedModel(nnx.BatchNorm(2, rngs=nnx.Rngs(0))).eval()
+    x = torch.tensor([[1.0, 2.0]], requires_grad=True)
+    assert averaged(x).tolist() == averaged(jnp.array([[1.0, 2.0]])).tolist()

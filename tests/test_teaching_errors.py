@@ -409,3 +409,76 @@ def test_gradients_in_other_containers_fit_by_their_names(way):
     assert all(found[name].tolist() == two.params[name].tolist() for name in found)
     with pytest.raises(ValueError, match="gradients do not have the structure of the parameters: missing 'bias'"):
         one.step({"kernel": jnp.ones((2, 2))})
+
+
+def test_gradients_by_name_fit_groups():
+    ones = jnp.ones(2)
+    groups = [{"params": {"w": jnp.zeros(2)}}, {"params": {"b": jnp.zeros(2)}, "lr": 0.2}]
+    for params, names in ((groups, "wb"), ([("b", jnp.zeros(2)), ("a", jnp.zeros(2))], "ba")):
+        optimizer = optim.SGD(params, lr=0.1)
+        optimizer.step(dict(zip(names, (ones, 3 * ones), strict=True)))
+        rates = [0.1, 0.2] if params is groups else [0.1, 0.1]
+        moved = [leaf.tolist() for leaf in jax.tree.leaves(optimizer.params)]
+        np.testing.assert_allclose(moved, [[-rates[0]] * 2, [-3 * rates[1]] * 2], rtol=1e-6)
+
+
+class Trainer:
+    """A training class that is ported line by line."""
+
+    def __init__(self, **parts):
+        vars(self).update(parts)
+
+    def no_arguments(self):
+        return jnp.sum(self.x)
+
+    def batch_alone(self, x):
+        return jnp.sum(x)
+
+    def calls_its_module(self, params, x):
+        return jnp.sum(self.model(x))
+
+    def counts(self, params, x):
+        return jnp.sum(params["w"] * x), {"seen": jnp.ones(300)}
+
+    def reads_torch(self, params):
+        return jnp.sum(params["w"] * self.x)
+
+
+@pytest.mark.parametrize("way", ["backward", "step", "backward, jit=False"])
+def test_a_loss_with_other_arguments_is_told_how_it_is_called(way):
+    trainer = Trainer(x=jnp.ones(2))
+    call = {"backward": sgd().backward, "step": sgd().step}.get(way, lambda *args: sgd().backward(*args, jit=False))
+    told = r"positional argument.* the loss is called as loss\(params, \*batch\).*docs/from-torch\.md"
+    for loss_fn, batch in ((trainer.batch_alone, [1.0]), (lambda: 0.0, []), (lambda params, x, y: x, [1.0])):
+        if way == "step" and not batch:  # torch's own closure, which takes nothing
+            continue
+        with pytest.raises(TypeError, match=told):
+            call(loss_fn, *batch)
+    with pytest.raises(TypeError, match=r"^'(int|float)' object|argument") as caught:
+        call(lambda params, x: (lambda: x)(1), 1.0)  # another function's arguments
+    assert "is called as" not in str(caught.value)
+
+
+@pytest.mark.parametrize("way", ["backward", "step"])
+def test_a_module_that_is_called_from_outside_is_told_to_be_merged(way, standard_promotion):
+    trainer = Trainer(model=nnx.Dropout(0.5, rngs=nnx.Rngs(0)))
+    with pytest.raises(Exception, match="from a different trace level") as caught:
+        getattr(sgd(), way)(trainer.calls_its_module, jnp.ones(2))
+    (note,) = [note for note in caught.value.__notes__ if "merge" in note]
+    assert "nnx.merge(graph, params, rest, copy=True)" in note and "docs/networks.md" in note
+
+
+def test_what_a_loss_returns_beside_its_value_is_told_before_it_is_shown():
+    with pytest.raises(TypeError) as caught:
+        sgd().backward(Trainer().counts, jnp.ones(2))
+    message = str(caught.value)
+    assert message.startswith("Gradient only defined for scalar-output functions. The loss must return one real number")
+    assert len(message) < 800
+
+
+@pytest.mark.torch
+def test_a_tensor_that_a_loss_reads_is_told_to_be_passed():
+    torch = pytest.importorskip("torch", reason="reads a tensor of torch")
+    trainer = Trainer(x=torch.ones(2))
+    with pytest.raises(TypeError, match=r"the loss reads a tensor of torch.*backward\(loss, \*batch\)"):
+        sgd().backward(trainer.reads_torch)

@@ -64,7 +64,7 @@ def _outcome(optimizer: Any, task: Task) -> Outcome:
             if isinstance(optimizer._engine, ByTree):  # another library's transformation may take the loss
                 return _in_one_call(optimizer, task, careful=True)
     compiled = optimizer._losses.compiled(closure, ("gradients", how), functools.partial(_gradients, how))
-    outcome, grads = optimizer._evaluate(lambda: compiled(optimizer._tree(), data))
+    outcome, grads = optimizer._evaluate(closure, lambda: compiled(optimizer._tree(), data))
     optimizer._step(optimizer._checked_leaves(grads))
     return outcome
 
@@ -98,8 +98,8 @@ def _in_one_call(optimizer: Any, task: Task, careful: bool) -> Outcome:
 
     try:
         return optimizer._change(call, updated, careful)[0]
-    except TypeError as error:
-        told = explained(error, _shaped(optimizer))
+    except Exception as error:  # a closure may raise anything
+        told = explained(error, task.closure, _shaped(optimizer))
         if told is error:
             raise
         raise told from error

@@ -45,7 +45,7 @@ class GroupParams(Sequence[jax.Array]):
     def _optimizer(self) -> PyTree:
         optimizer = self._owner()
         if optimizer is None:
-            raise ReferenceError("the optimizer of this group is gone")
+            raise ReferenceError("the optimizer of this group is gone: keep it in a variable")
         return optimizer
 
     def is_of(self, optimizer: object, index: int) -> bool:

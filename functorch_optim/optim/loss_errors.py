@@ -1,5 +1,6 @@
 """Errors of losses and gradients that say what to write instead: habits of torch, and values read while tracing."""
 
+import re
 import types
 from typing import Any
 
@@ -24,6 +25,13 @@ _NOT_SCALAR = (
     "The loss must return one real number, as jnp.mean(...) does; with has_aux=True a pair of it and anything else. "
     "backward and step differentiate it themselves: pass the loss, not jax.grad(loss)"
 )
+_SCALAR_ONLY = "Gradient only defined for scalar-output functions."
+_A_COPY = (
+    "The loss calls a module of flax that is made outside of it, and the call changes the module's random keys or "
+    "statistics. Call a copy: module = nnx.merge(graph, params, rest, copy=True) in the loss, and return "
+    "nnx.state(module, nnx.Not(nnx.Param)) beside the value, with has_aux=True"
+)
+_TORCH_INSIDE = "the loss reads a tensor of torch; tensors are converted if they are arguments, backward(loss, *batch)"
 _NOT_THE_MODULE = (
     "the loss gets the parameters, not the module. Put them into the module, and call that: "
     "nnx.merge(graph, params, rest, copy=True)(x) with graph, _, rest = nnx.split(model, nnx.Param, ...); "
@@ -45,28 +53,41 @@ def check_loss(given: object) -> None:
         )
 
 
-def explained(error: TypeError, params: PyTree, compiled: bool = True) -> TypeError:
+def explained(error: Exception, loss: object, params: PyTree, compiled: bool = True) -> Exception:
     """Return the error of a loss with what to write instead, if that is known; JAX's errors keep their types.
 
     ``params`` is a tree like the one that the loss got.
     """
     if isinstance(error, READS_A_TRACER):
         return told(error, _IN_COMPILED if compiled else _IN_DIFFERENTIATED)
-    if type(error) is TypeError and str(error).startswith("Gradient only defined for scalar-output"):
-        return TypeError(f"{error} {_NOT_SCALAR} ({see('fast-loop')}).")
-    if type(error) is TypeError and str(error) == f"{type(params).__name__!r} object is not callable":
-        return TypeError(f"{error}: {_NOT_THE_MODULE} ({see('networks')}).")
-    if type(error) is TypeError and callable(params) and str(error) == "'NoneType' object is not callable":
-        return TypeError(f"{error}: {_NOT_THE_MODULE} ({see('networks')}).")
+    text = str(error)
+    if type(error).__name__ == "TraceContextError":
+        error.add_note(f"{_A_COPY} ({see('networks')}).")
+    if type(error) is not TypeError:
+        return error
+    if text.startswith(_SCALAR_ONLY):
+        rest = text.removeprefix(_SCALAR_ONLY)
+        return TypeError(f"{_SCALAR_ONLY} {_NOT_SCALAR} ({see('fast-loop')}).{rest[:200]}{'...' * (len(rest) > 200)}")
+    unmerged = {type(params).__name__, *["NoneType"] * callable(params)}
+    if text in [f"{name!r} object is not callable" for name in unmerged]:
+        return TypeError(f"{text}: {_NOT_THE_MODULE} ({see('networks')}).")
+    if "Cannot interpret 'torch." in text or re.match("unsupported operand.*'Tensor'", text):
+        return TypeError(f"{text}: {_TORCH_INSIDE} ({see('from-torch')}).")
+    if re.match(rf"{re.escape(getattr(loss, '__qualname__', '?'))}\(\) .*positional argument", text):
+        return TypeError(f"{text}: the loss is called as loss(params, *batch) ({see('from-torch')}).")
     return error
 
 
-def aligned(params: PyTree, grads: PyTree) -> list[PyTree]:
-    """Return gradients of another structure than the parameters' in leaf order, if only the containers differ.
+def aligned(params: PyTree, names: list[str] | None, grads: PyTree) -> list[PyTree]:
+    """Return gradients of another structure than the parameters' in leaf order, if they have the parameters' names.
 
     Raises:
         ValueError: it cannot; the message says what is missing, and what a step takes.
     """
+    found_names, leaves, _ = trees.named_leaves(variables.plain(grads), none_is_leaf=True)
+    if names is not None and sorted(found_names) == sorted(names):
+        found = dict(zip(found_names, leaves, strict=True))
+        return [found[name] for name in names]
     try:
         return trees.align(params, variables.fitted(grads, params), "gradients")
     except ValueError as error:
@@ -78,7 +99,7 @@ def _instead_of(grads: Any) -> str:
     step = f"optimizer.step(closure, *batch) with closure(params, *batch) ({see('from-torch')})"
     if jax.tree_util.all_leaves([grads]) and not isinstance(grads, str | types.NoneType) and jnp.ndim(grads) == 0:
         return f"; a step takes gradients or the loss as a function, not the loss's value: {step}"
-    if isinstance(grads, tuple) and len(grads) == 2:
+    if type(grads) is tuple and len(grads) == 2:
         return f"; of the pair that jax.value_and_grad returns pass the second, or the loss as a function, {step}"
     if jax.tree_util.all_leaves([grads]):
         return f"; a step takes gradients with the parameters' structure, or the loss as a function: {step}"

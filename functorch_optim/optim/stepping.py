@@ -312,7 +312,7 @@ class Stepping(Hooked):
         try:
             leaves = self._layout.structure.treedef.flatten_up_to(grads)
         except ValueError:
-            leaves = aligned(self._layout.structure.unflatten(self._held.arrays()), grads)
+            leaves = aligned(self._tree(), self._layout.names, grads)
         return self._checked_leaves(leaves)
 
     def _checked_leaves(self, leaves: list[PyTree]) -> list[PyTree]:

@@ -120,7 +120,7 @@ class Values(Stepping):
         """Return what the loss returns, and its gradients with respect to the tree."""
         tables = named(self._paths(sparse), self._tree()) if sparse else ()
         function = self._losses.value_and_grad(loss_fn, has_aux, jit, tables, self._frozen())
-        value, tree = self._evaluate(lambda: function(self._tree(), *args), compiled=jit)
+        value, tree = self._evaluate(loss_fn, lambda: function(self._tree(), *args), compiled=jit)
         return value, self._aligned(tree)
 
     def _as_stored(
@@ -136,21 +136,20 @@ class Values(Stepping):
         assembly, arrays = packed
         make = functools.partial(differentiated_packed, assembly, has_aux)
         function = self._losses.compiled(loss_fn, ("packed", shared(assembly), has_aux), make)
-        value, grads = self._evaluate(lambda: function(arrays, ONE, *args))
+        value, grads = self._evaluate(loss_fn, lambda: function(arrays, ONE, *args))
         self._refuse_traced(grads)
         return value, PackedGrads(assembly, grads)
 
-    def _evaluate(self, call: Callable[[], PyTree], compiled: bool = True) -> PyTree:
+    def _evaluate(self, loss: object, call: Callable[[], PyTree], compiled: bool = True) -> PyTree:
         try:
             return call()
-        except TypeError as error:
-            told = explained(error, self._tree(), compiled)
+        except Exception as error:  # a loss may raise anything
+            if isinstance(error, RuntimeError | ValueError):
+                self._check_alive()
+            told = explained(error, loss, self._tree(), compiled)
             if told is error:
                 raise
             raise told from error
-        except (RuntimeError, ValueError):
-            self._check_alive()
-            raise
 
     def _accumulate(self, grads: Grads) -> None:
         self._settle()

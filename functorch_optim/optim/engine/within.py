@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from functorch_optim.base import GradientTransformation, Transform, conversion_of, needs_of, update_of
+from functorch_optim.labels import part_of_a_tree
 from functorch_optim.objectives import restricted
 from functorch_optim.typing import PyTree
 
@@ -14,7 +15,8 @@ class Within(Transform):
     element: int
 
     def init(self, params: PyTree) -> PyTree:
-        return self.of.init(params[self.element])
+        with part_of_a_tree():
+            return self.of.init(params[self.element])
 
     def update(self, updates: PyTree, state: PyTree, params: PyTree = None, **extra: PyTree) -> tuple[PyTree, PyTree]:
         own = None if params is None else params[self.element]

@@ -14,7 +14,7 @@ from functorch_optim.optim.swa_utils.count import Count
 from functorch_optim.optim.swa_utils.models import Module, Parts, Tree, is_array, on_device, owned, wrapped
 from functorch_optim.optim.swa_utils.wide_averages import is_narrow, recalled, roundings
 from functorch_optim.optim.transaction import Compiled, Transaction, exclusive
-from functorch_optim.torch_tensors import as_array
+from functorch_optim.torch_tensors import arrays_in, as_array
 from functorch_optim.typing import Numeric, PyTree
 
 
@@ -141,10 +141,10 @@ class AveragedModel:
             return parts.trees(parts.leaves)
 
     def __call__(self, *inputs: object, **options: object) -> PyTree:
-        """Call the model with the averaged parameters."""
+        """Call the model with the averaged parameters; torch's tensors become arrays."""
         with self._transaction.handoff_lock:
             model = self._model.snapshot()
-        return model(*inputs, **options)
+        return model(*arrays_in(inputs), **arrays_in(options))
 
     def train(self, mode: bool = True) -> "AveragedModel":
         """Set the mode of a flax nnx module; a tree has no mode."""

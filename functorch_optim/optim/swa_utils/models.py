@@ -1,14 +1,17 @@
 """Models that can be averaged: trees of arrays with a separate tree of buffers, and flax nnx modules."""
 
 import copy
+import weakref
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
 from functorch_optim import trees
+from functorch_optim.callers import warn_caller
 from functorch_optim.foreign_models import instead_in
 from functorch_optim.optim.ownership import own
+from functorch_optim.pages import see
 from functorch_optim.typing import PyTree
 from functorch_optim.variables import fitted, is_nnx, nnx, other_variables
 
@@ -93,6 +96,7 @@ class Module:
 
     def __init__(self, module: PyTree) -> None:
         self.module = nnx().clone(module)
+        self._last: list[weakref.ref[PyTree]] = []  # the arrays of the last update
 
     def read(self) -> Parts:
         return Parts(*self._states(self.module))
@@ -111,7 +115,19 @@ class Module:
             return model, buffers
         if buffers is not None:
             raise ValueError("a module already holds its buffers")
-        return self._states(model)
+        params, statistics = self._states(model)
+        self._check_changed(jax.tree.leaves((params, statistics)))
+        return params, statistics
+
+    def _check_changed(self, leaves: list[PyTree]) -> None:
+        """Warn if the module has the very arrays of the last update."""
+        if self._last and all(last() is leaf for last, leaf in zip(self._last, leaves, strict=False)):
+            warn_caller(
+                "update_parameters: the module has the parameters of the last update. An optimizer keeps the trained "
+                "ones: write them into the module first, nnx.update(model, optimizer.params, rest), with the rest that "
+                f"the loss returned ({see('averaging')})"
+            )
+        self._last = [weakref.ref(leaf) for leaf in leaves if isinstance(leaf, jax.Array)]
 
     def _states(self, module: PyTree) -> tuple[PyTree, PyTree]:
         passing = (nnx().RngState, nnx().Intermediate)  # belong to the module alone, not to an average or state_dict
@@ -123,6 +139,9 @@ class Module:
 
     def __deepcopy__(self, memo: object) -> "Module":
         return copy.copy(self)._cloned()
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**vars(self), "_last": []}
 
     def _cloned(self) -> "Module":
         self.module = nnx().clone(self.module)
