@@ -36,6 +36,7 @@ from functorch_optim.monitoring.monitor import MonitorState, monitor
 from functorch_optim.monitoring.report import report
 from functorch_optim.norms import global_norm
 from functorch_optim.selection import MaskedState, masked, partition
+from functorch_optim.sharded_state import init_sharded, state_shardings
 from functorch_optim.sparse_grad import value_and_sparse_grad
 from functorch_optim.transforms.accumulation import AccumulateState, CountedAccumulateState, accumulate
 from functorch_optim.transforms.adaptive_clipping import (
@@ -181,6 +182,7 @@ __all__ = [
     "identity",
     "if_large",
     "if_nonfinite",
+    "init_sharded",
     "inject",
     "interop",
     "keep_nonnegative",
@@ -239,6 +241,7 @@ __all__ = [
     "skip_spikes",
     "sparse_adam",
     "state_dtype",
+    "state_shardings",
     "stochastic_rounding",
     "swa",
     "swap_params",

@@ -1,4 +1,4 @@
-"""Strict by default: dtype and rank promotion raise. Two CPU devices, so that sharding is tested on any machine."""
+"""Strict by default: dtype and rank promotion raise. Eight CPU devices, so that sharding is tested on any machine."""
 
 import os
 import pathlib
@@ -10,7 +10,7 @@ import pytest
 
 from tests.algorithms import FULL
 
-FLAGS = ["--xla_force_host_platform_device_count=2"]
+FLAGS = ["--xla_force_host_platform_device_count=8"]
 # These flags halve the compile time. With OPTIMIZED, XLA compiles as it does for users; CI compares the trajectories
 # in that mode too. XLA aborts on unknown and removed flags.
 if not os.environ.get("OPTIMIZED") and jax.__version_info__ < (0, 13):

@@ -1,0 +1,164 @@
+"""Where a transformation's state lives on a mesh: beside the parameters, leaf by leaf."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jax.core import Tracer
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from functorch_optim import trees
+from functorch_optim.base import GradientTransformation, check_transformation
+from functorch_optim.option_names import explains_names
+from functorch_optim.paths import PathRules, as_rules
+from functorch_optim.typing import PyTree
+
+Rules = Sequence[tuple[str | re.Pattern[str], PartitionSpec]]
+
+
+@explains_names
+def state_shardings(
+    tx: GradientTransformation, params: PyTree, *, memory_kind: str | None = None, rules: Rules = ()
+) -> PyTree:
+    """Return the sharding of every leaf of a transformation's state, as ``jax.jit(out_shardings=)`` takes them.
+
+    A slot is split as its parameter. One that lacks some of the parameter's dimensions (Adafactor's statistics) or has
+    more (the history of L-BFGS) is split in those that it shares. Counts and other scalars are replicated.
+
+    Nothing is computed: ``tx.init`` is traced on a mesh with explicit axes, where the types of arrays have shardings.
+
+    Args:
+        tx: a transformation; another library's too, if its ``init`` can be traced on such a mesh.
+        params: arrays, or :class:`jax.ShapeDtypeStruct`, whose NamedShardings are of one mesh, of any kind of axes.
+            Leaves on one device count as replicated. If no leaf is on a mesh, it is the one of ``jax.set_mesh``.
+        memory_kind: the kind of memory for all of it, for example ``"pinned_host"``; by default the parameters'.
+        rules: pairs of a regular expression and a PartitionSpec for leaves of the state that shall be split otherwise;
+            the first that is found in a leaf's dotted path decides.
+
+    Returns:
+        A tree of :class:`jax.sharding.NamedSharding` with the state's structure.
+
+    Raises:
+        ValueError: there is no mesh, or more than one; a rule is found in no path, or its spec does not fit the leaf.
+
+    Example:
+        >>> import functorch_optim as fo
+        >>> mesh = jax.make_mesh((jax.device_count(),), ("data",))
+        >>> of_rows = NamedSharding(mesh, PartitionSpec("data"))
+        >>> params = {"w": jax.ShapeDtypeStruct((8, 4), "float32", sharding=of_rows)}
+        >>> found = state_shardings(fo.adam(), params)
+        >>> found.exp_avg["w"].spec, found.step.spec
+        (P('data',), P())
+    """
+    check_transformation("state_shardings", tx)
+    mesh, kind = _mesh_of(params)
+    state = _typed_state(tx, params, mesh)
+    names, leaves, treedef = trees.named_leaves(state)
+    chosen = as_rules("state_shardings", list(rules), "PartitionSpec")
+    chosen.check(names)
+    specs = [_spec(chosen, name, leaf, mesh) for name, leaf in zip(names, leaves, strict=True)]
+    return treedef.unflatten([NamedSharding(mesh, spec, memory_kind=memory_kind or kind) for spec in specs])
+
+
+@explains_names
+def init_sharded(
+    tx: GradientTransformation, params: PyTree, *, memory_kind: str | None = None, rules: Rules = ()
+) -> PyTree:
+    """Create a transformation's state in its place on the parameters' mesh; no device holds all of it on the way.
+
+    It is ``tx.init(params)``, placed as :func:`state_shardings` says: also the counts, so that the first step is
+    compiled once, and also where ``init`` under ``jit`` sees no shardings, on a mesh with automatic axes.
+
+    Args:
+        tx: a transformation.
+        params: arrays on one mesh.
+        memory_kind: as in :func:`state_shardings`.
+        rules: as in :func:`state_shardings`.
+
+    Raises:
+        TypeError: a parameter is no array, or traced. ValueError: as in :func:`state_shardings`.
+
+    Example:
+        >>> import functorch_optim as fo
+        >>> mesh = jax.make_mesh((jax.device_count(),), ("data",))
+        >>> params = {"w": jax.device_put(jax.numpy.ones((8, 4)), NamedSharding(mesh, PartitionSpec("data")))}
+        >>> state = init_sharded(fo.adam(), params)
+        >>> state.exp_avg["w"].sharding.spec, state.step.sharding.spec
+        (P('data',), P())
+    """
+    for name, leaf in zip(*trees.named_leaves(params)[:2], strict=True):
+        if not isinstance(leaf, jax.Array) or isinstance(leaf, Tracer):
+            raise TypeError(f"init_sharded needs arrays, but the parameter {trees.quote(name)} is {leaf!r:.60}")
+    shardings = state_shardings(tx, params, memory_kind=memory_kind, rules=rules)
+    mesh, _ = _mesh_of(params)
+    twin = _explicit(mesh)
+    moved = jax.tree.map(lambda leaf: jax.device_put(leaf, NamedSharding(twin, _spec_of(leaf, mesh))), params)
+    on_twin = jax.tree.map(lambda one: NamedSharding(twin, one.spec, memory_kind=one.memory_kind), shardings)
+    with jax.set_mesh(twin):
+        state = jax.jit(tx.init, out_shardings=on_twin)(moved)
+    return jax.tree.map(jax.device_put, state, shardings)
+
+
+def _mesh_of(params: PyTree) -> tuple[Mesh, str | None]:
+    """Return the parameters' mesh, and the kind of memory that they are in."""
+    names, leaves, _ = trees.named_leaves(params)
+    found: dict[Mesh, tuple[str, str | None]] = {}
+    for name, leaf in zip(names, leaves, strict=True):
+        sharding = getattr(leaf, "sharding", None)
+        if isinstance(sharding, NamedSharding) and isinstance(sharding.mesh, Mesh):
+            found.setdefault(sharding.mesh, (name, sharding.memory_kind))
+    if len(found) > 1:
+        (one, (first, _)), (other, (second, _)), *_ = found.items()
+        raise ValueError(
+            f"the parameters are on different meshes: {trees.quote(first)} on {one}, {trees.quote(second)} on {other}"
+        )
+    for mesh, (_, kind) in found.items():
+        return mesh, kind
+    mesh = jax.sharding.get_mesh()
+    if mesh.empty:
+        raise ValueError(
+            "no parameter is on a mesh: place them, jax.device_put(p, NamedSharding(mesh, spec)), or call this inside "
+            "jax.set_mesh(mesh)"
+        )
+    return mesh, None
+
+
+def _explicit(mesh: Mesh) -> Mesh:
+    """The same mesh with explicit axes, on which the types of arrays have their shardings."""
+    return Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Explicit,) * len(mesh.axis_names))
+
+
+def _spec_of(leaf: Any, mesh: Mesh) -> PartitionSpec:
+    sharding = getattr(leaf, "sharding", None)
+    return sharding.spec if isinstance(sharding, NamedSharding) else PartitionSpec()
+
+
+def _typed_state(tx: GradientTransformation, params: PyTree, mesh: Mesh) -> PyTree:
+    """The state's leaves as shapes with shardings on the mesh's explicit twin."""
+    twin = _explicit(mesh)
+
+    def typed(leaf: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(twin, _spec_of(leaf, mesh)))
+
+    with jax.sharding.use_abstract_mesh(twin.abstract_mesh):
+        return jax.eval_shape(tx.init, jax.tree.map(typed, params))
+
+
+def _spec(rules: PathRules, name: str, leaf: Any, mesh: Mesh) -> PartitionSpec:
+    """The spec of a leaf of the state: that of a rule, or of its type, without trailing Nones."""
+    match = rules.match(name)
+    if match is None:
+        parts = list(leaf.sharding.spec) if isinstance(leaf.sharding, NamedSharding) else []
+        while parts and parts[-1] is None:
+            parts.pop()
+        return PartitionSpec(*parts)
+    spec = rules.pairs[match[0]][1]
+    try:
+        NamedSharding(mesh, spec).shard_shape(leaf.shape)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"state_shardings: the rule for {trees.quote(name)} gives {spec!r}, which does not fit its shape "
+            f"{leaf.shape}: {error}"
+        ) from error
+    return spec
