@@ -14,7 +14,8 @@ from functorch_optim.typing import Array, PyTree
 def place(leaf: PyTree, model: PyTree) -> PyTree:
     """Place a leaf as ``model`` is placed: on its devices, or uncommitted if the model is.
 
-    If the model is not JAX's, return the leaf as it is, NumPy's.
+    Of a leaf that is not JAX's only the parts are read that this process's devices need, ``leaf[index]``. If the model
+    is not JAX's, return the leaf as it is.
     """
     if not isinstance(model, jax.Array | jax.ShapeDtypeStruct):
         return leaf
@@ -23,7 +24,16 @@ def place(leaf: PyTree, model: PyTree) -> PyTree:
         return leaf
     if sharding is None:  # such as a step counter that init created, which follows the parameters
         return jnp.array(np.asarray(leaf), copy=True)
-    return jax.device_put(leaf, sharding)
+    if isinstance(leaf, jax.Array) or len(sharding.device_set) == 1:
+        return jax.device_put(leaf if isinstance(leaf, jax.Array) else np.asarray(leaf), sharding)
+    held: dict[str, np.ndarray] = {}  # devices may need the same part
+
+    def part(index: tuple[slice, ...] | None) -> np.ndarray:
+        if str(index) not in held:
+            held[str(index)] = np.array(leaf[index], order="C")
+        return held[str(index)]
+
+    return jax.make_array_from_callback(leaf.shape, sharding, part)
 
 
 def _concrete(sharding: object) -> PyTree:

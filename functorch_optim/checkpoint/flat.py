@@ -1,7 +1,8 @@
 """Trees as named arrays and texts, which safetensors and any other format of named arrays can store."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +11,7 @@ import numpy as np
 
 from functorch_optim import flat as flat_params
 from functorch_optim import trees, variables
+from functorch_optim.checkpoint.chunks import Lazy
 from functorch_optim.checkpoint.errors import CheckpointError, shown
 from functorch_optim.checkpoint.like import at, restored
 from functorch_optim.checkpoint.state_names import flatten_state_dict, is_state_dict, unflatten_state_dict
@@ -17,7 +19,7 @@ from functorch_optim.checkpoint.work import Work
 from functorch_optim.placement import place
 from functorch_optim.typing import PyTree
 
-FORMAT = 3  # bump it when the written data changes, and keep reading all; 2 added a checksum, 3 random keys
+FORMAT = 4  # bump it when the written data changes, and keep reading all; 2 added a checksum, 3 random keys, 4 shards
 MARK = "__functorch_optim__"  # the text with the format, and how the names form the tree
 _TEXTS = "__functorch_optim_texts__"  # in formats for arrays only: the bytes of the texts
 _KEYS = "__functorch_optim_keys__."  # prefix of the text with the algorithm of an array of random keys
@@ -57,26 +59,43 @@ def unflatten(flat: Flat, like: PyTree = None) -> PyTree:
     Raises:
         CheckpointError: a newer version wrote it, it is damaged, or it does not fit ``like``.
     """
-    try:
+    with _damage_told():
         version = format_of(flat.texts) if MARK in flat.texts else None
         flat = _with_keys(flat)
         like = jax.tree.map(lambda node: ... if is_state_dict(node) else node, like, is_leaf=_is_node)
-        if like is None or like is ...:
-            return _foreign(flat) if version is None else _Reader(flat).tree()
         told = {name: text for name, text in flat.texts.items() if name != MARK}
-        leaves, models, treedef = restored(flat.arrays, told, flat_params.unflatten(like))
-        saved = unflatten(flat) if any(model is ... for model in models) else None
+        found = None if like is None or like is ... else restored(flat.arrays, told, flat_params.unflatten(like))
+        whole = found is None or any(model is ... for model in found[1])
+        saved = (_foreign(flat) if version is None else _Reader(flat).tree()) if whole else None
+    if found is None:
+        return _read(saved)
+    leaves, models, treedef = found
+    tree = treedef.unflatten([_read(place(leaf, model)) for leaf, model in zip(leaves, models, strict=True)])
+    tree = flat_params.flatten_like(tree, like) if trees.has_flat(like) else tree
+    if not whole:
+        return tree
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: _read(at(saved, path)) if leaf is ... else leaf, tree, is_leaf=trees.is_sparse
+    )
+
+
+@contextmanager
+def _damage_told() -> Generator[None]:
+    try:
+        yield
     except CheckpointError:
         raise
     except (AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise CheckpointError(f"what was saved is damaged: {shown(error)}") from error
-    tree = treedef.unflatten([place(leaf, model) for leaf, model in zip(leaves, models, strict=True)])
-    tree = flat_params.flatten_like(tree, like) if trees.has_flat(like) else tree
-    if saved is None:
-        return tree
-    return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: at(saved, path) if leaf is ... else leaf, tree, is_leaf=trees.is_sparse
-    )
+
+
+def _read(node: PyTree) -> PyTree:
+    """Read what is still in a file."""
+    if isinstance(node, Lazy):
+        return np.asarray(node)
+    if isinstance(node, dict):
+        return {key: _read(value) for key, value in node.items()}
+    return type(node)(map(_read, node)) if type(node) in (list, tuple) else node
 
 
 def to_arrays(tree: PyTree) -> dict[str, PyTree]:

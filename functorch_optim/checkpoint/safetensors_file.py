@@ -1,20 +1,24 @@
 """Trees in safetensors files."""
 
+import functools
 import os
+from contextlib import ExitStack
 
 import numpy as np
 
-from functorch_optim.checkpoint import safetensors_format
+from functorch_optim.checkpoint import in_step, safetensors_format, shards
 from functorch_optim.checkpoint.atomic import atomic_write
+from functorch_optim.checkpoint.chunks import Lazy
 from functorch_optim.checkpoint.errors import CheckpointError, shown
 from functorch_optim.checkpoint.flat import MARK, Flat, flatten, format_of, unflatten
+from functorch_optim.checkpoint.safetensors_format import File, Source, as_bytes
 from functorch_optim.typing import PyTree
 
 _DTYPE = "__dtype__."  # prefix of the text with the dtype and shape of an array stored as bytes
 _CHECKED = 2  # the first format with a checksum
 
 
-def save_safetensors(tree: PyTree, path: str | os.PathLike[str], sync: bool = True) -> None:
+def save_safetensors(tree: PyTree, path: str | os.PathLike[str], sync: bool = True, *, sharded: bool = False) -> None:
     """Write a tree to a safetensors file.
 
     Arrays get dotted names; an optimizer's ``state_dict`` gets the names of torch's distributed checkpoints,
@@ -46,16 +50,31 @@ def save_safetensors(tree: PyTree, path: str | os.PathLike[str], sync: bool = Tr
         >>> loaded["optimizer"]["state"][0]["momentum_buffer"].tolist()
         [1.0, 1.0]
     """
-    flat = flatten(tree)
-    arrays, texts = {}, dict(flat.texts)
-    for name, given in flat.arrays.items():
-        if safetensors_format.is_kept(given.dtype):
-            arrays[name] = given
+    with in_step.in_step(tree, "save_safetensors") as team:
+        flat = flatten(tree)
+        told = [f"{name} {array.dtype} {array.shape}" for name, array in flat.arrays.items()]
+        in_step.refuse_differences(told, team, "save_safetensors")
+        if sharded:
+            shards.write(flat.arrays, flat.texts, path, sync, team)
         else:
-            texts[_DTYPE + name] = f"{given.dtype.name} {' '.join(map(str, given.shape))}"
-            arrays[name] = np.frombuffer(np.asarray(given).tobytes(), np.uint8)
-    with atomic_write(path, sync) as file:
-        safetensors_format.write(file, arrays, texts)
+            _write(flat, path, sync, team)
+
+
+def _write(flat: Flat, path: str | os.PathLike[str], sync: bool, team: in_step.Team) -> None:
+    """Write one file, in process 0; the others send what they hold."""
+    texts = dict(flat.texts)
+    sources: dict[str, Source] = {}
+    for name, array in flat.arrays.items():
+        read = functools.partial(in_step.gathered, array, team, "save_safetensors")
+        sources[name] = as_bytes(Source(array.dtype, array.shape, read))
+        if not safetensors_format.is_kept(array.dtype):
+            texts[_DTYPE + name] = f"{array.dtype.name} {' '.join(map(str, array.shape))}"
+    if team.rank == 0:
+        with shards.replacing(path), atomic_write(path, sync) as file:
+            safetensors_format.write(file, sources, texts)
+    else:
+        for name in safetensors_format.in_order(sources):
+            sources[name].read()
 
 
 def load_safetensors(path: str | os.PathLike[str], like: PyTree = None, verify: bool = True) -> PyTree:
@@ -96,31 +115,46 @@ def load_safetensors(path: str | os.PathLike[str], like: PyTree = None, verify: 
         3
     """
     name = os.fsdecode(path)
-    try:
-        content = safetensors_format.read(name)
-        if verify:
-            _check(content)
-        arrays, texts = dict(content.arrays), dict(content.texts)
-        for key in [text for text in texts if text.startswith(_DTYPE)]:
-            dtype, *shape = texts.pop(key).split(" ")
+    with ExitStack() as stack:
+        handle = stack.enter_context(open(name, "rb"))
+        try:
+            file = safetensors_format.opened(handle, verify)
+            _check(file, verify)
+            arrays = _arrays(file, name, verify, stack)
+            texts = {key: text for key, text in file.texts.items() if not key.startswith((_DTYPE, shards.INDEX))}
+            return unflatten(Flat(arrays, texts), like)
+        except CheckpointError as error:
+            raise CheckpointError(f"{name}: {error}") from error
+        except (AttributeError, KeyError, IndexError, MemoryError, RecursionError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{name} is no safetensors file, or damaged: {shown(error)}") from error
+
+
+def _arrays(file: File, path: str, verify: bool, stack: ExitStack) -> dict[str, Lazy]:
+    """The arrays of a file, or of the shards that it lists."""
+    if shards.INDEX in file.texts:
+        return shards.arrays_of(file, path, verify, stack)
+    arrays: dict[str, Lazy] = dict(file.arrays)
+    for key, text in file.texts.items():
+        if key.startswith(_DTYPE):
+            dtype, *shape = text.split(" ")
             plain = key.removeprefix(_DTYPE)
-            arrays[plain] = arrays[plain].view(np.dtype(dtype)).reshape([int(n) for n in shape if n])
-        return unflatten(Flat(arrays, texts), like)
-    except CheckpointError as error:
-        raise CheckpointError(f"{name}: {error}") from error
-    except (AttributeError, KeyError, MemoryError, RecursionError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{name} is no safetensors file, or damaged: {shown(error)}") from error
+            arrays[plain] = file.arrays[plain].seen_as(np.dtype(dtype), tuple(int(n) for n in shape if n))
+    return arrays
 
 
-def _check(content: safetensors_format.Content) -> None:
-    """Raise unless the file is what was written.
+def _check(file: File, verify: bool) -> None:
+    """Raise unless the header is what was written, and the file is no shard.
 
     Two names mark our files, the format's and the checksum's: damage to one leaves the other.
     """
-    version = format_of(content.texts) if MARK in content.texts else 0
-    if content.whole is None and version >= _CHECKED:
+    if shards.PART_OF in file.texts:
+        raise CheckpointError(f"it is one of several files of a checkpoint: load {file.texts[shards.PART_OF]!r}")
+    version = format_of(file.texts) if MARK in file.texts else 0
+    if not verify:
+        return
+    if file.whole is None and version >= _CHECKED:
         raise CheckpointError("it is damaged: its checksum is missing. verify=False reads it nevertheless")
-    if content.whole is False:
+    if file.whole is False:
         raise CheckpointError(
             "it is damaged, or another program has written it anew: its checksum is wrong. verify=False reads it "
             "nevertheless"

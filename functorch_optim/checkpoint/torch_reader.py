@@ -13,6 +13,7 @@ from functorch_optim.checkpoint import numpy_pickles, plain_pickles
 from functorch_optim.checkpoint.archive import Archive
 from functorch_optim.checkpoint.dtypes import DTYPES, STORAGES
 from functorch_optim.checkpoint.errors import CheckpointError, shown
+from functorch_optim.checkpoint.flat import flatten, unflatten
 from functorch_optim.checkpoint.pickle_machine import Known, PickleMachine
 from functorch_optim.checkpoint.plain_tree import Refused, Skip, checked_skip
 from functorch_optim.checkpoint.work import Work
@@ -31,7 +32,9 @@ class _Class:
     """A class that a file may give a tensor."""
 
 
-def load_torch(path: str | os.PathLike[str], verify: bool = True, mapped: bool = True, *, skip: Skip = ()) -> PyTree:
+def load_torch(
+    path: str | os.PathLike[str], verify: bool = True, mapped: bool = True, *, skip: Skip = (), like: PyTree = None
+) -> PyTree:
     """Read a file of ``torch.save``, with NumPy's arrays instead of tensors.
 
     Nothing in the file is executed: only names that tensors and containers need are known, and each does only what
@@ -49,6 +52,9 @@ def load_torch(path: str | os.PathLike[str], verify: bool = True, mapped: bool =
             :func:`functorch_optim.checkpoint.save_torch` does, is safe.
         skip: which refused entries to leave out: their places as the message shows them, with everything inside
             (``["['args']"]``), or a function of the place (``lambda place: True``). Entries that are not refused stay.
+        like: as for :func:`load_safetensors`: a tree with the saved structure, whose leaves say where the result's
+            leaves are placed. With ``mapped`` and without ``verify`` only the parts that this process's devices need
+            are read.
 
     Raises:
         CheckpointError: the file is in another format, is damaged, or contains something unknown; the message names
@@ -71,7 +77,8 @@ def load_torch(path: str | os.PathLike[str], verify: bool = True, mapped: bool =
     work = Work(len(archive.bytes))
     names = {**_NAMES, **plain_pickles.names(work), **numpy_pickles.names(work)}
     machine = PickleMachine(partial(_find, names), _Storages(archive), work)
-    return machine.run(bytes(archive.read("data.pkl")), skip)
+    tree = machine.run(bytes(archive.read("data.pkl")), skip)
+    return tree if like is None else unflatten(flatten(tree), like)
 
 
 @dataclass

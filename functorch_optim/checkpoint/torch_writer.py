@@ -3,7 +3,8 @@
 import os
 import struct
 import zipfile
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, deque
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from functorch_optim import trees, variables
+from functorch_optim.checkpoint import in_step
 from functorch_optim.checkpoint.atomic import atomic_write
 from functorch_optim.checkpoint.dtypes import STORAGES, UNTYPED
 from functorch_optim.checkpoint.errors import CheckpointError
@@ -35,8 +37,12 @@ def save_torch(tree: PyTree, path: str | os.PathLike[str], sync: bool = True) ->
         path: the file.
         sync: whether to wait until the file is on the disk.
 
+    If processes share some of the arrays, all call it with the same tree: the arrays are sent to process 0 one by one,
+    and it writes the file. An error in one process is raised in all.
+
     Raises:
         CheckpointError: the tree holds something else, or a dtype that torch does not have; the message says where.
+            Or it failed in another process.
 
     Example:
         >>> import tempfile
@@ -49,13 +55,24 @@ def save_torch(tree: PyTree, path: str | os.PathLike[str], sync: bool = True) ->
         >>> load_torch(path)["optimizer"]["param_groups"][0]["lr"]
         0.5
     """
-    pickle = _Pickle()
-    pickle.write(tree)
+    with in_step.in_step(tree, "save_torch") as team:
+        pickle = _Pickle()
+        pickle.write(tree)
+        in_step.refuse_differences([f"{array.dtype} {array.shape}" for array in pickle.arrays], team, "save_torch")
+        arrays = (in_step.gathered(array, team, "save_torch") for array in pickle.arrays)
+        if team.rank:
+            deque(arrays, maxlen=0)  # send what this process holds
+        else:
+            _write_archive(path, sync, bytes(pickle.bytes) + b".", arrays)
+
+
+def _write_archive(path: str | os.PathLike[str], sync: bool, pickled: bytes, arrays: Iterable[np.ndarray]) -> None:
     with atomic_write(path, sync) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-        _write(archive, "data.pkl", bytes(pickle.bytes) + b".")
+        _write(archive, "data.pkl", pickled)
         _write(archive, "byteorder", b"little")
-        for number, array in enumerate(pickle.arrays):
-            _write(archive, f"data/{number}", array.view(np.uint8).data)
+        for number, array in enumerate(arrays):
+            little = array.astype(array.dtype.newbyteorder("<"), copy=False)
+            _write(archive, f"data/{number}", np.ascontiguousarray(little).reshape(-1).view(np.uint8).data)
         _write(archive, "version", b"3\n")
 
 
@@ -78,9 +95,8 @@ class _Pickle:
 
     def __init__(self) -> None:
         self.bytes = bytearray(b"\x80\x02")
-        self.arrays: list[np.ndarray] = []
+        self.arrays: list[PyTree] = []  # kept alive, so that identities stay unique
         self._numbers: dict[int, int] = {}  # of the arrays' storages, by the array's identity
-        self._kept: list[PyTree] = []  # kept alive, so that identities stay unique
 
     def write(self, node: PyTree, where: str = "", depth: int = 0) -> None:
         kind = type(node)
@@ -156,33 +172,30 @@ class _Pickle:
                 f"{trees.quote(where)} is an array of random keys, which torch's files have not: write "
                 "jax.random.key_data of it, or use save_safetensors, which keeps them"
             )
+        dtype = np.dtype(given.dtype).newbyteorder("=")
+        typed = dtype in _STORAGE_OF
+        if not typed and dtype not in _NAME_OF:
+            raise CheckpointError(f"{trees.quote(where)} is {dtype}, a dtype that torch has not")
         number = self._number(given)
-        array = self.arrays[number]
-        typed = array.dtype in _STORAGE_OF
-        if not typed and array.dtype not in _NAME_OF:
-            raise CheckpointError(f"{trees.quote(where)} is {array.dtype}, a dtype that torch has not")
-        storage = f"torch\n{_STORAGE_OF[array.dtype]}" if typed else "torch.storage\nUntypedStorage"
+        storage = f"torch\n{_STORAGE_OF[dtype]}" if typed else "torch.storage\nUntypedStorage"
         self.bytes += f"ctorch._utils\n_rebuild_tensor_v{2 if typed else 3}\n((".encode()
         self.write("storage")
         self.bytes += f"c{storage}\n".encode()
         self.write(str(number))
         self.write("cpu")
-        self._integer(array.size if typed else array.nbytes)
+        self._integer(given.size if typed else given.size * dtype.itemsize)
         self.bytes += b"tQ"
         self._integer(0)
         self.write(np.shape(given))
         self.write(tuple(int(np.prod(np.shape(given)[axis + 1 :])) for axis in range(np.ndim(given))))
         self.bytes += b"\x89ccollections\nOrderedDict\n)R"
         if not typed:
-            self.bytes += f"ctorch\n{_NAME_OF[array.dtype]}\n".encode()
+            self.bytes += f"ctorch\n{_NAME_OF[dtype]}\n".encode()
         self.bytes += b"tR"
 
-    def _number(self, given: object) -> int:
+    def _number(self, given: PyTree) -> int:
         """The number of an array's storage; an array written again keeps its number."""
         if id(given) not in self._numbers:
-            flat = np.ascontiguousarray(np.asarray(given)).reshape(-1)
-            swapped = flat.astype(flat.dtype.newbyteorder("<")) if flat.dtype.byteorder == ">" else flat
             self._numbers[id(given)] = len(self.arrays)
-            self.arrays.append(swapped)
-            self._kept.append(given)
+            self.arrays.append(given)
         return self._numbers[id(given)]

@@ -1,0 +1,153 @@
+"""One file per process with the parts of arrays that it holds, and an index of them."""
+
+import json
+import os
+import re
+import secrets
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+
+import numpy as np
+
+from functorch_optim.checkpoint import host, in_step, safetensors_format
+from functorch_optim.checkpoint.atomic import atomic_write
+from functorch_optim.checkpoint.chunks import Lazy
+from functorch_optim.checkpoint.errors import CheckpointError, shown
+from functorch_optim.checkpoint.safetensors_format import File, Source, as_bytes
+from functorch_optim.typing import PyTree
+
+INDEX = "__functorch_optim_shards__"  # the text with the files, and which part of which array is where
+PART_OF = "__functorch_optim_part_of__"  # the text of a shard with the name of the index
+_NAME = re.compile(r".*-[0-9a-f]{8}-[0-9]{5}-of-[0-9]{5}\.safetensors")
+
+Owned = list[tuple[int, host.Ranges]]  # the parts of an array, and which file has each
+
+
+def write(
+    arrays: Mapping[str, PyTree], texts: Mapping[str, str], path: str | os.PathLike[str], sync: bool, team: in_step.Team
+) -> None:
+    """Write this process's shard, and in process 0 the index, after all shards are there.
+
+    The new shards have new names, so that the old checkpoint is whole until the new index replaces the old one.
+    """
+    folder, name = os.path.split(os.path.realpath(os.fsdecode(path)))
+    token = in_step.agreed(secrets.randbelow(1 << 31), team, "save_safetensors")
+    stem = f"{name.removesuffix('.safetensors')}-{token:08x}"
+    files = [f"{stem}-{i + 1:05d}-of-{team.processes:05d}.safetensors" for i in range(team.processes)]
+    owned = {name: _owned(array, number, team) for number, (name, array) in enumerate(arrays.items())}
+    own = {
+        f"{name}[{','.join(f'{begin}:{end}' for begin, end in ranges)}]": _source(arrays[name], ranges)
+        for name, parts in owned.items()
+        for file, ranges in parts
+        if file == team.rank
+    }
+    mine = os.path.join(folder, files[team.rank])
+    try:
+        with atomic_write(mine, sync) as file:
+            safetensors_format.write(file, own, {PART_OF: name})
+        in_step.check(team, "save_safetensors")
+        if team.rank == 0:
+            listed = {name: [array.dtype.name, array.shape, owned[name]] for name, array in arrays.items()}
+            with replacing(path), atomic_write(path, sync) as file:
+                safetensors_format.write(file, {}, {**texts, INDEX: json.dumps({"files": files, "arrays": listed})})
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(mine)
+        raise
+
+
+def _owned(array: PyTree, number: int, team: in_step.Team) -> Owned:
+    """Which process writes which part; of those that have it, another one for every array."""
+    if not host.is_global(array):
+        return [(0, tuple((0, size) for size in array.shape))]
+    return [(part.holders[number % len(part.holders)], part.ranges) for part in host.parts(array)]
+
+
+def _source(array: PyTree, ranges: host.Ranges) -> Source:
+    shape = tuple(end - begin for begin, end in ranges)
+    return as_bytes(Source(array.dtype, shape, lambda: host.part(array, ranges)))
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Generator[None]:
+    """Replace a checkpoint in the block: then the shards of the old one are removed, as far as there are any."""
+    target = os.path.realpath(os.fsdecode(path))
+    old: Sequence[str] = ()
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError), open(target, "rb") as file:
+        old = _files(safetensors_format.opened(file, verify=False))
+    yield
+    for name in old:
+        with suppress(OSError):
+            os.unlink(os.path.join(os.path.dirname(target), name))
+
+
+def _files(index: File) -> list[str]:
+    """The names of the shards, each in the folder of the index."""
+    if INDEX not in index.texts:
+        return []
+    files = json.loads(index.texts[INDEX])["files"]
+    if not all(type(name) is str and os.path.basename(name) == name and _NAME.fullmatch(name) for name in files):
+        raise ValueError("it names shards that are none")
+    return files
+
+
+def arrays_of(index: File, path: str, verify: bool, stack: ExitStack) -> dict[str, Lazy]:
+    """The arrays of an index; a shard is opened when a part in it is read, and closed with the stack.
+
+    Raises:
+        ValueError: the index is damaged.
+    """
+    shards = _Shards(os.path.dirname(os.path.realpath(path)), _files(index), verify, stack)
+    found: dict[str, Lazy] = {}
+    for name, (dtype, shape, owned) in json.loads(index.texts[INDEX])["arrays"].items():
+        parts = [(file, tuple((begin, end) for begin, end in ranges)) for file, ranges in owned]
+        found[name] = _Parts(name, np.dtype(dtype), tuple(shape), parts, shards)
+    return found
+
+
+class _Shards:
+    """The files of an index, opened as they are needed."""
+
+    def __init__(self, folder: str, files: Sequence[str], verify: bool, stack: ExitStack) -> None:
+        self._folder, self._files, self._verify, self._stack = folder, files, verify, stack
+        self._opened: dict[int, File] = {}
+
+    def __getitem__(self, number: int) -> File:
+        if number not in self._opened:
+            name = self._files[number]
+            path = os.path.join(self._folder, name)
+            if not os.path.exists(path):
+                raise CheckpointError(
+                    f"its arrays are in {len(self._files)} files beside it, and {name} is missing: save into a folder "
+                    "that all processes see, or copy the files of all into one"
+                )
+            handle = self._stack.enter_context(open(path, "rb"))  # noqa: SIM115 the stack closes it
+            file = safetensors_format.opened(handle, self._verify)
+            if self._verify and not file.whole:
+                raise CheckpointError(f"{name} is damaged: its checksum is wrong. verify=False reads it nevertheless")
+            self._opened[number] = file
+        return self._opened[number]
+
+
+class _Parts(Lazy):
+    """An array whose parts are in several files."""
+
+    def __init__(self, name: str, dtype: np.dtype, shape: tuple[int, ...], owned: Owned, shards: _Shards) -> None:
+        super().__init__(dtype, shape)
+        self._name, self._owned, self._shards = name, owned, shards
+
+    def read(self, out: np.ndarray, ranges: Sequence[range]) -> None:
+        filled = 0
+        for number, place in self._owned:
+            met = [(max(a.start, b), min(a.stop, e)) for a, (b, e) in zip(ranges, place, strict=True)]
+            if any(begin >= end for begin, end in met):
+                continue
+            entry = f"{self._name}[{','.join(f'{begin}:{end}' for begin, end in place)}]"
+            stored = self._shards[number].arrays[entry].seen_as(self.dtype, tuple(e - b for b, e in place))
+            inside = tuple(slice(b - start, e - start) for (b, e), (start, _) in zip(met, place, strict=True))
+            target = tuple(slice(b - a.start, e - a.start) for (b, e), a in zip(met, ranges, strict=True))
+            part = stored[inside]
+            out[target] = part
+            filled += part.size
+        if filled != out.size:
+            raise ValueError(f"parts of {shown(self._name)!r} are missing or in two places")
