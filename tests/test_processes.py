@@ -1,33 +1,122 @@
-"""Steps across several processes."""
+"""Steps, files and decisions of two processes are those of one."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from functorch_optim.checkpoint import load_safetensors
+from tests.conftest import FLAGS
+from tests.equality import relative
+from tests.two_processes import world
 
-@pytest.mark.full
-def test_lbfgs_steps_in_two_processes_and_refuses_batches_that_differ():
+pytestmark = pytest.mark.full
+
+
+def run(scenario, folder, processes=2):
+    """Run a scenario, and return what each process told. It is killed, and the test fails, if it hangs."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = str(probe.getsockname()[1])
-    environment = {**os.environ, "XLA_FLAGS": ""}
-    processes = [
+    flags = [*FLAGS[1:], f"--xla_force_host_platform_device_count={world.DEVICES // processes}"]
+    started = [
         subprocess.Popen(
-            [sys.executable, "-m", "tests.two_processes", str(rank), port],
-            cwd=Path(__file__).parents[1], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            [sys.executable, "-m", "tests.two_processes", scenario, str(rank), str(processes), port, str(folder)],
+            cwd=Path(__file__).parents[1], env={**os.environ, "XLA_FLAGS": " ".join(flags)},
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )
-        for rank in range(2)
+        for rank in range(processes)
     ]  # fmt: skip
-    results = [process.communicate(timeout=300) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], results
-    one, other = ([line for line in out.splitlines() if not line.startswith("[")] for out, _ in results)
+    try:
+        printed = [process.communicate(timeout=400)[0] for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    assert [process.returncode for process in started] == [0] * processes, "\n\n".join(printed)
+    files = [folder / f"{processes}-{rank}.txt" for rank in range(processes)]
+    return [file.read_text().splitlines() for file in files if file.exists()]
+
+
+def results(folder, processes):
+    return [dict(np.load(folder / f"{processes}-{rank}.npz")) for rank in range(processes)]
+
+
+def compare(folder, bounds):
+    """Both processes have the same numbers, to the last bit, and one process has them to rounding.
+
+    What has one of the words in ``bounds`` in its name is held to that bound, everything else to 1e-10.
+    """
+    one, other = results(folder, 2)
+    (alone,) = results(folder, 1)
+    assert one.keys() == other.keys() and one.keys() <= alone.keys()
+    for name, array in one.items():
+        assert np.array_equal(array, other[name]), name
+        bound = next((bound for word, bound in bounds.items() if word in name), 1e-10)
+        assert relative(array, alone[name]) < bound, name
+    return one, alone
+
+
+def test_lbfgs_steps_and_refuses_batches_that_differ(tmp_path):
+    one, other = run("lbfgs", tmp_path)
+    (alone,) = run("lbfgs", tmp_path, processes=1)
     assert one == other and len(one) == 4
-    for line in (one[0], one[2]):
-        losses = [float(value) for value in line.split()[1:]]
+    for line, same in ((one[0], alone[0]), (one[2], alone[2])):
+        losses, expected = ([float(value) for value in told.split()[1:]] for told in (line, same))
         assert losses[-1] < 1e-2 * losses[0]
+        assert losses[:2] == pytest.approx(expected[:2], rel=1e-5)
     for line in (one[1], one[3]):
-        assert line.startswith("LBFGS.step over 2 processes: the closure's arguments are other numbers in each (leaf 0")
+        start = "ValueError: LBFGS.step over 2 processes: the closure's arguments are other numbers in each (leaf 0"
+        assert line.startswith(start) and "wait for each other forever" in line
+
+
+def test_every_transformation_steps_and_is_saved_and_restored(tmp_path):
+    run("every", tmp_path)
+    run("every", tmp_path, processes=1)
+    one, alone = compare(tmp_path, {"muon": 2e-2})
+    assert sum(name.startswith("end.") for name in one) > 300
+    for name in [name for name in one if name.startswith("middle.")]:
+        for form in ("torch.", "one_file."):
+            assert np.array_equal(one[name], alone[name.replace("middle.", form)]), name
+
+
+def test_the_torch_face(tmp_path):
+    one, other = run("face", tmp_path)
+    run("face", tmp_path, processes=1)
+    compare(tmp_path, {"Muon": 2e-2, "statistics": 1e-6})  # flax computes statistics in float32
+    assert len(one) == len(other) == 4
+    for told in (*one[:2], *other[:2]):
+        assert told.startswith("ValueError: SGD.step over 2 processes: the closure's arguments are other numbers in ea")
+    for told in (one[2], other[2]):
+        assert told.startswith("ValueError: SGD.backward over 2 processes") and "own copy of the parameters" in told
+    for rank, told in enumerate((one[3], other[3])):
+        start = "ValueError: ReduceLROnPlateau.step over 2 processes: the metric is another number in each (here "
+        assert told.startswith(f"{start}{float(rank)})")
+
+
+def test_files_of_two_processes(tmp_path):
+    one, other = run("files", tmp_path)
+    bad, pickled, differing, nowhere, *left = one
+    assert bad.startswith(
+        "CheckpointError: save_safetensors failed in process 1 of 2: CheckpointError: 'bad' is 'object'"
+    )
+    assert other[0].startswith("CheckpointError: 'bad' is 'object'")
+    assert pickled.startswith("CheckpointError: 'bad' is 'object'")
+    assert other[1].startswith(
+        "CheckpointError: save_torch failed in process 0 of 2: CheckpointError: 'bad' is 'object'"
+    )
+    assert differing == other[2] and "the processes give different trees" in differing
+    assert nowhere == "ValueError: OSError of this process: there is no such folder"
+    assert other[3].startswith("CheckpointError: save_safetensors failed in process 0 of 2: FileNotFoundError")
+    assert left == other[4:] and len(left) == 5
+    assert left[:2] == ["one.pt", "one.safetensors"] and left[4] == "shards.safetensors"
+    assert all(re.fullmatch(r"shards-[0-9a-f]{8}-0000[12]-of-00002\.safetensors", name) for name in left[2:4])
+    for name in ("one", "shards"):  # one process without a mesh reads both
+        found = load_safetensors(tmp_path / f"{name}.safetensors")
+        assert found["arrays"]["both"].tolist() == np.arange(48.0).reshape(8, 6).tolist()
+        sharded = load_safetensors(tmp_path / f"{name}.safetensors", like={**found, "arrays": {**found["arrays"]}})
+        assert sharded["arrays"]["large"].sum() == found["arrays"]["large"].sum()

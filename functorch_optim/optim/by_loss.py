@@ -8,7 +8,7 @@ from functorch_optim.optim.clipping import as_clip_norm
 from functorch_optim.optim.engine.by_tree import ByTree
 from functorch_optim.optim.engine.closures import Data, Evaluation, Outcome, Task, check_batches, evaluate
 from functorch_optim.optim.loss_errors import explained
-from functorch_optim.optim.processes import check_same_everywhere
+from functorch_optim.optim.processes import check_first_arguments, check_same_arguments
 from functorch_optim.optim.transaction import Call, CallsBackError
 from functorch_optim.torch_tensors import arrays_in
 from functorch_optim.tracing import refuse_traced
@@ -45,6 +45,7 @@ def by_closure(
 def _outcome(optimizer: Any, task: Task) -> Outcome:
     """Step in one compiled call, or where that cannot be, in two: gradients, update."""
     closure, data, how = task
+    who = f"{type(optimizer).__name__}.step"
     optimizer._need_engine()
     is_frozen = len(how.dropped) == len(optimizer._layout.group_of)
     needs = needs_of_loss(optimizer)
@@ -54,8 +55,10 @@ def _outcome(optimizer: Any, task: Task) -> Outcome:
                 f"{type(optimizer).__name__}.step: the transformation evaluates the loss itself, at other points too, "
                 "so has_aux, clip_norm and batches do not go with it: clip inside it with fo.clip_by_global_norm"
             )
-        check_same_everywhere(data.args, optimizer._leaves, type(optimizer).__name__)
+        waiting = "the processes would wait for each other forever"  # at a line search's collectives
+        check_same_arguments(data.args, optimizer, who, waiting)
         return _in_one_call(optimizer, task, careful=True)
+    check_first_arguments((data.args, data.batches), optimizer, who)
     one_call = optimizer._engine.evaluates(optimizer.param_groups) and not optimizer.defaults.get("differentiable")
     if one_call and not is_frozen:
         try:

@@ -9,6 +9,7 @@ from functorch_optim.optim.engine.on_first import OnFirst, flat, unflat
 from functorch_optim.optim.engine.protocol import Entry
 from functorch_optim.optim.minimizer import Minimizer, defaults
 from functorch_optim.option_names import explains_names
+from functorch_optim.placement import place
 from functorch_optim.typing import OptionValues, PyTree
 
 
@@ -27,21 +28,21 @@ class LBFGSCodec(OnFirst):
 
     def _pairs(self, state: LBFGSState) -> tuple[list[PyTree], list[PyTree], list[PyTree]]:
         """The changes of the gradient, the steps and the products, each as a list, oldest first."""
-        size, number = state.ro.shape[0], int(state.n_pairs)
-        order = [index % size for index in range(max(number - size, 0), number)]
-        one = [jax.tree.map(lambda x, i=i: x[i], (state.old_dirs, state.old_stps, state.ro)) for i in order]
+        pairs = state.old_dirs, state.old_stps, state.ro
+        one = [jax.tree.map(lambda x, i=i: x[i], pairs) for i in _order(state)]
         return [y for y, _, _ in one], [s for _, s, _ in one], [r for _, _, r in one]
 
     def entry(self, state: LBFGSState) -> Entry:
-        changes, steps, products = self._pairs(state)
+        (d, gradient), (changes, steps) = flat([state.d, state.prev_flat_grad], [state.old_dirs, state.old_stps])
+        order = _order(state)
         return {
-            "d": flat(state.d),
+            "d": d,
             "t": float(state.t),
-            "old_dirs": [flat(y) for y in changes],
-            "old_stps": [flat(s) for s in steps],
-            "ro": products,
+            "old_dirs": [changes[i] for i in order],
+            "old_stps": [steps[i] for i in order],
+            "ro": [state.ro[i] for i in order],
             "H_diag": state.H_diag,
-            "prev_flat_grad": flat(state.prev_flat_grad),
+            "prev_flat_grad": gradient,
             "prev_loss": float(state.prev_loss),
             "al": [None] * state.ro.shape[0],
         }
@@ -60,6 +61,12 @@ class LBFGSCodec(OnFirst):
         return _with_pairs(fresh._replace(**scalars, **vectors), changes, steps, products, fresh.ro.shape[0])
 
 
+def _order(state: LBFGSState) -> list[int]:
+    """The places of the pairs, oldest first."""
+    size, number = state.ro.shape[0], int(state.n_pairs)
+    return [index % size for index in range(max(number - size, 0), number)]
+
+
 def _with_pairs(
     state: LBFGSState, changes: list[object], steps: list[object], products: list[PyTree], size: int
 ) -> LBFGSState:
@@ -70,7 +77,7 @@ def _with_pairs(
         def one(model: PyTree, *parts: PyTree) -> PyTree:
             empty = jnp.zeros((size - held, *model.shape[1:]), model.dtype)
             whole = jnp.concatenate([jnp.stack(parts), empty]) if parts else empty
-            return jax.device_put(whole, model.sharding)
+            return place(whole, model)
 
         return jax.tree.map(one, like, *rows[len(rows) - held :])
 

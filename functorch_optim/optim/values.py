@@ -11,6 +11,7 @@ from functorch_optim.optim import utils
 from functorch_optim.optim.clipping import by_name
 from functorch_optim.optim.engine.assembly import ONE, Grads, PackedGrads, differentiated_packed, leaves_of, shared
 from functorch_optim.optim.loss_errors import check_loss, explained
+from functorch_optim.optim.processes import check_first_arguments
 from functorch_optim.optim.stepping import Stepping
 from functorch_optim.optim.transaction import Compiled, exclusive
 from functorch_optim.optim.views import watch
@@ -106,6 +107,7 @@ class Values(Stepping):
         """
         check_loss(loss_fn)
         args = arrays_in(args)
+        check_first_arguments(args, self, f"{type(self).__name__}.backward")
         if not jit or sparse:
             value, grads = self._by_leaf(loss_fn, args, has_aux, jit, sparse)
         else:

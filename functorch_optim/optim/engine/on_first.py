@@ -1,11 +1,13 @@
 """Lay one state of all parameters out on the first of them, as torch's LBFGS does."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
 from functorch_optim import trees
@@ -14,6 +16,7 @@ from functorch_optim.optim.engine.protocol import Entry, Group, Reading
 from functorch_optim.optim.layout import Layout
 from functorch_optim.optim.ownership import own
 from functorch_optim.optim.state_dict import cast
+from functorch_optim.placement import place, whole
 from functorch_optim.typing import PyTree
 
 
@@ -121,10 +124,35 @@ def _common_dtype(leaves: list[PyTree]) -> DTypeLike:
     return jnp.finfo(trees.compute_dtype(*leaves) if several else leaves[0].dtype).dtype
 
 
-def flat(tree: PyTree) -> jax.Array:
-    """Flatten a tree as torch does: into one vector, with complex entries as pairs."""
-    leaves = jax.tree.leaves(tree)
-    return flattened(leaves, _common_dtype(leaves))
+def flat(vectors: PyTree, rows: PyTree = ()) -> tuple[list[jax.Array], list[jax.Array]]:
+    """Flatten trees as torch does: each into one vector, with complex entries as pairs.
+
+    Args:
+        vectors: a list of trees.
+        rows: a list of trees whose leaves are stacked along a first axis; each becomes a matrix.
+
+    It is one compiled call, whose results are whole on every device: split leaves are moved, and on a mesh of several
+    processes many small programs that move something wait for each other.
+    """
+    leaves = jax.tree.leaves(vectors[0])
+    sharding = leaves[0].sharding
+    placed = NamedSharding(sharding.mesh, PartitionSpec()) if isinstance(sharding, NamedSharding) else None
+    return _flat(vectors, rows, jnp.dtype(_common_dtype(leaves)), placed)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _flat(
+    vectors: PyTree, rows: PyTree, dtype: jnp.dtype, placed: NamedSharding | None
+) -> tuple[list[jax.Array], list[jax.Array]]:
+    def one(tree: PyTree) -> jax.Array:
+        return flattened([whole(leaf, range(leaf.ndim)) for leaf in jax.tree.leaves(tree)], dtype)
+
+    def stacked(tree: PyTree) -> jax.Array:
+        leaves = [whole(leaf, range(leaf.ndim)) for leaf in jax.tree.leaves(tree)]
+        return jax.vmap(lambda *parts: flattened(list(parts), dtype))(*leaves)
+
+    found = [one(tree) for tree in vectors], [stacked(tree) for tree in rows]
+    return found if placed is None else jax.lax.with_sharding_constraint(found, placed)
 
 
 def unflat(vector: PyTree, like: PyTree, where: str) -> PyTree:
@@ -139,5 +167,5 @@ def unflat(vector: PyTree, like: PyTree, where: str) -> PyTree:
         start += size
         if jnp.iscomplexobj(leaf):
             part = part[0::2] + 1j * part[1::2]
-        result.append(jax.device_put(own(part.reshape(leaf.shape).astype(leaf.dtype)), leaf.sharding))
+        result.append(own(place(part.reshape(leaf.shape).astype(leaf.dtype), leaf)))
     return treedef.unflatten(result)

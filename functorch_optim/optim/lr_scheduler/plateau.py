@@ -9,6 +9,7 @@ import numpy as np
 from functorch_optim.optim.lr_scheduler.base import EPOCH_WARNING, LRScheduler
 from functorch_optim.optim.lr_scheduler.writing import check_epoch, check_optimizer, reset_rates
 from functorch_optim.optim.optimizer import Optimizer
+from functorch_optim.optim.processes import check_same_metric
 from functorch_optim.schedules.plateau import check_plateau, is_better
 from functorch_optim.schedules.schedule import check_number
 from functorch_optim.typing import PyTree
@@ -102,6 +103,7 @@ class ReduceLROnPlateau(LRScheduler):
         except (TypeError, ValueError) as error:
             who, kind = type(self).__name__, ValueError if isinstance(error, ValueError) else TypeError
             raise kind(f"{who}.step: metrics must be a number, but it is {metrics!r:.100}") from error
+        check_same_metric(best, self.optimizer, f"{type(self).__name__}.step")
         if epoch is None:
             epoch = self.last_epoch + 1
         else:

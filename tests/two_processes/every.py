@@ -1,0 +1,67 @@
+"""Every transformation on a mesh: ten steps, saved in one file and in shards, restored, and ten more."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import functorch_optim as fo
+from functorch_optim.base import Transform, transformation
+from functorch_optim.checkpoint import load_safetensors, load_torch, save_safetensors, save_torch
+from tests.table import TABLE
+from tests.two_processes import world
+
+SHAPES = {"dense": {"bias": (16,), "kernel": (16, 8)}, "scale": (), "odd": {"kernel": (5, 3)}}
+PARTS = {"dense.bias": (("x", "y"),), "dense.kernel": ("x", "y")}
+SEARCHING = {"lbfgs": fo.lbfgs(history_size=3, line_search_fn="strong_wolfe"), "bfgs": fo.bfgs()}
+TRANSFORMATIONS = {**TABLE, **SEARCHING}
+
+
+class Every(Transform):
+    """All transformations at once: compilation dominates."""
+
+    def init(self, params):
+        return {name: tx.init(params) for name, tx in TRANSFORMATIONS.items()}
+
+
+def start():
+    rng = np.random.default_rng(0)
+    shapes, treedef = jax.tree.flatten(SHAPES, is_leaf=lambda node: isinstance(node, tuple))
+    tree = treedef.unflatten([rng.standard_normal(shape) for shape in shapes])
+    put = [world.placed(leaf, *PARTS.get(name, ())) for name, leaf in world.named(tree).items()]
+    return treedef.unflatten(put)
+
+
+@jax.jit
+def advance(run, at):
+    params, states = {}, {}
+    for name, tx in TRANSFORMATIONS.items():
+        grads = jax.tree.map(lambda p: jnp.sin(p / 8 + at), run["params"][name])
+        objective = lambda params: sum(-8 * jnp.sum(jnp.cos(p / 8 + at)) for p in jax.tree.leaves(params))  # noqa: E731
+        more = {"value_fn": objective} if name in SEARCHING else {}
+        updates, states[name] = tx.update(grads, run["states"][name], run["params"][name], **more)
+        params[name] = fo.apply_updates(run["params"][name], updates)
+    return {"params": params, "states": states}
+
+
+def steps(run, begin, end):
+    return functools.reduce(lambda run, at: advance(run, jnp.float64(at)), range(begin, end), run)
+
+
+def main(folder):
+    with jax.enable_x64(True):
+        params = start()
+        states = fo.init_sharded(transformation(Every()), params)
+        run = steps({"params": dict.fromkeys(TRANSFORMATIONS, params), "states": states}, 0, 10)
+        saved = f"{folder}/run"
+        middle = world.named(run["params"], "middle.")
+        if jax.process_count() > 1:
+            save_safetensors(run, f"{saved}.safetensors")
+            save_safetensors(run, f"{saved}-shards.safetensors", sharded=True)
+            save_torch(run["params"], f"{saved}.pt")
+        else:  # the processes saved before
+            middle |= world.named(load_torch(f"{saved}.pt", like=run["params"]), "torch.")
+            middle |= world.named(load_safetensors(f"{saved}.safetensors", like=run)["params"], "one_file.")
+        run = load_safetensors(f"{saved}-shards.safetensors", like=run)
+        world.report(folder, middle | world.named(steps(run, 10, 20)["params"], "end."))

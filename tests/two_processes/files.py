@@ -1,0 +1,78 @@
+"""Files that two processes write together: every way to split, errors in one process, and what is left on the disk."""
+
+import os
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+
+from functorch_optim.checkpoint import load_safetensors, load_torch, save_safetensors, save_torch
+from tests.two_processes import world
+
+ARRAYS = {
+    "both": (np.arange(48, dtype=np.float32).reshape(8, 6), ("x", "y")),
+    "last": (np.arange(12).reshape(3, 4) > 5, (None, "y")),
+    "replicated": (np.ones(3, np.complex64), ()),
+    "over_both": (np.arange(16, dtype=np.int32), (("x", "y"),)),
+    "half": (np.arange(8).astype(ml_dtypes.bfloat16), ("x",)),
+    "byte": (np.arange(8).astype(ml_dtypes.float8_e4m3fn), ("x",)),
+    "scalar": (np.array(2.5, np.float32), ()),
+    "empty": (np.zeros((0, 4), np.float32), (None, "y")),
+    "large": (np.arange(1 << 20, dtype=np.float32).reshape(4, 1 << 9, 1 << 9), (None, "x", "y")),
+}
+
+
+def tree():
+    arrays = {name: world.placed(array, *parts) for name, (array, parts) in ARRAYS.items()}
+    return {"arrays": arrays, "key": jax.random.key(3), "epoch": 3, "count": jnp.int32(4), "own": np.arange(3)}
+
+
+def check(found, placed):
+    assert found["epoch"] == 3 and found["count"] == 4 and found["own"].tolist() == [0, 1, 2]
+    for name, (array, _) in ARRAYS.items():
+        leaf = found["arrays"][name]
+        if placed is None:
+            assert leaf.dtype == array.dtype
+            np.testing.assert_array_equal(leaf, array, err_msg=name)
+            continue
+        assert leaf.sharding == placed["arrays"][name].sharding
+        for shard in leaf.addressable_shards:
+            np.testing.assert_array_equal(np.asarray(shard.data), array[shard.index], err_msg=name)
+
+
+def main(folder):
+    given = tree()
+    typed = {name: array for name, array in given["arrays"].items() if name != "byte"}
+    plain = {"arrays": typed, **{key: given[key] for key in ("epoch", "count", "own")}}  # what torch's files can hold
+    abstract = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), given["arrays"]
+    )
+    for sharded in (False, True):
+        path = f"{folder}/{'shards' if sharded else 'one'}.safetensors"
+        for _ in range(2):  # the second replaces the first
+            save_safetensors(given, path, sharded=sharded)
+        check(load_safetensors(path, like=given), given)
+        check(load_safetensors(path, like={**given, "arrays": abstract}), given)
+        found = load_safetensors(path)
+        check(found, None)
+        assert jax.random.key_data(found["key"]).tolist() == jax.random.key_data(given["key"]).tolist()
+    save_torch(plain, f"{folder}/one.pt")
+    found = load_torch(f"{folder}/one.pt", like=plain)
+    for name, leaf in found["arrays"].items():
+        assert leaf.sharding == given["arrays"][name].sharding
+    rank = jax.process_index()
+    messages = [
+        world.refused(lambda: save_safetensors({**given, "bad": object() if rank else 1}, f"{folder}/bad")),
+        world.refused(lambda: save_torch({**plain, "bad": 1 if rank else object()}, f"{folder}/bad")),
+        world.refused(lambda: save_safetensors({**given, "own": np.arange(3 + rank)}, f"{folder}/bad", sharded=True)),
+        world.refused(lambda: _saved_nowhere(given, folder)),
+    ]
+    world.tell(folder, [*messages, *sorted(name for name in os.listdir(folder) if not name.endswith((".txt", ".npz")))])
+
+
+def _saved_nowhere(given, folder):
+    try:
+        save_safetensors(given, f"{folder}/nowhere/x")
+    except OSError as error:
+        raise ValueError(f"OSError of this process: {error.strerror}") from error
