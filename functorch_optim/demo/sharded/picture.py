@@ -35,7 +35,7 @@ def draw(whole: Losses, killed: Losses, resumed: Losses, tolerance: float) -> Py
     loss.annotate("SIGKILL", (max(killed), max(whole.values())), (4, 0), textcoords="offset points", color=PURPLE)
     loss.set(title="Training loss", ylabel="cross-entropy (nats)")
     difference.axhline(tolerance, color=GREY, linestyle="--", linewidth=1.5)
-    difference.annotate("allowed", (min(whole), tolerance), (0, 4), textcoords="offset points", color=GREY)
+    difference.annotate("allowed", (min(whole), tolerance), (0, -14), textcoords="offset points", color=GREY)
     title = f"Difference from the uninterrupted run (none is drawn as {FLOOR:g})"
     difference.set(title=title, ylabel="nats", xlabel="step", yscale="log")
     figure.legend(loc="outside upper right", ncols=3, frameon=False)
