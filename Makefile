@@ -11,7 +11,7 @@ CACHE := JAX_COMPILATION_CACHE_DIR=$(COMPILED) JAX_PERSISTENT_CACHE_MIN_COMPILE_
   JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1
 PYTEST := $(CACHE) $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
 
-.PHONY: demo demo-sharded test test-all test-torch durations mutants notebooks docs wheel stubs lint ruff pyright hooks bench bench-overhead bench-sparse bench-lbfgs bench-averaging bench-monitoring bench-skipping bench-loops bench-compile bench-checkpoint bench-precision parity coverage figures reference
+.PHONY: demo demo-sharded test test-all test-torch durations mutants notebooks docs wheel stubs lint ruff pyright hooks bench bench-overhead bench-sparse bench-lbfgs bench-averaging bench-monitoring bench-skipping bench-loops bench-compile bench-checkpoint bench-precision bytes parity coverage figures reference
 .DELETE_ON_ERROR:
 
 $(VENV)/.made:
@@ -126,6 +126,9 @@ bench-precision: $(VENV)/.test ## slots and parameters in fewer bytes
 
 bench-checkpoint: $(VENV)/.torch ## saving and loading, against torch
 	$(BIN)/python -m benchmarks.checkpoint $(ARGS)
+
+bytes: $(VENV)/.test     ## compute the bytes that trainings of 1 B to 1 T parameters hold and send
+	$(BIN)/python -m benchmarks.bytes $(ARGS)
 
 parity: $(VENV)/.test    ## measure the distance from torch's trajectories: minutes
 	FULL=1 $(BIN)/python -m benchmarks.parity $(ARGS)

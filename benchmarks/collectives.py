@@ -16,40 +16,51 @@ ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
 
 
 class Collective(NamedTuple):
-    """A collective: its kind, the devices of a group, and the bytes of the whole array (of all arrays) of a device."""
+    """A collective: its kind, the devices of a group, the bytes of the whole arrays, and how often it runs."""
 
     kind: str
     group: int
     size: int
+    times: int = 1
 
     @property
     def sent(self) -> float:
         """Return the bytes that each device sends."""
         if self.kind == "collective-permute":
-            return self.size
-        return (2 if self.kind == "all-reduce" else 1) * (self.group - 1) / self.group * self.size
+            return self.times * self.size
+        return self.times * (2 if self.kind == "all-reduce" else 1) * (self.group - 1) / self.group * self.size
 
 
 def collectives(text: str, devices: int) -> list[Collective]:
     """Return the collectives in the text of a compiled program.
 
     Raises:
-        ValueError: the program has one in a loop, which the text does not count, or in an unknown form.
+        ValueError: the program has one in a loop of which it does not say how often it runs, or in an unknown form.
     """
     found: list[Collective] = []
-    computation = ""
-    loops = set(re.findall(r"(?:body|condition)=%?([\w.-]+)", text))
-    for line in text.splitlines():
+    computation, times = "", _times(text)
+    for line in re.sub(r"/\*index=\d+\*/", "", text).splitlines():
         if line and not line[0].isspace():
             computation = line.removeprefix("ENTRY ").split(" ")[0].lstrip("%")
         match = LINE.search(line)
         if match is None:
             continue
-        if computation in loops:
-            raise ValueError(f"a collective is in a loop: {line.strip():.120}")
+        if computation in times and times[computation] is None:
+            raise ValueError(f"a collective is in a loop that runs an unknown number of times: {line.strip():.120}")
         kind, group = match["kind"], _group(line, devices)
         size = bytes_of(match["result"]) * (group if kind == "reduce-scatter" else 1)
-        found.append(Collective(kind, group, size))
+        found.append(Collective(kind, group, size, times.get(computation) or 1))
+    return found
+
+
+def _times(text: str) -> dict[str, int | None]:
+    """Return how often each computation runs that is the body or the condition of a loop; None if that is unknown."""
+    found: dict[str, int | None] = {}
+    for line in text.splitlines():
+        if " while(" in line:
+            count = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', line)
+            for name in re.findall(r"(?:body|condition)=%?([\w.-]+)", line):
+                found[name] = int(count[1]) if count else None
     return found
 
 
