@@ -149,9 +149,8 @@ def share_sent(make: Make, way: str, width: int) -> float:
     """Return what each device sends in a compiled update, divided by the parameters' bytes."""
     shapes = shapes_of(Config(width=width, layers=1, length=16))
     program = compiled_update(make(), way, shapes, layout.make_mesh((4, 2)))
-    return sum(one.sent for one in collectives(program.as_text(), 8)) / (
-        4 * sum(x.size for x in jax.tree.leaves(shapes))
-    )
+    whole = sum(4 * leaf.size for leaf in jax.tree.leaves(shapes))
+    return sum(one.sent for one in collectives(program.as_text(), 8)) / whole
 
 
 def main() -> None:

@@ -48,9 +48,8 @@ def placed(way: str, shapes: Any, mesh: Mesh | AbstractMesh) -> Placed:
     whole = jax.tree.map(lambda leaf: NamedSharding(mesh, P()), shapes)
     split = jax.tree.map(lambda leaf: NamedSharding(mesh, P(*layout.AXES[: leaf.ndim])), shapes)
     tensor = layout.shardings(shapes, mesh)
-    params, beside = dict(zip(WAYS, [(whole, whole), (whole, split), (split, split), (tensor, tensor)], strict=True))[
-        way
-    ]
+    every = [(whole, whole), (whole, split), (split, split), (tensor, tensor)]
+    params, beside = every[WAYS.index(way)]
     return Placed(layout.abstract(shapes, params), layout.abstract(shapes, beside))
 
 

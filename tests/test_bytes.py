@@ -31,7 +31,7 @@ SMALL = Config(width=64, layers=1, length=16)
 SHAPE = (4, 2)
 ROWS = {name: row for name, row in paper.transformations().items() if not name.startswith(("`lbfgs", "`sparse"))}
 EXCHANGE = {"`adafactor`", "`muon_adamw`"}  # their updates look beyond single entries
-QUICK = ["`adafactor`"]
+QUICK = ["`adamw`"]
 CELLS = [("fully split", name) for name in QUICK]
 CELLS += full(*[(way, name) for way in WAYS for name in ROWS if (way, name) not in CELLS])
 
