@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
     difference = losses.largest_difference(whole, resumed)
     same = losses.largest_difference(whole, killed)
     say(f"\nlargest difference from the uninterrupted run's loss: {same:.1e} until the kill, on the same mesh")
-    say(f"{difference:.1e} after it, on another mesh; {TOLERANCE:.0e} is allowed")
+    say(f"{difference:.1e} after it, on {options.then[0]} x {options.then[1]} devices; {TOLERANCE:.0e} is allowed")
     say(f"wrote {options.out / picture.NAME} and {options.out / CHECKPOINT} in {time.perf_counter() - start:.0f} s")
     if not difference <= TOLERANCE:
         raise DemoError(f"the losses do not continue: they differ by {difference:.1e}, more than {TOLERANCE:.0e}")

@@ -26,7 +26,7 @@ def draw(whole: Losses, killed: Losses, resumed: Losses, tolerance: float) -> Py
     figure = Figure(figsize=(10, 7.5), layout="constrained")
     loss, difference = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     loss.plot(list(whole), list(whole.values()), color=GREY, alpha=0.4, linewidth=6, label="uninterrupted")
-    for losses, color, label in ((killed, BLUE, "killed"), (resumed, ORANGE, "resumed on another mesh")):
+    for losses, color, label in ((killed, BLUE, "killed"), (resumed, ORANGE, "resumed")):
         loss.plot(list(losses), list(losses.values()), color=color, label=label)
         far = {step: max(abs(value - whole[step]), FLOOR) for step, value in losses.items()}
         difference.plot(list(far), list(far.values()), color=color)
