@@ -9,7 +9,7 @@ from functorch_optim.demo.parser import Parser
 from functorch_optim.demo.sharded.network import Config
 from functorch_optim.demo.sharded.processes import DEVICES
 
-MESH, THEN, STEPS, OUT = "4x2", "2x4", 96, pathlib.Path("runs/sharded")
+MESH, THEN, STEPS, OUT = "4x2", "2x4", 72, pathlib.Path("runs/sharded")
 SIZE = 16  # sequences of a batch
 LEAST = 24  # steps: the run is to be killed between two checkpoints, and to have some left
 
