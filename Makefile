@@ -11,7 +11,7 @@ CACHE := JAX_COMPILATION_CACHE_DIR=$(COMPILED) JAX_PERSISTENT_CACHE_MIN_COMPILE_
   JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1
 PYTEST := $(CACHE) $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
 
-.PHONY: demo test test-all test-torch durations mutants notebooks docs wheel stubs lint ruff pyright hooks bench bench-overhead bench-sparse bench-lbfgs bench-averaging bench-monitoring bench-skipping bench-loops bench-compile bench-checkpoint bench-precision parity coverage figures reference
+.PHONY: demo demo-sharded test test-all test-torch durations mutants notebooks docs wheel stubs lint ruff pyright hooks bench bench-overhead bench-sparse bench-lbfgs bench-averaging bench-monitoring bench-skipping bench-loops bench-compile bench-checkpoint bench-precision bytes parity coverage figures reference
 .DELETE_ON_ERROR:
 
 $(VENV)/.made:
@@ -33,6 +33,9 @@ $(VENV)/.torch: $(VENV)/.test
 
 demo: $(VENV)/.demo      ## train a small network on real digits; make demo ARGS="--optimizer sgd"
 	$(BIN)/python -m functorch_optim.demo $(ARGS)
+
+demo-sharded: $(VENV)/.demo  ## train a transformer on eight devices, kill it, resume on another mesh
+	$(BIN)/python -m functorch_optim.demo.sharded $(ARGS)
 
 test: $(VENV)/.test      ## for contributors: test every algorithm, pair of flags, feature and format, the README
 	@echo "about 6 minutes on two cores, less the next time"
@@ -123,6 +126,9 @@ bench-precision: $(VENV)/.test ## slots and parameters in fewer bytes
 
 bench-checkpoint: $(VENV)/.torch ## saving and loading, against torch
 	$(BIN)/python -m benchmarks.checkpoint $(ARGS)
+
+bytes: $(VENV)/.test     ## compute the bytes that trainings of 1 B to 1 T parameters hold and send
+	$(BIN)/python -m benchmarks.bytes $(ARGS)
 
 parity: $(VENV)/.test    ## measure the distance from torch's trajectories: minutes
 	FULL=1 $(BIN)/python -m benchmarks.parity $(ARGS)

@@ -7,11 +7,11 @@ import shlex
 import shutil
 import sys
 import time
-from typing import NoReturn
 
 from functorch_optim.demo import checkpoint, plot
 from functorch_optim.demo.errors import DemoError, NothingLeftError
 from functorch_optim.demo.optimizers import DEFAULT_LR
+from functorch_optim.demo.parser import Parser
 from functorch_optim.demo.training import Result, train
 
 EPOCHS, OPTIMIZER, OUT = 30, "adamw", pathlib.Path("runs/demo")
@@ -19,15 +19,10 @@ GROWN = 1e-4  # a difference that needs an explanation
 MORE = 10  # how many more epochs to propose when a run has all of its own
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise DemoError(message)
-
-
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Read the options, and raise the demo's error for bad ones."""
     rates = ", ".join(f"{lr:g} with {name}" for name, lr in DEFAULT_LR.items())
-    parser = _Parser(
+    parser = Parser(
         prog="python -m functorch_optim.demo",
         description="Train a small network on handwritten digits with both faces of functorch_optim, and compare them.",
     )
