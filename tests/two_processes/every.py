@@ -37,8 +37,10 @@ def start():
 def advance(run, at):
     params, states = {}, {}
     for name, tx in TRANSFORMATIONS.items():
-        grads = jax.tree.map(lambda p: jnp.sin(p / 8 + at), run["params"][name])
-        objective = lambda params: sum(-8 * jnp.sum(jnp.cos(p / 8 + at)) for p in jax.tree.leaves(params))  # noqa: E731
+        grads = jax.tree.map(lambda p: jnp.tanh(p) + jnp.cos(at) / 2, run["params"][name])
+        objective = lambda params: sum(
+            jnp.sum(jnp.logaddexp(p, -p) + jnp.cos(at) / 2 * p) for p in jax.tree.leaves(params)
+        )  # noqa: E731
         more = {"value_fn": objective} if name in SEARCHING else {}
         updates, states[name] = tx.update(grads, run["states"][name], run["params"][name], **more)
         params[name] = fo.apply_updates(run["params"][name], updates)
