@@ -33,15 +33,16 @@ def start():
     return treedef.unflatten(put)
 
 
+def objective(at, params):
+    return sum(jnp.sum(jnp.logaddexp(p, -p) + jnp.cos(at) / 2 * p) for p in jax.tree.leaves(params))
+
+
 @jax.jit
 def advance(run, at):
     params, states = {}, {}
     for name, tx in TRANSFORMATIONS.items():
         grads = jax.tree.map(lambda p: jnp.tanh(p) + jnp.cos(at) / 2, run["params"][name])
-        objective = lambda params: sum(
-            jnp.sum(jnp.logaddexp(p, -p) + jnp.cos(at) / 2 * p) for p in jax.tree.leaves(params)
-        )  # noqa: E731
-        more = {"value_fn": objective} if name in SEARCHING else {}
+        more = {"value_fn": functools.partial(objective, at)} if name in SEARCHING else {}
         updates, states[name] = tx.update(grads, run["states"][name], run["params"][name], **more)
         params[name] = fo.apply_updates(run["params"][name], updates)
     return {"params": params, "states": states}
