@@ -20,6 +20,7 @@ from functorch_optim import axes, rows, trees
 from functorch_optim.base import exportable
 from functorch_optim.core.lifted import Aligned, Lifted
 from functorch_optim.core.rule import StepScalars
+from functorch_optim.placement import whole
 from functorch_optim.typing import Numeric, PyTree
 
 LARGEST = 8192  # entries of the largest leaf to pack: beyond that, joining and splitting cost more than the buffers do
@@ -146,12 +147,12 @@ class Packed(Lifted):
         dtype = trees.compute_dtype(*dense, *params)
         zeroed = [jnp.zeros(s, dtype) if g is None else g for g, s in zip(dense, segments.shapes, strict=True)]
         needed = scalars.needs_params or self.rule.needs_params
-        whole = joined(params, params[0].dtype) if needed else None
+        flat = joined(params, params[0].dtype) if needed else None
         if len(updates) == 1:
             update_flat = updates[decays[0]]
         else:
             update_flat = self.leaf_update(scalars, np.repeat(decays, [param.size for param in params]))
-        delta, new = update_flat(joined(zeroed, dtype), whole, row)
+        delta, new = update_flat(joined(zeroed, dtype), flat, row)
         parts, bounds = segments.cut(delta, step), segments.bounds
         for place, (grad, param, decay) in enumerate(zip(grads, params, decays, strict=True)):
             if dense[place] is not None:
@@ -172,10 +173,9 @@ def packable(leaves: Sequence[PyTree]) -> list[bool]:
         small = int(np.prod(leaf.shape)) <= LARGEST and leaf.size > 0
         sharding = getattr(leaf, "sharding", None) if not isinstance(leaf, Tracer) else None
         if small and sharding is not None:
-            whole = sharding.is_fully_replicated
             devices = frozenset(sharding.device_set)
             placement = placement or devices
-            small = whole and devices == placement
+            small = sharding.is_fully_replicated and devices == placement
         elif small and isinstance(leaf, Tracer):
             small = known and not any(jax.typeof(leaf).sharding.spec) and not axes.varying(leaf)
         flags.append(small)
@@ -308,4 +308,5 @@ def joined(leaves: Sequence[PyTree], dtype: DTypeLike, front: int = 0) -> jax.Ar
 
 
 def _flat(leaf: jax.Array, front: int) -> jax.Array:
+    leaf = whole(leaf, range(front, leaf.ndim))  # a gradient may be split where its parameter is not
     return leaf.reshape((*leaf.shape[:front], math.prod(leaf.shape[front:])))
