@@ -66,9 +66,8 @@ def state_shardings(
     check_transformation("state_shardings", tx)
     mesh, kind = _mesh_of(params)
     if zero is not None and zero not in mesh.axis_names:
-        raise ValueError(
-            f"state_shardings: zero={zero!r} is no axis of the mesh, which has {', '.join(mesh.axis_names)}"
-        )
+        axes = ", ".join(map(repr, mesh.axis_names))
+        raise ValueError(f"state_shardings: zero={zero!r} is no axis of the mesh; its axes are {axes}")
     state = _typed_state(tx, params, mesh)
     names, leaves, treedef = trees.named_leaves(state)
     chosen = as_rules("state_shardings", list(rules), "PartitionSpec")
