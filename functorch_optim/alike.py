@@ -5,6 +5,9 @@ it by propagation, from the arrays that enter a computation to those that come f
 zeros are replicated; and a sum is split as that operand which is split more.
 """
 
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import jax
@@ -25,6 +28,27 @@ def is_hidden(array: PyTree) -> bool:
         return False
     mesh = jax.typeof(array).sharding.mesh
     return not mesh.empty and mesh.size > 1 and AxisType.Auto in mesh.axis_types
+
+
+_STANDS_FOR_AUTOMATIC: ContextVar[bool] = ContextVar("stands for automatic axes", default=False)
+
+
+@contextlib.contextmanager
+def standing_for_automatic(axes: bool) -> Iterator[None]:
+    """Within it, a mesh with explicit axes stands for the same one with automatic axes, if ``axes`` says so."""
+    token = _STANDS_FOR_AUTOMATIC.set(axes)
+    try:
+        yield
+    finally:
+        _STANDS_FOR_AUTOMATIC.reset(token)
+
+
+def on_automatic(leaf: PyTree) -> bool:
+    """Whether a leaf, traced or not, is on a mesh with automatic axes."""
+    if isinstance(leaf, Tracer):
+        return is_hidden(leaf) or (_STANDS_FOR_AUTOMATIC.get() and not jax.typeof(leaf).sharding.mesh.empty)
+    sharding = getattr(leaf, "sharding", None)
+    return isinstance(sharding, NamedSharding) and sharding.mesh.size > 1 and AxisType.Auto in sharding.mesh.axis_types
 
 
 def beside(param: PyTree, slot: jax.Array) -> jax.Array:

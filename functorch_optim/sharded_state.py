@@ -1,7 +1,7 @@
 """Where a transformation's state lives on a mesh: beside the parameters, leaf by leaf."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -9,7 +9,8 @@ from jax.core import Tracer
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from functorch_optim import trees
-from functorch_optim.base import GradientTransformation, check_transformation
+from functorch_optim.alike import standing_for_automatic
+from functorch_optim.base import Frozen, GradientTransformation, check_transformation
 from functorch_optim.option_names import explains_names
 from functorch_optim.paths import PathRules, as_rules
 from functorch_optim.typing import PyTree
@@ -118,7 +119,7 @@ def init_sharded(
     moved = jax.tree.map(lambda leaf: jax.device_put(leaf, NamedSharding(twin, _spec_of(leaf, mesh))), params)
     on_twin = jax.tree.map(lambda one: NamedSharding(twin, one.spec, memory_kind=one.memory_kind), shardings)
     with jax.set_mesh(twin):
-        state = jax.jit(tx.init, out_shardings=on_twin)(moved)
+        state = jax.jit(_init_for(tx, mesh), out_shardings=on_twin)(moved)
     return jax.tree.map(jax.device_put, state, shardings)
 
 
@@ -156,6 +157,21 @@ def _spec_of(leaf: Any, mesh: Mesh) -> PartitionSpec:
     return sharding.spec if isinstance(sharding, NamedSharding) else PartitionSpec()
 
 
+class _Init(Frozen):
+    """``init`` on the explicit twin of a mesh; equal ones are compiled once."""
+
+    init: Callable[[PyTree], PyTree]
+    automatic: bool
+
+    def __call__(self, params: PyTree) -> PyTree:
+        with standing_for_automatic(self.automatic):
+            return self.init(params)
+
+
+def _init_for(tx: GradientTransformation, mesh: Mesh) -> _Init:
+    return _Init(tx.init, mesh.size > 1 and AxisType.Auto in mesh.axis_types)
+
+
 def _typed_state(tx: GradientTransformation, params: PyTree, mesh: Mesh) -> PyTree:
     """The state's leaves as shapes with shardings on the mesh's explicit twin."""
     twin = _explicit(mesh)
@@ -164,7 +180,7 @@ def _typed_state(tx: GradientTransformation, params: PyTree, mesh: Mesh) -> PyTr
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(twin, _spec_of(leaf, mesh)))
 
     with jax.sharding.use_abstract_mesh(twin.abstract_mesh):
-        return jax.eval_shape(tx.init, jax.tree.map(typed, params))
+        return jax.eval_shape(_init_for(tx, mesh), jax.tree.map(typed, params))
 
 
 def _own_dimensions(state: PyTree, params: PyTree) -> list[int]:
