@@ -67,6 +67,17 @@ def beside(param: PyTree, slot: jax.Array) -> jax.Array:
     return jax.lax.select(never, model.astype(slot.dtype), slot)
 
 
+def in_place_of(old: PyTree, new: jax.Array) -> jax.Array:
+    """Return what replaces an array of a state, split as the old one is.
+
+    It is for arrays of no parameter's shape. Slots follow their parameters and gradients by themselves.
+    """
+    if not is_hidden(old):
+        return kept(old, new)
+    never = jax.lax.optimization_barrier(jnp.zeros((), bool))
+    return jax.lax.select(never, old, hold_p.bind(new))
+
+
 def following(param: PyTree, update: PyTree) -> PyTree:
     """Return an update for its sum with the parameter, so that the sum is split as the parameter is.
 
