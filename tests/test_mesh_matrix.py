@@ -7,8 +7,8 @@ import functorch_optim as fo
 from tests import mesh_matrix as matrix
 from tests.algorithms import FULL, full
 
-FEW = ["adam", "adafactor", "chain", "clip_by_global_norm", "adam_foreach", "muon_adamw", "flat_adam", "sparse_adam"]
-FIRST = [("auto", "both axes"), ("explicit", "zero")]
+FEW = ["adam", "adafactor", "chain", "clip_by_global_norm", "adam_foreach", "muon_adamw", "flat_adam", "accumulate"]
+FIRST = [("auto", "both axes")]
 
 # Of these the numbers are exact: an array for each leaf and axis that a sum goes over.
 COLLECTIVES = {
