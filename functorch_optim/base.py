@@ -11,6 +11,7 @@ import jax.export
 import jax.numpy as jnp
 
 from functorch_optim import rows, trees
+from functorch_optim.alike import following
 from functorch_optim.effects import Effect, Effects, Kind, Leaves, for_each
 from functorch_optim.objectives import accepted, required
 from functorch_optim.typing import Array, PyTree
@@ -319,6 +320,8 @@ def apply_updates(params: PyTree, updates: PyTree) -> PyTree:
     parameter stays unchanged. A row-sparse update (a ``BCOO`` with one sparse dimension) reads and writes only the
     rows that it names.
 
+    On a mesh each parameter keeps its placement, also where the update is split otherwise.
+
     Args:
         params: a pytree of arrays of any shape.
         updates: a pytree of the same structure, None leaves allowed.
@@ -344,4 +347,4 @@ def add_update(param: Array, update: PyTree) -> PyTree:
     if rows.is_rows(update):
         return rows.added(param, update, add_update)
     dtype = trees.compute_dtype(param, update)
-    return (jnp.asarray(param, dtype) + jnp.asarray(update, dtype)).astype(param.dtype)
+    return (jnp.asarray(param, dtype) + jnp.asarray(following(param, update), dtype)).astype(param.dtype)

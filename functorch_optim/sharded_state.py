@@ -1,15 +1,15 @@
 """Where a transformation's state lives on a mesh: beside the parameters, leaf by leaf."""
 
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import jax
 from jax.core import Tracer
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from functorch_optim import trees
-from functorch_optim.base import GradientTransformation, check_transformation
+from functorch_optim.alike import standing_for_automatic
+from functorch_optim.base import Frozen, GradientTransformation, check_transformation
 from functorch_optim.option_names import explains_names
 from functorch_optim.paths import PathRules, as_rules
 from functorch_optim.typing import PyTree
@@ -19,7 +19,12 @@ Rules = Sequence[tuple[str | re.Pattern[str], PartitionSpec]]
 
 @explains_names
 def state_shardings(
-    tx: GradientTransformation, params: PyTree, *, memory_kind: str | None = None, rules: Rules = ()
+    tx: GradientTransformation,
+    params: PyTree,
+    *,
+    zero: str | None = None,
+    memory_kind: str | None = None,
+    rules: Rules = (),
 ) -> PyTree:
     """Return the sharding of every leaf of a transformation's state, as ``jax.jit(out_shardings=)`` takes them.
 
@@ -32,6 +37,9 @@ def state_shardings(
         tx: a transformation; another library's too, if its ``init`` can be traced on such a mesh.
         params: arrays, or :class:`jax.ShapeDtypeStruct`, whose NamedShardings are of one mesh, of any kind of axes.
             Leaves on one device count as replicated. If no leaf is on a mesh, it is the one of ``jax.set_mesh``.
+        zero: a mesh axis over which every slot of a parameter's shape is split besides, as in ZeRO: in the first
+            dimension that is whole so far and that the axis divides. Leaves without one, and those that the axis splits
+            already, stay as they are. Steps keep the parameters' own placement.
         memory_kind: the kind of memory for all of it, for example ``"pinned_host"``; by default the parameters'.
         rules: pairs of a regular expression and a PartitionSpec for leaves of the state that shall be split otherwise;
             the first that is found in a leaf's dotted path decides.
@@ -40,7 +48,8 @@ def state_shardings(
         A tree of :class:`jax.sharding.NamedSharding` with the state's structure.
 
     Raises:
-        ValueError: there is no mesh, or more than one; a rule is found in no path, or its spec does not fit the leaf.
+        ValueError: there is no mesh, or more than one; it has no axis ``zero``; a rule is found in no path, or its spec
+            does not fit the leaf.
 
     Example:
         >>> import functorch_optim as fo
@@ -50,20 +59,32 @@ def state_shardings(
         >>> found = state_shardings(fo.adam(), params)
         >>> found.exp_avg["w"].spec, found.step.spec
         (P('data',), P())
+        >>> whole = {"w": jax.ShapeDtypeStruct((8, 4), "float32", sharding=NamedSharding(mesh, PartitionSpec()))}
+        >>> state_shardings(fo.adam(), whole, zero="data").exp_avg["w"].spec
+        P('data',)
     """
     check_transformation("state_shardings", tx)
     mesh, kind = _mesh_of(params)
+    if zero is not None and zero not in mesh.axis_names:
+        axes = ", ".join(map(repr, mesh.axis_names))
+        raise ValueError(f"state_shardings: zero={zero!r} is no axis of the mesh; its axes are {axes}")
     state = _typed_state(tx, params, mesh)
     names, leaves, treedef = trees.named_leaves(state)
     chosen = as_rules("state_shardings", list(rules), "PartitionSpec")
     chosen.check(names)
-    specs = [_spec(chosen, name, leaf, mesh) for name, leaf in zip(names, leaves, strict=True)]
+    own = [0] * len(leaves) if zero is None else _own_dimensions(state, params)
+    specs = [_spec(chosen, name, leaf, mesh, n and zero, n) for name, leaf, n in zip(names, leaves, own, strict=True)]
     return treedef.unflatten([NamedSharding(mesh, spec, memory_kind=memory_kind or kind) for spec in specs])
 
 
 @explains_names
 def init_sharded(
-    tx: GradientTransformation, params: PyTree, *, memory_kind: str | None = None, rules: Rules = ()
+    tx: GradientTransformation,
+    params: PyTree,
+    *,
+    zero: str | None = None,
+    memory_kind: str | None = None,
+    rules: Rules = (),
 ) -> PyTree:
     """Create a transformation's state in its place on the parameters' mesh; no device holds all of it on the way.
 
@@ -73,6 +94,7 @@ def init_sharded(
     Args:
         tx: a transformation.
         params: arrays on one mesh.
+        zero: as in :func:`state_shardings`.
         memory_kind: as in :func:`state_shardings`.
         rules: as in :func:`state_shardings`.
 
@@ -90,13 +112,13 @@ def init_sharded(
     for name, leaf in zip(*trees.named_leaves(params)[:2], strict=True):
         if not isinstance(leaf, jax.Array) or isinstance(leaf, Tracer):
             raise TypeError(f"init_sharded needs arrays, but the parameter {trees.quote(name)} is {leaf!r:.60}")
-    shardings = state_shardings(tx, params, memory_kind=memory_kind, rules=rules)
+    shardings = state_shardings(tx, params, zero=zero, memory_kind=memory_kind, rules=rules)
     mesh, _ = _mesh_of(params)
     twin = _explicit(mesh)
     moved = jax.tree.map(lambda leaf: jax.device_put(leaf, NamedSharding(twin, _spec_of(leaf, mesh))), params)
     on_twin = jax.tree.map(lambda one: NamedSharding(twin, one.spec, memory_kind=one.memory_kind), shardings)
     with jax.set_mesh(twin):
-        state = jax.jit(tx.init, out_shardings=on_twin)(moved)
+        state = jax.jit(_init_for(tx, mesh), out_shardings=on_twin)(moved)
     return jax.tree.map(jax.device_put, state, shardings)
 
 
@@ -129,27 +151,57 @@ def _explicit(mesh: Mesh) -> Mesh:
     return Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Explicit,) * len(mesh.axis_names))
 
 
-def _spec_of(leaf: Any, mesh: Mesh) -> PartitionSpec:
+def _spec_of(leaf: PyTree, mesh: Mesh) -> PartitionSpec:
     sharding = getattr(leaf, "sharding", None)
     return sharding.spec if isinstance(sharding, NamedSharding) else PartitionSpec()
+
+
+class _Init(Frozen):
+    """``init`` on the explicit twin of a mesh; equal ones are compiled once."""
+
+    init: Callable[[PyTree], PyTree]
+    automatic: bool
+
+    def __call__(self, params: PyTree) -> PyTree:
+        with standing_for_automatic(self.automatic):
+            return self.init(params)
+
+
+def _init_for(tx: GradientTransformation, mesh: Mesh) -> _Init:
+    return _Init(tx.init, mesh.size > 1 and AxisType.Auto in mesh.axis_types)
 
 
 def _typed_state(tx: GradientTransformation, params: PyTree, mesh: Mesh) -> PyTree:
     """The state's leaves as shapes with shardings on the mesh's explicit twin."""
     twin = _explicit(mesh)
 
-    def typed(leaf: Any) -> jax.ShapeDtypeStruct:
+    def typed(leaf: PyTree) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(twin, _spec_of(leaf, mesh)))
 
     with jax.sharding.use_abstract_mesh(twin.abstract_mesh):
-        return jax.eval_shape(tx.init, jax.tree.map(typed, params))
+        return jax.eval_shape(_init_for(tx, mesh), jax.tree.map(typed, params))
 
 
-def _spec(rules: PathRules, name: str, leaf: Any, mesh: Mesh) -> PartitionSpec:
-    """The spec of a leaf of the state: that of a rule, or of its type, without trailing Nones."""
+def _own_dimensions(state: PyTree, params: PyTree) -> list[int]:
+    """For each leaf of the state, how many of its last dimensions are a parameter's; 0 if it stands for none."""
+    shapes = {path: leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+    lengths = sorted({len(path) for path in shapes}, reverse=True)
+
+    def own(path: tuple[object, ...], shape: tuple[int, ...]) -> int:
+        ends = (path[len(path) - length :] for length in lengths if length <= len(path))
+        found = next((shapes[end] for end in ends if end in shapes), ())
+        return len(found) if found and shape[-len(found) :] == found else 0
+
+    return [own(path, leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(state)]
+
+
+def _spec(rules: PathRules, name: str, leaf: PyTree, mesh: Mesh, zero: PyTree, dimensions: int) -> PartitionSpec:
+    """The spec of a leaf of the state: that of a rule, or of its type and ``zero``, without trailing Nones."""
     match = rules.match(name)
     if match is None:
         parts = list(leaf.sharding.spec) if isinstance(leaf.sharding, NamedSharding) else []
+        if zero:
+            parts = _split_besides(parts, leaf.shape, mesh, zero, dimensions)
         while parts and parts[-1] is None:
             parts.pop()
         return PartitionSpec(*parts)
@@ -162,3 +214,14 @@ def _spec(rules: PathRules, name: str, leaf: Any, mesh: Mesh) -> PartitionSpec:
             f"{leaf.shape}: {error}"
         ) from error
     return spec
+
+
+def _split_besides(parts: list[PyTree], shape: tuple[int, ...], mesh: Mesh, zero: str, dimensions: int) -> list[PyTree]:
+    """Split the first of the last dimensions that is whole and divides over the axis too, unless it splits one."""
+    parts = [*parts, *[None] * (len(shape) - len(parts))]
+    if any(zero == part or (isinstance(part, tuple) and zero in part) for part in parts):
+        return parts
+    for place in range(len(shape) - dimensions, len(shape)):
+        if parts[place] is None and shape[place] and shape[place] % mesh.shape[zero] == 0:
+            return [*parts[:place], zero, *parts[place + 1 :]]
+    return parts

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 import functorch_optim as fo
 from functorch_optim import optim
@@ -238,6 +240,48 @@ def test_sharded_leaves_stay_alone():
     optimizer.step(tree)
     assert [pack.indices for pack in optimizer._engine._known.packs] == [[1, 2]]
     assert optimizer.params["a"].sharding.is_equivalent_to(rows, 2)
+
+
+def placed(kind):
+    mesh = jax.make_mesh((2,), ("data",), devices=jax.devices()[:2], axis_types=(kind,))
+    put = lambda spec, *shape: jax.device_put(jnp.ones(shape), NamedSharding(mesh, spec))  # noqa: E731 one line
+    return mesh, {"split": put(P("data"), 4, 2), "one": put(P(), 3), "other": put(P(), 2)}
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+def test_a_mesh_has_one_structure_however_the_state_is_made(kind):
+    """On automatic axes nothing is packed, since a traced leaf does not say whether it is whole."""
+    mesh, tree = placed(kind)
+    tx, plain = fo.adam(lr=0.1, foreach=True), fo.adam(lr=0.1)
+    with jax.set_mesh(mesh):
+        abstract = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype, sharding=p.sharding), tree)
+        shardings = fo.state_shardings(tx, abstract)
+        states = [tx.init(tree), jax.jit(tx.init)(tree), fo.init_sharded(tx, tree)]
+        states += [jax.jit(tx.init, out_shardings=shardings)(tree)]
+        structures = {jax.tree.structure(state) for state in (*states, jax.eval_shape(tx.init, abstract), shardings)}
+        assert len(structures) == 1
+        assert bool(states[0].packed.exp_avg) is (kind is AxisType.Explicit)
+        expected, _ = jax.jit(plain.update)(tree, plain.init(tree), tree)
+        for state in states:
+            assert state.leaves.exp_avg["split"].sharding.is_equivalent_to(tree["split"].sharding, 2)
+            step = jax.jit(tx.update).lower(tree, state, tree).compile()
+            assert "all-" not in step.as_text() and near(step(tree, state, tree)[0], expected)
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+def test_a_packed_state_of_split_parameters_is_refused(kind):
+    mesh, tree = placed(kind)
+    tx = fo.adam(lr=0.1, foreach=True)
+    packed = tx.init(jax.tree.map(lambda leaf: jnp.ones(leaf.shape), tree))
+    with jax.set_mesh(mesh):
+        state = jax.device_put(packed, NamedSharding(mesh, P()))
+        name = "one" if kind is AxisType.Auto else "split"
+        for update in (tx.update, jax.jit(tx.update)):
+            with pytest.raises(ValueError, match=rf"parameter '{name}' is in a packed buffer.*init_shar"):
+                update(tree, state, tree)
+        plain = fo.adam(lr=0.1)
+        found, _ = jax.jit(plain.update)(tree, state.unpack(tree), tree)
+        assert near(found, jax.jit(plain.update)(tree, plain.init(tree), tree)[0])
 
 
 def test_trace_and_compile_do_not_grow_with_the_leaves():

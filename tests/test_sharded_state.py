@@ -32,14 +32,16 @@ TRANSFORMATIONS = {
 }
 
 
-class Every(Transform):
-    """All transformations at once: compilation dominates."""
+class EveryOf(Transform):
+    """Several transformations at once: compilation dominates."""
+
+    of: tuple
 
     def init(self, params):
-        return {name: tx.init(params) for name, tx in TRANSFORMATIONS.items()}
+        return {name: tx.init(params) for name, tx in self.of}
 
 
-every = transformation(Every())
+every = transformation(EveryOf(tuple(TRANSFORMATIONS.items())))
 
 
 def tree(seed=0):
@@ -112,6 +114,7 @@ def stepped(tx, params, state, grads):
     return fo.apply_updates(params, updates), state
 
 
+@pytest.mark.full  # with the numbers and the collectives, and in both tiers: test_mesh_matrix.py
 @matrix
 def test_steps_keep_every_place_and_are_those_of_one_device(kind, place):
     mesh, params = placed(kind, place, tree())
@@ -173,6 +176,53 @@ def test_rules_and_kinds_of_memory():
     assert jax.tree.map(lambda leaf: leaf.sharding, host) == on_host
 
 
+ZERO = ["adam", "adafactor", "lookahead", "ema", "lbfgs"]
+
+
+def zero_spec(name, leaf, params):
+    """The spec of a leaf of the state with ``zero="x"``, from its path and shape."""
+    own = next((param for end, param in named(params).items() if name.endswith(end)), None)
+    spec = expected(name, leaf, params)
+    if own is None or leaf.shape[leaf.ndim - own.ndim :] != own.shape or "x" in str(spec):
+        return spec
+    parts = [*spec, *[None] * leaf.ndim][: leaf.ndim]
+    for place in range(leaf.ndim - own.ndim, leaf.ndim):
+        if parts[place] is None and leaf.shape[place] % 4 == 0:
+            return P(*parts[:place], "x", *parts[place + 1 :])
+    return spec
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, *full(AxisType.Explicit)])
+@pytest.mark.parametrize("place", ["replicated", *full("last axis", "both axes")])
+def test_zero_splits_slots_over_an_axis_and_steps_keep_all_places(kind, place):
+    table = {**TRANSFORMATIONS, "ema": fo.ema(0.9)}
+    chosen = {name: table[name] for name in (ZERO if not FULL else table) if name in table}
+    mesh, params = placed(kind, place, tree())
+    _, grads = placed(kind, place, tree(1))
+    states = {name: fo.init_sharded(tx, params, zero="x") for name, tx in chosen.items() if name in ("adam", "lbfgs")}
+    assert fo.state_shardings(fo.adam(), params, zero="x").exp_avg == jax.tree.map(
+        lambda leaf: leaf.sharding, states["adam"].exp_avg
+    )
+    together = transformation(EveryOf(tuple(chosen.items())))
+    states = fo.init_sharded(together, params, zero="x")
+    for path, leaf in jax.tree_util.tree_leaves_with_path(states):
+        name = jax.tree_util.keystr(path)
+        assert same_place(leaf, mesh, zero_spec(name, leaf, params)), (name, leaf.sharding)
+    stepping = {name: tx for name, tx in chosen.items() if "bfgs" not in name}
+
+    def run(params, states, grads):
+        return {name: stepped(tx, params, states[name], grads) for name, tx in stepping.items()}
+
+    whole = jax.jit(run)(tree(), together.init(tree()), tree(1))
+    with jax.set_mesh(mesh):
+        found = jax.jit(run)(params, states, grads)
+    for name, (new, after) in found.items():
+        for leaf, own in zip(jax.tree.leaves((new, after)), jax.tree.leaves((params, states[name])), strict=True):
+            assert leaf.sharding.is_equivalent_to(own.sharding, leaf.ndim), (name, leaf.sharding, own.sharding)
+        errors = jax.tree.map(relative, new, whole[name][0])
+        assert max(jax.tree.leaves(errors)) < (2e-2 if "muon" in name else 2e-6), (name, errors)
+
+
 def test_parameters_on_one_device_are_replicated_on_the_mesh_of_the_others():
     mesh, params = placed(AxisType.Auto, "both axes", tree())
     params["scale"] = jnp.ones(())
@@ -199,5 +249,7 @@ def test_what_has_no_place_is_told():
         fo.init_sharded(fo.adam(), abstract)
     with pytest.raises(TypeError, match=r"init_sharded needs arrays, but the parameter 'dense\.bias' is"):
         jax.jit(lambda params: fo.init_sharded(fo.adam(), params))(params)
+    with pytest.raises(ValueError, match=r"state_shardings: zero='data' is no axis of the mesh; its axes are 'x', 'y'"):
+        fo.init_sharded(fo.adam(), params, zero="data")
     with pytest.raises(TypeError, match="state_shardings"):
         fo.state_shardings(fo.adam, params)

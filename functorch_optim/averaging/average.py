@@ -8,6 +8,7 @@ from jax.core import Tracer
 from jax.typing import DTypeLike
 
 from functorch_optim import trees
+from functorch_optim.alike import beside, kept
 from functorch_optim.base import GradientTransformation, Transform, add_update, exportable
 from functorch_optim.combinators import find_state
 from functorch_optim.core.numerics import lerp, next_step
@@ -67,7 +68,8 @@ class Average(Options, Transform):
         names, leaves, treedef = trees.named_leaves(params)
         for name, leaf in zip(names, leaves, strict=True):
             trees.check_parameter(name, leaf)
-        average = treedef.unflatten([jnp.zeros_like(leaf, dtype=self._dtype_of(leaf)) for leaf in leaves])
+        empty = [beside(leaf, jnp.zeros_like(leaf, dtype=self._dtype_of(leaf))) for leaf in leaves]
+        average = treedef.unflatten(empty)
         return AverageState(first, count, average, jnp.zeros((), jnp.result_type(float)) if self.from_zero else None)
 
     def _dtype_of(self, param: PyTree) -> DTypeLike:
@@ -118,7 +120,7 @@ def _next_average(
 
     Until the first parameters enter, the average is the parameter; the first are mixed into zeros, or copied.
     """
-    wide = param.astype(average.dtype)
+    wide = kept(average, param.astype(average.dtype))
     if from_zero:
         mixed = mix(jnp.where(first, jnp.zeros_like(average), average), wide, keep)
         return jnp.where(enter, mixed, jnp.where(first, wide, average))

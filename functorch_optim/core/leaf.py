@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 
 from functorch_optim import rows, trees
+from functorch_optim.alike import kept
 from functorch_optim.core.numerics import coefficient, decay_of
 from functorch_optim.core.rule import Rule, StepScalars
 from functorch_optim.fusion import one_pass
@@ -47,6 +48,8 @@ def update_dense(
         return jax.tree.map(jax.lax.complex, real, imag)
     dtype = trees.compute_dtype(grad, param, *jax.tree.leaves(slots))
     g, p, wide = jax.tree.map(lambda x: jnp.asarray(x, dtype), (grad, param, slots))
+    home = next((slot for slot in jax.tree.leaves(wide) if slot.shape == g.shape), g)
+    g, p = jax.tree.map(lambda x: kept(home, x), (g, p))  # compute where the slots are
     if one is not None:
         g, p, wide = jax.tree.map(lambda x: x * one.astype(dtype), (g, p, wide))
     own = rule.at_dtype(scalars.rule, dtype if param is None else param.dtype)
@@ -58,7 +61,7 @@ def update_dense(
     delta, new = rule.update(g, p, wide, s.rule)
     if s.decoupled_decay is not None:
         delta = _where(decayed, delta - decay_of(s.decoupled_decay, p), delta)
-    return delta, jax.tree.map(lambda x, old: x.astype(old.dtype), new, slots)
+    return delta, jax.tree.map(lambda x, old: kept(old, x.astype(old.dtype)), new, slots)
 
 
 def _where(decayed: PyTree, with_decay: jax.Array, without: jax.Array) -> jax.Array:
@@ -84,7 +87,7 @@ def update_rows(rule: Rule, scalars: StepScalars, grad: Array, param: Array, slo
     dtype = trees.compute_dtype(grad)
     wide = rows.map_values(lambda x: x.astype(dtype), grad)
     if rule.moves_all_rows():
-        return update_dense(rule, scalars, wide.todense(), param, slots)
+        return update_dense(rule, scalars, rows.dense(wide), param, slots)
     once = wide if rule.is_linear() else rows.summed(wide)
     touched = rows.indices_of(once)
     row_param, row_slots = jax.tree.map(lambda x: rows.take(x, touched), (param, slots))

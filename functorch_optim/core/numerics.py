@@ -6,6 +6,7 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from functorch_optim import trees
+from functorch_optim.alike import beside
 from functorch_optim.hyperparams import Beta
 from functorch_optim.typing import Numeric, PyTree
 
@@ -30,13 +31,13 @@ def zeros_like(param: PyTree) -> jax.Array | None:
         >>> zeros_like(jnp.ones(2, jnp.bfloat16)).dtype, zeros_like(jnp.ones(2, jnp.float16)).dtype
         (dtype(bfloat16), dtype('float32'))
     """
-    return None if param is None else jnp.zeros_like(param, dtype=trees.slot_dtype(param))
+    return None if param is None else beside(param, jnp.zeros_like(param, dtype=trees.slot_dtype(param)))
 
 
 def wide_zeros_like(param: PyTree) -> jax.Array:
     """Zeros with a parameter's shape and sharding in at least float32, for sums over many steps."""
     inexact = jnp.issubdtype(param.dtype, jnp.inexact)
-    return jnp.zeros_like(param, dtype=trees.compute_dtype(param) if inexact else param.dtype)
+    return beside(param, jnp.zeros_like(param, dtype=trees.compute_dtype(param) if inexact else param.dtype))
 
 
 def full_like(param: PyTree, value: Numeric) -> jax.Array | None:
@@ -50,8 +51,8 @@ def full_like(param: PyTree, value: Numeric) -> jax.Array | None:
         return None
     if jnp.issubdtype(param.dtype, jnp.complexfloating):
         part = jnp.full_like(param, value, dtype=jnp.finfo(param.dtype).dtype)
-        return jax.lax.complex(part, part)
-    return jnp.full_like(param, value, dtype=trees.slot_dtype(param))
+        return beside(param, jax.lax.complex(part, part))
+    return beside(param, jnp.full_like(param, value, dtype=trees.slot_dtype(param)))
 
 
 def decay_of(decay: jax.Array, param: jax.Array) -> jax.Array:

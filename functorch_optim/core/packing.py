@@ -17,9 +17,11 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
 from functorch_optim import axes, rows, trees
+from functorch_optim.alike import is_hidden, on_automatic
 from functorch_optim.base import exportable
 from functorch_optim.core.lifted import Aligned, Lifted
 from functorch_optim.core.rule import StepScalars
+from functorch_optim.placement import whole
 from functorch_optim.typing import Numeric, PyTree
 
 LARGEST = 8192  # entries of the largest leaf to pack: beyond that, joining and splitting cost more than the buffers do
@@ -87,7 +89,9 @@ class Packed(Lifted):
             ValueError: slots that would share a buffer have different dtypes.
         """
         names, leaves, treedef = trees.named_leaves(params)
-        small = packable(leaves) if self.slot_names else [False] * len(leaves)
+        # On automatic axes a traced leaf does not say whether it is whole: pack none, traced or not.
+        hidden = not self.slot_names or any(map(on_automatic, leaves))
+        small = [False] * len(leaves) if hidden else packable(leaves)
         packed, loose = {}, {}
         for slot in self.slot_names:
             slots = trees.align(params, getattr(state, slot), f"slots {slot}")
@@ -110,6 +114,7 @@ class Packed(Lifted):
         updates_of = self.leaf_updates(scalars, aligned.decays)
         small = [bool(self.slot_names) and all(slot is None for slot in row) for row in aligned.slots]
         buffers = segments_of(aligned.params, small)
+        self._check_whole(params, small)
         self._check_dtypes(buffers, state.packed)
         deltas, new_slots = [None] * len(small), list(aligned.slots)
         for index, (grad, param, row) in enumerate(zip(aligned.grads, aligned.params, aligned.slots, strict=True)):
@@ -126,6 +131,18 @@ class Packed(Lifted):
         carried = {name: getattr(leaves, name) for name in self.rule.carried}
         new = self.state_of(aligned.treedef, new_slots, leaves.step, carried)
         return aligned.treedef.unflatten(deltas), ForeachState(new, self.rule.empty()._replace(**packed))
+
+    def _check_whole(self, params: PyTree, packed: Sequence[bool]) -> None:
+        """Raise if a packed parameter is split over devices, or if nothing says that it is not."""
+        names, leaves, _ = trees.named_leaves(params)
+        for name, leaf, gone in zip(names, leaves, packed, strict=True):
+            if gone and (on_automatic(leaf) or _is_split(leaf)):
+                raise ValueError(
+                    f"{self!r}: the state of the parameter {trees.quote(name)} is in a packed buffer, but the "
+                    "parameter is split over a mesh, or on automatic axes, where it may be: make the state from the "
+                    "parameters in their place, fo.init_sharded(tx, params), or leave foreach out and continue with "
+                    "state.unpack(params)"
+                )
 
     def _check_dtypes(self, buffers: "dict[str, Segments]", packed: PyTree) -> None:
         """Raise unless the buffers belong to parameters of these dtypes."""
@@ -146,12 +163,12 @@ class Packed(Lifted):
         dtype = trees.compute_dtype(*dense, *params)
         zeroed = [jnp.zeros(s, dtype) if g is None else g for g, s in zip(dense, segments.shapes, strict=True)]
         needed = scalars.needs_params or self.rule.needs_params
-        whole = joined(params, params[0].dtype) if needed else None
+        flat = joined(params, params[0].dtype) if needed else None
         if len(updates) == 1:
             update_flat = updates[decays[0]]
         else:
             update_flat = self.leaf_update(scalars, np.repeat(decays, [param.size for param in params]))
-        delta, new = update_flat(joined(zeroed, dtype), whole, row)
+        delta, new = update_flat(joined(zeroed, dtype), flat, row)
         parts, bounds = segments.cut(delta, step), segments.bounds
         for place, (grad, param, decay) in enumerate(zip(grads, params, decays, strict=True)):
             if dense[place] is not None:
@@ -165,6 +182,13 @@ class Packed(Lifted):
         return parts, new
 
 
+def _is_split(leaf: PyTree) -> bool:
+    """Whether an array says that it is split over devices."""
+    if isinstance(leaf, Tracer):
+        return any(jax.typeof(leaf).sharding.spec)
+    return isinstance(leaf, jax.Array) and not leaf.sharding.is_fully_replicated
+
+
 def packable(leaves: Sequence[PyTree]) -> list[bool]:
     """Whether each leaf is small, and known to be fully replicated over the same devices as the others."""
     flags, placement, known = [], None, not axes.unknown()
@@ -172,12 +196,11 @@ def packable(leaves: Sequence[PyTree]) -> list[bool]:
         small = int(np.prod(leaf.shape)) <= LARGEST and leaf.size > 0
         sharding = getattr(leaf, "sharding", None) if not isinstance(leaf, Tracer) else None
         if small and sharding is not None:
-            whole = sharding.is_fully_replicated
             devices = frozenset(sharding.device_set)
             placement = placement or devices
-            small = whole and devices == placement
+            small = sharding.is_fully_replicated and devices == placement
         elif small and isinstance(leaf, Tracer):
-            small = known and not any(jax.typeof(leaf).sharding.spec) and not axes.varying(leaf)
+            small = known and not is_hidden(leaf) and not _is_split(leaf) and not axes.varying(leaf)
         flags.append(small)
     return flags
 
@@ -308,4 +331,5 @@ def joined(leaves: Sequence[PyTree], dtype: DTypeLike, front: int = 0) -> jax.Ar
 
 
 def _flat(leaf: jax.Array, front: int) -> jax.Array:
+    leaf = whole(leaf, range(front, leaf.ndim))  # a gradient may be split where its parameter is not
     return leaf.reshape((*leaf.shape[:front], math.prod(leaf.shape[front:])))

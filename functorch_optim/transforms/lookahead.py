@@ -5,6 +5,7 @@ from typing import Annotated, Any, ClassVar, NamedTuple
 import jax.numpy as jnp
 
 from functorch_optim import trees
+from functorch_optim.alike import kept
 from functorch_optim.averaging.average import mix
 from functorch_optim.base import GradientTransformation, exportable, transformation, update_of
 from functorch_optim.combinators import Wrapper, current_hyperparams
@@ -52,7 +53,7 @@ class Lookahead(Options, Wrapper):
         sync = (state.step + 1) % self.every == 0
         results = []
         for param, move, slow in zip(leaves, moves, held, strict=True):
-            own = jnp.where(first, param.astype(slow.dtype), slow)
+            own = jnp.where(first, kept(slow, param.astype(slow.dtype)), slow)
             results.append((None, own) if move is None else _update_leaf(param, move, own, keep, sync))
         slow = treedef.unflatten([slow for _, slow in results])
         return treedef.unflatten([move for move, _ in results]), LookaheadState(next_step(state.step), slow, inner)
@@ -67,7 +68,7 @@ class Lookahead(Options, Wrapper):
 def _update_leaf(param: PyTree, move: PyTree, slow: PyTree, keep: Beta, sync: Numeric) -> tuple[PyTree, PyTree]:
     """Compute the update and the slow weights of one parameter; with ``sync`` the two become equal."""
     dtype = trees.compute_dtype(param, move)
-    wide, step = param.astype(dtype), move.astype(dtype)
+    wide, step = kept(slow, param.astype(dtype)), kept(slow, move.astype(dtype))
     met = mix(slow.astype(dtype), wide + step, keep)
     return jnp.where(sync, met - wide, step), jnp.where(sync, met.astype(slow.dtype), slow)
 

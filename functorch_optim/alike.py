@@ -1,0 +1,129 @@
+"""Arrays beside their parameters on a mesh: a slot is split as its parameter is, and a sum stays where it was.
+
+Under explicit axes the type of an array says how it is split. Under automatic ones no traced array says it: XLA finds
+it by propagation, from the arrays that enter a computation to those that come from them. Constants come from none, so
+zeros are replicated; and a sum is split as that operand which is split more.
+"""
+
+import contextlib
+from collections.abc import Generator
+from contextvars import ContextVar
+
+import jax
+import jax.numpy as jnp
+from jax.core import Tracer
+from jax.extend.core import Primitive
+from jax.extend.mlir import ir
+from jax.extend.mlir.dialects import sdy
+from jax.interpreters import ad, batching, mlir
+from jax.sharding import AxisType, NamedSharding
+
+from functorch_optim.typing import PyTree
+
+
+def is_hidden(array: PyTree) -> bool:
+    """Whether an array is traced on a mesh with automatic axes, so that it does not say how it is split."""
+    if not isinstance(array, Tracer):
+        return False
+    mesh = jax.typeof(array).sharding.mesh
+    return not mesh.empty and mesh.size > 1 and AxisType.Auto in mesh.axis_types
+
+
+_STANDS_FOR_AUTOMATIC: ContextVar[bool] = ContextVar("stands for automatic axes", default=False)
+
+
+@contextlib.contextmanager
+def standing_for_automatic(axes: bool) -> Generator[None]:
+    """Within it, a mesh with explicit axes stands for the same one with automatic axes, if ``axes`` says so."""
+    token = _STANDS_FOR_AUTOMATIC.set(axes)
+    try:
+        yield
+    finally:
+        _STANDS_FOR_AUTOMATIC.reset(token)
+
+
+def on_automatic(leaf: PyTree) -> bool:
+    """Whether a leaf, traced or not, is on a mesh with automatic axes."""
+    if isinstance(leaf, Tracer):
+        return is_hidden(leaf) or (_STANDS_FOR_AUTOMATIC.get() and not jax.typeof(leaf).sharding.mesh.empty)
+    sharding = getattr(leaf, "sharding", None)
+    return isinstance(sharding, NamedSharding) and sharding.mesh.size > 1 and AxisType.Auto in sharding.mesh.axis_types
+
+
+def beside(param: PyTree, slot: jax.Array) -> jax.Array:
+    """Return a new slot as it is, but split as its parameter also where the parameter does not say how.
+
+    There a condition that XLA cannot know chooses between the slot and the parameter, so that the result comes from
+    both. (A Shardy group of the two would cost nothing, but XLA fails on one inside ``shard_map`` over some of the
+    axes, and JAX lowers equal functions once, so that leaves of one shape would be in one group.)
+    """
+    if not is_hidden(param) or param.shape != slot.shape:
+        return slot
+    never = jax.lax.optimization_barrier(jnp.zeros((), bool))
+    model = jax.lax.stop_gradient(param)
+    if jnp.iscomplexobj(model) and not jnp.iscomplexobj(slot):
+        model = jnp.real(model)
+    return jax.lax.select(never, model.astype(slot.dtype), slot)
+
+
+def in_place_of(old: PyTree, new: jax.Array) -> jax.Array:
+    """Return what replaces an array of a state, split as the old one is.
+
+    It is for arrays of no parameter's shape. Slots follow their parameters and gradients by themselves.
+    """
+    if not is_hidden(old):
+        return kept(old, new)
+    never = jax.lax.optimization_barrier(jnp.zeros((), bool))
+    return jax.lax.select(never, old, hold_p.bind(new))
+
+
+def following(param: PyTree, update: PyTree) -> PyTree:
+    """Return an update for its sum with the parameter, so that the sum is split as the parameter is.
+
+    Where both say how they are split, the update is resharded. Where a traced parameter does not, the update's split is
+    kept from the sum; one device, and a mesh on which both are split alike, compile to what they compile to without.
+    """
+    if not isinstance(param, jax.Array) or not isinstance(update, jax.Array) or update.shape != param.shape:
+        return update
+    if isinstance(param, Tracer):
+        update = kept(param, update)
+        return hold_p.bind(update) if is_hidden(param) else update
+    if isinstance(update, Tracer) or not _on_one_mesh(param, update):
+        return update
+    same = update.sharding.is_equivalent_to(param.sharding, param.ndim)
+    return update if same else jax.device_put(update, param.sharding)
+
+
+def kept(old: PyTree, new: jax.Array) -> jax.Array:
+    """Return an array in the place that the type of an older one says, if the types of both say it."""
+    own, other = jax.typeof(old).sharding, jax.typeof(new).sharding
+    if old.shape != new.shape or other == own or other.mesh != own.mesh or AxisType.Explicit not in own.mesh.axis_types:
+        return new
+    return jax.sharding.reshard(new, own)
+
+
+def _on_one_mesh(param: jax.Array, update: jax.Array) -> bool:
+    """Whether two arrays, which are there, are spread over the same devices."""
+    own, other = param.sharding, update.sharding
+    meshes = isinstance(own, NamedSharding) and isinstance(other, NamedSharding)
+    return meshes and own.device_set == other.device_set
+
+
+BACKWARD = 2  # of sdy.PropagationDirection: a split reaches the operand from the sum, but not the sum from the operand
+
+hold_p = Primitive("hold")
+hold_p.def_impl(lambda x: x)
+hold_p.def_abstract_eval(lambda x: x)
+ad.deflinear(hold_p, lambda cotangent: [cotangent])
+batching.defvectorized(hold_p)
+
+
+def _lowered(context: object, x: PyTree) -> list[PyTree]:
+    del context
+    if not getattr(jax.config, "jax_use_shardy_partitioner", True):  # GSPMD, the older one, has no such barrier
+        return [x]
+    direction = ir.IntegerAttr.get(ir.IntegerType.get_signless(32), BACKWARD)
+    return [sdy.propagation_barrier(x, direction)]
+
+
+mlir.register_lowering(hold_p, _lowered)
