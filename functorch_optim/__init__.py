@@ -36,7 +36,7 @@ from functorch_optim.monitoring.monitor import MonitorState, monitor
 from functorch_optim.monitoring.report import report
 from functorch_optim.norms import global_norm
 from functorch_optim.selection import MaskedState, masked, partition
-from functorch_optim.sharded_state import init_sharded, state_shardings
+from functorch_optim.sharded_state import abstract_state, init_sharded, state_shardings
 from functorch_optim.sparse_grad import value_and_sparse_grad
 from functorch_optim.transforms.accumulation import AccumulateState, CountedAccumulateState, accumulate
 from functorch_optim.transforms.adaptive_clipping import (
@@ -144,6 +144,7 @@ __all__ = [
     "StepState",
     "StochasticRoundingState",
     "ZeroNansState",
+    "abstract_state",
     "accumulate",
     "adadelta",
     "adafactor",

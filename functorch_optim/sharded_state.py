@@ -63,6 +63,42 @@ def state_shardings(
         >>> state_shardings(fo.adam(), whole, zero="data").exp_avg["w"].spec
         P('data',)
     """
+    found = _abstract(tx, params, zero, memory_kind, rules)
+    return jax.tree.map(lambda leaf: leaf.sharding, found)
+
+
+@explains_names
+def abstract_state(
+    tx: GradientTransformation,
+    params: PyTree,
+    *,
+    zero: str | None = None,
+    memory_kind: str | None = None,
+    rules: Rules = (),
+) -> PyTree:
+    """Return the shapes, dtypes and places of a transformation's state, as ``like=`` of a checkpoint takes them.
+
+    It is ``jax.eval_shape(tx.init, params)`` with the shardings of :func:`state_shardings`, whose arguments and errors
+    it has. Nothing is allocated.
+
+    Returns:
+        A tree of :class:`jax.ShapeDtypeStruct` with the state's structure.
+
+    Example:
+        >>> import functorch_optim as fo
+        >>> mesh = jax.make_mesh((jax.device_count(),), ("data",))
+        >>> of_rows = NamedSharding(mesh, PartitionSpec("data"))
+        >>> params = {"w": jax.ShapeDtypeStruct((8, 4), "float32", sharding=of_rows)}
+        >>> found = abstract_state(fo.adam(), params).exp_avg["w"]
+        >>> found.shape, found.dtype.name, found.sharding.spec
+        ((8, 4), 'float32', P('data',))
+    """
+    return _abstract(tx, params, zero, memory_kind, rules)
+
+
+def _abstract(
+    tx: GradientTransformation, params: PyTree, zero: str | None, memory_kind: str | None, rules: Rules
+) -> PyTree:
     check_transformation("state_shardings", tx)
     mesh, kind = _mesh_of(params)
     if zero is not None and zero not in mesh.axis_names:
@@ -74,7 +110,9 @@ def state_shardings(
     chosen.check(names)
     own = [0] * len(leaves) if zero is None else _own_dimensions(state, params)
     specs = [_spec(chosen, name, leaf, mesh, n and zero, n) for name, leaf, n in zip(names, leaves, own, strict=True)]
-    return treedef.unflatten([NamedSharding(mesh, spec, memory_kind=memory_kind or kind) for spec in specs])
+    places = [NamedSharding(mesh, spec, memory_kind=memory_kind or kind) for spec in specs]
+    placed = zip(leaves, places, strict=True)
+    return treedef.unflatten([jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=one) for leaf, one in placed])
 
 
 @explains_names

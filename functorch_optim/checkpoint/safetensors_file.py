@@ -23,7 +23,7 @@ def save_safetensors(tree: PyTree, path: str | os.PathLike[str], sync: bool = Tr
 
     Arrays get dotted names; an optimizer's ``state_dict`` gets the names of torch's distributed checkpoints,
     ``state.<name>.exp_avg`` and ``param_groups.<name>.lr``. Everything else is JSON under its name in the file's
-    metadata, which also holds a checksum of the whole file. Flat parameters are written as their tree. The write is
+    metadata, which also holds checksums of all bytes. Flat parameters are written as their tree. The write is
     atomic (:func:`functorch_optim.checkpoint.atomic_write`). The package safetensors is not needed.
 
     Args:
@@ -32,9 +32,15 @@ def save_safetensors(tree: PyTree, path: str | os.PathLike[str], sync: bool = Tr
             and nnx variables their values.
         path: the file.
         sync: whether to wait until the file is on the disk.
+        sharded: whether each process writes the parts of arrays that it holds to a file of its own, beside ``path``,
+            which is then their index. Nothing is sent. All processes must see the folder. Keep the files together: the
+            next checkpoint at ``path`` removes them.
+
+    If several processes share some of the arrays, all call it with the same tree. Without ``sharded`` the arrays are
+    sent to process 0 one by one, in small blocks, and it writes the file. An error in one process is raised in all.
 
     Raises:
-        CheckpointError: the tree holds something else; the message says where.
+        CheckpointError: the tree holds something else; the message says where. Or it failed in another process.
         OSError: the file cannot be written, for example because the disk is full. A previous file stays.
 
     Example:
@@ -80,8 +86,9 @@ def _write(flat: Flat, path: str | os.PathLike[str], sync: bool, team: in_step.T
 def load_safetensors(path: str | os.PathLike[str], like: PyTree = None, verify: bool = True) -> PyTree:
     """Read a safetensors file.
 
-    The checksum that :func:`save_safetensors` writes is verified before anything is returned. Files of other programs
-    have none.
+    The checksums that :func:`save_safetensors` writes are verified, for all bytes that are read, before anything is
+    returned. Files of other programs have none. With ``like`` on a mesh each process reads only what its devices need,
+    whatever mesh, and however many processes, the file is from.
 
     Args:
         path: the file. One that :func:`save_safetensors` did not write (for example a model from a hub) becomes a dict

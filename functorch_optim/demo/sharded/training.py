@@ -64,7 +64,7 @@ def resume(tx: fo.GradientTransformation, config: Config, mesh: Mesh, path: path
     """Read a checkpoint onto a mesh, which may be another than that of the run that wrote it."""
     shapes = jax.eval_shape(functools.partial(init_params, config), jax.random.key(0))
     params = layout.abstract(shapes, layout.shardings(shapes, mesh))
-    state = layout.abstract(jax.eval_shape(tx.init, params), fo.state_shardings(tx, params))
+    state = fo.abstract_state(tx, params)
     like = Carry(params, state, 0)
     return Carry(**fo.checkpoint.load_safetensors(path, like=like._asdict()))
 
