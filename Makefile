@@ -11,7 +11,7 @@ CACHE := JAX_COMPILATION_CACHE_DIR=$(COMPILED) JAX_PERSISTENT_CACHE_MIN_COMPILE_
   JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1
 PYTEST := $(CACHE) $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
 
-.PHONY: demo test test-all test-torch durations mutants notebooks docs wheel stubs lint ruff pyright hooks bench bench-overhead bench-sparse bench-lbfgs bench-averaging bench-monitoring bench-skipping bench-loops bench-compile bench-checkpoint bench-precision parity coverage figures reference
+.PHONY: demo test test-all test-torch meshes durations mutants notebooks docs wheel stubs lint ruff pyright hooks bench bench-overhead bench-sparse bench-lbfgs bench-averaging bench-monitoring bench-skipping bench-loops bench-compile bench-checkpoint bench-precision parity coverage figures reference
 .DELETE_ON_ERROR:
 
 $(VENV)/.made:
@@ -43,6 +43,9 @@ test-all: $(VENV)/.torch ## test every combination, long runs, kills and injecte
 	FULL=1 $(PYTEST) $(ARGS)
 
 test-torch: test-all     ## alias of test-all
+
+meshes: $(VENV)/.test    ## every transformation on every kind of mesh, as a table: minutes
+	FULL=1 $(CACHE) $(BIN)/python -m tests.mesh_matrix
 
 durations: $(VENV)/.test ## record how long each test file takes, with an empty compilation cache
 	$(subst $(CACHE),,$(PYTEST)) -m "not torch" -p tests.tools.durations

@@ -6,9 +6,8 @@ zeros are replicated; and a sum is split as that operand which is split more.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextvars import ContextVar
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +33,7 @@ _STANDS_FOR_AUTOMATIC: ContextVar[bool] = ContextVar("stands for automatic axes"
 
 
 @contextlib.contextmanager
-def standing_for_automatic(axes: bool) -> Iterator[None]:
+def standing_for_automatic(axes: bool) -> Generator[None]:
     """Within it, a mesh with explicit axes stands for the same one with automatic axes, if ``axes`` says so."""
     token = _STANDS_FOR_AUTOMATIC.set(axes)
     try:
@@ -65,6 +64,17 @@ def beside(param: PyTree, slot: jax.Array) -> jax.Array:
     if jnp.iscomplexobj(model) and not jnp.iscomplexobj(slot):
         model = jnp.real(model)
     return jax.lax.select(never, model.astype(slot.dtype), slot)
+
+
+def in_place_of(old: PyTree, new: jax.Array) -> jax.Array:
+    """Return what replaces an array of a state, split as the old one is.
+
+    It is for arrays of no parameter's shape. Slots follow their parameters and gradients by themselves.
+    """
+    if not is_hidden(old):
+        return kept(old, new)
+    never = jax.lax.optimization_barrier(jnp.zeros((), bool))
+    return jax.lax.select(never, old, hold_p.bind(new))
 
 
 def following(param: PyTree, update: PyTree) -> PyTree:
@@ -108,7 +118,7 @@ ad.deflinear(hold_p, lambda cotangent: [cotangent])
 batching.defvectorized(hold_p)
 
 
-def _lowered(context: Any, x: Any) -> list[Any]:
+def _lowered(context: object, x: PyTree) -> list[PyTree]:
     del context
     if not getattr(jax.config, "jax_use_shardy_partitioner", True):  # GSPMD, the older one, has no such barrier
         return [x]

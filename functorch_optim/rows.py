@@ -109,6 +109,17 @@ def put(array: jax.Array, indices: jax.Array, values: jax.Array) -> jax.Array:
     return array.at[indices].set(values, mode="drop", out_sharding=sharding if any(sharding.spec[:1]) else None)
 
 
+def dense(array: BCOO) -> jax.Array:
+    """Return the dense array; the rows may be split over devices by columns."""
+    sharding = jax.typeof(array.data).sharding
+    if not any(sharding.spec):
+        return array.todense()
+    whole = sharding.update(spec=PartitionSpec(None, *sharding.spec[1:]))
+    empty = jax.sharding.reshard(jnp.zeros(array.shape, array.dtype), whole)
+    data = jax.sharding.reshard(array.data, whole)
+    return empty.at[indices_of(array)].add(data, mode="drop", out_sharding=whole)
+
+
 def added(param: jax.Array, update: BCOO, add_update: Callable[[PyTree, PyTree], PyTree]) -> jax.Array:
     """Add a row-sparse array to a dense one; ``add_update`` adds dense ones of different dtypes."""
     sharding = jax.typeof(param).sharding
@@ -123,7 +134,7 @@ def add(held: PyTree, new: PyTree) -> PyTree:
     if is_rows(held) and is_rows(new):
         data = jnp.concatenate([held.data, new.data])
         return make(data, jnp.concatenate([indices_of(held), indices_of(new)]), held.shape)
-    held, new = (leaf.todense() if is_rows(leaf) else leaf for leaf in (held, new))
+    held, new = (dense(leaf) if is_rows(leaf) else leaf for leaf in (held, new))
     return held + new
 
 

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 from jax.core import Tracer
@@ -152,7 +151,7 @@ def _explicit(mesh: Mesh) -> Mesh:
     return Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Explicit,) * len(mesh.axis_names))
 
 
-def _spec_of(leaf: Any, mesh: Mesh) -> PartitionSpec:
+def _spec_of(leaf: PyTree, mesh: Mesh) -> PartitionSpec:
     sharding = getattr(leaf, "sharding", None)
     return sharding.spec if isinstance(sharding, NamedSharding) else PartitionSpec()
 
@@ -176,7 +175,7 @@ def _typed_state(tx: GradientTransformation, params: PyTree, mesh: Mesh) -> PyTr
     """The state's leaves as shapes with shardings on the mesh's explicit twin."""
     twin = _explicit(mesh)
 
-    def typed(leaf: Any) -> jax.ShapeDtypeStruct:
+    def typed(leaf: PyTree) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(twin, _spec_of(leaf, mesh)))
 
     with jax.sharding.use_abstract_mesh(twin.abstract_mesh):
@@ -188,7 +187,7 @@ def _own_dimensions(state: PyTree, params: PyTree) -> list[int]:
     shapes = {path: leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
     lengths = sorted({len(path) for path in shapes}, reverse=True)
 
-    def own(path: tuple[Any, ...], shape: tuple[int, ...]) -> int:
+    def own(path: tuple[object, ...], shape: tuple[int, ...]) -> int:
         ends = (path[len(path) - length :] for length in lengths if length <= len(path))
         found = next((shapes[end] for end in ends if end in shapes), ())
         return len(found) if found and shape[-len(found) :] == found else 0
@@ -196,7 +195,7 @@ def _own_dimensions(state: PyTree, params: PyTree) -> list[int]:
     return [own(path, leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(state)]
 
 
-def _spec(rules: PathRules, name: str, leaf: Any, mesh: Mesh, zero: Any, dimensions: int) -> PartitionSpec:
+def _spec(rules: PathRules, name: str, leaf: PyTree, mesh: Mesh, zero: PyTree, dimensions: int) -> PartitionSpec:
     """The spec of a leaf of the state: that of a rule, or of its type and ``zero``, without trailing Nones."""
     match = rules.match(name)
     if match is None:
@@ -217,7 +216,7 @@ def _spec(rules: PathRules, name: str, leaf: Any, mesh: Mesh, zero: Any, dimensi
     return spec
 
 
-def _split_besides(parts: list[Any], shape: tuple[int, ...], mesh: Mesh, zero: str, dimensions: int) -> list[Any]:
+def _split_besides(parts: list[PyTree], shape: tuple[int, ...], mesh: Mesh, zero: str, dimensions: int) -> list[PyTree]:
     """Split the first of the last dimensions that is whole and divides over the axis too, unless it splits one."""
     parts = [*parts, *[None] * (len(shape) - len(parts))]
     if any(zero == part or (isinstance(part, tuple) and zero in part) for part in parts):

@@ -10,6 +10,7 @@ from jax.typing import DTypeLike
 
 from functorch_optim import axes
 from functorch_optim.algorithms.quasi_newton import QuasiNewton, flattened
+from functorch_optim.alike import in_place_of
 from functorch_optim.base import GradientTransformation, exportable, transformation
 from functorch_optim.hyperparams import Hyperparameter
 from functorch_optim.line_search.hager_zhang import HagerZhang
@@ -109,14 +110,14 @@ class BFGS(QuasiNewton):
         return Vector((stored.astype(dtype),))
 
     def stored_vector(self, vector: Vector, stored: PyTree) -> PyTree:
-        return vector.parts[0].astype(stored.dtype)
+        return in_place_of(stored, vector.parts[0].astype(stored.dtype))
 
     def memory_of(self, state: BFGSState, dtype: DTypeLike) -> Curvature:
         return Curvature(*(x.astype(dtype) for x in (state.H, state.loss_weight, state.loss_size)))
 
     def stored(self, state: BFGSState, memory: Curvature) -> BFGSState:
         inverse, weight, size = (x.astype(state.H.dtype) for x in memory)
-        return state._replace(H=inverse, loss_weight=weight, loss_size=size)
+        return state._replace(H=in_place_of(state.H, inverse), loss_weight=weight, loss_size=size)
 
     def advance(
         self, memory: Curvature, y: Vector, s: Vector, value: jax.Array, grad: Vector, first: jax.Array

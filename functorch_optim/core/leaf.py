@@ -87,7 +87,7 @@ def update_rows(rule: Rule, scalars: StepScalars, grad: Array, param: Array, slo
     dtype = trees.compute_dtype(grad)
     wide = rows.map_values(lambda x: x.astype(dtype), grad)
     if rule.moves_all_rows():
-        return update_dense(rule, scalars, wide.todense(), param, slots)
+        return update_dense(rule, scalars, rows.dense(wide), param, slots)
     once = wide if rule.is_linear() else rows.summed(wide)
     touched = rows.indices_of(once)
     row_param, row_slots = jax.tree.map(lambda x: rows.take(x, touched), (param, slots))
