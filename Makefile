@@ -11,7 +11,7 @@ CACHE := JAX_COMPILATION_CACHE_DIR=$(COMPILED) JAX_PERSISTENT_CACHE_MIN_COMPILE_
   JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1
 PYTEST := $(CACHE) $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
 
-.PHONY: demo demo-sharded test test-all test-torch meshes durations mutants notebooks docs wheel stubs lint ruff pyright hooks bench bench-overhead bench-sparse bench-lbfgs bench-averaging bench-monitoring bench-skipping bench-loops bench-compile bench-checkpoint bench-precision bytes parity coverage figures reference
+.PHONY: demo demo-sharded test test-all test-torch meshes durations mutants notebooks docs wheel stubs lint ruff pyright hooks bench bench-overhead bench-sparse bench-lbfgs bench-averaging bench-monitoring bench-skipping bench-loops bench-compile bench-checkpoint bench-sharded-checkpoint bench-precision bytes parity coverage figures reference
 .DELETE_ON_ERROR:
 
 $(VENV)/.made:
@@ -47,7 +47,7 @@ test-all: $(VENV)/.torch ## test every combination, long runs, kills and injecte
 
 test-torch: test-all     ## alias of test-all
 
-meshes: $(VENV)/.test    ## every transformation on every kind of mesh, as a table: ten minutes
+meshes: $(VENV)/.test    ## every transformation on every kind of mesh, as a table: minutes
 	FULL=1 $(CACHE) $(BIN)/python -m tests.mesh_matrix
 
 durations: $(VENV)/.test ## record how long each test file takes, with an empty compilation cache
@@ -132,6 +132,9 @@ bench-checkpoint: $(VENV)/.torch ## saving and loading, against torch
 
 bytes: $(VENV)/.test     ## compute the bytes that trainings of 1 B to 1 T parameters hold and send
 	$(BIN)/python -m benchmarks.bytes $(ARGS)
+
+bench-sharded-checkpoint: $(VENV)/.test ## the memory of saving and loading in two processes
+	$(BIN)/python -m benchmarks.sharded_checkpoint $(ARGS)
 
 parity: $(VENV)/.test    ## measure the distance from torch's trajectories: minutes
 	FULL=1 $(BIN)/python -m benchmarks.parity $(ARGS)

@@ -179,8 +179,11 @@ def examined(kind, place, dtype="float64", chosen=lambda name: True):
 def together(kind, place, dtype, rows):
     """Run transformations in one program."""
     mesh, params, grads = on_mesh(kind, rows, place, dtype)
-    axis = "x" if place == "zero" else None
-    shardings = {name: fo.state_shardings(tx, params[name], zero=axis) for name, tx in rows.items()}
+    if place == "zero":
+        shardings = {name: fo.state_shardings(tx, params[name], zero="x") for name, tx in rows.items()}
+    else:
+        every = fo.GradientTransformation(lambda p: {name: tx.init(p[name]) for name, tx in rows.items()}, print)
+        shardings = fo.state_shardings(every, params)
     states = jax.tree.map(jax.device_put, {name: tx.init(params[name]) for name, tx in rows.items()}, shardings)
     factors = jax.device_put(factors_of(rows), NamedSharding(mesh, P()))
 
@@ -190,7 +193,7 @@ def together(kind, place, dtype, rows):
         jax.eval_shape(run, *own[1:], grads[0], factors)
 
     with jax.set_mesh(mesh):
-        refused = refusals(rows, traced)
+        refused = refusals(rows, traced) if kind == "shard_map" else {}
         rows, params, states = [
             {name: one for name, one in each.items() if name not in refused} for each in (rows, params, states)
         ]

@@ -14,7 +14,7 @@ from functorch_optim.checkpoint.errors import CheckpointError
 from functorch_optim.typing import PyTree
 
 _MESSAGE = 256  # bytes of an error's text
-_BLOCK = 1 << 24  # bytes that a process receives at once
+_BLOCK = 1 << 22  # bytes that a process receives at once; larger ones stay in the allocator
 
 
 class _OtherProcessError(CheckpointError):
