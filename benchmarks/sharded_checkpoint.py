@@ -55,13 +55,13 @@ def run(folder: str, what: str, rank: str, port: str) -> None:
     small = {"first": _made(jax.ShapeDtypeStruct((4,), np.float32, sharding=split))}  # modules, and connections
     fo.checkpoint.save_safetensors(small, f"{path}.first", sharded=sharded)
     fo.checkpoint.load_safetensors(f"{path}.first", like=small)
-    tree: Any = jax.tree.map(_made, like) if saves else None
+    tree: Any = jax.block_until_ready(jax.tree.map(_made, like)) if saves else None
     before = memory("VmRSS")
     pathlib.Path("/proc/self/clear_refs").write_text("5")  # reset the peak
     if saves:
         fo.checkpoint.save_safetensors(tree, path, sharded=sharded)
     else:
-        tree = fo.checkpoint.load_safetensors(path, like=like)
+        tree = jax.block_until_ready(fo.checkpoint.load_safetensors(path, like=like))
     own = sum(shard.data.nbytes for leaf in jax.tree.leaves(tree) for shard in leaf.addressable_shards)
     print("measured", own, memory("VmHWM") - before, max(leaf.nbytes for leaf in jax.tree.leaves(tree)))
 

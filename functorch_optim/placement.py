@@ -1,5 +1,6 @@
 """Placement of arrays that are read back: on the devices of the arrays they replace."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,14 +27,19 @@ def place(leaf: PyTree, model: PyTree) -> PyTree:
         return jnp.array(np.asarray(leaf), copy=True)
     if isinstance(leaf, jax.Array) or len(sharding.device_set) == 1:
         return jax.device_put(leaf if isinstance(leaf, jax.Array) else np.asarray(leaf), sharding)
-    held: dict[str, np.ndarray] = {}  # devices may need the same part
+    left = Counter(map(str, sharding.addressable_devices_indices_map(leaf.shape).values()))
+    held: dict[str, np.ndarray] = {}  # what more devices need
 
     def part(index: tuple[slice, ...] | None) -> np.ndarray:
-        if str(index) not in held:
-            held[str(index)] = np.array(leaf[index], order="C")
-        return held[str(index)]
+        key = str(index)
+        found = held.pop(key) if key in held else np.array(leaf[index], order="C")
+        left[key] -= 1
+        if left[key] > 0:
+            held[key] = found
+        return found
 
-    return jax.make_array_from_callback(leaf.shape, sharding, part)
+    made = jax.make_array_from_callback(leaf.shape, sharding, part)
+    return jax.block_until_ready(made)  # or what was read for many leaves would wait in memory
 
 
 def _concrete(sharding: object) -> PyTree:

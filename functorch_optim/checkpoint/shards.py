@@ -146,8 +146,10 @@ class _Parts(Lazy):
             stored = self._shards[number].arrays[entry].seen_as(self.dtype, tuple(e - b for b, e in place))
             inside = tuple(slice(b - start, e - start) for (b, e), (start, _) in zip(met, place, strict=True))
             target = tuple(slice(b - a.start, e - a.start) for (b, e), a in zip(met, ranges, strict=True))
-            part = stored[inside]
-            out[target] = part
-            filled += part.size
+            if out[target].shape == out.shape:  # without a copy
+                stored.read(out, [range(one.start, one.stop) for one in inside])
+            else:
+                out[target] = stored[inside]
+            filled += out[target].size
         if filled != out.size:
             raise ValueError(f"parts of {shown(self._name)!r} are missing or in two places")
