@@ -20,11 +20,11 @@ from benchmarks import results
 from benchmarks.checkpoint import memory
 
 COLUMNS = {
-    "action": ("", ""),
+    "action": ("action", ""),
     "process": ("process", ""),
     "own": ("its own parts, MB", ".0f"),
     "added": ("added at the peak, MB", ".0f"),
-    "of_largest": ("added besides its parts, over the largest array", ".2f"),
+    "of_largest": ("what of it is not its parts, over the largest array", ".2f"),
 }
 ACTIONS = ("save", "load", "save sharded", "load sharded")
 WIDTH, LAYERS, TOKENS = 1536, 16, 32_768
@@ -63,7 +63,7 @@ def run(folder: str, what: str, rank: str, port: str) -> None:
     else:
         tree = jax.block_until_ready(fo.checkpoint.load_safetensors(path, like=like))
     own = sum(shard.data.nbytes for leaf in jax.tree.leaves(tree) for shard in leaf.addressable_shards)
-    print("measured", own, memory("VmHWM") - before, max(leaf.nbytes for leaf in jax.tree.leaves(tree)))
+    print("measured", own, max(memory("VmHWM") - before, 0), max(leaf.nbytes for leaf in jax.tree.leaves(tree)))
 
 
 def _made(leaf: Any) -> Any:
