@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from functorch_optim.algorithms.lbfgs import LBFGSState, lbfgs
 from functorch_optim.hyperparams import Hyperparameter
@@ -77,7 +78,7 @@ def _with_pairs(
         def one(model: PyTree, *parts: PyTree) -> PyTree:
             empty = jnp.zeros((size - held, *model.shape[1:]), model.dtype)
             whole = jnp.concatenate([jnp.stack(parts), empty]) if parts else empty
-            return place(whole, model)
+            return whole if isinstance(whole, Tracer) else place(whole, model)
 
         return jax.tree.map(one, like, *rows[len(rows) - held :])
 
