@@ -103,7 +103,7 @@ class Lazy:
 
     def read(self, out: np.ndarray, ranges: Sequence[range]) -> None:
         """Fill ``out`` with the part in these ranges, of step 1."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not define read")  # abstract: every subclass does
 
 
 class Stored(Lazy):

@@ -1,8 +1,7 @@
 """Trees as named arrays and texts, which safetensors and any other format of named arrays can store."""
 
 import json
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -59,7 +58,7 @@ def unflatten(flat: Flat, like: PyTree = None) -> PyTree:
     Raises:
         CheckpointError: a newer version wrote it, it is damaged, or it does not fit ``like``.
     """
-    with _damage_told():
+    try:
         version = format_of(flat.texts) if MARK in flat.texts else None
         flat = _with_keys(flat)
         like = jax.tree.map(lambda node: ... if is_state_dict(node) else node, like, is_leaf=_is_node)
@@ -67,6 +66,10 @@ def unflatten(flat: Flat, like: PyTree = None) -> PyTree:
         found = None if like is None or like is ... else restored(flat.arrays, told, flat_params.unflatten(like))
         whole = found is None or any(model is ... for model in found[1])
         saved = (_foreign(flat) if version is None else _Reader(flat).tree()) if whole else None
+    except CheckpointError:
+        raise
+    except (AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError) as error:
+        raise CheckpointError(f"what was saved is damaged: {shown(error)}") from error
     if found is None:
         return _read(saved)
     leaves, models, treedef = found
@@ -77,16 +80,6 @@ def unflatten(flat: Flat, like: PyTree = None) -> PyTree:
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: _read(at(saved, path)) if leaf is ... else leaf, tree, is_leaf=trees.is_sparse
     )
-
-
-@contextmanager
-def _damage_told() -> Generator[None]:
-    try:
-        yield
-    except CheckpointError:
-        raise
-    except (AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError) as error:
-        raise CheckpointError(f"what was saved is damaged: {shown(error)}") from error
 
 
 def _read(node: PyTree) -> PyTree:

@@ -65,6 +65,12 @@ def whole(array: PyTree) -> np.ndarray:
     return out
 
 
+def raw(array: np.ndarray) -> memoryview:
+    """The bytes of an array, in row-major order, little-endian."""
+    little = array.astype(array.dtype.newbyteorder("<"), copy=False)
+    return np.ascontiguousarray(little).reshape(-1).view(np.uint8).data
+
+
 def _copy(single: jax.Array) -> np.ndarray:
     return np.asarray(jax.make_array_from_single_device_arrays(single.shape, single.sharding, [single]))
 

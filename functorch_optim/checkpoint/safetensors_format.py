@@ -12,6 +12,7 @@ from typing import BinaryIO, NamedTuple
 import ml_dtypes
 import numpy as np
 
+from functorch_optim.checkpoint import host
 from functorch_optim.checkpoint.chunks import DIGITS, Chunks, Stored, Sums, count
 from functorch_optim.checkpoint.errors import CheckpointError, shown
 from functorch_optim.typing import PyTree
@@ -93,7 +94,7 @@ def write(file: BinaryIO, sources: Mapping[str, Source], texts: Mapping[str, str
     file.write(_header(sources, {**texts, CHUNKS: "0" * DIGITS * count(size)}))
     sums = Sums()
     for source in sources.values():
-        data = _bytes(source.read())
+        data = host.raw(source.read())
         sums.add(data)
         file.write(data)
     header = _header(sources, {**texts, CHUNKS: sums.text()})
@@ -120,11 +121,6 @@ def _header(sources: Mapping[str, Source], texts: Mapping[str, str]) -> bytes:
     return struct.pack("<Q", len(told)) + told
 
 
-def _bytes(array: np.ndarray) -> memoryview:
-    little = array.astype(array.dtype.newbyteorder("<"), copy=False)
-    return np.ascontiguousarray(little).reshape(-1).view(np.uint8).data
-
-
 def opened(file: BinaryIO, verify: bool) -> File:
     """Read an open file's header; its arrays are read later, while it is open.
 
@@ -141,9 +137,8 @@ def opened(file: BinaryIO, verify: bool) -> File:
     texts, entries = _contents(told, size - 8 - length)
     plain, digits = _without_checksum(start + told, texts)
     sums = texts.pop(CHUNKS, None)
-    sums = (
-        None if digits is None else sums
-    )  # another program has left out one, and may have changed what the other says
+    if digits is None:  # another program has left out this one, and may have changed what the others are of
+        sums = None
     checksum = zlib.crc32(plain)
     if digits is not None and sums is None and verify:
         while data := file.read(_PIECE):

@@ -36,7 +36,7 @@ def write(
     files = [f"{stem}-{i + 1:05d}-of-{team.processes:05d}.safetensors" for i in range(team.processes)]
     owned = {name: _owned(array, number, team) for number, (name, array) in enumerate(arrays.items())}
     own = {
-        f"{name}[{','.join(f'{begin}:{end}' for begin, end in ranges)}]": _source(arrays[name], ranges)
+        _entry(name, ranges): _source(arrays[name], ranges)
         for name, parts in owned.items()
         for file, ranges in parts
         if file == team.rank
@@ -54,6 +54,11 @@ def write(
         with suppress(OSError):
             os.unlink(mine)
         raise
+
+
+def _entry(name: str, ranges: host.Ranges) -> str:
+    """The name of a part of an array in a shard."""
+    return f"{name}[{','.join(f'{begin}:{end}' for begin, end in ranges)}]"
 
 
 def _owned(array: PyTree, number: int, team: in_step.Team) -> Owned:
@@ -142,8 +147,8 @@ class _Parts(Lazy):
             met = [(max(a.start, b), min(a.stop, e)) for a, (b, e) in zip(ranges, place, strict=True)]
             if any(begin >= end for begin, end in met):
                 continue
-            entry = f"{self._name}[{','.join(f'{begin}:{end}' for begin, end in place)}]"
-            stored = self._shards[number].arrays[entry].seen_as(self.dtype, tuple(e - b for b, e in place))
+            written = self._shards[number].arrays[_entry(self._name, place)]
+            stored = written.seen_as(self.dtype, tuple(e - b for b, e in place))
             inside = tuple(slice(b - start, e - start) for (b, e), (start, _) in zip(met, place, strict=True))
             target = tuple(slice(b - a.start, e - a.start) for (b, e), a in zip(met, ranges, strict=True))
             if out[target].shape == out.shape:  # without a copy

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from functorch_optim import trees, variables
-from functorch_optim.checkpoint import in_step
+from functorch_optim.checkpoint import host, in_step
 from functorch_optim.checkpoint.atomic import atomic_write
 from functorch_optim.checkpoint.dtypes import STORAGES, UNTYPED
 from functorch_optim.checkpoint.errors import CheckpointError
@@ -71,8 +71,7 @@ def _write_archive(path: str | os.PathLike[str], sync: bool, pickled: bytes, arr
         _write(archive, "data.pkl", pickled)
         _write(archive, "byteorder", b"little")
         for number, array in enumerate(arrays):
-            little = array.astype(array.dtype.newbyteorder("<"), copy=False)
-            _write(archive, f"data/{number}", np.ascontiguousarray(little).reshape(-1).view(np.uint8).data)
+            _write(archive, f"data/{number}", host.raw(array))
         _write(archive, "version", b"3\n")
 
 
