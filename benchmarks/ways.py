@@ -57,7 +57,7 @@ def state_of(tx: fo.GradientTransformation, beside: Any) -> Any:
     """Return the state as shapes with shardings, as ``fo.state_shardings`` finds them; the mesh may be abstract."""
     mesh = jax.tree.leaves(beside)[0].sharding.mesh
     if isinstance(mesh, Mesh):
-        return layout.abstract(jax.eval_shape(tx.init, beside), fo.state_shardings(tx, beside))
+        return fo.abstract_state(tx, beside)
     with jax.sharding.use_abstract_mesh(mesh):
         return jax.eval_shape(tx.init, beside)
 

@@ -16,9 +16,14 @@ from jax.extend.core import Primitive
 from jax.extend.mlir import ir
 from jax.extend.mlir.dialects import sdy
 from jax.interpreters import ad, batching, mlir
-from jax.sharding import AxisType, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 
 from functorch_optim.typing import PyTree
+
+
+def is_automatic(mesh: Mesh | AbstractMesh) -> bool:
+    """Whether arrays may be split over the mesh without saying so in their types."""
+    return mesh.size > 1 and AxisType.Auto in mesh.axis_types
 
 
 def is_hidden(array: PyTree) -> bool:
@@ -26,7 +31,7 @@ def is_hidden(array: PyTree) -> bool:
     if not isinstance(array, Tracer):
         return False
     mesh = jax.typeof(array).sharding.mesh
-    return not mesh.empty and mesh.size > 1 and AxisType.Auto in mesh.axis_types
+    return not mesh.empty and is_automatic(mesh)
 
 
 _STANDS_FOR_AUTOMATIC: ContextVar[bool] = ContextVar("stands for automatic axes", default=False)
@@ -47,23 +52,17 @@ def on_automatic(leaf: PyTree) -> bool:
     if isinstance(leaf, Tracer):
         return is_hidden(leaf) or (_STANDS_FOR_AUTOMATIC.get() and not jax.typeof(leaf).sharding.mesh.empty)
     sharding = getattr(leaf, "sharding", None)
-    return isinstance(sharding, NamedSharding) and sharding.mesh.size > 1 and AxisType.Auto in sharding.mesh.axis_types
+    return isinstance(sharding, NamedSharding) and is_automatic(sharding.mesh)
 
 
 def beside(param: PyTree, slot: jax.Array) -> jax.Array:
-    """Return a new slot as it is, but split as its parameter also where the parameter does not say how.
-
-    There a condition that XLA cannot know chooses between the slot and the parameter, so that the result comes from
-    both. (A Shardy group of the two would cost nothing, but XLA fails on one inside ``shard_map`` over some of the
-    axes, and JAX lowers equal functions once, so that leaves of one shape would be in one group.)
-    """
+    """Return a new slot as it is, but split as its parameter also where the parameter does not say how."""
     if not is_hidden(param) or param.shape != slot.shape:
         return slot
-    never = jax.lax.optimization_barrier(jnp.zeros((), bool))
     model = jax.lax.stop_gradient(param)
     if jnp.iscomplexobj(model) and not jnp.iscomplexobj(slot):
         model = jnp.real(model)
-    return jax.lax.select(never, model.astype(slot.dtype), slot)
+    return _split_as(model.astype(slot.dtype), slot)
 
 
 def in_place_of(old: PyTree, new: jax.Array) -> jax.Array:
@@ -73,8 +72,18 @@ def in_place_of(old: PyTree, new: jax.Array) -> jax.Array:
     """
     if not is_hidden(old):
         return kept(old, new)
+    return _split_as(old, hold_p.bind(new))
+
+
+def _split_as(model: PyTree, array: jax.Array) -> jax.Array:
+    """Return an array as it is, split as the model is.
+
+    A condition that XLA cannot know chooses between the two, so that the result comes from both. (A Shardy group of
+    them would cost nothing, but XLA fails on one inside ``shard_map`` over some of the axes, and JAX lowers equal
+    functions once, so that leaves of one shape would be in one group.)
+    """
     never = jax.lax.optimization_barrier(jnp.zeros((), bool))
-    return jax.lax.select(never, old, hold_p.bind(new))
+    return jax.lax.select(never, model, array)
 
 
 def following(param: PyTree, update: PyTree) -> PyTree:

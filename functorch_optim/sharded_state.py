@@ -8,7 +8,7 @@ from jax.core import Tracer
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from functorch_optim import trees
-from functorch_optim.alike import standing_for_automatic
+from functorch_optim.alike import is_automatic, standing_for_automatic
 from functorch_optim.base import Frozen, GradientTransformation, check_transformation
 from functorch_optim.option_names import explains_names
 from functorch_optim.paths import PathRules, as_rules
@@ -109,7 +109,7 @@ def _abstract(
     chosen = as_rules("state_shardings", list(rules), "PartitionSpec")
     chosen.check(names)
     own = [0] * len(leaves) if zero is None else _own_dimensions(state, params)
-    specs = [_spec(chosen, name, leaf, mesh, n and zero, n) for name, leaf, n in zip(names, leaves, own, strict=True)]
+    specs = [_spec(chosen, name, leaf, mesh, zero, n) for name, leaf, n in zip(names, leaves, own, strict=True)]
     places = [NamedSharding(mesh, spec, memory_kind=memory_kind or kind) for spec in specs]
     placed = zip(leaves, places, strict=True)
     return treedef.unflatten([jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=one) for leaf, one in placed])
@@ -206,7 +206,7 @@ class _Init(Frozen):
 
 
 def _init_for(tx: GradientTransformation, mesh: Mesh) -> _Init:
-    return _Init(tx.init, mesh.size > 1 and AxisType.Auto in mesh.axis_types)
+    return _Init(tx.init, is_automatic(mesh))
 
 
 def _typed_state(tx: GradientTransformation, params: PyTree, mesh: Mesh) -> PyTree:
@@ -233,12 +233,12 @@ def _own_dimensions(state: PyTree, params: PyTree) -> list[int]:
     return [own(path, leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(state)]
 
 
-def _spec(rules: PathRules, name: str, leaf: PyTree, mesh: Mesh, zero: PyTree, dimensions: int) -> PartitionSpec:
+def _spec(rules: PathRules, name: str, leaf: PyTree, mesh: Mesh, zero: str | None, dimensions: int) -> PartitionSpec:
     """The spec of a leaf of the state: that of a rule, or of its type and ``zero``, without trailing Nones."""
     match = rules.match(name)
     if match is None:
         parts = list(leaf.sharding.spec) if isinstance(leaf.sharding, NamedSharding) else []
-        if zero:
+        if zero is not None and dimensions:
             parts = _split_besides(parts, leaf.shape, mesh, zero, dimensions)
         while parts and parts[-1] is None:
             parts.pop()

@@ -52,7 +52,7 @@ def _outcome(optimizer: Any, task: Task) -> Outcome:
     if needs and not is_frozen:
         if not how.is_plain and needs != frozenset({"value"}):
             raise ValueError(
-                f"{type(optimizer).__name__}.step: the transformation evaluates the loss itself, at other points too, "
+                f"{who}: the transformation evaluates the loss itself, at other points too, "
                 "so has_aux, clip_norm and batches do not go with it: clip inside it with fo.clip_by_global_norm"
             )
         waiting = "the processes would wait for each other forever"  # at a line search's collectives

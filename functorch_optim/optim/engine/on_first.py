@@ -124,7 +124,7 @@ def _common_dtype(leaves: list[PyTree]) -> DTypeLike:
     return jnp.finfo(trees.compute_dtype(*leaves) if several else leaves[0].dtype).dtype
 
 
-def flat(vectors: PyTree, rows: PyTree = ()) -> tuple[list[jax.Array], list[jax.Array]]:
+def flat(vectors: PyTree, rows: PyTree) -> tuple[list[jax.Array], list[jax.Array]]:
     """Flatten trees as torch does: each into one vector, with complex entries as pairs.
 
     Args:
