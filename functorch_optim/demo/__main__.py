@@ -9,7 +9,7 @@ import sys
 import time
 
 from functorch_optim.demo import checkpoint, plot
-from functorch_optim.demo.errors import DemoError, NothingLeftError
+from functorch_optim.demo.errors import DemoError, NothingLeftError, exit_status
 from functorch_optim.demo.optimizers import DEFAULT_LR
 from functorch_optim.demo.parser import Parser
 from functorch_optim.demo.training import Result, train
@@ -94,13 +94,7 @@ def tell_state(options: argparse.Namespace, before: tuple[int, int] | None) -> s
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the demo and return the exit status."""
-    try:
-        return run(parse(arguments))
-    except DemoError as error:
-        print(f"error: {error}", file=sys.stderr)
-    except ModuleNotFoundError as error:
-        print(f"error: the demo needs {error.name}: pip install 'functorch-optim[demo]'", file=sys.stderr)
-    return 2
+    return exit_status(lambda: run(parse(arguments)))
 
 
 def run(options: argparse.Namespace) -> int:

@@ -1,7 +1,8 @@
 """What the demo tells its user instead of a traceback."""
 
 import pathlib
-from collections.abc import Generator
+import sys
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 
@@ -15,6 +16,17 @@ class NothingLeftError(Exception):
     def __init__(self, epochs: int) -> None:
         super().__init__(epochs)
         self.epochs = epochs
+
+
+def exit_status(run: Callable[[], int]) -> int:
+    """Run a demo and return its exit status; an error that the user can fix is one line."""
+    try:
+        return run()
+    except DemoError as error:
+        print(f"error: {error}", file=sys.stderr)
+    except ModuleNotFoundError as error:
+        print(f"error: the demo needs {error.name}: pip install 'functorch-optim[demo]'", file=sys.stderr)
+    return 2
 
 
 @contextmanager

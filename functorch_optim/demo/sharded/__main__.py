@@ -6,7 +6,7 @@ import sys
 import time
 
 from functorch_optim.demo import checkpoint
-from functorch_optim.demo.errors import DemoError, writing
+from functorch_optim.demo.errors import DemoError, exit_status, writing
 from functorch_optim.demo.sharded import losses, picture, text
 from functorch_optim.demo.sharded.network import Config
 from functorch_optim.demo.sharded.options import SIZE, parse
@@ -20,15 +20,10 @@ LOGS = ("uninterrupted.txt", "killed.txt", "resumed.txt")
 def main(arguments: list[str] | None = None) -> int:
     """Run the demo and return the exit status."""
     try:
-        return run(parse(arguments))
-    except DemoError as error:
-        print(f"error: {error}", file=sys.stderr)
-    except ModuleNotFoundError as error:
-        print(f"error: the demo needs {error.name}: pip install 'functorch-optim[demo]'", file=sys.stderr)
+        return exit_status(lambda: run(parse(arguments)))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    return 2
 
 
 def run(options: argparse.Namespace) -> int:
