@@ -19,6 +19,7 @@ from jax.sharding import PartitionSpec as P
 
 import functorch_optim as fo
 import tests.conftest  # noqa: F401 eight devices, also for the command
+from benchmarks.collectives import KINDS as KINDS_OF_COLLECTIVES
 from functorch_optim import optim
 from tests.algorithms import ALGORITHMS, names
 from tests.equality import relative
@@ -103,8 +104,7 @@ def spread(kind, mesh, run, params, states, place):
     return jax.shard_map(run, mesh=mesh, in_specs=(own, after, specs_of(place), P()), out_specs=(own, after))
 
 
-NAMES = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
-COLLECTIVE = re.compile(rf" = (.*?) ({NAMES})(?:-start)?\(")
+COLLECTIVE = re.compile(rf" = (.*?) ({KINDS_OF_COLLECTIVES})(?:-start)?\(")
 
 
 def collectives(text):
@@ -119,9 +119,8 @@ def collectives(text):
             continue
         name = re.search(r'op_name="([^"]*)"', line)
         scopes = re.findall(r"of_(\w+)/", name[1] if name else "")
-        arrays = (
-            1 if found[2] == "all-to-all" else len(re.findall(r"[a-z]\w*\[", found[1]))
-        )  # which takes its array in parts
+        # An all-to-all takes its one array in parts.
+        arrays = 1 if found[2] == "all-to-all" else len(re.findall(r"[a-z]\w*\[", found[1]))
         if len(set(scopes)) == 1:
             scopes = scopes[:1] * arrays
         counts.update(scopes if len(scopes) == arrays else [f"unknown: {line.strip()[:200]}"])
@@ -179,11 +178,8 @@ def examined(kind, place, dtype="float64", chosen=lambda name: True):
 def together(kind, place, dtype, rows):
     """Run transformations in one program."""
     mesh, params, grads = on_mesh(kind, rows, place, dtype)
-    if place == "zero":
-        shardings = {name: fo.state_shardings(tx, params[name], zero="x") for name, tx in rows.items()}
-    else:
-        every = fo.GradientTransformation(lambda p: {name: tx.init(p[name]) for name, tx in rows.items()}, print)
-        shardings = fo.state_shardings(every, params)
+    zero = "x" if place == "zero" else None
+    shardings = {name: fo.state_shardings(tx, params[name], zero=zero) for name, tx in rows.items()}
     states = jax.tree.map(jax.device_put, {name: tx.init(params[name]) for name, tx in rows.items()}, shardings)
     factors = jax.device_put(factors_of(rows), NamedSharding(mesh, P()))
 

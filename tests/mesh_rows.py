@@ -6,6 +6,7 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 
 import functorch_optim as fo
+from functorch_optim.base import Transform, transformation
 from tests.algorithms import ALGORITHMS
 from tests.table import TABLE, given, slope
 
@@ -72,15 +73,34 @@ MANUAL = {
 }
 
 
-def tree(seed, dtype):
+class EveryOf(Transform):
+    """Several transformations at once: compilation dominates."""
+
+    of: tuple
+
+    def init(self, params):
+        return {name: tx.init(params) for name, tx in self.of}
+
+
+def every_of(rows):
+    return transformation(EveryOf(tuple(rows.items())))
+
+
+def tree(seed=0, dtype="float32"):
     rng = np.random.default_rng(seed)
     draw = lambda shape: jnp.asarray(rng.standard_normal(shape), dtype)  # noqa: E731 one line
     return jax.tree.map(draw, SHAPES, is_leaf=lambda node: isinstance(node, tuple))
 
 
 def specs_of(place):
+    return specs_from(PLACES[place])
+
+
+def specs_from(specs):
+    """The specs by name as a tree; other leaves are replicated."""
+
     def spec(path, _):
-        return PLACES[place].get(jax.tree_util.keystr(path, simple=True, separator="."), P())
+        return specs.get(jax.tree_util.keystr(path, simple=True, separator="."), P())
 
     return jax.tree_util.tree_map_with_path(spec, SHAPES, is_leaf=lambda node: isinstance(node, tuple))
 

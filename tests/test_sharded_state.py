@@ -11,19 +11,14 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import functorch_optim as fo
-from functorch_optim.base import Transform, transformation
+from tests import mesh_rows
 from tests.algorithms import FULL, full
 from tests.equality import relative
+from tests.mesh_rows import every_of, specs_from, tree
 from tests.table import TABLE
 
-SHAPES = {"dense": {"bias": (16,), "kernel": (16, 8)}, "scale": (), "odd": {"kernel": (5, 3)}}
-PLACES = {
-    "replicated": {},
-    "first axis": {"dense.bias": P("x"), "dense.kernel": P("x")},
-    "last axis": {"dense.kernel": P(None, "y")},
-    "both axes": {"dense.bias": P(("x", "y")), "dense.kernel": P("x", "y")},
-    "one dimension over both": {"dense.kernel": P(("x", "y"))},
-}
+PLACES = {name: specs for name, specs in mesh_rows.PLACES.items() if name != "zero"}
+PLACES["one dimension over both"] = {"dense.kernel": P(("x", "y"))}
 TRANSFORMATIONS = {
     **TABLE,
     "lbfgs": fo.lbfgs(history_size=3),
@@ -32,22 +27,7 @@ TRANSFORMATIONS = {
 }
 
 
-class EveryOf(Transform):
-    """Several transformations at once: compilation dominates."""
-
-    of: tuple
-
-    def init(self, params):
-        return {name: tx.init(params) for name, tx in self.of}
-
-
-every = transformation(EveryOf(tuple(TRANSFORMATIONS.items())))
-
-
-def tree(seed=0):
-    rng = np.random.default_rng(seed)
-    draw = lambda shape: jnp.asarray(rng.standard_normal(shape), jnp.float32)  # noqa: E731 one line
-    return jax.tree.map(draw, SHAPES, is_leaf=lambda node: isinstance(node, tuple))
+every = every_of(TRANSFORMATIONS)
 
 
 def named(params):
@@ -57,14 +37,8 @@ def named(params):
 def placed(kind, place, params):
     """Return a mesh of eight devices, and the parameters on it."""
     mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(kind,) * 2)
-    specs = PLACES[place]
-
-    def put(path, leaf):
-        return jax.device_put(
-            leaf, NamedSharding(mesh, specs.get(jax.tree_util.keystr(path, simple=True, separator="."), P()))
-        )
-
-    return mesh, jax.tree_util.tree_map_with_path(put, params)
+    put = lambda leaf, spec: jax.device_put(leaf, NamedSharding(mesh, spec))  # noqa: E731 one line
+    return mesh, jax.tree.map(put, params, specs_from(PLACES[place]))
 
 
 def expected(path, leaf, params):
@@ -203,7 +177,7 @@ def test_zero_splits_slots_over_an_axis_and_steps_keep_all_places(kind, place):
     assert fo.state_shardings(fo.adam(), params, zero="x").exp_avg == jax.tree.map(
         lambda leaf: leaf.sharding, states["adam"].exp_avg
     )
-    together = transformation(EveryOf(tuple(chosen.items())))
+    together = every_of(chosen)
     states = fo.init_sharded(together, params, zero="x")
     for path, leaf in jax.tree_util.tree_leaves_with_path(states):
         name = jax.tree_util.keystr(path)

@@ -7,30 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 
 import functorch_optim as fo
-from functorch_optim.base import Transform, transformation
 from functorch_optim.checkpoint import load_safetensors, load_torch, save_safetensors, save_torch
+from tests.mesh_rows import every_of, specs_of, tree
 from tests.table import TABLE
 from tests.two_processes import world
 
-SHAPES = {"dense": {"bias": (16,), "kernel": (16, 8)}, "scale": (), "odd": {"kernel": (5, 3)}}
-PARTS = {"dense.bias": (("x", "y"),), "dense.kernel": ("x", "y")}
 SEARCHING = {"lbfgs": fo.lbfgs(history_size=3, line_search_fn="strong_wolfe"), "bfgs": fo.bfgs()}
 TRANSFORMATIONS = {**TABLE, **SEARCHING}
 
 
-class Every(Transform):
-    """All transformations at once: compilation dominates."""
-
-    def init(self, params):
-        return {name: tx.init(params) for name, tx in TRANSFORMATIONS.items()}
-
-
 def start():
-    rng = np.random.default_rng(0)
-    shapes, treedef = jax.tree.flatten(SHAPES, is_leaf=lambda node: isinstance(node, tuple))
-    tree = treedef.unflatten([rng.standard_normal(shape) for shape in shapes])
-    put = [world.placed(leaf, *PARTS.get(name, ())) for name, leaf in world.named(tree).items()]
-    return treedef.unflatten(put)
+    put = lambda leaf, spec: world.placed(np.asarray(leaf), *spec)  # noqa: E731 one line
+    return jax.tree.map(put, tree(0, "float64"), specs_of("both axes"))
 
 
 def objective(at, params):
@@ -55,7 +43,7 @@ def steps(run, begin, end):
 def main(folder):
     with jax.enable_x64(True):
         params = start()
-        states = fo.init_sharded(transformation(Every()), params)
+        states = fo.init_sharded(every_of(TRANSFORMATIONS), params)
         run = steps({"params": dict.fromkeys(TRANSFORMATIONS, params), "states": states}, 0, 10)
         saved = f"{folder}/run"
         middle = world.named(run["params"], "middle.")
