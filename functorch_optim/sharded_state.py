@@ -48,8 +48,8 @@ def state_shardings(
         A tree of :class:`jax.sharding.NamedSharding` with the state's structure.
 
     Raises:
-        ValueError: there is no mesh, or more than one; it has no axis ``zero``; a rule is found in no path, or its spec
-            does not fit the leaf.
+        TypeError: a parameter is no array, or a rule gives no PartitionSpec. ValueError: there is no mesh, or more than
+            one; it has no axis ``zero``; a rule is found in no path, or its spec does not fit the leaf.
 
     Example:
         >>> import functorch_optim as fo
@@ -100,6 +100,12 @@ def _abstract(
     tx: GradientTransformation, params: PyTree, zero: str | None, memory_kind: str | None, rules: Rules
 ) -> PyTree:
     check_transformation("state_shardings", tx)
+    for name, leaf in zip(*trees.named_leaves(params)[:2], strict=True):
+        if not hasattr(leaf, "shape") or not hasattr(leaf, "dtype"):
+            raise TypeError(
+                f"state_shardings needs arrays or jax.ShapeDtypeStructs, but the parameter {trees.quote(name)} is "
+                f"{leaf!r:.60}"
+            )
     mesh, kind = _mesh_of(params)
     if zero is not None and zero not in mesh.axis_names:
         axes = ", ".join(map(repr, mesh.axis_names))
@@ -108,6 +114,9 @@ def _abstract(
     names, leaves, treedef = trees.named_leaves(state)
     chosen = as_rules("state_shardings", list(rules), "PartitionSpec")
     chosen.check(names)
+    for pattern, spec in chosen.pairs:
+        if not isinstance(spec, PartitionSpec):
+            raise TypeError(f"state_shardings: the rule for {pattern!r} gives {spec!r}, which is no PartitionSpec")
     own = [0] * len(leaves) if zero is None else _own_dimensions(state, params)
     specs = [_spec(chosen, name, leaf, mesh, zero, n) for name, leaf, n in zip(names, leaves, own, strict=True)]
     places = [NamedSharding(mesh, spec, memory_kind=memory_kind or kind) for spec in specs]
@@ -246,7 +255,7 @@ def _spec(rules: PathRules, name: str, leaf: PyTree, mesh: Mesh, zero: str | Non
     spec = rules.pairs[match[0]][1]
     try:
         NamedSharding(mesh, spec).shard_shape(leaf.shape)
-    except (TypeError, ValueError) as error:
+    except Exception as error:  # JAX has an error of its own, which it does not export, for an axis that is there twice
         raise ValueError(
             f"state_shardings: the rule for {trees.quote(name)} gives {spec!r}, which does not fit its shape "
             f"{leaf.shape}: {error}"

@@ -34,8 +34,6 @@ EXACT, SINGLE, ORTHOGONAL = 1e-10, 1e-6, 2e-2  # relative, in float64, in float3
 # has too few threads: each is compiled alone.
 CONTROL = re.compile("l?bfgs|accumulate|monitor|skip|inject_factory|lookahead|sam")
 
-WITH_CONTROL = ("both axes",)  # the places where they are compiled
-
 
 class Found(NamedTuple):
     """What a cell found of a transformation: the error, the collectives of a step, what left its place; or why not."""
@@ -164,8 +162,6 @@ def factors_of(rows):
 def examined(kind, place, dtype="float64", chosen=lambda name: True):
     """Run a cell; return what it found of each transformation."""
     rows = {name: tx for name, tx in rows_for(kind, place).items() if chosen(name)}
-    if place not in WITH_CONTROL:
-        rows = {name: tx for name, tx in rows.items() if not CONTROL.match(name)}
     alone = [name for name in rows if CONTROL.match(name)]
     groups = [{name: tx for name, tx in rows.items() if name not in alone}, *({name: rows[name]} for name in alone)]
     results = {}

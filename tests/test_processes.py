@@ -88,8 +88,8 @@ def test_the_torch_face(tmp_path):
     one, other = run("face", tmp_path)
     run("face", tmp_path, processes=1)
     compare(tmp_path, {"Muon": 2e-2, "statistics": 1e-6})  # flax computes statistics in float32
-    assert len(one) == len(other) == 4
-    for told in (*one[:2], *other[:2]):
+    assert len(one) == len(other) == 6
+    for told in (*one[:2], *other[:2], one[4], other[4], one[5], other[5]):
         assert told.startswith("ValueError: SGD.step over 2 processes: the closure's arguments are other numbers in ea")
     for told in (one[2], other[2]):
         assert told.startswith("ValueError: SGD.backward over 2 processes") and "own copy of the parameters" in told
@@ -100,21 +100,41 @@ def test_the_torch_face(tmp_path):
 
 def test_files_of_two_processes(tmp_path):
     one, other = run("files", tmp_path)
-    bad, pickled, differing, nowhere, *left = one
-    assert bad.startswith(
-        "CheckpointError: save_safetensors failed in process 1 of 2: CheckpointError: 'bad' is 'object'"
-    )
-    assert other[0].startswith("CheckpointError: 'bad' is 'object'")
-    assert pickled.startswith("CheckpointError: 'bad' is 'object'")
-    assert other[1].startswith(
-        "CheckpointError: save_torch failed in process 0 of 2: CheckpointError: 'bad' is 'object'"
-    )
-    assert differing == other[2] and "the processes give different trees" in differing
-    assert nowhere == "ValueError: OSError of this process: there is no such folder"
-    assert other[3].startswith("CheckpointError: save_safetensors failed in process 0 of 2: FileNotFoundError")
-    assert left == other[4:] and len(left) == 5
-    assert left[:2] == ["one.pt", "one.safetensors"] and left[4] == "shards.safetensors"
-    assert all(re.fullmatch(r"shards-[0-9a-f]{8}-0000[12]-of-00002\.safetensors", name) for name in left[2:4])
+    bad, pickled, nowhere = zip(one[:3], other[:3], strict=True)
+    failed = "CheckpointError: save_{} failed in process {} of 2: {}"
+    assert bad[0].startswith(failed.format("safetensors", 1, "CheckpointError: 'bad' is 'object'"))
+    assert bad[1].startswith("CheckpointError: 'bad' is 'object'")
+    assert pickled[0].startswith("CheckpointError: 'bad' is 'object'")
+    assert pickled[1].startswith(failed.format("torch", 0, "CheckpointError: 'bad' is 'object'"))
+    assert nowhere[0] == "ValueError: OSError of this process: there is no such folder"
+    assert nowhere[1].startswith(failed.format("safetensors", 0, "FileNotFoundError"))
+    given = [
+        ("'own': int64[3], which each holds alone, of the", "'own': int64[4], which"),
+        ("'own': int64[3], which each holds alone, of the", "'own': int64[3], which"),
+        ("'epoch': 3", "'epoch': 4"),
+        ("nothing more", "'more': 1"),
+        ("'split': float32[4,4], split as ", "'split': float32[4,4], split as "),
+        ("'both': float32[4], split as", "'both': float32[4], which each holds alone"),
+        ("'arrays.both': float32[8,6], split", "'w': float64[3], which each holds alone"),
+        ("'path': " + str(tmp_path / "0"), "'path': " + str(tmp_path / "1")),
+        ("'path': " + str(tmp_path / "0"), "'path': " + str(tmp_path / "1")),
+        ("'sharded': False", "'sharded': True"),
+        ("'arrays.both': float32[8,6]", "'own': int64[3]"),
+        ("'what is no array': of the checksum ", "'what is no array': of the checksum "),
+    ]
+    for rank, told in enumerate((one[3:], other[3:])):
+        for message, wanted in zip(told, given, strict=False):
+            assert "the processes give different trees or arguments" in message
+            assert f"process {rank} of 2 gives {wanted[rank]}" in message, message
+    left = zip(one[3 + len(given) :], other[3 + len(given) :], ["safetensors", "safetensors", "torch"] * 2, strict=True)
+    for number, (first, second, form) in enumerate(left):
+        own, told = (second, first) if number >= 3 else (first, second)
+        assert own == "RuntimeError: interrupted"
+        assert told == failed.format(form, number // 3, own)
+    names = sorted(path.name for path in tmp_path.iterdir() if path.suffix in (".pt", ".safetensors"))
+    assert [name for name in names if "-" not in name] == ["one.pt", "one.safetensors", "shards.safetensors"]
+    assert len(names) == 5
+    assert all(re.fullmatch(r"shards-[0-9a-f]{8}-0000[12]-of-00002\.safetensors", name) for name in names[2:4])
     for name in ("one", "shards"):  # one process without a mesh reads both
         found = load_safetensors(tmp_path / f"{name}.safetensors")
         assert found["arrays"]["both"].tolist() == np.arange(48.0).reshape(8, 6).tolist()

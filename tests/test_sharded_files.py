@@ -1,5 +1,6 @@
 """Checkpoints on meshes: a file for each process with an index, any other mesh, and only the bytes that are needed."""
 
+import shutil
 import struct
 import zlib
 
@@ -114,6 +115,57 @@ def test_a_sharded_checkpoint_replaces_the_one_before_and_says_what_it_lacks(tmp
     shard.unlink()
     with pytest.raises(CheckpointError, match=rf"in 1 files beside it, and {shard.name} is missing: save into"):
         load_safetensors(path)
+
+
+def shards_in(folder):
+    return sorted(path.name for path in folder.glob("*-????????-*.safetensors"))
+
+
+def test_an_index_may_be_copied_and_moved(tmp_path):
+    run, later, path, copy = run_of(1), run_of(2), tmp_path / "run.safetensors", tmp_path / "best.safetensors"
+    save_safetensors(run, path, sharded=True)
+    shutil.copy(path, copy)
+    save_safetensors(later, path, sharded=True)  # the copy still needs what it lists
+    assert same_trees(load_safetensors(copy, like=run), run)
+    assert same_trees(load_safetensors(path, like=run), later)
+    shutil.copy(path, copy)
+    save_safetensors(run, copy, sharded=True)  # and so does what it was copied from
+    assert same_trees(load_safetensors(path, like=run), later)
+    assert len(shards_in(tmp_path)) == 3  # one of the first checkpoint, which no index listed any more
+    path.rename(copy)
+    save_torch(run, copy)  # any file that replaces an index takes its shards away
+    assert same_trees(load_torch(copy, like=run), run) and len(shards_in(tmp_path)) == 2
+
+
+def test_errors_name_the_shard(tmp_path):
+    run, path = run_of(1), tmp_path / "run.safetensors"
+    save_safetensors(run, path, sharded=True)
+    (name,) = shards_in(tmp_path)
+    save_safetensors(run_of(2), tmp_path / "other.safetensors", sharded=True)
+    other, shard = next(tmp_path.glob("other-*")), tmp_path / name
+    whole = shard.read_bytes()
+    shutil.copy(other, shard)
+    with pytest.raises(CheckpointError, match=rf"{name}: it was written as {other.name}, for another checkpoint"):
+        load_safetensors(path, like=run)
+    for data in (whole[:-1] + bytes([whole[-1] ^ 1]), whole[: len(whole) // 2], b""):
+        shard.write_bytes(data)
+        with pytest.raises(CheckpointError, match=rf"run\.safetensors: {name}(: it is| is .*) damaged"):
+            load_safetensors(path, like=run)
+
+
+def test_what_does_not_fit_like_is_named(tmp_path):
+    run, mesh = {"a": {"w": np.ones(3, np.float32)}, "b": 1, "b.c": np.ones(2)}, jax.make_mesh((2,), ("x",))
+    split = jax.ShapeDtypeStruct((3,), "float32", sharding=NamedSharding(mesh, P("x")))
+    for save, load in ((save_safetensors, load_safetensors), (save_torch, load_torch)):
+        save(run, tmp_path / "run")
+        with pytest.raises(CheckpointError, match=r"/run: what was saved does not fit: a\.w of like= is split as does"):
+            load(tmp_path / "run", like={**run, "a": {"w": split}})
+        with pytest.raises(
+            CheckpointError, match=r"/run: what was saved does not fit: a\.w is float32\[3\], not float3"
+        ):
+            load(tmp_path / "run", like={**run, "a": {"w": np.ones(4, np.float32)}})
+        found = load(tmp_path / "run", like={"a": ..., "b": ..., "b.c": run["b.c"]})
+        assert found["b"] == 1 and found["b.c"].tolist() == [1, 1] and found["a"]["w"].tolist() == [1, 1, 1]
 
 
 def test_a_shard_that_cannot_be_written_leaves_the_old_checkpoint(tmp_path):

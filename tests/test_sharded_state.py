@@ -218,6 +218,12 @@ def test_what_has_no_place_is_told():
         fo.state_shardings(fo.adam(), params, rules=[("kernle", P("x"))])
     with pytest.raises(ValueError, match=r"the rule for 'exp_avg\.odd\.kernel' gives .*'x'.*does not fit its shape"):
         fo.state_shardings(fo.adam(), params, rules=[("odd", P("x"))])
+    with pytest.raises(ValueError, match=r"the rule for 'exp_avg\.dense\.kernel' gives .* does not fit its shape"):
+        fo.state_shardings(fo.adam(), params, rules=[("exp_avg.dense.kernel", P("x", "x"))])
+    with pytest.raises(TypeError, match=r"state_shardings: the rule for 'exp_avg' gives 'x', which is no Part"):
+        fo.state_shardings(fo.adam(), params, rules=[("exp_avg", "x")])
+    with pytest.raises(TypeError, match=r"state_shardings needs arrays or jax\.Sh.*, but the parameter 'scale' is 1"):
+        fo.state_shardings(fo.adam(), {**params, "scale": 1.0})
     abstract = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype, sharding=p.sharding), params)
     with pytest.raises(TypeError, match=r"init_sharded needs arrays, but the parameter 'dense\.bias' is ShapeDtype"):
         fo.init_sharded(fo.adam(), abstract)

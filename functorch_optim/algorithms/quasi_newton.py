@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from functorch_optim import axes, trees, variables
+from functorch_optim.alike import kept
 from functorch_optim.base import Transform
 from functorch_optim.core.numerics import next_step
 from functorch_optim.core.options import Options
@@ -194,19 +195,21 @@ class QuasiNewton(Options, Transform):
     ) -> tuple[PyTree, PyTree]:
         dtype = self.dtype_of(jax.tree.leaves(params))
         sign = -1 if self.maximize else 1
+        slots = self.vector_of(state.d, dtype)  # all vectors are split as these, which may be split more than params
 
         def objective(x: Vector) -> tuple[jax.Array, Vector]:
-            found, grad = jax.value_and_grad(value_fn)(self.from_vector(x, params))
+            point = jax.tree.map(kept, params, self.from_vector(x, params))
+            found, grad = jax.value_and_grad(value_fn)(point)
             descent = jax.tree.map(lambda g, given: None if given is None else jnp.conj(g), grad, updates)
-            return sign * jnp.asarray(found, dtype), self._descent(_filled(descent, params), dtype, sign)
+            return sign * jnp.asarray(found, dtype), descend(_filled(descent, params))
 
-        x, grad = self.to_vector(params, dtype), self._descent(filled, dtype, sign)
+        def descend(filled: PyTree) -> Vector:
+            return jax.tree.map(kept, slots, sign * self.to_vector(filled, dtype))
+
+        x, grad = jax.tree.map(kept, slots, self.to_vector(params, dtype)), descend(filled)
         new, state = self._step(objective, x, sign * jnp.asarray(value, dtype), grad, state, dtype)
-        return self.from_vector(new - x, jax.tree.map(lambda p: _wide(p, dtype), params)), state
-
-    def _descent(self, filled: PyTree, dtype: DTypeLike, sign: int) -> Vector:
-        """The gradient to descend along."""
-        return sign * self.to_vector(filled, dtype)
+        update = self.from_vector(new - x, jax.tree.map(lambda p: _wide(p, dtype), params))
+        return jax.tree.map(kept, params, update), state
 
     def _step(
         self, objective: Objective, x: Vector, value: jax.Array, grad: Vector, state: PyTree, dtype: DTypeLike

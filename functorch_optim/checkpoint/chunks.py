@@ -77,8 +77,8 @@ class Chunks:
     def _verify(self, number: int, data: memoryview) -> None:
         if self._sums is not None and zlib.crc32(data) != self._sums[number]:
             raise CheckpointError(
-                f"it is damaged in the {CHUNK} bytes from {self._start + number * CHUNK} on: its checksum is wrong. "
-                "verify=False reads it nevertheless"
+                f"it is damaged in the {len(data)} bytes from {self._start + number * CHUNK} on: its checksum is "
+                "wrong. verify=False reads it nevertheless"
             )
         self._verified.add(number)
 

@@ -1,5 +1,6 @@
 """Arrays of devices as NumPy's: the parts that this process has, or whole."""
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -31,12 +32,17 @@ def is_global(array: PyTree) -> bool:
     return isinstance(array, jax.Array) and not array.is_fully_addressable
 
 
-def parts(array: jax.Array) -> list[Part]:
+def parts(array: jax.Array) -> tuple[Part, ...]:
     """The different parts of an array, in the same order in every process."""
+    return _parts(array.sharding, array.shape)
+
+
+@functools.lru_cache(maxsize=256)
+def _parts(sharding: jax.sharding.Sharding, shape: tuple[int, ...]) -> tuple[Part, ...]:
     holders: dict[Ranges, set[int]] = {}
-    for device, index in array.sharding.devices_indices_map(array.shape).items():
-        holders.setdefault(_ranges(index, array.shape), set()).add(device.process_index)
-    return [Part(ranges, tuple(sorted(holders[ranges]))) for ranges in sorted(holders)]
+    for device, index in sharding.devices_indices_map(shape).items():
+        holders.setdefault(_ranges(index, shape), set()).add(device.process_index)
+    return tuple(Part(ranges, tuple(sorted(holders[ranges]))) for ranges in sorted(holders))
 
 
 def part(array: PyTree, ranges: Ranges) -> np.ndarray:

@@ -4,6 +4,8 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import jax
+
 from functorch_optim import trees
 from functorch_optim.checkpoint.errors import CheckpointError
 from functorch_optim.typing import PyTree
@@ -18,7 +20,7 @@ def restored(
     known = set(names)
     held = {**_told(texts), **arrays}
     as_saved = tuple(f"{name}." for name, model in zip(names, models, strict=True) if model is ...)
-    held = {name: leaf for name, leaf in held.items() if not f"{name}.".startswith(as_saved)}
+    held = {name: leaf for name, leaf in held.items() if name in known or not name.startswith(as_saved)}
     problems = [f"{name} is missing" for name in names if name not in held and f"{name}." not in as_saved]
     unexpected = [name for name in held if name not in known]
     heads = {name.partition(".")[0] for name in names}
@@ -34,11 +36,22 @@ def restored(
             found, expected = _kind(leaf), _kind(model)
             if found != expected:
                 problems.append(f"{name} is {found}, not {expected}")
+            problems += _misplaced(name, model)
             leaves.append(leaf)
     if problems:
         mend = f". In like= write ... for what is to stay as it was saved: {_entries(beside)}" if beside else ""
         raise CheckpointError(f"what was saved does not fit: {'; '.join(problems)}{mend}")
     return leaves, models, treedef
+
+
+def _misplaced(name: str, model: PyTree) -> list[str]:
+    """Say so if a leaf of ``like`` cannot be split as it asks."""
+    if isinstance(model, jax.ShapeDtypeStruct) and model.sharding is not None:
+        try:
+            model.sharding.shard_shape(model.shape)
+        except ValueError as error:
+            return [f"{name} of like= is split as does not fit its shape: {error}"]
+    return []
 
 
 def at(saved: PyTree, path: tuple[Any, ...]) -> PyTree:

@@ -2,6 +2,7 @@
 
 import functools
 import os
+from collections.abc import Iterable
 from contextlib import ExitStack
 
 import numpy as np
@@ -34,13 +35,15 @@ def save_safetensors(tree: PyTree, path: str | os.PathLike[str], sync: bool = Tr
         sync: whether to wait until the file is on the disk.
         sharded: whether each process writes the parts of arrays that it holds to a file of its own, beside ``path``,
             which is then their index. Nothing is sent. All processes must see the folder. Keep the files together: the
-            next checkpoint at ``path`` removes them.
+            next checkpoint at ``path`` removes them, unless another index in the folder lists them.
 
-    If several processes share some of the arrays, all call it with the same tree. Without ``sharded`` the arrays are
-    sent to process 0 one by one, in small blocks, and it writes the file. An error in one process is raised in all.
+    If several processes share some of the arrays, all call it with the same path and tree: the same names, arrays split
+    alike, equal numbers in what each holds alone. Without ``sharded`` the arrays are sent to process 0 one by one, in
+    small blocks, and it writes the file. An error in one process is raised in all that make the call.
 
     Raises:
-        CheckpointError: the tree holds something else; the message says where. Or it failed in another process.
+        CheckpointError: the tree holds something else; the message says where. Or the processes give different trees,
+            or it failed in another process.
         OSError: the file cannot be written, for example because the disk is full. A previous file stays.
 
     Example:
@@ -56,14 +59,22 @@ def save_safetensors(tree: PyTree, path: str | os.PathLike[str], sync: bool = Tr
         >>> loaded["optimizer"]["state"][0]["momentum_buffer"].tolist()
         [1.0, 1.0]
     """
-    with in_step.in_step(tree, "save_safetensors") as team:
+    with in_step.in_step(tree, "save_safetensors", together=sharded) as team:
         flat = flatten(tree)
-        told = [f"{name} {array.dtype} {array.shape}" for name, array in flat.arrays.items()]
-        in_step.refuse_differences(told, team, "save_safetensors")
+        in_step.refuse_differences(_told(flat, os.fsdecode(path), sharded), team, "save_safetensors")
         if sharded:
             shards.write(flat.arrays, flat.texts, path, sync, team)
         else:
             _write(flat, path, sync, team)
+
+
+def _told(flat: Flat, path: str, sharded: bool) -> Iterable[tuple[str, str]]:
+    """What all processes must give alike. The order of a dict is not part of it."""
+    yield "path", path
+    yield "sharded", str(sharded)
+    for name, array in sorted(flat.arrays.items()):
+        yield name, in_step.described(array)
+    yield from sorted((name, text) for name, text in flat.texts.items() if name != MARK)
 
 
 def _write(flat: Flat, path: str | os.PathLike[str], sync: bool, team: in_step.Team) -> None:

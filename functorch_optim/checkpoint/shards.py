@@ -18,6 +18,7 @@ from functorch_optim.typing import PyTree
 
 INDEX = "__functorch_optim_shards__"  # the text with the files, and which part of which array is where
 PART_OF = "__functorch_optim_part_of__"  # the text of a shard with the name of the index
+_OWN_NAME = "__functorch_optim_file__"  # the text of a shard with the name of its file
 _NAME = re.compile(r".*-[0-9a-f]{8}-[0-9]{5}-of-[0-9]{5}\.safetensors")
 
 Owned = list[tuple[int, host.Ranges]]  # the parts of an array, and which file has each
@@ -34,7 +35,7 @@ def write(
     token = in_step.agreed(secrets.randbelow(1 << 31), team, "save_safetensors")
     stem = f"{name.removesuffix('.safetensors')}-{token:08x}"
     files = [f"{stem}-{i + 1:05d}-of-{team.processes:05d}.safetensors" for i in range(team.processes)]
-    owned = {name: _owned(array, number, team) for number, (name, array) in enumerate(arrays.items())}
+    owned = {name: _owned(array, number, team) for number, (name, array) in enumerate(sorted(arrays.items()))}
     own = {
         _entry(name, ranges): _source(arrays[name], ranges)
         for name, parts in owned.items()
@@ -44,16 +45,29 @@ def write(
     mine = os.path.join(folder, files[team.rank])
     try:
         with atomic_write(mine, sync) as file:
-            safetensors_format.write(file, own, {PART_OF: name})
+            safetensors_format.write(file, own, {PART_OF: name, _OWN_NAME: files[team.rank]})
         in_step.check(team, "save_safetensors")
         if team.rank == 0:
-            listed = {name: [array.dtype.name, array.shape, owned[name]] for name, array in arrays.items()}
+            _check_seen(folder, files)
+            listed = {name: [array.dtype.name, array.shape, owned[name]] for name, array in sorted(arrays.items())}
             with replacing(path), atomic_write(path, sync) as file:
                 safetensors_format.write(file, {}, {**texts, INDEX: json.dumps({"files": files, "arrays": listed})})
+        in_step.check(team, "save_safetensors")
     except BaseException:
-        with suppress(OSError):
-            os.unlink(mine)
+        if files[team.rank] not in _listed(path):
+            with suppress(OSError):
+                os.unlink(mine)
         raise
+
+
+def _check_seen(folder: str, files: Sequence[str]) -> None:
+    """Raise unless this process sees the files of all."""
+    for number, name in enumerate(files):
+        if not os.path.exists(os.path.join(folder, name)):
+            raise CheckpointError(
+                f"process 0 does not see {name}, which process {number} has written: save into a folder that all "
+                f"processes see; {folder} is none"
+            )
 
 
 def _entry(name: str, ranges: host.Ranges) -> str:
@@ -75,15 +89,30 @@ def _source(array: PyTree, ranges: host.Ranges) -> Source:
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Generator[None]:
-    """Replace a checkpoint in the block: then the shards of the old one are removed, as far as there are any."""
+    """Replace a checkpoint in the block: then the shards of the old one are removed, as far as there are any.
+
+    Those that another index in the folder lists, a copy of the old one, stay.
+    """
     target = os.path.realpath(os.fsdecode(path))
-    old: Sequence[str] = ()
-    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError), open(target, "rb") as file:
-        old = _files(safetensors_format.opened(file, verify=False))
+    old = _listed(target)
     yield
-    for name in old:
+    if not old:
+        return
+    folder, extension = os.path.dirname(target), os.path.splitext(target)[1]
+    names = [name for name in os.listdir(folder) if name.endswith(extension) and not _NAME.fullmatch(name)]
+    kept = {name for other in names for name in _listed(os.path.join(folder, other))}
+    for name in set(old) - kept:
         with suppress(OSError):
-            os.unlink(os.path.join(os.path.dirname(target), name))
+            os.unlink(os.path.join(folder, name))
+
+
+def _listed(path: str | os.PathLike[str]) -> list[str]:
+    """The names of the shards of an index; none if the file is no index, or there is no file."""
+    if not os.path.isfile(path):
+        return []
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError), open(path, "rb") as file:
+        return _files(safetensors_format.opened(file, verify=False))
+    return []
 
 
 def _files(index: File) -> list[str]:
@@ -117,21 +146,38 @@ class _Shards:
         self._folder, self._files, self._verify, self._stack = folder, files, verify, stack
         self._opened: dict[int, File] = {}
 
-    def __getitem__(self, number: int) -> File:
-        if number not in self._opened:
-            name = self._files[number]
-            path = os.path.join(self._folder, name)
-            if not os.path.exists(path):
-                raise CheckpointError(
-                    f"its arrays are in {len(self._files)} files beside it, and {name} is missing: save into a folder "
-                    "that all processes see, or copy the files of all into one"
-                )
-            handle = self._stack.enter_context(open(path, "rb"))  # noqa: SIM115 the stack closes it
-            file = safetensors_format.opened(handle, self._verify)
-            if self._verify and not file.whole:
-                raise CheckpointError(f"{name} is damaged: its checksum is wrong. verify=False reads it nevertheless")
-            self._opened[number] = file
-        return self._opened[number]
+    @contextmanager
+    def reading(self, number: int) -> Generator[File]:
+        """Open a file for the block, whose errors then name it.
+
+        Raises:
+            CheckpointError: it is missing, damaged, or of another checkpoint.
+        """
+        name = self._files[number]
+        path = os.path.join(self._folder, name)
+        if number not in self._opened and not os.path.exists(path):
+            raise CheckpointError(
+                f"its arrays are in {len(self._files)} files beside it, and {name} is missing: save into a folder that "
+                "all processes see, or copy the files of all into one. Saving again where an index was copied from "
+                "removes its files"
+            )
+        try:
+            if number not in self._opened:
+                self._opened[number] = self._open(path, name)
+            yield self._opened[number]
+        except CheckpointError as error:
+            raise CheckpointError(f"{name}: {error}") from error
+        except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{name} is no safetensors file, or damaged: {shown(error)}") from error
+
+    def _open(self, path: str, name: str) -> File:
+        handle = self._stack.enter_context(open(path, "rb"))  # noqa: SIM115 the stack closes it
+        file = safetensors_format.opened(handle, self._verify)
+        if self._verify and not file.whole:
+            raise CheckpointError("it is damaged: its checksum is wrong. verify=False reads it nevertheless")
+        if file.texts.get(_OWN_NAME, name) != name:
+            raise CheckpointError(f"it was written as {shown(file.texts[_OWN_NAME])}, for another checkpoint")
+        return file
 
 
 class _Parts(Lazy):
@@ -147,14 +193,15 @@ class _Parts(Lazy):
             met = [(max(a.start, b), min(a.stop, e)) for a, (b, e) in zip(ranges, place, strict=True)]
             if any(begin >= end for begin, end in met):
                 continue
-            written = self._shards[number].arrays[_entry(self._name, place)]
-            stored = written.seen_as(self.dtype, tuple(e - b for b, e in place))
             inside = tuple(slice(b - start, e - start) for (b, e), (start, _) in zip(met, place, strict=True))
             target = tuple(slice(b - a.start, e - a.start) for (b, e), a in zip(met, ranges, strict=True))
-            if out[target].shape == out.shape:  # without a copy
-                stored.read(out, [range(one.start, one.stop) for one in inside])
-            else:
-                out[target] = stored[inside]
+            with self._shards.reading(number) as file:
+                written = file.arrays[_entry(self._name, place)]
+                stored = written.seen_as(self.dtype, tuple(e - b for b, e in place))
+                if out[target].shape == out.shape:  # without a copy
+                    stored.read(out, [range(one.start, one.stop) for one in inside])
+                else:
+                    out[target] = stored[inside]
             filled += out[target].size
         if filled != out.size:
             raise ValueError(f"parts of {shown(self._name)!r} are missing or in two places")

@@ -78,7 +78,12 @@ def load_torch(
     names = {**_NAMES, **plain_pickles.names(work), **numpy_pickles.names(work)}
     machine = PickleMachine(partial(_find, names), _Storages(archive), work)
     tree = machine.run(bytes(archive.read("data.pkl")), skip)
-    return tree if like is None else unflatten(flatten(tree), like)
+    if like is None:
+        return tree
+    try:
+        return unflatten(flatten(tree), like)
+    except CheckpointError as error:
+        raise CheckpointError(f"{os.fsdecode(path)}: {error}") from error
 
 
 @dataclass

@@ -3,6 +3,7 @@
 import os
 import struct
 import zipfile
+import zlib
 from collections import Counter, OrderedDict, deque
 from collections.abc import Iterable
 from typing import Any
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from functorch_optim import trees, variables
-from functorch_optim.checkpoint import host, in_step
+from functorch_optim.checkpoint import host, in_step, shards
 from functorch_optim.checkpoint.atomic import atomic_write
 from functorch_optim.checkpoint.dtypes import STORAGES, UNTYPED
 from functorch_optim.checkpoint.errors import CheckpointError
@@ -37,12 +38,12 @@ def save_torch(tree: PyTree, path: str | os.PathLike[str], sync: bool = True) ->
         path: the file.
         sync: whether to wait until the file is on the disk.
 
-    If processes share some of the arrays, all call it with the same tree: the arrays are sent to process 0 one by one,
-    and it writes the file. An error in one process is raised in all.
+    If processes share some of the arrays, all call it with the same path and tree, in the same order: the arrays are
+    sent to process 0 one by one, and it writes the file. An error in one process is raised in all that make the call.
 
     Raises:
         CheckpointError: the tree holds something else, or a dtype that torch does not have; the message says where.
-            Or it failed in another process.
+            Or the processes give different trees, or it failed in another process.
 
     Example:
         >>> import tempfile
@@ -58,7 +59,7 @@ def save_torch(tree: PyTree, path: str | os.PathLike[str], sync: bool = True) ->
     with in_step.in_step(tree, "save_torch") as team:
         pickle = _Pickle()
         pickle.write(tree)
-        in_step.refuse_differences([f"{array.dtype} {array.shape}" for array in pickle.arrays], team, "save_torch")
+        in_step.refuse_differences(pickle.told(os.fsdecode(path)), team, "save_torch")
         arrays = (in_step.gathered(array, team, "save_torch") for array in pickle.arrays)
         if team.rank:
             deque(arrays, maxlen=0)  # send what this process holds
@@ -67,7 +68,8 @@ def save_torch(tree: PyTree, path: str | os.PathLike[str], sync: bool = True) ->
 
 
 def _write_archive(path: str | os.PathLike[str], sync: bool, pickled: bytes, arrays: Iterable[np.ndarray]) -> None:
-    with atomic_write(path, sync) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+    writing = shards.replacing(path), atomic_write(path, sync)
+    with writing[0], writing[1] as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         _write(archive, "data.pkl", pickled)
         _write(archive, "byteorder", b"little")
         for number, array in enumerate(arrays):
@@ -95,7 +97,15 @@ class _Pickle:
     def __init__(self) -> None:
         self.bytes = bytearray(b"\x80\x02")
         self.arrays: list[PyTree] = []  # kept alive, so that identities stay unique
+        self._names: list[str] = []  # of the arrays
         self._numbers: dict[int, int] = {}  # of the arrays' storages, by the array's identity
+
+    def told(self, path: str) -> Iterable[tuple[str, str]]:
+        """What all processes must give alike."""
+        yield "path", path
+        for name, array in zip(self._names, self.arrays, strict=True):
+            yield name, in_step.described(array)
+        yield "what is no array", f"of the checksum {zlib.crc32(self.bytes):08x}"
 
     def write(self, node: PyTree, where: str = "", depth: int = 0) -> None:
         kind = type(node)
@@ -175,7 +185,7 @@ class _Pickle:
         typed = dtype in _STORAGE_OF
         if not typed and dtype not in _NAME_OF:
             raise CheckpointError(f"{trees.quote(where)} is {dtype}, a dtype that torch has not")
-        number = self._number(given)
+        number = self._number(given, where)
         storage = f"torch\n{_STORAGE_OF[dtype]}" if typed else "torch.storage\nUntypedStorage"
         self.bytes += f"ctorch._utils\n_rebuild_tensor_v{2 if typed else 3}\n((".encode()
         self.write("storage")
@@ -192,9 +202,10 @@ class _Pickle:
             self.bytes += f"ctorch\n{_NAME_OF[dtype]}\n".encode()
         self.bytes += b"tR"
 
-    def _number(self, given: PyTree) -> int:
+    def _number(self, given: PyTree, where: str) -> int:
         """The number of an array's storage; an array written again keeps its number."""
         if id(given) not in self._numbers:
             self._numbers[id(given)] = len(self.arrays)
             self.arrays.append(given)
+            self._names.append(where)
         return self._numbers[id(given)]

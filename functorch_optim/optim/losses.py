@@ -34,7 +34,7 @@ class CompiledLosses(Closed):
     def __init__(self) -> None:
         self._entries: dict[Hashable, dict[Hashable, _OfLoss]] = {}
         self._compiles: dict[Hashable, int] = {}
-        self.are_compared = False  # whether the first arguments are known to be the same in all processes
+        self.compared: set[tuple[bool, ...]] = set()  # which arguments were each process's own, and the same in all
         self._useless: set[Hashable] = set()  # the code of losses that were found not to use the parameters
 
     def value_and_grad(

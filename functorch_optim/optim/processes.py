@@ -1,14 +1,12 @@
 """Check what must be equal in all processes of a run."""
 
-import zlib
-from collections.abc import Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 
+from functorch_optim import agreement
 from functorch_optim.typing import PyTree
 
 _BATCHES = "make one global array of a batch, jax.make_array_from_process_local_data(sharding, batch)"
@@ -22,8 +20,7 @@ def check_same_arguments(args: PyTree, optimizer: Any, who: str, because: str) -
     """
     if not _are_spread(optimizer):
         return
-    own = [leaf for leaf in jax.tree.leaves(args) if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable]
-    differing = _differing(own)
+    differing = agreement.differing([_bytes(leaf) for leaf in jax.tree.leaves(args) if _is_own(leaf)])
     if differing:
         raise ValueError(
             f"{who} over {jax.process_count()} processes: the closure's arguments are other numbers in each (leaf "
@@ -32,13 +29,17 @@ def check_same_arguments(args: PyTree, optimizer: Any, who: str, because: str) -
 
 
 def check_first_arguments(args: PyTree, optimizer: Any, who: str) -> None:
-    """Check the arguments at an optimizer's first loss: batches of their own are the usual mistake, and not seen later.
+    """Check the arguments at an optimizer's first loss, and when others than before are this process's own.
 
-    Comparing them at every step would make every step wait for every process.
+    Batches of their own are the usual mistake. Comparing them at every step would make every step wait for every
+    process.
     """
-    if not optimizer._losses.are_compared:
+    if not _are_spread(optimizer):
+        return
+    own, compared = tuple(map(_is_own, jax.tree.leaves(args))), optimizer._losses.compared
+    if own not in compared:
         check_same_arguments(args, optimizer, who, "each would compute its own copy of the parameters")
-        optimizer._losses.are_compared = True
+        compared.add(own)
 
 
 def check_same_metric(metric: float, optimizer: Any, who: str) -> None:
@@ -47,7 +48,7 @@ def check_same_metric(metric: float, optimizer: Any, who: str) -> None:
     Raises:
         ValueError: they differ.
     """
-    if _are_spread(optimizer) and _differing([metric]):
+    if _are_spread(optimizer) and agreement.differing([_bytes(metric)]):
         raise ValueError(
             f"{who} over {jax.process_count()} processes: the metric is another number in each (here {metric}), "
             "so their learning rates would differ: compute it from global arrays, or average it, "
@@ -60,14 +61,11 @@ def _are_spread(optimizer: Any) -> bool:
     return jax.process_count() > 1 and not all(param.is_fully_addressable for param in optimizer._leaves)
 
 
-def _differing(own: Iterable[PyTree]) -> list[int]:
-    """Which of these are not equal in all processes."""
-    sums = np.array([zlib.crc32(np.ascontiguousarray(_plain(leaf)).tobytes()) for leaf in own], np.uint32)
-    everywhere = np.asarray(multihost_utils.process_allgather(sums))
-    return [index for index in range(len(sums)) if len(set(everywhere[:, index].tolist())) > 1]
+def _is_own(leaf: PyTree) -> bool:
+    """Whether this process holds all of an argument."""
+    return not isinstance(leaf, jax.Array) or leaf.is_fully_addressable
 
 
-def _plain(leaf: PyTree) -> PyTree:
-    """The numbers of random keys."""
+def _bytes(leaf: PyTree) -> bytes:
     is_key = isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-    return jax.random.key_data(leaf) if is_key else leaf
+    return np.asarray(jax.random.key_data(leaf) if is_key else leaf).tobytes()

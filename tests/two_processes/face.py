@@ -74,6 +74,10 @@ def refusals(x):
     messages += [world.refused(lambda: scheduler.step(float(jax.process_index())))]
     assert jax.process_count() == 1 or scheduler.last_epoch == 0
     optimizer.step(loss, x)
+    messages += [world.refused(lambda: optimizer.step(loss, own))]  # also after a global batch
+    uneven = [BATCH] * (1 + jax.process_index())
+    messages += [world.refused(lambda: optimizer.step(lambda params, each: loss(params, each[0]), uneven))]
+    optimizer.step(loss, BATCH)  # the same in all
     return messages
 
 

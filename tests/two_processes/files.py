@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
-from functorch_optim.checkpoint import load_safetensors, load_torch, save_safetensors, save_torch
+from functorch_optim.checkpoint import host, load_safetensors, load_torch, save_safetensors, save_torch
 from tests.two_processes import world
 
 ARRAYS = {
@@ -61,14 +61,61 @@ def main(folder):
     found = load_torch(f"{folder}/one.pt", like=plain)
     for name, leaf in found["arrays"].items():
         assert leaf.sharding == given["arrays"][name].sharding
+    before = sorted(os.listdir(folder))
+    world.tell(folder, [*_refusals(given, plain, folder), *_interrupted(given, plain, folder)])
+    left = [name for name in sorted(os.listdir(folder)) if not name.endswith((".txt", ".npz"))]
+    assert left == [name for name in before if not name.endswith((".txt", ".npz"))]
+    check(load_safetensors(f"{folder}/shards.safetensors", like=given), given)
+
+
+def _refusals(given, plain, folder):
+    """The messages of what the processes do not give alike, or what one cannot do."""
     rank = jax.process_index()
-    messages = [
-        world.refused(lambda: save_safetensors({**given, "bad": object() if rank else 1}, f"{folder}/bad")),
-        world.refused(lambda: save_torch({**plain, "bad": 1 if rank else object()}, f"{folder}/bad")),
-        world.refused(lambda: save_safetensors({**given, "own": np.arange(3 + rank)}, f"{folder}/bad", sharded=True)),
-        world.refused(lambda: _saved_nowhere(given, folder)),
+    own, one = f"{folder}/{rank}", f"{folder}/shards.safetensors"
+    backwards = dict(reversed(plain.items())) if rank else plain
+    turned = {**given, "split": world.placed(np.ones((4, 4), np.float32), *(("y", "x") if rank else ("x", "y")))}
+    local = {**given, "both": np.ones(4, np.float32) if rank else world.placed(np.ones(4, np.float32), "x")}
+    calls = [
+        lambda: save_safetensors({**given, "bad": object() if rank else 1}, one),
+        lambda: save_torch({**plain, "bad": 1 if rank else object()}, f"{folder}/one.pt"),
+        lambda: _saved_nowhere(given, folder),
+        lambda: save_safetensors({**given, "own": np.arange(3 + rank)}, one, sharded=True),
+        lambda: save_safetensors({**given, "own": np.arange(3) + rank}, one),
+        lambda: save_safetensors({**given, "epoch": 3 + rank}, one, sharded=True),
+        lambda: save_safetensors({**given, **({"more": 1} if rank else {})}, one),
+        lambda: save_safetensors(turned, one, sharded=True),
+        lambda: save_safetensors(local, one, sharded=True),
+        lambda: save_safetensors({"w": np.ones(3)} if rank else given, one, sharded=True),
+        lambda: save_safetensors(given, own, sharded=True),
+        lambda: save_safetensors(given, own),
+        lambda: save_safetensors(given, one, sharded=bool(rank)),
+        lambda: save_torch(backwards, f"{folder}/one.pt"),
+        lambda: save_torch({**plain, "epoch": 3 + rank}, f"{folder}/one.pt"),
     ]
-    world.tell(folder, [*messages, *sorted(name for name in os.listdir(folder) if not name.endswith((".txt", ".npz")))])
+    return list(map(world.refused, calls))
+
+
+def _interrupted(given, plain, folder):
+    """What each process raises if one is interrupted while it copies from a device; then all goes on."""
+    copy, messages = host._copy, []
+    for who in (0, 1):
+        for save in (
+            lambda: save_safetensors(given, f"{folder}/one.safetensors"),
+            lambda: save_safetensors(given, f"{folder}/shards.safetensors", sharded=True),
+            lambda: save_torch(plain, f"{folder}/one.pt"),
+        ):
+            if jax.process_index() == who:
+                host._copy = _raising
+            messages.append(world.refused(save))
+            host._copy = copy
+    unordered = dict(reversed(given.items())) if jax.process_index() else given
+    save_safetensors(unordered, f"{folder}/one.safetensors")
+    check(load_safetensors(f"{folder}/one.safetensors", like=given), given)
+    return messages
+
+
+def _raising(single):
+    raise RuntimeError("interrupted")
 
 
 def _saved_nowhere(given, folder):

@@ -40,7 +40,7 @@ def refused(call):
     """The message with which a call raises."""
     try:
         call()
-    except ValueError as error:  # a CheckpointError is one
+    except (RuntimeError, ValueError) as error:  # a CheckpointError is a ValueError
         return f"{type(error).__name__}: {error}"
     return "nothing"
 
