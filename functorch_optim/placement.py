@@ -25,6 +25,8 @@ def place(leaf: PyTree, model: PyTree) -> PyTree:
         return leaf
     if sharding is None:  # such as a step counter that init created, which follows the parameters
         return jnp.array(np.asarray(leaf), copy=True)
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) and not sharding.is_fully_addressable:
+        return _placed_keys(leaf, sharding)
     if isinstance(leaf, jax.Array) or len(sharding.device_set) == 1:
         return jax.device_put(leaf if isinstance(leaf, jax.Array) else np.asarray(leaf), sharding)
     left = Counter(map(str, sharding.addressable_devices_indices_map(leaf.shape).values()))
@@ -38,8 +40,16 @@ def place(leaf: PyTree, model: PyTree) -> PyTree:
             held[key] = found
         return found
 
-    made = jax.make_array_from_callback(leaf.shape, sharding, part)
+    made = jax.make_array_from_callback(leaf.shape, sharding, part, dtype=leaf.dtype)  # if no part is here
     return jax.block_until_ready(made)  # or what was read for many leaves would wait in memory
+
+
+def _placed_keys(keys: jax.Array, sharding: NamedSharding) -> jax.Array:
+    """Place random keys, which this process has whole, on the devices of several processes."""
+    data = np.asarray(jax.random.key_data(keys))
+    spec = PartitionSpec(*sharding.spec, *[None] * (data.ndim - len(sharding.spec)))
+    model = jax.ShapeDtypeStruct(data.shape, data.dtype, sharding=NamedSharding(sharding.mesh, spec))
+    return jax.random.wrap_key_data(place(data, model), impl=jax.random.key_impl(keys))
 
 
 def _concrete(sharding: object) -> PyTree:

@@ -88,7 +88,18 @@ def test_the_torch_face(tmp_path):
     one, other = run("face", tmp_path)
     run("face", tmp_path, processes=1)
     compare(tmp_path, {"Muon": 2e-2, "statistics": 1e-6})  # flax computes statistics in float32
-    assert len(one) == len(other) == 6
+    assert len(one) == len(other) == 9
+    assert one[6].startswith(
+        "ValueError: ReduceLROnPlateau.step over 2 processes: the metric is another number in each"
+    )
+    assert other[6].startswith("ValueError: ReduceLROnPlateau.step: metrics must be a number, but it is 'no number'")
+    for told in (one, other):
+        assert told[7].startswith(
+            "ValueError: SGD.step over 2 processes: the option 'lr' of group 0 is another number in"
+        )
+        assert told[8].startswith(
+            "ValueError: LBFGS.step over 2 processes: the parameter 'b' is another number in each"
+        )
     for told in (*one[:2], *other[:2], one[4], other[4], one[5], other[5]):
         assert told.startswith("ValueError: SGD.step over 2 processes: the closure's arguments are other numbers in ea")
     for told in (one[2], other[2]):
@@ -112,7 +123,7 @@ def test_files_of_two_processes(tmp_path):
         ("'own': int64[3], which each holds alone, of the", "'own': int64[4], which"),
         ("'own': int64[3], which each holds alone, of the", "'own': int64[3], which"),
         ("'epoch': 3", "'epoch': 4"),
-        ("nothing more", "'more': 1"),
+        ("'containers': {", "'more': 1"),
         ("'split': float32[4,4], split as ", "'split': float32[4,4], split as "),
         ("'both': float32[4], split as", "'both': float32[4], which each holds alone"),
         ("'arrays.both': float32[8,6], split", "'w': float64[3], which each holds alone"),
@@ -126,7 +137,11 @@ def test_files_of_two_processes(tmp_path):
         for message, wanted in zip(told, given, strict=False):
             assert "the processes give different trees or arguments" in message
             assert f"process {rank} of 2 gives {wanted[rank]}" in message, message
-    left = zip(one[3 + len(given) :], other[3 + len(given) :], ["safetensors", "safetensors", "torch"] * 2, strict=True)
+    for first, second in zip(one[-2:], other[-2:], strict=True):  # Ctrl-C in one process
+        assert second.startswith("KeyboardInterrupt")
+        assert first == failed.format("safetensors", 1, second)
+    first, second = one[3 + len(given) : -2], other[3 + len(given) : -2]
+    left = zip(first, second, ["safetensors", "safetensors", "torch"] * 2, strict=True)
     for number, (first, second, form) in enumerate(left):
         own, told = (second, first) if number >= 3 else (first, second)
         assert own == "RuntimeError: interrupted"

@@ -1,5 +1,6 @@
 """Checkpoints on meshes: a file for each process with an index, any other mesh, and only the bytes that are needed."""
 
+import os
 import shutil
 import struct
 import zlib
@@ -135,6 +136,21 @@ def test_an_index_may_be_copied_and_moved(tmp_path):
     path.rename(copy)
     save_torch(run, copy)  # any file that replaces an index takes its shards away
     assert same_trees(load_torch(copy, like=run), run) and len(shards_in(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("name", ["run.ckpt", "a\nb.safetensors", "n" * 240, b"\xff.safetensors", "é" * 100])
+def test_any_name_that_a_file_may_have(name, tmp_path):
+    path = os.path.join(os.fsencode(tmp_path), os.fsencode(name))
+    run = {"w": np.arange(6.0)}
+    for _ in range(2):
+        save_safetensors(run, path, sharded=True)
+        assert load_safetensors(path)["w"].tolist() == run["w"].tolist()
+    assert len(os.listdir(tmp_path)) == 2
+    shutil.copy(path, path[:-4] + b".bak")
+    os.chmod(path, 0o600)
+    save_safetensors(run, path, sharded=True)  # the copy's files stay, and the new ones are as private as the index
+    assert load_safetensors(path[:-4] + b".bak")["w"].tolist() == run["w"].tolist()
+    assert sum(file.stat().st_mode & 0o777 == 0o600 for file in tmp_path.iterdir()) == 2
 
 
 def test_errors_name_the_shard(tmp_path):

@@ -10,12 +10,15 @@ from typing import BinaryIO
 
 
 @contextmanager
-def atomic_write(path: str | os.PathLike[str], sync: bool = True) -> Generator[BinaryIO]:
+def atomic_write(
+    path: str | os.PathLike[str], sync: bool = True, permissions_of: str | os.PathLike[str] | None = None
+) -> Generator[BinaryIO]:
     """Open a file for writing that replaces ``path`` when the block ends without an error.
 
     Until then ``path`` does not change, even if the process is killed; that only leaves a file whose name starts with
     the name of ``path`` and ends with ``.partial``. With ``sync`` the bytes reach the disk before the name does, so
-    this holds even if the machine stops. A link stays a link: its target is replaced.
+    this holds even if the machine stops. A link stays a link: its target is replaced. The file keeps the permissions of
+    the one before, or gets those of ``permissions_of``, if there is such a file.
 
     Raises:
         OSError: the folder does not exist, or ``path`` is not a file.
@@ -30,16 +33,18 @@ def atomic_write(path: str | os.PathLike[str], sync: bool = True) -> Generator[B
         >>> path.read_bytes()
         b'1, 2, 3'
     """
-    with atomic_path(path, sync) as partial, open(partial, "r+b") as file:
+    with atomic_path(path, sync, permissions_of) as partial, open(partial, "r+b") as file:
         yield file
 
 
 @contextmanager
-def atomic_path(path: str | os.PathLike[str], sync: bool = True) -> Generator[str]:
+def atomic_path(
+    path: str | os.PathLike[str], sync: bool = True, permissions_of: str | os.PathLike[str] | None = None
+) -> Generator[str]:
     """Like :func:`atomic_write`, but yield the name of an empty file, for code that writes files by name."""
     target = _target(os.fsdecode(path))
     folder, name = os.path.split(target)
-    partial = os.path.join(folder, f"{name.encode()[:180].decode(errors='ignore')}.{secrets.token_hex(4)}.partial")
+    partial = os.path.join(folder, f"{os.fsdecode(os.fsencode(name)[:180])}.{secrets.token_hex(4)}.partial")
     os.close(os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666))
     try:
         mode = stat.S_IMODE(os.stat(partial).st_mode)
@@ -50,7 +55,7 @@ def atomic_path(path: str | os.PathLike[str], sync: bool = True) -> Generator[st
             with open(partial, "r+b") as file:
                 os.fsync(file.fileno())
         with suppress(OSError):  # there was no file before, or the file system has no permissions
-            os.chmod(partial, stat.S_IMODE(os.stat(target).st_mode))
+            os.chmod(partial, stat.S_IMODE(os.stat(permissions_of or target).st_mode))
         os.replace(partial, target)
     except BaseException:
         with suppress(OSError):

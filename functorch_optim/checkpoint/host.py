@@ -1,6 +1,7 @@
 """Arrays of devices as NumPy's: the parts that this process has, or whole."""
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -23,8 +24,8 @@ class Part(NamedTuple):
         return tuple(slice(*one) for one in self.ranges)
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(end - begin for begin, end in self.ranges)
+    def size(self) -> int:
+        return math.prod(end - begin for begin, end in self.ranges)
 
 
 def is_global(array: PyTree) -> bool:

@@ -1,7 +1,9 @@
 """Trees in safetensors files."""
 
 import functools
+import json
 import os
+from collections import deque
 from collections.abc import Iterable
 from contextlib import ExitStack
 
@@ -75,23 +77,38 @@ def _told(flat: Flat, path: str, sharded: bool) -> Iterable[tuple[str, str]]:
     for name, array in sorted(flat.arrays.items()):
         yield name, in_step.described(array)
     yield from sorted((name, text) for name, text in flat.texts.items() if name != MARK)
+    yield "containers", json.dumps(_ordered(json.loads(flat.texts[MARK])["tree"]))
+
+
+def _ordered(outline: PyTree) -> PyTree:
+    """The outline of a tree with the entries of each dict in the order of their keys."""
+    if isinstance(outline, list):
+        return list(map(_ordered, outline))
+    if not isinstance(outline, dict):
+        return outline
+    inside = {kind: _ordered(node) for kind, node in outline.items()}
+    return inside | {kind: sorted(inside[kind], key=repr) for kind in ("dict", "entries") if kind in inside}
 
 
 def _write(flat: Flat, path: str | os.PathLike[str], sync: bool, team: in_step.Team) -> None:
     """Write one file, in process 0; the others send what they hold."""
     texts = dict(flat.texts)
-    sources: dict[str, Source] = {}
-    for name, array in flat.arrays.items():
-        read = functools.partial(in_step.gathered, array, team, "save_safetensors")
-        sources[name] = as_bytes(Source(array.dtype, array.shape, read))
-        if not safetensors_format.is_kept(array.dtype):
-            texts[_DTYPE + name] = f"{array.dtype.name} {' '.join(map(str, array.shape))}"
-    if team.rank == 0:
-        with shards.replacing(path), atomic_write(path, sync) as file:
-            safetensors_format.write(file, sources, texts)
-    else:
-        for name in safetensors_format.in_order(sources):
-            sources[name].read()
+    sources = {name: Source(array.dtype, array.shape, _unread) for name, array in flat.arrays.items()}
+    names = safetensors_format.in_order({name: as_bytes(source) for name, source in sources.items()})
+    arrays = in_step.gathered((flat.arrays[name] for name in names), team, "save_safetensors")
+    if team.rank:
+        deque(arrays, maxlen=0)  # send what this process holds
+        return
+    for name, source in sources.items():
+        sources[name] = as_bytes(source._replace(read=functools.partial(next, arrays)))
+        if not safetensors_format.is_kept(source.dtype):
+            texts[_DTYPE + name] = f"{source.dtype.name} {' '.join(map(str, source.shape))}"
+    with shards.replacing(path), atomic_write(path, sync) as file:
+        safetensors_format.write(file, sources, texts)
+
+
+def _unread() -> np.ndarray:
+    raise AssertionError("arrays are read in the order in which they are written")
 
 
 def load_safetensors(path: str | os.PathLike[str], like: PyTree = None, verify: bool = True) -> PyTree:
@@ -166,7 +183,10 @@ def _check(file: File, verify: bool) -> None:
     Two names mark our files, the format's and the checksum's: damage to one leaves the other.
     """
     if shards.PART_OF in file.texts:
-        raise CheckpointError(f"it is one of several files of a checkpoint: load {file.texts[shards.PART_OF]!r}")
+        index = file.texts[shards.PART_OF]
+        raise CheckpointError(
+            f"it is one of several files of a checkpoint: load {index!r}, or what that was renamed to"
+        )
     version = format_of(file.texts) if MARK in file.texts else 0
     if not verify:
         return

@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager, suppress
 
 import numpy as np
 
-from functorch_optim.checkpoint import host, in_step, safetensors_format
+from functorch_optim.checkpoint import host, in_step, interrupts, safetensors_format
 from functorch_optim.checkpoint.atomic import atomic_write
 from functorch_optim.checkpoint.chunks import Lazy
 from functorch_optim.checkpoint.errors import CheckpointError, shown
@@ -19,7 +19,8 @@ from functorch_optim.typing import PyTree
 INDEX = "__functorch_optim_shards__"  # the text with the files, and which part of which array is where
 PART_OF = "__functorch_optim_part_of__"  # the text of a shard with the name of the index
 _OWN_NAME = "__functorch_optim_file__"  # the text of a shard with the name of its file
-_NAME = re.compile(r".*-[0-9a-f]{8}-[0-9]{5}-of-[0-9]{5}\.safetensors")
+_NAME = re.compile(r".*-[0-9a-f]{8}-[0-9]{5}-of-[0-9]{5}\.safetensors", re.DOTALL)
+_STEM = 180  # bytes, so that a name and what follows are no longer than file systems allow
 
 Owned = list[tuple[int, host.Ranges]]  # the parts of an array, and which file has each
 
@@ -33,7 +34,7 @@ def write(
     """
     folder, name = os.path.split(os.path.realpath(os.fsdecode(path)))
     token = in_step.agreed(secrets.randbelow(1 << 31), team, "save_safetensors")
-    stem = f"{name.removesuffix('.safetensors')}-{token:08x}"
+    stem = f"{os.fsdecode(os.fsencode(name.removesuffix('.safetensors'))[:_STEM])}-{token:08x}"
     files = [f"{stem}-{i + 1:05d}-of-{team.processes:05d}.safetensors" for i in range(team.processes)]
     owned = {name: _owned(array, number, team) for number, (name, array) in enumerate(sorted(arrays.items()))}
     own = {
@@ -42,28 +43,48 @@ def write(
         for file, ranges in parts
         if file == team.rank
     }
-    mine = os.path.join(folder, files[team.rank])
+    paths = [os.path.join(folder, file) for file in files]
     try:
-        with atomic_write(mine, sync) as file:
-            safetensors_format.write(file, own, {PART_OF: name, _OWN_NAME: files[team.rank]})
+        with atomic_write(paths[team.rank], sync, permissions_of=path) as file:
+            safetensors_format.write(file, own, {PART_OF: _printed(name), _OWN_NAME: _printed(files[team.rank])})
+        interrupts.let_through()
+    except BaseException:
+        _remove([paths[team.rank]])
+        raise
+    try:
         in_step.check(team, "save_safetensors")
-        if team.rank == 0:
-            _check_seen(folder, files)
-            listed = {name: [array.dtype.name, array.shape, owned[name]] for name, array in sorted(arrays.items())}
+    except CheckpointError:  # another has not written its own; an interrupt would not say so
+        _remove([paths[team.rank]])
+        raise
+    if team.rank == 0:
+        listed = {name: [array.dtype.name, array.shape, owned[name]] for name, array in sorted(arrays.items())}
+        try:
+            _check_seen(paths)
             with replacing(path), atomic_write(path, sync) as file:
                 safetensors_format.write(file, {}, {**texts, INDEX: json.dumps({"files": files, "arrays": listed})})
-        in_step.check(team, "save_safetensors")
-    except BaseException:
-        if files[team.rank] not in _listed(path):
-            with suppress(OSError):
-                os.unlink(mine)
-        raise
+        except BaseException:
+            if files != _listed(path):
+                _remove(paths)
+            raise
+    in_step.check(team, "save_safetensors")
 
 
-def _check_seen(folder: str, files: Sequence[str]) -> None:
+def _printed(name: str) -> str:
+    """A file's name as text that JSON can hold."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _remove(paths: Sequence[str]) -> None:
+    for path in paths:
+        with suppress(OSError):
+            os.unlink(path)
+
+
+def _check_seen(paths: Sequence[str]) -> None:
     """Raise unless this process sees the files of all."""
-    for number, name in enumerate(files):
-        if not os.path.exists(os.path.join(folder, name)):
+    for number, path in enumerate(paths):
+        if not os.path.exists(path):
+            folder, name = os.path.split(path)
             raise CheckpointError(
                 f"process 0 does not see {name}, which process {number} has written: save into a folder that all "
                 f"processes see; {folder} is none"
@@ -98,12 +119,10 @@ def replacing(path: str | os.PathLike[str]) -> Generator[None]:
     yield
     if not old:
         return
-    folder, extension = os.path.dirname(target), os.path.splitext(target)[1]
-    names = [name for name in os.listdir(folder) if name.endswith(extension) and not _NAME.fullmatch(name)]
+    folder = os.path.dirname(target)
+    names = [name for name in os.listdir(folder) if not _NAME.fullmatch(name)]
     kept = {name for other in names for name in _listed(os.path.join(folder, other))}
-    for name in set(old) - kept:
-        with suppress(OSError):
-            os.unlink(os.path.join(folder, name))
+    _remove([os.path.join(folder, name) for name in set(old) - kept])
 
 
 def _listed(path: str | os.PathLike[str]) -> list[str]:
@@ -158,8 +177,8 @@ class _Shards:
         if number not in self._opened and not os.path.exists(path):
             raise CheckpointError(
                 f"its arrays are in {len(self._files)} files beside it, and {name} is missing: save into a folder that "
-                "all processes see, or copy the files of all into one. Saving again where an index was copied from "
-                "removes its files"
+                "all processes see, or copy the files of all into one. If it was there, the checkpoint has been "
+                "replaced: read it again, and keep a copy with its files"
             )
         try:
             if number not in self._opened:
@@ -175,7 +194,7 @@ class _Shards:
         file = safetensors_format.opened(handle, self._verify)
         if self._verify and not file.whole:
             raise CheckpointError("it is damaged: its checksum is wrong. verify=False reads it nevertheless")
-        if file.texts.get(_OWN_NAME, name) != name:
+        if file.texts.get(_OWN_NAME, _printed(name)) != _printed(name):
             raise CheckpointError(f"it was written as {shown(file.texts[_OWN_NAME])}, for another checkpoint")
         return file
 

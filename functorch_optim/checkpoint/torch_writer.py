@@ -60,7 +60,7 @@ def save_torch(tree: PyTree, path: str | os.PathLike[str], sync: bool = True) ->
         pickle = _Pickle()
         pickle.write(tree)
         in_step.refuse_differences(pickle.told(os.fsdecode(path)), team, "save_torch")
-        arrays = (in_step.gathered(array, team, "save_torch") for array in pickle.arrays)
+        arrays = in_step.gathered(pickle.arrays, team, "save_torch")
         if team.rank:
             deque(arrays, maxlen=0)  # send what this process holds
         else:

@@ -78,6 +78,12 @@ def refusals(x):
     uneven = [BATCH] * (1 + jax.process_index())
     messages += [world.refused(lambda: optimizer.step(lambda params, each: loss(params, each[0]), uneven))]
     optimizer.step(loss, BATCH)  # the same in all
+    rank = jax.process_index()
+    messages += [world.refused(lambda: scheduler.step("no number" if rank else 1.0))]
+    other = optim.SGD(params_of("SGD"), lr=0.1 + rank)
+    messages += [world.refused(lambda: other.step(loss, x))]
+    apart = optim.LBFGS({**params_of("SGD"), "b": jnp.full(6, float(rank))}, lr=0.1)
+    messages += [world.refused(lambda: apart.step(loss, x))]
     return messages
 
 

@@ -1,6 +1,7 @@
 """Files that two processes write together: every way to split, errors in one process, and what is left on the disk."""
 
 import os
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -25,10 +26,24 @@ ARRAYS = {
 
 def tree():
     arrays = {name: world.placed(array, *parts) for name, (array, parts) in ARRAYS.items()}
-    return {"arrays": arrays, "key": jax.random.key(3), "epoch": 3, "count": jnp.int32(4), "own": np.arange(3)}
+    keys = jax.random.split(jax.random.key(5), 4)
+    data = world.placed(np.asarray(jax.random.key_data(keys)), "x")
+    keys = jax.random.wrap_key_data(data)
+    return {
+        "arrays": arrays,
+        "keys": keys,
+        "key": jax.random.key(3),
+        "epoch": 3,
+        "count": jnp.int32(4),
+        "own": np.arange(3),
+    }
 
 
 def check(found, placed):
+    keys = (
+        found["keys"] if placed is None else jax.random.wrap_key_data(world.whole(jax.random.key_data(found["keys"])))
+    )
+    assert jax.random.key_data(keys).tolist() == jax.random.key_data(jax.random.split(jax.random.key(5), 4)).tolist()
     assert found["epoch"] == 3 and found["count"] == 4 and found["own"].tolist() == [0, 1, 2]
     for name, (array, _) in ARRAYS.items():
         leaf = found["arrays"][name]
@@ -37,6 +52,7 @@ def check(found, placed):
             np.testing.assert_array_equal(leaf, array, err_msg=name)
             continue
         assert leaf.sharding == placed["arrays"][name].sharding
+        assert found["keys"].sharding == placed["keys"].sharding
         for shard in leaf.addressable_shards:
             np.testing.assert_array_equal(np.asarray(shard.data), array[shard.index], err_msg=name)
 
@@ -56,6 +72,7 @@ def main(folder):
         check(load_safetensors(path, like={**given, "arrays": abstract}), given)
         found = load_safetensors(path)
         check(found, None)
+        assert found["keys"].shape == (4,)
         assert jax.random.key_data(found["key"]).tolist() == jax.random.key_data(given["key"]).tolist()
     save_torch(plain, f"{folder}/one.pt")
     found = load_torch(f"{folder}/one.pt", like=plain)
@@ -108,6 +125,15 @@ def _interrupted(given, plain, folder):
                 host._copy = _raising
             messages.append(world.refused(save))
             host._copy = copy
+    if jax.process_index():
+        replace = os.replace
+        os.replace = lambda *names: (os.kill(os.getpid(), signal.SIGINT), replace(*names))
+    messages.append(world.refused(lambda: save_safetensors(given, f"{folder}/shards.safetensors", sharded=True)))
+    if jax.process_index():
+        os.replace = replace
+        host._copy = lambda single: (os.kill(os.getpid(), signal.SIGINT), copy(single))[1]
+    messages.append(world.refused(lambda: save_safetensors(given, f"{folder}/one.safetensors")))
+    host._copy = copy
     unordered = dict(reversed(given.items())) if jax.process_index() else given
     save_safetensors(unordered, f"{folder}/one.safetensors")
     check(load_safetensors(f"{folder}/one.safetensors", like=given), given)

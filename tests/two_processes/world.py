@@ -40,7 +40,7 @@ def refused(call):
     """The message with which a call raises."""
     try:
         call()
-    except (RuntimeError, ValueError) as error:  # a CheckpointError is a ValueError
+    except (KeyboardInterrupt, RuntimeError, ValueError) as error:  # a CheckpointError is a ValueError
         return f"{type(error).__name__}: {error}"
     return "nothing"
 

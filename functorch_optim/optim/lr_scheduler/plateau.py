@@ -1,5 +1,6 @@
 """A learning rate that falls when a metric stops improving."""
 
+import contextlib
 import math
 import warnings
 from typing import ClassVar, SupportsFloat
@@ -102,6 +103,8 @@ class ReduceLROnPlateau(LRScheduler):
             best, bad, cooling = float(metrics), 0, self.cooldown_counter
         except (TypeError, ValueError) as error:
             who, kind = type(self).__name__, ValueError if isinstance(error, ValueError) else TypeError
+            with contextlib.suppress(ValueError):  # the other processes wait for this one's metric
+                check_same_metric(None, self.optimizer, f"{who}.step")
             raise kind(f"{who}.step: metrics must be a number, but it is {metrics!r:.100}") from error
         check_same_metric(best, self.optimizer, f"{type(self).__name__}.step")
         if epoch is None:
