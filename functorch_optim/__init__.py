@@ -97,6 +97,7 @@ from functorch_optim.transforms.skipping import (
     skip_spikes,
 )
 from functorch_optim.transforms.weight_decay import add_decayed_weights
+from functorch_optim.transforms.zero import zero
 
 __version__ = "0.1.0"
 
@@ -250,5 +251,6 @@ __all__ = [
     "unflatten",
     "update_average",
     "value_and_sparse_grad",
+    "zero",
     "zero_nans",
 ]

@@ -13,8 +13,12 @@ axes. It is one of
 Without it such a transformation raises if its input varies, or might.
 """
 
+import contextlib
+import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextvars import ContextVar
+from types import MappingProxyType
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +32,25 @@ from functorch_optim.typing import PyTree
 
 Axes = tuple[str, ...]
 Split = tuple[Axes, ...]  # the axes over which each dimension is split; () if none is
+
+
+_PARTS: ContextVar[Mapping[str, PartitionSpec]] = ContextVar("parts", default=MappingProxyType({}))
+
+
+@contextlib.contextmanager
+def spread_as(parts: Mapping[str, PartitionSpec]) -> Generator[None]:
+    """Within it the parameters with these names are split as a wrapper has split them, besides ``axis_name``.
+
+    Raises:
+        ValueError: another wrapper around this one splits them already.
+    """
+    if parts and _PARTS.get():
+        raise ValueError("fo.zero stands inside another: one of them splits the state, over one axis")
+    token = _PARTS.set(parts or _PARTS.get())
+    try:
+        yield
+    finally:
+        _PARTS.reset(token)
 
 
 def varying(array: PyTree) -> frozenset[str]:
@@ -58,12 +81,12 @@ def named(placement: PyTree) -> frozenset[str]:
 
 def check_known(axes: frozenset[str], what: str) -> None:
     """Raise if it is unknown what varies over one of the axes."""
-    unknown = sorted(axis for axis in axes if not _is_known(axis))
+    unknown = sorted(axis for axis in axes if not is_known(axis))
     if unknown:
         raise ValueError(f"{what}, over the axis {', '.join(map(repr, unknown))}, is known with check_vma=True only")
 
 
-def _is_known(axis: str) -> bool:
+def is_known(axis: str) -> bool:
     """Whether it is known which arrays vary over this axis.
 
     Raises:
@@ -83,7 +106,7 @@ def _is_known(axis: str) -> bool:
 def unknown() -> str:
     """Name the manual axes over which an array may vary without saying so: those of ``shard_map(check_vma=False)``."""
     axes = jax.sharding.get_abstract_mesh().manual_axes
-    return ", ".join(repr(axis) for axis in axes if not _is_known(axis))
+    return ", ".join(repr(axis) for axis in axes if not is_known(axis))
 
 
 def _check_known(who: str) -> None:
@@ -134,8 +157,12 @@ def _entries(axis_name: Labels | None, tree: PyTree, who: str, remedy: str = "")
         ValueError: there is no ``axis_name``, and a leaf varies over a manual axis, or might.
     """
     names, leaves, _ = trees.named_leaves(tree, none_is_leaf=True)
+    parts = _PARTS.get()
     if axis_name is not None:
-        return _of_joined(axis_name, tree, who) if trees.has_flat(tree) else axis_name.of(names, tree)
+        own = _of_joined(axis_name, tree, who) if trees.has_flat(tree) else axis_name.of(names, tree)
+        return [_besides(*each, parts, who) for each in zip(own, names, leaves, strict=True)]
+    if parts:
+        return [_besides((), *each, parts, who) for each in zip(names, leaves, strict=True)]
     if any(isinstance(part, Tracer) for part in jax.tree.leaves(leaves)):
         for name, leaf in zip(names, leaves, strict=True):
             found = ", ".join(map(repr, sorted(varying(leaf))))
@@ -147,6 +174,18 @@ def _entries(axis_name: Labels | None, tree: PyTree, who: str, remedy: str = "")
                 )
         _check_known(who)
     return [()] * len(leaves)
+
+
+def _besides(entry: PyTree, name: str, leaf: PyTree, parts: Mapping[str, PartitionSpec], who: str) -> PyTree:
+    """An entry of ``axis_name``, and the axes over which a wrapper has split the leaf besides."""
+    if not parts or trees.is_absent(leaf):
+        return entry
+    if name not in parts:
+        raise ValueError(f"{who}: fo.zero around it has no parameter {trees.quote(name)}")
+    if not isinstance(entry, PartitionSpec) and entry not in ((), None):
+        return (*_named(entry, who)[0], *(axis for part in _named(parts[name], who) for axis in part))
+    pairs = itertools.zip_longest(_named(entry, who), _named(parts[name], who), fillvalue=())
+    return PartitionSpec(*(tuple(dict.fromkeys((*one, *other))) for one, other in pairs))
 
 
 def _of_joined(axis_name: Labels, tree: PyTree, who: str) -> list[PyTree]:
@@ -173,7 +212,7 @@ def _check_told(entries: list[PyTree], axis_name: Labels | None, who: str, joine
     """Raise if one name stands for several leaves, or for ``joined`` ones, and it is unknown which of them vary."""
     alone = axis_name is not None and axis_name.structure is not None and axis_name.structure.treedef.num_nodes == 1
     if alone and (joined or len(entries) > 1) and not isinstance(entries[0], PartitionSpec):
-        unknown = [axis for part in _named(entries[0], who) for axis in part if not _is_known(axis)]
+        unknown = [axis for part in _named(entries[0], who) for axis in part if not is_known(axis)]
         if unknown:
             raise ValueError(
                 f"{who}: where nothing says which arrays are split over the axis {', '.join(map(repr, unknown))} "
@@ -185,7 +224,7 @@ def _check_told(entries: list[PyTree], axis_name: Labels | None, who: str, joine
 def _of(leaf: PyTree, named: Axes) -> Axes:
     """Return those of the axes over which a leaf varies, or might."""
     found = varying(leaf)
-    return tuple(axis for axis in named if axis in found or not _is_known(axis))
+    return tuple(axis for axis in named if axis in found or not is_known(axis))
 
 
 def over(axis_name: Labels | None, tree: PyTree, who: str, once: bool = True) -> list[Axes]:
@@ -209,7 +248,7 @@ def over_or_varying(axis_name: Labels | None, tree: PyTree, who: str) -> list[Ax
     Raises:
         ValueError: there is no ``axis_name``, and the axes are unknown.
     """
-    if axis_name is not None:
+    if axis_name is not None or _PARTS.get():
         return over(axis_name, tree, who)
     leaves = jax.tree.leaves(tree)
     if any(isinstance(leaf, Tracer) for leaf in leaves):
@@ -276,13 +315,6 @@ def totals(values: Sequence[PyTree], each: Sequence[Axes], dtype: DTypeLike | No
             for place, index in enumerate(members):
                 sums[index] = together[place]
     return sums
-
-
-def any_entry(test: Callable[[jax.Array], jax.Array], tree: PyTree, axis_name: Labels | None, who: str) -> jax.Array:
-    """Whether ``test`` holds for an entry of a tree of dense arrays, on any device."""
-    found: list[jax.Array] = []
-    trees.map_dense(lambda leaf: found.append(jnp.any(test(leaf))), who, tree)
-    return total(found, over(axis_name, tree, who, once=False), jnp.int32) > 0
 
 
 def of_all(scalar: jax.Array, axes: Axes) -> jax.Array:

@@ -105,3 +105,12 @@ def sum_of_squares(leaf: jax.Array) -> jax.Array:
 def squares(array: jax.Array) -> jax.Array:
     """Compute the squared magnitudes of an array."""
     return jnp.real(array) ** 2 + jnp.imag(array) ** 2 if jnp.iscomplexobj(array) else array**2
+
+
+def any_entry(
+    test: Callable[[jax.Array], jax.Array], tree: PyTree, axis_name: axes.Labels | None, who: str
+) -> jax.Array:
+    """Whether ``test`` holds for an entry of a tree of dense arrays, on any device."""
+    found: list[jax.Array] = []
+    trees.map_dense(lambda leaf: found.append(jnp.any(test(leaf))), who, tree)
+    return axes.total(found, axes.over(axis_name, tree, who, once=False), jnp.int32) > 0

@@ -12,6 +12,7 @@ from functorch_optim.alike import is_automatic, standing_for_automatic
 from functorch_optim.base import Frozen, GradientTransformation, check_transformation
 from functorch_optim.option_names import explains_names
 from functorch_optim.paths import PathRules, as_rules
+from functorch_optim.spreading import split_besides
 from functorch_optim.typing import PyTree
 
 Rules = Sequence[tuple[str | re.Pattern[str], PartitionSpec]]
@@ -248,7 +249,8 @@ def _spec(rules: PathRules, name: str, leaf: PyTree, mesh: Mesh, zero: str | Non
     if match is None:
         parts = list(leaf.sharding.spec) if isinstance(leaf.sharding, NamedSharding) else []
         if zero is not None and dimensions:
-            parts = _split_besides(parts, leaf.shape, mesh, zero, dimensions)
+            start = len(leaf.shape) - dimensions
+            return split_besides(PartitionSpec(*parts), leaf.shape, zero, mesh.shape[zero], start)
         while parts and parts[-1] is None:
             parts.pop()
         return PartitionSpec(*parts)
@@ -261,14 +263,3 @@ def _spec(rules: PathRules, name: str, leaf: PyTree, mesh: Mesh, zero: str | Non
             f"{leaf.shape}: {error}"
         ) from error
     return spec
-
-
-def _split_besides(parts: list[PyTree], shape: tuple[int, ...], mesh: Mesh, zero: str, dimensions: int) -> list[PyTree]:
-    """Split the first of the last dimensions that is whole and divides over the axis too, unless it splits one."""
-    parts = [*parts, *[None] * (len(shape) - len(parts))]
-    if any(zero == part or (isinstance(part, tuple) and zero in part) for part in parts):
-        return parts
-    for place in range(len(shape) - dimensions, len(shape)):
-        if parts[place] is None and shape[place] and shape[place] % mesh.shape[zero] == 0:
-            return [*parts[:place], zero, *parts[place + 1 :]]
-    return parts

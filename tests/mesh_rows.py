@@ -17,7 +17,10 @@ PLACES = {
     "last axis": {"dense.kernel": P(None, "y")},
     "both axes": {"dense.bias": P(("x", "y")), "dense.kernel": P("x", "y")},
     "zero": {},  # replicated, and the slots split over "x"
+    "fo.zero": {},  # replicated, and each transformation in fo.zero
+    "fo.zero, last axis": {"dense.kernel": P(None, "y")},
 }
+STAGES = {"fo.zero": 1, "fo.zero, last axis": 2}
 
 SEARCHES = {
     "lbfgs": {},
@@ -106,13 +109,23 @@ def specs_from(specs):
 
 
 def rows_for(kind, place):
-    """The transformations of a cell, and those that it refuses, with the reason."""
+    """The transformations of a cell."""
     rows = {**TABLE, **AVERAGES}
-    if kind != "shard_map":
+    if kind == "shard_map":
+        axis = specs_of(place)
+        if place != "fo.zero":  # which tells all that is to know if parameters are whole
+            rows |= {name: make(axis) for name, make in MANUAL.items() if name in rows}
+    else:
         searches = {
             name: (fo.lbfgs if "lbfgs" in name else fo.bfgs)(max_iter=2, **options)
             for name, options in SEARCHES.items()
         }
-        return {**rows, **searches, **SPARSE, **FLAT}
-    axis = specs_of(place)
-    return {**rows, **{name: make(axis) for name, make in MANUAL.items() if name in rows}}
+        rows |= {**searches, **SPARSE, **FLAT}
+    return {name: in_zero(name, tx, place) for name, tx in rows.items()} if place in STAGES else rows
+
+
+def in_zero(name, tx, place):
+    """A transformation in ``fo.zero``, which must know how its parameters are split."""
+    specs = specs_of(place)
+    specs = P() if name in FLAT else specs["dense"]["kernel"] if name in SPARSE else specs
+    return fo.zero(tx, "x", STAGES[place], specs)

@@ -74,9 +74,10 @@ def test_lbfgs_steps_and_refuses_batches_that_differ(tmp_path):
         assert line.startswith(start) and "wait for each other forever" in line
 
 
-def test_every_transformation_steps_and_is_saved_and_restored(tmp_path):
-    run("every", tmp_path)
-    run("every", tmp_path, processes=1)
+@pytest.mark.parametrize("scenario", ["every", "zero"])
+def test_every_transformation_steps_and_is_saved_and_restored(scenario, tmp_path):
+    run(scenario, tmp_path)
+    run(scenario, tmp_path, processes=1)
     one, alone = compare(tmp_path, {"muon": 2e-2})
     assert sum(name.startswith("end.") for name in one) > 300
     for name in [name for name in one if name.startswith("middle.")]:

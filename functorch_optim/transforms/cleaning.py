@@ -12,6 +12,7 @@ from functorch_optim.core.options import Options
 from functorch_optim.core.scalar_math import power, scalar_sqrt
 from functorch_optim.hyperparams import Hyperparameter, NonNegative
 from functorch_optim.keys import as_key, of_shard
+from functorch_optim.norms import any_entry
 from functorch_optim.option_names import explains_names
 from functorch_optim.typing import PyTree
 from functorch_optim.units import UnitAxes, as_unit_axes, sum_over_unit, unit_axes, unit_size
@@ -38,7 +39,7 @@ class ZeroNans(Transform):
         self, updates: PyTree, state: ZeroNansState, params: PyTree = None, **extra: object
     ) -> tuple[PyTree, ZeroNansState]:
         del params, extra
-        found = axes.any_entry(jnp.isnan, updates, self.axis_name, "zero_nans")
+        found = any_entry(jnp.isnan, updates, self.axis_name, "zero_nans")
         clean = trees.map_dense(lambda x: jnp.where(jnp.isnan(x), jnp.zeros_like(x), x), "zero_nans", updates)
         total = jnp.where(found, next_step(state.total), state.total)
         return clean, ZeroNansState(next_step(state.step), total)

@@ -12,7 +12,7 @@ from functorch_optim.combinators import current_hyperparams
 from functorch_optim.core.numerics import next_step
 from functorch_optim.core.options import Options
 from functorch_optim.hyperparams import Hyperparameter, NonNegative, as_count
-from functorch_optim.norms import norm_of
+from functorch_optim.norms import any_entry, norm_of
 from functorch_optim.objectives import value_in
 from functorch_optim.option_names import explains_names
 from functorch_optim.transforms.conditional import Skip
@@ -62,7 +62,7 @@ def _zero() -> jax.Array:
 
 def _is_nonfinite(updates: PyTree, axis_name: axes.Labels | None, who: str) -> jax.Array:
     """Whether a gradient is not finite, on any device."""
-    return axes.any_entry(lambda x: ~jnp.isfinite(x), updates, axis_name, who)
+    return any_entry(lambda x: ~jnp.isfinite(x), updates, axis_name, who)
 
 
 def _is_large(updates: PyTree, max_norm: Any, axis_name: axes.Labels | None, who: str) -> jax.Array:

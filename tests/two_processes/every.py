@@ -13,22 +13,22 @@ from tests.table import TABLE
 from tests.two_processes import world
 
 SEARCHING = {"lbfgs": fo.lbfgs(history_size=3, line_search_fn="strong_wolfe"), "bfgs": fo.bfgs()}
-TRANSFORMATIONS = {**TABLE, **SEARCHING}
+PLAIN = {**TABLE, **SEARCHING}
 
 
-def start():
+def start(place):
     put = lambda leaf, spec: world.placed(np.asarray(leaf), *spec)  # noqa: E731 one line
-    return jax.tree.map(put, tree(0, "float64"), specs_of("both axes"))
+    return jax.tree.map(put, tree(0, "float64"), specs_of(place))
 
 
 def objective(at, params):
     return sum(jnp.sum(jnp.logaddexp(p, -p) + jnp.cos(at) / 2 * p) for p in jax.tree.leaves(params))
 
 
-@jax.jit
-def advance(run, at):
+@functools.partial(jax.jit, static_argnames="rows")
+def advance(run, at, rows):
     params, states = {}, {}
-    for name, tx in TRANSFORMATIONS.items():
+    for name, tx in rows:
         grads = jax.tree.map(lambda p: jnp.tanh(p) + jnp.cos(at) / 2, run["params"][name])
         more = {"value_fn": functools.partial(objective, at)} if name in SEARCHING else {}
         updates, states[name] = tx.update(grads, run["states"][name], run["params"][name], **more)
@@ -36,15 +36,15 @@ def advance(run, at):
     return {"params": params, "states": states}
 
 
-def steps(run, begin, end):
-    return functools.reduce(lambda run, at: advance(run, jnp.float64(at)), range(begin, end), run)
+def steps(run, begin, end, rows):
+    return functools.reduce(lambda run, at: advance(run, jnp.float64(at), tuple(rows.items())), range(begin, end), run)
 
 
-def main(folder):
+def train(folder, rows, place):
     with jax.enable_x64(True):
-        params = start()
-        states = fo.init_sharded(every_of(TRANSFORMATIONS), params)
-        run = steps({"params": dict.fromkeys(TRANSFORMATIONS, params), "states": states}, 0, 10)
+        params = start(place)
+        states = fo.init_sharded(every_of(rows), params)
+        run = steps({"params": dict.fromkeys(rows, params), "states": states}, 0, 10, rows)
         saved = f"{folder}/run"
         middle = world.named(run["params"], "middle.")
         if jax.process_count() > 1:
@@ -55,4 +55,8 @@ def main(folder):
             middle |= world.named(load_torch(f"{saved}.pt", like=run["params"]), "torch.")
             middle |= world.named(load_safetensors(f"{saved}.safetensors", like=run)["params"], "one_file.")
         run = load_safetensors(f"{saved}-shards.safetensors", like=run)
-        world.report(folder, middle | world.named(steps(run, 10, 20)["params"], "end."))
+        world.report(folder, middle | world.named(steps(run, 10, 20, rows)["params"], "end."))
+
+
+def main(folder):
+    train(folder, PLAIN, "both axes")
