@@ -57,15 +57,12 @@ def zero(
     """Split the state, and the work of a step, over a mesh axis over which the parameters are not split (ZeRO).
 
     Each leaf is split over the axis in the first dimension that is whole so far and that the axis divides; a leaf
-    without one stays as it is. Each device updates its part, and an all-gather brings the updates to where the
-    parameters are::
+    without one stays as it is. Each device updates its part of a leaf, with its part of the gradient: a slice of the
+    summed gradient in stage 1, a reduce-scatter of the devices' gradients in stage 2. An all-gather brings the updates
+    to where the parameters are. With n devices, a state of B bytes takes B / n on each.
 
-        g = part of the gradient                          stage 1; a slice
-        g = part of the sum of all devices' gradients     stage 2; a reduce-scatter
-        updates = all-gather of inner's update of the part
-
-    With n devices, a state of B bytes takes B / n on each. The numbers are those of ``inner``, which may be any
-    transformation: what looks beyond single entries (clipping, Adafactor, Muon) still sees the whole.
+    The numbers are those of ``inner``, which may be any transformation: what looks beyond single entries (clipping,
+    Adafactor, Muon) still sees the whole.
 
     Under ``jit``, with explicit or automatic axes, JAX sums gradients by itself. ``stage=2`` then keeps no whole
     gradient: on explicit axes it takes unreduced ones, of parameters resharded to
