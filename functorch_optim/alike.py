@@ -72,7 +72,7 @@ def in_place_of(old: PyTree, new: jax.Array) -> jax.Array:
     """
     if not is_hidden(old):
         return kept(old, new)
-    return _split_as(old, hold_p.bind(new))
+    return _split_as(old, hold_p.bind(new, direction=BACKWARD))
 
 
 def _split_as(model: PyTree, array: jax.Array) -> jax.Array:
@@ -96,11 +96,16 @@ def following(param: PyTree, update: PyTree) -> PyTree:
         return update
     if isinstance(param, Tracer):
         update = kept(param, update)
-        return hold_p.bind(update) if is_hidden(param) else update
+        return hold_p.bind(update, direction=BACKWARD) if is_hidden(param) else update
     if isinstance(update, Tracer) or not _on_one_mesh(param, update):
         return update
     same = update.sharding.is_equivalent_to(param.sharding, param.ndim)
     return update if same else jax.device_put(update, param.sharding)
+
+
+def constrained(array: jax.Array, sharding: NamedSharding) -> jax.Array:
+    """Return a traced array split in another way; what it comes from stays split as it is, in loops too."""
+    return jax.lax.with_sharding_constraint(hold_p.bind(array, direction=NONE), sharding)
 
 
 def kept(old: PyTree, new: jax.Array) -> jax.Array:
@@ -118,21 +123,20 @@ def _on_one_mesh(param: jax.Array, update: jax.Array) -> bool:
     return meshes and own.device_set == other.device_set
 
 
-BACKWARD = 2  # of sdy.PropagationDirection: a split reaches the operand from the sum, but not the sum from the operand
+NONE, BACKWARD = 0, 2  # of sdy.PropagationDirection: BACKWARD lets a split reach the operand from the result only
 
 hold_p = Primitive("hold")
-hold_p.def_impl(lambda x: x)
-hold_p.def_abstract_eval(lambda x: x)
-ad.deflinear(hold_p, lambda cotangent: [cotangent])
+hold_p.def_impl(lambda x, direction: x)
+hold_p.def_abstract_eval(lambda x, direction: x)
+ad.deflinear(hold_p, lambda cotangent, direction: [cotangent])
 batching.defvectorized(hold_p)
 
 
-def _lowered(context: object, x: PyTree) -> list[PyTree]:
+def _lowered(context: object, x: PyTree, direction: int) -> list[PyTree]:
     del context
     if not getattr(jax.config, "jax_use_shardy_partitioner", True):  # GSPMD, the older one, has no such barrier
         return [x]
-    direction = ir.IntegerAttr.get(ir.IntegerType.get_signless(32), BACKWARD)
-    return [sdy.propagation_barrier(x, direction)]
+    return [sdy.propagation_barrier(x, ir.IntegerAttr.get(ir.IntegerType.get_signless(32), direction))]
 
 
 mlir.register_lowering(hold_p, _lowered)

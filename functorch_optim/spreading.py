@@ -12,6 +12,7 @@ from jax.core import Tracer
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from functorch_optim import axes, trees
+from functorch_optim.alike import constrained
 from functorch_optim.labels import Labels
 from functorch_optim.typing import PyTree
 
@@ -91,7 +92,7 @@ class Whole(_Spread):
         if self._explicit:
             return jax.sharding.reshard(array, NamedSharding(self._mesh, spec))
         if isinstance(array, Tracer):
-            return jax.lax.with_sharding_constraint(array, NamedSharding(self._mesh, spec))
+            return constrained(array, NamedSharding(self._mesh, spec))
         mesh = self._mesh if isinstance(self._mesh, Mesh) else jax.sharding.get_mesh()
         return jax.device_put(array, NamedSharding(mesh, spec))
 

@@ -238,6 +238,16 @@ def test_init_and_steps_without_jit_and_inside_it():
         updates, after = tx.update(params, state, params)
         assert updates["kernel"].sharding.is_fully_replicated
         assert after.exp_avg["kernel"].sharding.is_equivalent_to(NamedSharding(mesh, P(None, "data")), 2)
+    tx = fo.zero(fo.adamw(lr=0.1), stage=2)  # whose decay reads the parameters too
+
+    def step(run, _):
+        updates, state = tx.update(jax.tree.map(jnp.sin, run[0]), run[1], run[0])
+        return (fo.apply_updates(run[0], updates), state), None
+
+    looped = jax.jit(lambda *run: jax.lax.scan(step, run, None, length=2)[0])
+    after, state = looped(params, fo.init_sharded(tx, params))
+    assert all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(after))
+    assert state.exp_avg["kernel"].sharding.is_equivalent_to(NamedSharding(mesh, P(None, "data")), 2)
     updates, _ = tx.update({**params, "bias": None}, tx.init(params), params)
     assert updates["bias"] is None
 
