@@ -1,12 +1,10 @@
 """ZeRO: each device keeps the state of its part of every parameter, and updates that part."""
 
-from typing import Any
-
 from jax.sharding import PartitionSpec
 
 from functorch_optim import axes, spreading, trees
 from functorch_optim.base import GradientTransformation, transformation, update_of
-from functorch_optim.combinators import Wrapper, current_hyperparams
+from functorch_optim.combinators import Wrapper
 from functorch_optim.labels import Labels
 from functorch_optim.objectives import restricted
 from functorch_optim.option_names import explains_names
@@ -46,8 +44,8 @@ class Zero(Wrapper):
             new, state = update_of(self.inner, reduced(updates), state, parts, keywords)
         return whole(new), state
 
-    def hyperparams(self, state: PyTree) -> dict[Any, PyTree]:
-        return current_hyperparams(self.inner, state)
+    def inside(self, state: PyTree) -> PyTree:
+        return state
 
 
 @explains_names
