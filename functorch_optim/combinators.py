@@ -70,18 +70,18 @@ class Wrapper(Transform):
         super().__post_init__()
         check_transformation(f"inner of {self._call_name()}", self.inner)
 
-    def inside(self, state: PyTree) -> PyTree:
+    def inner_state(self, state: PyTree) -> PyTree:
         """The state of ``inner``."""
         return state.inner
 
     def hyperparams(self, state: PyTree) -> dict[Any, PyTree]:
-        return current_hyperparams(self.inner, self.inside(state))
+        return current_hyperparams(self.inner, self.inner_state(state))
 
     def effects(self, at: Leaves | None) -> list[Effects]:
         return effects_of(self.inner, at)
 
     def clips(self, state: PyTree, norm: jax.Array, new: PyTree) -> jax.Array | None:
-        return clips_of(self.inner, self.inside(state), norm, self.inside(new)) if self.hands_on else None
+        return clips_of(self.inner, self.inner_state(state), norm, self.inner_state(new)) if self.hands_on else None
 
     def effects_and(self, kind: Kind, at: Leaves | None) -> list[Effects]:
         """The effects of ``inner``, and after them one of the wrapper itself."""

@@ -44,7 +44,7 @@ class Zero(Wrapper):
             new, state = update_of(self.inner, reduced(updates), state, parts, keywords)
         return whole(new), state
 
-    def inside(self, state: PyTree) -> PyTree:
+    def inner_state(self, state: PyTree) -> PyTree:
         return state
 
 
