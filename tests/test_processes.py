@@ -23,11 +23,14 @@ def run(scenario, folder, processes=2):
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = str(probe.getsockname()[1])
+    # JAX stores compiled programs in process 0 only: with them it would be ahead of the others, and Gloo waits for
+    # half a minute only.
+    alike = {**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "false"}
     flags = [*FLAGS[1:], f"--xla_force_host_platform_device_count={world.DEVICES // processes}"]
     started = [
         subprocess.Popen(
             [sys.executable, "-m", "tests.two_processes", scenario, str(rank), str(processes), port, str(folder)],
-            cwd=Path(__file__).parents[1], env={**os.environ, "XLA_FLAGS": " ".join(flags)},
+            cwd=Path(__file__).parents[1], env={**alike, "XLA_FLAGS": " ".join(flags)},
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )
         for rank in range(processes)

@@ -43,6 +43,7 @@ def in_step(tree: PyTree, who: str, together: bool = False) -> Generator[Team]:
         yield Team(0, 1)
         return
     team = Team(jax.process_index(), jax.process_count())
+    jax.block_until_ready(tree)  # or what makes it may run, with exchanges of its own, beside ours
     with interrupts.held():
         try:
             yield team

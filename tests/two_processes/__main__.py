@@ -4,8 +4,6 @@ import importlib
 import sys
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
 
 from tests.two_processes import world
 
@@ -14,8 +12,6 @@ def main():
     scenario, rank, processes, port, folder = sys.argv[1:]
     if int(processes) > 1:
         jax.distributed.initialize(f"localhost:{port}", int(processes), int(rank))
-        # Gloo waits for half a minute when processes first meet: later one may still compile.
-        multihost_utils.process_allgather(np.zeros(1, np.float32))
     jax.config.update("jax_numpy_dtype_promotion", "strict")
     jax.config.update("jax_numpy_rank_promotion", "raise")
     assert jax.device_count() == world.DEVICES
