@@ -75,6 +75,7 @@ from functorch_optim.transforms.normalizing import (
     scale_by_sign,
     scale_by_trust_ratio,
 )
+from functorch_optim.transforms.offload import offload
 from functorch_optim.transforms.path_scaling import layerwise_decay, scale_by_path
 from functorch_optim.transforms.plateau import ReduceOnPlateauState, reduce_on_plateau
 from functorch_optim.transforms.precision import (
@@ -200,6 +201,7 @@ __all__ = [
     "nadam",
     "named_chain",
     "normalize",
+    "offload",
     "partition",
     "project_box",
     "project_l2_ball",

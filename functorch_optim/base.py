@@ -10,7 +10,7 @@ import jax
 import jax.export
 import jax.numpy as jnp
 
-from functorch_optim import rows, trees
+from functorch_optim import memory, rows, trees
 from functorch_optim.alike import following
 from functorch_optim.effects import Effect, Effects, Kind, Leaves, for_each
 from functorch_optim.objectives import accepted, required
@@ -318,9 +318,7 @@ def apply_updates(params: PyTree, updates: PyTree) -> PyTree:
     The sum is formed in the wider of the two dtypes and rounded once, so a float32 update of a bfloat16 parameter
     loses nothing before it is added. If an update is None, or the float0 that ``jax.grad`` returns for integers, the
     parameter stays unchanged. A row-sparse update (a ``BCOO`` with one sparse dimension) reads and writes only the
-    rows that it names.
-
-    On a mesh each parameter keeps its placement, also where the update is split otherwise.
+    rows that it names. A parameter keeps its memory and its placement, also if the update is split otherwise.
 
     Args:
         params: a pytree of arrays of any shape.
@@ -344,6 +342,8 @@ def add_update(param: Array, update: PyTree) -> PyTree:
     """Add an update to one parameter, as :func:`apply_updates` does."""
     if update is None:
         return param
+    if memory.in_host(param):
+        return memory.to_host(add_update(memory.to_device(param), update))
     if rows.is_rows(update):
         return rows.added(param, update, add_update)
     dtype = trees.compute_dtype(param, update)

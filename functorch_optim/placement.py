@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from functorch_optim import memory
 from functorch_optim.typing import Array, PyTree
 
 
@@ -20,7 +21,8 @@ def place(leaf: PyTree, model: PyTree) -> PyTree:
     """
     if not isinstance(model, jax.Array | jax.ShapeDtypeStruct):
         return leaf
-    sharding = _concrete(model.sharding) if isinstance(model, jax.ShapeDtypeStruct) or model.committed else None
+    told = isinstance(model, jax.ShapeDtypeStruct) or model.committed or memory.in_host(model)
+    sharding = _concrete(model.sharding) if told else None
     if sharding is None and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return leaf
     if sharding is None:  # such as a step counter that init created, which follows the parameters

@@ -7,7 +7,7 @@ import jax
 from jax.core import Tracer
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from functorch_optim import trees
+from functorch_optim import memory, trees
 from functorch_optim.alike import is_automatic, standing_for_automatic
 from functorch_optim.base import Frozen, GradientTransformation, check_transformation
 from functorch_optim.option_names import explains_names
@@ -111,7 +111,7 @@ def _abstract(
     if zero is not None and zero not in mesh.axis_names:
         axes = ", ".join(map(repr, mesh.axis_names))
         raise ValueError(f"state_shardings: zero={zero!r} is no axis of the mesh; its axes are {axes}")
-    state = _typed_state(tx, params, mesh)
+    state, kinds = _typed_state(tx, params, mesh)
     names, leaves, treedef = trees.named_leaves(state)
     chosen = as_rules("state_shardings", list(rules), "PartitionSpec")
     chosen.check(names)
@@ -120,7 +120,8 @@ def _abstract(
             raise TypeError(f"state_shardings: the rule for {pattern!r} gives {spec!r}, which is no PartitionSpec")
     own = [0] * len(leaves) if zero is None else _own_dimensions(state, params)
     specs = [_spec(chosen, name, leaf, mesh, zero, n) for name, leaf, n in zip(names, leaves, own, strict=True)]
-    places = [NamedSharding(mesh, spec, memory_kind=memory_kind or kind) for spec in specs]
+    kinds = [memory_kind or own or kind for own in kinds]
+    places = [NamedSharding(mesh, spec, memory_kind=one) for spec, one in zip(specs, kinds, strict=True)]
     placed = zip(leaves, places, strict=True)
     return treedef.unflatten([jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=one) for leaf, one in placed])
 
@@ -219,15 +220,16 @@ def _init_for(tx: GradientTransformation, mesh: Mesh) -> _Init:
     return _Init(tx.init, is_automatic(mesh))
 
 
-def _typed_state(tx: GradientTransformation, params: PyTree, mesh: Mesh) -> PyTree:
-    """The state's leaves as shapes with shardings on the mesh's explicit twin."""
+def _typed_state(tx: GradientTransformation, params: PyTree, mesh: Mesh) -> tuple[PyTree, list[str | None]]:
+    """The state's leaves as shapes with shardings on the mesh's explicit twin, and other kinds of memory than usual."""
     twin = _explicit(mesh)
 
     def typed(leaf: PyTree) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(twin, _spec_of(leaf, mesh)))
 
     with jax.sharding.use_abstract_mesh(twin.abstract_mesh):
-        return jax.eval_shape(_init_for(tx, mesh), jax.tree.map(typed, params))
+        traced, state = jax.make_jaxpr(_init_for(tx, mesh), return_shape=True)(jax.tree.map(typed, params))
+    return state, [memory.HOST_KIND if memory.is_of_host(kind) else None for kind in traced.out_avals]
 
 
 def _own_dimensions(state: PyTree, params: PyTree) -> list[int]:

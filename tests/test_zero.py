@@ -86,7 +86,8 @@ def test_a_data_parallel_run_has_the_numbers_of_one_device_and_a_part_of_the_sta
         assert split and all(leaf.addressable_shards[0].data.size * 8 == leaf.size for leaf in split)
 
 
-@pytest.mark.parametrize("name", ["chain", *full("adamw")])
+@pytest.mark.full
+@pytest.mark.parametrize("name", ["chain", "adamw"])
 def test_unreduced_gradients_of_explicit_axes(name, x64):
     mesh = mesh_of(AxisType.Explicit)
 
@@ -165,6 +166,7 @@ def test_the_second_stage_sends_half_of_the_gradients_bytes(x64):
     assert sent[2] == sent[0] < sent[1]
 
 
+@pytest.mark.full
 def test_the_state_is_that_of_the_transformation_inside(tmp_path):
     """So a checkpoint of a run without it resumes with it, and the other way round."""
     mesh = mesh_of(AxisType.Auto)
@@ -210,6 +212,7 @@ def test_objectives_get_the_parameters_in_their_own_place(kind, x64):
             close(*results)
 
 
+@pytest.mark.full
 def test_the_torch_face_splits_too():
     mesh = mesh_of(AxisType.Auto)
     params = jax.device_put(jax.tree.map(lambda p: jnp.asarray(p, jnp.float32), PARAMS), NamedSharding(mesh, P()))
@@ -228,6 +231,7 @@ def test_the_torch_face_splits_too():
         assert one.state[name]["exp_avg"].sharding.is_fully_replicated == (name == "odd")
 
 
+@pytest.mark.full
 def test_init_and_steps_without_jit_and_inside_it():
     mesh = mesh_of(AxisType.Auto)
     params = jax.device_put(jax.tree.map(lambda p: jnp.asarray(p, jnp.float32), PARAMS), NamedSharding(mesh, P()))
@@ -279,6 +283,7 @@ def test_what_cannot_be_split_is_told():
     assert state.exp_avg["w"].sharding.is_equivalent_to(NamedSharding(mesh, P("data", "model")), 2)
 
 
+@pytest.mark.full
 def test_sums_that_are_open_are_told_inside_shard_map():
     mesh = mesh_of(AxisType.Auto)
     params = {"w": jnp.ones((8, 4))}
