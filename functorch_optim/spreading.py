@@ -20,9 +20,9 @@ from functorch_optim.typing import PyTree
 def split_besides(spec: PartitionSpec, shape: Sequence[int], axis: str, size: int, start: int = 0) -> PartitionSpec:
     """Split the first dimension from ``start`` on that is whole and divides over an axis, if it splits none."""
     parts = [*spec, *[None] * (len(shape) - len(spec))]
-    if axis not in axes_in(spec):
+    if axis not in axes_in(spec) and 0 not in shape:
         for place in range(start, len(shape)):
-            if not parts[place] and shape[place] and shape[place] % size == 0:
+            if not parts[place] and shape[place] % size == 0:
                 parts[place] = axis
                 break
     while parts and not parts[-1]:
@@ -68,7 +68,7 @@ class Whole(_Spread):
         self._mesh, self._axis, self._who = mesh, axis, who
         self._explicit = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))[axis] == AxisType.Explicit
         names, leaves, _ = trees.named_leaves(tree)
-        told = _told(specs, names, tree, who)
+        told = _told(specs, tree, who)
         self.leaves = [self._leaf(*each) for each in zip(names, leaves, told, strict=True)]
 
     def _leaf(self, name: str, leaf: PyTree, told: PartitionSpec | None) -> Leaf:
@@ -126,15 +126,24 @@ class Manual(_Spread):
         super().__init__(tree)
         self._axis, self._who, self._size = axis, who, jax.lax.axis_size(axis)
         names, leaves, _ = trees.named_leaves(tree)
-        told = _told(specs, names, tree, who)
+        told = _told(specs, tree, who)
+        others = [one for one in jax.sharding.get_abstract_mesh().manual_axes if one != axis and not axes.is_known(one)]
+        if specs is None and others:
+            raise ValueError(
+                f"{who}: inside shard_map(check_vma=False) no parameter says whether it is split over "
+                f"{', '.join(map(repr, others))}: give specs=, the tree of the parameters' PartitionSpecs, or "
+                "PartitionSpec() if all are whole"
+            )
         self.leaves = [self._leaf(*each, are_params) for each in zip(names, leaves, told, strict=True)]
 
     def _leaf(self, name: str, leaf: PyTree, told: PartitionSpec | None, is_param: bool) -> Leaf:
         own = PartitionSpec() if told is None else told
-        if is_param and self._axis in axes.varying(leaf) and self._axis not in axes_in(own):
+        untold = axes.varying(leaf) - axes_in(own) - (set() if is_param else {self._axis})
+        if untold:
             raise ValueError(
-                f"{self._who}: inside shard_map the parameter {trees.quote(name)} varies over {self._axis!r}, so it is "
-                "split over it already: give specs=, the tree of the parameters' PartitionSpecs"
+                f"{self._who}: inside shard_map the parameter {trees.quote(name)} varies over "
+                f"{', '.join(map(repr, sorted(untold)))}, so it is split over it already: give specs=, the tree of the "
+                "parameters' PartitionSpecs"
             )
         return Leaf(name, own, split_besides(own, leaf.shape, self._axis, self._size))
 
@@ -179,12 +188,15 @@ class Manual(_Spread):
         return {leaf.name: leaf.parts for leaf in self.leaves}
 
 
-def _told(specs: Labels | None, names: trees.Names, tree: PyTree, who: str) -> list[PartitionSpec | None]:
-    """What ``specs`` says of each leaf; None if it says nothing."""
+def _told(specs: Labels | None, tree: PyTree, who: str) -> list[PartitionSpec | None]:
+    """What ``specs`` says of each present leaf; None if it says nothing."""
+    names, leaves, _ = trees.named_leaves(tree, none_is_leaf=True)
     if specs is None:
-        return [None] * len(names)
+        return [None for leaf in leaves if leaf is not None]
     told: list[PartitionSpec | None] = []
-    for name, spec in zip(names, specs.of(names, tree), strict=True):
+    for name, leaf, spec in zip(names, leaves, specs.of(names, tree), strict=True):
+        if leaf is None:
+            continue
         if not isinstance(spec, PartitionSpec):
             raise TypeError(f"{who}: specs is {spec!r} at the parameter {trees.quote(name)}, which is no PartitionSpec")
         told.append(spec)

@@ -39,6 +39,7 @@ def streamed(function: Callable[..., tuple[list[PyTree], list[PyTree]]], inputs:
         for one in ready:
             del waiting[id(one)]
     run.compute(waiting.values())
+    run.finish()
     return [run.value(result) for result in results]
 
 
@@ -97,16 +98,25 @@ class _Run:
             wanted.add(number)
             eqn = self._jaxpr.eqns[number]
             stack += [self._maker[var] for var in eqn.invars if not isinstance(var, Literal) and var in self._maker]
-        for number in sorted(wanted):
+        self._run_all(sorted(wanted))
+
+    def finish(self) -> None:
+        """Run what no result needs but what does something else, such as a print or a check."""
+        effects = {number for number, eqn in enumerate(self._jaxpr.eqns) if eqn.effects}
+        self.compute([var for number in effects - self._made for var in self._jaxpr.eqns[number].invars])
+        self._run_all(sorted(effects - self._made))
+
+    def _run_all(self, numbers: Sequence[int]) -> None:
+        for number in numbers:
             self._run(self._jaxpr.eqns[number], number in self._fetches)
             self._fetched |= self._fetches.get(number, 0)
-        self._made |= wanted
+            self._made.add(number)
 
     def _run(self, eqn: JaxprEqn, is_fetch: bool) -> None:
         inputs = list(dict.fromkeys(var for var in eqn.invars if not isinstance(var, Literal)))
         given = [self._values[var] for var in inputs]
         if is_fetch and len(self.finished) >= AHEAD:
             given[0], _ = jax.lax.optimization_barrier((given[0], self.finished[-AHEAD]))
-        single = self._jaxpr.replace(constvars=[], invars=inputs, outvars=eqn.outvars, eqns=[eqn])
+        single = self._jaxpr.replace(constvars=[], invars=inputs, outvars=eqn.outvars, eqns=[eqn], effects=eqn.effects)
         for var, value in zip(eqn.outvars, jaxpr_as_fun(ClosedJaxpr(single, []))(*given), strict=True):
             self._values[var] = value

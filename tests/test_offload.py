@@ -202,6 +202,19 @@ def test_the_torch_face():
     assert same_trees(one.params, other.params)
 
 
+def test_what_a_function_does_besides_its_results_is_done():
+    seen = []
+
+    def rate(count):
+        jax.debug.callback(lambda at: seen.append(int(at)), count)
+        return 0.1
+
+    tx, params = fo.offload(fo.sgd(lr=rate)), params_of()
+    jax.block_until_ready(jax.jit(tx.update)(params, jax.jit(tx.init)(params), params))
+    jax.effects_barrier()
+    assert seen == [0]
+
+
 def test_other_memories_are_refused():
     with pytest.raises(ValueError, match=r"offload: memory_kind must be 'pinned_host', .*, but it is 'device'"):
         fo.offload(fo.adam(), "device")

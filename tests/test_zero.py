@@ -256,6 +256,31 @@ def test_init_and_steps_without_jit_and_inside_it():
     assert updates["bias"] is None
 
 
+def test_parameters_that_are_split_over_other_axes_must_say_so_inside_shard_map():
+    mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+    specs, params = {"w": P("model")}, {"w": jnp.ones((4, 4))}
+    for check_vma, message in ((True, "'w' varies over 'model'"), (False, "is split over 'model': give specs=")):
+        for given in (None, specs):
+            tx = fo.zero(fo.chain(fo.clip_by_global_norm(0.1), fo.sgd(lr=1.0)), "data", specs=given)
+            step = lambda p, tx=tx: tx.update(p, tx.init(p), p)[0]  # noqa: E731 one line
+            run = jax.shard_map(step, mesh=mesh, in_specs=(specs,), out_specs=specs, check_vma=check_vma)
+            if given is None:
+                with pytest.raises(ValueError, match=message):
+                    run(params)
+            else:
+                np.testing.assert_allclose(run(params)["w"], np.full((4, 4), -0.1 / 4), rtol=1e-5)
+
+
+def test_specs_of_a_part_of_the_tree():
+    mesh = mesh_of(AxisType.Auto)
+    params = jax.device_put({"a": jnp.ones(8), "b": jnp.ones(8), "none": jnp.ones((0, 8))}, NamedSharding(mesh, P()))
+    for specs in (P(), {"a": P(), "b": P(), "none": P()}):
+        labels = {"a": "x", "b": "y", "none": "x"}
+        state = fo.partition({"x": fo.zero(fo.adam(), specs=specs), "y": fo.sgd()}, labels).init(params)
+        found = fo.find_state(state, fo.AdamState).exp_avg
+        assert found["a"].sharding.spec == P("data") and found["b"] is None and found["none"].sharding.spec == P()
+
+
 def test_what_cannot_be_split_is_told():
     params = jax.tree.map(jnp.asarray, {"w": np.ones((8, 4), np.float32)})
     with pytest.raises(TypeError, match="inner of zero must be a transformation"):
@@ -301,5 +326,6 @@ def test_sums_that_are_open_are_told_inside_shard_map():
     with pytest.raises(ValueError, match=r"the parameter 'w' varies over 'data', so it is split over it already"):
         init(fo.zero(fo.adam()), P("data"))
     mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+    nested = fo.zero(fo.zero(fo.adam(), "model", specs=P()), specs=P())
     with pytest.raises(ValueError, match=r"fo\.zero stands inside another"):
-        init(fo.zero(fo.zero(fo.adam(), "model")), P())
+        jax.shard_map(nested.init, mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False)(params)

@@ -70,7 +70,8 @@ def offload(inner: GradientTransformation, memory_kind: str = memory.HOST_KIND) 
 
     The numbers are those of ``inner``, which may be any transformation. What sees all of the state at once, such as a
     condition around it (:func:`functorch_optim.skip_nonfinite`, :func:`functorch_optim.lookahead`), fetches it at once:
-    put it outside, ``fo.skip_nonfinite(fo.offload(...))`` keeps the state's place, but not the order.
+    put it outside, ``fo.skip_nonfinite(fo.offload(...))`` keeps the state's place, but not the order. A derivative
+    through several steps is not supported: the cotangents of the state are in two memories.
 
     Args:
         inner: the transformation.

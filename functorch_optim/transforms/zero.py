@@ -59,8 +59,9 @@ def zero(
     summed gradient in stage 1, a reduce-scatter of the devices' gradients in stage 2. An all-gather brings the updates
     to where the parameters are. With n devices, a state of B bytes takes B / n on each.
 
-    The numbers are those of ``inner``, which may be any transformation: what looks beyond single entries (clipping,
-    Adafactor, Muon) still sees the whole.
+    The numbers are those of ``inner``: what looks beyond single entries (clipping, Adafactor, Muon) still sees the
+    whole. Inside ``shard_map`` this holds for this library's transformations; another's sees the parts, so only one
+    that acts entry by entry is right there. With ``stage=2`` everything that gets the gradient belongs inside.
 
     Under ``jit``, with explicit or automatic axes, JAX sums gradients by itself. ``stage=2`` then keeps no whole
     gradient: on explicit axes it takes unreduced ones, of parameters resharded to
