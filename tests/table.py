@@ -126,7 +126,6 @@ TABLE = {
     "inject_schedule": fo.inject(fo.adamw, lr=fo.schedules.warmup_cosine(0.1, 1, 8), betas=(0.9, 0.99)),
     "inject_factory": fo.inject(clipped, lr=0.1, max_norm=1.0),
     "lookahead": fo.lookahead(fo.adam(lr=0.1), every=2),
-    "offload": fo.offload(fo.chain(fo.clip_by_global_norm(1.0), fo.adam(lr=0.1))),
     "sam": given(fo.sam(fo.adam(lr=0.1), rho=0.1), grad_fn=slope),
     "sam_adaptive": given(fo.sam(fo.sgd(lr=0.1), rho=0.5, adaptive=True), grad_fn=slope),
 }

@@ -1,4 +1,8 @@
-"""State in the host's memory: the numbers of the transformation inside, and the order in which it streams."""
+"""State in the host's memory: the numbers of the transformation inside, and the order in which it streams.
+
+Every row of the table is run inside ``fo.offload`` here. It is no row itself: its state is in another memory than its
+parameters, and a derivative through several steps raises.
+"""
 
 import jax
 import jax.numpy as jnp

@@ -80,6 +80,8 @@ def offload(inner: GradientTransformation, memory_kind: str = memory.HOST_KIND) 
     Returns:
         A transformation whose state is ``inner``'s, arrays in the host's memory and scalars not, so that a checkpoint
         fits both. Steps must be compiled to be quick. :func:`functorch_optim.init_sharded` makes the state in place.
+        Donate it only together with the parameters, to a step that returns both in the same order, or with
+        ``out_shardings``: else JAX may give its memory to a result on the device, which ends the program.
 
     Raises:
         TypeError: ``inner`` is no transformation. ValueError: there is no such kind of memory.
@@ -88,7 +90,7 @@ def offload(inner: GradientTransformation, memory_kind: str = memory.HOST_KIND) 
         >>> import jax, functorch_optim as fo
         >>> tx, params = offload(fo.adam(lr=0.1)), {"w": jax.numpy.ones(2)}
         >>> state = jax.jit(tx.init)(params)
-        >>> updates, state = jax.jit(tx.update, donate_argnums=1)(params, state, params)
+        >>> updates, state = jax.jit(tx.update)(params, state, params)
         >>> state.exp_avg["w"].sharding.memory_kind, state.step.sharding.memory_kind
         ('pinned_host', 'device')
     """
