@@ -23,5 +23,5 @@ def to_host(array: PyTree) -> PyTree:
 
 
 def to_device(array: PyTree) -> PyTree:
-    """Move an array to the device's memory; its sharding stays."""
-    return jax.device_put(array, jax.memory.Space.Device)
+    """Move an array to the device's memory, if it is in the host's; its sharding stays."""
+    return jax.device_put(array, jax.memory.Space.Device) if in_host(array) else array

@@ -25,7 +25,7 @@ def streamed(function: Callable[..., tuple[list[PyTree], list[PyTree]]], inputs:
     """
 
     def whole(*given: PyTree) -> tuple[list[PyTree], list[PyTree]]:
-        return function(*[memory.to_device(one) if memory.in_host(one) else one for one in given])
+        return function(*map(memory.to_device, given))
 
     closed, shapes = jax.make_jaxpr(whole, return_shape=True)(*inputs)
     run = _Run(closed, inputs)
@@ -72,42 +72,40 @@ class _Run:
         found: list[int] = []
         for number, eqn in enumerate(self._jaxpr.eqns):
             bits = self._fetches.get(number, 0)
-            for var in eqn.invars:
-                if not isinstance(var, Literal) and var in self._maker:
-                    bits |= found[self._maker[var]]
+            for maker in self._makers(eqn.invars):
+                bits |= found[maker]
             found.append(bits)
         return found
 
     def has_inputs_of(self, result: Atom) -> bool:
         """Whether everything that a result needs from the host's memory has been fetched."""
-        if isinstance(result, Literal) or result not in self._maker:
-            return True
-        return not self._needed[self._maker[result]] & ~self._fetched
+        return all(not self._needed[maker] & ~self._fetched for maker in self._makers([result]))
 
     def value(self, result: Atom) -> PyTree:
         return result.val if isinstance(result, Literal) else self._values[result]
 
     def compute(self, results: Iterable[Atom]) -> None:
         """Run the equations that these results need and that have not run yet."""
-        stack = [self._maker[one] for one in results if not isinstance(one, Literal) and one in self._maker]
+        self._run_all(self._makers(results))
+
+    def finish(self) -> None:
+        """Run what no result needs but what does something else, such as a print or a check."""
+        self._run_all([number for number, eqn in enumerate(self._jaxpr.eqns) if eqn.effects])
+
+    def _makers(self, atoms: Iterable[Atom]) -> list[int]:
+        """The equations that make these."""
+        return [self._maker[one] for one in atoms if not isinstance(one, Literal) and one in self._maker]
+
+    def _run_all(self, stack: list[int]) -> None:
+        """Run equations, and before them those that they need; none twice."""
         wanted: set[int] = set()
         while stack:
             number = stack.pop()
             if number in wanted or number in self._made:
                 continue
             wanted.add(number)
-            eqn = self._jaxpr.eqns[number]
-            stack += [self._maker[var] for var in eqn.invars if not isinstance(var, Literal) and var in self._maker]
-        self._run_all(sorted(wanted))
-
-    def finish(self) -> None:
-        """Run what no result needs but what does something else, such as a print or a check."""
-        effects = {number for number, eqn in enumerate(self._jaxpr.eqns) if eqn.effects}
-        self.compute([var for number in effects - self._made for var in self._jaxpr.eqns[number].invars])
-        self._run_all(sorted(effects - self._made))
-
-    def _run_all(self, numbers: Sequence[int]) -> None:
-        for number in numbers:
+            stack += self._makers(self._jaxpr.eqns[number].invars)
+        for number in sorted(wanted):
             self._run(self._jaxpr.eqns[number], number in self._fetches)
             self._fetched |= self._fetches.get(number, 0)
             self._made.add(number)

@@ -10,7 +10,6 @@ from contextlib import ExitStack
 import numpy as np
 
 from functorch_optim.checkpoint import in_step, safetensors_format, shards
-from functorch_optim.checkpoint.atomic import atomic_write
 from functorch_optim.checkpoint.chunks import Lazy
 from functorch_optim.checkpoint.errors import CheckpointError, shown
 from functorch_optim.checkpoint.flat import MARK, Flat, flatten, format_of, unflatten
@@ -103,7 +102,7 @@ def _write(flat: Flat, path: str | os.PathLike[str], sync: bool, team: in_step.T
         sources[name] = as_bytes(source._replace(read=functools.partial(next, arrays)))
         if not safetensors_format.is_kept(source.dtype):
             texts[_DTYPE + name] = f"{source.dtype.name} {' '.join(map(str, source.shape))}"
-    with shards.replacing(path), atomic_write(path, sync) as file:
+    with shards.replacing(path, sync) as file:
         safetensors_format.write(file, sources, texts)
 
 

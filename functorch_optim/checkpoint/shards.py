@@ -6,6 +6,7 @@ import re
 import secrets
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from typing import BinaryIO
 
 import numpy as np
 
@@ -60,7 +61,7 @@ def write(
         listed = {name: [array.dtype.name, array.shape, owned[name]] for name, array in sorted(arrays.items())}
         try:
             _check_seen(paths)
-            with replacing(path), atomic_write(path, sync) as file:
+            with replacing(path, sync) as file:
                 safetensors_format.write(file, {}, {**texts, INDEX: json.dumps({"files": files, "arrays": listed})})
         except BaseException:
             if files != _listed(path):
@@ -109,14 +110,15 @@ def _source(array: PyTree, ranges: host.Ranges) -> Source:
 
 
 @contextmanager
-def replacing(path: str | os.PathLike[str]) -> Generator[None]:
-    """Replace a checkpoint in the block: then the shards of the old one are removed, as far as there are any.
+def replacing(path: str | os.PathLike[str], sync: bool) -> Generator[BinaryIO]:
+    """Open a file that replaces a checkpoint, as ``atomic_write`` does; then the shards of the old one are removed.
 
     Those that another index in the folder lists, a copy of the old one, stay.
     """
     target = os.path.realpath(os.fsdecode(path))
     old = _listed(target)
-    yield
+    with atomic_write(path, sync) as file:
+        yield file
     if not old:
         return
     folder = os.path.dirname(target)

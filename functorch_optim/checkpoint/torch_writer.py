@@ -14,7 +14,6 @@ import numpy as np
 
 from functorch_optim import trees, variables
 from functorch_optim.checkpoint import host, in_step, shards
-from functorch_optim.checkpoint.atomic import atomic_write
 from functorch_optim.checkpoint.dtypes import STORAGES, UNTYPED
 from functorch_optim.checkpoint.errors import CheckpointError
 from functorch_optim.checkpoint.flat import children_of
@@ -68,8 +67,7 @@ def save_torch(tree: PyTree, path: str | os.PathLike[str], sync: bool = True) ->
 
 
 def _write_archive(path: str | os.PathLike[str], sync: bool, pickled: bytes, arrays: Iterable[np.ndarray]) -> None:
-    writing = shards.replacing(path), atomic_write(path, sync)
-    with writing[0], writing[1] as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+    with shards.replacing(path, sync) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         _write(archive, "data.pkl", pickled)
         _write(archive, "byteorder", b"little")
         for number, array in enumerate(arrays):

@@ -23,7 +23,7 @@ class Offload(Wrapper):
             )
 
     def init(self, params: PyTree) -> PyTree:
-        return jax.tree.map(_rested, self.inner.init(jax.tree.map(_awake, params)))
+        return jax.tree.map(_rested, self.inner.init(jax.tree.map(memory.to_device, params)))
 
     def update(self, updates: PyTree, state: PyTree, params: PyTree = None, **extra: object) -> tuple[PyTree, PyTree]:
         trees.check_arrays(updates, params)
@@ -32,7 +32,7 @@ class Offload(Wrapper):
 
         def whole(*given: PyTree) -> tuple[list[PyTree], list[PyTree]]:
             own_updates, own_state, own_params = treedef.unflatten(given)
-            keywords = restricted(extra, lambda tree: jax.tree.map(_awake, tree), lambda tree: tree)
+            keywords = restricted(extra, lambda tree: jax.tree.map(memory.to_device, tree), lambda tree: tree)
             new, after = update_of(self.inner, own_updates, own_state, own_params, keywords)
             after = jax.tree.map(_rested, after)
             flat = [jax.tree.flatten(tree) for tree in (new, after)]
@@ -45,10 +45,6 @@ class Offload(Wrapper):
 
     def inner_state(self, state: PyTree) -> PyTree:
         return state
-
-
-def _awake(leaf: PyTree) -> PyTree:
-    return memory.to_device(leaf) if memory.in_host(leaf) else leaf
 
 
 def _rested(leaf: PyTree) -> PyTree:
