@@ -31,6 +31,7 @@ from functorch_optim.demo.sharded.network import Config
 from tests.algorithms import ALGORITHMS
 
 COMMAND = "make bytes"
+TOLD = "`muon_adamw(axis_name=specs)`"
 SIZES = {
     "1 B": Config(width=2048, layers=15, heads=16, length=4096, vocabulary=65536),
     "100 B": Config(width=10240, layers=78, heads=80, length=4096, vocabulary=65536),
@@ -136,19 +137,27 @@ def update_table() -> results.Table:
     columns = {"algorithm": ("sent in an update, of the parameters' bytes", ""), "width": ("width", "")}
     columns |= {"fully": ("fully split, %", ".3g"), "tensor": ("tensor 2 x data 4, %", ".3g")}
     every = {"`clip_by_global_norm`": (jnp.float32, lambda: fo.clip_by_global_norm(1.0)), **transformations()}
-    names = [name for name, (dtype, _) in every.items() if dtype == jnp.float32 and name not in UNCOUNTED]
+    makes = {name: make for name, (dtype, make) in every.items() if dtype == jnp.float32 and name not in UNCOUNTED}
     rows = []
-    for name in names:
+    for name, make in {**makes, TOLD: told_muon}.items():
         for width in (64, 256):
-            row = [100 * share_sent(every[name][1], way, width) for way in ("fully split", "tensor x data")]
+            row = [100 * share_sent(make, way, width, name == TOLD) for way in ("fully split", "tensor x data")]
             rows += [(name, str(width), *row)] if any(row) else []
     return results.table(COMMAND, columns, rows)
 
 
-def share_sent(make: Make, way: str, width: int) -> float:
-    """Return what each device sends in a compiled update, divided by the parameters' bytes."""
-    shapes = shapes_of(Config(width=width, layers=1, length=16))
-    program = compiled_update(make(), way, shapes, layout.make_mesh((4, 2)))
+def told_muon(axis_name: Any) -> fo.GradientTransformation:
+    return fo.muon_adamw({"lr": 0.02}, {"lr": 1e-3}, use_muon=in_layers, axis_name=axis_name)
+
+
+def share_sent(make: Callable[..., fo.GradientTransformation], way: str, width: int, told: bool = False) -> float:
+    """Return what each device sends in a compiled update, divided by the parameters' bytes.
+
+    With ``told``, ``make`` gets the tree of the PartitionSpecs.
+    """
+    shapes, mesh = shapes_of(Config(width=width, layers=1, length=16)), layout.make_mesh((4, 2))
+    specs = [jax.tree.map(lambda leaf: leaf.sharding.spec, placed(way, shapes, mesh).beside)] if told else []
+    program = compiled_update(make(*specs), way, shapes, mesh)
     whole = sum(4 * leaf.size for leaf in jax.tree.leaves(shapes))
     return sum(one.sent for one in collectives(program.as_text(), 8)) / whole
 

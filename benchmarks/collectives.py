@@ -9,7 +9,8 @@ import math
 import re
 from typing import NamedTuple
 
-SIZES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8}
+SIZES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2}
+SIZES |= {"s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8}
 KINDS = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
 LINE = re.compile(rf"= (?P<result>\([^=]*?\)|\S+) (?P<kind>{KINDS})(?:-start)?\(")
 ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")

@@ -34,6 +34,13 @@ def is_hidden(array: PyTree) -> bool:
     return not mesh.empty and is_automatic(mesh)
 
 
+def automatic_axes(array: PyTree) -> tuple[str, ...]:
+    """The axes over which a traced array may be split without saying so."""
+    mesh = jax.typeof(array).sharding.mesh if is_hidden(array) else None
+    kinds = zip(mesh.axis_names, mesh.axis_types, strict=True) if mesh is not None else ()
+    return tuple(name for name, kind in kinds if kind == AxisType.Auto)
+
+
 _STANDS_FOR_AUTOMATIC: ContextVar[bool] = ContextVar("stands for automatic axes", default=False)
 
 

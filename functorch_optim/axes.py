@@ -27,6 +27,7 @@ from jax.sharding import PartitionSpec
 from jax.typing import DTypeLike
 
 from functorch_optim import trees
+from functorch_optim.alike import automatic_axes
 from functorch_optim.labels import Labels, as_labels
 from functorch_optim.typing import PyTree
 
@@ -221,9 +222,9 @@ def _check_told(entries: list[PyTree], axis_name: Labels | None, who: str, joine
             )
 
 
-def _of(leaf: PyTree, named: Axes) -> Axes:
-    """Return those of the axes over which a leaf varies, or might."""
-    found = varying(leaf)
+def _of(leaf: PyTree, named: Axes, told: Sequence[str] = ()) -> Axes:
+    """Return those of the axes over which a leaf varies, or might, or is told to be split."""
+    found = varying(leaf) | {*told}
     return tuple(axis for axis in named if axis in found or not is_known(axis))
 
 
@@ -256,8 +257,10 @@ def over_or_varying(axis_name: Labels | None, tree: PyTree, who: str) -> list[Ax
     return [tuple(sorted(varying(leaf))) for leaf in leaves]
 
 
-def splits(axis_name: Labels | None, tree: PyTree, who: str) -> list[Split]:
+def splits(axis_name: Labels | None, tree: PyTree, who: str, automatic: bool = False) -> list[Split]:
     """Return the axes over which each dimension is split, for each present leaf of ``tree``; () if none is.
+
+    With ``automatic``, count automatic axes too, for traced leaves, which do not say how they are split over them.
 
     Raises:
         ValueError: as :func:`over`; ``axis_name`` does not give the split dimension, or has too many dimensions.
@@ -268,7 +271,8 @@ def splits(axis_name: Labels | None, tree: PyTree, who: str) -> list[Split]:
     for name, leaf, entry in zip(names, leaves, entries, strict=True):
         if trees.is_absent(leaf):
             continue
-        parts = [_of(leaf, part) for part in _named(entry, who)]
+        told = automatic_axes(leaf) if automatic and isinstance(entry, PartitionSpec) else ()
+        parts = [_of(leaf, part, told) for part in _named(entry, who)]
         if not any(parts):
             result.append(())
         elif not isinstance(entry, PartitionSpec) or len(parts) > leaf.ndim:
@@ -315,11 +319,6 @@ def totals(values: Sequence[PyTree], each: Sequence[Axes], dtype: DTypeLike | No
             for place, index in enumerate(members):
                 sums[index] = together[place]
     return sums
-
-
-def of_all(scalar: jax.Array, axes: Axes) -> jax.Array:
-    """Gather the shards' scalars into a vector."""
-    return gathered(scalar.reshape(1), (axes,))
 
 
 def shards(axes: Axes) -> int:

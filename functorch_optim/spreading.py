@@ -115,8 +115,8 @@ class Whole(_Spread):
         return self._placed(self._placed(array, leaf.parts), leaf.own)
 
     def inside(self) -> dict[str, PartitionSpec]:
-        """What code beyond single entries must know of the parts: nothing, as arrays are whole."""
-        return {}
+        """What code beyond single entries is told of the parts: how they are split, where arrays do not say it."""
+        return {} if self._explicit else {leaf.name: leaf.parts for leaf in self.leaves}
 
 
 class Manual(_Spread):

@@ -7,7 +7,7 @@ import pytest
 
 import functorch_optim as fo
 from functorch_optim import optim
-from functorch_optim.algorithms.muon import orthogonalize
+from functorch_optim.newton_schulz import orthogonalize
 
 NS = ((3.4445, -4.7750, 2.0315), 5, 1e-7)
 

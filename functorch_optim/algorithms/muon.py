@@ -1,7 +1,7 @@
 """Muon: momentum, orthogonalized by Newton-Schulz iterations."""
 
 import math
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +9,9 @@ import jax.numpy as jnp
 from functorch_optim import axes, trees
 from functorch_optim.base import GradientTransformation, exportable
 from functorch_optim.core.lift import lift
-from functorch_optim.core.numerics import lerp, sqrt, zeros_like
-from functorch_optim.core.rule import Rule
+from functorch_optim.core.numerics import lerp, zeros_like
+from functorch_optim.core.rule import Rule, Steps, answered
+from functorch_optim.dealing import Stack, dealt
 from functorch_optim.hyperparams import (
     AnyNumber,
     Beta,
@@ -22,8 +23,9 @@ from functorch_optim.hyperparams import (
     NonNegativeLearningRate,
     as_count,
 )
+from functorch_optim.matrices import Layout, Stacked
+from functorch_optim.newton_schulz import Iterations
 from functorch_optim.option_names import explains_names
-from functorch_optim.placement import whole
 from functorch_optim.typing import Array, Numeric, PyTree
 
 
@@ -42,8 +44,16 @@ class MuonScalars(NamedTuple):
     eps: Numeric
 
 
+class Asked(NamedTuple):
+    """What a step asks for: the matrices orthogonalized, with the coefficients and eps."""
+
+    stack: Stack
+    numbers: PyTree
+
+
 class Muon(Rule):
     title = "Muon"
+    joint = True
     state = MuonState
     normalizes = True
     complex_hint = "Muon does not support complex parameters"
@@ -93,83 +103,38 @@ class Muon(Rule):
     def update(
         self, grad: jax.Array, param: Array | None, slots: MuonState, scalars: MuonScalars
     ) -> tuple[jax.Array, MuonState]:
+        return answered(self, [self.steps(grad, param, slots, scalars)])[0]
+
+    def steps(self, grad: jax.Array, param: Array | None, slots: MuonState, scalars: MuonScalars) -> Steps:
         average = lerp(slots.momentum_buffer, grad, scalars.momentum)
         ahead = Beta(scalars.momentum.complement, scalars.momentum.value)
         direction = lerp(grad, average, ahead) if self.nesterov else average
-        split = self._split_matrices(grad.ndim)
-        matrices = self._matrices(axes.gathered(direction, split))
-        steps, coefficients = self.ns_steps, scalars.coefficients
-        orthogonal = orthogonalize(matrices, coefficients, steps, scalars.eps).astype(grad.dtype)
-        ratio = self._ratio(*matrices.shape[-2:])
-        own = axes.part(orthogonal.reshape(axes.whole_shape(grad.shape, split)), split)
-        return -(scalars.lr * ratio) * own, MuonState(None, average)
+        layout = self._layout(grad.ndim)
+        stacked = Stacked(direction, layout, self.split)
+        orthogonal = yield Asked(stacked.stack, (scalars.coefficients, scalars.eps))
+        ratio = self._ratio(layout, stacked.whole_shape)
+        return -(scalars.lr * ratio) * stacked.back(orthogonal.astype(grad.dtype)), MuonState(None, average)
 
-    def _split_matrices(self, ndim: int) -> axes.Split:
-        """How the matrices themselves are split, apart from a stack of them."""
-        stacked = 0 if self.reshape is not None or not self.split else ndim - 2
-        return (*[()] * stacked, *self.split[stacked:])
+    def together(self, asked: list[Asked]) -> list[jax.Array]:
+        """Orthogonalize matrices, each on one device of their mesh."""
+        return dealt(Iterations(self.ns_steps), [one.stack for one in asked], asked[0].numbers, jnp.bfloat16)
 
-    def _matrices(self, array: jax.Array) -> jax.Array:
-        if array.ndim == 2 or self.reshape is None:
-            return array
-        outputs = array.shape[0 if self.reshape == "out_first" else -1]
-        inputs = array.size // max(outputs, 1)
-        return array.reshape((outputs, inputs) if self.reshape == "out_first" else (inputs, outputs))
+    def _layout(self, ndim: int) -> Layout:
+        """Which dimensions of a parameter are rows and columns."""
+        if self.reshape is None:
+            return Layout((ndim - 2,), (ndim - 1,))
+        split = 1 if self.reshape == "out_first" else ndim - 1
+        return Layout(tuple(range(split)), tuple(range(split, ndim)), self.reshape == "out_last")
 
-    def _ratio(self, rows: int, columns: int) -> float:
-        """The factor of the learning rate for a matrix of this shape."""
+    def _ratio(self, layout: Layout, shape: tuple[int, ...]) -> float:
+        """The factor of the learning rate for the matrices in a parameter of this shape."""
+        outputs, inputs = layout.outputs_and_inputs(shape)
         if self.adjust_lr_fn == "match_rms_adamw":
-            return 0.2 * math.sqrt(max(rows, columns))
-        outputs, inputs = (columns, rows) if self.reshape == "out_last" else (rows, columns)
+            return 0.2 * math.sqrt(max(outputs, inputs))
         if not inputs:
             return 1.0
         least = 0.0 if self.adjust_lr_fn == "spectral_unclamped" else 1.0
         return math.sqrt(max(least, outputs / inputs))
-
-
-def _bf16(array: jax.Array) -> jax.Array:
-    """Round float32 numbers to bfloat16's; XLA may drop a conversion there and back."""
-    return jax.lax.reduce_precision(array, exponent_bits=8, mantissa_bits=7)
-
-
-def _product(a: jax.Array, b: jax.Array) -> jax.Array:
-    """The float32 product of matrices whose entries bfloat16 holds."""
-    return jnp.matmul(a.astype(jnp.bfloat16), b.astype(jnp.bfloat16), preferred_element_type=jnp.float32)
-
-
-def orthogonalize(matrices: jax.Array, coefficients: Any, steps: int, eps: Any) -> jax.Array:
-    """Run Newton-Schulz iterations on every matrix of a stack: singular values go to about 1, singular vectors stay.
-
-    Products are formed in float32 and rounded to bfloat16 once each, as torch does on the CPU. The result is float32.
-
-    Args:
-        matrices: an array of shape (..., rows, columns), of any real dtype.
-        coefficients: a, b, c of the polynomial ``a X + b X X^T X + c (X X^T)^2 X``.
-        steps: the number of iterations.
-        eps: smallest norm to divide a matrix by.
-
-    Example:
-        >>> x = orthogonalize(jnp.diag(jnp.array([3.0, 0.5])), (3.4445, -4.775, 2.0315), 5, 1e-7)
-        >>> bool(jnp.all((jnp.diag(x) > 0.5) & (jnp.diag(x) < 1.2)))
-        True
-    """
-    if matrices.size == 0:
-        return jnp.zeros(matrices.shape, jnp.float32)
-    a, b, c, floor = (jnp.asarray(value, jnp.float32) for value in (*coefficients, eps))
-    placed = whole(matrices, range(matrices.ndim - 2, matrices.ndim))
-    tall = matrices.shape[-2] > matrices.shape[-1]
-    x = _bf16(jnp.matrix_transpose(placed) if tall else placed).astype(jnp.float32)
-    norm = _bf16(sqrt(jnp.sum(x * x, axis=(-2, -1), keepdims=True)))
-    x = _bf16(x / jnp.maximum(norm, _bf16(floor)))
-
-    def iterate(_: object, x: jax.Array) -> jax.Array:
-        gram = _bf16(_product(x, jnp.matrix_transpose(x)))
-        polynomial = _bf16(b * gram + c * _product(gram, gram))
-        return _bf16(a * x + _product(polynomial, x))
-
-    x = jax.lax.fori_loop(0, steps, iterate, x)
-    x = jnp.matrix_transpose(x) if tall else x
-    return x if placed is matrices else jax.sharding.reshard(x, jax.typeof(matrices).sharding)
 
 
 @explains_names
@@ -200,6 +165,9 @@ def muon(
     with the ratio ``sqrt(max(1, A / B))``; with ``adjust_lr_fn="match_rms_adamw"`` ``0.2 * sqrt(max(A, B))``, with
     ``"spectral_unclamped"`` ``sqrt(A / B)``, as in torch 2.14.
 
+    On a mesh each matrix is computed on one device: equal shapes are dealt out over the devices, and travel there and
+    back in bfloat16, the dtype of the iterations. The numbers are those of one device.
+
     Args:
         lr: learning rate, at least 0; like every number here, a Python number, a scalar array or a schedule.
         weight_decay: coefficient of the decoupled decay, at least 0. Unless it is the number 0, ``update`` needs
@@ -217,8 +185,8 @@ def muon(
             ``"out_last"``, A is the number of columns, which are the outputs, for matrices too.
         decay_mask: where to decay, a mask as in :func:`functorch_optim.masked`.
         axis_name: inside ``shard_map``, the tree of the parameters' PartitionSpecs, or anything else that
-            :mod:`functorch_optim.axes` describes; every device gathers the shards, orthogonalizes the whole matrix and
-            takes its own shard.
+            :mod:`functorch_optim.axes` describes. On automatic axes, where a traced array does not say how it is split,
+            the PartitionSpecs save sending; without them every matrix is gathered first.
 
     Returns:
         A transformation with the state :class:`MuonState`. :func:`functorch_optim.muon_adamw` leaves everything but

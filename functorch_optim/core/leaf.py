@@ -1,8 +1,8 @@
 """Updates of one parameter: by a dense gradient, by the rows of a sparse one, and in one pass over memory."""
 
 import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,8 @@ from jax.core import Tracer
 from functorch_optim import rows, trees
 from functorch_optim.alike import kept
 from functorch_optim.core.numerics import coefficient, decay_of
-from functorch_optim.core.rule import Rule, StepScalars
+from functorch_optim.core.rule import Rule, Steps, StepScalars, answered
+from functorch_optim.dealing import mesh_of
 from functorch_optim.fusion import one_pass
 from functorch_optim.typing import Array, PyTree
 
@@ -38,10 +39,40 @@ def leaf_update(rule: Rule, scalars: StepScalars, decayed: PyTree = None) -> Lea
     return update
 
 
+class Joint(NamedTuple):
+    """One parameter of a joint update: its rule, the step's scalars for it, gradient, parameter and slots."""
+
+    rule: Rule
+    scalars: StepScalars
+    grad: PyTree
+    param: PyTree
+    slots: PyTree
+
+
+def is_joint(rule: Rule, grads: Iterable[PyTree]) -> bool:
+    """Whether the parameters with these gradients are updated together: for the rule's sake, on a mesh."""
+    return rule.joint and any(mesh_of(grad) is not None for grad in grads)
+
+
+def joint_updates(leaves: Sequence[Joint]) -> list[tuple[PyTree, PyTree]]:
+    """Update several parameters of one algorithm together: ``(delta, slots)`` for each."""
+    present = [leaf for leaf in leaves if leaf.grad is not None]
+    steps = [dense_steps(*leaf) for leaf in present]
+    updated = iter(answered(present[0].rule, steps) if present else ())
+    return [(None, leaf.slots) if leaf.grad is None else next(updated) for leaf in leaves]
+
+
 def update_dense(
     rule: Rule, scalars: StepScalars, grad: Array, param: PyTree, slots: PyTree, one: Any = None, decayed: PyTree = None
 ) -> tuple[PyTree, PyTree]:
     """Update one parameter by a dense gradient; with ``one``, multiply all inputs by it."""
+    return answered(rule, [dense_steps(rule, scalars, grad, param, slots, one, decayed)])[0]
+
+
+def dense_steps(
+    rule: Rule, scalars: StepScalars, grad: Array, param: PyTree, slots: PyTree, one: Any = None, decayed: PyTree = None
+) -> Steps:
+    """Do :func:`update_dense`, and yield what parameters compute together."""
     if jnp.issubdtype(grad.dtype, jnp.complexfloating):
         both = [jax.tree.map(part, (grad, param, slots)) for part in (jnp.real, jnp.imag)]
         real, imag = (update_dense(rule, scalars, g, p, s, one, decayed) for g, p, s in both)
@@ -58,7 +89,7 @@ def update_dense(
         g = -g
     if s.coupled_decay is not None:
         g = _where(decayed, g + s.coupled_decay * p, g)
-    delta, new = rule.update(g, p, wide, s.rule)
+    delta, new = yield from rule.steps(g, p, wide, s.rule)
     if s.decoupled_decay is not None:
         delta = _where(decayed, delta - decay_of(s.decoupled_decay, p), delta)
     return delta, jax.tree.map(lambda x, old: kept(old, x.astype(old.dtype)), new, slots)

@@ -1,7 +1,7 @@
 """A rule over a pytree: its state, the arguments of an update, and the combined updates of the leaves."""
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from functorch_optim import axes, rows, trees, variables
 from functorch_optim.base import Transform
-from functorch_optim.core.leaf import LeafUpdate, leaf_update
+from functorch_optim.core.leaf import Joint, LeafUpdate, is_joint, joint_updates, leaf_update
 from functorch_optim.core.numerics import next_step
 from functorch_optim.core.rule import Rule, StepScalars, step_scalars
 from functorch_optim.effects import Effect, Effects, Kind, Leaves, for_each
@@ -90,9 +90,13 @@ class Lifted(Transform):
         """Update with coefficients from elsewhere, for example from the host; ``state``'s own scalars stay."""
         aligned = self.aligned(scalars, grads, state, params)
         algorithms = self.of_leaves(aligned.treedef, aligned.grads)
-        updates = {id(algorithm): algorithm.leaf_updates(scalars, aligned.decays) for algorithm in algorithms}
-        leaves = zip(algorithms, aligned.grads, aligned.params, aligned.slots, aligned.decays, strict=True)
-        results = [updates[id(own)][decays](grad, param, row) for own, grad, param, row, decays in leaves]
+        leaves = list(zip(algorithms, aligned.decays, aligned.grads, aligned.params, aligned.slots, strict=True))
+        if is_joint(self.rule, aligned.grads):
+            each = {True: scalars, False: scalars.without_decay()}
+            results = joint_updates([Joint(own.rule, each[decays], *leaf) for own, decays, *leaf in leaves])
+        else:
+            updates = {id(algorithm): algorithm.leaf_updates(scalars, aligned.decays) for algorithm in algorithms}
+            results = [updates[id(own)][decays](*leaf) for own, decays, *leaf in leaves]
         deltas = jax.tree.unflatten(aligned.treedef, [delta for delta, _ in results])
         carried = {name: getattr(state, name) for name in self.rule.carried}
         return deltas, self.state_of(aligned.treedef, [row for _, row in results], state.step, carried)
@@ -102,7 +106,8 @@ class Lifted(Transform):
         options = vars(self.rule)
         if "axis_name" not in options:  # a rule that never looks beyond single entries
             return [self] * len(leaves)
-        present = iter(axes.splits(options["axis_name"], treedef.unflatten(leaves), self.rule.title))
+        tree, title = treedef.unflatten(leaves), self.rule.title
+        present = iter(axes.splits(options["axis_name"], tree, title, automatic=self.rule.joint))
         splits = [() if leaf is None else next(present) for leaf in leaves]
         known = {split: Lifted(replace(self.rule, axis_name=split)) if split else self for split in splits}
         return [known[split] for split in splits]
@@ -173,6 +178,13 @@ class Lifted(Transform):
     def leaf_updates(self, scalars: StepScalars, decays: Iterable[bool]) -> dict[bool, LeafUpdate]:
         """Return a :meth:`leaf_update` for each value in ``decays``: with weight decay for True, without for False."""
         return {own: self.leaf_update(scalars if own else scalars.without_decay()) for own in set(decays)}
+
+    def updated(self, scalars: StepScalars, leaves: Sequence[tuple[PyTree, PyTree, PyTree]]) -> list[PyTree]:
+        """Update leaves ``(grad, param, slots)`` that share a step's coefficients: ``(delta, slots)`` of each."""
+        if is_joint(self.rule, [grad for grad, _, _ in leaves]):
+            return joint_updates([Joint(self.rule, scalars, *leaf) for leaf in leaves])
+        update = self.leaf_update(scalars)
+        return [update(*leaf) for leaf in leaves]
 
     def leaf_update(self, scalars: StepScalars, decayed: PyTree = None) -> LeafUpdate:
         """Return the update of one parameter, the rule's :func:`functorch_optim.core.leaf.leaf_update`."""

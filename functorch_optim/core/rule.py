@@ -1,6 +1,6 @@
 """The contract of an algorithm that updates each parameter independently: a rule defines how to update one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import ClassVar, NamedTuple
 
 import jax
@@ -11,6 +11,8 @@ from functorch_optim import axes, trees
 from functorch_optim.core.declaration import check_declaration, check_names
 from functorch_optim.core.options import Options
 from functorch_optim.typing import Array, Numeric, PyTree
+
+Steps = Generator[PyTree, PyTree, tuple[PyTree, PyTree]]  # yields what to compute, is sent the answer, ends as update
 
 _slots_of: dict[Callable[..., PyTree], tuple[str, ...]] = {}  # the slots in each class of states
 
@@ -64,6 +66,7 @@ class Rule(Options):
     starts_from_options: ClassVar[bool] = False  #: whether init or start reads numeric options
     elementwise: ClassVar[bool] = False  #: whether each entry is updated independently
     normalizes: ClassVar[bool] = False  #: whether scaling all gradients leaves the update the same
+    joint: ClassVar[bool] = False  #: whether a step computes something for all parameters together, on a mesh
     rate_is_factor: ClassVar[bool] = True  #: whether the update is lr times something independent of lr
 
     def __init_subclass__(cls, abstract: bool = False, **kwargs: object) -> None:
@@ -134,6 +137,30 @@ class Rule(Options):
     def update(self, grad: jax.Array, param: PyTree, slots: PyTree, scalars: PyTree) -> tuple[jax.Array, PyTree]:
         """Return what to add to the parameter, and its next slots: array math in one real dtype."""
         raise NotImplementedError(f"{type(self).__name__} does not define update")  # abstract: every subclass does
+
+    def steps(self, grad: jax.Array, param: PyTree, slots: PyTree, scalars: PyTree) -> Steps:
+        """:meth:`update` of a ``joint`` rule, which yields what :meth:`together` computes and is sent the answer."""
+        return self.update(grad, param, slots, scalars)
+        yield  # a generator that asks nothing
+
+    def together(self, asked: list[PyTree]) -> list[PyTree]:
+        """Answer what the :meth:`steps` of several parameters ask at the same time."""
+        raise NotImplementedError(f"{type(self).__name__} does not define together")  # every joint rule does
+
+
+def answered(rule: Rule, steps: list[Steps]) -> list[tuple[PyTree, PyTree]]:
+    """Run the steps of several parameters together, and return their results."""
+    results: list[PyTree] = [None] * len(steps)
+    answers: dict[int, PyTree] = dict.fromkeys(range(len(steps)))
+    while answers:
+        asked = {}
+        for index, answer in answers.items():
+            try:
+                asked[index] = steps[index].send(answer)
+            except StopIteration as end:
+                results[index] = end.value
+        answers = dict(zip(asked, rule.together(list(asked.values())), strict=True)) if asked else {}
+    return results
 
 
 def slots_in(state: Callable[..., PyTree]) -> tuple[str, ...] | None:

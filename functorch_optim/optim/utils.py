@@ -74,7 +74,7 @@ def total_norm(grads: PyTree, norm_type: float = 2.0, axis_name: axes.Labels | N
         return jnp.zeros(())
     dtype, over = trees.compute_dtype(*norms), axes.over(axis_name, grads, "clip_grad_norm")
     if any(over):  # a leaf's norm is the norm of its shards' norms
-        norms = [part for norm, own in zip(norms, over, strict=True) for part in axes.of_all(norm, own)]
+        norms = [part for norm, own in zip(norms, over, strict=True) for part in axes.gathered(norm.reshape(1), (own,))]
     return jnp.linalg.norm(jnp.stack([norm.astype(dtype) for norm in norms]), norm_type)
 
 

@@ -55,19 +55,21 @@ def compiled_update(plan: Shared, in_place: bool) -> Compiled:
 
 
 def _update(plan: Plan, params: PyTree, states: PyTree, grads: PyTree, numbers: jax.Array) -> PyTree:
-    updates, start = [], 0
-    for member in plan.members:
+    pairs = zip(grads, params, strict=True)
+    flat = [joined_grads(grad, param) if isinstance(grad, list) else grad for grad, param in pairs]
+    columns = list(zip(map(conjugate_leaf, flat), params, states, strict=True))
+    results: list[PyTree] = [None] * len(columns)
+    start = 0
+    for index, member in enumerate(plan.members):
         stop = start + member.scalars.num_leaves
-        own = member.scalars.unflatten([numbers[index] for index in range(start, stop)])
-        updates.append(member.algorithm.leaf_update(own))
+        own = member.scalars.unflatten([numbers[place] for place in range(start, stop)])
+        places = [place for place, of in enumerate(plan.member_of) if of == index]
+        updated = member.algorithm.updated(own, [columns[place] for place in places])
+        for place, result in zip(places, updated, strict=True):
+            results[place] = result
         start = stop
-    new_params, new_rows = [], []
-    for index, param, row, grad in zip(plan.member_of, params, states, grads, strict=True):
-        flat = joined_grads(grad, param) if isinstance(grad, list) else grad
-        delta, new_row = updates[index](conjugate_leaf(flat), param, row)
-        new_params.append(base.add_update(param, delta))
-        new_rows.append(new_row)
-    return new_params, new_rows
+    new_params = [base.add_update(param, delta) for param, (delta, _) in zip(params, results, strict=True)]
+    return new_params, [row for _, row in results]
 
 
 class Whole(NamedTuple):

@@ -1,0 +1,171 @@
+"""Muon on a mesh: each matrix is computed once, travels in bfloat16, and has one device's numbers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import functorch_optim as fo
+from benchmarks.collectives import collectives
+from functorch_optim import optim
+from tests.algorithms import full
+
+KINDS = ["explicit", "automatic", "shard_map"]
+MATRIX = {f"w{index}": (256, 128) for index in range(8)}
+MIXED = {
+    "tall": (32, 16),
+    "wide": (16, 32),
+    "odd": (16, 32),
+    "stack": (3, 16, 8),
+    "experts": (8, 4, 6),
+    "layers": (2, 8, 8, 4),
+    "small": (3, 5),
+}
+SPECS = {
+    "tall": P("x", "y"),
+    "wide": P("y", "x"),
+    "odd": P(None, ("x", "y")),
+    "stack": P(None, "x", "y"),
+    "experts": P("x", "y"),
+    "layers": P(None, ("y", "x"), None, None),
+    "small": P(),
+}
+
+
+def draw(shapes, seed=0, dtype=jnp.float32):
+    rng = np.random.default_rng(seed)
+    return {name: jnp.asarray(rng.standard_normal(shape), dtype) for name, shape in shapes.items()}
+
+
+def mesh_of(kind):
+    axis_type = AxisType.Explicit if kind == "explicit" else AxisType.Auto
+    return jax.make_mesh((4, 2), ("x", "y"), axis_types=(axis_type,) * 2)
+
+
+def on_mesh(kind, specs, tree):
+    mesh = mesh_of(kind)
+    return {name: jax.device_put(leaf, NamedSharding(mesh, specs[name])) for name, leaf in tree.items()}
+
+
+def compiled(kind, specs, make, grads, params):
+    """The update on a mesh, compiled, with its arguments."""
+    tx = make(None if kind == "explicit" else specs)
+    params, grads = on_mesh(kind, specs, params), on_mesh(kind, specs, grads)
+    state, update = fo.init_sharded(tx, params), tx.update
+    if kind == "shard_map":
+        places = fo.MuonState(P(), specs)
+        update = jax.shard_map(update, in_specs=(specs, places, specs), out_specs=(specs, places))
+    with jax.set_mesh(mesh_of(kind)):
+        return jax.jit(update).lower(grads, state, params).compile(), (grads, state, params)
+
+
+def same(found, wanted, tolerance=2e-2):
+    for name, leaf in wanted.items():
+        error = np.linalg.norm(np.asarray(found[name] - leaf)) / max(np.linalg.norm(np.asarray(leaf)), 1e-30)
+        assert error <= tolerance, (name, error)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("spec", [P("x", "y"), *full(P(("x", "y")), P(None, ("y", "x")))])
+def test_eight_devices_do_an_eighth_each_and_send_each_matrix_twice(kind, spec):
+    make = lambda axis: fo.muon(lr=0.1, axis_name=axis)  # noqa: E731 one line
+    specs, grads, params = dict.fromkeys(MATRIX, spec), draw(MATRIX, 1), draw(MATRIX)
+    program, arguments = compiled(kind, specs, make, grads, params)
+    alone = jax.jit(make(None).update).lower(grads, make(None).init(params), params).compile()
+    assert 0.9 <= program.cost_analysis()["flops"] * 8 / alone.cost_analysis()["flops"] <= 1.15
+    found = collectives(program.as_text(), 8)
+    assert {one.kind for one in found} == {"all-to-all"}
+    assert sum(one.sent for one in found) == 7 / 8 * 2 * 2 * 256 * 128  # bfloat16, there and back, of one of eight
+    same(program(*arguments)[0], make(None).update(grads, make(None).init(params), params)[0], 1e-3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_replicated_matrices_are_divided_and_gathered(kind):
+    make = lambda axis: fo.muon(lr=0.1, axis_name=axis)  # noqa: E731 one line
+    specs, grads, params = dict.fromkeys(MATRIX, P()), draw(MATRIX, 1), draw(MATRIX)
+    program, arguments = compiled(kind, specs, make, grads, params)
+    alone = jax.jit(make(None).update).lower(grads, make(None).init(params), params).compile()
+    assert program.cost_analysis()["flops"] * 8 / alone.cost_analysis()["flops"] <= 1.4  # all average all gradients
+    (gather,) = collectives(program.as_text(), 8)
+    assert gather.kind == "all-gather"
+    assert gather.size == 2 * 8 * 256 * 128
+    same(program(*arguments)[0], make(None).update(grads, make(None).init(params), params)[0], 1e-3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("reshape", [None, "out_first", "out_last"])
+def test_all_shapes_and_splits_have_one_devices_numbers(kind, reshape):
+    make = lambda axis: fo.muon(lr=0.1, reshape=reshape, axis_name=axis)  # noqa: E731 one line
+    grads, params = draw(MIXED, 1), draw(MIXED)
+    program, arguments = compiled(kind, SPECS, make, grads, params)
+    updates, state = program(*arguments)
+    wanted, after = make(None).update(grads, make(None).init(params), params)
+    same(updates, wanted)
+    same(state.momentum_buffer, after.momentum_buffer, 1e-6)
+    for name, leaf in updates.items():
+        assert leaf.sharding.is_equivalent_to(arguments[2][name].sharding, leaf.ndim), name
+
+
+@pytest.mark.parametrize("kind", ["explicit", "automatic"])
+def test_outside_of_jit_and_with_gradients_left_out(kind):
+    grads, params = draw(MATRIX, 1), draw(MATRIX)
+    tx = fo.muon(lr=0.1, weight_decay=0.0)
+    wanted, _ = tx.update({**grads, "w3": None}, tx.init(params), params)
+    specs = dict.fromkeys(MATRIX, P("x", "y"))
+    placed = on_mesh(kind, specs, params)
+    updates, _ = tx.update({**on_mesh(kind, specs, grads), "w3": None}, fo.init_sharded(tx, placed), placed)
+    assert updates.pop("w3") is wanted.pop("w3") is None
+    same(updates, wanted, 1e-3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_derivatives_go_through_the_exchange(kind):
+    shapes = {f"w{index}": (8, 16) for index in range(3)}
+    specs, grads, params = dict.fromkeys(shapes, P("x", "y")), draw(shapes, 1), draw(shapes)
+
+    def outcome(update, state, params):
+        def value(grads):
+            updates, _ = update(grads, state, params)
+            return sum(jnp.sum(updates[name] * params[name]) for name in shapes)
+
+        return value
+
+    tx = fo.muon(lr=0.1, weight_decay=0.0)
+    wanted = jax.jit(jax.grad(outcome(tx.update, tx.init(params), params)))(grads)
+    assert min(float(jnp.linalg.norm(leaf)) for leaf in wanted.values()) > 1e-3
+    tx = fo.muon(lr=0.1, weight_decay=0.0, axis_name=None if kind == "explicit" else specs)
+    update, placed = tx.update, on_mesh(kind, specs, params)
+    if kind == "shard_map":
+        places = fo.MuonState(P(), specs)
+        update = jax.shard_map(update, mesh=mesh_of(kind), in_specs=(specs, places, specs), out_specs=(specs, places))
+    with jax.set_mesh(mesh_of(kind)):
+        found = jax.jit(jax.grad(outcome(update, fo.init_sharded(tx, placed), placed)))
+        same(found(on_mesh(kind, specs, grads)), wanted, 3e-2)
+
+
+@pytest.mark.parametrize("kind", ["explicit", "automatic"])
+def test_inside_zero_the_parts_travel(kind):
+    """Parameters are replicated, the momentum is split: an exchange there and back, and a gather of the updates."""
+    params, grads = draw(MATRIX), draw(MATRIX, 1)
+    specs = dict.fromkeys(MATRIX, P())
+    tx = fo.zero(fo.muon(lr=0.1), "x", specs=P())
+    placed = on_mesh(kind, specs, params)
+    with jax.set_mesh(mesh_of(kind)):
+        state = fo.init_sharded(tx, placed)
+        program = jax.jit(tx.update).lower(on_mesh(kind, specs, grads), state, placed).compile()
+        updates, _ = program(on_mesh(kind, specs, grads), state, placed)
+    plain = fo.muon(lr=0.1)
+    same(updates, plain.update(grads, plain.init(params), params)[0], 1e-3)
+    assert sum(one.kind == "all-to-all" for one in collectives(program.as_text(), 8)) == 2
+
+
+def test_the_torch_face_deals_out_too():
+    params = draw(MATRIX)
+    specs = dict.fromkeys(MATRIX, P("x", "y"))
+    one, other = optim.Muon(on_mesh("explicit", specs, params), lr=0.1), optim.Muon(params, lr=0.1)
+    one.step(on_mesh("explicit", specs, draw(MATRIX, 1)))
+    other.step(draw(MATRIX, 1))
+    same(one.params, other.params, 1e-4)
+    assert one.params["w0"].sharding.spec == P("x", "y")
