@@ -13,6 +13,7 @@ from functorch_optim.algorithms.lbfgs import LBFGSState, lbfgs
 from functorch_optim.algorithms.muon import MuonState, muon
 from functorch_optim.algorithms.muon_adamw import muon_adamw
 from functorch_optim.algorithms.nadam import NAdamState, nadam
+from functorch_optim.algorithms.normuon import NorMuonState, normuon
 from functorch_optim.algorithms.radam import RAdamState, radam
 from functorch_optim.algorithms.rmsprop import RMSpropState, rmsprop
 from functorch_optim.algorithms.rprop import RpropState, rprop
@@ -32,9 +33,11 @@ from functorch_optim.fusion import enable_cpu_fusion
 from functorch_optim.hyperparam_edits import set_hyperparams
 from functorch_optim.hyperparams import Beta
 from functorch_optim.injection import InjectState, inject
+from functorch_optim.matrices import MatrixAxes
 from functorch_optim.monitoring.monitor import MonitorState, monitor
 from functorch_optim.monitoring.report import report
 from functorch_optim.norms import global_norm
+from functorch_optim.plan import Plan, plan
 from functorch_optim.selection import MaskedState, masked, partition
 from functorch_optim.sharded_state import abstract_state, init_sharded, state_shardings
 from functorch_optim.sparse_grad import value_and_sparse_grad
@@ -128,10 +131,13 @@ __all__ = [
     "LookaheadState",
     "MaskedState",
     "MasterWeightsState",
+    "MatrixAxes",
     "MonitorState",
     "MuonState",
     "NAdamState",
     "NamedStates",
+    "NorMuonState",
+    "Plan",
     "RAdamState",
     "RMSpropState",
     "ReduceOnPlateauState",
@@ -201,8 +207,10 @@ __all__ = [
     "nadam",
     "named_chain",
     "normalize",
+    "normuon",
     "offload",
     "partition",
+    "plan",
     "project_box",
     "project_l2_ball",
     "project_simplex",

@@ -106,8 +106,7 @@ def is_known(axis: str) -> bool:
 
 def unknown() -> str:
     """Name the manual axes over which an array may vary without saying so: those of ``shard_map(check_vma=False)``."""
-    axes = jax.sharding.get_abstract_mesh().manual_axes
-    return ", ".join(repr(axis) for axis in axes if not is_known(axis))
+    return ", ".join(repr(axis) for axis in manual_axes() if not is_known(axis))
 
 
 def _check_known(who: str) -> None:
@@ -271,7 +270,7 @@ def splits(axis_name: Labels | None, tree: PyTree, who: str, automatic: bool = F
     for name, leaf, entry in zip(names, leaves, entries, strict=True):
         if trees.is_absent(leaf):
             continue
-        told = automatic_axes(leaf) if automatic and isinstance(entry, PartitionSpec) else ()
+        told = automatic_axes(leaf) if automatic and isinstance(entry, PartitionSpec) and not manual_axes() else ()
         parts = [_of(leaf, part, told) for part in _named(entry, who)]
         if not any(parts):
             result.append(())
@@ -283,6 +282,16 @@ def splits(axis_name: Labels | None, tree: PyTree, who: str, automatic: bool = F
         else:
             result.append((*parts, *[()] * (leaf.ndim - len(parts))))
     return result
+
+
+def manual_axes() -> Sequence[str]:
+    """The axes of the surrounding ``shard_map``."""
+    return jax.sharding.get_abstract_mesh().manual_axes
+
+
+def is_manual(split: Split, array: jax.Array) -> bool:
+    """Whether an array is this device's part of a whole, split so; on automatic axes it is the whole."""
+    return bool(named(split) - {*automatic_axes(array)})
 
 
 def sum_over(array: jax.Array, axes: Axes) -> jax.Array:
@@ -324,25 +333,3 @@ def totals(values: Sequence[PyTree], each: Sequence[Axes], dtype: DTypeLike | No
 def shards(axes: Axes) -> int:
     """Return the number of shards over these axes."""
     return math.prod(jax.lax.axis_size(axis) for axis in axes)
-
-
-def whole_shape(shape: tuple[int, ...], split: Split) -> tuple[int, ...]:
-    """Return the shape of an array whose shards have shape ``shape``."""
-    return tuple(n * shards(axes) for n, axes in zip(shape, split, strict=True)) if split else shape
-
-
-def gathered(array: jax.Array, split: Split) -> jax.Array:
-    """Gather the whole array from its shards, the same on every device."""
-    for dimension, axes in enumerate(split):
-        if axes:
-            array = jax.lax.all_gather(array, axes, axis=dimension, tiled=True, to="invarying")
-    return array
-
-
-def part(array: jax.Array, split: Split) -> jax.Array:
-    """Slice this device's shard out of a whole array."""
-    for dimension, axes in enumerate(split):
-        if axes:
-            size = array.shape[dimension] // shards(axes)
-            array = jax.lax.dynamic_slice_in_dim(array, jax.lax.axis_index(axes) * size, size, dimension)
-    return array

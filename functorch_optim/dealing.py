@@ -13,10 +13,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
-from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
-from functorch_optim import axes
+from functorch_optim import axes, parts
 from functorch_optim.typing import PyTree
 
 Function = Callable[[jax.Array, PyTree], jax.Array]  # (number, rows, columns) -> the same, each matrix by itself
@@ -71,16 +71,15 @@ def dealt(function: Function, stacks: Sequence[Stack], extra: PyTree, wire: DTyp
 
 def _place_of(matrices: jax.Array, told: axes.Split) -> Place | None:
     """Where a stack is; None if one device does it all, or nothing says that devices could share the work."""
-    mesh = mesh_of(matrices)
-    if mesh is None or matrices.size == 0:
+    mesh, manual = mesh_of(matrices), jax.sharding.get_abstract_mesh().manual_axes
+    if matrices.size == 0:
         return None
-    manual = jax.sharding.get_abstract_mesh().manual_axes
-    if manual:
+    if manual or axes.is_manual(told, matrices):
         split, named = told or ((), (), ()), {axis for part in told for axis in part}
         own = axes.varying(matrices) | named
         spare = tuple(axis for axis in manual if axis not in own and axes.is_known(axis))
         return Place(None, split, spare) if named or spare else None
-    if AxisType.Manual in mesh.axis_types:  # only some axes of the mesh are manual here
+    if mesh is None:
         return None
     split = split_of(matrices)
     split = split if any(split) or not told else told
@@ -125,7 +124,7 @@ def _on_one_device_each(
     number, takers = len(stack), axes.shards(moving)
     if number == 1:  # all compute it, as others would wait, and none has to send the result
         result = function(_joined(_gathered(stack, moving), grid), extra).astype(wire)
-        return axes.part(result, place.split)
+        return parts.part(result, place.split)
     stack = jnp.pad(stack, [(0, -number % takers), (0, 0), (0, 0)])
     exchange = functools.partial(jax.lax.all_to_all, axis_name=moving, split_axis=0, concat_axis=0, tiled=True)
     result = _shared(_joined(_moved(exchange, stack), grid), extra, function, place.spare)
@@ -145,7 +144,7 @@ def _shared(stack: jax.Array, extra: PyTree, function: Function, spare: axes.Axe
 
 
 def _gathered(stack: jax.Array, over: axes.Axes) -> jax.Array:
-    return _moved(functools.partial(jax.lax.all_gather, axis_name=over, tiled=True, to="invarying"), stack)
+    return _moved(functools.partial(parts.gather, over=over), stack)
 
 
 def _joined(pieces: jax.Array, grid: tuple[int, int]) -> jax.Array:

@@ -30,11 +30,15 @@ class Kind(enum.Enum):
 
 
 class Effect(NamedTuple):
-    """An effect of a link, the link's name for messages, and whether a factor or a norm is one for all parameters."""
+    """An effect of a link, the link's name for messages, and whether a factor or a norm is one for all parameters.
+
+    ``detail`` is what :func:`functorch_optim.plan` says of the parameter besides.
+    """
 
     kind: Kind
     who: str
     shared: bool = False
+    detail: str = ""
 
 
 Effects = tuple[Effect, ...]  # of consecutive links

@@ -11,7 +11,7 @@ import jax
 from jax.core import Tracer
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
-from functorch_optim import axes, trees
+from functorch_optim import axes, parts, trees
 from functorch_optim.alike import constrained
 from functorch_optim.labels import Labels
 from functorch_optim.typing import PyTree
@@ -158,7 +158,7 @@ class Manual(_Spread):
 
     def part(self, array: PyTree, leaf: Leaf) -> PyTree:
         """This device's part of an array."""
-        return axes.part(array, self._split(leaf))
+        return parts.part(array, self._split(leaf))
 
     def reduced(self, grad: PyTree, leaf: Leaf, scatter: bool) -> PyTree:
         """This device's part of a gradient; with ``scatter`` of its sum over the axis, where that is still open."""
@@ -173,7 +173,7 @@ class Manual(_Spread):
                     f"{self._who}: the gradient of the parameter {trees.quote(leaf.name)} varies over {self._axis!r}: "
                     "stage=2 sums it; or sum it first, jax.lax.psum"
                 )
-            return axes.part(grad, split)
+            return parts.part(grad, split)
         if not split:
             return jax.lax.psum(grad, self._axis)
         return jax.lax.psum_scatter(grad, self._axis, scatter_dimension=split.index((self._axis,)), tiled=True)
@@ -181,7 +181,7 @@ class Manual(_Spread):
     def whole(self, array: PyTree, leaf: Leaf) -> PyTree:
         """The whole of an array, from the parts of all devices."""
         self._check_dense(array, leaf)
-        return axes.gathered(array, self._split(leaf))
+        return parts.gathered(array, self._split(leaf))
 
     def inside(self) -> dict[str, PartitionSpec]:
         """How the parts are split, for code that looks beyond single entries."""

@@ -368,6 +368,7 @@ ELSEWHERE = {
     "sparse_adam": ("SparseAdam", "test_sparse.py"),
     "lbfgs": ("LBFGS", "test_quasi_newton.py"),
     "bfgs": ("BFGS", "test_quasi_newton.py"),
+    "normuon": ("NorMuon", "test_muon.py"),
     "muon_adamw": ("MuonAdamW", "test_muon.py"),
 }
 

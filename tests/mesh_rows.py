@@ -57,6 +57,7 @@ MANUAL = {
     "adafactor_decay": lambda axis: fo.adafactor(lr=0.1, weight_decay=0.1, axis_name=axis),
     "adafactor_direction": lambda axis: fo.scale_by_adafactor(lr=0.5, axis_name=axis),
     "muon_adamw": lambda axis: fo.muon_adamw({"lr": 0.1}, {"lr": 0.1}, axis_name=axis),
+    "muon_normuon": lambda axis: fo.masked(fo.normuon(lr=0.1, axis_name=axis), lambda path: path.endswith("kernel")),
     "chain": lambda axis: fo.chain(fo.clip_by_global_norm(1.0, axis_name=axis), fo.adamw(lr=0.1), fo.scale(0.5)),
     "accumulate_skip": lambda axis: fo.accumulate(fo.adam(lr=0.1), every=1, skip=fo.if_large(100.0, axis_name=axis)),
     "skip_nonfinite": lambda axis: fo.skip_nonfinite(fo.adam(lr=0.1), max_consecutive=2, axis_name=axis),

@@ -78,6 +78,7 @@ TABLE = {
     "radam_schedule": fo.radam(lr=fo.schedules.cosine_annealing(0.1, T_max=4)),
     "rmsprop_plain": fo.rmsprop(lr=0.1),
     "muon_adamw": fo.muon_adamw({"lr": 0.1}, {"lr": 0.1}),
+    "muon_normuon": fo.masked(fo.normuon(lr=0.1), lambda path: path.endswith("kernel")),
     "chain": fo.chain(fo.clip_by_global_norm(1.0), fo.adamw(lr=0.1), fo.scale(0.5)),
     "named_chain": fo.named_chain(("clip", fo.clip_by_value(1.0)), ("optimizer", fo.sgd(lr=0.1, momentum=0.9))),
     "adam_foreach": fo.adam(lr=0.1, weight_decay=0.1, foreach=True),

@@ -169,3 +169,41 @@ def test_the_torch_face_deals_out_too():
     other.step(draw(MATRIX, 1))
     same(one.params, other.params, 1e-4)
     assert one.params["w0"].sharding.spec == P("x", "y")
+
+
+@pytest.mark.parametrize("make", [fo.muon, fo.normuon])
+def test_under_vmap_with_a_named_axis_the_parts_are_of_one_matrix(make):
+    params, grads = draw({"w": (8, 6)}), draw({"w": (8, 6)}, 1)
+    tx, plain = make(lr=0.1, axis_name=P(None, "x")), make(lr=0.1)
+    wanted, _ = plain.update(grads, plain.init(params), params)
+    parts = [{"w": jnp.stack(jnp.split(leaf["w"], 2, 1))} for leaf in (params, grads)]
+
+    def step(params, grads):
+        return tx.update(grads, tx.init(params), params)
+
+    updates, _ = jax.vmap(step, axis_name="x")(*parts)
+    same({"w": jnp.concatenate(list(updates["w"]), 1)}, wanted)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_normuon_and_matrix_axes_on_a_mesh(kind):
+    shapes = {"query": (8, 4, 8), "out": (4, 8, 16)}
+    specs = {"query": P("x", "y"), "out": P("y", None, "x")}
+    axes = {"query": fo.MatrixAxes(outputs=(1, 2), inputs=0), "out": fo.MatrixAxes(outputs=2, inputs=1)}
+    make = lambda axis: fo.normuon(lr=0.1, axis_name=axis, matrix_axes=axes)  # noqa: E731 one line
+    grads, params = draw(shapes, 1), draw(shapes)
+    tx = make(None if kind == "explicit" else specs)
+    placed, given = on_mesh(kind, specs, params), on_mesh(kind, specs, grads)
+    update = tx.update
+    if kind == "shard_map":
+        squares = {"query": P(None, "y"), "out": P("y", None, "x")}
+        places = fo.NorMuonState(P(), specs, squares)
+        update = jax.shard_map(update, mesh=mesh_of(kind), in_specs=(specs, places, specs), out_specs=(specs, places))
+    with jax.set_mesh(mesh_of(kind)):
+        state = fo.init_sharded(tx, placed)
+        for _ in range(2):
+            updates, state = jax.jit(update)(given, state, placed)
+    wanted, after = make(None).update(grads, make(None).init(params), params)
+    wanted, after = make(None).update(grads, after, params)
+    same(updates, wanted)
+    same(state.second_momentum_buffer, after.second_momentum_buffer, 1e-2)

@@ -127,6 +127,7 @@ def test_a_named_link_passes_every_option_on(name):
     assert link() == fo.scale_by(make(**plain(name), **({"momentum": 0.9} if name == "sgd" else {})))
     values = {"betas": (0.5, 0.25), "etas": (0.25, 2.0), "step_sizes": (0.1, 3.0), "ns_coefficients": (1.0, 2.0, 3.0)}
     values |= {"adjust_lr_fn": "match_rms_adamw", "reshape": "out_last", "ns_steps": 3, "axis_name": "x", "d": 2.0}
+    values |= {"matrix_axes": fo.MatrixAxes(1, 0), "ns_polynomials": "polar_express"}
     values |= {"beta2_decay": -0.5, **({"eps": (0.1, 0.2)} if name == "adafactor" else {})}
     for key in ours:
         default = ours[key].default

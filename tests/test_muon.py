@@ -7,7 +7,7 @@ import pytest
 
 import functorch_optim as fo
 from functorch_optim import optim
-from functorch_optim.newton_schulz import orthogonalize
+from functorch_optim.newton_schulz import POLAR_EXPRESS, orthogonalize
 
 NS = ((3.4445, -4.7750, 2.0315), 5, 1e-7)
 
@@ -251,3 +251,158 @@ def test_muon_adamw_without_gradients_for_some():
     updates, state = tx.update({"bias": jnp.ones(4), "kernel": None}, tx.init(params), params)
     assert updates["kernel"] is None
     assert jax.tree.structure(state) == jax.tree.structure(tx.init(params))
+
+
+HEADS = {"query": (8, 2, 4), "out": (2, 4, 8), "experts": (3, 6, 8), "conv": (3, 3, 4, 8), "dense": (8, 6)}
+AXES = {
+    "query": fo.MatrixAxes(outputs=2, inputs=0),  # a matrix for each head
+    "out": fo.MatrixAxes(outputs=-1, inputs=(0, 1)),  # heads merged
+    "experts": fo.MatrixAxes(outputs=2, inputs=1),
+    "conv": fo.MatrixAxes(outputs=3, inputs=(0, 1, 2)),
+    "dense": None,
+}
+BY_HAND = {  # to a stack of matrices (outputs, inputs), and back
+    "query": (lambda x: x.transpose(1, 2, 0), lambda x: x.transpose(2, 0, 1)),
+    "out": (lambda x: x.reshape(1, 8, 8).transpose(0, 2, 1), lambda x: x.transpose(0, 2, 1).reshape(2, 4, 8)),
+    "experts": (lambda x: x.transpose(0, 2, 1), lambda x: x.transpose(0, 2, 1)),
+    "conv": (lambda x: x.reshape(1, 36, 8).transpose(0, 2, 1), lambda x: x.transpose(0, 2, 1).reshape(3, 3, 4, 8)),
+    "dense": (lambda x: x[None], lambda x: x[0]),
+}
+
+
+@pytest.mark.parametrize("make", [fo.muon, fo.normuon])
+@pytest.mark.parametrize("given", ["tree", "function"])
+def test_matrix_axes_name_the_matrices_inside_parameters(make, given):
+    axes = AXES if given == "tree" else AXES.get
+    params, grads = (
+        {name: draw(*shape, seed=seed) for name, shape in HEADS.items()} for seed in (0, 1)
+    )  # fmt: skip
+    tx, plain = make(lr=0.1, matrix_axes=axes), make(lr=0.1)
+    state = tx.init(params)
+    stacks = {name: move(params[name]) for name, (move, _) in BY_HAND.items()}
+    other = plain.init(stacks)
+    for _ in range(2):
+        updates, state = tx.update(grads, state, params)
+        wanted, other = plain.update({name: BY_HAND[name][0](grad) for name, grad in grads.items()}, other, stacks)
+        for name, (_, back) in BY_HAND.items():
+            np.testing.assert_allclose(updates[name], back(wanted[name]), rtol=1e-3, atol=2e-3, err_msg=name)
+
+
+def test_muon_adamw_takes_what_matrix_axes_names():
+    params = {**{name: draw(*shape) for name, shape in HEADS.items()}, "bias": jnp.ones(4), "cube": jnp.ones((2, 2, 2))}
+    for axes in ({**AXES, "bias": None, "cube": None}, AXES.get):
+        state = fo.muon_adamw({"matrix_axes": axes}).init(params)
+        taken = {name for name, leaf in fo.find_state(state, fo.MuonState).momentum_buffer.items() if leaf is not None}
+        assert taken == set(HEADS)
+    plan = fo.plan(fo.muon_adamw({"matrix_axes": AXES.get}), params)
+    links = {one.name: one.links for one in plan.parameters}
+    assert links["query"] == ("muon (2 matrices of 4 x 8, lr times 1)",)
+    assert links["conv"] == ("muon (1 matrix of 8 x 36, lr times 1)",)
+    assert links["cube"] == links["bias"] == ("adam (decoupled weight decay)",)
+    assert str(plan).splitlines()[0] == "bias     float32[4]           adam (decoupled weight decay)"
+
+
+@pytest.mark.parametrize(
+    ("axes", "error", "message"),
+    [
+        (fo.MatrixAxes(0, 0), ValueError, "parameter 'w': .*does not name two different sides among 3 dimensions"),
+        (fo.MatrixAxes(0, -3), ValueError, "does not name two different sides"),
+        (fo.MatrixAxes((), 1), ValueError, "does not name two different sides"),
+        (fo.MatrixAxes(3, 1), ValueError, "does not name two different sides"),
+        (lambda path: (0, 1), TypeError, "must give a fo.MatrixAxes or None for each parameter, but for 'w' it gives"),
+        ({"w": "last"}, TypeError, "must give a fo.MatrixAxes or None for each parameter, but it gives 'last'"),
+    ],
+)
+def test_wrong_matrix_axes_raise_and_name_the_parameter(axes, error, message):
+    with pytest.raises(error, match=message):
+        fo.muon(matrix_axes=axes).init({"w": jnp.ones((2, 3, 4))})
+    with pytest.raises(ValueError, match="'matrix_axes' belongs to the functional face"):
+        optim.Muon([{"params": [jnp.ones((2, 3))], "matrix_axes": axes}])
+
+
+def test_polar_express_brings_singular_values_closer_to_one():
+    """Of singular values from 0.01 to 1, the least and the largest after five iterations, by the polynomials alone."""
+    values = np.geomspace(0.01, 1.0, 24)
+    rotations = [np.linalg.qr(np.asarray(draw(24, 24, seed=seed), np.float64))[0] for seed in (0, 1)]
+    matrix = jnp.asarray(rotations[0] * values @ rotations[1].T, jnp.float32)
+    expected = values / np.linalg.norm(values) / 1.01
+    for a, b, c in POLAR_EXPRESS[:5]:
+        expected = a * expected + b * expected**3 + c * expected**5
+    assert np.all((expected > 0.8) & (expected < 1.2))
+    found = np.linalg.svd(np.asarray(orthogonalize(matrix, POLAR_EXPRESS[:5], 5, 1e-7)), compute_uv=False)
+    np.testing.assert_allclose(np.sort(found), np.sort(expected), atol=0.05)
+    plain = np.linalg.svd(np.asarray(orthogonalize(matrix, *NS)), compute_uv=False)
+    assert plain.min() < 0.7 < 0.8 < found.min()
+    tx, own = (fo.muon(lr=1.0, weight_decay=0.0, ns_polynomials=one) for one in ("polar_express", POLAR_EXPRESS[:5]))
+    assert tx == own
+    update, _ = tx.update(matrix, tx.init(matrix))
+    np.testing.assert_allclose(-update, orthogonalize(matrix, POLAR_EXPRESS[:5], 5, 1e-7), atol=0.05)
+    repeated = fo.muon(ns_polynomials="polar_express", ns_steps=9).update.of.rule.ns_polynomials
+    assert repeated[7] == repeated[8] == (1.875, -1.25, 0.375)
+
+
+@pytest.mark.parametrize("polynomials", ["polar", ((1.0, 2.0, 3.0),), ((1.0, 2.0),) * 5])
+def test_wrong_polynomials_raise(polynomials):
+    with pytest.raises(ValueError, match="ns_polynomials must"):
+        fo.muon(ns_polynomials=polynomials)
+
+
+@pytest.mark.parametrize("shape", [(16, 64), (64, 16), (3, 8, 40), (30, 40)])
+@pytest.mark.parametrize("coefficients", [NS[0], POLAR_EXPRESS[:5]])
+def test_the_gram_form_gives_what_the_iterations_give(shape, coefficients):
+    """Both are off the exact iterations by bfloat16's roundings; a square matrix is iterated as usual."""
+    matrix = draw(*shape)
+    gram, plain = (np.asarray(orthogonalize(matrix, coefficients, 5, 1e-7, gram=gram)) for gram in (True, False))
+    left, values, right = np.linalg.svd(np.asarray(matrix, np.float64), full_matrices=False)
+    each = isinstance(coefficients[0], tuple)
+    values = values / np.linalg.norm(values, axis=-1, keepdims=True) / (1.01 if each else 1.0)
+    for a, b, c in coefficients if each else [coefficients] * 5:
+        values = a * values + b * values**3 + c * values**5
+    exact = left * values[..., None, :] @ right
+    for found in (gram, plain):  # the polynomials of Polar Express have larger coefficients
+        assert np.linalg.norm(found - exact) <= (5e-2 if each else 2e-2) * np.linalg.norm(exact)
+    assert np.array_equal(gram, plain) == (shape == (30, 40))
+    tx = fo.muon(lr=0.1, gram=True)
+    updates, _ = tx.update(matrix, tx.init(matrix), matrix)
+    assert updates.shape == shape
+
+
+def test_normuon_is_its_equations():
+    """Its authors' update, written in NumPy, with the orthogonalization as it is."""
+    params, state = draw(6, 4), None
+    tx, buffer, squares = fo.normuon(lr=0.1, weight_decay=0.2), np.zeros((6, 4)), np.zeros((6, 1))
+    state = tx.init(params)
+    for step in range(1, 5):
+        grad = np.asarray(draw(6, 4, seed=step))
+        updates, state = tx.update(jnp.asarray(grad), state, params)
+        buffer = 0.95 * buffer + 0.05 * grad
+        own = np.asarray(orthogonalize(jnp.asarray(0.05 * grad + 0.95 * buffer, jnp.float32), *NS), np.float64)
+        squares = 0.95 * squares + 0.05 * np.mean(own**2, axis=1, keepdims=True)
+        scaled = own / (np.sqrt(squares) + 1e-10)
+        scaled *= np.linalg.norm(own) / (np.linalg.norm(scaled) + 1e-10)
+        wanted = -0.1 * 0.2 * np.asarray(params) - 0.1 * np.sqrt(6 / 4) * scaled
+        assert np.linalg.norm(updates - wanted) <= 2e-2 * np.linalg.norm(wanted)
+        params = fo.apply_updates(params, updates)
+    np.testing.assert_allclose(state.second_momentum_buffer, squares, rtol=2e-2)
+    assert state.second_momentum_buffer.shape == (6, 1)
+
+
+def test_the_class_of_normuon_steps_as_the_function_and_keeps_its_state():
+    params = {"w": draw(6, 4), "stack": draw(2, 4, 5)}
+    one = optim.NorMuon(params, lr=0.1, weight_decay=0.1, beta2=0.9, batched=True)
+    tx = fo.normuon(lr=0.1, weight_decay=0.1, beta2=0.9)
+    state = tx.init(params)
+    for step in range(1, 4):
+        grads = {name: draw(*leaf.shape, seed=step) for name, leaf in params.items()}
+        one.step(grads)
+        updates, state = tx.update(grads, state, params)
+        params = fo.apply_updates(params, updates)
+    again = optim.NorMuon(one.params, batched=True)
+    again.load_state_dict(one.state_dict())
+    assert again.param_groups[0]["beta2"] == 0.9
+    for each in (one, again):
+        each.step(grads)
+    updates, _ = tx.update(grads, state, params)
+    for name, leaf in fo.apply_updates(params, updates).items():
+        np.testing.assert_allclose(one.params[name], leaf, rtol=1e-6, atol=1e-6)
+        np.testing.assert_array_equal(one.params[name], again.params[name])

@@ -59,7 +59,7 @@ def test_signatures_are_torchs(title):
 @each_class
 def test_functions_have_the_options_of_their_rules(title):
     options, rule = options_of(getattr(fo, FUNCTIONS[title])), rule_of(title)
-    declared = {f.name for f in fields(rule)} - {"axis_name"} - getattr(optim, title).forced.keys()
+    declared = {f.name for f in fields(rule)} - {*FUNCTIONAL_ONLY} - getattr(optim, title).forced.keys()
     assert options.keys() == declared
     types = get_type_hints(rule)
     assert {name: option.annotation for name, option in options.items()} == {name: types[name] for name in options}

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jax.typing import DTypeLike
 
-from functorch_optim import axes
+from functorch_optim import axes, parts
 from functorch_optim.algorithms.quasi_newton import QuasiNewton, flattened
 from functorch_optim.alike import in_place_of
 from functorch_optim.base import GradientTransformation, exportable, transformation
@@ -66,7 +66,7 @@ class BFGS(QuasiNewton):
     def init(self, params: PyTree) -> BFGSState:
         leaves = self.checked_leaves(params)
         shapes = [
-            axes.whole_shape(leaf.shape, split) for leaf, split in zip(leaves, self.placement_of(params), strict=True)
+            parts.whole_shape(leaf.shape, split) for leaf, split in zip(leaves, self.placement_of(params), strict=True)
         ]
         dtype, size = self.dtype_of(leaves), sum(map(_entries, leaves, shapes))
         return BFGSState(
@@ -98,12 +98,12 @@ class BFGS(QuasiNewton):
         leaves, treedef = jax.tree.flatten(like)
         (flat,), result, start = vector.parts, [], 0
         for leaf, split in zip(leaves, self._splits(leaves), strict=True):
-            shape = axes.whole_shape(leaf.shape, split)
+            shape = parts.whole_shape(leaf.shape, split)
             part = flat[start : start + _entries(leaf, shape)]
             start += _entries(leaf, shape)
             if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
                 part = jax.lax.complex(part[0::2], part[1::2])
-            result.append(_sharded_like(axes.part(part.reshape(shape).astype(leaf.dtype), split), leaf))
+            result.append(_sharded_like(parts.part(part.reshape(shape).astype(leaf.dtype), split), leaf))
         return treedef.unflatten(result)
 
     def vector_of(self, stored: PyTree, dtype: DTypeLike) -> Vector:
@@ -161,7 +161,7 @@ def _entries(leaf: PyTree, shape: tuple[int, ...]) -> int:
 def _whole(leaf: jax.Array, split: axes.Split) -> jax.Array:
     """Gather a sharded leaf on every device, as the inverse Hessian mixes all entries."""
     if split:
-        return axes.gathered(leaf, split)
+        return parts.gathered(leaf, split)
     sharding = jax.typeof(leaf).sharding
     return jax.sharding.reshard(leaf, sharding.update(spec=PartitionSpec())) if any(sharding.spec) else leaf
 

@@ -1,6 +1,8 @@
 """Muon: momentum, orthogonalized by Newton-Schulz iterations."""
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, NamedTuple
 
 import jax
@@ -23,8 +25,8 @@ from functorch_optim.hyperparams import (
     NonNegativeLearningRate,
     as_count,
 )
-from functorch_optim.matrices import Layout, Stacked
-from functorch_optim.newton_schulz import Iterations
+from functorch_optim.matrices import Layout, MatrixAxes, Stacked, as_matrix_axes, matrix_axes_of
+from functorch_optim.newton_schulz import Iterations, Polynomial, as_polynomials
 from functorch_optim.option_names import explains_names
 from functorch_optim.typing import Array, Numeric, PyTree
 
@@ -42,6 +44,7 @@ class MuonScalars(NamedTuple):
     momentum: PyTree
     coefficients: Numeric
     eps: Numeric
+    beta2: PyTree = None  # of NorMuon
 
 
 class Asked(NamedTuple):
@@ -70,6 +73,9 @@ class Muon(Rule):
     batched: Annotated[bool, "whether a parameter of more than two dimensions is a stack of matrices"]
     reshape: Annotated[str | None, "how a parameter of more than two dimensions becomes one matrix instead"]
     axis_name: PyTree
+    matrix_axes: PyTree = None
+    ns_polynomials: PyTree = None  # a triple for each iteration
+    gram: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.ns_coefficients, tuple | list) or len(self.ns_coefficients) != 3:
@@ -82,19 +88,40 @@ class Muon(Rule):
             raise ValueError(
                 f"Number of steps must be less than 100 for computational efficiency, but ns_steps is {self.ns_steps}"
             )
+        object.__setattr__(self, "ns_polynomials", as_polynomials(self.ns_polynomials, self.ns_steps))
         if self.reshape not in (None, "out_first", "out_last"):
             raise ValueError(f"reshape must be None, 'out_first' or 'out_last', but it is {self.reshape!r}")
 
     def check_parameter(self, name: str, param: Array) -> None:
         super().check_parameter(name, param)
-        if param.ndim < 2 or (param.ndim > 2 and not self.batched and self.reshape is None):
+        if isinstance(self.matrix_axes, MatrixAxes):
+            try:
+                self.matrix_axes.layout(param.ndim)
+            except ValueError as error:
+                raise ValueError(f"matrix_axes of the parameter {trees.quote(name)}: {error}") from error
+        elif param.ndim < 2 or (param.ndim > 2 and not self.batched and self.reshape is None):
             more = "" if param.ndim < 2 else ", batched=True takes stacks of matrices, reshape= kernels of convolutions"
             raise ValueError(
                 f"Muon only supports 2D parameters whereas we found a parameter with size: {param.shape}: the "
                 f"parameter {trees.quote(name)}; muon_adamw gives everything but matrices to AdamW{more}"
             )
 
-    def init(self, param: Array, hyperparams: PyTree) -> MuonState:
+    def options_of(self, places: PyTree) -> list[dict[str, PyTree]]:
+        if self.matrix_axes is None:
+            return super().options_of(places)
+        return [{"matrix_axes": own} for own in matrix_axes_of(self.matrix_axes, places)]
+
+    def detail(self, param: PyTree, options: dict[str, PyTree]) -> str:
+        try:
+            layout = replace(self, **options)._layout(getattr(param, "ndim", 0))
+        except ValueError:
+            return ""
+        outputs, inputs = layout.outputs_and_inputs(param.shape)
+        number = param.size // max(outputs * inputs, 1)
+        ratio = self._ratio(layout, param.shape)
+        return f"{number} {'matrix' if number == 1 else 'matrices'} of {outputs} x {inputs}, lr times {ratio:.3g}"
+
+    def init(self, param: Array, hyperparams: PyTree) -> PyTree:
         return MuonState(None, zeros_like(param))
 
     def scalars(self, step: Numeric, hyperparams: PyTree) -> MuonScalars:
@@ -112,15 +139,27 @@ class Muon(Rule):
         layout = self._layout(grad.ndim)
         stacked = Stacked(direction, layout, self.split)
         orthogonal = yield Asked(stacked.stack, (scalars.coefficients, scalars.eps))
-        ratio = self._ratio(layout, stacked.whole_shape)
-        return -(scalars.lr * ratio) * stacked.back(orthogonal.astype(grad.dtype)), MuonState(None, average)
+        factor = scalars.lr * self._ratio(layout, stacked.whole_shape)
+        own, slots = stacked.back(orthogonal.astype(grad.dtype)), slots._replace(momentum_buffer=average)
+        direction, slots = self.finished(own, slots, layout, scalars)
+        return -factor * direction, slots
 
     def together(self, asked: list[Asked]) -> list[jax.Array]:
         """Orthogonalize matrices, each on one device of their mesh."""
-        return dealt(Iterations(self.ns_steps), [one.stack for one in asked], asked[0].numbers, jnp.bfloat16)
+        iterations, stacks = Iterations(self.ns_steps, self.ns_polynomials, self.gram), [one.stack for one in asked]
+        return dealt(iterations, stacks, asked[0].numbers, jnp.bfloat16)
+
+    def finished(self, orthogonal: jax.Array, slots: PyTree, layout: Layout, scalars: MuonScalars) -> PyTree:
+        """Return the direction, and the next slots, after the matrices are orthogonalized."""
+        del layout, scalars
+        return orthogonal, slots
 
     def _layout(self, ndim: int) -> Layout:
         """Which dimensions of a parameter are rows and columns."""
+        if isinstance(self.matrix_axes, MatrixAxes):
+            return self.matrix_axes.layout(ndim)
+        if ndim < 2:
+            raise ValueError(f"{self.title} takes no arrays of {ndim} dimensions")  # init has refused them
         if self.reshape is None:
             return Layout((ndim - 2,), (ndim - 1,))
         split = 1 if self.reshape == "out_first" else ndim - 1
@@ -151,6 +190,9 @@ def muon(
     reshape: str | None = None,
     decay_mask: PyTree = None,
     axis_name: PyTree = None,
+    matrix_axes: PyTree = None,
+    ns_polynomials: str | Sequence[Polynomial] | None = None,
+    gram: bool = False,
 ) -> GradientTransformation:
     r"""Muon, as in ``torch.optim.Muon`` for matrices, and also for stacks of matrices and convolution kernels.
 
@@ -187,6 +229,13 @@ def muon(
         axis_name: inside ``shard_map``, the tree of the parameters' PartitionSpecs, or anything else that
             :mod:`functorch_optim.axes` describes. On automatic axes, where a traced array does not say how it is split,
             the PartitionSpecs save sending; without them every matrix is gathered first.
+        matrix_axes: the dimensions that are a matrix's outputs and inputs, a :class:`functorch_optim.MatrixAxes` for
+            all parameters, a tree of them, or a function of the dotted path; None where ``batched`` and ``reshape``
+            say it. The ratio's A are the outputs, and B the inputs.
+        ns_polynomials: the coefficients of each iteration instead of ``ns_coefficients``, a sequence of ``ns_steps``
+            triples, or ``"polar_express"``, which comes closer to singular values of 1 in as many iterations.
+        gram: whether to iterate on ``u u^T``, if one side of a matrix is at least twice the other: fewer operations,
+            and other roundings.
 
     Returns:
         A transformation with the state :class:`MuonState`. :func:`functorch_optim.muon_adamw` leaves everything but
@@ -197,8 +246,9 @@ def muon(
             matrix; inside ``shard_map`` without ``axis_name``, an array that varies or may vary over the mesh.
 
     Source: Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024; Liu et al., "Muon is
-    Scalable for LLM Training", 2025; for the unclamped ratio Bernstein, "Deriving Muon", 2025. With bfloat16 parameters
-    torch rounds u after every operation, and without Nesterov normalizes the buffer itself.
+    Scalable for LLM Training", 2025; Amsel et al., "The Polar Express: Optimal Matrix Sign Methods and Their
+    Application to the Muon Algorithm", 2025; for the unclamped ratio Bernstein, "Deriving Muon", 2025. With bfloat16
+    parameters torch rounds u after every operation, and without Nesterov normalizes the buffer itself.
 
     Example:
         >>> tx = muon(lr=0.1, weight_decay=0.0)
@@ -218,5 +268,8 @@ def muon(
         batched=batched,
         reshape=reshape,
         axis_name=axes.as_axes(axis_name, "muon"),
+        matrix_axes=as_matrix_axes(matrix_axes),
+        ns_polynomials=as_polynomials(ns_polynomials, ns_steps),
+        gram=gram,
     )
     return lift(rule, decay_mask=decay_mask)

@@ -6,6 +6,7 @@ from functorch_optim.algorithms.adamw import adamw
 from functorch_optim.algorithms.muon import muon
 from functorch_optim.base import GradientTransformation, transformation
 from functorch_optim.labels import ByLeaf, Labels
+from functorch_optim.matrices import HasMatrices, as_matrix_axes
 from functorch_optim.option_names import explains_names
 from functorch_optim.selection import Partition
 from functorch_optim.typing import Array, PyTree
@@ -36,7 +37,9 @@ def has_matrices(name: str, array: Array) -> bool:
 
 
 def matrices_for(options: Mapping[str, PyTree]) -> Callable[[str, PyTree], bool]:
-    """What Muon takes by default with these options: matrices, and larger arrays with ``batched`` or ``reshape``."""
+    """What Muon takes by default with these options: matrices, and larger arrays if an option says what they are."""
+    if options.get("matrix_axes") is not None:
+        return HasMatrices(as_matrix_axes(options["matrix_axes"]))
     return has_matrices if options.get("batched") or options.get("reshape") is not None else is_matrix
 
 
@@ -60,8 +63,9 @@ def muon_adamw(
         muon_options: the options of :func:`functorch_optim.muon`, by name.
         adamw_options: the options of :func:`functorch_optim.adamw`, by name.
         use_muon: a function of a parameter's dotted path and array (it may use shape and dtype) that says whether Muon
-            updates it. By default every matrix, and with ``batched`` or ``reshape`` among the options
-            every array of two or more dimensions. Embeddings and output layers are matrices, but do better with AdamW:
+            updates it. By default every matrix, with ``batched`` or ``reshape`` among the options every array of two or
+            more dimensions, and with ``matrix_axes`` what it names. :func:`functorch_optim.plan` shows the result.
+            Embeddings and output layers are matrices, but do better with AdamW:
             ``use_muon=lambda name, array: array.ndim == 2 and "embed" not in name``.
         axis_name: inside ``shard_map``, the tree of the parameters' PartitionSpecs, as for
             :func:`functorch_optim.muon`.

@@ -1,7 +1,7 @@
 """A rule over a pytree: its state, the arguments of an update, and the combined updates of the leaves."""
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -47,17 +47,16 @@ class Lifted(Transform):
         names, leaves, treedef = trees.named_leaves(params)
         for name, leaf in zip(names, leaves, strict=True):
             trees.check_parameter(name, leaf)
-            self.rule.check_parameter(name, leaf)
+        algorithms = self.of_leaves(treedef, leaves)
+        for name, leaf, algorithm in zip(names, leaves, algorithms, strict=True):
+            algorithm.rule.check_parameter(name, leaf)
         self.decays(params)  # a mask of another structure raises at once
         if self.decay_mask is not None and not is_static_zero(getattr(self.rule, "weight_decay", 0.0)):
             warn_of_empty("decay_mask", self.decay_mask, params)
         # Read the options only if the rule needs them: a schedule may accept only a traced step.
         first = self.rule.at(jnp.zeros((), jnp.int32)) if self.rule.starts_from_options else self.rule.placeholder()
         carried = {name: jnp.asarray(value, jnp.float32) for name, value in self.rule.start(first).items()}
-        own = [
-            algorithm.rule.init(leaf, first)
-            for algorithm, leaf in zip(self.of_leaves(treedef, leaves), leaves, strict=True)
-        ]
+        own = [algorithm.rule.init(leaf, first) for algorithm, leaf in zip(algorithms, leaves, strict=True)]
         return self.state_of(treedef, own, jnp.zeros((), jnp.int32), carried)
 
     def update(self, updates: PyTree, state: PyTree, params: PyTree = None, **extra: object) -> tuple[PyTree, PyTree]:
@@ -79,7 +78,16 @@ class Lifted(Transform):
         return not self.rule.elementwise or self.decay_mask is not None
 
     def effects(self, at: Leaves | None) -> list[Effects]:
-        return for_each(at, self.effects_as(Kind.STEPS, self.rule._call_name()))
+        each = for_each(at, self.effects_as(Kind.STEPS, self.rule._call_name()))
+        if at is None:
+            return each
+        _, leaves, treedef = trees.named_leaves(at.tree, none_is_leaf=True)
+        own = self.rule.options_of(treedef.unflatten(range(len(leaves))))
+        details = [self.rule.detail(leaf, options) for leaf, options in zip(leaves, own, strict=True)]
+        return [
+            tuple(effect._replace(detail=detail) for effect in effects) if detail else effects
+            for effects, detail in zip(each, details, strict=True)
+        ]
 
     def effects_as(self, kind: Kind, who: str) -> Effects:
         """The effects of a transformation ``who`` of this kind that is made of the rule."""
@@ -102,15 +110,21 @@ class Lifted(Transform):
         return deltas, self.state_of(aligned.treedef, [row for _, row in results], state.step, carried)
 
     def of_leaves(self, treedef: TreeDef, leaves: list[PyTree]) -> "list[Lifted]":
-        """Return each leaf's algorithm: this one, or for a leaf split over mesh axes, one that knows the axes."""
+        """Return each leaf's algorithm: this one, or one that knows the leaf's own options and mesh axes."""
         options = vars(self.rule)
         if "axis_name" not in options:  # a rule that never looks beyond single entries
             return [self] * len(leaves)
         tree, title = treedef.unflatten(leaves), self.rule.title
         present = iter(axes.splits(options["axis_name"], tree, title, automatic=self.rule.joint))
-        splits = [() if leaf is None else next(present) for leaf in leaves]
-        known = {split: Lifted(replace(self.rule, axis_name=split)) if split else self for split in splits}
-        return [known[split] for split in splits]
+        known: dict[Hashable, Lifted] = {}
+        algorithms: list[Lifted] = []
+        places = treedef.unflatten(range(len(leaves)))
+        for leaf, own in zip(leaves, self.rule.options_of(places), strict=True):
+            split = () if leaf is None else next(present)
+            changes = {**own, **({"axis_name": split} if split else {})}
+            made = known.setdefault(tuple(changes.items()), Lifted(replace(self.rule, **changes)) if changes else self)
+            algorithms.append(made)
+        return algorithms
 
     def aligned(self, scalars: StepScalars, grads: PyTree, state: PyTree, params: PyTree) -> "Aligned":
         """Check the arguments of an update, and align them leaf by leaf."""

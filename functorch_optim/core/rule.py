@@ -91,6 +91,15 @@ class Rule(Options):
         if self.complex_hint and jnp.issubdtype(param.dtype, jnp.complexfloating):
             raise RuntimeError(f"{self.complex_hint}: the parameter {trees.quote(name)}")
 
+    def options_of(self, places: PyTree) -> list[dict[str, PyTree]]:
+        """Return the options that each leaf has of its own, from a tree of numbers; for rules with ``axis_name``."""
+        return [{}] * len(jax.tree.leaves(places))
+
+    def detail(self, param: PyTree, options: dict[str, PyTree]) -> str:
+        """Say for :func:`functorch_optim.plan` what the rule does with a parameter (or None) and its own options."""
+        del param, options
+        return "decoupled weight decay" if getattr(self, "decoupled_weight_decay", False) is True else ""
+
     @property
     def split(self) -> axes.Split:
         """Inside ``shard_map``, the axes over which each dimension of the parameter is split; () if none is."""

@@ -11,6 +11,7 @@ from functorch_optim.algorithms.adamw import adamw
 from functorch_optim.algorithms.asgd import asgd
 from functorch_optim.algorithms.muon import muon
 from functorch_optim.algorithms.nadam import nadam
+from functorch_optim.algorithms.normuon import normuon
 from functorch_optim.algorithms.radam import radam
 from functorch_optim.algorithms.rmsprop import rmsprop
 from functorch_optim.algorithms.rprop import rprop
@@ -32,6 +33,7 @@ __all__ = [
     "Adamax",
     "Muon",
     "NAdam",
+    "NorMuon",
     "RAdam",
     "RMSprop",
     "Rprop",
@@ -203,3 +205,21 @@ class Muon(
     def _begin(self, params: PyTree, options: OptionValues, group_rules: GroupRules) -> None:
         given = {k: v for k, v in options.items() if k not in ("batched", "reshape") or v not in (False, None)}
         super()._begin(params, given, group_rules)
+
+
+class NorMuon(
+    Muon,
+    of=functools.partial(normuon, batched=False),
+    args="lr weight_decay momentum beta2 nesterov ns_coefficients eps ns_steps adjust_lr_fn batched reshape",
+):
+    """Muon, with each output's row divided by the root mean square of its past updates.
+
+    Parameters are as for :class:`Muon`. The state's keys are the authors'.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> optimizer = NorMuon({"w": jnp.zeros((2, 3))}, lr=0.1)
+        >>> optimizer.step({"w": jnp.ones((2, 3))})
+        >>> {key: value.shape for key, value in optimizer.state["w"].items()}
+        {'momentum_buffer': (2, 3), 'second_momentum_buffer': (2, 1)}
+    """

@@ -16,6 +16,7 @@ __all__ = [
     "Adamax",
     "Muon",
     "NAdam",
+    "NorMuon",
     "RAdam",
     "RMSprop",
     "Rprop",
@@ -697,6 +698,61 @@ class Muon(Optimizer):
         lr: Any = 0.001,
         weight_decay: Any = 0.1,
         momentum: Any = 0.95,
+        nesterov: bool = True,
+        ns_coefficients: tuple[Any, Any, Any] = (3.4445, -4.775, 2.0315),
+        eps: Any = 1e-07,
+        ns_steps: int = 5,
+        adjust_lr_fn: str | None = None,
+        batched: bool = False,
+        reshape: str | None = None,
+        *,
+        state_dtype: Any = None,
+        group_rules: GroupRules = (),
+    ) -> None: ...
+
+class NorMuon(Muon):
+    """Muon, with each output's row divided by the root mean square of its past updates.
+
+    The equations are in :func:`functorch_optim.normuon`, with more about the options.
+
+    Args:
+        params: the parameters, in any form that :class:`functorch_optim.optim.Optimizer` takes.
+        lr: learning rate, at least 0.
+        weight_decay: coefficient of the decoupled decay, at least 0.
+        momentum: decay rate of the average of the gradients, at least 0.
+        beta2: decay rate of the squares, at least 0.
+        nesterov: whether to use Nesterov momentum.
+        ns_coefficients: the three coefficients of the Newton-Schulz polynomial.
+        eps: smallest norm to divide u by.
+        ns_steps: the number of iterations, below 100.
+        adjust_lr_fn: ``"original"`` (also None), ``"match_rms_adamw"`` or ``"spectral_unclamped"``.
+        batched: whether a parameter of more than two dimensions is a stack of matrices.
+        reshape: how a parameter of more than two dimensions becomes one matrix instead.
+        state_dtype: the dtype to keep all slots in, or a dict of slots, as in :func:`functorch_optim.state_dtype`.
+        group_rules: ``(regular expression, options)`` pairs, as for :class:`functorch_optim.optim.Optimizer`.
+
+    A number may be a Python number, a scalar array or a schedule, and may change in ``param_groups`` from step to step.
+
+    Parameters are as for :class:`Muon`. The state's keys are the authors'.
+
+    Raises:
+        ValueError: an option outside its range, with torch's message, before ``params`` is read.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> optimizer = NorMuon({"w": jnp.zeros((2, 3))}, lr=0.1)
+        >>> optimizer.step({"w": jnp.ones((2, 3))})
+        >>> {key: value.shape for key, value in optimizer.state["w"].items()}
+        {'momentum_buffer': (2, 3), 'second_momentum_buffer': (2, 1)}
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Any = 0.02,
+        weight_decay: Any = 0.0,
+        momentum: Any = 0.95,
+        beta2: Any = 0.95,
         nesterov: bool = True,
         ns_coefficients: tuple[Any, Any, Any] = (3.4445, -4.775, 2.0315),
         eps: Any = 1e-07,

@@ -12,6 +12,7 @@ from functorch_optim import trees, variables
 from functorch_optim.callers import warn_caller
 from functorch_optim.foreign_models import instead_of
 from functorch_optim.foreign_names import meaning_of
+from functorch_optim.optim.engine.torch_habits import FUNCTIONAL_ONLY
 from functorch_optim.optim.layout import Layout
 from functorch_optim.option_names import closest
 from functorch_optim.pages import see
@@ -283,6 +284,11 @@ def check_options(options: OptionValues, known: Collection[str], where: str) -> 
             raise ValueError(
                 f"{where}: {key!r} belongs to the functional face; here make groups, one without the decay "
                 f"({see('groups-and-masks')})"
+            )
+        if key in FUNCTIONAL_ONLY:
+            raise ValueError(
+                f"{where}: {key!r} belongs to the functional face; bind it there, and make an optimizer of that: "
+                "Optimizer.from_transform(functools.partial(fo.muon, matrix_axes=...), params, {'lr': 0.02})"
             )
         meaning = meaning_of(key, known)
         if meaning is not None and meaning.option:

@@ -5,7 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from functorch_optim import axes, trees
+from functorch_optim import axes, parts, trees
 from functorch_optim.transforms.clipping import clip_by_value, scale_to_norm
 from functorch_optim.typing import Numeric, PyTree
 
@@ -74,7 +74,9 @@ def total_norm(grads: PyTree, norm_type: float = 2.0, axis_name: axes.Labels | N
         return jnp.zeros(())
     dtype, over = trees.compute_dtype(*norms), axes.over(axis_name, grads, "clip_grad_norm")
     if any(over):  # a leaf's norm is the norm of its shards' norms
-        norms = [part for norm, own in zip(norms, over, strict=True) for part in axes.gathered(norm.reshape(1), (own,))]
+        norms = [
+            part for norm, own in zip(norms, over, strict=True) for part in parts.gathered(norm.reshape(1), (own,))
+        ]
     return jnp.linalg.norm(jnp.stack([norm.astype(dtype) for norm in norms]), norm_type)
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from functorch_optim import axes, trees
+from functorch_optim import axes, parts, trees
 from functorch_optim.base import GradientTransformation, add_update, transformation
 from functorch_optim.core.numerics import sqrt
 from functorch_optim.effects import Effects, Kind, Leaves
@@ -187,11 +187,11 @@ class ProjectSimplex(Constraint):
             axis, split = self.axis % param.ndim, next(splits)
             along = tuple(own if index == axis else () for index, own in enumerate(split))
             start = param.astype(trees.compute_dtype(param, update))
-            sums = whole(axes.gathered(start + update.astype(start.dtype), along), (axis,))
+            sums = whole(parts.gathered(start + update.astype(start.dtype), along), (axis,))
             target = jnp.moveaxis(_onto_simplex(jnp.moveaxis(sums, axis, -1), values.scale), -1, axis)
             if jax.typeof(target).sharding != jax.typeof(start).sharding:
                 target = jax.sharding.reshard(target, jax.typeof(start).sharding)
-            return axes.part(target, along) - start
+            return parts.part(target, along) - start
 
         return trees.map_dense(each, "project_simplex", updates, params)
 

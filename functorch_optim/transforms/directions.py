@@ -1,5 +1,7 @@
 """Directions of the algorithms outside Adam's family: links without a learning rate."""
 
+from collections.abc import Sequence
+
 from functorch_optim.algorithms.adadelta import adadelta
 from functorch_optim.algorithms.adagrad import adagrad
 from functorch_optim.algorithms.muon import muon
@@ -7,6 +9,7 @@ from functorch_optim.algorithms.rmsprop import rmsprop
 from functorch_optim.algorithms.sgd import sgd
 from functorch_optim.base import GradientTransformation
 from functorch_optim.hyperparams import BetaOption, Hyperparameter
+from functorch_optim.newton_schulz import Polynomial
 from functorch_optim.option_names import explains_names
 from functorch_optim.transforms.direction import scale_by
 from functorch_optim.typing import PyTree
@@ -183,6 +186,9 @@ def scale_by_muon(
     batched: bool = True,
     reshape: str | None = None,
     axis_name: PyTree = None,
+    matrix_axes: PyTree = None,
+    ns_polynomials: str | Sequence[Polynomial] | None = None,
+    gram: bool = False,
 ) -> GradientTransformation:
     r"""Return the direction of :func:`functorch_optim.muon`, as :func:`functorch_optim.scale_by` does: ``ratio * O``.
 
@@ -199,6 +205,7 @@ def scale_by_muon(
         reshape: how a parameter of more than two dimensions becomes one matrix instead, ``"out_first"`` or
             ``"out_last"``.
         axis_name: inside ``shard_map``, the tree of the parameters' PartitionSpecs.
+        matrix_axes, ns_polynomials, gram: as for :func:`functorch_optim.muon`.
 
     Returns:
         A transformation with the state :class:`functorch_optim.MuonState`.
@@ -226,5 +233,8 @@ def scale_by_muon(
         batched=batched,
         reshape=reshape,
         axis_name=axis_name,
+        matrix_axes=matrix_axes,
+        ns_polynomials=ns_polynomials,
+        gram=gram,
     )
     return scale_by(tx)

@@ -12,7 +12,8 @@ from functorch_optim.algorithms.sgd import SGD
 from functorch_optim.algorithms.sparse_adam import SparseAdam
 from functorch_optim.core.rule import Rule
 
-FUNCTIONAL_ONLY = ("foreach", "decay_mask", "axis_name")  # arguments of an algorithm's function that no group has
+# arguments of an algorithm's function that no group has
+FUNCTIONAL_ONLY = ("foreach", "decay_mask", "axis_name", "matrix_axes", "ns_polynomials", "gram")
 
 
 class Habits(NamedTuple):
