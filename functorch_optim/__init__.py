@@ -85,6 +85,7 @@ from functorch_optim.transforms.precision import (
     state_dtype,
     stochastic_rounding,
 )
+from functorch_optim.transforms.quantized import Quantized, Rounded, quantized, requantized
 from functorch_optim.transforms.scaling import StepState, scale, scale_by_learning_rate, scale_by_schedule
 from functorch_optim.transforms.sharpness import SAMState, sam
 from functorch_optim.transforms.skipping import (
@@ -132,9 +133,11 @@ __all__ = [
     "MuonState",
     "NAdamState",
     "NamedStates",
+    "Quantized",
     "RAdamState",
     "RMSpropState",
     "ReduceOnPlateauState",
+    "Rounded",
     "RpropState",
     "Rule",
     "SAMState",
@@ -206,9 +209,11 @@ __all__ = [
     "project_box",
     "project_l2_ball",
     "project_simplex",
+    "quantized",
     "radam",
     "reduce_on_plateau",
     "report",
+    "requantized",
     "rmsprop",
     "rprop",
     "rules",

@@ -13,7 +13,7 @@ from functorch_optim.base import GradientTransformation, add_update, clips_of, e
 from functorch_optim.combinators import Wrapper, current_hyperparams
 from functorch_optim.core.rule import slots_in
 from functorch_optim.effects import Effects, Kind, Leaves
-from functorch_optim.keys import as_key, of_shard
+from functorch_optim.keys import as_key, hashed, of_shard
 from functorch_optim.option_names import explains_names
 from functorch_optim.typing import Array, PyTree
 
@@ -193,21 +193,11 @@ def _rounded(param: Array, update: PyTree, key: PyTree) -> jax.Array:
     whole = wide + jnp.asarray(update, jnp.float32)
     first, second = jax.random.bits(key, (2,), jnp.uint32)
     places = jax.lax.iota(jnp.uint32, whole.size).reshape(whole.shape)
-    noise = _hashed(_hashed(places + first) ^ second) >> 16
+    noise = hashed(hashed(places + first) ^ second) >> 16
     bits = jax.lax.bitcast_convert_type(whole, jnp.uint32) + noise
     chosen = jax.lax.bitcast_convert_type(bits & jnp.uint32(0xFFFF0000), jnp.float32)
     # If the sum is infinite or NaN, no difference leads to it: return the update itself.
     return jnp.where(jnp.isfinite(whole), chosen - wide, jnp.asarray(update, jnp.float32))
-
-
-def _hashed(x: jax.Array) -> jax.Array:
-    """A 32-bit hash in which every bit depends on all bits of x: Wellons' lowbias32.
-
-    It is computed in the same pass over memory that adds it; :mod:`jax.random` takes ten times as long as the step.
-    """
-    x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
-    x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
-    return x ^ (x >> 16)
 
 
 @explains_names
