@@ -74,7 +74,8 @@ class FewBits(Wrapper):
     def init(self, params: PyTree) -> PyTree:
         state = self.inner.init(params)
         leaves, treedef = tree_flatten_with_path(state)
-        slots = dict.fromkeys(name for path, leaf in leaves if _is_real(leaf) for name in _fields_in(path))
+        inexact = [path for path, leaf in leaves if _is_a(jnp.inexact, leaf)]
+        slots = dict.fromkeys(name for path in inexact for name in _fields_in(path))
         missing = [slot for slot, _ in self.formats if slot not in slots]
         if missing and jax.tree.leaves(params):
             raise ValueError(f"quantized: the state has no slot {', '.join(missing)}; it has {', '.join(slots)}")
@@ -87,7 +88,13 @@ class FewBits(Wrapper):
         """A new leaf of the state as it is held."""
         forms = dict(self.formats)
         own = [forms[name] for name in _fields_in(path) if name in forms]
-        if not own or not _is_real(leaf) or leaf.ndim == 0 or leaf.size < max(self.min_size, 1) or kept.has(path):
+        if (
+            not own
+            or not _is_a(jnp.floating, leaf)
+            or leaf.ndim == 0
+            or leaf.size < max(self.min_size, 1)
+            or kept.has(path)
+        ):
             return leaf
         if own[-1] == STOCHASTIC:
             return Rounded(leaf.astype(jnp.bfloat16))
@@ -127,8 +134,8 @@ class _Kept:
         return next((self._flags[end] for end in ends if end in self._flags), False)
 
 
-def _is_real(leaf: PyTree) -> bool:
-    return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jnp.floating)
+def _is_a(kind: type, leaf: PyTree) -> bool:
+    return isinstance(leaf, jax.Array) and bool(jnp.issubdtype(leaf.dtype, kind))
 
 
 def _fields_in(path: Path) -> Iterator[str]:
@@ -137,8 +144,7 @@ def _fields_in(path: Path) -> Iterator[str]:
 
 def _counts(state: PyTree) -> list[jax.Array]:
     """The integers in a state, which count its steps."""
-    leaves = jax.tree.leaves(state)
-    return [x for x in leaves if isinstance(x, jax.Array) and x.ndim == 0 and jnp.issubdtype(x.dtype, jnp.integer)]
+    return [leaf for leaf in jax.tree.leaves(state) if _is_a(jnp.integer, leaf) and leaf.ndim == 0]
 
 
 def _quantized(array: jax.Array, grid: tiles.Shape) -> Quantized:
@@ -146,10 +152,13 @@ def _quantized(array: jax.Array, grid: tiles.Shape) -> Quantized:
     own = tiles.split(array.astype(trees.compute_dtype(array)), grid)
     within = tuple(range(1, own.ndim, 2))
     lowest, highest = jnp.min(own, within, keepdims=True), jnp.max(own, within, keepdims=True)
-    # The signed map has no -1: were the largest magnitude 1, a lowest number would shrink whenever it is encoded.
-    signed, scales = lowest < 0, jnp.maximum(lowest / -LOWEST, highest)
-    scales = jnp.where(jnp.isfinite(scales), scales, jnp.nan)
-    scales = jnp.where(scales < jnp.finfo(own.dtype).tiny, 0, scales)  # dividing by a subnormal number may give NaN
+    signed, numbers = lowest < 0, jnp.finfo(own.dtype)
+    # The signed map has no -1, so its lowest number stands for the lowest one here. That quotient is rounded so much
+    # that decoding and encoding again gives the same one.
+    quotient = jax.lax.reduce_precision(lowest / -LOWEST, numbers.nexp, numbers.nmant // 2)
+    scales = jnp.maximum(quotient, highest)
+    # Beyond these scales a quotient may be flushed to zero, or NaN.
+    scales = jnp.where(scales <= numbers.max / 8, jnp.where(scales < numbers.tiny, 0, scales), jnp.nan)
     held = jnp.where(signed, -scales, scales).astype(array.dtype)
     scales = jnp.abs(held).astype(own.dtype)
     codes = encode((own / jnp.where(scales == 0, 1, scales)).astype(jnp.float32), signed)
