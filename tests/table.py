@@ -137,9 +137,9 @@ FORMS = {
     "accumulate_schedule", "accumulate_skip", "adadelta_decay", "adam_plain", "nadam_decoupled",
     "adafactor_direction", "adagrad_decay",
     "adam_direction_foreach", "adam_foreach_decay_mask", "clip_by_block_rms", "inject_factory", "inject_schedule",
-    "links", "monitor_sometimes", "partition_rules", "quantized_stochastic", "project_l2_ball", "radam_schedule", "rmsprop_foreach",
+    "links", "monitor_sometimes", "partition_rules", "project_l2_ball", "radam_schedule", "rmsprop_foreach",
     "rmsprop_plain", "sam_adaptive", "scale_by_param_norm", "scale_by_param_rms", "selective", "skip_large_updates",
-    "skip_spikes_both",
+    "skip_spikes_both", "quantized_stochastic",
     "adam_maximize", "sgd_plain", "sgd_dampened", "adafactor_decay", "rprop_direction",
     "scale_by_schedule", "freeze", "named_chain", "set_to_zero", "inject",
 }  # fmt: skip

@@ -62,6 +62,9 @@ LOWEST = float(-dynamic_map(True)[0])  # the largest magnitude of a negative num
 def encode(numbers: jax.Array, signed: jax.Array) -> jax.Array:
     """The codes of the numbers of a map that are nearest to float32 numbers in [-1, 1]; of two, the smaller one.
 
+    In the unsigned map a positive number stays positive, however small. A second moment that became zero beside a first
+    moment that is not would give an enormous step.
+
     Args:
         numbers: the numbers. A NaN gets some code.
         signed: whether to use the signed map; it broadcasts. Else the sign is ignored.
@@ -76,7 +79,8 @@ def encode(numbers: jax.Array, signed: jax.Array) -> jax.Array:
     above = magnitudes > _gathered(_BORDERS, places)
     found = _gathered(_BELOW, places).astype(jnp.int32) + above.astype(jnp.int32)
     either = jnp.where(numbers < 0, ZERO - jnp.minimum(found, ZERO), ZERO + found)
-    return jnp.where(signed, either, found).astype(jnp.uint8)
+    positive = jnp.maximum(found, (numbers > 0).astype(jnp.int32))
+    return jnp.where(signed, either, positive).astype(jnp.uint8)
 
 
 def decode(codes: jax.Array, signed: jax.Array) -> jax.Array:

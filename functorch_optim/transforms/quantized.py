@@ -1,7 +1,7 @@
 """State in few bits: slots as 8-bit codes with a scale for each tile, or as bfloat16 numbers rounded at random."""
 
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -48,6 +48,8 @@ def is_few_bits(node: PyTree) -> bool:
 
 
 class FewBits(Wrapper):
+    entrywise: ClassVar[bool] = False  # tiles are those of one parameter
+
     formats: tuple[tuple[str, str], ...]
     block: int
     min_size: int
@@ -88,13 +90,8 @@ class FewBits(Wrapper):
         """A new leaf of the state as it is held."""
         forms = dict(self.formats)
         own = [forms[name] for name in _fields_in(path) if name in forms]
-        if (
-            not own
-            or not _is_a(jnp.floating, leaf)
-            or leaf.ndim == 0
-            or leaf.size < max(self.min_size, 1)
-            or kept.has(path)
-        ):
+        is_large = _is_a(jnp.floating, leaf) and leaf.ndim > 0 and leaf.size >= max(self.min_size, 1)
+        if not own or not is_large or kept.has(path):
             return leaf
         if own[-1] == STOCHASTIC:
             return Rounded(leaf.astype(jnp.bfloat16))
