@@ -68,6 +68,7 @@ from functorch_optim.transforms.directions_of_adam import (
 from functorch_optim.transforms.directions_with_rate import scale_by_adafactor, scale_by_asgd, scale_by_rprop
 from functorch_optim.transforms.freezing import freeze, selective, set_to_zero
 from functorch_optim.transforms.lookahead import LookaheadState, lookahead
+from functorch_optim.transforms.master_weights import MasterWeightsState, master_weights
 from functorch_optim.transforms.normalizing import (
     normalize,
     scale_by_param_norm,
@@ -79,9 +80,7 @@ from functorch_optim.transforms.offload import offload
 from functorch_optim.transforms.path_scaling import layerwise_decay, scale_by_path
 from functorch_optim.transforms.plateau import ReduceOnPlateauState, reduce_on_plateau
 from functorch_optim.transforms.precision import (
-    MasterWeightsState,
     StochasticRoundingState,
-    master_weights,
     state_dtype,
     stochastic_rounding,
 )

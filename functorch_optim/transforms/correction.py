@@ -3,10 +3,6 @@
 import jax
 import jax.numpy as jnp
 
-from functorch_optim.typing import PyTree
-
-BITS = jnp.uint32
-
 
 def parts_of(whole: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Split float32 numbers into the nearest bfloat16 numbers and corrections of int8.
@@ -19,10 +15,12 @@ def parts_of(whole: jax.Array) -> tuple[jax.Array, jax.Array]:
         >>> high.tolist(), low.tolist(), joined(high, low).tolist()
         ([1.0, -3.0], [33, 0], [1.001007080078125, -3.0])
     """
-    bits = jax.lax.bitcast_convert_type(whole, BITS)
-    sign, rest = bits & BITS(0x80000000), bits & BITS(0x7FFFFFFF)
-    upper = jnp.minimum((rest + BITS(0x80)) >> 8, BITS(0x7F7FFF))  # 23 bits, of the largest finite number at most
-    high = jnp.minimum((upper + BITS(0x80)) >> 8, BITS(0x7F7F))
+    bits = jax.lax.bitcast_convert_type(whole, jnp.uint32)
+    sign, rest = bits & jnp.uint32(0x80000000), bits & jnp.uint32(0x7FFFFFFF)
+    upper = jnp.minimum(
+        (rest + jnp.uint32(0x80)) >> 8, jnp.uint32(0x7F7FFF)
+    )  # 23 bits, of the largest finite number at most
+    high = jnp.minimum((upper + jnp.uint32(0x80)) >> 8, jnp.uint32(0x7F7F))
     low = jnp.minimum(upper.astype(jnp.int32) - (high << 8).astype(jnp.int32), 127)
     near = jax.lax.bitcast_convert_type(sign | (high << 16), jnp.float32)
     finite = jnp.isfinite(whole)
@@ -31,14 +29,9 @@ def parts_of(whole: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def joined(high: jax.Array, low: jax.Array) -> jax.Array:
     """The float32 numbers of which :func:`parts_of` gives these parts."""
-    bits = jax.lax.bitcast_convert_type(high.astype(jnp.float32), BITS)
-    sign, rest = bits & BITS(0x80000000), (bits & BITS(0x7FFFFFFF)).astype(jnp.int32)
-    # A correction of zero is added below zero only if someone else has changed the parameter to it.
-    moved = jnp.maximum(rest + (low.astype(jnp.int32) << 8), 0).astype(BITS)
+    bits = jax.lax.bitcast_convert_type(high.astype(jnp.float32), jnp.uint32)
+    sign, rest = bits & jnp.uint32(0x80000000), (bits & jnp.uint32(0x7FFFFFFF)).astype(jnp.int32)
+    # The sum is negative only if someone else has made the parameter zero.
+    moved = jnp.maximum(rest + (low.astype(jnp.int32) << 8), 0).astype(jnp.uint32)
     whole = jax.lax.bitcast_convert_type(sign | moved, jnp.float32)
     return jnp.where(jnp.isfinite(high), whole, high.astype(jnp.float32))
-
-
-def is_corrected(param: PyTree) -> bool:
-    """Whether a correction can take the place of a parameter's float32 copy."""
-    return bool(param.dtype == jnp.bfloat16)

@@ -154,8 +154,9 @@ def _quantized(array: jax.Array, grid: tiles.Shape) -> Quantized:
     # that decoding and encoding again gives the same one.
     quotient = jax.lax.reduce_precision(lowest / -LOWEST, numbers.nexp, numbers.nmant // 2)
     scales = jnp.maximum(quotient, highest)
-    # Beyond these scales a quotient may be flushed to zero, or NaN.
+    # Beyond these scales a quotient may be flushed to zero. A sum has the NaN that a minimum may leave out.
     scales = jnp.where(scales <= numbers.max / 8, jnp.where(scales < numbers.tiny, 0, scales), jnp.nan)
+    scales += jnp.sum(0 * own, within, keepdims=True)
     held = jnp.where(signed, -scales, scales).astype(array.dtype)
     scales = jnp.abs(held).astype(own.dtype)
     codes = encode((own / jnp.where(scales == 0, 1, scales)).astype(jnp.float32), signed)
