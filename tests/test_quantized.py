@@ -54,6 +54,18 @@ def test_the_map_is_the_published_one(signed):
     assert np.all(np.diff(numbers) > 0)
 
 
+@pytest.mark.torch
+@pytest.mark.parametrize("signed", [True, False])
+def test_the_map_has_the_bits_of_the_published_code(signed):
+    torch = pytest.importorskip("torch", reason="the live comparison needs torch")
+    numbers = [0.0, 1.0]
+    for decade in range(7):
+        edges = torch.linspace(0.1, 1, 2 ** (decade + (not signed)) + 1, dtype=torch.float32)
+        means = 10 ** (decade - 6) * ((edges[:-1] + edges[1:]) / 2.0)
+        numbers += means.tolist() + ((-means).tolist() if signed else [])
+    assert np.array_equal(dynamic_map(signed), torch.tensor(sorted(numbers), dtype=torch.float32).numpy())
+
+
 def test_spot_values_of_the_maps():
     signed, unsigned = dynamic_map(True), dynamic_map(False)
     np.testing.assert_allclose(

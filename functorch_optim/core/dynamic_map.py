@@ -27,11 +27,18 @@ def dynamic_map(signed: bool) -> np.ndarray:
     """
     positive = []
     for decade in range(DECADES):
-        edges = np.linspace(0.1, 1, 2 ** (decade + (not signed)) + 1, dtype=np.float32)
+        edges = _edges(2 ** (decade + (not signed)))
         means = (edges[:-1] + edges[1:]) / np.float32(2)
-        positive += (10.0 ** (decade + 1 - DECADES) * means.astype(np.float64)).tolist()
+        positive += (np.float32(10.0 ** (decade + 1 - DECADES)) * means).tolist()
     negative = [-number for number in positive] if signed else []
     return np.sort(np.asarray([*negative, 0.0, *positive, 1.0])).astype(np.float32)
+
+
+def _edges(count: int) -> np.ndarray:
+    """The edges of equal intervals from 0.1 to 1, rounded as ``torch.linspace`` rounds them."""
+    first, last = np.float32(0.1), np.float32(1)
+    step, places = np.float64((last - first) / np.float32(count)), np.arange(count + 1)
+    return np.where(places < (count + 1) // 2, first + step * places, last - step * (count - places)).astype(np.float32)
 
 
 def midpoints(signed: bool) -> np.ndarray:

@@ -96,6 +96,7 @@ class FewBits(Wrapper):
         if own[-1] == STOCHASTIC:
             return Rounded(leaf.astype(jnp.bfloat16))
         manual = bool(jax.sharding.get_abstract_mesh().manual_axes)  # where an array may be a shard without saying so
+        leaf = jax.lax.optimization_barrier(leaf)  # else XLA computes the codes of zeros when it compiles, for minutes
         return _quantized(leaf, tiles.grid_of(leaf.shape, self.block, tiles.shards_of(leaf), manual))
 
     def update(self, updates: PyTree, state: PyTree, params: PyTree = None, **extra: object) -> tuple[PyTree, PyTree]:
