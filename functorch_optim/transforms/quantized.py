@@ -148,20 +148,31 @@ def _counts(state: PyTree) -> list[jax.Array]:
 def _quantized(array: jax.Array, grid: tiles.Shape) -> Quantized:
     """Quantize a real array, each tile by its own scale."""
     own = tiles.split(array.astype(trees.compute_dtype(array)), grid)
-    within = tuple(range(1, own.ndim, 2))
-    lowest, highest = jnp.min(own, within, keepdims=True), jnp.max(own, within, keepdims=True)
+    lowest, highest = map(tiles.over_tiles, _extremes(own))
     signed, numbers = lowest < 0, jnp.finfo(own.dtype)
     # The signed map has no -1, so its lowest number stands for the lowest one here. That quotient is rounded so much
     # that decoding and encoding again gives the same one.
     quotient = jax.lax.reduce_precision(lowest / -LOWEST, numbers.nexp, numbers.nmant // 2)
     scales = jnp.maximum(quotient, highest)
-    # Beyond these scales a quotient may be flushed to zero. A sum has the NaN that a minimum may leave out.
+    # Beyond these scales a quotient may be flushed to zero.
     scales = jnp.where(scales <= numbers.max / 8, jnp.where(scales < numbers.tiny, 0, scales), jnp.nan)
-    scales += jnp.sum(0 * own, within, keepdims=True)
     held = jnp.where(signed, -scales, scales).astype(array.dtype)
     scales = jnp.abs(held).astype(own.dtype)
     codes = encode((own / jnp.where(scales == 0, 1, scales)).astype(jnp.float32), signed)
     return Quantized(tiles.joined(codes, array.shape), tiles.without_tiles(held))
+
+
+def _extremes(own: jax.Array) -> list[jax.Array]:
+    """The lowest and the highest number of each tile, or NaN, in one pass.
+
+    On the CPU the minimum alone may leave out a NaN, and takes a pass that writes the array once more.
+    """
+    ends = [jnp.asarray(end, own.dtype) for end in (jnp.inf, -jnp.inf)]
+
+    def both(one: list[jax.Array], two: list[jax.Array]) -> list[jax.Array]:
+        return [jax.lax.min(one[0], two[0]), jax.lax.max(one[1], two[1])]
+
+    return jax.lax.reduce([own, own], ends, both, tuple(range(1, own.ndim, 2)))
 
 
 def _dequantized(node: Quantized) -> jax.Array:
