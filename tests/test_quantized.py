@@ -21,6 +21,7 @@ from tests.algorithms import full
 from tests.equality import same_trees
 
 BOTH = {"exp_avg": "dynamic8", "exp_avg_sq": "dynamic8"}
+encoded, decoded = jax.jit(_quantized, static_argnums=1), jax.jit(_dequantized)
 SHAPES = {"a": (64, 64), "b": (4,), "c": (16, 300), "d": (8, 1021), "scale": ()}
 
 
@@ -118,7 +119,7 @@ def test_tiles_have_about_a_block_of_entries():
     assert tiles.grid_of((2, 1018), 256, (1, 2)) == (2, 2)  # a shard of 509 is not cut in unequal parts
 
 
-@pytest.mark.parametrize("shape", [(8, 1021), (5, 134), (7, 3, 300), (4096,), (6, 64)])
+@pytest.mark.parametrize("shape", [(8, 1021), *full((5, 134), (7, 3, 300), (4096,), (6, 64))])
 def test_numbers_come_back_within_half_a_step_of_their_tiles(shape):
     rng = np.random.default_rng(0)
     whole = jnp.asarray(
@@ -126,16 +127,16 @@ def test_numbers_come_back_within_half_a_step_of_their_tiles(shape):
     )
     grid = tiles.grid_of(shape, 256, (1,) * len(shape))
     for array, share in ((whole, 0.0071), (jnp.abs(whole), 0.0036)):
-        node = _quantized(array, grid)
+        node = encoded(array, grid)
         assert node.codes.shape == shape and node.codes.dtype == jnp.uint8 and node.scales.shape == grid
-        back = np.asarray(_dequantized(node))
+        back = np.asarray(decoded(node))
         for place in np.ndindex(grid):
             own = tuple(slice(i * -(-n // g), (i + 1) * -(-n // g)) for i, n, g in zip(place, shape, grid, strict=True))
             part, largest = np.asarray(array)[own], np.abs(np.asarray(array)[own]).max()
             assert np.abs(back[own] - part).max() <= share * largest
             np.testing.assert_allclose(abs(float(node.scales[place])), largest, rtol=0.0073)
-        settled = _quantized(_dequantized(node), grid)
-        assert same_trees(_quantized(_dequantized(settled), grid), settled)  # a slot that does not change stays
+        settled = encoded(decoded(node), grid)
+        assert same_trees(encoded(decoded(settled), grid), settled)  # a slot that does not change stays
 
 
 def test_zeros_stay_and_what_is_not_finite_is_not_lost():
@@ -150,30 +151,31 @@ def test_zeros_stay_and_what_is_not_finite_is_not_lost():
         [-2, 0],
         [1e-12, 1],
     ]
-    node = jax.jit(_quantized, static_argnums=1)(jnp.tile(jnp.asarray(rows, jnp.float32), (1, 8)), (9, 1))
-    back = np.asarray(jax.jit(_dequantized)(node))[:, :2]
+    node = encoded(jnp.tile(jnp.asarray(rows, jnp.float32), (1, 8)), (9, 1))
+    back = np.asarray(decoded(node))[:, :2]
     assert np.array_equal(back[[0, 4, 6]], [[0, 0], [0, 0], [2, 0]])
     np.testing.assert_allclose(back[7], [-2, 0], rtol=1e-3)
     assert np.isnan(back[[1, 2, 3, 5]]).all()  # numbers near the end of the range count as infinite
     assert back[8, 0] > 0  # nothing positive vanishes where nothing is negative
 
 
-@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
+@pytest.mark.parametrize("bad", [jnp.nan, *full(jnp.inf)])
 def test_a_gradient_that_is_not_finite_shows(bad):
     tx, params = fo.quantized(fo.adamw(lr=0.1), BOTH), params_of()
     grads = params | {"a": params["a"].at[3, 5].set(bad)}
-    updates, state = jax.jit(tx.update)(grads, tx.init(params), params)
+    step = jax.jit(tx.update)
+    updates, state = step(grads, jax.jit(tx.init)(params), params)
     assert np.isnan(state.exp_avg["a"].scales).sum() == np.isnan(state.exp_avg_sq["a"].scales).sum() == 1
-    updates, state = jax.jit(tx.update)(params, state, params)
+    updates, state = step(params, state, params)
     assert np.isnan(updates["a"]).sum() == 256 and np.isnan(state.exp_avg["a"].scales).sum() == 1
     guarded = fo.skip_nonfinite(tx, 5)
-    first = guarded.init(params)
-    assert same_trees(guarded.update(grads, first, params)[1].inner, first.inner)
+    first = jax.jit(guarded.init)(params)
+    assert same_trees(jax.jit(guarded.update)(grads, first, params)[1].inner, first.inner)
 
 
 def test_slots_dtypes_and_bytes():
     params = params_of() | {"half": jnp.ones((64, 64), jnp.bfloat16), "pair": jnp.ones((64, 64), jnp.complex64)}
-    state = fo.quantized(fo.adam(), BOTH).init(params)
+    state = jax.jit(fo.quantized(fo.adam(), BOTH).init)(params)
     kinds = {name: jax.tree.map(lambda leaf: leaf.dtype.name, slot) for name, slot in state.exp_avg.items()}
     assert kinds == {
         "a": ("uint8", "float32"), "b": "float32", "c": ("uint8", "float32"), "d": ("uint8", "float32"),
@@ -188,6 +190,7 @@ def test_slots_dtypes_and_bytes():
     )
 
 
+@pytest.mark.full
 def test_float64_slots_come_back_in_float64(x64):
     tx = fo.quantized(fo.adam(lr=0.1), BOTH)
     params = {"w": jnp.linspace(-1, 1, 4096, dtype=jnp.float64)}
@@ -200,7 +203,7 @@ def test_which_slots_are_in_few_bits():
     params = params_of() | {"embed": {"w": jnp.ones((64, 64))}, "w": jnp.ones((64, 64))}
 
     def held(tx):
-        slots = tx.init(params).exp_avg
+        slots = jax.eval_shape(tx.init, params).exp_avg
         return {name for name, slot in slots.items() if jax.tree.leaves(slot)[0].dtype == jnp.uint8}
 
     def own(keep=None, **options):
@@ -211,7 +214,7 @@ def test_which_slots_are_in_few_bits():
     assert held(own(lambda path: path == "w")) == {"a", "c", "d", "embed"}
     assert held(own(lambda path: path == "embed.w")) == {"a", "c", "d", "w"}
     mask = jax.tree.map(lambda _: False, params) | {"a": True}
-    state = own(mask).init(params)
+    state = jax.eval_shape(own(mask).init, params)
     assert state.exp_avg["a"].dtype == state.exp_avg_sq["c"].dtype == jnp.float32
     with pytest.raises(ValueError, match="the state has no slot ema; it has exp_avg, exp_avg_sq"):
         fo.quantized(fo.adam(), {"ema": "dynamic8"}).init(params)
@@ -250,6 +253,7 @@ def objective(params, x):
     return jnp.mean((hidden @ params["second"] - jnp.sin(3 * x[:, :8])) ** 2)
 
 
+@pytest.mark.full
 def test_a_run_in_eight_bits_ends_where_the_float32_run_ends():
     shapes = {"first": (32, 128), "second": (128, 8)}
     start = jax.tree.map(lambda leaf: 0.2 * leaf, params_of(0, shapes))
@@ -271,6 +275,7 @@ def test_a_run_in_eight_bits_ends_where_the_float32_run_ends():
     np.testing.assert_allclose(few[:50], plain[:50], rtol=0.03)
 
 
+@pytest.mark.full
 def test_a_moment_rounded_at_random_does_not_stand_still():
     params, grads = jnp.zeros(4096), jnp.full(4096, 0.5)
 
@@ -298,6 +303,7 @@ def uncounted():
     return fo.quantized(inner, {"exp_avg": "bfloat16_stochastic"})
 
 
+@pytest.mark.full
 def test_a_slot_without_a_gradient_keeps_its_bits():
     tx, params = fo.quantized(fo.accumulate(fo.adamw(lr=0.1), every=2), BOTH), params_of()
     state = ran(tx, params, 2)[1]
@@ -310,31 +316,37 @@ def test_a_slot_without_a_gradient_keeps_its_bits():
     assert same_trees(after.exp_avg["c"], state.exp_avg["c"])
 
 
+def converted(state, tx, params):
+    like = jax.eval_shape(tx.init, params)
+    return jax.jit(lambda state: fo.requantized(state, like))(state)
+
+
 def test_requantized_leads_there_and_back(tmp_path):
     inner, params = fo.chain(fo.clip_by_global_norm(1.0), fo.adamw(lr=0.1)), params_of()
     tx = fo.quantized(inner, BOTH)
     moved, plain = ran(inner, params)
-    few = fo.requantized(plain, jax.eval_shape(tx.init, params))
-    assert jax.tree.structure(few) == jax.tree.structure(tx.init(params))
-    again = fo.requantized(few, jax.eval_shape(inner.init, params))
+    few = converted(plain, tx, params)
+    assert jax.tree.structure(few) == jax.tree.structure(jax.eval_shape(tx.init, params))
+    again = converted(few, inner, params)
     assert jax.tree.structure(again) == jax.tree.structure(plain)
     moments, wanted = (fo.find_state(state, fo.AdamState) for state in (again, plain))
     for name in ("a", "c", "d"):
         assert np.abs(moments.exp_avg[name] - wanted.exp_avg[name]).max() < 0.0071 * np.abs(wanted.exp_avg[name]).max()
     assert same_trees([moments.step, moments.exp_avg["b"]], [wanted.step, wanted.exp_avg["b"]])
-    other = fo.requantized(few, jax.eval_shape(fo.quantized(inner, BOTH, block=64).init, params))
+    other = converted(few, fo.quantized(inner, BOTH, block=64), params)
     assert fo.find_state(other, fo.AdamState).exp_avg["a"].scales.shape == (64, 1)
-    assert same_trees(fo.requantized(few, few), fo.requantized(again, few))
+    assert same_trees(converted(few, tx, params), converted(again, tx, params))
     save_safetensors(plain, tmp_path / "plain")  # a float32 checkpoint goes on in eight bits
-    loaded = fo.requantized(load_safetensors(tmp_path / "plain", like=plain), jax.eval_shape(tx.init, params))
+    loaded = converted(load_safetensors(tmp_path / "plain", like=plain), tx, params)
     assert same_trees(loaded, few)
     ran(tx, moved, 1, loaded)
     rounding = fo.quantized(fo.adam(), {"exp_avg": "bfloat16_stochastic"})
-    rounded = fo.requantized(fo.adam().init(params), rounding.init(params))
+    rounded = converted(jax.jit(fo.adam().init)(params), rounding, params)
     assert rounded.exp_avg["a"].values.dtype == jnp.bfloat16
-    assert fo.requantized(rounded, fo.adam().init(params)).exp_avg["a"].dtype == jnp.float32
+    assert converted(rounded, fo.adam(), params).exp_avg["a"].dtype == jnp.float32
 
 
+@pytest.mark.full
 def test_torchs_layout_says_what_to_do():
     params = {"kernel": jnp.ones((64, 64))}
     optimizer = optim.Optimizer.from_transform(lambda lr: fo.quantized(fo.adamw(lr=lr), BOTH), params, {"lr": 0.1})
@@ -345,7 +357,7 @@ def test_torchs_layout_says_what_to_do():
 
 
 @pytest.mark.parametrize("kind", [AxisType.Auto, *full(AxisType.Explicit)])
-@pytest.mark.parametrize("form", ["alone", "zero", "offload"])
+@pytest.mark.parametrize("form", ["alone", *full("zero", "offload")])
 def test_on_a_mesh(form, kind):
     inner = fo.quantized(fo.chain(fo.clip_by_global_norm(0.5), fo.adamw(lr=0.1)), BOTH)
     tx = {"alone": inner, "zero": fo.zero(inner), "offload": fo.zero(fo.offload(inner))}[form]
@@ -367,6 +379,7 @@ def test_on_a_mesh(form, kind):
         np.testing.assert_allclose(leaf, wanted[name], rtol=1e-4, atol=2e-3 if form == "alone" else 1e-5)
 
 
+@pytest.mark.full
 def test_inside_shard_map_a_shard_has_the_tiles_of_the_whole():
     tx, params = fo.quantized(fo.adamw(lr=0.1), BOTH, min_size=512), {"a": params_of()["a"], "c": params_of()["c"]}
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
@@ -404,6 +417,7 @@ def test_a_correction_has_the_next_eight_bits():
     np.testing.assert_array_equal(joined(*parts_of(bad)), bad)
 
 
+@pytest.mark.full
 def test_a_corrected_parameter_follows_the_float32_run():
     params = {"w": jnp.linspace(0.5, 2, 300).astype(jnp.bfloat16), "f": jnp.ones(2), "h": jnp.ones(2, jnp.float16)}
 
