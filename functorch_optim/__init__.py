@@ -71,6 +71,7 @@ from functorch_optim.transforms.directions_of_adam import (
 from functorch_optim.transforms.directions_with_rate import scale_by_adafactor, scale_by_asgd, scale_by_rprop
 from functorch_optim.transforms.freezing import freeze, selective, set_to_zero
 from functorch_optim.transforms.lookahead import LookaheadState, lookahead
+from functorch_optim.transforms.master_weights import MasterWeightsState, master_weights
 from functorch_optim.transforms.normalizing import (
     normalize,
     scale_by_param_norm,
@@ -82,12 +83,11 @@ from functorch_optim.transforms.offload import offload
 from functorch_optim.transforms.path_scaling import layerwise_decay, scale_by_path
 from functorch_optim.transforms.plateau import ReduceOnPlateauState, reduce_on_plateau
 from functorch_optim.transforms.precision import (
-    MasterWeightsState,
     StochasticRoundingState,
-    master_weights,
     state_dtype,
     stochastic_rounding,
 )
+from functorch_optim.transforms.quantized import Quantized, Rounded, quantized, requantized
 from functorch_optim.transforms.scaling import StepState, scale, scale_by_learning_rate, scale_by_schedule
 from functorch_optim.transforms.sharpness import SAMState, sam
 from functorch_optim.transforms.skipping import (
@@ -138,9 +138,11 @@ __all__ = [
     "NamedStates",
     "NorMuonState",
     "Plan",
+    "Quantized",
     "RAdamState",
     "RMSpropState",
     "ReduceOnPlateauState",
+    "Rounded",
     "RpropState",
     "Rule",
     "SAMState",
@@ -214,9 +216,11 @@ __all__ = [
     "project_box",
     "project_l2_ball",
     "project_simplex",
+    "quantized",
     "radam",
     "reduce_on_plateau",
     "report",
+    "requantized",
     "rmsprop",
     "rprop",
     "rules",

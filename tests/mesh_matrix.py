@@ -29,6 +29,7 @@ KINDS = {"auto": AxisType.Auto, "explicit": AxisType.Explicit, "shard_map": Axis
 CELLS = [(kind, place) for kind in KINDS for place in PLACES if (kind, place) != ("shard_map", "zero")]
 STEPS = 3
 EXACT, SINGLE, ORTHOGONAL = 1e-10, 1e-6, 2e-2  # relative, in float64, in float32, and of Muon, which uses bfloat16
+TILES = 5e-3  # of fo.quantized: tiles are those of the shards, and so are the random bits inside shard_map
 
 # Their collectives stand in loops and conditions. XLA's CPU backend runs these beside other collectives, for which it
 # has too few threads: each is compiled alone.
@@ -274,6 +275,8 @@ def group_of(name):
 def tolerance(kind, name, dtype):
     if kind == "shard_map" and name in DRAWS:
         return float("inf")
+    if name.startswith("quantized"):
+        return TILES
     if dtype == "float64":
         return EXACT
     return ORTHOGONAL if "muon" in name else SINGLE

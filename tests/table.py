@@ -113,6 +113,9 @@ TABLE = {
     "state_dtype": fo.state_dtype(fo.adam(lr=0.1), {"exp_avg": "bfloat16"}),
     "stochastic_rounding": fo.stochastic_rounding(fo.adamw(lr=0.1), 0),
     "master_weights": fo.master_weights(fo.adamw(lr=0.1)),
+    "master_weights_int8": fo.master_weights(fo.adamw(lr=0.1), "int8"),
+    "quantized": fo.quantized(fo.adamw(lr=0.1), {"exp_avg": "dynamic8", "exp_avg_sq": "dynamic8"}, 16, 16),
+    "quantized_stochastic": fo.quantized(fo.rmsprop(lr=0.1), {"square_avg": "bfloat16_stochastic"}, min_size=16),
     "accumulate": fo.accumulate(fo.adam(lr=0.1), every=2),
     "accumulate_schedule": fo.accumulate(fo.adam(lr=0.1), every=fo.schedules.step_decay(1.0, 1, gamma=2.0)),
     "accumulate_skip": fo.accumulate(fo.adam(lr=0.1), every=1, skip=fo.if_large(100.0)),
@@ -138,7 +141,7 @@ FORMS = {
     "adam_direction_foreach", "adam_foreach_decay_mask", "clip_by_block_rms", "inject_factory", "inject_schedule",
     "links", "monitor_sometimes", "partition_rules", "project_l2_ball", "radam_schedule", "rmsprop_foreach",
     "rmsprop_plain", "sam_adaptive", "scale_by_param_norm", "scale_by_param_rms", "selective", "skip_large_updates",
-    "skip_spikes_both",
+    "skip_spikes_both", "quantized_stochastic", "master_weights_int8",
     "adam_maximize", "sgd_plain", "sgd_dampened", "adafactor_decay", "rprop_direction",
     "scale_by_schedule", "freeze", "named_chain", "set_to_zero", "inject",
 }  # fmt: skip

@@ -126,7 +126,11 @@ def test_every_algorithm_and_size_has_its_row():
     rows = {row["algorithm"] for row in results.load("bytes")["1t"]["rows"]}
     assert rows == set(paper.transformations())
     named = {name.strip("`") for row in rows for name in row.split(", ")}
-    assert {*ALGORITHMS, *ELSEWHERE} - named == {"muon", "normuon", "bfgs"}  # Muon takes matrices; BFGS is told in words
+    assert {*ALGORITHMS, *ELSEWHERE} - named == {
+        "muon",
+        "normuon",
+        "bfgs",
+    }  # Muon takes matrices; BFGS is told in words
     for name, config in paper.SIZES.items():
         number, unit = name.split()
         assert paper.parameters(config) == pytest.approx(float(number) * {"B": 1e9, "T": 1e12}[unit], rel=0.04)

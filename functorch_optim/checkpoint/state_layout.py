@@ -62,6 +62,7 @@ def to_torch(layout: Any, state_dict: Mapping[str, PyTree], order: Sequence[str]
         leaves = [leaf_of[name] for name in group["param_names"]]
         pairs = zip(leaves, group["params"], strict=True)
         entry_of = {leaf.name: _entry(state_dict, number) for leaf, number in pairs}
+        _check_plain(entry_of)
         inside = {piece.name for leaf in leaves for piece in leaf.pieces}
         unknown = sorted(inside - place.keys())
         if unknown:
@@ -81,6 +82,18 @@ def to_torch(layout: Any, state_dict: Mapping[str, PyTree], order: Sequence[str]
         saved.append({**options, "params": list(range(start, start + len(names))), "param_names": names})
         start += len(names)
     return {"state": state, "param_groups": saved}
+
+
+def _check_plain(entry_of: Mapping[str, Entry]) -> None:
+    """Raise if a slot is in few bits, for which torch has no names."""
+    for entry in entry_of.values():
+        for key in entry:
+            if key.endswith((".codes", ".scales", ".values")):
+                raise CheckpointError(
+                    f"{key!r} is a slot in few bits (fo.quantized), for which torch's layout has no name: convert the "
+                    "state first, fo.requantized(state, like) with like=jax.eval_shape(tx.init, params) of the "
+                    "transformation inside"
+                )
 
 
 def _groups(state_dict: Mapping[str, PyTree]) -> Sequence[Mapping[str, PyTree]]:

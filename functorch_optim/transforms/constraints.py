@@ -15,7 +15,7 @@ from functorch_optim.hyperparams import AnyNumber, Hyperparameter, NonNegative, 
 from functorch_optim.norms import leaf_norms, squares
 from functorch_optim.option_names import explains_names
 from functorch_optim.placement import whole
-from functorch_optim.transforms.precision import narrowed
+from functorch_optim.transforms.master_weights import narrowed
 from functorch_optim.transforms.scaling import Scheduled, by_part, with_params
 from functorch_optim.typing import Array, Numeric, PyTree
 from functorch_optim.units import UnitAxes, as_unit_axes, sum_over_unit, unit_axes

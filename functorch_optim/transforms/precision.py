@@ -1,4 +1,4 @@
-"""Reduced precision: slots in a narrower dtype, stochastic rounding of bfloat16 parameters, float32 master weights."""
+"""Reduced precision: slots in a narrower dtype, and stochastic rounding of bfloat16 parameters."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
@@ -6,14 +6,13 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import DTypeLike
 
 from functorch_optim import axes, trees
-from functorch_optim.base import GradientTransformation, add_update, clips_of, exportable, transformation, update_of
+from functorch_optim.base import GradientTransformation, clips_of, exportable, transformation, update_of
 from functorch_optim.combinators import Wrapper, current_hyperparams
 from functorch_optim.core.rule import slots_in
 from functorch_optim.effects import Effects, Kind, Leaves
-from functorch_optim.keys import as_key, of_shard
+from functorch_optim.keys import as_key, hashed, of_shard
 from functorch_optim.option_names import explains_names
 from functorch_optim.typing import Array, PyTree
 
@@ -193,21 +192,11 @@ def _rounded(param: Array, update: PyTree, key: PyTree) -> jax.Array:
     whole = wide + jnp.asarray(update, jnp.float32)
     first, second = jax.random.bits(key, (2,), jnp.uint32)
     places = jax.lax.iota(jnp.uint32, whole.size).reshape(whole.shape)
-    noise = _hashed(_hashed(places + first) ^ second) >> 16
+    noise = hashed(hashed(places + first) ^ second) >> 16
     bits = jax.lax.bitcast_convert_type(whole, jnp.uint32) + noise
     chosen = jax.lax.bitcast_convert_type(bits & jnp.uint32(0xFFFF0000), jnp.float32)
     # If the sum is infinite or NaN, no difference leads to it: return the update itself.
     return jnp.where(jnp.isfinite(whole), chosen - wide, jnp.asarray(update, jnp.float32))
-
-
-def _hashed(x: jax.Array) -> jax.Array:
-    """A 32-bit hash in which every bit depends on all bits of x: Wellons' lowbias32.
-
-    It is computed in the same pass over memory that adds it; :mod:`jax.random` takes ten times as long as the step.
-    """
-    x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
-    x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
-    return x ^ (x >> 16)
 
 
 @explains_names
@@ -245,95 +234,3 @@ def stochastic_rounding(inner: GradientTransformation, key: PyTree, axis_name: P
     """
     own = as_key(key, "stochastic_rounding")
     return transformation(StochasticRounding(inner, *own, axes.as_axes(axis_name, "stochastic_rounding")))
-
-
-@exportable
-class MasterWeightsState(NamedTuple):
-    """``master`` has the parameters in float32; None for those that already are float32 or wider."""
-
-    master: PyTree
-    inner: PyTree
-
-
-class MasterWeights(Wrapper):
-    hands_on: ClassVar[bool] = True
-
-    @classmethod
-    def _call_name(cls) -> str:
-        return "master_weights"
-
-    def init(self, params: PyTree) -> MasterWeightsState:
-        master = trees.map_arrays(lambda p: _widened(p) if trees.is_narrow(p) else None, params)
-        return MasterWeightsState(master, self.inner.init(_whole(params, master)))
-
-    def update(self, updates: PyTree, state: PyTree, params: PyTree = None, **extra: object) -> tuple[PyTree, PyTree]:
-        if params is None:
-            raise ValueError("master_weights needs the parameters: update(grads, state, params)")
-        whole = _whole(params, state.master)
-        updates, inner = update_of(self.inner, updates, state.inner, whole, extra)
-        leaves, own, treedef = trees.pair(params, updates, "master_weights", what="update")
-        masters = treedef.flatten_up_to(state.master)
-        new = [m if m is None else add_update(m, u) for m, u in zip(masters, own, strict=True)]
-        deltas = [
-            u if m is None or u is None else narrowed(m, p.dtype) - p.astype(m.dtype)
-            for p, u, m in zip(leaves, own, new, strict=True)
-        ]
-        return treedef.unflatten(deltas), MasterWeightsState(treedef.unflatten(new), inner)
-
-    def effects(self, at: Leaves | None) -> list[Effects]:
-        return self.effects_and(Kind.FOLLOWS, at)
-
-
-def narrowed(array: jax.Array, dtype: DTypeLike | None) -> jax.Array:
-    """Round numbers to a narrower dtype, finite ones to finite ones: no update could bring back an infinite parameter.
-
-    XLA may drop a mere cast there and back.
-    """
-    narrow, wide = jnp.finfo(dtype), jnp.finfo(array.dtype)
-    whole = jnp.where(jnp.isfinite(array), jnp.clip(array, float(narrow.min), float(narrow.max)), array)
-    if narrow.nexp == wide.nexp:
-        return jax.lax.reduce_precision(whole, narrow.nexp, narrow.nmant)
-    return jax.lax.optimization_barrier(whole.astype(dtype)).astype(array.dtype)  # keeps subnormal numbers
-
-
-def _widened(param: Array) -> jax.Array:
-    if isinstance(param, jax.ShapeDtypeStruct):
-        return jnp.zeros_like(param, dtype=jnp.float32)
-    return param.astype(jnp.float32)
-
-
-def _whole(params: PyTree, master: PyTree) -> PyTree:
-    """The parameters, with the master in place of each that has one."""
-    leaves, treedef = jax.tree.flatten(params)
-    pairs = zip(treedef.flatten_up_to(master), leaves, strict=True)
-    return treedef.unflatten([param if own is None else own for own, param in pairs])
-
-
-@explains_names
-def master_weights(inner: GradientTransformation) -> GradientTransformation:
-    """Keep bfloat16 and float16 parameters in float32 as well, and update those; the parameters are their rounding.
-
-    The slots of ``inner`` are then float32. ``apply_updates`` gives exactly the rounded master; if a finite master is
-    beyond the dtype's range, the dtype's largest number. The masters take precedence: other changes of the parameters
-    have no effect, so create a new state for other parameters.
-
-    Args:
-        inner: the transformation, usually the whole chain; ``master_weights`` is outermost.
-
-    Returns:
-        A transformation with the state :class:`MasterWeightsState`; ``update`` needs ``params`` and dense updates.
-
-    Source: Micikevicius et al., "Mixed Precision Training", 2018.
-
-    Example:
-        >>> import functorch_optim as fo
-        >>> params = jnp.ones(1, jnp.bfloat16)
-        >>> tx = master_weights(fo.sgd(lr=1.0))
-        >>> state = tx.init(params)
-        >>> for _ in range(4):
-        ...     updates, state = tx.update(jnp.full(1, -0.001, jnp.bfloat16), state, params)
-        ...     params = fo.apply_updates(params, updates)
-        >>> round(state.master.item(), 4), params.item()
-        (1.004, 1.0078125)
-    """
-    return transformation(MasterWeights(inner))

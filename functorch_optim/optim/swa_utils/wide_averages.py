@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from functorch_optim import trees
 from functorch_optim.optim.swa_utils.models import is_array
-from functorch_optim.transforms.precision import narrowed
+from functorch_optim.transforms.master_weights import narrowed
 from functorch_optim.typing import PyTree
 
 
