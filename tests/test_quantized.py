@@ -407,7 +407,7 @@ def test_a_correction_has_the_next_eight_bits():
     assert high.dtype == jnp.bfloat16 and low.dtype == jnp.int8
     back = np.asarray(jax.jit(joined)(high, low))
     np.testing.assert_allclose(back, whole, rtol=2.0**-16)
-    assert np.isfinite(joined(*parts_of(jnp.float32(3.4028e38))))  # though bfloat16 ends before
+    assert 3.395e38 < joined(*parts_of(jnp.float32(3.4028e38))) < 3.4e38  # bfloat16 ends before, and so does its sum
     again = jax.jit(parts_of)(back)
     assert same_trees(again, (high, low))
     np.testing.assert_allclose(
