@@ -16,8 +16,9 @@ from jax.extend.core import Primitive
 from jax.extend.mlir import ir
 from jax.extend.mlir.dialects import sdy
 from jax.interpreters import ad, batching, mlir
-from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
+from functorch_optim.placement import divides
 from functorch_optim.typing import PyTree
 
 
@@ -34,11 +35,16 @@ def is_hidden(array: PyTree) -> bool:
     return not mesh.empty and is_automatic(mesh)
 
 
-def automatic_axes(array: PyTree) -> tuple[str, ...]:
-    """The axes over which a traced array may be split without saying so."""
+def automatic_axes(array: PyTree, spec: PartitionSpec | None = None) -> tuple[str, ...]:
+    """The axes of the mesh of a traced array, if all are automatic, so that it may be split without saying so.
+
+    None, if it cannot be split as ``spec`` says.
+    """
     mesh = jax.typeof(array).sharding.mesh if is_hidden(array) else None
-    kinds = zip(mesh.axis_names, mesh.axis_types, strict=True) if mesh is not None else ()
-    return tuple(name for name, kind in kinds if kind == AxisType.Auto)
+    if mesh is None or {*mesh.axis_types} != {AxisType.Auto}:
+        return ()
+    fits = spec is None or divides(NamedSharding(mesh, spec), array.shape)
+    return tuple(mesh.axis_names) if fits else ()
 
 
 _STANDS_FOR_AUTOMATIC: ContextVar[bool] = ContextVar("stands for automatic axes", default=False)

@@ -270,7 +270,8 @@ def splits(axis_name: Labels | None, tree: PyTree, who: str, automatic: bool = F
     for name, leaf, entry in zip(names, leaves, entries, strict=True):
         if trees.is_absent(leaf):
             continue
-        told = automatic_axes(leaf) if automatic and isinstance(entry, PartitionSpec) and not manual_axes() else ()
+        spec = entry if automatic and isinstance(entry, PartitionSpec) and not manual_axes() else None
+        told = () if spec is None else automatic_axes(leaf, spec)
         parts = [_of(leaf, part, told) for part in _named(entry, who)]
         if not any(parts):
             result.append(())

@@ -12,11 +12,14 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax._src.core import get_axis_env  # the only place that knows over which axes of the mesh vmap maps
 from jax.core import Tracer
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
 from functorch_optim import axes, parts
+from functorch_optim.alike import kept
+from functorch_optim.placement import whole
 from functorch_optim.typing import PyTree
 
 Function = Callable[[jax.Array, PyTree], jax.Array]  # (number, rows, columns) -> the same, each matrix by itself
@@ -62,9 +65,13 @@ def dealt(function: Function, stacks: Sequence[Stack], extra: PyTree, wire: DTyp
         else:
             groups.setdefault((place, matrices.shape[1:], matrices.dtype), []).append(index)
     for (place, *_), members in groups.items():
-        run = _dealt_by_hand if place.mesh is None else _dealt_from_outside
-        parts = [stacks[index].matrices for index in members]
-        for index, result in zip(members, run(parts, extra, function, place, wire), strict=True):
+        held = [stacks[index].matrices for index in members]
+        if place.mesh is None:  # over the other axes, if any are explicit, matrices are made whole
+            own = [whole(matrices, range(matrices.ndim)) for matrices in held]
+            found = map(kept, held, _dealt_by_hand(own, extra, function, place, wire))
+        else:
+            found = _dealt_from_outside(held, extra, function, place, wire)
+        for index, result in zip(members, found, strict=True):
             results[index] = result
     return [result for result in results if result is not None]
 
@@ -83,8 +90,15 @@ def _place_of(matrices: jax.Array, told: axes.Split) -> Place | None:
         return None
     split = split_of(matrices)
     split = split if any(split) or not told else told
-    spare = tuple(axis for axis in mesh.axis_names if not any(axis in part for part in split))
-    return Place(mesh, split, spare)
+    taken = {axis for part in split for axis in part} | _mapped()
+    spare = tuple(axis for axis in mesh.axis_names if axis not in taken)
+    return Place(mesh, split, spare) if spare or any(split) else None
+
+
+def _mapped() -> frozenset[str]:
+    """The mesh axes over which a surrounding ``vmap`` splits its batch."""
+    env = get_axis_env()
+    return frozenset(map(str, (*env.spmd_axis_names, *env.explicit_mesh_axis_names)))
 
 
 def split_of(array: jax.Array) -> axes.Split:

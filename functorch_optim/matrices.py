@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from functorch_optim import axes, parts, trees
@@ -43,7 +45,7 @@ class MatrixAxes(NamedTuple):
         Raises:
             ValueError: a dimension is out of range, or named twice, or a side has none.
         """
-        sides = [(side,) if isinstance(side, int) else tuple(side) for side in self]
+        sides = [(side,) if isinstance(side, int) else side for side in self]
         named = [d for side in sides for d in side]
         outputs, inputs = (tuple(d % ndim for d in side) for side in sides) if ndim else sides
         fits = all(sides) and all(-ndim <= d < ndim for d in named)
@@ -122,7 +124,9 @@ class Stacked:
         mesh = jax.typeof(self._array).sharding.mesh
         if AxisType.Explicit not in mesh.axis_types or self._is_manual():
             return array.reshape(shape)
-        spec = PartitionSpec(*[part or None for part in named])
+        kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
+        typed = [tuple(axis for axis in part if kinds[axis] == AxisType.Explicit) for part in named]
+        spec = PartitionSpec(*[part or None for part in typed])
         return jax.lax.reshape(array, tuple(shape), out_sharding=NamedSharding(mesh, spec))
 
     def _is_manual(self) -> bool:
@@ -150,11 +154,9 @@ def as_matrix_axes(option: PyTree) -> PyTree:
         TypeError: something in it is not a :class:`MatrixAxes`.
     """
     if option is None or isinstance(option, MatrixAxes):
-        return option
+        return _checked(option, "it")
     labels = as_labels(option, is_leaf=lambda node: trees.is_leaf(node) or isinstance(node, MatrixAxes))
-    for label in labels.leaves:
-        _checked(label, "it")
-    return labels
+    return replace(labels, leaves=tuple(_checked(label, "it") for label in labels.leaves))
 
 
 def matrix_axes_of(option: PyTree, tree: PyTree) -> list[MatrixAxes | None]:
@@ -204,6 +206,19 @@ def _nested(name: str) -> PyTree:
 
 
 def _checked(label: PyTree, where: str) -> MatrixAxes | None:
-    if label is None or isinstance(label, MatrixAxes):
-        return label
-    raise TypeError(f"matrix_axes must give a fo.MatrixAxes or None for each parameter, but {where} gives {label!r}")
+    if label is None:
+        return None
+    if not isinstance(label, MatrixAxes):
+        raise TypeError(
+            f"matrix_axes must give a fo.MatrixAxes or None for each parameter, but {where} gives {label!r}"
+        )
+    return MatrixAxes(*[_side(label, side) for side in label])
+
+
+def _side(label: MatrixAxes, side: PyTree) -> int | tuple[int, ...]:
+    """A side as an integer or a tuple of them."""
+    several = isinstance(side, list | tuple)
+    dimensions = side if several else [side]
+    if not all(isinstance(d, int | np.integer) and not isinstance(d, bool) for d in dimensions):
+        raise TypeError(f"matrix_axes: a side must be a dimension or a tuple of them, but {label} has {side!r}")
+    return tuple(map(int, dimensions)) if several else int(side)

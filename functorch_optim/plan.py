@@ -9,7 +9,7 @@ from functorch_optim.typing import PyTree
 
 
 class Planned(NamedTuple):
-    """A parameter, and what its gradient passes through, in order."""
+    """A parameter, and the names of the transformations that act on its gradient."""
 
     name: str
     shape: tuple[int, ...]
@@ -30,7 +30,10 @@ class Plan(NamedTuple):
 
 
 def plan(tx: GradientTransformation, params: PyTree) -> Plan:
-    """Say for each parameter which transformations its gradient passes through, and what Muon takes for its matrices.
+    """Say for each parameter which transformations act on its gradient, and what Muon takes for its matrices.
+
+    The links of a chain are in order. Wrappers that leave the numbers alone, such as :func:`functorch_optim.zero`, are
+    not named; one that does not comes after what it wraps.
 
     Args:
         tx: any transformation, such as a :func:`functorch_optim.partition` or :func:`functorch_optim.muon_adamw`.
@@ -38,6 +41,9 @@ def plan(tx: GradientTransformation, params: PyTree) -> Plan:
 
     Returns:
         A :class:`Plan`, which has the parameters in order. ``print`` it.
+
+    Raises:
+        TypeError: a parameter is no array.
 
     Example:
         >>> import functorch_optim as fo, jax.numpy as jnp
@@ -52,6 +58,7 @@ def plan(tx: GradientTransformation, params: PyTree) -> Plan:
     rows: list[Planned] = []
     for name, leaf, effects in zip(names, leaves, effects_of(tx, Leaves(names, params)), strict=True):
         if leaf is not None:
+            trees.check_array(name, leaf)
             rows.append(Planned(name, tuple(leaf.shape), str(leaf.dtype), _links(effects)))
     return Plan(tuple(rows))
 

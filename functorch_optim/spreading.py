@@ -89,12 +89,16 @@ class Whole(_Spread):
     def _placed(self, array: PyTree, spec: PartitionSpec) -> PyTree:
         if not hasattr(array, "shape") or trees.is_sparse(array):
             return array
+        if not isinstance(array, Tracer):
+            mesh = self._mesh if isinstance(self._mesh, Mesh) else jax.sharding.get_mesh()
+            return jax.device_put(array, NamedSharding(mesh, spec))
         if self._explicit:
             return jax.sharding.reshard(array, NamedSharding(self._mesh, spec))
-        if isinstance(array, Tracer):
-            return constrained(array, NamedSharding(self._mesh, spec))
-        mesh = self._mesh if isinstance(self._mesh, Mesh) else jax.sharding.get_mesh()
-        return jax.device_put(array, NamedSharding(mesh, spec))
+        kinds = dict(zip(self._mesh.axis_names, self._mesh.axis_types, strict=True))
+        each = [(part,) if isinstance(part, str) else part or () for part in spec]
+        # The type of an array says how it is split over explicit axes.
+        automatic = [tuple(axis for axis in part if kinds[axis] == AxisType.Auto) or None for part in each]
+        return constrained(array, NamedSharding(self._mesh, PartitionSpec(*automatic)))
 
     def part(self, array: PyTree, leaf: Leaf) -> PyTree:
         """An array that is split as the parameter is, split besides."""

@@ -207,3 +207,61 @@ def test_normuon_and_matrix_axes_on_a_mesh(kind):
     wanted, after = make(None).update(grads, after, params)
     same(updates, wanted)
     same(state.second_momentum_buffer, after.second_momentum_buffer, 1e-2)
+
+
+@pytest.mark.parametrize("kinds", [(AxisType.Auto, AxisType.Explicit), (AxisType.Explicit, AxisType.Auto)])
+@pytest.mark.parametrize("spec", [P(None, "y"), *full(P("x"), P("x", "y"))])
+def test_a_mesh_of_explicit_and_automatic_axes(kinds, spec):
+    params, grads = draw({"w": (16, 8), "v": (16, 8)}), draw({"w": (16, 8), "v": (16, 8)}, 1)
+    mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=kinds)
+    placed, given = (jax.device_put(tree, NamedSharding(mesh, spec)) for tree in (params, grads))
+    plain = fo.muon(lr=0.1)
+    wanted, _ = plain.update(grads, plain.init(params), params)
+    for tx in (plain, fo.muon(lr=0.1, axis_name=dict.fromkeys(params, spec)), fo.zero(plain, "x", specs=spec)):
+        with jax.set_mesh(mesh):
+            state = fo.init_sharded(tx, placed)
+            updates, after = jax.jit(tx.update)(given, state, placed)
+        same(updates, wanted, 1e-3)
+        eager, _ = tx.update(given, state, placed)
+        same(eager, wanted, 1e-3)
+        for name, leaf in updates.items():
+            assert leaf.sharding.is_equivalent_to(placed[name].sharding, 2)
+            assert after.momentum_buffer[name].sharding.is_equivalent_to(state.momentum_buffer[name].sharding, 2)
+
+
+@pytest.mark.parametrize("kind", ["explicit", "automatic"])
+@pytest.mark.parametrize("make", [fo.muon, fo.normuon])
+def test_an_ensemble_over_the_devices_is_no_stack_to_deal_out(make, kind):
+    stacks, mesh = draw({"v": (4, 6, 4), "w": (4, 6, 4)}), mesh_of(kind)
+    tx = make(lr=0.1)
+    step = lambda params: tx.update(params, tx.init(params), params)[0]  # noqa: E731 one line
+    wanted = {name: jnp.stack([step({"w": matrix})["w"] for matrix in leaf]) for name, leaf in stacks.items()}
+    placed = jax.device_put(stacks, NamedSharding(mesh, P("x")))
+    mapped = jax.vmap(step) if kind == "explicit" else jax.vmap(step, spmd_axis_name="x")
+    with jax.set_mesh(mesh):
+        same(jax.jit(mapped)(placed), wanted, 1e-3)
+
+
+@pytest.mark.parametrize("spec", [P(None, "y"), P("y")])
+def test_inside_shard_map_over_some_explicit_axes(spec):
+    mesh, params = mesh_of("explicit"), draw({"a": (8, 8), "b": (8, 8)})
+    specs = {"a": P(None, "y"), "b": spec}
+    tx = fo.muon(lr=0.1, axis_name=specs)
+    wanted, _ = fo.muon(lr=0.1).update(params, fo.muon().init(params), params)
+    placed = {
+        "a": jax.device_put(params["a"], NamedSharding(mesh, P("x", "y"))),
+        "b": jax.device_put(params["b"], NamedSharding(mesh, P("y", "x") if spec == P("y") else P(None, "y"))),
+    }
+    step = lambda params: tx.update(params, tx.init(params), params)[0]  # noqa: E731 one line
+    with jax.set_mesh(mesh):
+        run = jax.shard_map(step, mesh=mesh, in_specs=(specs,), out_specs=specs, axis_names={"y"})
+        same(jax.jit(run)(placed), wanted, 1e-3)
+
+
+def test_a_told_split_that_does_not_fit_is_left():
+    params, mesh = draw({"odd": (3, 5), "w": (16, 8)}), mesh_of("automatic")
+    tx, plain = fo.muon(lr=0.1, axis_name={"odd": P("x"), "w": P("x")}), fo.muon(lr=0.1)
+    with jax.set_mesh(mesh):
+        placed = jax.device_put(params, NamedSharding(mesh, P()))
+        updates, _ = jax.jit(tx.update)(placed, tx.init(placed), placed)
+    same(updates, plain.update(params, plain.init(params), params)[0], 1e-3)

@@ -310,12 +310,15 @@ def test_muon_adamw_takes_what_matrix_axes_names():
         (fo.MatrixAxes((), 1), ValueError, "does not name two different sides"),
         (fo.MatrixAxes(3, 1), ValueError, "does not name two different sides"),
         (lambda path: (0, 1), TypeError, "must give a fo.MatrixAxes or None for each parameter, but for 'w' it gives"),
+        (fo.MatrixAxes(1.0, 0), TypeError, "a side must be a dimension or a tuple of them"),
+        (fo.MatrixAxes(True, False), TypeError, "a side must be a dimension or a tuple of them"),
         ({"w": "last"}, TypeError, "must give a fo.MatrixAxes or None for each parameter, but it gives 'last'"),
     ],
 )
 def test_wrong_matrix_axes_raise_and_name_the_parameter(axes, error, message):
     with pytest.raises(error, match=message):
         fo.muon(matrix_axes=axes).init({"w": jnp.ones((2, 3, 4))})
+    assert fo.muon(matrix_axes=fo.MatrixAxes([0], np.int64(1))) == fo.muon(matrix_axes=fo.MatrixAxes((0,), 1))
     with pytest.raises(ValueError, match="'matrix_axes' belongs to the functional face"):
         optim.Muon([{"params": [jnp.ones((2, 3))], "matrix_axes": axes}])
 

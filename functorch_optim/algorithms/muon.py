@@ -115,7 +115,7 @@ class Muon(Rule):
         try:
             layout = replace(self, **options)._layout(getattr(param, "ndim", 0))
         except ValueError:
-            return ""
+            return "which init refuses"
         outputs, inputs = layout.outputs_and_inputs(param.shape)
         number = param.size // max(outputs * inputs, 1)
         ratio = self._ratio(layout, param.shape)

@@ -40,8 +40,16 @@ def restored(
             leaves.append(leaf)
     if problems:
         mend = f". In like= write ... for what is to stay as it was saved: {_entries(beside)}" if beside else ""
-        raise CheckpointError(f"what was saved does not fit: {'; '.join(problems)}{mend}")
+        raise CheckpointError(f"what was saved does not fit: {'; '.join(problems)}{mend}{_of_few_bits(names, held)}")
     return leaves, models, treedef
+
+
+def _of_few_bits(*names: Iterable[str]) -> str:
+    """What to do if only one of the states, or each in its way, has slots in few bits."""
+    few = [{name for name in each if name.rpartition(".")[2] in ("codes", "scales", "values")} for each in names]
+    if not any(few):
+        return ""
+    return ". Load it as it was saved, like= of that transformation, and convert it: fo.requantized(state, like)"
 
 
 def _misplaced(name: str, model: PyTree) -> list[str]:

@@ -103,13 +103,12 @@ def decode(codes: jax.Array, signed: jax.Array) -> jax.Array:
 def _gathered(table: np.ndarray, places: jax.Array) -> jax.Array:
     """The numbers of a table at places that are in it; they lie where the places lie."""
     sharding = jax.typeof(places).sharding
-    split = AxisType.Explicit in sharding.mesh.axis_types and any(part is not None for part in sharding.spec)
     return (
         jnp.asarray(table)
         .at[places]
         .get(
             mode="promise_in_bounds",
             wrap_negative_indices=False,
-            out_sharding=sharding if split else None,
+            out_sharding=sharding if AxisType.Explicit in sharding.mesh.axis_types else None,
         )
     )

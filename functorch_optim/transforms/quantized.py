@@ -5,7 +5,7 @@ from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding
 from jax.tree_util import GetAttrKey, tree_flatten_with_path
 
 from functorch_optim import trees
@@ -16,6 +16,7 @@ from functorch_optim.core.dynamic_map import LOWEST, decode, encode
 from functorch_optim.keys import hashed
 from functorch_optim.labels import Labels, as_mask, warn_of_empty
 from functorch_optim.option_names import explains_names
+from functorch_optim.placement import whole
 from functorch_optim.typing import PyTree
 
 Path = tuple[PyTree, ...]
@@ -75,23 +76,26 @@ class FewBits(Wrapper):
 
     def init(self, params: PyTree) -> PyTree:
         state = self.inner.init(params)
-        leaves, treedef = tree_flatten_with_path(state)
-        inexact = [path for path, leaf in leaves if _is_a(jnp.inexact, leaf)]
-        slots = dict.fromkeys(name for path in inexact for name in _fields_in(path))
+        leaves, treedef = tree_flatten_with_path(state, is_leaf=is_few_bits)
+        known = _Parameters(params)
+        inexact = [path for path, leaf in leaves if is_few_bits(leaf) or _is_a(jnp.inexact, leaf)]
+        slots = dict.fromkeys(name for path in inexact for name in _fields_in(known.above(path)))
         missing = [slot for slot, _ in self.formats if slot not in slots]
         if missing and jax.tree.leaves(params):
             raise ValueError(f"quantized: the state has no slot {', '.join(missing)}; it has {', '.join(slots)}")
         if not _counts(state) and any(form == STOCHASTIC for _, form in self.formats) and jax.tree.leaves(params):
             raise ValueError(f"quantized: {STOCHASTIC!r} needs a count of steps, and the state has none")
-        kept = _Kept(self.keep, params)
-        return treedef.unflatten([self._held(path, leaf, kept) for path, leaf in leaves])
+        known.keep(self.keep, params)
+        return treedef.unflatten([self._held(path, leaf, known) for path, leaf in leaves])
 
-    def _held(self, path: Path, leaf: jax.Array, kept: "_Kept") -> PyTree:
+    def _held(self, path: Path, leaf: PyTree, known: "_Parameters") -> PyTree:
         """A new leaf of the state as it is held."""
         forms = dict(self.formats)
-        own = [forms[name] for name in _fields_in(path) if name in forms]
+        own = [forms[name] for name in _fields_in(known.above(path)) if name in forms]
+        if own and is_few_bits(leaf):
+            raise ValueError(f"quantized: {trees.path_name(path)} is in few bits already, by another fo.quantized")
         is_large = _is_a(jnp.floating, leaf) and leaf.ndim > 0 and leaf.size >= max(self.min_size, 1)
-        if not own or not is_large or kept.has(path):
+        if not own or not is_large or known.has(path):
             return leaf
         if own[-1] == STOCHASTIC:
             return Rounded(leaf.astype(jnp.bfloat16))
@@ -114,22 +118,30 @@ class FewBits(Wrapper):
         return state
 
 
-class _Kept:
-    """The parameters whose slots stay as they are."""
+class _Parameters:
+    """The paths of the parameters, and which parameters' slots stay as they are."""
 
-    def __init__(self, keep: Labels | None, params: PyTree) -> None:
-        self._flags: dict[Path, bool] = {}
-        if keep is None:
-            return
-        warn_of_empty("quantized", keep, params)
+    def __init__(self, params: PyTree) -> None:
         paths = [path for path, _ in tree_flatten_with_path(params, is_leaf=trees.is_leaf)[0]]
-        names, _, _ = trees.named_leaves(params, none_is_leaf=True)
-        self._flags = {path: bool(flag) for path, flag in zip(paths, keep.of(names, params), strict=True)}
+        self._flags: dict[Path, bool] = dict.fromkeys(paths, False)
+
+    def keep(self, keep: Labels | None, params: PyTree) -> None:
+        if keep is not None:
+            warn_of_empty("quantized", keep, params)
+            names, _, _ = trees.named_leaves(params, none_is_leaf=True)
+            self._flags = {path: bool(one) for path, one in zip(self._flags, keep.of(names, params), strict=True)}
+
+    def _start(self, path: Path) -> int:
+        """Where in the path of a leaf of the state that of its parameter starts; at its end if it has none."""
+        return next((start for start in range(len(path) + 1) if path[start:] in self._flags), len(path))
+
+    def above(self, path: Path) -> Path:
+        """The path of a leaf of the state, without that of the parameter that it belongs to."""
+        return path[: self._start(path)]
 
     def has(self, path: Path) -> bool:
-        """Whether a leaf of the state belongs to such a parameter: its path ends as that of the parameter."""
-        ends = (path[start:] for start in range(len(path) + 1))
-        return next((self._flags[end] for end in ends if end in self._flags), False)
+        """Whether a leaf of the state belongs to a parameter whose slots stay."""
+        return self._flags.get(path[self._start(path) :], False)
 
 
 def _is_a(kind: type, leaf: PyTree) -> bool:
@@ -153,12 +165,13 @@ def _quantized(array: jax.Array, grid: tiles.Shape) -> Quantized:
     # The signed map has no -1, so its lowest number stands for the lowest one here. That quotient is rounded so much
     # that decoding and encoding again gives the same one.
     quotient = jax.lax.reduce_precision(lowest / -LOWEST, numbers.nexp, numbers.nmant // 2)
-    scales = jnp.maximum(quotient, highest)
-    # Beyond these scales a quotient may be flushed to zero.
-    scales = jnp.where(scales <= numbers.max / 8, jnp.where(scales < numbers.tiny, 0, scales), jnp.nan)
+    largest = jnp.maximum(-lowest, highest)
+    scales = jnp.minimum(jnp.maximum(quotient, highest), jnp.asarray(jnp.finfo(array.dtype).max, own.dtype))
+    scales = jnp.where(jnp.isfinite(largest), jnp.where(scales < numbers.tiny, 0, scales), jnp.nan)
     held = jnp.where(signed, -scales, scales).astype(array.dtype)
     scales = jnp.abs(held).astype(own.dtype)
-    codes = encode((own / jnp.where(scales == 0, 1, scales)).astype(jnp.float32), signed)
+    shrink = jnp.where(scales > 1, 1 / 16, 1).astype(own.dtype)  # or 1 / scale may be flushed to zero
+    codes = encode((own * shrink / jnp.where(scales == 0, 1, scales * shrink)).astype(jnp.float32), signed)
     return Quantized(tiles.joined(codes, array.shape), tiles.without_tiles(held))
 
 
@@ -261,6 +274,8 @@ def _like(name: str, node: PyTree, model: PyTree) -> PyTree:
     if plain.shape != shape:
         raise ValueError(f"requantized: {trees.quote(name)} has shape {plain.shape}, but in like {shape}")
     if isinstance(model, Quantized):
+        place = _place_of(model.codes)
+        plain = whole(plain, range(plain.ndim)) if place is None else jax.device_put(plain, place)
         new = _quantized(plain.astype(model.scales.dtype), model.scales.shape)
     else:
         new = Rounded(plain.astype(jnp.bfloat16)) if isinstance(model, Rounded) else plain.astype(model.dtype)
@@ -268,8 +283,14 @@ def _like(name: str, node: PyTree, model: PyTree) -> PyTree:
 
 
 def _placed(array: jax.Array, model: PyTree) -> jax.Array:
+    place = _place_of(model)
+    return array if place is None else jax.device_put(array, place)
+
+
+def _place_of(model: PyTree) -> PyTree:
+    """Where an array, or its shape, says it is; None if it does not say it."""
     place = getattr(model, "sharding", None)
-    return jax.device_put(array, place) if isinstance(place, NamedSharding) else array
+    return place if isinstance(place, NamedSharding) and isinstance(place.mesh, Mesh) else None
 
 
 @explains_names
