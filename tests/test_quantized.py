@@ -465,7 +465,7 @@ def test_a_format_names_fields_of_the_state_and_not_of_the_parameters():
         fo.quantized(fo.adamw(), {"w": "dynamic8"}).init(params)
     twice = fo.quantized(fo.quantized(fo.adamw(), BOTH), {"exp_avg": "dynamic8"})
     with pytest.raises(
-        ValueError, match=r"quantized: exp_avg\.exp_avg is in few bits already, by another fo\.quantized"
+        ValueError, match=r"exp_avg\.exp_avg is in few bits already, by another fo\.quantized"
     ):
         twice.init(params)
     twice = fo.quantized(fo.quantized(fo.adamw(), {"exp_avg": "dynamic8"}), {"exp_avg_sq": "dynamic8"})
