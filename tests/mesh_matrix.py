@@ -256,7 +256,7 @@ GROUPS = {
     "`fo.flat_params`": re.compile("flat_"),
     "`foreach=True`": re.compile(".*foreach"),
     "Adafactor": re.compile("adafactor"),
-    "Muon": re.compile("muon"),
+    "Muon, NorMuon": re.compile("muon"),
     "norms: clipping, normalizing, projections, SAM": re.compile(
         "clip_by_(global|norm|block|z|perc)|adaptive|zero_nans|centralize|normalize|scale_by_(trust|param)|project_(s|l)"
         "|sam|chain|inject_factory"

@@ -12,7 +12,8 @@ from benchmarks.collectives import collectives
 from functorch_optim import optim
 from tests.algorithms import full
 
-KINDS = ["explicit", "automatic", "shard_map"]
+KINDS = ["explicit", *full("automatic", "shard_map")]
+OUTSIDE = ["explicit", *full("automatic")]  # of shard_map
 MATRIX = {f"w{index}": (256, 128) for index in range(8)}
 MIXED = {
     "tall": (32, 16),
@@ -95,7 +96,7 @@ def test_replicated_matrices_are_divided_and_gathered(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("reshape", [None, "out_first", "out_last"])
+@pytest.mark.parametrize("reshape", [None, *full("out_first", "out_last")])
 def test_all_shapes_and_splits_have_one_devices_numbers(kind, reshape):
     make = lambda axis: fo.muon(lr=0.1, reshape=reshape, axis_name=axis)  # noqa: E731 one line
     grads, params = draw(MIXED, 1), draw(MIXED)
@@ -108,7 +109,7 @@ def test_all_shapes_and_splits_have_one_devices_numbers(kind, reshape):
         assert leaf.sharding.is_equivalent_to(arguments[2][name].sharding, leaf.ndim), name
 
 
-@pytest.mark.parametrize("kind", ["explicit", "automatic"])
+@pytest.mark.parametrize("kind", OUTSIDE)
 def test_outside_of_jit_and_with_gradients_left_out(kind):
     grads, params = draw(MATRIX, 1), draw(MATRIX)
     tx = fo.muon(lr=0.1, weight_decay=0.0)
@@ -145,7 +146,7 @@ def test_derivatives_go_through_the_exchange(kind):
         same(found(on_mesh(kind, specs, grads)), wanted, 3e-2)
 
 
-@pytest.mark.parametrize("kind", ["explicit", "automatic"])
+@pytest.mark.parametrize("kind", OUTSIDE)
 def test_inside_zero_the_parts_travel(kind):
     """Parameters are replicated, the momentum is split: an exchange there and back, and a gather of the updates."""
     params, grads = draw(MATRIX), draw(MATRIX, 1)
@@ -209,7 +210,7 @@ def test_normuon_and_matrix_axes_on_a_mesh(kind):
     same(state.second_momentum_buffer, after.second_momentum_buffer, 1e-2)
 
 
-@pytest.mark.parametrize("kinds", [(AxisType.Auto, AxisType.Explicit), (AxisType.Explicit, AxisType.Auto)])
+@pytest.mark.parametrize("kinds", [(AxisType.Auto, AxisType.Explicit), *full((AxisType.Explicit, AxisType.Auto))])
 @pytest.mark.parametrize("spec", [P(None, "y"), *full(P("x"), P("x", "y"))])
 def test_a_mesh_of_explicit_and_automatic_axes(kinds, spec):
     params, grads = draw({"w": (16, 8), "v": (16, 8)}), draw({"w": (16, 8), "v": (16, 8)}, 1)
@@ -229,7 +230,7 @@ def test_a_mesh_of_explicit_and_automatic_axes(kinds, spec):
             assert after.momentum_buffer[name].sharding.is_equivalent_to(state.momentum_buffer[name].sharding, 2)
 
 
-@pytest.mark.parametrize("kind", ["explicit", "automatic"])
+@pytest.mark.parametrize("kind", OUTSIDE)
 @pytest.mark.parametrize("make", [fo.muon, fo.normuon])
 def test_an_ensemble_over_the_devices_is_no_stack_to_deal_out(make, kind):
     stacks, mesh = draw({"v": (4, 6, 4), "w": (4, 6, 4)}), mesh_of(kind)
@@ -242,7 +243,7 @@ def test_an_ensemble_over_the_devices_is_no_stack_to_deal_out(make, kind):
         same(jax.jit(mapped)(placed), wanted, 1e-3)
 
 
-@pytest.mark.parametrize("spec", [P(None, "y"), P("y")])
+@pytest.mark.parametrize("spec", [P("y"), *full(P(None, "y"))])
 def test_inside_shard_map_over_some_explicit_axes(spec):
     mesh, params = mesh_of("explicit"), draw({"a": (8, 8), "b": (8, 8)})
     specs = {"a": P(None, "y"), "b": spec}
