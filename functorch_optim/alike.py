@@ -38,7 +38,7 @@ def is_hidden(array: PyTree) -> bool:
 def automatic_axes(array: PyTree, spec: PartitionSpec | None = None) -> tuple[str, ...]:
     """The axes of the mesh of a traced array, if all are automatic, so that it may be split without saying so.
 
-    None, if it cannot be split as ``spec`` says.
+    There are none if it cannot be split as ``spec`` says.
     """
     mesh = jax.typeof(array).sharding.mesh if is_hidden(array) else None
     if mesh is None or {*mesh.axis_types} != {AxisType.Auto}:

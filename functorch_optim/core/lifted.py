@@ -122,8 +122,10 @@ class Lifted(Transform):
         for leaf, own in zip(leaves, self.rule.options_of(places), strict=True):
             split = () if leaf is None else next(present)
             changes = {**own, **({"axis_name": split} if split else {})}
-            made = known.setdefault(tuple(changes.items()), Lifted(replace(self.rule, **changes)) if changes else self)
-            algorithms.append(made)
+            key = tuple(changes.items())
+            if key not in known:
+                known[key] = Lifted(replace(self.rule, **changes)) if changes else self
+            algorithms.append(known[key])
         return algorithms
 
     def aligned(self, scalars: StepScalars, grads: PyTree, state: PyTree, params: PyTree) -> "Aligned":
