@@ -39,8 +39,8 @@ def state_shardings(
         params: arrays, or :class:`jax.ShapeDtypeStruct`, whose NamedShardings are of one mesh, of any kind of axes.
             Leaves on one device count as replicated. If no leaf is on a mesh, it is the one of ``jax.set_mesh``.
         zero: a mesh axis over which every slot of a parameter's shape is split besides, as in ZeRO: in the first
-            dimension that is whole so far and that the axis divides. Leaves without one, and those that the axis splits
-            already, stay as they are. Steps keep the parameters' own placement.
+            dimension that is whole so far and that the axis divides. Leaves without one, those that the axis splits
+            already, and slots in few bits stay as they are. Steps keep the parameters' own placement.
         memory_kind: the kind of memory for all of it, for example ``"pinned_host"``; by default the parameters'.
         rules: pairs of a regular expression and a PartitionSpec for leaves of the state that shall be split otherwise;
             the first that is found in a leaf's dotted path decides.
