@@ -40,14 +40,15 @@ def matrices(tree):
 def test_every_algorithm_with_weight_decay_has_a_decay_mask():
     functions = {name: value for name, value in vars(fo).items() if inspect.isfunction(value)}
     signatures = {name: inspect.signature(function).parameters for name, function in functions.items()}
-    assert sorted(n for n, p in signatures.items() if "weight_decay" in p and n != "add_decayed_weights") == DECAYING
-    assert all("decay_mask" in signatures[name] for name in DECAYING)
+    found = sorted(n for n, p in signatures.items() if "weight_decay" in p and n != "add_decayed_weights")
+    assert found == sorted([*DECAYING, "normuon"])
+    assert all("decay_mask" in signatures[name] for name in found)
 
 
-@pytest.mark.parametrize("name", DECAYING)
+@pytest.mark.parametrize("name", [*DECAYING, "normuon"])
 def test_masked_out_parameters_are_updated_as_without_decay(name):
-    make = getattr(fo, name)
-    params, grads = (PARAMS, GRADS) if ALGORITHMS[name].takes_vectors else (matrices(PARAMS), matrices(GRADS))
+    make, takes_vectors = getattr(fo, name), name != "normuon" and ALGORITHMS[name].takes_vectors
+    params, grads = (PARAMS, GRADS) if takes_vectors else (matrices(PARAMS), matrices(GRADS))
     parts = {True: make(weight_decay=0.5), False: make(weight_decay=0.0)}
     several = [fo.partition(parts, kernels), *[make(weight_decay=0.5, decay_mask=mask) for mask in (kernels, MASK)]]
     everywhere, expected, *found = jax.jit(lambda *of: [steps(tx, *of) for tx in (parts[True], *several)])(
