@@ -97,9 +97,9 @@ def normuon(
     Args:
         lr: learning rate, at least 0; like every number here, a Python number, a scalar array or a schedule.
         beta2: decay rate of the average of the squares, at least 0.
-        weight_decay, momentum, nesterov, ns_coefficients, eps, ns_steps, adjust_lr_fn, batched, reshape, decay_mask,
-            axis_name, matrix_axes, ns_polynomials, gram: as for :func:`functorch_optim.muon`; the defaults are the
-            authors'.
+        weight_decay, momentum, nesterov: as for :func:`functorch_optim.muon`; the defaults are the authors'.
+        ns_coefficients, eps, ns_steps, ns_polynomials, gram: as for :func:`functorch_optim.muon`.
+        adjust_lr_fn, batched, reshape, matrix_axes, decay_mask, axis_name: as for :func:`functorch_optim.muon`.
 
     Returns:
         A transformation with the state :class:`NorMuonState`.
