@@ -40,9 +40,14 @@ class Place(NamedTuple):
     spare: axes.Axes
 
 
+def sharding_in(array: PyTree) -> PyTree:
+    """Where an array is, as its type says if it is traced; None if nothing says it."""
+    return jax.typeof(array).sharding if isinstance(array, Tracer) else getattr(array, "sharding", None)
+
+
 def mesh_of(array: PyTree) -> Mesh | AbstractMesh | None:
     """The mesh of several devices that an array is on, also inside ``shard_map``; None if there is none."""
-    sharding = jax.typeof(array).sharding if isinstance(array, Tracer) else getattr(array, "sharding", None)
+    sharding = sharding_in(array)
     mesh = sharding.mesh if isinstance(sharding, NamedSharding) else None
     return mesh if mesh is not None and not mesh.empty and mesh.size > 1 else None
 
@@ -103,10 +108,11 @@ def _mapped() -> frozenset[str]:
 
 def split_of(array: jax.Array) -> axes.Split:
     """The axes that split each dimension of an array, as far as it says it."""
-    sharding = jax.typeof(array).sharding if isinstance(array, Tracer) else array.sharding
+    sharding = sharding_in(array)
     spec = sharding.spec if isinstance(sharding, NamedSharding) else ()
-    parts = (*spec, *[None] * (array.ndim - len(spec)))
-    return tuple(() if part is None else (part,) if isinstance(part, str) else tuple(part) for part in parts)
+    each = [() if part is PartitionSpec.UNCONSTRAINED else part or () for part in spec]
+    named = [(part,) if isinstance(part, str) else tuple(part) for part in each]
+    return (*named, *[()] * (array.ndim - len(named)))
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3, 4))

@@ -269,7 +269,7 @@ def muon(
         reshape=reshape,
         axis_name=axes.as_axes(axis_name, "muon"),
         matrix_axes=as_matrix_axes(matrix_axes),
-        ns_polynomials=as_polynomials(ns_polynomials, ns_steps),
+        ns_polynomials=ns_polynomials,
         gram=gram,
     )
     return lift(rule, decay_mask=decay_mask)

@@ -13,7 +13,7 @@ from functorch_optim.core.lift import lift
 from functorch_optim.core.numerics import lerp, sqrt, zeros_like
 from functorch_optim.hyperparams import BetaOption, Hyperparameter, Option
 from functorch_optim.matrices import Layout, as_matrix_axes
-from functorch_optim.newton_schulz import Polynomial, as_polynomials
+from functorch_optim.newton_schulz import Polynomial
 from functorch_optim.option_names import explains_names
 from functorch_optim.typing import Array, Numeric, PyTree
 
@@ -128,7 +128,7 @@ def normuon(
         reshape=reshape,
         axis_name=axes.as_axes(axis_name, "normuon"),
         matrix_axes=as_matrix_axes(matrix_axes),
-        ns_polynomials=as_polynomials(ns_polynomials, ns_steps),
+        ns_polynomials=ns_polynomials,
         gram=gram,
         beta2=beta2,
     )

@@ -4,15 +4,14 @@ The tiles form a grid with as many dimensions as the array. A dimension of n ent
 ceil(n / g) entries, the last of which may have fewer, so that the shapes of the array and of the grid say it all.
 """
 
-import itertools
 import math
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from jax.core import Tracer
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from functorch_optim.dealing import sharding_in, split_of
 from functorch_optim.typing import PyTree
 
 LEAST, MOST = 0.8, 1.6  # how many entries a tile has, in blocks
@@ -61,13 +60,10 @@ def _tiles(size: int, wanted: float, even: bool) -> int:
 
 def shards_of(array: jax.Array) -> Shape:
     """In how many shards each dimension of an array is split, as far as it says so."""
-    sharding = jax.typeof(array).sharding if isinstance(array, Tracer) else getattr(array, "sharding", None)
+    sharding = sharding_in(array)
     if not isinstance(sharding, NamedSharding):
         return (1,) * array.ndim
-    parts = itertools.islice(itertools.chain(sharding.spec, itertools.repeat(None)), array.ndim)
-    each = [() if part is None or part is PartitionSpec.UNCONSTRAINED else part for part in parts]
-    names = [(part,) if isinstance(part, str) else part for part in each]
-    return tuple(math.prod(sharding.mesh.shape[name] for name in part) for part in names)
+    return tuple(math.prod(sharding.mesh.shape[axis] for axis in part) for part in split_of(array))
 
 
 def split(array: jax.Array, grid: Shape) -> jax.Array:
