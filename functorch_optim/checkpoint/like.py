@@ -44,10 +44,14 @@ def restored(
     return leaves, models, treedef
 
 
+def is_in_few_bits(name: str) -> bool:
+    """Whether a leaf of a state, by its name, is of a slot that :func:`functorch_optim.quantized` holds."""
+    return name.endswith((".codes", ".scales", ".values"))
+
+
 def _of_few_bits(*names: Iterable[str]) -> str:
     """What to do if only one of the states, or each in its way, has slots in few bits."""
-    few = [{name for name in each if name.rpartition(".")[2] in ("codes", "scales", "values")} for each in names]
-    if not any(few):
+    if not any(is_in_few_bits(name) for each in names for name in each):
         return ""
     return ". Load it as it was saved, like= of that transformation, and convert it: fo.requantized(state, like)"
 

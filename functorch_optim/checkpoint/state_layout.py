@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from functorch_optim.checkpoint.errors import CheckpointError
+from functorch_optim.checkpoint.like import is_in_few_bits
 from functorch_optim.checkpoint.pieces import Leaf, Piece, parts_of
 from functorch_optim.checkpoint.state_names import has_form, strays
 from functorch_optim.torch_tensors import as_array
@@ -88,7 +89,7 @@ def _check_plain(entry_of: Mapping[str, Entry]) -> None:
     """Raise if a slot is in few bits, for which torch has no names."""
     for entry in entry_of.values():
         for key in entry:
-            if key.endswith((".codes", ".scales", ".values")):
+            if is_in_few_bits(key):
                 raise CheckpointError(
                     f"{key!r} is a slot in few bits (fo.quantized), for which torch's layout has no name: convert the "
                     "state first, fo.requantized(state, like) with like=jax.eval_shape(tx.init, params) of the "
