@@ -28,7 +28,7 @@ $(VENV)/.test: $(VENV)/.made pyproject.toml
 	@touch $@
 
 $(VENV)/.torch: $(VENV)/.test
-	$(PIP) torch==2.13.0
+	$(PIP) --editable '.[references]'
 	@touch $@
 
 demo: $(VENV)/.demo      ## train a small network on real digits; make demo ARGS="--optimizer sgd"

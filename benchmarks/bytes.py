@@ -56,7 +56,7 @@ def transformations() -> dict[str, tuple[Any, Make]]:
     adamw = fo.adamw()
     rows: dict[str, tuple[Any, Make]] = {"`sgd`": (jnp.float32, fo.sgd)}
     for name, row in ALGORITHMS.items():
-        if row.takes_vectors:
+        if row.takes_vectors and row.is_in_torch:
             rows[shown(name)] = (jnp.float32, lambda name=name, row=row: getattr(fo, name)(**row.typical))
     more: dict[str, Make] = {
         "`adam`": fo.adam,

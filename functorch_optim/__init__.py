@@ -10,6 +10,7 @@ from functorch_optim.algorithms.adamw import adamw
 from functorch_optim.algorithms.asgd import ASGDState, asgd
 from functorch_optim.algorithms.bfgs import BFGSState, bfgs
 from functorch_optim.algorithms.lbfgs import LBFGSState, lbfgs
+from functorch_optim.algorithms.lion import LionState, lion
 from functorch_optim.algorithms.muon import MuonState, muon
 from functorch_optim.algorithms.muon_adamw import muon_adamw
 from functorch_optim.algorithms.nadam import NAdamState, nadam
@@ -128,6 +129,7 @@ __all__ = [
     "GradientTransformation",
     "InjectState",
     "LBFGSState",
+    "LionState",
     "LookaheadState",
     "MaskedState",
     "MasterWeightsState",
@@ -200,6 +202,7 @@ __all__ = [
     "layerwise_decay",
     "lbfgs",
     "lift",
+    "lion",
     "lookahead",
     "masked",
     "master_weights",

@@ -7,7 +7,7 @@ A rule is a subclass of :class:`functorch_optim.Rule` whose options are annotate
 
 from functorch_optim.base import exportable
 from functorch_optim.core.lift import lift
-from functorch_optim.core.numerics import average_of_squares, decay_of, full_like, lerp, sqrt, zeros_like
+from functorch_optim.core.numerics import average, average_of_squares, decay_of, full_like, lerp, sqrt, zeros_like
 from functorch_optim.core.rule import Rule
 from functorch_optim.core.scalar_math import (
     as_float,
@@ -64,6 +64,7 @@ __all__ = [
     "WeightDecay",
     "as_count",
     "as_float",
+    "average",
     "average_of_squares",
     "decay_of",
     "exportable",

@@ -1,8 +1,10 @@
 """The table of the algorithms is complete, and each row is true."""
 
 import inspect
+import re
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import pytest
 
@@ -23,6 +25,17 @@ def test_every_algorithm_of_the_library_is_in_the_table():
     assert kinds == set(TITLES.values())
     for name, (_, file) in ELSEWHERE.items():
         assert f"fo.{name}(" in (Path(__file__).parent / file).read_text()
+
+
+@pytest.mark.parametrize("name", [name for name, row in ALGORITHMS.items() if not row.is_in_torch])
+def test_the_page_tells_the_bytes_of_each_algorithm_beyond_torch(name):
+    page = (Path(__file__).parents[1] / "docs" / "reference" / "beyond-torch.md").read_text()
+    (row,) = re.findall(rf"^\| `{name}`, `{TITLES[name]}` \|.*$", page, re.MULTILINE)
+    told = float(re.match(r"[\d.]+", row.split("|")[3].strip())[0])
+    kernel = jax.ShapeDtypeStruct((4096, 4096), jnp.float32)
+    state = jax.eval_shape(getattr(fo, name)().init, {"kernel": kernel})
+    held = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)) / kernel.size
+    assert held == pytest.approx(told, abs=0.01)
 
 
 def signature_of(function):

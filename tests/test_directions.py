@@ -68,6 +68,11 @@ def of(name):
     return getattr(fo, name)
 
 
+def always_decoupled(name):
+    """Whether the rule's class says so, without an option."""
+    return getattr(type(of(name)().update.of.rule), "decoupled_weight_decay", False) is True
+
+
 def plain(name):
     """Switch the weight decay off that is on by default."""
     return {"weight_decay": 0.0} if name == "muon" else {}
@@ -94,7 +99,7 @@ def test_decay_before_a_direction_is_coupled_and_after_it_decoupled(name):
     make, vectors = of(name), ALGORITHMS[name].takes_vectors
     lr = rate if name in KEEP_THEIR_RATE else 1.0
     link, last = fo.scale_by(make(lr=lr, **plain(name))), fo.scale_by_learning_rate(rate)
-    decay, always = fo.add_decayed_weights(0.3), name in ("adafactor", "muon")
+    decay, always = fo.add_decayed_weights(0.3), always_decoupled(name)
     decoupled = {} if always else {"decoupled_weight_decay": True}
     pairs = []
     if not always:

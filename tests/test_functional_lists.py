@@ -33,8 +33,9 @@ from tests.functional_lists import (
 )
 from tests.tools.stubs import FUNCTIONS, bare, functions
 
-CASES = [case for name in ALGORITHMS for case in cases_of(name)]
-FEW = [case for name in ALGORITHMS for case in few_of(name)]
+IN_TORCH = [name for name, row in ALGORITHMS.items() if row.is_in_torch]
+CASES = [case for name in IN_TORCH for case in cases_of(name)]
+FEW = [case for name in IN_TORCH for case in few_of(name)]
 each_name = pytest.mark.parametrize("name", NAMES)
 CHANGING = ("lr", "beta1", "beta2", "weight_decay", "momentum")
 ADAM = {"amsgrad": False, "beta1": 0.9, "beta2": 0.999, "lr": 0.1, "weight_decay": 0.0, "eps": 1e-8, "maximize": False}
@@ -91,7 +92,7 @@ def test_complex_numbers_are_torchs(case, x64):
     assert trajectory(case, "complex128") <= 1e-12
 
 
-@pytest.mark.parametrize("case", [few_of(name)[-1] for name in ALGORITHMS], ids=label)
+@pytest.mark.parametrize("case", [few_of(name)[-1] for name in IN_TORCH], ids=label)
 def test_compiled_with_counts_and_numbers_as_data(case, x64):
     assert trajectory(case, "float64", traced=True) <= ALGORITHMS[case[0]].tolerance
 

@@ -561,7 +561,7 @@ def test_new_values_for_the_parameters():
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize("name", sorted(row.title for row in ALGORITHMS.values() if row.module == "torch.optim"))
+@pytest.mark.parametrize("name", sorted(row.title for row in ALGORITHMS.values() if row.is_in_torch))
 def test_groups_and_state_have_torchs_keys_in_torchs_order(name):
     torch = pytest.importorskip("torch", reason="compares with a live torch")
     tensor = torch.nn.Parameter(torch.ones(2, 3))

@@ -57,6 +57,7 @@ class Asked(NamedTuple):
 class Muon(Rule):
     title = "Muon"
     joint = True
+    counts_steps = False
     state = MuonState
     normalizes = True
     complex_hint = "Muon does not support complex parameters"

@@ -40,6 +40,7 @@ class SGDScalars(NamedTuple):
 class SGD(Rule):
     title = "SGD"
     state = SGDState
+    counts_steps = False
     elementwise = True
     takes_rows = True
 

@@ -76,6 +76,16 @@ def lerp(start: jax.Array, end: jax.Array, beta: Beta) -> jax.Array:
     return jnp.where(weight < 0.5, start + weight * (end - start), end - (end - start) * beta.value)
 
 
+def average(start: jax.Array, end: jax.Array, beta: Beta) -> jax.Array:
+    """Return ``beta * start + (1 - beta) * end`` as torch's ``mul_`` and ``add_`` compute it.
+
+    Example:
+        >>> average(jnp.array([0.0]), jnp.array([4.0]), Beta.of(0.75)).tolist()
+        [1.0]
+    """
+    return beta.complement * end + beta.value * start
+
+
 def average_of_squares(start: jax.Array, end: jax.Array, beta: Beta) -> jax.Array:
     """Return ``beta * start + (1 - beta) * end**2``; a fused multiply-add leaves the square's product unrounded.
 

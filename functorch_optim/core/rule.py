@@ -68,6 +68,7 @@ class Rule(Options):
     normalizes: ClassVar[bool] = False  #: whether scaling all gradients leaves the update the same
     joint: ClassVar[bool] = False  #: whether a step computes something for all parameters together, on a mesh
     rate_is_factor: ClassVar[bool] = True  #: whether the update is lr times something independent of lr
+    counts_steps: ClassVar[bool] = True  #: whether an entry of the torch face's state dict has the number of updates
 
     def __init_subclass__(cls, abstract: bool = False, **kwargs: object) -> None:
         check_names(cls, Rule)

@@ -1,26 +1,26 @@
 """Write the files that are derived from the classes and functions of the torch face: ``make stubs``.
 
-``classes.pyi`` and ``functional.pyi`` are for editors and type checkers; ``tests/signatures.txt`` is a record that
-shows every change.
+The stubs, ``.pyi``, are for editors and type checkers; ``tests/signatures.txt`` is a record that shows every change.
 """
 
 import inspect
 import textwrap
 from pathlib import Path
+from types import ModuleType
 
 import jax.numpy as jnp
 
 from functorch_optim import optim
-from functorch_optim.optim import classes, functional
+from functorch_optim.optim import beyond_torch, classes, functional
 from functorch_optim.optim.param_groups import GroupRules
 from functorch_optim.optim.signatures import Declared
 
 SIGNATURES = Path(__file__).parents[1] / "signatures.txt"
 _RULES = inspect.formatannotation(GroupRules)
-STUB = Path(classes.__file__).with_suffix(".pyi")
+STUBS = {Path(module.__file__).with_suffix(".pyi"): module for module in (classes, beyond_torch)}
 FUNCTIONS = Path(functional.__file__).with_suffix(".pyi")
 _HEAD = '''\
-"""Generated from ``classes.py`` by ``make stubs``."""
+"""Generated from ``{}.py`` by ``make stubs``."""
 
 from typing import Any
 
@@ -29,11 +29,12 @@ from functorch_optim.optim.param_groups import GroupRules
 '''
 
 
-def stub() -> str:
-    """Return the text of ``classes.pyi``."""
-    names = "".join(f'    "{name}",\n' for name in classes.__all__)
-    kinds = [kind for kind in vars(classes).values() if inspect.isclass(kind) and kind.__module__ == classes.__name__]
-    return "\n".join([_HEAD, f"__all__ = [\n{names}]\n", *map(_of_class, kinds)])
+def stub(module: ModuleType) -> str:
+    """Return the text of the stub of a module of classes."""
+    names = "".join(f'    "{name}",\n' for name in module.__all__)
+    kinds = [kind for kind in vars(module).values() if inspect.isclass(kind) and kind.__module__ == module.__name__]
+    head = _HEAD.format(module.__name__.rpartition(".")[2])
+    return "\n".join([head, f"__all__ = [\n{names}]\n", *map(_of_class, kinds)])
 
 
 def _of_class(kind: type[Declared]) -> str:
@@ -87,6 +88,7 @@ def signatures() -> str:
 
 
 if __name__ == "__main__":
-    STUB.write_text(stub())
+    for path, module in STUBS.items():
+        path.write_text(stub(module))
     FUNCTIONS.write_text(functions())
     SIGNATURES.write_text(signatures())

@@ -6,7 +6,6 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from functorch_optim.algorithms.adagrad import Adagrad
-from functorch_optim.algorithms.muon import Muon
 from functorch_optim.algorithms.rmsprop import RMSprop
 from functorch_optim.algorithms.sgd import SGD
 from functorch_optim.algorithms.sparse_adam import SparseAdam
@@ -28,9 +27,8 @@ class Habits(NamedTuple):
 
 _EXCEPTIONS: dict[type[Rule], Habits] = {
     Adagrad: Habits(starts_whole=True),
-    Muon: Habits(counts_steps=False),
     RMSprop: Habits(static_zeros=("momentum",)),
-    SGD: Habits(counts_steps=False, idle_flags={"nesterov": "momentum"}, static_zeros=("momentum",)),
+    SGD: Habits(idle_flags={"nesterov": "momentum"}, static_zeros=("momentum",)),
     SparseAdam: Habits(integer_step=True),
 }
 
@@ -43,4 +41,5 @@ def habits_of(kind: type[Rule]) -> Habits:
         >>> habits_of(SGD).counts_steps, habits_of(Rule).counts_steps
         (False, True)
     """
-    return next((_EXCEPTIONS[base] for base in kind.__mro__ if base in _EXCEPTIONS), Habits())
+    habits = next((_EXCEPTIONS[base] for base in kind.__mro__ if base in _EXCEPTIONS), Habits())
+    return habits._replace(counts_steps=kind.counts_steps)

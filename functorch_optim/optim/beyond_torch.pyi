@@ -1,0 +1,55 @@
+"""Generated from ``beyond_torch.py`` by ``make stubs``."""
+
+from typing import Any
+
+from functorch_optim.optim.optimizer import Optimizer
+from functorch_optim.optim.param_groups import GroupRules
+
+__all__ = [
+    "Lion",
+]
+
+class Lion(Optimizer):
+    """Lion, the sign of an interpolation between the momentum and the gradient.
+
+    The equations are in :func:`functorch_optim.lion`, with more about the options.
+
+    Args:
+        params: the parameters, in any form that :class:`functorch_optim.optim.Optimizer` takes.
+        lr: learning rate, at least 0.
+        betas: shares of the momentum in the update and in the next momentum, each in [0, 1).
+        weight_decay: coefficient of the decoupled decay, at least 0.
+        foreach: whether to update small parameters together; None decides by their number.
+        maximize: whether to ascend.
+        differentiable: whether a step may be traced, as for :class:`functorch_optim.optim.Optimizer`.
+        state_dtype: the dtype to keep all slots in, or a dict of slots, as in :func:`functorch_optim.state_dtype`.
+        group_rules: ``(regular expression, options)`` pairs, as for :class:`functorch_optim.optim.Optimizer`.
+
+    A number may be a Python number, a scalar array or a schedule, and may change in ``param_groups`` from step to step.
+
+    It loads state dicts of ``lion_pytorch.Lion``, and makes such.
+
+    Raises:
+        ValueError: an option outside its range, with torch's message, before ``params`` is read.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> optimizer = Lion([jnp.ones((2, 2))])
+        >>> optimizer.step([jnp.ones((2, 2))])
+        >>> bool(jnp.all(optimizer.params[0] < 1))
+        True
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Any = 0.0001,
+        betas: tuple[Any, Any] = (0.9, 0.99),
+        weight_decay: Any = 0.0,
+        *,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        differentiable: bool = False,
+        state_dtype: Any = None,
+        group_rules: GroupRules = (),
+    ) -> None: ...

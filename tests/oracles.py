@@ -1,0 +1,78 @@
+"""The references of the algorithms that torch does not have, with torch's conventions; only live comparisons use it.
+
+Each is a class of a package on PyPI: the authors' own where there is one. ``pip install`` of the versions in
+``pyproject.toml`` gives those that the trajectories were recorded with.
+"""
+
+import inspect
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import lion_pytorch
+import torch
+
+
+class Reference(torch.optim.Optimizer):
+    """A package's optimizer as torch would have it.
+
+    Every parameter is updated by an optimizer of its own, so that it has its own count of updates. The option
+    ``maximize`` negates the gradient. A complex parameter is updated as its real and imaginary parts.
+    """
+
+    kind: ClassVar[Callable[..., torch.optim.Optimizer]]
+    counted_in: ClassVar[str] = "state"  # where the package keeps its count: "state", "group", or "" if nowhere
+
+    def __init__(self, params: Any, **options: Any) -> None:
+        known = inspect.signature(type(self).kind).parameters
+        defaults = {name: p.default for name, p in known.items() if p.default is not p.empty}
+        super().__init__(params, {"maximize": False, **defaults, **options})
+
+    def translated(self, options: dict[str, Any]) -> dict[str, Any]:
+        """Return the package's options for ours."""
+        return options
+
+    def corrected(self, param: torch.Tensor, entry: dict[str, Any]) -> None:
+        """Undo what the package does wrong after an update, in place."""
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        assert closure is None
+        for group in self.param_groups:
+            for param in group["params"]:
+                if param.grad is not None:
+                    self._update(param, group)
+
+    def _update(self, param: torch.Tensor, group: dict[str, Any]) -> None:
+        known = inspect.signature(type(self).kind).parameters
+        options = {key: value for key, value in self.translated(group).items() if key in known and key != "params"}
+        view = _real(param.detach())
+        view.grad = _real(-param.grad if group["maximize"] else param.grad).clone()
+        inner, entry = type(self).kind([view], **options), self.state[param]
+        if entry:
+            inner.state[view] = {key: _real(value) for key, value in entry.items() if key != "step"}
+        count = int(entry.get("step", 0))
+        if self.counted_in == "group":
+            inner.param_groups[0]["step"] = count
+        elif self.counted_in == "state" and entry:
+            inner.state[view]["step"] = count
+        inner.step()
+        self.corrected(view, inner.state[view])
+        after = {key: value for key, value in inner.state[view].items() if key != "step"}
+        if param.is_complex():
+            after = {key: torch.view_as_complex(value) for key, value in after.items()}
+        counted = {"step": torch.tensor(float(count + 1))} if self.counted_in else {}
+        self.state[param] = {**counted, **after}
+
+
+def _real(tensor: Any) -> Any:
+    is_complex = isinstance(tensor, torch.Tensor) and tensor.is_complex()
+    return torch.view_as_real(tensor) if is_complex else tensor
+
+
+class Lion(Reference):
+    kind = lion_pytorch.Lion
+    counted_in = ""
+
+    def corrected(self, param: torch.Tensor, entry: dict[str, Any]) -> None:
+        """torch's sign of NaN is 0, which would hide that the gradient or the momentum is NaN."""
+        param[entry["exp_avg"].isnan()] = torch.nan
