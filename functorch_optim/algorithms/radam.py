@@ -67,7 +67,7 @@ class RAdam(Rule):
             beta1,
             beta2,
             step_size=hyperparams.lr / one_minus_power(beta1, step),
-            rectification=_rectification(beta2, step) * scalar_sqrt(one_minus_power(beta2, step)),
+            rectification=rectification(beta2, step) * scalar_sqrt(one_minus_power(beta2, step)),
             eps=hyperparams.eps,
         )
 
@@ -81,29 +81,29 @@ class RAdam(Rule):
         return delta, RAdamState(None, exp_avg, exp_avg_sq)
 
 
-def _rectification(beta2: Beta, step: Numeric) -> PyTree:
-    """``sqrt((rho - 4) (rho - 2) rho_inf / ((rho_inf - 4) (rho_inf - 2) rho))`` where rho > 5, else 0."""
+def rectification(beta2: Beta, step: Numeric, above: float = 5) -> PyTree:
+    """``sqrt((rho - 4) (rho - 2) rho_inf / ((rho_inf - 4) (rho_inf - 2) rho))`` where rho > ``above``, else 0."""
     if on_host(beta2.value, step):
         rho_inf = 2 / (1 - beta2.value) - 1
         rho = rho_inf - 2 * step * beta2.value**step / (1 - beta2.value**step)
-        if not rho > 5:
+        if not rho > above:
             return 0.0
         return ((rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho)) ** 0.5
     rho_inf = (1 + beta2.value) / beta2.complement
     rho = _rho(beta2, as_float(step))
-    first = _first_adaptive_step(beta2.value) if on_host(beta2.value) else None
-    large = rho > 5 if first is None else step >= first
+    first = _first_adaptive_step(beta2.value, above) if on_host(beta2.value) else None
+    large = rho > above if first is None else step >= first
     safe = jnp.where(large, rho, 6.0)  # avoids a division by zero where the value is not used
     square = (safe - 4) / (rho_inf - 4) * ((safe - 2) / (rho_inf - 2)) * (rho_inf / safe)
     return jnp.where(large, jnp.sqrt(jnp.where(large, square, 1.0)), 0.0)
 
 
 @functools.cache
-def _first_adaptive_step(beta2: float) -> int:
-    """The first update with rho > 5, decided in double precision; rho rises with the step."""
+def _first_adaptive_step(beta2: float, above: float) -> int:
+    """The first update with rho > ``above``, decided in double precision; rho rises with the step."""
     rho_inf, step = 2 / (1 - beta2) - 1, 1
-    while rho_inf > 5 and step < 10_000:
-        if rho_inf - 2 * step * beta2**step / (1 - beta2**step) > 5:
+    while rho_inf > above and step < 10_000:
+        if rho_inf - 2 * step * beta2**step / (1 - beta2**step) > above:
             return step
         step += 1
     return np.iinfo(np.int32).max

@@ -12,7 +12,7 @@ from functorch_optim import axes, rows, trees, variables
 from functorch_optim.base import Transform
 from functorch_optim.core.leaf import Joint, LeafUpdate, is_joint, joint_updates, leaf_update
 from functorch_optim.core.numerics import next_step
-from functorch_optim.core.rule import Rule, StepScalars, step_scalars
+from functorch_optim.core.rule import Rule, StepScalars, carried_dtype, step_scalars
 from functorch_optim.effects import Effect, Effects, Kind, Leaves, for_each
 from functorch_optim.hyperparams import is_static_zero
 from functorch_optim.labels import Labels, flags_of, warn_of_empty
@@ -55,7 +55,8 @@ class Lifted(Transform):
             warn_of_empty("decay_mask", self.decay_mask, params)
         # Read the options only if the rule needs them: a schedule may accept only a traced step.
         first = self.rule.at(jnp.zeros((), jnp.int32)) if self.rule.starts_from_options else self.rule.placeholder()
-        carried = {name: jnp.asarray(value, jnp.float32) for name, value in self.rule.start(first).items()}
+        dtype = jax.dtypes.canonicalize_dtype(carried_dtype(self.rule))
+        carried = {name: jnp.asarray(value, dtype) for name, value in self.rule.start(first).items()}
         own = [algorithm.rule.init(leaf, first) for algorithm, leaf in zip(algorithms, leaves, strict=True)]
         return self.state_of(treedef, own, jnp.zeros((), jnp.int32), carried)
 

@@ -34,6 +34,20 @@ def zeros_like(param: PyTree) -> jax.Array | None:
     return None if param is None else beside(param, jnp.zeros_like(param, dtype=trees.slot_dtype(param)))
 
 
+def copy_of(param: PyTree) -> jax.Array | None:
+    """Create a slot that starts as the parameter, in its own buffer; its dtype is that of :func:`zeros_like`.
+
+    Example:
+        >>> copy_of(jnp.ones(2, jnp.float16)).dtype
+        dtype('float32')
+    """
+    if param is None:
+        return None
+    if isinstance(param, jax.ShapeDtypeStruct):
+        return zeros_like(param)
+    return beside(param, jnp.array(param, dtype=trees.slot_dtype(param), copy=True))
+
+
 def wide_zeros_like(param: PyTree) -> jax.Array:
     """Zeros with a parameter's shape and sharding in at least float32, for sums over many steps."""
     inexact = jnp.issubdtype(param.dtype, jnp.inexact)

@@ -5,6 +5,7 @@ from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 
 from functorch_optim import axes, trees
@@ -57,7 +58,10 @@ class Rule(Options):
 
     title: ClassVar[str]  #: the algorithm's name in messages
     state: ClassVar[Callable[..., PyTree]]  #: the class of its state
-    carried: ClassVar[tuple[str, ...]] = ()  #: scalars carried from step to step, in float32 as in torch
+    carried: ClassVar[tuple[str, ...]] = ()  #: scalars carried from step to step
+    carries_doubles: ClassVar[bool] = (
+        False  #: whether these are doubles where JAX has them; if not, float32 as in torch
+    )
     sparse_hint: ClassVar[str] = ""  #: the end of the message that refuses row-sparse gradients
     takes_rows: ClassVar[bool] = False  #: whether gradients may be row-sparse
     needs_rows: ClassVar[str] = ""  #: what to do with dense gradients, if only row-sparse ones are taken
@@ -67,6 +71,7 @@ class Rule(Options):
     elementwise: ClassVar[bool] = False  #: whether each entry is updated independently
     normalizes: ClassVar[bool] = False  #: whether scaling all gradients leaves the update the same
     joint: ClassVar[bool] = False  #: whether a step computes something for all parameters together, on a mesh
+    decays_direction: ClassVar[bool] = False  #: whether update gets the decay, to add to its direction where it likes
     rate_is_factor: ClassVar[bool] = True  #: whether the update is lr times something independent of lr
     counts_steps: ClassVar[bool] = True  #: whether an entry of the torch face's state dict has the number of updates
 
@@ -145,12 +150,15 @@ class Rule(Options):
         return scalars
 
     def update(self, grad: jax.Array, param: PyTree, slots: PyTree, scalars: PyTree) -> tuple[jax.Array, PyTree]:
-        """Return what to add to the parameter, and its next slots: array math in one real dtype."""
+        """Return what to add to the parameter, and its next slots: array math in one real dtype.
+
+        With ``decays_direction`` it takes a further argument ``decay``: ``weight_decay * param``, or None without decay.
+        """
         raise NotImplementedError(f"{type(self).__name__} does not define update")  # abstract: every subclass does
 
-    def steps(self, grad: jax.Array, param: PyTree, slots: PyTree, scalars: PyTree) -> Steps:
+    def steps(self, grad: jax.Array, param: PyTree, slots: PyTree, scalars: PyTree, *decay: PyTree) -> Steps:
         """:meth:`update` of a ``joint`` rule, which yields what :meth:`together` computes and is sent the answer."""
-        return self.update(grad, param, slots, scalars)
+        return self.update(grad, param, slots, scalars, *decay)
         yield  # a generator that asks nothing
 
     def together(self, asked: list[PyTree]) -> list[PyTree]:
@@ -171,6 +179,11 @@ def answered(rule: Rule, steps: list[Steps]) -> list[tuple[PyTree, PyTree]]:
                 results[index] = end.value
         answers = dict(zip(asked, rule.together(list(asked.values())), strict=True)) if asked else {}
     return results
+
+
+def carried_dtype(rule: "Rule | type[Rule]") -> np.dtype:
+    """The dtype of the carried scalars on the host; JAX may have a narrower one."""
+    return np.dtype(np.float64 if rule.carries_doubles else np.float32)
 
 
 def slots_in(state: Callable[..., PyTree]) -> tuple[str, ...] | None:

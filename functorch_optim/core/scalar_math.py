@@ -74,14 +74,24 @@ def minimum(a: Numeric, b: Numeric) -> Numeric:
     return min(a, b) if on_host(a, b) else jnp.minimum(a, b)
 
 
+def rounded(value: Any, dtype: np.dtype) -> Numeric:
+    """Round a scalar to a dtype, as torch does when it stores one in a tensor.
+
+    Example:
+        >>> rounded(0.1, np.dtype("float32")), rounded(0.1, np.dtype("float64"))
+        (0.10000000149011612, 0.1)
+    """
+    return float(dtype.type(value)) if on_host(value) else value.astype(jax.dtypes.canonicalize_dtype(dtype))
+
+
 def single(value: Any) -> Numeric:
-    """Round a scalar to float32, as torch does when it stores one in a tensor.
+    """Round a scalar to float32.
 
     Example:
         >>> single(0.1)
         0.10000000149011612
     """
-    return float(np.float32(value)) if on_host(value) else value.astype(jnp.float32)
+    return rounded(value, np.dtype(np.float32))
 
 
 def times_in_place(stored: Any, factor: Numeric) -> Numeric:

@@ -9,6 +9,7 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from functorch_optim import trees
+from functorch_optim.core.rule import carried_dtype
 from functorch_optim.optim.engine.histories import History, shapes_of, slots_of
 from functorch_optim.optim.engine.protocol import Entry
 from functorch_optim.optim.engine.slot_dtypes import SlotDtypes, slot_dtype
@@ -21,17 +22,16 @@ from functorch_optim.typing import PyTree
 
 def entries_of(histories: Collection[History], types: Collection[PyTree]) -> list[Entry]:
     """Return each parameter's entry in torch's ``state_dict``; ``types`` are the rules in use."""
-    counting = {rule.state for rule in types if habits_of(rule).counts_steps}
+    counting = {rule.state: carried_dtype(rule) for rule in types if habits_of(rule).counts_steps}
     integers = {rule.state for rule in types if habits_of(rule).integer_step}
     result = []
     for history in histories:
         slots = {**slots_of(history.row), **history.idle} if history.row is not None else {}
         if type(history.row) in counting:
-            scalars = {"step": history.step, **history.carried}
-            slots = {
-                **{key: v if is_traced(v) else np.asarray(v, np.float32) for key, v in scalars.items()},
-                **slots,
-            }
+            wide = counting[type(history.row)]
+            carried = {key: v if is_traced(v) else np.asarray(v, wide) for key, v in history.carried.items()}
+            step = history.step if is_traced(history.step) else np.asarray(history.step, np.float32)
+            slots = {"step": step, **carried, **slots}
             if type(history.row) in integers:
                 slots["step"] = history.step
         result.append(slots)
@@ -70,7 +70,8 @@ def history_of(
     except ValueError as error:
         raise ValueError(f"step of the parameter {quoted} {error}") from error
     carried = {key: given.pop(key) for key in rule.carried}
-    carried = {key: v if is_traced(v) else float(np.float32(v)) for key, v in carried.items()}
+    wide = carried_dtype(rule)
+    carried = {key: v if is_traced(v) else float(wide.type(v)) for key, v in carried.items()}
     placed = {}
     for slot, value in given.items():
         where = f"{slot} of the parameter {quoted}"

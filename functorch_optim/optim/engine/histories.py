@@ -10,7 +10,8 @@ from jax.typing import DTypeLike
 
 from functorch_optim.core.lifted import Lifted
 from functorch_optim.core.packing import packable
-from functorch_optim.core.scalar_math import single
+from functorch_optim.core.rule import carried_dtype
+from functorch_optim.core.scalar_math import rounded
 from functorch_optim.optim.engine.kinds import Record
 from functorch_optim.optim.engine.packs import Leaves, Pack, cut_all, join_all
 from functorch_optim.optim.engine.slot_dtypes import SlotDtypes, cast_slots, widen_slots
@@ -25,7 +26,7 @@ FEW_BREAKS = 2  # packs that missing gradients break up more often are left alon
 class History:
     """One parameter's state: its slots (None before the first update), and how often it was updated.
 
-    ``carried`` has the scalars carried from step to step, as numbers that float32 can hold; ``idle`` has the slots that
+    ``carried`` has the scalars carried from step to step, as numbers that their dtype can hold; ``idle`` has the slots that
     the current options do not use, which torch keeps too; ``row`` was created for ``algorithm``, with the ``dtypes`` of
     the option ``state_dtype``.
     """
@@ -67,7 +68,8 @@ def _first_row(record: Record, param: PyTree) -> PyTree:
 
 def _first(record: Record, row: PyTree) -> History:
     """Return the history before the first update; ``row`` has the slots, or their shapes."""
-    carried = {name: single(value) for name, value in record.algorithm.rule.start(record.numbers).items()}
+    rule = record.algorithm.rule
+    carried = {name: rounded(value, carried_dtype(rule)) for name, value in rule.start(record.numbers).items()}
     return History(row, 0, carried, {}, record.algorithm, record.dtypes)
 
 
