@@ -18,11 +18,15 @@ from functorch_optim.algorithms.normuon import NorMuonState, normuon
 from functorch_optim.algorithms.radam import RAdamState, radam
 from functorch_optim.algorithms.rmsprop import RMSpropState, rmsprop
 from functorch_optim.algorithms.rprop import RpropState, rprop
+from functorch_optim.algorithms.schedule_free_adamw import ScheduleFreeAdamWState, schedule_free_adamw
+from functorch_optim.algorithms.schedule_free_radam import schedule_free_radam
+from functorch_optim.algorithms.schedule_free_sgd import ScheduleFreeSGDState, schedule_free_sgd
 from functorch_optim.algorithms.sgd import SGDState, sgd
 from functorch_optim.algorithms.sparse_adam import SparseAdamState, sparse_adam
 from functorch_optim.averaging.average import AverageState, averaged_params, swap_params, update_average
 from functorch_optim.averaging.batch_norm import BatchStatistics, batch_statistics
 from functorch_optim.averaging.ema import ema, ema_warmup
+from functorch_optim.averaging.evaluation import eval_params, train_params
 from functorch_optim.averaging.swa import swa
 from functorch_optim.base import EmptyState, GradientTransformation, apply_updates, identity
 from functorch_optim.combinators import ChainState, NamedStates, chain, current_hyperparams, find_state, named_chain
@@ -149,6 +153,8 @@ __all__ = [
     "Rule",
     "SAMState",
     "SGDState",
+    "ScheduleFreeAdamWState",
+    "ScheduleFreeSGDState",
     "SkipLargeUpdatesState",
     "SkipNonfiniteState",
     "SkipSpikesState",
@@ -186,6 +192,7 @@ __all__ = [
     "ema",
     "ema_warmup",
     "enable_cpu_fusion",
+    "eval_params",
     "find_state",
     "flat_params",
     "flatten_like",
@@ -250,6 +257,9 @@ __all__ = [
     "scale_by_sign",
     "scale_by_sparse_adam",
     "scale_by_trust_ratio",
+    "schedule_free_adamw",
+    "schedule_free_radam",
+    "schedule_free_sgd",
     "schedules",
     "selective",
     "set_hyperparams",
@@ -265,6 +275,7 @@ __all__ = [
     "swa",
     "swap_params",
     "testing",
+    "train_params",
     "unflatten",
     "update_average",
     "value_and_sparse_grad",

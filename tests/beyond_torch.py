@@ -1,6 +1,8 @@
 """The rows of the algorithms that torch does not have, in the order of their names."""
 
-from tests.row import B2, BETAS, Algorithm, crossed, negative
+from tests.row import B2, BETAS, EPS, Algorithm, crossed, negative
+
+SCHEDULE_FREE = ("weight_sum", "lr_max", "momentum")
 
 BEYOND_TORCH: dict[str, Algorithm] = {
     "lion": Algorithm(
@@ -20,5 +22,60 @@ BEYOND_TORCH: dict[str, Algorithm] = {
         copies=1.0,  # like Rprop
         module="tests.oracles",
         refused=(*negative(), *BETAS),
+    ),
+    "schedule_free_adamw": Algorithm(
+        "AdamWScheduleFree",
+        ("z", "exp_avg_sq"),
+        crossed({"lr": 0.01}, {}, {"warmup_steps": 20, "r": 1.0, "weight_lr_power": 1.0}),
+        typical={"lr": 0.01},
+        exact={"lr": 0.0625, "betas": (0.875, B2), "eps": 2.0**-27, "weight_decay": 0.125},
+        resumed={"lr": 0.1, "weight_decay": 0.1, "warmup_steps": 12},
+        learned=("lr", "weight_decay"),
+        long=({"weight_decay": 0.1, "warmup_steps": 101},),
+        edges=({"betas": (0.5, 0.0), "eps": 0.1}, {"lr": 0.0}, {"lr": 0.5, "weight_decay": 1.0, "warmup_steps": 3}),
+        by_hand=(({"lr": 0.1, "weight_decay": 0.1}, [0.8246651354913912, -1.9117585782978221]),),
+        carried=SCHEDULE_FREE,
+        carries_doubles=True,
+        has_betas=True,
+        copies=2.0,
+        module="tests.oracles",
+        refused=(*negative(**EPS), *BETAS),
+    ),
+    "schedule_free_radam": Algorithm(
+        "RAdamScheduleFree",
+        ("z", "exp_avg_sq"),
+        crossed({"lr": 0.01}, flags=("maximize", "silent_sgd_phase")),
+        typical={"lr": 0.01, "betas": (0.9, 0.9)},
+        exact={"lr": 0.0625, "betas": (0.875, B2), "weight_decay": 0.125},
+        resumed={"lr": 0.1, "weight_decay": 0.1, "betas": (0.9, 0.9)},
+        learned=("lr",),
+        long=({"weight_decay": 0.1}, {"betas": (0.9, 0.92), "silent_sgd_phase": False}),
+        edges=({"lr": 0.1, "betas": (0.5, 0.5)}, {"lr": 0.1, "betas": (0.5, 0.75), "eps": 0.1}),
+        by_hand=(({"lr": 0.1, "weight_decay": 0.1, "silent_sgd_phase": False}, [0.87917465154, -1.90581898183]),),
+        carried=SCHEDULE_FREE,
+        carries_doubles=True,
+        has_betas=True,
+        smooth=False,  # the first updates leave the parameters alone
+        copies=2.0,
+        module="tests.oracles",
+        tolerance=1e-10,  # for the same reason as RAdam
+        refused=(*negative(**EPS), *BETAS),
+    ),
+    "schedule_free_sgd": Algorithm(
+        "SGDScheduleFree",
+        ("z",),
+        crossed({"lr": 0.05}, {"momentum": 0.9}, {"momentum": 0.5, "warmup_steps": 20, "r": 1.0}),
+        typical={"lr": 0.1},
+        exact={"lr": 0.0625, "momentum": 0.875, "weight_decay": 0.125},
+        resumed={"lr": 0.1, "weight_decay": 0.1, "warmup_steps": 12},
+        learned=("lr", "weight_decay"),
+        long=({"lr": 0.05, "warmup_steps": 101},),
+        edges=({"lr": 0.0}, {"lr": 0.5, "weight_decay": 1.0, "warmup_steps": 3, "weight_lr_power": 0.0}),
+        by_hand=(({"lr": 0.1, "weight_decay": 0.1}, [0.87917465154, -1.90581898183]),),
+        carried=SCHEDULE_FREE,
+        carries_doubles=True,
+        copies=1.0,
+        module="tests.oracles",
+        refused=(*negative(), ({"momentum": 1.0}, "Momentum must be between 0 and 1 exclusive: 1.0")),
     ),
 }

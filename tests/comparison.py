@@ -21,7 +21,7 @@ from tests.algorithms import ALGORITHMS, Case, label
 # units in the last place of parameters and of slots.
 FACE_TOLERANCE, SPARSE_TOLERANCE = 1e-12, 1e-12
 ULPS, FACE_ULPS = (8, 8), (5, 8)
-SCALARS = {"step", "eta", "mu", "mu_product"}
+SCALARS = {"step", *[name for row in ALGORITHMS.values() for name in row.carried]}
 FOLDER = pathlib.Path(__file__).parent / "reference"
 Static = tuple[tuple[str, Any], ...]
 
@@ -155,7 +155,9 @@ def trajectory_errors(many: Sequence[Case], dtype: str) -> dict[str, float]:
 def _error(name: str, params: Any, state: Any, expected: dict[str, np.ndarray]) -> float:
     """Return the worst relative difference of parameters, slots and carried scalars."""
     slots, scalars = slots_of(state), {key: getattr(state, key) for key in ALGORITHMS[name].carried}
-    if set(slots) != set(expected) - {"param", *SCALARS} or any(v.dtype != jnp.float32 for v in scalars.values()):
+    wide = np.float64 if ALGORITHMS[name].carries_doubles else np.float32
+    wrong = [value for value in scalars.values() if value.dtype != jax.dtypes.canonicalize_dtype(wide)]
+    if wrong or set(slots) != set(expected) - {"param", *SCALARS}:
         return float("inf")
     errors = [relative(name, params, expected["param"])]
     errors += [relative(name, tree, expected[slot], slot) for slot, tree in slots.items()]
@@ -299,7 +301,7 @@ def _face_error(name: str, params: Any, entries: Any, right: dict[str, np.ndarra
     counts = [float(entry.get("step", -1)) for entry in filled]
     same = counts == right["step"].tolist() and all(entry.get("step", steps) == steps for entry in empty)
     for scalar in ALGORITHMS[name].carried:
-        held = np.float32([entry.get(scalar, np.nan) for entry in filled])
+        held = np.array([entry.get(scalar, np.nan) for entry in filled], right[scalar].dtype)
         same = same and np.array_equal(held, right[scalar], equal_nan=True)
     if not same:
         return float("inf")

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import lion_pytorch
+import schedulefree
 import torch
 
 
@@ -20,7 +21,7 @@ class Reference(torch.optim.Optimizer):
     """
 
     kind: ClassVar[Callable[..., torch.optim.Optimizer]]
-    counted_in: ClassVar[str] = "state"  # where the package keeps its count: "state", "group", or "" if nowhere
+    counted_in: ClassVar[str] = "state"  # where the package has a step: "state", "group", or ""
 
     def __init__(self, params: Any, **options: Any) -> None:
         known = inspect.signature(type(self).kind).parameters
@@ -30,6 +31,13 @@ class Reference(torch.optim.Optimizer):
     def translated(self, options: dict[str, Any]) -> dict[str, Any]:
         """Return the package's options for ours."""
         return options
+
+    def before(self, group: dict[str, Any], entry: dict[str, Any]) -> None:
+        """Write the scalars that the package keeps in its group, from the parameter's entry."""
+
+    def after(self, group: dict[str, Any]) -> dict[str, Any]:
+        """Return the scalars that the package keeps in its group, for the parameter's entry."""
+        return {}
 
     def corrected(self, param: torch.Tensor, entry: dict[str, Any]) -> None:
         """Undo what the package does wrong after an update, in place."""
@@ -51,17 +59,19 @@ class Reference(torch.optim.Optimizer):
         if entry:
             inner.state[view] = {key: _real(value) for key, value in entry.items() if key != "step"}
         count = int(entry.get("step", 0))
+        self.before(inner.param_groups[0], entry)
         if self.counted_in == "group":
             inner.param_groups[0]["step"] = count
         elif self.counted_in == "state" and entry:
             inner.state[view]["step"] = count
         inner.step()
         self.corrected(view, inner.state[view])
-        after = {key: value for key, value in inner.state[view].items() if key != "step"}
+        scalars = self.after(inner.param_groups[0])
+        after = {key: value for key, value in inner.state[view].items() if key not in ("step", *scalars)}
         if param.is_complex():
             after = {key: torch.view_as_complex(value) for key, value in after.items()}
         counted = {"step": torch.tensor(float(count + 1))} if self.counted_in else {}
-        self.state[param] = {**counted, **after}
+        self.state[param] = {**counted, **scalars, **after}
 
 
 def _real(tensor: Any) -> Any:
@@ -73,6 +83,40 @@ class Lion(Reference):
     kind = lion_pytorch.Lion
     counted_in = ""
 
+    def before(self, group: dict[str, Any], entry: dict[str, Any]) -> None:
+        """Write the scalars that the package keeps in its group, from the parameter's entry."""
+
+    def after(self, group: dict[str, Any]) -> dict[str, Any]:
+        """Return the scalars that the package keeps in its group, for the parameter's entry."""
+        return {}
+
     def corrected(self, param: torch.Tensor, entry: dict[str, Any]) -> None:
         """torch's sign of NaN is 0, which would hide that the gradient or the momentum is NaN."""
         param[entry["exp_avg"].isnan()] = torch.nan
+
+
+class ScheduleFree(Reference):
+    """The package's are told to train first, and keep their scalars in the group."""
+
+    counted_in = "k"
+
+    def before(self, group: dict[str, Any], entry: dict[str, Any]) -> None:
+        scalars = {name: float(entry[name]) for name in ("weight_sum", "lr_max") if name in entry}
+        group.update(train_mode=True, k=int(entry.get("step", 0)), **scalars)
+
+    def after(self, group: dict[str, Any]) -> dict[str, Any]:
+        momentum = group["momentum"] if "momentum" in group else group["betas"][0]
+        scalars = {"weight_sum": group["weight_sum"], "lr_max": group["lr_max"], "momentum": momentum}
+        return {name: torch.tensor(value, dtype=torch.float64) for name, value in scalars.items()}
+
+
+class SGDScheduleFree(ScheduleFree):
+    kind = schedulefree.SGDScheduleFree
+
+
+class AdamWScheduleFree(ScheduleFree):
+    kind = schedulefree.AdamWScheduleFree
+
+
+class RAdamScheduleFree(ScheduleFree):
+    kind = schedulefree.RAdamScheduleFree

@@ -51,6 +51,7 @@ class Algorithm:
         edges: options at the limits of what is allowed.
         by_hand: options, and the value of [1, -2] after four steps with them (float64).
         carried: the scalars in its state other than the step.
+        carries_doubles: whether these are kept as doubles.
         has_step, has_betas: whether torch counts its steps, and whether it has betas.
         takes_complex, takes_empty, takes_rows, takes_vectors: which parameters and gradients it takes.
         packs: whether small parameters may be packed.
@@ -71,6 +72,7 @@ class Algorithm:
     edges: tuple[Options, ...] = ()
     by_hand: tuple[tuple[Options, list[float]], ...] = ()
     carried: tuple[str, ...] = ()
+    carries_doubles: bool = False
     has_step: bool = True
     has_betas: bool = False
     takes_complex: bool = True

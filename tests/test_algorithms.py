@@ -55,6 +55,7 @@ def test_the_rows_tell_what_the_rules_are(name):
     row, tx = ALGORITHMS[name], getattr(fo, name)(**ALGORITHMS[name].typical)
     rule = tx.update.of.rule
     assert (row.takes_rows, row.carried) == (rule.takes_rows, tuple(rule.carried))
+    assert row.carries_doubles is rule.carries_doubles
     assert row.has_step is habits_of(type(rule)).counts_steps and row.packs is rule.elementwise
     held = set(tx.init(jnp.ones((2, 2)))._fields) - {"step", *row.carried}
     assert held == set(row.slots)

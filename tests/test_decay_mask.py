@@ -25,7 +25,7 @@ def kernels(path):
     return path != "bias"
 
 
-def steps(tx, params=PARAMS, grads=GRADS, count=2):
+def steps(tx, params=PARAMS, grads=GRADS, count=6):  # Schedule-Free RAdam moves from the fifth on
     state = tx.init(params)
     for _ in range(count):
         updates, state = tx.update(grads, state, params)

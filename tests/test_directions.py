@@ -30,7 +30,7 @@ LINKS = {
     "sgd": fo.scale_by_momentum,
     "sparse_adam": fo.scale_by_sparse_adam,
 }
-KEEP_THEIR_RATE = ("adafactor", "asgd", "rprop")
+KEEP_THEIR_RATE = [name for name in ALGORITHMS if not getattr(fo, name)().update.of.rule.rate_is_factor]
 OTHER_LINKS = ("lr", "weight_decay", "maximize", "decoupled_weight_decay")
 DENSE = [name for name in ALGORITHMS if name != "adamw"]
 rate = fo.schedules.exponential_decay(0.1, 0.8)
@@ -93,8 +93,11 @@ def test_a_direction_and_a_rate_are_the_algorithm(name):
         chex.assert_trees_all_close(state.states[0], whole, rtol=1e-12)
 
 
+OUTSIDE = [name for name in DENSE if ALGORITHMS[name].decays and not of(name)().update.of.rule.decays_direction]
+
+
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("name", [name for name in DENSE if ALGORITHMS[name].decays])
+@pytest.mark.parametrize("name", OUTSIDE)
 def test_decay_before_a_direction_is_coupled_and_after_it_decoupled(name):
     make, vectors = of(name), ALGORITHMS[name].takes_vectors
     lr = rate if name in KEEP_THEIR_RATE else 1.0

@@ -139,10 +139,11 @@ def test_a_step_copies_nothing(name):
     memory = jax.jit(step, donate_argnums=(0, 1)).lower(params, state, params).compile().memory_analysis()
     owned = sum(leaf.nbytes for leaf in jax.tree.leaves((params, state)))
     gradients = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
-    assert memory.alias_size_in_bytes == owned
+    row = ALGORITHMS[name if name in ALGORITHMS else name.split("_")[0]]
+    written = 4 * len(row.carried)  # scalars that may be written without being read
+    assert owned - written <= memory.alias_size_in_bytes <= owned
     assert abs(memory.argument_size_in_bytes - owned - gradients) <= 64
-    arrays = ALGORITHMS[name.split("_")[0]].copies
-    assert memory.temp_size_in_bytes <= arrays * gradients + 0.02 * owned
+    assert memory.temp_size_in_bytes <= row.copies * gradients + 0.02 * owned
 
 
 def test_the_torch_face_donates_what_it_has():

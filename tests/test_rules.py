@@ -225,9 +225,10 @@ def test_a_rule_that_keeps_the_promises_is_told_what_was_checked():
 def test_the_rules_of_the_library_keep_the_promises(name):
     others = {"muon": fo.muon().update.of.rule, "sparse_adam": fo.sparse_adam().update.of.rule}
     params = {"one": jnp.ones((4, 2)), "other": jnp.ones((2, 3))} if name == "muon" else None
-    report = check_rule({**RULES, **others}[name], params)
+    rule = {**RULES, **others}[name]
+    report = check_rule(rule, params)
     assert set(report.checked) >= PROMISES
-    assert ("rate" in report.not_checked) is name.startswith(("adafactor", "asgd", "rprop"))
+    assert ("rate" in report.not_checked) is (not rule.rate_is_factor)
 
 
 def average_of(make):

@@ -36,8 +36,8 @@ def run(case: Case, dtype: str, steps: int) -> Trajectory:
                 flat = _flat(name, values, slot)
                 rows.setdefault(slot, [np.zeros_like(flat)]).append(flat)
         for scalar in ALGORITHMS[name].carried:
-            value = np.float32(optimizer.state[next(iter(params.values()))][scalar])
-            rows.setdefault(scalar, [np.float32(0)]).append(value)  # row 0 is a placeholder
+            value = _wide(name)(optimizer.state[next(iter(params.values()))][scalar])
+            rows.setdefault(scalar, [_wide(name)(0)]).append(value)  # row 0 is a placeholder
     return {key: np.stack(value) for key, value in rows.items()}
 
 
@@ -72,7 +72,7 @@ def run_with_gaps(case: Case, steps: tuple[int, ...], gaps: bool) -> Trajectory:
                 rows.setdefault(slot, []).append(_flat(name, held, slot))
         for scalar in ALGORITHMS[name].carried:
             values = [float(state.get(scalar, torch.nan)) for state in filled]
-            rows.setdefault(scalar, []).append(np.array(values, np.float32))
+            rows.setdefault(scalar, []).append(np.array(values, _wide(name)))
     return {key: np.stack(value) for key, value in rows.items()}
 
 
@@ -112,6 +112,11 @@ def run_long(case: Case, dtype: str) -> Trajectory:
             for key, value in {"param": param.detach(), **held}.items():
                 rows.setdefault(key, []).append(value.numpy().copy())
     return {key: np.stack(value) for key, value in rows.items()}
+
+
+def _wide(name: str) -> Any:
+    """The dtype of the scalars that an algorithm carries."""
+    return np.float64 if ALGORITHMS[name].carries_doubles else np.float32
 
 
 def _flat(name: str, tree: dict[str, Any], slot: str = "param") -> np.ndarray:

@@ -15,7 +15,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 REFERENCE = Path(__file__).parent.parent / "reference"
-ROOTS = ("functorch_optim", "functorch_optim.optim", "functorch_optim.optim.optimizer")
+ROOTS = (
+    "functorch_optim",
+    "functorch_optim.optim",
+    "functorch_optim.optim.optimizer",
+    "functorch_optim.optim.schedule_free",
+)
 # Where the strings stand that describe data: Python attaches none to a value.
 DATA_MODULES = ("functorch_optim.hyperparams", "functorch_optim.checkpoint.leaf_rules")
 

@@ -87,13 +87,13 @@ def dense_steps(
     s = jax.tree.map(lambda x: coefficient(x, dtype), scalars._replace(rule=own))
     if getattr(rule, "maximize", False):
         g = -g
-    further: tuple[PyTree, ...] = ()
     if rule.decays_direction:
-        decay = s.coupled_decay
-        further = (None if decay is None else _where(decayed, decay * p, jnp.zeros_like(g)),)
-    elif s.coupled_decay is not None:
-        g = _where(decayed, g + s.coupled_decay * p, g)
-    delta, new = yield from rule.steps(g, p, wide, s.rule, *further)
+        decay = None if s.coupled_decay is None else _where(decayed, s.coupled_decay * p, jnp.zeros_like(g))
+        delta, new = rule.update(g, p, wide, s.rule, decay)  # pyright: ignore[reportCallIssue] see decays_direction
+    else:
+        if s.coupled_decay is not None:
+            g = _where(decayed, g + s.coupled_decay * p, g)
+        delta, new = yield from rule.steps(g, p, wide, s.rule)
     if s.decoupled_decay is not None:
         delta = _where(decayed, delta - decay_of(s.decoupled_decay, p), delta)
     return delta, jax.tree.map(lambda x, old: kept(old, x.astype(old.dtype)), new, slots)

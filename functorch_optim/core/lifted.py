@@ -55,8 +55,7 @@ class Lifted(Transform):
             warn_of_empty("decay_mask", self.decay_mask, params)
         # Read the options only if the rule needs them: a schedule may accept only a traced step.
         first = self.rule.at(jnp.zeros((), jnp.int32)) if self.rule.starts_from_options else self.rule.placeholder()
-        dtype = jax.dtypes.canonicalize_dtype(carried_dtype(self.rule))
-        carried = {name: jnp.asarray(value, dtype) for name, value in self.rule.start(first).items()}
+        carried = self.as_kept(self.rule.start(first))
         own = [algorithm.rule.init(leaf, first) for algorithm, leaf in zip(algorithms, leaves, strict=True)]
         return self.state_of(treedef, own, jnp.zeros((), jnp.int32), carried)
 
@@ -70,7 +69,12 @@ class Lifted(Transform):
         step = next_step(state.step)
         before = {name: getattr(state, name) for name in self.rule.carried}
         scalars, carried = step_scalars(self.rule, step, self.rule.at(state.step), before)
-        return scalars, state._replace(step=step, **carried)
+        return scalars, state._replace(step=step, **self.as_kept(carried))
+
+    def as_kept(self, carried: dict[str, Numeric]) -> dict[str, PyTree]:
+        """Return carried scalars as arrays of the dtype in which a state has them."""
+        dtype = jax.dtypes.canonicalize_dtype(carried_dtype(self.rule))
+        return {name: jnp.asarray(value, dtype) for name, value in carried.items()}
 
     def hyperparams(self, state: PyTree) -> dict[str, PyTree]:
         return self.rule.hyperparams_at(state.step)

@@ -59,9 +59,7 @@ class Rule(Options):
     title: ClassVar[str]  #: the algorithm's name in messages
     state: ClassVar[Callable[..., PyTree]]  #: the class of its state
     carried: ClassVar[tuple[str, ...]] = ()  #: scalars carried from step to step
-    carries_doubles: ClassVar[bool] = (
-        False  #: whether these are doubles where JAX has them; if not, float32 as in torch
-    )
+    carries_doubles: ClassVar[bool] = False  #: whether these are doubles if JAX has them; if not, float32 as in torch
     sparse_hint: ClassVar[str] = ""  #: the end of the message that refuses row-sparse gradients
     takes_rows: ClassVar[bool] = False  #: whether gradients may be row-sparse
     needs_rows: ClassVar[str] = ""  #: what to do with dense gradients, if only row-sparse ones are taken
@@ -152,13 +150,13 @@ class Rule(Options):
     def update(self, grad: jax.Array, param: PyTree, slots: PyTree, scalars: PyTree) -> tuple[jax.Array, PyTree]:
         """Return what to add to the parameter, and its next slots: array math in one real dtype.
 
-        With ``decays_direction`` it takes a further argument ``decay``: ``weight_decay * param``, or None without decay.
+        With ``decays_direction`` it takes a further argument ``decay``: ``weight_decay * param``, or None.
         """
         raise NotImplementedError(f"{type(self).__name__} does not define update")  # abstract: every subclass does
 
-    def steps(self, grad: jax.Array, param: PyTree, slots: PyTree, scalars: PyTree, *decay: PyTree) -> Steps:
+    def steps(self, grad: jax.Array, param: PyTree, slots: PyTree, scalars: PyTree) -> Steps:
         """:meth:`update` of a ``joint`` rule, which yields what :meth:`together` computes and is sent the answer."""
-        return self.update(grad, param, slots, scalars, *decay)
+        return self.update(grad, param, slots, scalars)
         yield  # a generator that asks nothing
 
     def together(self, asked: list[PyTree]) -> list[PyTree]:

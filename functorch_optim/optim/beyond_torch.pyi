@@ -4,9 +4,13 @@ from typing import Any
 
 from functorch_optim.optim.optimizer import Optimizer
 from functorch_optim.optim.param_groups import GroupRules
+from functorch_optim.optim.schedule_free import ScheduleFreeOptimizer
 
 __all__ = [
+    "AdamWScheduleFree",
     "Lion",
+    "RAdamScheduleFree",
+    "SGDScheduleFree",
 ]
 
 class Lion(Optimizer):
@@ -48,6 +52,163 @@ class Lion(Optimizer):
         weight_decay: Any = 0.0,
         *,
         foreach: bool | None = None,
+        maximize: bool = False,
+        differentiable: bool = False,
+        state_dtype: Any = None,
+        group_rules: GroupRules = (),
+    ) -> None: ...
+
+class SGDScheduleFree(ScheduleFreeOptimizer):
+    """Schedule-Free SGD: SGD with an average in place of momentum and of a schedule.
+
+    The equations are in :func:`functorch_optim.schedule_free_sgd`, with more about the options.
+
+    Args:
+        params: the parameters, in any form that :class:`functorch_optim.optim.Optimizer` takes.
+        lr: learning rate, at least 0.
+        momentum: share of the average x in y, in (0, 1).
+        weight_decay: coefficient of the decay, which acts at y, at least 0.
+        warmup_steps: number of updates over which the learning rate rises linearly, at least 0.
+        r: power of the update's number in its weight in the average.
+        weight_lr_power: power of the largest learning rate so far in the weight.
+        foreach: whether to update small parameters together; None decides by their number.
+        maximize: whether to ascend.
+        differentiable: whether a step may be traced, as for :class:`functorch_optim.optim.Optimizer`.
+        state_dtype: the dtype to keep all slots in, or a dict of slots, as in :func:`functorch_optim.state_dtype`.
+        group_rules: ``(regular expression, options)`` pairs, as for :class:`functorch_optim.optim.Optimizer`.
+
+    A number may be a Python number, a scalar array or a schedule, and may change in ``param_groups`` from step to step.
+
+    Call ``eval()`` before you evaluate or save the parameters, and ``train()`` before you go on.
+
+    Raises:
+        ValueError: an option outside its range, with torch's message, before ``params`` is read.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> optimizer = SGDScheduleFree([jnp.ones((2, 2))])
+        >>> optimizer.step([jnp.ones((2, 2))])
+        >>> bool(jnp.all(optimizer.params[0] < 1))
+        True
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Any = 1.0,
+        momentum: Any = 0.9,
+        weight_decay: Any = 0,
+        warmup_steps: Any = 0,
+        r: Any = 0.0,
+        weight_lr_power: Any = 2.0,
+        foreach: bool | None = None,
+        *,
+        maximize: bool = False,
+        differentiable: bool = False,
+        state_dtype: Any = None,
+        group_rules: GroupRules = (),
+    ) -> None: ...
+
+class AdamWScheduleFree(ScheduleFreeOptimizer):
+    """Schedule-Free AdamW: AdamW with an average in place of the first moment and of a schedule.
+
+    The equations are in :func:`functorch_optim.schedule_free_adamw`, with more about the options.
+
+    Args:
+        params: the parameters, in any form that :class:`functorch_optim.optim.Optimizer` takes.
+        lr: learning rate, at least 0.
+        betas: decay rates of the two moments, each in [0, 1).
+        eps: added to the denominator outside the root, at least 0.
+        weight_decay: coefficient of the decay, which acts at y, at least 0.
+        warmup_steps: number of updates over which the learning rate rises linearly, at least 0.
+        r: power of the update's number in its weight in the average.
+        weight_lr_power: power of the largest learning rate so far in the weight.
+        foreach: whether to update small parameters together; None decides by their number.
+        maximize: whether to ascend.
+        differentiable: whether a step may be traced, as for :class:`functorch_optim.optim.Optimizer`.
+        state_dtype: the dtype to keep all slots in, or a dict of slots, as in :func:`functorch_optim.state_dtype`.
+        group_rules: ``(regular expression, options)`` pairs, as for :class:`functorch_optim.optim.Optimizer`.
+
+    A number may be a Python number, a scalar array or a schedule, and may change in ``param_groups`` from step to step.
+
+    Call ``eval()`` before you evaluate or save the parameters, and ``train()`` before you go on.
+
+    Raises:
+        ValueError: an option outside its range, with torch's message, before ``params`` is read.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> optimizer = AdamWScheduleFree([jnp.ones((2, 2))])
+        >>> optimizer.step([jnp.ones((2, 2))])
+        >>> bool(jnp.all(optimizer.params[0] < 1))
+        True
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Any = 0.0025,
+        betas: tuple[Any, Any] = (0.9, 0.999),
+        eps: Any = 1e-08,
+        weight_decay: Any = 0,
+        warmup_steps: Any = 0,
+        r: Any = 0.0,
+        weight_lr_power: Any = 2.0,
+        foreach: bool | None = None,
+        *,
+        maximize: bool = False,
+        differentiable: bool = False,
+        state_dtype: Any = None,
+        group_rules: GroupRules = (),
+    ) -> None: ...
+
+class RAdamScheduleFree(ScheduleFreeOptimizer):
+    """Schedule-Free RAdam: RAdam with an average in place of the first moment and of a schedule.
+
+    The equations are in :func:`functorch_optim.schedule_free_radam`, with more about the options.
+
+    Args:
+        params: the parameters, in any form that :class:`functorch_optim.optim.Optimizer` takes.
+        lr: learning rate, at least 0.
+        betas: decay rates of the two moments, each in [0, 1).
+        eps: added to the denominator outside the root, at least 0.
+        weight_decay: coefficient of the decay, which acts at y, at least 0.
+        r: power of the update's number in its weight in the average.
+        weight_lr_power: power of the largest learning rate so far in the weight.
+        foreach: whether to update small parameters together; None decides by their number.
+        silent_sgd_phase: whether the first updates leave the parameters alone instead of being SGD.
+        maximize: whether to ascend.
+        differentiable: whether a step may be traced, as for :class:`functorch_optim.optim.Optimizer`.
+        state_dtype: the dtype to keep all slots in, or a dict of slots, as in :func:`functorch_optim.state_dtype`.
+        group_rules: ``(regular expression, options)`` pairs, as for :class:`functorch_optim.optim.Optimizer`.
+
+    A number may be a Python number, a scalar array or a schedule, and may change in ``param_groups`` from step to step.
+
+    Call ``eval()`` before you evaluate or save the parameters, and ``train()`` before you go on.
+
+    Raises:
+        ValueError: an option outside its range, with torch's message, before ``params`` is read.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> optimizer = RAdamScheduleFree([jnp.ones((2, 2))])
+        >>> optimizer.step([jnp.ones((2, 2))])
+        >>> bool(jnp.all(optimizer.params[0] < 1))
+        True
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Any = 0.0025,
+        betas: tuple[Any, Any] = (0.9, 0.999),
+        eps: Any = 1e-08,
+        weight_decay: Any = 0,
+        r: Any = 0.0,
+        weight_lr_power: Any = 2.0,
+        foreach: bool | None = None,
+        silent_sgd_phase: bool = True,
+        *,
         maximize: bool = False,
         differentiable: bool = False,
         state_dtype: Any = None,

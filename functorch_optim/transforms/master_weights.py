@@ -43,12 +43,12 @@ class MasterWeights(Wrapper):
 
     def init(self, params: PyTree) -> MasterWeightsState:
         master = trees.map_arrays(self._master, params)
-        return MasterWeightsState(master, self.inner.init(_whole(params, master)))
+        return MasterWeightsState(master, self.inner.init(whole_of(params, master)))
 
     def update(self, updates: PyTree, state: PyTree, params: PyTree = None, **extra: object) -> tuple[PyTree, PyTree]:
         if params is None:
             raise ValueError("master_weights needs the parameters: update(grads, state, params)")
-        whole = _whole(params, state.master)
+        whole = whole_of(params, state.master)
         updates, inner = update_of(self.inner, updates, state.inner, whole, extra)
         leaves, own, treedef = trees.pair(params, updates, "master_weights", what="update")
         masters = treedef.flatten_up_to(state.master)
@@ -95,7 +95,7 @@ def _widened(param: Array) -> jax.Array:
     return param.astype(jnp.float32)
 
 
-def _whole(params: PyTree, master: PyTree) -> PyTree:
+def whole_of(params: PyTree, master: PyTree) -> PyTree:
     """The parameters, with the master in place of each that has one."""
     leaves, treedef = jax.tree.flatten(params)
 

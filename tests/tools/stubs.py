@@ -33,7 +33,9 @@ def stub(module: ModuleType) -> str:
     """Return the text of the stub of a module of classes."""
     names = "".join(f'    "{name}",\n' for name in module.__all__)
     kinds = [kind for kind in vars(module).values() if inspect.isclass(kind) and kind.__module__ == module.__name__]
+    bases = {kind.__base__ for kind in kinds} - {Declared, *kinds}
     head = _HEAD.format(module.__name__.rpartition(".")[2])
+    head += "".join(f"from {base.__module__} import {base.__name__}\n" for base in sorted(bases, key=str))
     return "\n".join([head, f"__all__ = [\n{names}]\n", *map(_of_class, kinds)])
 
 

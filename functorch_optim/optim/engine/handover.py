@@ -3,13 +3,11 @@
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
 
-import jax
 import jax.numpy as jnp
 
 from functorch_optim import trees
 from functorch_optim.base import GradientTransformation
 from functorch_optim.combinators import NamedStates
-from functorch_optim.core.rule import carried_dtype
 from functorch_optim.optim.engine.entries import history_of
 from functorch_optim.optim.engine.histories import History, slots_of
 from functorch_optim.optim.engine.kinds import Algorithms, Record, lifted
@@ -38,9 +36,8 @@ def functional(
         for i in indices:
             own_rows[i], labels[i], carried = histories[i].row, label, histories[i].carried
         transformations[label] = _as_kept(algorithms, tx, options[group])
-        dtype = jax.dtypes.canonicalize_dtype(carried_dtype(lifted(tx).rule))
-        scalars = {name: jnp.asarray(value, dtype) for name, value in carried.items()}
-        states[label] = lifted(tx).state_of(layout.structure, own_rows, jnp.asarray(step, jnp.int32), scalars)
+        of = lifted(tx)
+        states[label] = of.state_of(layout.structure, own_rows, jnp.asarray(step, jnp.int32), of.as_kept(carried))
     if len(states) == 1:
         return next(iter(transformations.values())), next(iter(states.values()))
     return partition(transformations, layout.structure.unflatten(labels)), NamedStates(states)

@@ -26,9 +26,9 @@ FEW_BREAKS = 2  # packs that missing gradients break up more often are left alon
 class History:
     """One parameter's state: its slots (None before the first update), and how often it was updated.
 
-    ``carried`` has the scalars carried from step to step, as numbers that their dtype can hold; ``idle`` has the slots that
-    the current options do not use, which torch keeps too; ``row`` was created for ``algorithm``, with the ``dtypes`` of
-    the option ``state_dtype``.
+    ``carried`` has the scalars carried from step to step, as numbers that their dtype can hold; ``idle`` has the slots
+    that the current options do not use, which torch keeps too; ``row`` was created for ``algorithm``, with the
+    ``dtypes`` of the option ``state_dtype``.
     """
 
     row: PyTree = None
