@@ -9,12 +9,14 @@ from functorch_optim.algorithms.adamax import AdamaxState, adamax
 from functorch_optim.algorithms.adamw import adamw
 from functorch_optim.algorithms.asgd import ASGDState, asgd
 from functorch_optim.algorithms.bfgs import BFGSState, bfgs
+from functorch_optim.algorithms.dadapt_adam import DAdaptAdamState, dadapt_adam
 from functorch_optim.algorithms.lbfgs import LBFGSState, lbfgs
 from functorch_optim.algorithms.lion import LionState, lion
 from functorch_optim.algorithms.muon import MuonState, muon
 from functorch_optim.algorithms.muon_adamw import muon_adamw
 from functorch_optim.algorithms.nadam import NAdamState, nadam
 from functorch_optim.algorithms.normuon import NorMuonState, normuon
+from functorch_optim.algorithms.prodigy import ProdigyState, prodigy
 from functorch_optim.algorithms.radam import RAdamState, radam
 from functorch_optim.algorithms.rmsprop import RMSpropState, rmsprop
 from functorch_optim.algorithms.rprop import RpropState, rprop
@@ -127,6 +129,7 @@ __all__ = [
     "ClipByPercentileState",
     "ClipByZscoreState",
     "CountedAccumulateState",
+    "DAdaptAdamState",
     "EmptyState",
     "FlatParams",
     "ForeachState",
@@ -144,6 +147,7 @@ __all__ = [
     "NamedStates",
     "NorMuonState",
     "Plan",
+    "ProdigyState",
     "Quantized",
     "RAdamState",
     "RMSpropState",
@@ -189,6 +193,7 @@ __all__ = [
     "clip_by_zscore",
     "conjugate",
     "current_hyperparams",
+    "dadapt_adam",
     "ema",
     "ema_warmup",
     "enable_cpu_fusion",
@@ -223,6 +228,7 @@ __all__ = [
     "offload",
     "partition",
     "plan",
+    "prodigy",
     "project_box",
     "project_l2_ball",
     "project_simplex",

@@ -4,11 +4,15 @@ Each is a class of a package on PyPI: the authors' own where there is one. ``pip
 ``pyproject.toml`` gives those that the trajectories were recorded with.
 """
 
+import contextlib
 import inspect
+import io
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+import dadaptation
 import lion_pytorch
+import prodigyopt
 import schedulefree
 import torch
 
@@ -120,3 +124,28 @@ class AdamWScheduleFree(ScheduleFree):
 
 class RAdamScheduleFree(ScheduleFree):
     kind = schedulefree.RAdamScheduleFree
+
+
+class Negated:
+    """The packages of one estimate for all parameters, with the option ``maximize``."""
+
+    def __init__(self, params: Any, maximize: bool = False, **options: Any) -> None:
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints how the weights decay
+            super().__init__(params, **options)
+        self.maximize = maximize
+
+    def step(self, closure: Any = None) -> None:
+        assert closure is None
+        for group in self.param_groups:
+            for param in group["params"]:
+                if param.grad is not None:
+                    param.grad = -param.grad if self.maximize else param.grad.clone()  # the packages write into it
+        super().step()
+
+
+class Prodigy(Negated, prodigyopt.Prodigy):
+    pass
+
+
+class DAdaptAdam(Negated, dadaptation.DAdaptAdam):
+    pass

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tests import cases, long_cases, nonfinite_cases, quasi_newton_cases, schedule_cases, sparse_cases
+from tests import cases, distance_cases, long_cases, nonfinite_cases, quasi_newton_cases, schedule_cases, sparse_cases
 from tests.algorithms import ALGORITHMS, Case, oracle
 
 Trajectory = dict[str, np.ndarray]
@@ -156,6 +156,32 @@ def run_sparse(case: Case, dtype: str, steps: int, gaps: bool) -> Trajectory:
 
 def _whole(tree: dict[str, Any]) -> np.ndarray:
     return sparse_cases.flatten({key: value.detach().numpy().copy() for key, value in tree.items()})
+
+
+def run_distance(case: Case, dtype: str) -> Trajectory:
+    """Return parameters and slots (flat) and the scalars before the first step and after each."""
+    from tests import oracles
+
+    name, options = case
+    title, slots, scalars = distance_cases.ROWS[name]
+    start = distance_cases.parameters(dtype)
+    params = {key: torch.tensor(value, requires_grad=True) for key, value in start.items()}
+    optimizer = getattr(oracles, title)(list(params.values()), **options)
+    rows: dict[str, list[Any]] = {"param": [distance_cases.flatten(start)]}
+    for step in range(distance_cases.STEPS[dtype]):
+        optimizer.param_groups[0].update(distance_cases.changing_options(step, options))
+        for key, grad in distance_cases.gradients(step, dtype).items():
+            params[key].grad = None if grad is None else torch.tensor(grad)
+        optimizer.step()
+        rows["param"].append(distance_cases.flatten({key: value.detach().numpy() for key, value in params.items()}))
+        for slot in slots:
+            held = {key: optimizer.state.get(param, {}).get(slot) for key, param in params.items()}
+            zeros = {key: np.zeros_like(start[key]) for key in start}
+            filled = {key: zeros[key] if v is None or not v.ndim else v.numpy().copy() for key, v in held.items()}
+            rows.setdefault(slot, [distance_cases.flatten(zeros)]).append(distance_cases.flatten(filled))
+        for scalar in ("k", *scalars):
+            rows.setdefault(scalar, [np.float64(0)]).append(np.float64(optimizer.param_groups[0][scalar]))
+    return {key: np.stack(value) for key, value in rows.items()}
 
 
 def run_lbfgs(label: str) -> Trajectory:

@@ -1,15 +1,20 @@
 """The algorithms that torch does not have, as classes like those of ``torch.optim``."""
 
+from functorch_optim.algorithms.dadapt_adam import dadapt_adam
 from functorch_optim.algorithms.lion import lion
+from functorch_optim.algorithms.prodigy import prodigy
 from functorch_optim.algorithms.schedule_free_adamw import schedule_free_adamw
 from functorch_optim.algorithms.schedule_free_radam import schedule_free_radam
 from functorch_optim.algorithms.schedule_free_sgd import schedule_free_sgd
+from functorch_optim.optim.distance import DistanceOptimizer
 from functorch_optim.optim.schedule_free import ScheduleFreeOptimizer
 from functorch_optim.optim.signatures import Declared
 
 __all__ = [
     "AdamWScheduleFree",
+    "DAdaptAdam",
     "Lion",
+    "Prodigy",
     "RAdamScheduleFree",
     "SGDScheduleFree",
 ]
@@ -62,3 +67,46 @@ class RAdamScheduleFree(
         >>> bool(jnp.all(optimizer.params[0] < 1))
         True
     """
+
+
+class Prodigy(
+    DistanceOptimizer,
+    of=prodigy,
+    args="lr betas beta3 eps weight_decay decouple use_bias_correction safeguard_warmup d0 d_coef growth_rate "
+    "* maximize",
+):
+    """Prodigy, Adam at a learning rate that it estimates from the distance to the first parameters.
+
+    All groups share the estimate; their ``lr`` is the same, or 0. State dicts cross with ``prodigyopt.Prodigy``.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> optimizer = Prodigy({"w": jnp.array([1.0, -2.0])})
+        >>> for _ in range(150):
+        ...     optimizer.step(optimizer.params)  # the gradient of half the square
+        >>> bool(jnp.all(jnp.abs(optimizer.params["w"]) < 0.1))
+        True
+    """
+
+    same = {"fsdp_in_use": False, "slice_p": 1}  # noqa: RUF012 a constant
+
+
+class DAdaptAdam(
+    DistanceOptimizer,
+    of=dadapt_adam,
+    args="lr betas eps weight_decay decouple use_bias_correction d0 growth_rate * maximize",
+):
+    """D-Adapt Adam, Adam at a learning rate that it estimates from the gradients so far.
+
+    All groups share the estimate; their ``lr`` is the same, or 0. State dicts cross with ``dadaptation.DAdaptAdam``.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> optimizer = DAdaptAdam({"w": jnp.array([1.0, -2.0])})
+        >>> for _ in range(150):
+        ...     optimizer.step(optimizer.params)  # the gradient of half the square
+        >>> bool(jnp.all(jnp.abs(optimizer.params["w"]) < 0.1))
+        True
+    """
+
+    same = {"fsdp_in_use": False, "layer_scale": 1.0}  # noqa: RUF012 a constant

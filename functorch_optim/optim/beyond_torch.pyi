@@ -4,11 +4,14 @@ from typing import Any
 
 from functorch_optim.optim.optimizer import Optimizer
 from functorch_optim.optim.param_groups import GroupRules
+from functorch_optim.optim.distance import DistanceOptimizer
 from functorch_optim.optim.schedule_free import ScheduleFreeOptimizer
 
 __all__ = [
     "AdamWScheduleFree",
+    "DAdaptAdam",
     "Lion",
+    "Prodigy",
     "RAdamScheduleFree",
     "SGDScheduleFree",
 ]
@@ -191,8 +194,10 @@ class RAdamScheduleFree(ScheduleFreeOptimizer):
 
     Example:
         >>> import jax.numpy as jnp
-        >>> optimizer = RAdamScheduleFree([jnp.ones((2, 2))])
-        >>> optimizer.step([jnp.ones((2, 2))])
+        >>> optimizer = RAdamScheduleFree([jnp.ones(2)], lr=0.1, betas=(0.9, 0.9))
+        >>> for _ in range(8):
+        ...     optimizer.step([jnp.ones(2)])
+        >>> optimizer.eval()
         >>> bool(jnp.all(optimizer.params[0] < 1))
         True
     """
@@ -211,6 +216,116 @@ class RAdamScheduleFree(ScheduleFreeOptimizer):
         *,
         maximize: bool = False,
         differentiable: bool = False,
+        state_dtype: Any = None,
+        group_rules: GroupRules = (),
+    ) -> None: ...
+
+class Prodigy(DistanceOptimizer):
+    """Prodigy, Adam at a learning rate that it estimates from the distance to the first parameters.
+
+    The equations are in :func:`functorch_optim.prodigy`, with more about the options.
+
+    Args:
+        params: the parameters, in any form that :class:`functorch_optim.optim.Optimizer` takes.
+        lr: factor of the estimated learning rate, at least 0.
+        betas: decay rates of the two moments, each in [0, 1).
+        beta3: decay rate of the sums that estimate d; None for the root of the second beta, in [0, 1].
+        eps: added to the denominator, above 0.
+        weight_decay: coefficient of the decay, at least 0.
+        decouple: whether the decay acts on the parameter instead of the gradient.
+        use_bias_correction: whether to correct the bias of the moments, as Adam does.
+        safeguard_warmup: whether to leave the learning rate out of s, for schedules that warm up.
+        d0: first estimate of d, above 0.
+        d_coef: factor of the estimate, at least 0.
+        growth_rate: the factor by which d may grow in an update.
+        maximize: whether to ascend.
+        state_dtype: the dtype to keep all slots in, or a dict of slots, as in :func:`functorch_optim.state_dtype`.
+        group_rules: ``(regular expression, options)`` pairs, as for :class:`functorch_optim.optim.Optimizer`.
+
+    A number may be a Python number, a scalar array or a schedule, and may change in ``param_groups`` from step to step.
+
+    All groups share the estimate; their ``lr`` is the same, or 0. State dicts cross with ``prodigyopt.Prodigy``.
+
+    Raises:
+        ValueError: an option outside its range, with torch's message, before ``params`` is read.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> optimizer = Prodigy({"w": jnp.array([1.0, -2.0])})
+        >>> for _ in range(150):
+        ...     optimizer.step(optimizer.params)  # the gradient of half the square
+        >>> bool(jnp.all(jnp.abs(optimizer.params["w"]) < 0.1))
+        True
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Any = 1.0,
+        betas: tuple[Any, Any] = (0.9, 0.999),
+        beta3: Any = None,
+        eps: Any = 1e-08,
+        weight_decay: Any = 0,
+        decouple: bool = True,
+        use_bias_correction: bool = False,
+        safeguard_warmup: bool = False,
+        d0: Any = 1e-06,
+        d_coef: Any = 1.0,
+        growth_rate: Any = float("inf"),
+        *,
+        maximize: bool = False,
+        state_dtype: Any = None,
+        group_rules: GroupRules = (),
+    ) -> None: ...
+
+class DAdaptAdam(DistanceOptimizer):
+    """D-Adapt Adam, Adam at a learning rate that it estimates from the gradients so far.
+
+    The equations are in :func:`functorch_optim.dadapt_adam`, with more about the options.
+
+    Args:
+        params: the parameters, in any form that :class:`functorch_optim.optim.Optimizer` takes.
+        lr: factor of the estimated learning rate, at least 0.
+        betas: decay rates of the two moments, each in [0, 1).
+        eps: added to the denominator, above 0.
+        weight_decay: coefficient of the decay, at least 0.
+        decouple: whether the decay acts on the parameter instead of the gradient.
+        use_bias_correction: whether to correct the bias of the moments, as Adam does.
+        d0: first estimate of d, above 0.
+        growth_rate: the factor by which d may grow in an update.
+        maximize: whether to ascend.
+        state_dtype: the dtype to keep all slots in, or a dict of slots, as in :func:`functorch_optim.state_dtype`.
+        group_rules: ``(regular expression, options)`` pairs, as for :class:`functorch_optim.optim.Optimizer`.
+
+    A number may be a Python number, a scalar array or a schedule, and may change in ``param_groups`` from step to step.
+
+    All groups share the estimate; their ``lr`` is the same, or 0. State dicts cross with ``dadaptation.DAdaptAdam``.
+
+    Raises:
+        ValueError: an option outside its range, with torch's message, before ``params`` is read.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> optimizer = DAdaptAdam({"w": jnp.array([1.0, -2.0])})
+        >>> for _ in range(150):
+        ...     optimizer.step(optimizer.params)  # the gradient of half the square
+        >>> bool(jnp.all(jnp.abs(optimizer.params["w"]) < 0.1))
+        True
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Any = 1.0,
+        betas: tuple[Any, Any] = (0.9, 0.999),
+        eps: Any = 1e-08,
+        weight_decay: Any = 0,
+        decouple: bool = False,
+        use_bias_correction: bool = False,
+        d0: Any = 1e-06,
+        growth_rate: Any = float("inf"),
+        *,
+        maximize: bool = False,
         state_dtype: Any = None,
         group_rules: GroupRules = (),
     ) -> None: ...

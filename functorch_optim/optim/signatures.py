@@ -6,6 +6,7 @@ For editors and type checkers, ``make stubs`` writes the result to ``classes.pyi
 """
 
 import inspect
+import math
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from inspect import Parameter
@@ -77,7 +78,8 @@ class Declared(Optimizer):
         if of is not None:
             names, keywords = (part.split() for part in args.partition("*")[::2])
             options = [*names, *keywords]
-            known, rule = inspect.signature(of).parameters, type(of().update.of.rule)
+            known, made = inspect.signature(of).parameters, of().update.of
+            rule = type(getattr(made, "rule", made))
             beyond = ("state_dtype", "group_rules")
             arguments = {name: _argument(name, known, rule) for name in ("params", *options, *beyond)}
             keys = sorted(options, key=lambda name: last.split().index(name) if name in last.split() else -1)
@@ -126,7 +128,7 @@ def with_signature(
 ) -> Callable[..., PyTree]:
     """Build a function with this signature and one line of code, which may use ``names``."""
     name = qualname.rpartition(".")[2]
-    namespace: dict[str, Any] = {"__name__": module, **names}
+    namespace: dict[str, Any] = {"__name__": module, "inf": math.inf, **names}
     exec(compile(f"def {name}{signature}: {body}", f"<the signature of {qualname}>", "exec"), namespace)
     function = namespace[name]
     function.__qualname__ = qualname

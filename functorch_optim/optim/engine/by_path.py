@@ -47,7 +47,7 @@ class ByPath:
             found.append({})
             for index, entry in held.items():
                 try:
-                    found[-1][index] = _shared(view.key, entry, held, leaf, layout.labels[index], reading.dtype)
+                    found[-1][index] = shared(view.key, entry, held, leaf, layout.labels[index], reading.dtype)
                 except (KeyError, TypeError, ValueError) as error:
                     reading.refused.setdefault(layout.labels[index], error)
         pairs = enumerate(zip(layout.labels, reading.loaded.entries, strict=True))
@@ -105,7 +105,7 @@ def _views(layout: Layout, state: PyTree, several: bool) -> tuple[list[View], li
     return [View(members, keys[place]) for members, place in found], [leaf for _, leaf in flat], treedef
 
 
-def _shared(
+def shared(
     key: str, entry: Entry, held: Mapping[int, Entry], leaf: PyTree, name: str, dtype: DTypeLike | None
 ) -> jax.Array:
     """The entry's value for ``key``; raises unless all entries that share this leaf agree.

@@ -1,0 +1,105 @@
+"""Prodigy and D-Adapt Adam in the torch face: state dicts that cross with the authors' packages."""
+
+from collections.abc import Collection, Mapping
+from typing import ClassVar
+
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from functorch_optim.algorithms.distance import Distance
+from functorch_optim.base import Update
+from functorch_optim.core.options import data_options
+from functorch_optim.optim.engine.joint_tree import JointTree
+from functorch_optim.optim.engine.torch_habits import FUNCTIONAL_ONLY
+from functorch_optim.optim.signatures import Declared
+from functorch_optim.optim.state_dict import NotLoaded
+from functorch_optim.torch_tensors import as_array
+from functorch_optim.typing import PyTree
+
+_FLAT = ("s", "p0")  # slots that the authors keep as vectors
+
+
+class DistanceOptimizer(Declared):
+    """Base of the classes: all groups share the estimate d, so their ``lr`` is the same, or 0."""
+
+    same: ClassVar[Mapping[str, PyTree]]  # what the authors' groups also have, with the only values known here
+    ignored: ClassVar[tuple[str, ...]] = ("d_denom", "d_hat", "log_every")  # what is there to be read by people
+
+    def _make_engine(self) -> JointTree:
+        make = type(self).constructor
+        assert make is not None
+        update = make(**{key: self.defaults[key] for key in self._names()}).update
+        assert isinstance(update, Update) and isinstance(update.of, Distance)
+        kind, names = type(update.of), self._names()
+        return JointTree(make, names, set(names) - data_options(kind).keys(), kind)
+
+    def _names(self) -> list[str]:
+        """The options that the transformation takes."""
+        return [name for name in self.defaults if name not in ("state_dtype", *FUNCTIONAL_ONLY)]
+
+    def state_dict(self) -> dict[str, PyTree]:
+        """The state, as :meth:`functorch_optim.optim.Optimizer.state_dict` has it, in the authors' layout.
+
+        The scalars of the estimate and the count ``k`` stand in the groups, and some slots are vectors.
+        """
+        saved = super().state_dict()
+        scalars = self._engine.state  # pyright: ignore[reportAttributeAccessIssue] a JointTree's
+        shared: dict[str, PyTree] = {name: float(getattr(scalars, name)) for name in self._scalars()}
+        for group in saved["param_groups"]:
+            group.update(**shared, k=int(scalars.step), **self.same)
+        for entry in saved["state"].values():
+            for name in self._scalars():
+                del entry[name]
+            entry["step"] = int(entry["step"])
+            entry.update({name: jnp.reshape(entry[name], -1) for name in _FLAT if name in entry})
+        return saved
+
+    def load_state_dict(
+        self,
+        state_dict: Mapping[str, PyTree],
+        match: str | None = None,
+        strict: bool = True,
+        dtype: DTypeLike | None = None,
+        keep: Collection[str] = (),
+    ) -> NotLoaded:
+        """Load a state dict of this library or of the authors' package.
+
+        Arguments and errors are those of :meth:`functorch_optim.optim.Optimizer.load_state_dict`.
+
+        Raises:
+            ValueError: also if the authors' groups have an option that is not known here.
+        """
+        return super().load_state_dict(self._with_scalars(state_dict), match, strict, dtype, keep)
+
+    def _scalars(self) -> tuple[str, ...]:
+        engine = self._engine
+        assert isinstance(engine, JointTree)
+        return engine.scalars
+
+    def _with_scalars(self, state_dict: PyTree) -> PyTree:
+        """Return a state dict whose entries have the scalars of their groups, and slots of the parameters' shapes."""
+        if not (isinstance(state_dict, Mapping) and {"state", "param_groups"} <= state_dict.keys()):
+            return state_dict
+        entries, groups = dict(state_dict["state"]), []
+        for index, group in enumerate(state_dict["param_groups"]):
+            for name, value in self.same.items():
+                if group.get(name, value) != value:
+                    raise ValueError(f"{name} of group {index} is {group[name]!r}, and only {value!r} is known here")
+            scalars = {name: group[name] for name in self._scalars() if name in group}
+            scalars |= {"step": group["k"]} if "k" in group else {}
+            for number in group["params"]:
+                entry = entries.get(number, {})
+                if "exp_avg_sq" in entry:
+                    shape = tuple(entry["exp_avg_sq"].shape)
+                    flat = {name: entry[name] for name in _FLAT if name in entry}
+                    own = {name: _reshaped(value, shape) for name, value in flat.items()}
+                    entries[number] = {**entry, **own, **scalars}
+            gone = ("k", *self._scalars(), *self.same, *self.ignored)
+            groups.append({key: value for key, value in group.items() if key not in gone})
+        return {**state_dict, "state": entries, "param_groups": groups}
+
+
+def _reshaped(value: PyTree, shape: tuple[int, ...]) -> PyTree:
+    """Return a vector in the parameter's shape; the authors keep one zero for a parameter of zeros."""
+    array = as_array(value)
+    return jnp.zeros(shape, array.dtype) if array.ndim == 0 else jnp.reshape(jnp.asarray(array), shape)
