@@ -7,6 +7,7 @@ from functorch_optim.algorithms.adagrad import AdagradState, adagrad
 from functorch_optim.algorithms.adam import AdamState, adam
 from functorch_optim.algorithms.adamax import AdamaxState, adamax
 from functorch_optim.algorithms.adamw import adamw
+from functorch_optim.algorithms.adan import AdanState, adan
 from functorch_optim.algorithms.asgd import ASGDState, asgd
 from functorch_optim.algorithms.bfgs import BFGSState, bfgs
 from functorch_optim.algorithms.lbfgs import LBFGSState, lbfgs
@@ -114,6 +115,7 @@ __all__ = [
     "AdagradState",
     "AdamState",
     "AdamaxState",
+    "AdanState",
     "AddNoiseState",
     "AverageState",
     "BFGSState",
@@ -164,6 +166,7 @@ __all__ = [
     "adam",
     "adamax",
     "adamw",
+    "adan",
     "adaptive_grad_clip",
     "add_decayed_weights",
     "add_noise",
