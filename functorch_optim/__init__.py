@@ -8,6 +8,8 @@ from functorch_optim.algorithms.adam import AdamState, adam
 from functorch_optim.algorithms.adamax import AdamaxState, adamax
 from functorch_optim.algorithms.adamw import adamw
 from functorch_optim.algorithms.adan import AdanState, adan
+from functorch_optim.algorithms.ademamix import AdEMAMixState, ademamix
+from functorch_optim.algorithms.adopt import ADOPTState, adopt
 from functorch_optim.algorithms.asgd import ASGDState, asgd
 from functorch_optim.algorithms.bfgs import BFGSState, bfgs
 from functorch_optim.algorithms.lbfgs import LBFGSState, lbfgs
@@ -108,8 +110,10 @@ from functorch_optim.transforms.zero import zero
 __version__ = "0.1.0"
 
 __all__ = [
+    "ADOPTState",
     "ASGDState",
     "AccumulateState",
+    "AdEMAMixState",
     "AdadeltaState",
     "AdafactorState",
     "AdagradState",
@@ -170,6 +174,8 @@ __all__ = [
     "adaptive_grad_clip",
     "add_decayed_weights",
     "add_noise",
+    "ademamix",
+    "adopt",
     "apply_updates",
     "asgd",
     "averaged_params",

@@ -30,6 +30,7 @@ class Reference(torch.optim.Optimizer):
     def __init__(self, params: Any, **options: Any) -> None:
         known = inspect.signature(type(self).kind).parameters
         defaults = {name: p.default for name, p in known.items() if p.default is not p.empty}
+        defaults = {name: value for name, value in defaults.items() if not callable(value)}
         super().__init__(params, {"maximize": False, **defaults, **self.own, **options})
 
     def translated(self, options: dict[str, Any]) -> dict[str, Any]:
@@ -97,6 +98,40 @@ class PytorchOptimizer(Reference):
 
 def _average(start: torch.Tensor, end: torch.Tensor, weight: float) -> torch.Tensor:
     return start.mul_(1 - weight).add_(end, alpha=weight)
+
+
+class ADOPT(PytorchOptimizer):
+    """The package counts its first update as 1 for the bound, the authors as 0; they do not decay p at the first."""
+
+    kind = pytorch_optimizer.ADOPT
+    own: ClassVar = {"clip_exp": 0.25, "decoupled_weight_decay": False}
+
+    def translated(self, options: dict[str, Any]) -> dict[str, Any]:
+        exponent, decouples = options["clip_exp"], options["decoupled_weight_decay"]
+        changed = {"weight_decouple": decouples}
+        changed["clip_lambda"] = None if exponent is None else lambda step: (step - 1) ** exponent
+        if decouples and options["count"] == 0:
+            changed["weight_decay"] = 0.0
+        return super().translated({**options, **changed})
+
+
+class AdEMAMix(PytorchOptimizer):
+    """The package warms up beta3 by another formula here, and by the authors' in its simplified AdEMAMix."""
+
+    kind = pytorch_optimizer.AdEMAMix
+    by_parts = True
+    own: ClassVar = {"alpha": 2.0, "beta3_warmup": None, "alpha_warmup": None}
+    renamed: ClassVar = {"exp_avg": "exp_avg_fast"}
+
+    def translated(self, options: dict[str, Any]) -> dict[str, Any]:
+        step, alpha, (beta1, beta2, beta3) = options["count"] + 1, options["alpha"], options["betas"]
+        if options["beta3_warmup"]:
+            warmed_up = pytorch_optimizer.SimplifiedAdEMAMix.linear_hl_warmup_scheduler
+            beta3 = warmed_up(step, beta3, beta1, options["beta3_warmup"])
+        if options["alpha_warmup"]:
+            alpha = pytorch_optimizer.AdEMAMix.schedule_alpha(options["alpha_warmup"], step, alpha)
+        changed = {"alpha": alpha, "betas": (beta1, beta2, beta3), "weight_decouple": True}
+        return super().translated({**options, **changed})
 
 
 class Adan(PytorchOptimizer):

@@ -31,6 +31,8 @@ def checked(name: str, option: Option, value: object) -> Any:
     Raises:
         ValueError, TypeError: it is not a number or outside its range; the message names it.
     """
+    if value is None and option.optional:
+        return None
     if not option.length:
         value = normalize(name, value)
         option.check(name, value)

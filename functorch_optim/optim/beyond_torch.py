@@ -1,14 +1,41 @@
 """The algorithms that torch does not have, as classes like those of ``torch.optim``."""
 
 from functorch_optim.algorithms.adan import adan
+from functorch_optim.algorithms.ademamix import ademamix
+from functorch_optim.algorithms.adopt import adopt
 from functorch_optim.algorithms.lion import lion
 from functorch_optim.optim.signatures import Declared
 
-__all__ = ["Adan", "Lion"]
+__all__ = ["ADOPT", "AdEMAMix", "Adan", "Lion"]
 
 
 class Adan(Declared, of=adan, args="lr betas eps weight_decay no_prox * foreach maximize differentiable"):
     """Adan, Adam with a Nesterov momentum from the differences of gradients."""
+
+
+class AdEMAMix(
+    Declared,
+    of=ademamix,
+    args="lr betas alpha beta3_warmup alpha_warmup eps weight_decay * foreach maximize differentiable",
+):
+    """AdEMAMix, Adam with a second, slower average of the gradients."""
+
+
+class ADOPT(
+    Declared,
+    of=adopt,
+    args="lr betas eps clip_exp weight_decay decoupled_weight_decay * foreach maximize differentiable",
+):
+    """ADOPT, Adam that divides by the second moment before the gradient enters it.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> optimizer = ADOPT([jnp.ones((2, 2))])
+        >>> optimizer.step([jnp.ones((2, 2))])  # moves nothing
+        >>> optimizer.step([jnp.ones((2, 2))])
+        >>> bool(jnp.all(optimizer.params[0] < 1))
+        True
+    """
 
 
 class Lion(Declared, of=lion, args="lr betas weight_decay * foreach maximize differentiable"):
