@@ -7,6 +7,9 @@ from functorch_optim.algorithms.adagrad import AdagradState, adagrad
 from functorch_optim.algorithms.adam import AdamState, adam
 from functorch_optim.algorithms.adamax import AdamaxState, adamax
 from functorch_optim.algorithms.adamw import adamw
+from functorch_optim.algorithms.adan import AdanState, adan
+from functorch_optim.algorithms.ademamix import AdEMAMixState, ademamix
+from functorch_optim.algorithms.adopt import ADOPTState, adopt
 from functorch_optim.algorithms.asgd import ASGDState, asgd
 from functorch_optim.algorithms.bfgs import BFGSState, bfgs
 from functorch_optim.algorithms.dadapt_adam import DAdaptAdamState, dadapt_adam
@@ -113,13 +116,16 @@ from functorch_optim.transforms.zero import zero
 __version__ = "0.1.0"
 
 __all__ = [
+    "ADOPTState",
     "ASGDState",
     "AccumulateState",
+    "AdEMAMixState",
     "AdadeltaState",
     "AdafactorState",
     "AdagradState",
     "AdamState",
     "AdamaxState",
+    "AdanState",
     "AddNoiseState",
     "AverageState",
     "BFGSState",
@@ -174,9 +180,12 @@ __all__ = [
     "adam",
     "adamax",
     "adamw",
+    "adan",
     "adaptive_grad_clip",
     "add_decayed_weights",
     "add_noise",
+    "ademamix",
+    "adopt",
     "apply_updates",
     "asgd",
     "averaged_params",

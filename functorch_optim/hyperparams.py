@@ -128,6 +128,10 @@ Betas = Annotated[
     Option("Invalid beta parameter at index {index}: {}", low=0.0, high=1.0, open_high=True, beta=True, length=2),
     "decay rates of the two moments",
 ]
+ThreeBetas = Annotated[
+    tuple[BetaOption, BetaOption, BetaOption],
+    Option("Invalid beta parameter at index {index}: {}", low=0.0, high=1.0, open_high=True, beta=True, length=3),
+]
 Rho = Annotated[
     BetaOption, Option("Invalid rho value: {}", low=0.0, high=1.0, beta=True), "decay rate of both averages"
 ]

@@ -20,7 +20,8 @@ def changing_options(name: str, step: int, options: dict[str, Any]) -> dict[str,
     if options.get("weight_decay"):
         changed["weight_decay"] = options["weight_decay"] * (1 + 0.3 * np.cos(step))
     if ALGORITHMS[name].has_betas:
-        changed["betas"] = (0.9 - 0.002 * (step % 7), 0.999 - 0.0005 * (step % 5))
+        betas = (0.9 - 0.002 * (step % 7), 0.999 - 0.0005 * (step % 5), 0.99 - 0.001 * (step % 3))
+        changed["betas"] = betas[: len(ALGORITHMS[name].exact["betas"])]
     if options.get("momentum"):
         changed["momentum"] = options["momentum"] - 0.01 * (step % 3)
     return {key: tuple(map(float, v)) if isinstance(v, tuple) else float(v) for key, v in changed.items()}

@@ -9,10 +9,12 @@ import inspect
 import io
 from collections.abc import Callable
 from typing import Any, ClassVar
+from unittest import mock
 
 import dadaptation
 import lion_pytorch
 import prodigyopt
+import pytorch_optimizer
 import schedulefree
 import torch
 
@@ -26,14 +28,17 @@ class Reference(torch.optim.Optimizer):
 
     kind: ClassVar[Callable[..., torch.optim.Optimizer]]
     counted_in: ClassVar[str] = "state"  # where the package has a step: "state", "group", or ""
+    own: ClassVar[dict[str, Any]] = {}  # our defaults of the options that the package lacks
+    renamed: ClassVar[dict[str, str]] = {}  # the authors' names of the package's slots
 
     def __init__(self, params: Any, **options: Any) -> None:
         known = inspect.signature(type(self).kind).parameters
         defaults = {name: p.default for name, p in known.items() if p.default is not p.empty}
-        super().__init__(params, {"maximize": False, **defaults, **options})
+        defaults = {name: value for name, value in defaults.items() if not callable(value)}
+        super().__init__(params, {"maximize": False, **defaults, **self.own, **options})
 
     def translated(self, options: dict[str, Any]) -> dict[str, Any]:
-        """Return the package's options for ours."""
+        """Return the package's options for ours; ``options["count"]`` is the number of updates so far."""
         return options
 
     def before(self, group: dict[str, Any], entry: dict[str, Any]) -> None:
@@ -42,6 +47,10 @@ class Reference(torch.optim.Optimizer):
     def after(self, group: dict[str, Any]) -> dict[str, Any]:
         """Return the scalars that the package keeps in its group, for the parameter's entry."""
         return {}
+
+    def run(self, inner: torch.optim.Optimizer) -> None:
+        """Let the package update its parameter."""
+        inner.step()
 
     def corrected(self, param: torch.Tensor, entry: dict[str, Any]) -> None:
         """Undo what the package does wrong after an update, in place."""
@@ -55,23 +64,26 @@ class Reference(torch.optim.Optimizer):
                     self._update(param, group)
 
     def _update(self, param: torch.Tensor, group: dict[str, Any]) -> None:
-        known = inspect.signature(type(self).kind).parameters
-        options = {key: value for key, value in self.translated(group).items() if key in known and key != "params"}
+        known, entry = inspect.signature(type(self).kind).parameters, self.state[param]
+        count = int(entry.get("step", 0))
+        options = self.translated({**group, "count": count})
+        options = {key: value for key, value in options.items() if key in known and key != "params"}
         view = _real(param.detach())
         view.grad = _real(-param.grad if group["maximize"] else param.grad).clone()
-        inner, entry = type(self).kind([view], **options), self.state[param]
+        inner = type(self).kind([view], **options)
         if entry:
-            inner.state[view] = {key: _real(value) for key, value in entry.items() if key != "step"}
-        count = int(entry.get("step", 0))
+            theirs = {ours: name for name, ours in self.renamed.items()}
+            inner.state[view] = {theirs.get(key, key): _real(value) for key, value in entry.items() if key != "step"}
         self.before(inner.param_groups[0], entry)
         if self.counted_in == "group":
             inner.param_groups[0]["step"] = count
         elif self.counted_in == "state" and entry:
             inner.state[view]["step"] = count
-        inner.step()
+        self.run(inner)
         self.corrected(view, inner.state[view])
         scalars = self.after(inner.param_groups[0])
         after = {key: value for key, value in inner.state[view].items() if key not in ("step", *scalars)}
+        after = {self.renamed.get(key, key): value for key, value in after.items()}
         if param.is_complex():
             after = {key: torch.view_as_complex(value) for key, value in after.items()}
         counted = {"step": torch.tensor(float(count + 1))} if self.counted_in else {}
@@ -81,6 +93,69 @@ class Reference(torch.optim.Optimizer):
 def _real(tensor: Any) -> Any:
     is_complex = isinstance(tensor, torch.Tensor) and tensor.is_complex()
     return torch.view_as_real(tensor) if is_complex else tensor
+
+
+class PytorchOptimizer(Reference):
+    """A class of pytorch-optimizer."""
+
+    counted_in = "group"
+    by_parts: ClassVar[bool] = False  # whether the authors multiply and add where the package takes lerp
+
+    def translated(self, options: dict[str, Any]) -> dict[str, Any]:
+        return {**options, "maximize": False, "foreach": False}
+
+    def run(self, inner: torch.optim.Optimizer) -> None:
+        replaced = mock.patch.object(torch.Tensor, "lerp_", _average) if self.by_parts else contextlib.nullcontext()
+        with replaced:
+            super().run(inner)
+
+
+def _average(start: torch.Tensor, end: torch.Tensor, weight: float) -> torch.Tensor:
+    return start.mul_(1 - weight).add_(end, alpha=weight)
+
+
+class ADOPT(PytorchOptimizer):
+    """The package counts its first update as 1 for the bound, the authors as 0; they do not decay p at the first."""
+
+    kind = pytorch_optimizer.ADOPT
+    own: ClassVar = {"clip_exp": 0.25, "decoupled_weight_decay": False}
+
+    def translated(self, options: dict[str, Any]) -> dict[str, Any]:
+        exponent, decouples = options["clip_exp"], options["decoupled_weight_decay"]
+        changed = {"weight_decouple": decouples}
+        changed["clip_lambda"] = None if exponent is None else lambda step: (step - 1) ** exponent
+        if decouples and options["count"] == 0:
+            changed["weight_decay"] = 0.0
+        return super().translated({**options, **changed})
+
+
+class AdEMAMix(PytorchOptimizer):
+    """The package warms up beta3 by another formula here, and by the authors' in its simplified AdEMAMix."""
+
+    kind = pytorch_optimizer.AdEMAMix
+    by_parts = True
+    own: ClassVar = {"alpha": 2.0, "beta3_warmup": None, "alpha_warmup": None}
+    renamed: ClassVar = {"exp_avg": "exp_avg_fast"}
+
+    def translated(self, options: dict[str, Any]) -> dict[str, Any]:
+        step, alpha, (beta1, beta2, beta3) = options["count"] + 1, options["alpha"], options["betas"]
+        if options["beta3_warmup"]:
+            warmed_up = pytorch_optimizer.SimplifiedAdEMAMix.linear_hl_warmup_scheduler
+            beta3 = warmed_up(step, beta3, beta1, options["beta3_warmup"])
+        if options["alpha_warmup"]:
+            alpha = pytorch_optimizer.AdEMAMix.schedule_alpha(options["alpha_warmup"], step, alpha)
+        changed = {"alpha": alpha, "betas": (beta1, beta2, beta3), "weight_decouple": True}
+        return super().translated({**options, **changed})
+
+
+class Adan(PytorchOptimizer):
+    kind = pytorch_optimizer.Adan
+    by_parts = True
+    own: ClassVar = {"no_prox": False}
+    renamed: ClassVar = {"previous_grad": "neg_pre_grad"}
+
+    def translated(self, options: dict[str, Any]) -> dict[str, Any]:
+        return super().translated({**options, "weight_decouple": options["no_prox"]})
 
 
 class Lion(Reference):

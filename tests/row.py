@@ -31,6 +31,10 @@ BETAS = (
     ({"betas": (0.9, 1.0)}, "Invalid beta parameter at index 1: 1.0"),
     ({"betas": (0.9, -0.1)}, "Invalid beta parameter at index 1: -0.1"),
 )
+THREE_BETAS = (
+    ({"betas": (1.0, 0.9, 0.9)}, "Invalid beta parameter at index 0: 1.0"),
+    ({"betas": (0.9, 0.9, -0.1)}, "Invalid beta parameter at index 2: -0.1"),
+)
 EPS = {"eps": "epsilon value"}
 
 

@@ -95,7 +95,8 @@ def dense_steps(
             g = _where(decayed, g + s.coupled_decay * p, g)
         delta, new = yield from rule.steps(g, p, wide, s.rule)
     if s.decoupled_decay is not None:
-        delta = _where(decayed, delta - decay_of(s.decoupled_decay, p), delta)
+        kept_delta = delta if s.left is None else s.left * delta
+        delta = _where(decayed, kept_delta - decay_of(s.decoupled_decay, p), delta)
     return delta, jax.tree.map(lambda x, old: kept(old, x.astype(old.dtype)), new, slots)
 
 

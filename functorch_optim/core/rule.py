@@ -142,6 +142,14 @@ class Rule(Options):
         """
         return self.scalars(step, hyperparams), carried
 
+    def decay_shares(self, step: Numeric, hyperparams: PyTree) -> tuple[Numeric, Numeric | None]:
+        """Return what decoupled weight decay takes of the parameter, and what it leaves of the update (None for all).
+
+        The update becomes ``left * delta - taken * param``. By default it is AdamW's.
+        """
+        del step
+        return hyperparams.lr * hyperparams.weight_decay, None
+
     def at_dtype(self, scalars: PyTree, dtype: DTypeLike) -> PyTree:
         """Return the coefficients for a parameter of this dtype."""
         del dtype
@@ -201,6 +209,7 @@ class StepScalars(NamedTuple):
     rule: PyTree
     coupled_decay: PyTree = None
     decoupled_decay: PyTree = None
+    left: PyTree = None  # what decoupled decay leaves of the update
 
     @property
     def needs_params(self) -> bool:
@@ -222,7 +231,7 @@ def step_scalars(
     fixed = getattr(rule, "weight_decay", 0.0)
     if isinstance(fixed, float) and fixed == 0.0:
         return StepScalars(own), carried
-    decay = hyperparams.weight_decay
     if getattr(rule, "decoupled_weight_decay", False):
-        return StepScalars(own, decoupled_decay=hyperparams.lr * decay), carried
-    return StepScalars(own, coupled_decay=decay), carried
+        taken, left = rule.decay_shares(step, hyperparams)
+        return StepScalars(own, decoupled_decay=taken, left=left), carried
+    return StepScalars(own, coupled_decay=hyperparams.weight_decay), carried

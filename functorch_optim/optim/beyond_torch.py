@@ -1,5 +1,8 @@
 """The algorithms that torch does not have, as classes like those of ``torch.optim``."""
 
+from functorch_optim.algorithms.adan import adan
+from functorch_optim.algorithms.ademamix import ademamix
+from functorch_optim.algorithms.adopt import adopt
 from functorch_optim.algorithms.dadapt_adam import dadapt_adam
 from functorch_optim.algorithms.lion import lion
 from functorch_optim.algorithms.prodigy import prodigy
@@ -11,13 +14,45 @@ from functorch_optim.optim.schedule_free import ScheduleFreeOptimizer
 from functorch_optim.optim.signatures import Declared
 
 __all__ = [
+    "ADOPT",
+    "AdEMAMix",
     "AdamWScheduleFree",
+    "Adan",
     "DAdaptAdam",
     "Lion",
     "Prodigy",
     "RAdamScheduleFree",
     "SGDScheduleFree",
 ]
+
+
+class Adan(Declared, of=adan, args="lr betas eps weight_decay no_prox * foreach maximize differentiable"):
+    """Adan, Adam with a Nesterov momentum from the differences of gradients."""
+
+
+class AdEMAMix(
+    Declared,
+    of=ademamix,
+    args="lr betas alpha beta3_warmup alpha_warmup eps weight_decay * foreach maximize differentiable",
+):
+    """AdEMAMix, Adam with a second, slower average of the gradients."""
+
+
+class ADOPT(
+    Declared,
+    of=adopt,
+    args="lr betas eps clip_exp weight_decay decoupled_weight_decay * foreach maximize differentiable",
+):
+    """ADOPT, Adam that divides by the second moment before the gradient enters it.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> optimizer = ADOPT([jnp.ones((2, 2))])
+        >>> optimizer.step([jnp.ones((2, 2))])  # moves nothing
+        >>> optimizer.step([jnp.ones((2, 2))])
+        >>> bool(jnp.all(optimizer.params[0] < 1))
+        True
+    """
 
 
 class Lion(Declared, of=lion, args="lr betas weight_decay * foreach maximize differentiable"):

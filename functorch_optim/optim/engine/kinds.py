@@ -123,7 +123,9 @@ class Algorithms:
         kind = self.kind(options)
         others = ("algorithm",) if None not in self.kinds else ()
         more = [name for name in ("foreach", "state_dtype") if name in options]
-        return (*kind.options_of(options), *others, *more), kind.data_names
+        data = data_options(kind.rule_type)
+        left_out = {name for name in kind.data_names if data[name].optional and options.get(name) is None}
+        return (*kind.options_of(options), *others, *more), kind.data_names - left_out
 
     def check(self, options: Group, live: bool = False) -> None:
         """Raise unless the algorithm accepts these options; it accepts more combinations of ``live`` ones."""
@@ -156,7 +158,7 @@ class Algorithms:
 def _deferred(name: str, option: Option, value: PyTree) -> PyTree:
     """Return a stand-in for a data option, in the option's form; None stays, because it is not data."""
     if not option.length:
-        return Deferred()
+        return None if value is None and option.optional else Deferred()
     if not isinstance(value, tuple) or len(value) != option.length:
         raise TypeError(f"{name} must hold {option.length} values, but it is {value!r}")
     return tuple([None if item is None else Deferred() for item in value])
