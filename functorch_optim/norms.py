@@ -4,6 +4,7 @@ A norm is the root of a sum of squares, and is infinite if that overflows: in fl
 down first would take a second pass over them, and a step in which the updates are not fused.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 
 import jax
@@ -43,6 +44,12 @@ def norm_of(tree: PyTree, axis_name: axes.Labels | None, who: str) -> jax.Array:
 def bounded(size: jax.Array) -> jax.Array:
     """Limit a size to the largest finite number, so that no product or ratio of sizes is NaN; NaN stays."""
     return jnp.minimum(size, jnp.finfo(size.dtype).max)
+
+
+def trust_ratio(size: jax.Array, of: jax.Array, norms: Sequence[jax.Array]) -> jax.Array:
+    """Return ``size / of``, or 1 where one of the norms is zero; NaN stays."""
+    is_zero = functools.reduce(jnp.logical_or, [norm == 0 for norm in norms])
+    return jnp.where(is_zero, 1, size / jnp.where(is_zero, 1, of))
 
 
 def norm_dtype(params: PyTree) -> DTypeLike:
