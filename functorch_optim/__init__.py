@@ -9,6 +9,7 @@ from functorch_optim.algorithms.adamax import AdamaxState, adamax
 from functorch_optim.algorithms.adamw import adamw
 from functorch_optim.algorithms.asgd import ASGDState, asgd
 from functorch_optim.algorithms.bfgs import BFGSState, bfgs
+from functorch_optim.algorithms.lamb import LAMBState, lamb
 from functorch_optim.algorithms.lbfgs import LBFGSState, lbfgs
 from functorch_optim.algorithms.lion import LionState, lion
 from functorch_optim.algorithms.muon import MuonState, muon
@@ -128,6 +129,7 @@ __all__ = [
     "ForeachState",
     "GradientTransformation",
     "InjectState",
+    "LAMBState",
     "LBFGSState",
     "LionState",
     "LookaheadState",
@@ -199,6 +201,7 @@ __all__ = [
     "inject",
     "interop",
     "keep_nonnegative",
+    "lamb",
     "layerwise_decay",
     "lbfgs",
     "lift",

@@ -1,8 +1,49 @@
 """The rows of the algorithms that torch does not have, in the order of their names."""
 
-from tests.row import B2, BETAS, Algorithm, crossed, negative
+from tests.row import B2, BETAS, EPS, Algorithm, crossed, negative
 
 BEYOND_TORCH: dict[str, Algorithm] = {
+    "lamb": Algorithm(
+        "LAMB",
+        ("exp_avg", "exp_avg_sq"),
+        (
+            {"lr": 0.01, "weight_decay": 0.0},
+            {"lr": 0.01, "weight_decay": 0.1, "maximize": True},
+            {"lr": 0.01, "weight_decay": 0.0, "bias_correction": True, "trust_clip": True},
+            {"lr": 0.01, "weight_decay": 0.1, "bias_correction": True, "trust_clip": True, "always_adapt": False},
+            {"lr": 0.01, "weight_decay": 0.0, "bias_correction": True, "always_adapt": False, "maximize": True},
+        ),
+        typical={"lr": 0.01, "weight_decay": 0.1},
+        exact={"lr": 0.0625, "betas": (0.875, B2), "eps": 2.0**-20, "weight_decay": 0.125},
+        resumed={"lr": 0.01, "weight_decay": 0.1, "bias_correction": True},
+        learned=("lr", "eps", "weight_decay"),
+        long=({}, {"weight_decay": 0.1, "bias_correction": True}),
+        edges=(
+            {"betas": (0.0, 0.0), "eps": 0.1},
+            {"betas": (0.0, 0.99), "lr": 0.5, "weight_decay": 2.0, "bias_correction": True},
+            {"lr": 0.25, "betas": (0.99, 0.0)},
+        ),
+        by_hand=(
+            ({"lr": 0.1}, [0.279831825173, -1.743668750847]),
+            (
+                {
+                    "lr": 0.1,
+                    "betas": (0.5, 0.9),
+                    "weight_decay": 0.1,
+                    "bias_correction": True,
+                    "trust_clip": True,
+                    "maximize": True,
+                },
+                [1.21218264479, -1.989199917203],
+            ),
+            ({"lr": 0.1, "bias_correction": True, "always_adapt": False}, [0.740676870534, -1.878675271887]),
+        ),
+        has_betas=True,
+        packs=False,
+        copies=1.0,  # the direction, which is scaled by its own norm
+        module="tests.oracles",
+        refused=(*negative(**EPS), *BETAS),
+    ),
     "lion": Algorithm(
         "Lion",
         ("exp_avg",),

@@ -4,12 +4,14 @@ Each is a class of a package on PyPI: the authors' own where there is one. ``pip
 ``pyproject.toml`` gives those that the trajectories were recorded with.
 """
 
+import copy
 import inspect
 from collections.abc import Callable
 from typing import Any, ClassVar
 
 import lion_pytorch
 import torch
+import torch_optimizer
 
 
 class Reference(torch.optim.Optimizer):
@@ -59,7 +61,8 @@ class Reference(torch.optim.Optimizer):
         self.corrected(view, inner.state[view])
         after = {key: value for key, value in inner.state[view].items() if key != "step"}
         if param.is_complex():
-            after = {key: torch.view_as_complex(value) for key, value in after.items()}
+            own = {key: value for key, value in after.items() if value.shape == view.shape}
+            after |= {key: torch.view_as_complex(value) for key, value in own.items()}
         counted = {"step": torch.tensor(float(count + 1))} if self.counted_in else {}
         self.state[param] = {**counted, **after}
 
@@ -67,6 +70,44 @@ class Reference(torch.optim.Optimizer):
 def _real(tensor: Any) -> Any:
     is_complex = isinstance(tensor, torch.Tensor) and tensor.is_complex()
     return torch.view_as_real(tensor) if is_complex else tensor
+
+
+class _LAMB(torch_optimizer.Lamb):
+    """The package's LAMB of one parameter, with options that it lacks, and without a limit of the parameter's norm.
+
+    The update with bias correction is a factor times the one without, with another epsilon and weight decay; the trust
+    ratio takes the factor away. A step with a trust ratio of 1 is the package's with ``adam=True``.
+    """
+
+    def __init__(
+        self, params: Any, lr: Any = 1e-3, betas: Any = (0.9, 0.999), eps: float = 1e-6, weight_decay: float = 0,
+        bias_correction: bool = False, trust_clip: bool = False, always_adapt: bool = True,
+    ) -> None:  # fmt: skip
+        super().__init__(params, lr, betas, eps, weight_decay, clamp_value=float("inf"))
+        self.own = bias_correction, trust_clip, always_adapt
+
+    def step(self) -> None:
+        bias_correction, trust_clip, always_adapt = self.own
+        (group,) = self.param_groups
+        (param,), (beta1, beta2), factor = group["params"], group["betas"], 1.0
+        if bias_correction:
+            count = self.state[param].get("step", 0) + 1
+            root = (1 - beta2**count) ** 0.5
+            factor = root / (1 - beta1**count)
+            group.update(eps=group["eps"] * root, weight_decay=group["weight_decay"] / factor)
+        before = copy.deepcopy((param.detach(), dict(self.state[param])))
+        super().step()
+        adapts = always_adapt or group["weight_decay"] != 0
+        if not adapts or (trust_clip and self.state[param]["trust_ratio"] > factor):
+            param.copy_(before[0])
+            self.state[param], self.adam, group["lr"] = before[1], True, group["lr"] * factor
+            super().step()
+        for key in ("weight_norm", "adam_norm", "trust_ratio"):
+            del self.state[param][key]
+
+
+class LAMB(Reference):
+    kind = _LAMB
 
 
 class Lion(Reference):

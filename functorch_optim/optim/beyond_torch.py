@@ -1,9 +1,18 @@
 """The algorithms that torch does not have, as classes like those of ``torch.optim``."""
 
+from functorch_optim.algorithms.lamb import lamb
 from functorch_optim.algorithms.lion import lion
 from functorch_optim.optim.signatures import Declared
 
-__all__ = ["Lion"]
+__all__ = ["LAMB", "Lion"]
+
+
+class LAMB(
+    Declared,
+    of=lamb,
+    args="lr betas eps weight_decay bias_correction trust_clip always_adapt * foreach maximize differentiable",
+):
+    """LAMB, Adam's direction scaled to the norm of each parameter."""
 
 
 class Lion(Declared, of=lion, args="lr betas weight_decay * foreach maximize differentiable"):

@@ -6,8 +6,60 @@ from functorch_optim.optim.optimizer import Optimizer
 from functorch_optim.optim.param_groups import GroupRules
 
 __all__ = [
+    "LAMB",
     "Lion",
 ]
+
+class LAMB(Optimizer):
+    """LAMB, Adam's direction scaled to the norm of each parameter.
+
+    The equations are in :func:`functorch_optim.lamb`, with more about the options.
+
+    Args:
+        params: the parameters, in any form that :class:`functorch_optim.optim.Optimizer` takes.
+        lr: learning rate, at least 0.
+        betas: decay rates of the two moments, each in [0, 1).
+        eps: added to the denominator outside the root, at least 0.
+        weight_decay: coefficient of the decay, at least 0.
+        bias_correction: whether to divide the moments by 1 - beta**t.
+        trust_clip: whether to limit the trust ratio to 1.
+        always_adapt: whether parameters that do not decay have a trust ratio too.
+        foreach: stored in the groups, without any other effect.
+        maximize: whether to ascend.
+        differentiable: whether a step may be traced, as for :class:`functorch_optim.optim.Optimizer`.
+        state_dtype: the dtype to keep all slots in, or a dict of slots, as in :func:`functorch_optim.state_dtype`.
+        group_rules: ``(regular expression, options)`` pairs, as for :class:`functorch_optim.optim.Optimizer`.
+
+    A number may be a Python number, a scalar array or a schedule, and may change in ``param_groups`` from step to step.
+
+    Raises:
+        ValueError: an option outside its range, with torch's message, before ``params`` is read.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> optimizer = LAMB([jnp.ones((2, 2))])
+        >>> optimizer.step([jnp.ones((2, 2))])
+        >>> bool(jnp.all(optimizer.params[0] < 1))
+        True
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Any = 0.001,
+        betas: tuple[Any, Any] = (0.9, 0.999),
+        eps: Any = 1e-06,
+        weight_decay: Any = 0.0,
+        bias_correction: bool = False,
+        trust_clip: bool = False,
+        always_adapt: bool = True,
+        *,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        differentiable: bool = False,
+        state_dtype: Any = None,
+        group_rules: GroupRules = (),
+    ) -> None: ...
 
 class Lion(Optimizer):
     """Lion, the sign of an interpolation between the momentum and the gradient.
