@@ -10,6 +10,7 @@ from functorch_optim.algorithms.adamw import adamw
 from functorch_optim.algorithms.asgd import ASGDState, asgd
 from functorch_optim.algorithms.bfgs import BFGSState, bfgs
 from functorch_optim.algorithms.lamb import LAMBState, lamb
+from functorch_optim.algorithms.lars import LARSState, lars
 from functorch_optim.algorithms.lbfgs import LBFGSState, lbfgs
 from functorch_optim.algorithms.lion import LionState, lion
 from functorch_optim.algorithms.muon import MuonState, muon
@@ -130,6 +131,7 @@ __all__ = [
     "GradientTransformation",
     "InjectState",
     "LAMBState",
+    "LARSState",
     "LBFGSState",
     "LionState",
     "LookaheadState",
@@ -202,6 +204,7 @@ __all__ = [
     "interop",
     "keep_nonnegative",
     "lamb",
+    "lars",
     "layerwise_decay",
     "lbfgs",
     "lift",

@@ -4,7 +4,6 @@ A norm is the root of a sum of squares, and is infinite if that overflows: in fl
 down first would take a second pass over them, and a step in which the updates are not fused.
 """
 
-import functools
 from collections.abc import Callable, Sequence
 
 import jax
@@ -13,7 +12,7 @@ from jax.typing import DTypeLike
 
 from functorch_optim import axes, trees
 from functorch_optim.core.numerics import sqrt
-from functorch_optim.typing import PyTree
+from functorch_optim.typing import Numeric, PyTree
 
 
 def global_norm(tree: PyTree, axis_name: PyTree = None) -> jax.Array:
@@ -46,10 +45,10 @@ def bounded(size: jax.Array) -> jax.Array:
     return jnp.minimum(size, jnp.finfo(size.dtype).max)
 
 
-def trust_ratio(size: jax.Array, of: jax.Array, norms: Sequence[jax.Array]) -> jax.Array:
-    """Return ``size / of``, or 1 where one of the norms is zero; NaN stays."""
-    is_zero = functools.reduce(jnp.logical_or, [norm == 0 for norm in norms])
-    return jnp.where(is_zero, 1, size / jnp.where(is_zero, 1, of))
+def trust_ratio(size: jax.Array, of: jax.Array, coefficient: Numeric = 1) -> jax.Array:
+    """Return ``coefficient * size / of`` of two norms, as LARS and LAMB have it: 1 where one of them is 0 or NaN."""
+    both = (size > 0) & (of > 0)
+    return jnp.where(both, coefficient * size / jnp.where(both, of, 1), 1)
 
 
 def norm_dtype(params: PyTree) -> DTypeLike:

@@ -44,6 +44,38 @@ BEYOND_TORCH: dict[str, Algorithm] = {
         module="tests.oracles",
         refused=(*negative(**EPS), *BETAS),
     ),
+    "lars": Algorithm(
+        "LARS",
+        ("momentum_buffer",),
+        (
+            {"lr": 2.0, "weight_decay": 0.001, "trust_coefficient": 0.01, "nesterov": True},
+            {"lr": 2.0, "weight_decay": 0.1, "trust_coefficient": 0.01, "maximize": True},
+            {"lr": 2.0, "weight_decay": 0.1, "trust_coefficient": 0.01, "nesterov": True, "always_adapt": False},
+            {"lr": 0.05, "weight_decay": 0.0, "momentum": 0.8, "always_adapt": False},
+            {"lr": 2.0, "weight_decay": 0.1, "momentum": 0.0},
+        ),
+        typical={"lr": 2.0, "trust_coefficient": 0.01, "weight_decay": 0.1},
+        exact={"lr": 2.0, "momentum": 0.875, "weight_decay": 0.125, "trust_coefficient": 2.0**-6},
+        resumed={"lr": 2.0, "trust_coefficient": 0.01, "weight_decay": 0.1, "nesterov": True},
+        learned=("lr", "momentum", "weight_decay", "trust_coefficient"),
+        long=({"trust_coefficient": 0.01}, {"trust_coefficient": 0.01, "weight_decay": 0.1, "nesterov": True}),
+        edges=(
+            {"momentum": 0.99, "trust_coefficient": 0.0},
+            {"lr": 0.5, "momentum": 0.0, "weight_decay": 2.0, "trust_coefficient": 1.0, "nesterov": True},
+        ),
+        by_hand=(
+            ({}, [0.992393435352, -1.998048512284]),
+            (
+                {"lr": 2.0, "trust_coefficient": 0.05, "weight_decay": 0.1, "nesterov": True, "maximize": True},
+                [1.524519378694, -1.615245687103],
+            ),
+        ),
+        has_step=False,
+        packs=False,
+        copies=1.0,  # the step, which is scaled by the gradient's norm
+        module="tests.oracles",
+        refused=negative(momentum="momentum value", trust_coefficient="trust_coefficient value"),
+    ),
     "lion": Algorithm(
         "Lion",
         ("exp_avg",),

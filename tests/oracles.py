@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import lion_pytorch
+import pytorch_optimizer
 import torch
 import torch_optimizer
 
@@ -76,7 +77,8 @@ class _LAMB(torch_optimizer.Lamb):
     """The package's LAMB of one parameter, with options that it lacks, and without a limit of the parameter's norm.
 
     The update with bias correction is a factor times the one without, with another epsilon and weight decay; the trust
-    ratio takes the factor away. A step with a trust ratio of 1 is the package's with ``adam=True``.
+    ratio takes the factor away. A step with a trust ratio of 1 is the package's with ``adam=True``; in the authors'
+    code it is 1 too if a norm is NaN, so that NaN stays in its entry.
     """
 
     def __init__(
@@ -97,8 +99,10 @@ class _LAMB(torch_optimizer.Lamb):
             group.update(eps=group["eps"] * root, weight_decay=group["weight_decay"] / factor)
         before = copy.deepcopy((param.detach(), dict(self.state[param])))
         super().step()
+        state = self.state[param]
         adapts = always_adapt or group["weight_decay"] != 0
-        if not adapts or (trust_clip and self.state[param]["trust_ratio"] > factor):
+        adapts = adapts and not (state["weight_norm"].isnan() or state["adam_norm"].isnan())
+        if not adapts or (trust_clip and state["trust_ratio"] > factor):
             param.copy_(before[0])
             self.state[param], self.adam, group["lr"] = before[1], True, group["lr"] * factor
             super().step()
@@ -108,6 +112,39 @@ class _LAMB(torch_optimizer.Lamb):
 
 class LAMB(Reference):
     kind = _LAMB
+
+
+class _LARS(torch.optim.Optimizer):
+    """The package's LARS of one parameter, which adapts parameters of any shape, with the rate inside the momentum.
+
+    The package's buffer is that of the authors divided by the learning rate. It does not adapt vectors.
+    """
+
+    def __init__(
+        self, params: Any, lr: Any = 1.0, momentum: float = 0.9, weight_decay: float = 0.0,
+        trust_coefficient: float = 1e-3, nesterov: bool = False, always_adapt: bool = True,
+    ) -> None:  # fmt: skip
+        own = {"weight_decay": weight_decay, "trust_coefficient": trust_coefficient, "nesterov": nesterov}
+        super().__init__(params, {"lr": lr, "momentum": momentum, **own})
+        self.always_adapt = always_adapt
+
+    def step(self) -> None:
+        (group,) = self.param_groups
+        (param,), options = group["params"], {key: value for key, value in group.items() if key != "params"}
+        adapts = self.always_adapt or group["weight_decay"] != 0
+        flat = param.view(1, -1) if adapts else param.view(-1)
+        flat.grad = param.grad.view_as(flat)
+        inner, state = pytorch_optimizer.LARS([flat], **options, foreach=False), self.state[param]
+        if state:
+            inner.state[flat]["momentum_buffer"] = state["momentum_buffer"].view_as(flat) / group["lr"]
+        inner.step()
+        if group["momentum"] != 0:
+            state["momentum_buffer"] = inner.state[flat]["momentum_buffer"].view_as(param) * group["lr"]
+
+
+class LARS(Reference):
+    kind = _LARS
+    counted_in = ""
 
 
 class Lion(Reference):

@@ -82,8 +82,7 @@ class LAMB(Rule):
         if decay is not None:
             direction = direction + decay
         if decay is not None or self.always_adapt:
-            sizes = self.norm(param), self.norm(direction)
-            ratio = trust_ratio(*sizes, sizes)
+            ratio = trust_ratio(self.norm(param), self.norm(direction))
             direction = (jnp.minimum(ratio, 1) if self.trust_clip else ratio) * direction
         return -scalars.lr * direction, LAMBState(None, exp_avg, exp_avg_sq)
 
@@ -111,7 +110,7 @@ def lamb(
         u = m / (sqrt(v) + eps) + weight_decay * p
         p <- p - lr * norm(p) / norm(u) * u
 
-    The ratio of the norms, the trust ratio, is 1 where one of them is zero. With ``bias_correction``, m and v are
+    The ratio of the norms, the trust ratio, is 1 where one of them is zero, or NaN. With ``bias_correction``, m and v are
     divided by ``1 - beta1**t`` and ``1 - beta2**t`` before u: Algorithm 2 of the paper, whose appendix leaves it out
     as the authors' code does, because a warmup of ``lr`` has the same effect. Also TensorFlow Addons, ``optax.lamb``
     and timm correct. Other implementations differ too: timm, apex and NVIDIA's LAMB divide all gradients by their

@@ -7,6 +7,7 @@ from functorch_optim.optim.param_groups import GroupRules
 
 __all__ = [
     "LAMB",
+    "LARS",
     "Lion",
 ]
 
@@ -52,6 +53,55 @@ class LAMB(Optimizer):
         weight_decay: Any = 0.0,
         bias_correction: bool = False,
         trust_clip: bool = False,
+        always_adapt: bool = True,
+        *,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        differentiable: bool = False,
+        state_dtype: Any = None,
+        group_rules: GroupRules = (),
+    ) -> None: ...
+
+class LARS(Optimizer):
+    """LARS, SGD with steps in proportion to the norm of each parameter.
+
+    The equations are in :func:`functorch_optim.lars`, with more about the options.
+
+    Args:
+        params: the parameters, in any form that :class:`functorch_optim.optim.Optimizer` takes.
+        lr: learning rate, at least 0.
+        momentum: factor of the buffer, at least 0.
+        weight_decay: coefficient of the decay, at least 0.
+        trust_coefficient: factor of the trust ratio, at least 0.
+        nesterov: whether to use Nesterov momentum.
+        always_adapt: whether parameters that do not decay have a trust ratio too.
+        foreach: stored in the groups, without any other effect.
+        maximize: whether to ascend.
+        differentiable: whether a step may be traced, as for :class:`functorch_optim.optim.Optimizer`.
+        state_dtype: the dtype to keep all slots in, or a dict of slots, as in :func:`functorch_optim.state_dtype`.
+        group_rules: ``(regular expression, options)`` pairs, as for :class:`functorch_optim.optim.Optimizer`.
+
+    A number may be a Python number, a scalar array or a schedule, and may change in ``param_groups`` from step to step.
+
+    Raises:
+        ValueError: an option outside its range, with torch's message, before ``params`` is read.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> optimizer = LARS([jnp.ones((2, 2))])
+        >>> optimizer.step([jnp.ones((2, 2))])
+        >>> bool(jnp.all(optimizer.params[0] < 1))
+        True
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Any = 1.0,
+        momentum: Any = 0.9,
+        weight_decay: Any = 0.0,
+        trust_coefficient: Any = 0.001,
+        nesterov: bool = False,
         always_adapt: bool = True,
         *,
         foreach: bool | None = None,

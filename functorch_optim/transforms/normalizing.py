@@ -9,7 +9,7 @@ from functorch_optim import axes, trees
 from functorch_optim.base import EmptyState, GradientTransformation, Transform, transformation
 from functorch_optim.effects import Effect, Effects, Kind, Leaves, for_each
 from functorch_optim.hyperparams import Hyperparameter, NonNegative
-from functorch_optim.norms import bounded, leaf_norms, leaf_rms, norm_of, trust_ratio
+from functorch_optim.norms import bounded, leaf_norms, leaf_rms, norm_of
 from functorch_optim.option_names import explains_names
 from functorch_optim.transforms.scaling import Scheduled, multiply, with_params
 from functorch_optim.typing import Numeric, PyTree
@@ -102,8 +102,9 @@ class ScaleByTrustRatio(Normalizing, Scheduled):
             numbers = (values.min_norm, values.trust_coefficient, values.eps)
             low, trust, eps = (jnp.asarray(number, dtype) for number in numbers)
             own, whole = (jnp.maximum(norm.astype(dtype), low) for norm in (update_norm, param_norm))
-            ratio = trust_ratio(bounded(trust * bounded(whole)), own + eps, (own, whole))
-            return multiply(update, bounded(ratio))
+            is_zero = (own == 0) | (whole == 0)
+            ratio = bounded(trust * bounded(whole)) / jnp.where(is_zero, 1, own + eps)
+            return multiply(update, jnp.where(is_zero, 1, bounded(ratio)))
 
         norms = (leaf_norms(tree, self.axis_name, who) for tree in (updates, params))
         return trees.map_dense(each, who, updates, *norms)
