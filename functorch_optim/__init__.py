@@ -17,10 +17,13 @@ from functorch_optim.algorithms.muon import MuonState, muon
 from functorch_optim.algorithms.muon_adamw import muon_adamw
 from functorch_optim.algorithms.nadam import NAdamState, nadam
 from functorch_optim.algorithms.normuon import NorMuonState, normuon
+from functorch_optim.algorithms.novograd import NovoGradState, novograd
 from functorch_optim.algorithms.radam import RAdamState, radam
 from functorch_optim.algorithms.rmsprop import RMSpropState, rmsprop
 from functorch_optim.algorithms.rprop import RpropState, rprop
 from functorch_optim.algorithms.sgd import SGDState, sgd
+from functorch_optim.algorithms.signum import SignumState, signum
+from functorch_optim.algorithms.sm3 import SM3State, sm3
 from functorch_optim.algorithms.sparse_adam import SparseAdamState, sparse_adam
 from functorch_optim.averaging.average import AverageState, averaged_params, swap_params, update_average
 from functorch_optim.averaging.batch_norm import BatchStatistics, batch_statistics
@@ -143,6 +146,7 @@ __all__ = [
     "NAdamState",
     "NamedStates",
     "NorMuonState",
+    "NovoGradState",
     "Plan",
     "Quantized",
     "RAdamState",
@@ -153,6 +157,8 @@ __all__ = [
     "Rule",
     "SAMState",
     "SGDState",
+    "SM3State",
+    "SignumState",
     "SkipLargeUpdatesState",
     "SkipNonfiniteState",
     "SkipSpikesState",
@@ -219,6 +225,7 @@ __all__ = [
     "named_chain",
     "normalize",
     "normuon",
+    "novograd",
     "offload",
     "partition",
     "plan",
@@ -261,9 +268,11 @@ __all__ = [
     "set_hyperparams",
     "set_to_zero",
     "sgd",
+    "signum",
     "skip_large_updates",
     "skip_nonfinite",
     "skip_spikes",
+    "sm3",
     "sparse_adam",
     "state_dtype",
     "state_shardings",

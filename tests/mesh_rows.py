@@ -58,6 +58,8 @@ MANUAL = {
     "adafactor_direction": lambda axis: fo.scale_by_adafactor(lr=0.5, axis_name=axis),
     "lamb": lambda axis: fo.lamb(**ALGORITHMS["lamb"].typical, axis_name=axis),
     "lars": lambda axis: fo.lars(**ALGORITHMS["lars"].typical, axis_name=axis),
+    "novograd": lambda axis: fo.novograd(**ALGORITHMS["novograd"].typical, axis_name=axis),
+    "sm3": lambda axis: fo.sm3(**ALGORITHMS["sm3"].typical, axis_name=axis),
     "muon_adamw": lambda axis: fo.muon_adamw({"lr": 0.1}, {"lr": 0.1}, axis_name=axis),
     "muon_normuon": lambda axis: fo.masked(fo.normuon(lr=0.1, axis_name=axis), lambda path: path.endswith("kernel")),
     "chain": lambda axis: fo.chain(fo.clip_by_global_norm(1.0, axis_name=axis), fo.adamw(lr=0.1), fo.scale(0.5)),

@@ -47,7 +47,11 @@ class Reference(torch.optim.Optimizer):
 
     def _update(self, param: torch.Tensor, group: dict[str, Any]) -> None:
         known = inspect.signature(type(self).kind).parameters
-        options = {key: value for key, value in self.translated(group).items() if key in known and key != "params"}
+        options = {
+            key: value
+            for key, value in self.translated(group).items()
+            if key in known and key not in ("params", "maximize")
+        }
         view = _real(param.detach())
         view.grad = _real(-param.grad if group["maximize"] else param.grad).clone()
         inner, entry = type(self).kind([view], **options), self.state[param]
@@ -154,3 +158,58 @@ class Lion(Reference):
     def corrected(self, param: torch.Tensor, entry: dict[str, Any]) -> None:
         """torch's sign of NaN is 0, which would hide that the gradient or the momentum is NaN."""
         param[entry["exp_avg"].isnan()] = torch.nan
+
+
+class _NovoGrad(torch_optimizer.NovoGrad):
+    """The package's NovoGrad of one parameter, whose second moment has the parameter's dtype, not always float32."""
+
+    def __init__(
+        self, params: Any, lr: Any = 1e-3, betas: Any = (0.95, 0.98), eps: float = 1e-8, weight_decay: float = 0,
+        grad_averaging: bool = False, amsgrad: bool = False,
+    ) -> None:  # fmt: skip
+        super().__init__(params, lr, betas, eps, weight_decay, grad_averaging, amsgrad)
+
+    def step(self) -> None:
+        (group,) = self.param_groups
+        (param,) = group["params"]
+        if not self.state[param]:
+            zeros = {
+                "exp_avg_sq": param.new_zeros(()),
+                **({"max_exp_avg_sq": param.new_zeros(())} if group["amsgrad"] else {}),
+            }
+            self.state[param].update(step=0, exp_avg=torch.zeros_like(param), **zeros)
+        super().step()
+
+
+class NovoGrad(Reference):
+    kind = _NovoGrad
+
+
+class _SM3(pytorch_optimizer.SM3):
+    """The package's SM3 of one parameter, which without momentum keeps no buffer, as the authors'."""
+
+    def __init__(self, params: Any, lr: Any = 0.1, momentum: float = 0.9, eps: float = 1e-30) -> None:
+        super().__init__(params, lr, momentum, eps=eps, foreach=False)
+
+    def step(self) -> None:
+        super().step()
+        (group,) = self.param_groups
+        if group["momentum"] == 0:
+            self.state[group["params"][0]].pop("momentum_buffer", None)
+
+
+class SM3(Reference):
+    kind = _SM3
+    counted_in = ""
+
+
+class Signum(Reference):
+    kind = pytorch_optimizer.SignSGD
+    counted_in = ""
+
+    def translated(self, options: dict[str, Any]) -> dict[str, Any]:
+        return {**options, "weight_decouple": True, "foreach": False}
+
+    def corrected(self, param: torch.Tensor, entry: dict[str, Any]) -> None:
+        """torch's sign of NaN is 0, which would hide that the gradient or the momentum is NaN."""
+        param[entry.get("momentum_buffer", param.grad).isnan()] = torch.nan

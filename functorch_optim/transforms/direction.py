@@ -71,8 +71,8 @@ def scale_by(tx: GradientTransformation) -> GradientTransformation:
     factors of layers (:func:`functorch_optim.layerwise_decay`), another library's link.
 
     The learning rate of the algorithm has no effect, with four exceptions: Adafactor, ASGD, LARS and Rprop use it for
-    more than a factor. They keep it, and the direction is minus the update divided by that rate. A chain that ends with the
-    same rate is the algorithm again.
+    more than a factor. They keep it, and the direction is minus the update divided by that rate. A chain that ends with
+    the same rate is the algorithm again.
 
     Args:
         tx: an algorithm as its function returns it, even with ``foreach=True``, or :func:`functorch_optim.lift` of your

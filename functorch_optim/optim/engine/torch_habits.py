@@ -9,6 +9,8 @@ from functorch_optim.algorithms.adagrad import Adagrad
 from functorch_optim.algorithms.lars import LARS
 from functorch_optim.algorithms.rmsprop import RMSprop
 from functorch_optim.algorithms.sgd import SGD
+from functorch_optim.algorithms.signum import Signum
+from functorch_optim.algorithms.sm3 import SM3
 from functorch_optim.algorithms.sparse_adam import SparseAdam
 from functorch_optim.core.rule import Rule
 
@@ -31,6 +33,8 @@ _EXCEPTIONS: dict[type[Rule], Habits] = {
     LARS: Habits(static_zeros=("momentum",)),
     RMSprop: Habits(static_zeros=("momentum",)),
     SGD: Habits(idle_flags={"nesterov": "momentum"}, static_zeros=("momentum",)),
+    Signum: Habits(static_zeros=("momentum",)),
+    SM3: Habits(static_zeros=("momentum",)),
     SparseAdam: Habits(integer_step=True),
 }
 
