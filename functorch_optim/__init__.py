@@ -13,12 +13,15 @@ from functorch_optim.algorithms.adopt import ADOPTState, adopt
 from functorch_optim.algorithms.asgd import ASGDState, asgd
 from functorch_optim.algorithms.bfgs import BFGSState, bfgs
 from functorch_optim.algorithms.dadapt_adam import DAdaptAdamState, dadapt_adam
+from functorch_optim.algorithms.lamb import LAMBState, lamb
+from functorch_optim.algorithms.lars import LARSState, lars
 from functorch_optim.algorithms.lbfgs import LBFGSState, lbfgs
 from functorch_optim.algorithms.lion import LionState, lion
 from functorch_optim.algorithms.muon import MuonState, muon
 from functorch_optim.algorithms.muon_adamw import muon_adamw
 from functorch_optim.algorithms.nadam import NAdamState, nadam
 from functorch_optim.algorithms.normuon import NorMuonState, normuon
+from functorch_optim.algorithms.novograd import NovoGradState, novograd
 from functorch_optim.algorithms.prodigy import ProdigyState, prodigy
 from functorch_optim.algorithms.radam import RAdamState, radam
 from functorch_optim.algorithms.rmsprop import RMSpropState, rmsprop
@@ -27,6 +30,8 @@ from functorch_optim.algorithms.schedule_free_adamw import ScheduleFreeAdamWStat
 from functorch_optim.algorithms.schedule_free_radam import schedule_free_radam
 from functorch_optim.algorithms.schedule_free_sgd import ScheduleFreeSGDState, schedule_free_sgd
 from functorch_optim.algorithms.sgd import SGDState, sgd
+from functorch_optim.algorithms.signum import SignumState, signum
+from functorch_optim.algorithms.sm3 import SM3State, sm3
 from functorch_optim.algorithms.sparse_adam import SparseAdamState, sparse_adam
 from functorch_optim.averaging.average import AverageState, averaged_params, swap_params, update_average
 from functorch_optim.averaging.batch_norm import BatchStatistics, batch_statistics
@@ -92,11 +97,7 @@ from functorch_optim.transforms.normalizing import (
 from functorch_optim.transforms.offload import offload
 from functorch_optim.transforms.path_scaling import layerwise_decay, scale_by_path
 from functorch_optim.transforms.plateau import ReduceOnPlateauState, reduce_on_plateau
-from functorch_optim.transforms.precision import (
-    StochasticRoundingState,
-    state_dtype,
-    stochastic_rounding,
-)
+from functorch_optim.transforms.precision import StochasticRoundingState, state_dtype, stochastic_rounding
 from functorch_optim.transforms.quantized import Quantized, Rounded, quantized, requantized
 from functorch_optim.transforms.scaling import StepState, scale, scale_by_learning_rate, scale_by_schedule
 from functorch_optim.transforms.sharpness import SAMState, sam
@@ -141,6 +142,8 @@ __all__ = [
     "ForeachState",
     "GradientTransformation",
     "InjectState",
+    "LAMBState",
+    "LARSState",
     "LBFGSState",
     "LionState",
     "LookaheadState",
@@ -152,6 +155,7 @@ __all__ = [
     "NAdamState",
     "NamedStates",
     "NorMuonState",
+    "NovoGradState",
     "Plan",
     "ProdigyState",
     "Quantized",
@@ -163,8 +167,10 @@ __all__ = [
     "Rule",
     "SAMState",
     "SGDState",
+    "SM3State",
     "ScheduleFreeAdamWState",
     "ScheduleFreeSGDState",
+    "SignumState",
     "SkipLargeUpdatesState",
     "SkipNonfiniteState",
     "SkipSpikesState",
@@ -220,6 +226,8 @@ __all__ = [
     "inject",
     "interop",
     "keep_nonnegative",
+    "lamb",
+    "lars",
     "layerwise_decay",
     "lbfgs",
     "lift",
@@ -234,6 +242,7 @@ __all__ = [
     "named_chain",
     "normalize",
     "normuon",
+    "novograd",
     "offload",
     "partition",
     "plan",
@@ -280,9 +289,11 @@ __all__ = [
     "set_hyperparams",
     "set_to_zero",
     "sgd",
+    "signum",
     "skip_large_updates",
     "skip_nonfinite",
     "skip_spikes",
+    "sm3",
     "sparse_adam",
     "state_dtype",
     "state_shardings",

@@ -141,6 +141,14 @@ Decay = Annotated[
     Option("Invalid decay value {} provided. Please provide a value in [0,1] range.", low=0.0, high=1.0, beta=True),
 ]
 Momentum = Annotated[Hyperparameter, Option("Invalid momentum value: {}", low=0.0), "factor of the buffer"]
+TrustCoefficient = Annotated[
+    Hyperparameter, Option("Invalid trust_coefficient value: {}", low=0.0), "factor of the trust ratio"
+]
+MomentumRate = Annotated[
+    BetaOption,
+    Option("Invalid momentum value: {}", low=0.0, high=1.0, open_high=True, beta=True),
+    "decay rate of the average of the gradients",
+]
 MuonMomentum = Annotated[
     BetaOption,
     Option("momentum should be >= 0 but is: {}", low=0.0, beta=True),

@@ -12,7 +12,7 @@ from jax.typing import DTypeLike
 
 from functorch_optim import axes, trees
 from functorch_optim.core.numerics import sqrt
-from functorch_optim.typing import PyTree
+from functorch_optim.typing import Numeric, PyTree
 
 
 def global_norm(tree: PyTree, axis_name: PyTree = None) -> jax.Array:
@@ -43,6 +43,12 @@ def norm_of(tree: PyTree, axis_name: axes.Labels | None, who: str) -> jax.Array:
 def bounded(size: jax.Array) -> jax.Array:
     """Limit a size to the largest finite number, so that no product or ratio of sizes is NaN; NaN stays."""
     return jnp.minimum(size, jnp.finfo(size.dtype).max)
+
+
+def trust_ratio(size: jax.Array, of: jax.Array, coefficient: Numeric = 1) -> jax.Array:
+    """Return ``coefficient * size / of`` of two norms, as LARS and LAMB have it: 1 where one of them is 0 or NaN."""
+    both = (size > 0) & (of > 0)
+    return jnp.where(both, coefficient * size / jnp.where(both, of, 1), 1)
 
 
 def norm_dtype(params: PyTree) -> DTypeLike:

@@ -123,6 +123,11 @@ ALGORITHMS: dict[str, Algorithm] = {
         ),
         takes_complex=False,
         takes_empty=False,
+        slot_shapes={
+            "row_var": lambda shape: (*shape[:-1], 1) if len(shape) > 1 else None,
+            "col_var": lambda shape: (*shape[:-2], 1, shape[-1]) if len(shape) > 1 else None,
+            "variance": lambda shape: shape if len(shape) < 2 else None,
+        },
         packs=False,
         copies=1.0,  # the update, which is scaled by its own norm
         refused=(

@@ -76,13 +76,9 @@ def every_shape(name: str, slot: str = "param") -> dict[str, tuple[int, ...]]:
     own = SHAPES if ALGORITHMS[name].takes_vectors else MATRICES
     if not ALGORITHMS[name].takes_empty:
         own = {key: shape for key, shape in own.items() if 0 not in shape}
-    if slot in ("row_var", "col_var"):
-        matrices = {key: shape for key, shape in own.items() if len(shape) > 1}
-        row = slot == "row_var"
-        return {n: (*s[:-1], 1) if row else (*s[:-2], 1, s[-1]) for n, s in matrices.items()}
-    if slot == "variance":
-        return {key: shape for key, shape in own.items() if len(shape) < 2}
-    return own
+    shape_of = ALGORITHMS[name].slot_shapes.get(slot, lambda shape: shape)
+    shapes = {key: shape_of(shape) for key, shape in own.items()}
+    return {key: shape for key, shape in shapes.items() if shape is not None}
 
 
 def flatten(name: str, tree: dict[str, Any], slot: str = "param") -> np.ndarray:

@@ -105,10 +105,9 @@ def initial(case: Case, dtype: Any) -> tuple[Any, Any]:
 
 
 def slots_of(state: Any) -> dict[str, Any]:
-    """Return the slots of a state, without scalars and None."""
-    return {
-        name: getattr(state, name) for name in state._fields if name not in SCALARS and getattr(state, name) is not None
-    }
+    """Return the slots of a state that a parameter has, without scalars."""
+    slots = {name: getattr(state, name) for name in state._fields if name not in SCALARS}
+    return {name: tree for name, tree in slots.items() if jax.tree.leaves(tree)}
 
 
 def state_at(algorithm: str, initial: Any, recorded: dict[str, np.ndarray], step: int) -> Any:

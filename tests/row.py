@@ -1,10 +1,12 @@
 """A row of the table of the algorithms, and what rows are made of."""
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 Options = dict[str, Any]
+Shape = tuple[int, ...]
 Case = tuple[str, Options]
 
 B2 = 0.9990234375  # a beta2 that float32 represents exactly
@@ -60,6 +62,7 @@ class Algorithm:
         takes_complex, takes_empty, takes_rows, takes_vectors: which parameters and gradients it takes.
         packs: whether small parameters may be packed.
         smooth: whether the update has a nonzero derivative with respect to the slots.
+        slot_shapes: for slots of other shapes than the parameter, theirs by the parameter's; None if it has none.
         copies: the temporary arrays of a parameter's size that a step needs.
         refused: options that the class rejects, and the start of torch's message.
         tolerance: the tolerance of a functional float64 trajectory.
@@ -85,6 +88,7 @@ class Algorithm:
     takes_vectors: bool = True
     packs: bool = True
     smooth: bool = True
+    slot_shapes: dict[str, Callable[[Shape], Shape | None]] = field(default_factory=dict)
     copies: float = 0.0
     module: str = "torch.optim"
     refused: tuple[tuple[Options, str], ...] = ()

@@ -78,6 +78,11 @@ def decays_like_adamw(name):
     return type(of(name)().update.of.rule).decay_shares is rules.Rule.decay_shares
 
 
+def decays_direction(name):
+    """Whether the rule adds its decay to its direction, which keeps it."""
+    return of(name)().update.of.rule.decays_direction
+
+
 def plain(name):
     """Switch the weight decay off that is on by default."""
     return {"weight_decay": 0.0} if name == "muon" else {}
@@ -98,7 +103,7 @@ def test_a_direction_and_a_rate_are_the_algorithm(name):
         chex.assert_trees_all_close(state.states[0], whole, rtol=1e-12)
 
 
-OUTSIDE = [name for name in DENSE if ALGORITHMS[name].decays and decays_like_adamw(name)]
+OUTSIDE = [n for n in DENSE if ALGORITHMS[n].decays and decays_like_adamw(n) and not decays_direction(n)]
 
 
 @pytest.mark.usefixtures("x64")
@@ -117,6 +122,18 @@ def test_decay_before_a_direction_is_coupled_and_after_it_decoupled(name):
         pairs.append((fo.chain(link, decay, last), make(lr=rate, weight_decay=0.3, **decoupled)))
     for parts, whole in pairs:
         chex.assert_trees_all_close(run(parts, vectors)[0], run(whole, vectors)[0], rtol=1e-12)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", [name for name in DENSE if decays_direction(name)])
+def test_a_decay_inside_the_direction_stays_there(name):
+    for options in choices(name):
+        options |= {"weight_decay": 0.3, "decay_mask": lambda path: path == "w"}
+        lr = {"lr": rate} if name in KEEP_THEIR_RATE else {}
+        parts = fo.chain(fo.scale_by(of(name)(**lr, **options)), fo.scale_by_learning_rate(rate))
+        chex.assert_trees_all_close(run(parts)[0], run(of(name)(lr=rate, **options))[0], rtol=1e-12)
+        (held,) = [name for name in fo.current_hyperparams(parts, parts.init(some(0))) if "decay" in name]
+        assert held.endswith("weight_decay")
 
 
 @pytest.mark.usefixtures("x64")

@@ -10,7 +10,7 @@ from jax.typing import DTypeLike
 from functorch_optim import axes
 from functorch_optim.base import GradientTransformation, exportable
 from functorch_optim.core.lift import lift
-from functorch_optim.core.numerics import sqrt, zeros_like
+from functorch_optim.core.numerics import zeros_like
 from functorch_optim.core.rule import Rule
 from functorch_optim.core.scalar_math import as_float, minimum, power
 from functorch_optim.hyperparams import (
@@ -113,7 +113,7 @@ class Adafactor(Rule):
         """The root mean square of the whole array."""
         everywhere = tuple(axis for axes_of_one in self.split for axis in axes_of_one)
         size = x.size * axes.shards(everywhere)
-        return sqrt(axes.sum_over(jnp.sum(x * x), everywhere)) / np.sqrt(size).astype(x.dtype)
+        return self.norm(x) / np.sqrt(size).astype(x.dtype)
 
 
 def _at_least(floor: Any, value: jax.Array) -> jax.Array:

@@ -74,6 +74,11 @@ def dense_steps(
 ) -> Steps:
     """Do :func:`update_dense`, and yield what parameters compute together."""
     if jnp.issubdtype(grad.dtype, jnp.complexfloating):
+        if rule.complex_as_pairs:
+            g, p, own = jax.tree.map(_as_pairs, (grad, param, slots))
+            each = None if decayed is None else decayed[..., None]
+            moved = yield from dense_steps(rule, scalars, g, p, own, one, each)
+            return jax.tree.map(_as_before, moved, (grad, slots))
         both = [jax.tree.map(part, (grad, param, slots)) for part in (jnp.real, jnp.imag)]
         real, imag = (update_dense(rule, scalars, g, p, s, one, decayed) for g, p, s in both)
         return jax.tree.map(jax.lax.complex, real, imag)
@@ -102,6 +107,16 @@ def dense_steps(
 
 def _where(decayed: PyTree, with_decay: jax.Array, without: jax.Array) -> jax.Array:
     return with_decay if decayed is None else jnp.where(decayed, with_decay, without)
+
+
+def _as_pairs(array: jax.Array) -> jax.Array:
+    """Return a complex array as a real one, whose last dimension has the real and the imaginary part."""
+    return jnp.stack([jnp.real(array), jnp.imag(array)], -1) if jnp.iscomplexobj(array) else array
+
+
+def _as_before(array: jax.Array, old: jax.Array) -> jax.Array:
+    """Undo :func:`_as_pairs`."""
+    return jax.lax.complex(array[..., 0], array[..., 1]) if jnp.iscomplexobj(old) else array
 
 
 def _in_one_pass(update: Callable[..., PyTree], grad: Array, param: Array, slots: PyTree) -> tuple[PyTree, PyTree]:

@@ -173,9 +173,9 @@ class Lifted(Transform):
     @functools.cached_property
     def slot_names(self) -> list[str]:
         """The names of the slots that a parameter may have with these options."""
-        shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((), (1, 1))]
-        one, other = (self.rule.shapes(shape) for shape in shapes)
-        return [name for name in one._fields if getattr(one, name) is not None or getattr(other, name) is not None]
+        shapes = [jax.ShapeDtypeStruct((1,) * ndim, jnp.float32) for ndim in (0, 2, 6)]  # of SM3, at most six
+        held = [self.rule.shapes(shape) for shape in shapes]
+        return [name for name in held[0]._fields if any(getattr(slots, name) is not None for slots in held)]
 
     def state_of(
         self, treedef: TreeDef | trees.Structure, own: list[PyTree], step: Numeric, carried: dict[str, PyTree]

@@ -10,6 +10,7 @@ from jax.typing import DTypeLike
 
 from functorch_optim import axes, trees
 from functorch_optim.core.declaration import check_declaration, check_names
+from functorch_optim.core.numerics import sqrt
 from functorch_optim.core.options import Options
 from functorch_optim.typing import Array, Numeric, PyTree
 
@@ -70,6 +71,7 @@ class Rule(Options):
     normalizes: ClassVar[bool] = False  #: whether scaling all gradients leaves the update the same
     joint: ClassVar[bool] = False  #: whether a step computes something for all parameters together, on a mesh
     decays_direction: ClassVar[bool] = False  #: whether update gets the decay, to add to its direction where it likes
+    complex_as_pairs: ClassVar[bool] = False  #: whether a complex parameter is one array of pairs, as for its norm
     rate_is_factor: ClassVar[bool] = True  #: whether the update is lr times something independent of lr
     counts_steps: ClassVar[bool] = True  #: whether an entry of the torch face's state dict has the number of updates
 
@@ -109,6 +111,14 @@ class Rule(Options):
         """Inside ``shard_map``, the axes over which each dimension of the parameter is split; () if none is."""
         own = vars(self).get("axis_name")
         return own if isinstance(own, tuple) else ()
+
+    def sum_over_parameter(self, value: jax.Array) -> jax.Array:
+        """Sum over the whole parameter what is already summed over the part that ``update`` has."""
+        return axes.sum_over(value, tuple(axis for part in self.split for axis in part))
+
+    def norm(self, array: jax.Array) -> jax.Array:
+        """The Euclidean norm of a whole array that is split as the parameter is."""
+        return sqrt(self.sum_over_parameter(jnp.sum(array * array)))
 
     def init(self, param: Array, hyperparams: PyTree) -> PyTree:
         """Return one parameter's slots before its first update; the step, carried scalars and unused slots are None."""

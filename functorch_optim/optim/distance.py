@@ -31,7 +31,8 @@ class DistanceOptimizer(Declared):
         update = make(**{key: self.defaults[key] for key in self._names()}).update
         assert isinstance(update, Update) and isinstance(update.of, Distance)
         kind, names = type(update.of), self._names()
-        return JointTree(make, names, set(names) - data_options(kind).keys(), kind)
+        numbers = {name for name, option in data_options(kind).items() if not option.optional}
+        return JointTree(make, names, set(names) - numbers, kind)
 
     def _names(self) -> list[str]:
         """The options that the transformation takes."""

@@ -43,7 +43,8 @@ class Direction(Transform):
         return multiply_all(updates, _minus_inverse(self.of.hyperparams(state)["lr"]), self.who), new
 
     def hyperparams(self, state: PyTree) -> dict[str, PyTree]:
-        gone = ("lr", "weight_decay") if self.of.rule.rate_is_factor else ("weight_decay",)
+        rule = self.of.rule
+        gone = (*["lr"] * rule.rate_is_factor, *["weight_decay"] * (not rule.decays_direction))
         return {name: value for name, value in self.of.hyperparams(state).items() if name not in gone}
 
     def acts_by_leaf(self) -> bool:
@@ -69,9 +70,9 @@ def scale_by(tx: GradientTransformation) -> GradientTransformation:
     put what the learning rate should multiply: decoupled weight decay (:func:`functorch_optim.add_decayed_weights`),
     factors of layers (:func:`functorch_optim.layerwise_decay`), another library's link.
 
-    The learning rate of the algorithm has no effect, with three exceptions: Adafactor, ASGD and Rprop use it for more
-    than a factor. They keep it, and the direction is minus the update divided by that rate. A chain that ends with the
-    same rate is the algorithm again.
+    The learning rate of the algorithm has no effect, with four exceptions: Adafactor, ASGD, LARS and Rprop use it for
+    more than a factor. They keep it, and the direction is minus the update divided by that rate. A chain that ends with
+    the same rate is the algorithm again.
 
     Args:
         tx: an algorithm as its function returns it, even with ``foreach=True``, or :func:`functorch_optim.lift` of your
@@ -83,7 +84,7 @@ def scale_by(tx: GradientTransformation) -> GradientTransformation:
     Raises:
         TypeError: ``tx`` is something else, such as a wrapper, L-BFGS or another library's transformation.
         ValueError: the algorithm was given ``weight_decay``, ``decay_mask`` or ``maximize``; the message says which
-            links to use instead.
+            links to use instead. An algorithm whose decay is part of the direction, such as LAMB, keeps it.
 
     Example:
         >>> import functorch_optim as fo
@@ -110,7 +111,8 @@ def _check_options(of: Lifted) -> None:
     rate = vars(rule).get("lr")
     if rate is None:
         raise TypeError(f"{who}: {rule.title} has no option lr, so there is no learning rate to leave out")
-    if not is_static_zero(getattr(rule, "weight_decay", 0.0)) or of.decay_mask is not None:
+    decays = not is_static_zero(getattr(rule, "weight_decay", 0.0)) or of.decay_mask is not None
+    if decays and not rule.decays_direction:
         place = "right after it" if getattr(rule, "decoupled_weight_decay", False) else "before it"
         raise ValueError(
             f"{who}: weight decay is a link of its own. Pass weight_decay=0 and no decay_mask, and put "

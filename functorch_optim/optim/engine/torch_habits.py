@@ -6,8 +6,11 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from functorch_optim.algorithms.adagrad import Adagrad
+from functorch_optim.algorithms.lars import LARS
 from functorch_optim.algorithms.rmsprop import RMSprop
 from functorch_optim.algorithms.sgd import SGD
+from functorch_optim.algorithms.signum import Signum
+from functorch_optim.algorithms.sm3 import SM3
 from functorch_optim.algorithms.sparse_adam import SparseAdam
 from functorch_optim.core.rule import Rule
 
@@ -27,8 +30,11 @@ class Habits(NamedTuple):
 
 _EXCEPTIONS: dict[type[Rule], Habits] = {
     Adagrad: Habits(starts_whole=True),
+    LARS: Habits(static_zeros=("momentum",)),
     RMSprop: Habits(static_zeros=("momentum",)),
     SGD: Habits(idle_flags={"nesterov": "momentum"}, static_zeros=("momentum",)),
+    Signum: Habits(static_zeros=("momentum",)),
+    SM3: Habits(static_zeros=("momentum",)),
     SparseAdam: Habits(integer_step=True),
 }
 
