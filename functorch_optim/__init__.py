@@ -11,6 +11,7 @@ from functorch_optim.algorithms.asgd import ASGDState, asgd
 from functorch_optim.algorithms.bfgs import BFGSState, bfgs
 from functorch_optim.algorithms.lbfgs import LBFGSState, lbfgs
 from functorch_optim.algorithms.lion import LionState, lion
+from functorch_optim.algorithms.mars import ExactMARSState, MARSState, exact_mars, mars
 from functorch_optim.algorithms.muon import MuonState, muon
 from functorch_optim.algorithms.muon_adamw import muon_adamw
 from functorch_optim.algorithms.nadam import NAdamState, nadam
@@ -124,6 +125,7 @@ __all__ = [
     "ClipByZscoreState",
     "CountedAccumulateState",
     "EmptyState",
+    "ExactMARSState",
     "FlatParams",
     "ForeachState",
     "GradientTransformation",
@@ -131,6 +133,7 @@ __all__ = [
     "LBFGSState",
     "LionState",
     "LookaheadState",
+    "MARSState",
     "MaskedState",
     "MasterWeightsState",
     "MatrixAxes",
@@ -186,6 +189,7 @@ __all__ = [
     "ema",
     "ema_warmup",
     "enable_cpu_fusion",
+    "exact_mars",
     "find_state",
     "flat_params",
     "flatten_like",
@@ -204,6 +208,7 @@ __all__ = [
     "lift",
     "lion",
     "lookahead",
+    "mars",
     "masked",
     "master_weights",
     "monitor",

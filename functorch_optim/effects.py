@@ -297,7 +297,7 @@ def _check_objective(effect: Effect, before: Effects, where: str) -> None:
     lost = [*_bypassed(before), *[one.who for one in before if one.kind is Kind.RENEWS]]
     if lost:
         raise ValueError(
-            f"{lost[0]} is lost{where}: {effect.who} evaluates value_fn itself, and those gradients do not pass "
+            f"{lost[0]} is lost{where}: {effect.who} evaluates the objective itself, and those gradients do not pass "
             "through what comes before. Put a decay into the loss, and wrap to leave parameters out: "
             f"fo.freeze(fo.{effect.who}(...), frozen) or fo.partition. Only fo.conjugate belongs before {effect.who}"
         )

@@ -56,6 +56,8 @@ MANUAL = {
     "adafactor": lambda axis: fo.adafactor(**ALGORITHMS["adafactor"].typical, axis_name=axis),
     "adafactor_decay": lambda axis: fo.adafactor(lr=0.1, weight_decay=0.1, axis_name=axis),
     "adafactor_direction": lambda axis: fo.scale_by_adafactor(lr=0.5, axis_name=axis),
+    "mars": lambda axis: fo.mars(**ALGORITHMS["mars"].typical, axis_name=axis),
+    "exact_mars": lambda axis: given(fo.exact_mars(fo.mars(lr=0.1, axis_name=axis)), grad_fn=slope),
     "muon_adamw": lambda axis: fo.muon_adamw({"lr": 0.1}, {"lr": 0.1}, axis_name=axis),
     "muon_normuon": lambda axis: fo.masked(fo.normuon(lr=0.1, axis_name=axis), lambda path: path.endswith("kernel")),
     "chain": lambda axis: fo.chain(fo.clip_by_global_norm(1.0, axis_name=axis), fo.adamw(lr=0.1), fo.scale(0.5)),

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import lion_pytorch
+import pytorch_optimizer
 import torch
 
 
@@ -31,6 +32,10 @@ class Reference(torch.optim.Optimizer):
         """Return the package's options for ours."""
         return options
 
+    def viewed(self, tensor: Any) -> Any:
+        """Return the view of a parameter, its gradient or a slot that the package gets."""
+        return _real(tensor)
+
     def corrected(self, param: torch.Tensor, entry: dict[str, Any]) -> None:
         """Undo what the package does wrong after an update, in place."""
 
@@ -44,12 +49,16 @@ class Reference(torch.optim.Optimizer):
 
     def _update(self, param: torch.Tensor, group: dict[str, Any]) -> None:
         known = inspect.signature(type(self).kind).parameters
-        options = {key: value for key, value in self.translated(group).items() if key in known and key != "params"}
-        view = _real(param.detach())
-        view.grad = _real(-param.grad if group["maximize"] else param.grad).clone()
+        options = {
+            key: value
+            for key, value in self.translated(group).items()
+            if key in known and key not in ("params", "maximize")
+        }
+        view = self.viewed(param.detach())
+        view.grad = self.viewed(-param.grad if group["maximize"] else param.grad).clone()
         inner, entry = type(self).kind([view], **options), self.state[param]
         if entry:
-            inner.state[view] = {key: _real(value) for key, value in entry.items() if key != "step"}
+            inner.state[view] = {key: self.viewed(value) for key, value in entry.items() if key != "step"}
         count = int(entry.get("step", 0))
         if self.counted_in == "group":
             inner.param_groups[0]["step"] = count
@@ -60,6 +69,8 @@ class Reference(torch.optim.Optimizer):
         after = {key: value for key, value in inner.state[view].items() if key != "step"}
         if param.is_complex():
             after = {key: torch.view_as_complex(value) for key, value in after.items()}
+        elif view.shape != param.shape:
+            after = {key: value.view(param.shape) for key, value in after.items()}
         counted = {"step": torch.tensor(float(count + 1))} if self.counted_in else {}
         self.state[param] = {**counted, **after}
 
@@ -75,4 +86,47 @@ class Lion(Reference):
 
     def corrected(self, param: torch.Tensor, entry: dict[str, Any]) -> None:
         """torch's sign of NaN is 0, which would hide that the gradient or the momentum is NaN."""
+        param[entry["exp_avg"].isnan()] = torch.nan
+
+
+class _MARS(pytorch_optimizer.MARS):
+    """The package adds 1e-15 to the second moments, which the authors' code does not."""
+
+    @staticmethod
+    def apply_ams_bound(*args: Any, **keywords: Any) -> Any:
+        return pytorch_optimizer.MARS.apply_ams_bound(*args, **{**keywords, "exp_avg_sq_eps": 0.0})
+
+
+class MARS(Reference):
+    kind = _MARS
+    counted_in = "group"
+
+    def translated(self, options: dict[str, Any]) -> dict[str, Any]:
+        """``lr_1d`` is the rate itself, and AMSGrad is ``ams_bound``."""
+        names = {"lr_1d": options["lr"] * options.get("lr_1d_factor", 1.0), "ams_bound": options.get("amsgrad", False)}
+        return {**options, **names, "foreach": False}
+
+    def viewed(self, tensor: Any) -> Any:
+        """The authors correct the gradients of matrices only, the package those of all larger arrays too."""
+        return tensor.flatten() if isinstance(tensor, torch.Tensor) and tensor.ndim > 2 else tensor
+
+    def _update(self, param: torch.Tensor, group: dict[str, Any]) -> None:
+        """The package adds ``eps`` before it divides by the root of the bias correction, the authors behind it.
+
+        torch's lerp makes NaN of an infinite average, which the authors' ``mul_`` and ``add_`` leave infinite.
+        """
+        step = int(self.state[param].get("step", 0)) + 1
+        corrected = group["optimize_1d"] or param.ndim == 2
+        beta2 = group["betas" if corrected else "betas_1d"][1]
+        before = self.state[param].get("exp_avg", torch.zeros(())).clone()
+        if self.state[param]:
+            self.state[param].setdefault("exp_avg_sq", torch.zeros_like(param))
+        super()._update(param, {**group, "eps": group["eps"] * (1 - beta2**step) ** 0.5})
+        after = self.state[param]["exp_avg"]
+        after.copy_(torch.where(before.isinf() & param.grad.isfinite(), before, after))
+        if group["mars_type"] == "lion" and corrected:
+            del self.state[param]["exp_avg_sq"]  # which nothing reads
+
+    def corrected(self, param: torch.Tensor, entry: dict[str, Any]) -> None:
+        """torch's sign of NaN is 0, which would hide that the average is NaN."""
         param[entry["exp_avg"].isnan()] = torch.nan

@@ -77,6 +77,7 @@ TABLE = {
     "nadam_decoupled": fo.nadam(lr=0.1, weight_decay=0.1, decoupled_weight_decay=True),
     "radam_schedule": fo.radam(lr=fo.schedules.cosine_annealing(0.1, T_max=4)),
     "rmsprop_plain": fo.rmsprop(lr=0.1),
+    "exact_mars": given(fo.exact_mars(fo.mars(lr=0.1)), grad_fn=slope),
     "muon_adamw": fo.muon_adamw({"lr": 0.1}, {"lr": 0.1}),
     "muon_normuon": fo.masked(fo.normuon(lr=0.1), lambda path: path.endswith("kernel")),
     "chain": fo.chain(fo.clip_by_global_norm(1.0), fo.adamw(lr=0.1), fo.scale(0.5)),

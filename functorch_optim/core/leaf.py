@@ -88,10 +88,10 @@ def dense_steps(
     if getattr(rule, "maximize", False):
         g = -g
     if s.coupled_decay is not None:
-        g = _where(decayed, g + s.coupled_decay * p, g)
+        g = _where(decayed, g + rule.decay_at(s.coupled_decay, p) * p, g)
     delta, new = yield from rule.steps(g, p, wide, s.rule)
     if s.decoupled_decay is not None:
-        delta = _where(decayed, delta - decay_of(s.decoupled_decay, p), delta)
+        delta = _where(decayed, delta - decay_of(rule.decay_at(s.decoupled_decay, p), p), delta)
     return delta, jax.tree.map(lambda x, old: kept(old, x.astype(old.dtype)), new, slots)
 
 

@@ -14,7 +14,6 @@ from functorch_optim.core.leaf import Joint, LeafUpdate, is_joint, joint_updates
 from functorch_optim.core.numerics import next_step
 from functorch_optim.core.rule import Rule, StepScalars, step_scalars
 from functorch_optim.effects import Effect, Effects, Kind, Leaves, for_each
-from functorch_optim.hyperparams import is_static_zero
 from functorch_optim.labels import Labels, flags_of, warn_of_empty
 from functorch_optim.typing import Numeric, PyTree, TreeDef
 
@@ -51,7 +50,7 @@ class Lifted(Transform):
         for name, leaf, algorithm in zip(names, leaves, algorithms, strict=True):
             algorithm.rule.check_parameter(name, leaf)
         self.decays(params)  # a mask of another structure raises at once
-        if self.decay_mask is not None and not is_static_zero(getattr(self.rule, "weight_decay", 0.0)):
+        if self.decay_mask is not None and self.rule.has_decay:
             warn_of_empty("decay_mask", self.decay_mask, params)
         # Read the options only if the rule needs them: a schedule may accept only a traced step.
         first = self.rule.at(jnp.zeros((), jnp.int32)) if self.rule.starts_from_options else self.rule.placeholder()

@@ -68,6 +68,7 @@ class Rule(Options):
     normalizes: ClassVar[bool] = False  #: whether scaling all gradients leaves the update the same
     joint: ClassVar[bool] = False  #: whether a step computes something for all parameters together, on a mesh
     rate_is_factor: ClassVar[bool] = True  #: whether the update is lr times something independent of lr
+    decay_options: ClassVar[tuple[str, ...]] = ("weight_decay",)  #: the coefficients of the weight decay
     counts_steps: ClassVar[bool] = True  #: whether an entry of the torch face's state dict has the number of updates
 
     def __init_subclass__(cls, abstract: bool = False, **kwargs: object) -> None:
@@ -106,6 +107,25 @@ class Rule(Options):
         """Inside ``shard_map``, the axes over which each dimension of the parameter is split; () if none is."""
         own = vars(self).get("axis_name")
         return own if isinstance(own, tuple) else ()
+
+    @property
+    def has_decay(self) -> bool:
+        """Whether a parameter may decay: a coefficient is something else than the Python number 0."""
+        for name in self.decay_options:
+            fixed = getattr(self, name, 0.0)
+            if not (isinstance(fixed, float) and fixed == 0.0):
+                return True
+        return False
+
+    def decay_coefficients(self, hyperparams: PyTree) -> PyTree:
+        """Return the step's weight decay: one coefficient, or several of which :meth:`decay_at` selects one."""
+        decoupled = getattr(self, "decoupled_weight_decay", False)
+        return hyperparams.lr * hyperparams.weight_decay if decoupled else hyperparams.weight_decay
+
+    def decay_at(self, decay: PyTree, param: Array) -> PyTree:
+        """Return the weight decay of a parameter, out of what :meth:`decay_coefficients` returns."""
+        del param
+        return decay
 
     def init(self, param: Array, hyperparams: PyTree) -> PyTree:
         """Return one parameter's slots before its first update; the step, carried scalars and unused slots are None."""
@@ -208,10 +228,7 @@ def step_scalars(
     They are Python doubles if all inputs are Python numbers, else traced.
     """
     own, carried = rule.carry(step, hyperparams, carried or {})
-    fixed = getattr(rule, "weight_decay", 0.0)
-    if isinstance(fixed, float) and fixed == 0.0:
+    if not rule.has_decay:
         return StepScalars(own), carried
-    decay = hyperparams.weight_decay
-    if getattr(rule, "decoupled_weight_decay", False):
-        return StepScalars(own, decoupled_decay=hyperparams.lr * decay), carried
-    return StepScalars(own, coupled_decay=decay), carried
+    kind = "decoupled_decay" if getattr(rule, "decoupled_weight_decay", False) else "coupled_decay"
+    return StepScalars(own)._replace(**{kind: rule.decay_coefficients(hyperparams)}), carried

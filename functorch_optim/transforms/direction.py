@@ -43,7 +43,8 @@ class Direction(Transform):
         return multiply_all(updates, _minus_inverse(self.of.hyperparams(state)["lr"]), self.who), new
 
     def hyperparams(self, state: PyTree) -> dict[str, PyTree]:
-        gone = ("lr", "weight_decay") if self.of.rule.rate_is_factor else ("weight_decay",)
+        rule = self.of.rule
+        gone = ("lr", *rule.decay_options) if rule.rate_is_factor else rule.decay_options
         return {name: value for name, value in self.of.hyperparams(state).items() if name not in gone}
 
     def acts_by_leaf(self) -> bool:
@@ -110,10 +111,11 @@ def _check_options(of: Lifted) -> None:
     rate = vars(rule).get("lr")
     if rate is None:
         raise TypeError(f"{who}: {rule.title} has no option lr, so there is no learning rate to leave out")
-    if not is_static_zero(getattr(rule, "weight_decay", 0.0)) or of.decay_mask is not None:
+    if rule.has_decay or of.decay_mask is not None:
         place = "right after it" if getattr(rule, "decoupled_weight_decay", False) else "before it"
+        zeros = ", ".join(f"{name}=0" for name in rule.decay_options)
         raise ValueError(
-            f"{who}: weight decay is a link of its own. Pass weight_decay=0 and no decay_mask, and put "
+            f"{who}: weight decay is a link of its own. Pass {zeros} and no decay_mask, and put "
             f"fo.add_decayed_weights(weight_decay, mask) {place}"
         )
     if getattr(rule, "maximize", False):

@@ -41,7 +41,7 @@ def _of_class(kind: type[Declared]) -> str:
     """Return the stub of a class: its docstring and its constructor."""
     base = "Optimizer" if kind.__base__ is Declared else kind.__base__.__name__
     parameters = list(inspect.signature(kind.__init__).parameters.values())
-    lines = [str(p).replace(_RULES, "GroupRules").replace("typing.", "") for p in parameters]
+    lines = [str(p).replace(_RULES, "GroupRules").replace("typing.", "").replace("'", '"') for p in parameters]
     lines.insert(next(index for index, p in enumerate(parameters) if p.kind is p.KEYWORD_ONLY), "*")
     doc = f'"""{kind.__doc__}\n"""\n\n'
     init = "".join(["def __init__(\n", *(f"    {line},\n" for line in lines), ") -> None: ...\n"])
