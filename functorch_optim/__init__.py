@@ -9,6 +9,7 @@ from functorch_optim.algorithms.adamax import AdamaxState, adamax
 from functorch_optim.algorithms.adamw import adamw
 from functorch_optim.algorithms.asgd import ASGDState, asgd
 from functorch_optim.algorithms.bfgs import BFGSState, bfgs
+from functorch_optim.algorithms.grams import GramsState, grams
 from functorch_optim.algorithms.lbfgs import LBFGSState, lbfgs
 from functorch_optim.algorithms.lion import LionState, lion
 from functorch_optim.algorithms.mars import ExactMARSState, MARSState, exact_mars, mars
@@ -129,6 +130,7 @@ __all__ = [
     "FlatParams",
     "ForeachState",
     "GradientTransformation",
+    "GramsState",
     "InjectState",
     "LBFGSState",
     "LionState",
@@ -196,6 +198,7 @@ __all__ = [
     "freeze",
     "fusion",
     "global_norm",
+    "grams",
     "identity",
     "if_large",
     "if_nonfinite",

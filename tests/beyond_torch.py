@@ -3,6 +3,24 @@
 from tests.row import B2, BETAS, EPS, Algorithm, crossed, negative
 
 BEYOND_TORCH: dict[str, Algorithm] = {
+    "grams": Algorithm(
+        "Grams",
+        ("exp_avg", "exp_avg_sq"),
+        crossed({"lr": 0.01}),
+        typical={"lr": 0.01},
+        exact={"lr": 0.0625, "betas": (0.875, B2), "eps": 2.0**-20, "weight_decay": 0.125},
+        resumed={"lr": 0.01, "weight_decay": 0.1},
+        learned=("lr", "eps", "weight_decay"),
+        long=({"weight_decay": 0.1},),
+        edges=({"betas": (0.0, 0.0)}, {"betas": (0.3, 0.5), "eps": 0.1, "weight_decay": 2.0}),
+        by_hand=(
+            ({"lr": 0.1, "weight_decay": 0.1}, [0.757646254424, -1.824078600776]),
+            ({"lr": 0.1, "eps": 0.1, "correct_bias": False, "maximize": True}, [1.211909843357, -2.079239847759]),
+        ),
+        has_betas=True,
+        module="tests.oracles",
+        refused=(*negative(**EPS), *BETAS),
+    ),
     "lion": Algorithm(
         "Lion",
         ("exp_avg",),

@@ -89,6 +89,26 @@ class Lion(Reference):
         param[entry["exp_avg"].isnan()] = torch.nan
 
 
+class Lerped(Reference):
+    """torch's lerp makes NaN of an infinite average, which the authors' ``mul_`` and ``add_`` leave infinite."""
+
+    def _update(self, param: torch.Tensor, group: dict[str, Any]) -> None:
+        before = self.state[param].get("exp_avg", torch.zeros((), dtype=param.dtype)).clone()
+        super()._update(param, group)
+        average, finite = self.state[param]["exp_avg"], _real(param.grad).isfinite()
+        _real(average).copy_(torch.where(_real(before).isinf() & finite, _real(before), _real(average)))
+
+
+class Grams(Lerped):
+    kind = pytorch_optimizer.Grams
+    counted_in = "group"
+
+    def _update(self, param: torch.Tensor, group: dict[str, Any]) -> None:
+        """The package adds ``eps`` after it divides by the root of the bias correction, the authors before it."""
+        step = int(self.state[param].get("step", 0)) + 1
+        super()._update(param, {**group, "eps": group["eps"] / (1 - group["betas"][1] ** step) ** 0.5})
+
+
 class _MARS(pytorch_optimizer.MARS):
     """The package adds 1e-15 to the second moments, which the authors' code does not."""
 
@@ -97,7 +117,7 @@ class _MARS(pytorch_optimizer.MARS):
         return pytorch_optimizer.MARS.apply_ams_bound(*args, **{**keywords, "exp_avg_sq_eps": 0.0})
 
 
-class MARS(Reference):
+class MARS(Lerped):
     kind = _MARS
     counted_in = "group"
 
@@ -111,19 +131,13 @@ class MARS(Reference):
         return tensor.flatten() if isinstance(tensor, torch.Tensor) and tensor.ndim > 2 else tensor
 
     def _update(self, param: torch.Tensor, group: dict[str, Any]) -> None:
-        """The package adds ``eps`` before it divides by the root of the bias correction, the authors behind it.
-
-        torch's lerp makes NaN of an infinite average, which the authors' ``mul_`` and ``add_`` leave infinite.
-        """
+        """The package adds ``eps`` before it divides by the root of the bias correction, the authors behind it."""
         step = int(self.state[param].get("step", 0)) + 1
         corrected = group["optimize_1d"] or param.ndim == 2
         beta2 = group["betas" if corrected else "betas_1d"][1]
-        before = self.state[param].get("exp_avg", torch.zeros(())).clone()
         if self.state[param]:
             self.state[param].setdefault("exp_avg_sq", torch.zeros_like(param))
         super()._update(param, {**group, "eps": group["eps"] * (1 - beta2**step) ** 0.5})
-        after = self.state[param]["exp_avg"]
-        after.copy_(torch.where(before.isinf() & param.grad.isfinite(), before, after))
         if group["mars_type"] == "lion" and corrected:
             del self.state[param]["exp_avg_sq"]  # which nothing reads
 

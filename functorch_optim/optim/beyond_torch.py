@@ -1,10 +1,15 @@
 """The algorithms that torch does not have, as classes like those of ``torch.optim``."""
 
+from functorch_optim.algorithms.grams import grams
 from functorch_optim.algorithms.lion import lion
 from functorch_optim.algorithms.mars import mars
 from functorch_optim.optim.signatures import Declared
 
-__all__ = ["MARS", "Lion"]
+__all__ = ["MARS", "Grams", "Lion"]
+
+
+class Grams(Declared, of=grams, args="lr betas eps weight_decay correct_bias * foreach maximize differentiable"):
+    """Grams, steps of AdamW's size in the direction of the gradient's sign."""
 
 
 class Lion(Declared, of=lion, args="lr betas weight_decay * foreach maximize differentiable"):

@@ -7,8 +7,56 @@ from functorch_optim.optim.param_groups import GroupRules
 
 __all__ = [
     "MARS",
+    "Grams",
     "Lion",
 ]
+
+class Grams(Optimizer):
+    """Grams, steps of AdamW's size in the direction of the gradient's sign.
+
+    The equations are in :func:`functorch_optim.grams`, with more about the options.
+
+    Args:
+        params: the parameters, in any form that :class:`functorch_optim.optim.Optimizer` takes.
+        lr: learning rate, at least 0.
+        betas: decay rates of the two moments, each in [0, 1).
+        eps: added to the denominator outside the root, at least 0.
+        weight_decay: coefficient of the decoupled decay, at least 0.
+        correct_bias: whether to correct the bias of the moments.
+        foreach: whether to update small parameters together; None decides by their number.
+        maximize: whether to ascend.
+        differentiable: whether a step may be traced, as for :class:`functorch_optim.optim.Optimizer`.
+        state_dtype: the dtype to keep all slots in, or a dict of slots, as in :func:`functorch_optim.state_dtype`.
+        group_rules: ``(regular expression, options)`` pairs, as for :class:`functorch_optim.optim.Optimizer`.
+
+    A number may be a Python number, a scalar array or a schedule, and may change in ``param_groups`` from step to step.
+
+    Raises:
+        ValueError: an option outside its range, with torch's message, before ``params`` is read.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> optimizer = Grams([jnp.ones((2, 2))])
+        >>> optimizer.step([jnp.ones((2, 2))])
+        >>> bool(jnp.all(optimizer.params[0] < 1))
+        True
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Any = 0.001,
+        betas: tuple[Any, Any] = (0.9, 0.999),
+        eps: Any = 1e-06,
+        weight_decay: Any = 0.0,
+        correct_bias: bool = True,
+        *,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        differentiable: bool = False,
+        state_dtype: Any = None,
+        group_rules: GroupRules = (),
+    ) -> None: ...
 
 class Lion(Optimizer):
     """Lion, the sign of an interpolation between the momentum and the gradient.
