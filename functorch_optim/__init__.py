@@ -52,6 +52,7 @@ from functorch_optim.transforms.adaptive_clipping import (
     clip_by_percentile,
     clip_by_zscore,
 )
+from functorch_optim.transforms.cautious import cautious
 from functorch_optim.transforms.cleaning import AddNoiseState, ZeroNansState, add_noise, centralize, zero_nans
 from functorch_optim.transforms.clipping import clip_by_block_rms, clip_by_global_norm, clip_by_norm, clip_by_value
 from functorch_optim.transforms.conjugation import conjugate
@@ -177,6 +178,7 @@ __all__ = [
     "averaged_params",
     "batch_statistics",
     "bfgs",
+    "cautious",
     "centralize",
     "chain",
     "checkpoint",

@@ -74,6 +74,10 @@ MANUAL = {
     "monitor_sometimes": lambda axis: fo.monitor(
         fo.adam(lr=fo.schedules.cosine_annealing(0.1, T_max=4)), every=3, axis_name=axis
     ),
+    "cautious": lambda axis: fo.cautious(fo.adamw(lr=0.1), axis_name=axis),
+    "cautious_direction": lambda axis: fo.chain(
+        fo.cautious(fo.scale_by_adam(), True, axis_name=axis), fo.scale_by_learning_rate(0.1)
+    ),
     "sam": lambda axis: given(fo.sam(fo.adam(lr=0.1), rho=0.1, axis_name=axis), grad_fn=slope),
     "sam_adaptive": lambda axis: given(fo.sam(fo.sgd(lr=0.1), 0.5, True, axis_name=axis), grad_fn=slope),
 }

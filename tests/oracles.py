@@ -4,11 +4,13 @@ Each is a class of a package on PyPI: the authors' own where there is one. ``pip
 ``pyproject.toml`` gives those that the trajectories were recorded with.
 """
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any, ClassVar
 
 import lion_pytorch
+import lion_pytorch.cautious_lion
 import pytorch_optimizer
 import torch
 
@@ -144,3 +146,25 @@ class MARS(Lerped):
     def corrected(self, param: torch.Tensor, entry: dict[str, Any]) -> None:
         """torch's sign of NaN is 0, which would hide that the average is NaN."""
         param[entry["exp_avg"].isnan()] = torch.nan
+
+
+class CautiousLion(Reference):
+    """The package takes the share's floor as 1e-5; with fewer than a thousand entries that is the authors' 1e-3."""
+
+    kind = lion_pytorch.cautious_lion.Lion
+    counted_in = ""
+
+
+class CautiousLionOfThePaper(Reference):
+    kind = functools.partial(pytorch_optimizer.Lion, cautious=True, foreach=False)
+    counted_in = "group"
+
+
+class CautiousAdamWOfThePaper(MARS):
+    """AdamW as the package's MARS updates vectors, which it can do cautiously."""
+
+    def translated(self, options: dict[str, Any]) -> dict[str, Any]:
+        return {**super().translated(options), "cautious": True}
+
+    def viewed(self, tensor: Any) -> Any:
+        return tensor.flatten() if isinstance(tensor, torch.Tensor) else tensor
