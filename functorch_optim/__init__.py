@@ -13,10 +13,12 @@ from functorch_optim.algorithms.adopt import ADOPTState, adopt
 from functorch_optim.algorithms.asgd import ASGDState, asgd
 from functorch_optim.algorithms.bfgs import BFGSState, bfgs
 from functorch_optim.algorithms.dadapt_adam import DAdaptAdamState, dadapt_adam
+from functorch_optim.algorithms.grams import GramsState, grams
 from functorch_optim.algorithms.lamb import LAMBState, lamb
 from functorch_optim.algorithms.lars import LARSState, lars
 from functorch_optim.algorithms.lbfgs import LBFGSState, lbfgs
 from functorch_optim.algorithms.lion import LionState, lion
+from functorch_optim.algorithms.mars import ExactMARSState, MARSState, exact_mars, mars
 from functorch_optim.algorithms.muon import MuonState, muon
 from functorch_optim.algorithms.muon_adamw import muon_adamw
 from functorch_optim.algorithms.nadam import NAdamState, nadam
@@ -64,6 +66,7 @@ from functorch_optim.transforms.adaptive_clipping import (
     clip_by_percentile,
     clip_by_zscore,
 )
+from functorch_optim.transforms.cautious import cautious
 from functorch_optim.transforms.cleaning import AddNoiseState, ZeroNansState, add_noise, centralize, zero_nans
 from functorch_optim.transforms.clipping import clip_by_block_rms, clip_by_global_norm, clip_by_norm, clip_by_value
 from functorch_optim.transforms.conjugation import conjugate
@@ -138,15 +141,18 @@ __all__ = [
     "CountedAccumulateState",
     "DAdaptAdamState",
     "EmptyState",
+    "ExactMARSState",
     "FlatParams",
     "ForeachState",
     "GradientTransformation",
+    "GramsState",
     "InjectState",
     "LAMBState",
     "LARSState",
     "LBFGSState",
     "LionState",
     "LookaheadState",
+    "MARSState",
     "MaskedState",
     "MasterWeightsState",
     "MatrixAxes",
@@ -197,6 +203,7 @@ __all__ = [
     "averaged_params",
     "batch_statistics",
     "bfgs",
+    "cautious",
     "centralize",
     "chain",
     "checkpoint",
@@ -213,12 +220,14 @@ __all__ = [
     "ema_warmup",
     "enable_cpu_fusion",
     "eval_params",
+    "exact_mars",
     "find_state",
     "flat_params",
     "flatten_like",
     "freeze",
     "fusion",
     "global_norm",
+    "grams",
     "identity",
     "if_large",
     "if_nonfinite",
@@ -233,6 +242,7 @@ __all__ = [
     "lift",
     "lion",
     "lookahead",
+    "mars",
     "masked",
     "master_weights",
     "monitor",

@@ -23,6 +23,8 @@ class Kind(enum.Enum):
     REMEMBERS = "remembers"  # before STEPS or DIRECTS: keeps slots, so it moves parameters by earlier gradients too
     PAUSES = "pauses"  # lets updates of zero out instead of what comes in, at some steps
     STOPS = "stops"  # makes all updates zero
+    SHRINKS = "shrinks"  # an algorithm that also decays the parameters themselves, not through the gradient
+    ASCENDS = "ascends"  # an algorithm with ``maximize``
     SCALES = "scales"  # by a known positive number; after NEGATES, by a negative one
     FACTORS = "factors"  # multiplies the learning rates of parameters
     CONJUGATES = "conjugates"  # turns a complex parameter's gradient of JAX into one to descend along, or back
@@ -44,7 +46,7 @@ class Effect(NamedTuple):
 Effects = tuple[Effect, ...]  # of consecutive links
 _ENDS = (Kind.STEPS, Kind.RATES)
 _NEGATING = (Kind.NEGATES, *_ENDS)
-_DETAILS = (Kind.NORMALIZES, Kind.REMEMBERS, Kind.STOPS, Kind.SCALES, Kind.FACTORS, Kind.CHANGES)
+_DETAILS = (Kind.SHRINKS, Kind.NORMALIZES, Kind.REMEMBERS, Kind.STOPS, Kind.SCALES, Kind.FACTORS, Kind.CHANGES)
 _CHANGING = (*_NEGATING, Kind.DECAYS, Kind.DIRECTS, Kind.SCALES, Kind.FACTORS, Kind.CHANGES)
 
 
@@ -297,7 +299,7 @@ def _check_objective(effect: Effect, before: Effects, where: str) -> None:
     lost = [*_bypassed(before), *[one.who for one in before if one.kind is Kind.RENEWS]]
     if lost:
         raise ValueError(
-            f"{lost[0]} is lost{where}: {effect.who} evaluates value_fn itself, and those gradients do not pass "
+            f"{lost[0]} is lost{where}: {effect.who} evaluates the objective itself, and those gradients do not pass "
             "through what comes before. Put a decay into the loss, and wrap to leave parameters out: "
             f"fo.freeze(fo.{effect.who}(...), frozen) or fo.partition. Only fo.conjugate belongs before {effect.who}"
         )
@@ -315,3 +317,13 @@ def _are_known(effects: Effects) -> bool:
 def _negate(effects: Effects) -> bool:
     """Whether known links negate in combination."""
     return sum(effect.kind in _NEGATING for effect in effects) % 2 == 1
+
+
+def descends(effects: Effects) -> bool:
+    """Whether what comes out is to be added; another library's links count as an algorithm.
+
+    Example:
+        >>> descends((Effect(Kind.DIRECTS, "scale_by_adam"),)), descends((Effect(Kind.STEPS, "adam"),))
+        (False, True)
+    """
+    return not _are_known(effects) or _negate(effects)

@@ -60,6 +60,8 @@ MANUAL = {
     "lars": lambda axis: fo.lars(**ALGORITHMS["lars"].typical, axis_name=axis),
     "novograd": lambda axis: fo.novograd(**ALGORITHMS["novograd"].typical, axis_name=axis),
     "sm3": lambda axis: fo.sm3(**ALGORITHMS["sm3"].typical, axis_name=axis),
+    "mars": lambda axis: fo.mars(**ALGORITHMS["mars"].typical, axis_name=axis),
+    "exact_mars": lambda axis: given(fo.exact_mars(fo.mars(lr=0.1, axis_name=axis)), grad_fn=slope),
     "muon_adamw": lambda axis: fo.muon_adamw({"lr": 0.1}, {"lr": 0.1}, axis_name=axis),
     "muon_normuon": lambda axis: fo.masked(fo.normuon(lr=0.1, axis_name=axis), lambda path: path.endswith("kernel")),
     "chain": lambda axis: fo.chain(fo.clip_by_global_norm(1.0, axis_name=axis), fo.adamw(lr=0.1), fo.scale(0.5)),
@@ -75,6 +77,10 @@ MANUAL = {
     ),
     "monitor_sometimes": lambda axis: fo.monitor(
         fo.adam(lr=fo.schedules.cosine_annealing(0.1, T_max=4)), every=3, axis_name=axis
+    ),
+    "cautious": lambda axis: fo.cautious(fo.adamw(lr=0.1), axis_name=axis),
+    "cautious_direction": lambda axis: fo.chain(
+        fo.cautious(fo.scale_by_adam(), True, axis_name=axis), fo.scale_by_learning_rate(0.1)
     ),
     "sam": lambda axis: given(fo.sam(fo.adam(lr=0.1), rho=0.1, axis_name=axis), grad_fn=slope),
     "sam_adaptive": lambda axis: given(fo.sam(fo.sgd(lr=0.1), 0.5, True, axis_name=axis), grad_fn=slope),

@@ -6,6 +6,7 @@ Each is a class of a package on PyPI: the authors' own where there is one. ``pip
 
 import contextlib
 import copy
+import functools
 import inspect
 import io
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from unittest import mock
 
 import dadaptation
 import lion_pytorch
+import lion_pytorch.cautious_lion
 import prodigyopt
 import pytorch_optimizer
 import schedulefree
@@ -43,6 +45,10 @@ class Reference(torch.optim.Optimizer):
         """Return the package's options for ours; ``options["count"]`` is the number of updates so far."""
         return options
 
+    def viewed(self, tensor: Any) -> Any:
+        """Return the view of a parameter, its gradient or a slot that the package gets."""
+        return _real(tensor)
+
     def before(self, group: dict[str, Any], entry: dict[str, Any]) -> None:
         """Write the scalars that the package keeps in its group, from the parameter's entry."""
 
@@ -70,12 +76,12 @@ class Reference(torch.optim.Optimizer):
         count = int(entry.get("step", 0))
         options = self.translated({**group, "count": count})
         options = {key: value for key, value in options.items() if key in known and key not in ("params", "maximize")}
-        view = _real(param.detach())
-        view.grad = _real(-param.grad if group["maximize"] else param.grad).clone()
+        view = self.viewed(param.detach())
+        view.grad = self.viewed(-param.grad if group["maximize"] else param.grad).clone()
         inner = type(self).kind([view], **options)
         if entry:
             theirs = {ours: name for name, ours in self.renamed.items()}
-            inner.state[view] = {theirs.get(key, key): _real(value) for key, value in entry.items() if key != "step"}
+            inner.state[view] = {theirs.get(k, k): self.viewed(value) for k, value in entry.items() if k != "step"}
         self.before(inner.param_groups[0], entry)
         if self.counted_in == "group":
             inner.param_groups[0]["step"] = count
@@ -89,6 +95,8 @@ class Reference(torch.optim.Optimizer):
         if param.is_complex():
             own = {key: value for key, value in after.items() if value.shape == view.shape}
             after |= {key: torch.view_as_complex(value) for key, value in own.items()}
+        elif view.shape != param.shape:
+            after = {key: value.view(param.shape) for key, value in after.items()}
         counted = {"step": torch.tensor(float(count + 1))} if self.counted_in else {}
         self.state[param] = {**counted, **scalars, **after}
 
@@ -165,6 +173,10 @@ class Lion(Reference):
     kind = lion_pytorch.Lion
     counted_in = ""
 
+    def viewed(self, tensor: Any) -> Any:
+        """Return the view of a parameter, its gradient or a slot that the package gets."""
+        return _real(tensor)
+
     def before(self, group: dict[str, Any], entry: dict[str, Any]) -> None:
         """Write the scalars that the package keeps in its group, from the parameter's entry."""
 
@@ -181,6 +193,10 @@ class ScheduleFree(Reference):
     """The package's are told to train first, and keep their scalars in the group."""
 
     counted_in = "k"
+
+    def viewed(self, tensor: Any) -> Any:
+        """Return the view of a parameter, its gradient or a slot that the package gets."""
+        return _real(tensor)
 
     def before(self, group: dict[str, Any], entry: dict[str, Any]) -> None:
         scalars = {name: float(entry[name]) for name in ("weight_sum", "lr_max") if name in entry}
@@ -356,3 +372,82 @@ class Signum(Reference):
     def corrected(self, param: torch.Tensor, entry: dict[str, Any]) -> None:
         """torch's sign of NaN is 0, which would hide that the gradient or the momentum is NaN."""
         param[entry.get("momentum_buffer", param.grad).isnan()] = torch.nan
+
+
+class Lerped(Reference):
+    """torch's lerp makes NaN of an infinite average, which the authors' ``mul_`` and ``add_`` leave infinite."""
+
+    def _update(self, param: torch.Tensor, group: dict[str, Any]) -> None:
+        before = self.state[param].get("exp_avg", torch.zeros((), dtype=param.dtype)).clone()
+        super()._update(param, group)
+        average, finite = self.state[param]["exp_avg"], _real(param.grad).isfinite()
+        _real(average).copy_(torch.where(_real(before).isinf() & finite, _real(before), _real(average)))
+
+
+class Grams(Lerped):
+    kind = pytorch_optimizer.Grams
+    counted_in = "group"
+
+    def _update(self, param: torch.Tensor, group: dict[str, Any]) -> None:
+        """The package adds ``eps`` after it divides by the root of the bias correction, the authors before it."""
+        step = int(self.state[param].get("step", 0)) + 1
+        super()._update(param, {**group, "eps": group["eps"] / (1 - group["betas"][1] ** step) ** 0.5})
+
+
+class _MARS(pytorch_optimizer.MARS):
+    """The package adds 1e-15 to the second moments, which the authors' code does not."""
+
+    @staticmethod
+    def apply_ams_bound(*args: Any, **keywords: Any) -> Any:
+        return pytorch_optimizer.MARS.apply_ams_bound(*args, **{**keywords, "exp_avg_sq_eps": 0.0})
+
+
+class MARS(Lerped):
+    kind = _MARS
+    counted_in = "group"
+
+    def translated(self, options: dict[str, Any]) -> dict[str, Any]:
+        """``lr_1d`` is the rate itself, and AMSGrad is ``ams_bound``."""
+        names = {"lr_1d": options["lr"] * options.get("lr_1d_factor", 1.0), "ams_bound": options.get("amsgrad", False)}
+        return {**options, **names, "foreach": False}
+
+    def viewed(self, tensor: Any) -> Any:
+        """The authors correct the gradients of matrices only, the package those of all larger arrays too."""
+        return tensor.flatten() if isinstance(tensor, torch.Tensor) and tensor.ndim > 2 else tensor
+
+    def _update(self, param: torch.Tensor, group: dict[str, Any]) -> None:
+        """The package adds ``eps`` before it divides by the root of the bias correction, the authors behind it."""
+        step = int(self.state[param].get("step", 0)) + 1
+        corrected = group["optimize_1d"] or param.ndim == 2
+        beta2 = group["betas" if corrected else "betas_1d"][1]
+        if self.state[param]:
+            self.state[param].setdefault("exp_avg_sq", torch.zeros_like(param))
+        super()._update(param, {**group, "eps": group["eps"] * (1 - beta2**step) ** 0.5})
+        if group["mars_type"] == "lion" and corrected:
+            del self.state[param]["exp_avg_sq"]  # which nothing reads
+
+    def corrected(self, param: torch.Tensor, entry: dict[str, Any]) -> None:
+        """torch's sign of NaN is 0, which would hide that the average is NaN."""
+        param[entry["exp_avg"].isnan()] = torch.nan
+
+
+class CautiousLion(Reference):
+    """The package takes the share's floor as 1e-5; with fewer than a thousand entries that is the authors' 1e-3."""
+
+    kind = lion_pytorch.cautious_lion.Lion
+    counted_in = ""
+
+
+class CautiousLionOfThePaper(Reference):
+    kind = functools.partial(pytorch_optimizer.Lion, cautious=True, foreach=False)
+    counted_in = "group"
+
+
+class CautiousAdamWOfThePaper(MARS):
+    """AdamW as the package's MARS updates vectors, which it can do cautiously."""
+
+    def translated(self, options: dict[str, Any]) -> dict[str, Any]:
+        return {**super().translated(options), "cautious": True}
+
+    def viewed(self, tensor: Any) -> Any:
+        return tensor.flatten() if isinstance(tensor, torch.Tensor) else tensor

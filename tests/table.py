@@ -77,6 +77,7 @@ TABLE = {
     "nadam_decoupled": fo.nadam(lr=0.1, weight_decay=0.1, decoupled_weight_decay=True),
     "radam_schedule": fo.radam(lr=fo.schedules.cosine_annealing(0.1, T_max=4)),
     "rmsprop_plain": fo.rmsprop(lr=0.1),
+    "exact_mars": given(fo.exact_mars(fo.mars(lr=0.1)), grad_fn=slope),
     "muon_adamw": fo.muon_adamw({"lr": 0.1}, {"lr": 0.1}),
     "muon_normuon": fo.masked(fo.normuon(lr=0.1), lambda path: path.endswith("kernel")),
     "chain": fo.chain(fo.clip_by_global_norm(1.0), fo.adamw(lr=0.1), fo.scale(0.5)),
@@ -130,6 +131,8 @@ TABLE = {
     "inject_schedule": fo.inject(fo.adamw, lr=fo.schedules.warmup_cosine(0.1, 1, 8), betas=(0.9, 0.99)),
     "inject_factory": fo.inject(clipped, lr=0.1, max_norm=1.0),
     "lookahead": fo.lookahead(fo.adam(lr=0.1), every=2),
+    "cautious": fo.cautious(fo.adamw(lr=0.1)),
+    "cautious_direction": fo.chain(fo.cautious(fo.scale_by_adam(), plus_one=True), fo.scale_by_learning_rate(0.1)),
     "sam": given(fo.sam(fo.adam(lr=0.1), rho=0.1), grad_fn=slope),
     "sam_adaptive": given(fo.sam(fo.sgd(lr=0.1), rho=0.5, adaptive=True), grad_fn=slope),
 }
@@ -138,6 +141,7 @@ TABLE = {
 FORMS = {
     "accumulate_schedule", "accumulate_skip", "adadelta_decay", "adam_plain", "nadam_decoupled",
     "adafactor_direction", "adagrad_decay",
+    "cautious_direction",
     "adam_direction_foreach", "adam_foreach_decay_mask", "clip_by_block_rms", "inject_factory", "inject_schedule",
     "links", "monitor_sometimes", "partition_rules", "project_l2_ball", "radam_schedule", "rmsprop_foreach",
     "rmsprop_plain", "sam_adaptive", "scale_by_param_norm", "scale_by_param_rms", "selective", "skip_large_updates",

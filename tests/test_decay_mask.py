@@ -49,7 +49,7 @@ def test_every_algorithm_with_weight_decay_has_a_decay_mask():
 def test_masked_out_parameters_are_updated_as_without_decay(name):
     make, takes_vectors = getattr(fo, name), name != "normuon" and ALGORITHMS[name].takes_vectors
     params, grads = (PARAMS, GRADS) if takes_vectors else (matrices(PARAMS), matrices(GRADS))
-    parts = {True: make(weight_decay=0.5), False: make(weight_decay=0.0)}
+    parts = {True: make(weight_decay=0.5), False: make(**dict.fromkeys(make().update.of.rule.decay_options, 0.0))}
     several = [fo.partition(parts, kernels), *[make(weight_decay=0.5, decay_mask=mask) for mask in (kernels, MASK)]]
     everywhere, expected, *found = jax.jit(lambda *of: [steps(tx, *of) for tx in (parts[True], *several)])(
         params, grads

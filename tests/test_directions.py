@@ -31,7 +31,7 @@ LINKS = {
     "sparse_adam": fo.scale_by_sparse_adam,
 }
 KEEP_THEIR_RATE = [name for name in ALGORITHMS if not getattr(fo, name)().update.of.rule.rate_is_factor]
-OTHER_LINKS = ("lr", "weight_decay", "maximize", "decoupled_weight_decay")
+OTHER_LINKS = ("lr", "weight_decay", "weight_decay_1d", "maximize", "decoupled_weight_decay")
 DENSE = [name for name in ALGORITHMS if name != "adamw"]
 rate = fo.schedules.exponential_decay(0.1, 0.8)
 each_dense = pytest.mark.parametrize("name", DENSE)
@@ -85,7 +85,7 @@ def decays_direction(name):
 
 def plain(name):
     """Switch the weight decay off that is on by default."""
-    return {"weight_decay": 0.0} if name == "muon" else {}
+    return {"weight_decay": 0.0} if name == "muon" else {"weight_decay_1d": 0.0} if name == "mars" else {}
 
 
 @pytest.mark.usefixtures("x64")
@@ -118,8 +118,9 @@ def test_decay_before_a_direction_is_coupled_and_after_it_decoupled(name):
     if not always:
         coupled = {key: False for key in inspect.signature(make).parameters if key in decoupled}
         pairs.append((fo.chain(decay, link, last), make(lr=rate, weight_decay=0.3, **coupled)))
+    everywhere = dict.fromkeys(make().update.of.rule.decay_options, 0.3)
     if always or "decoupled_weight_decay" in inspect.signature(make).parameters:
-        pairs.append((fo.chain(link, decay, last), make(lr=rate, weight_decay=0.3, **decoupled)))
+        pairs.append((fo.chain(link, decay, last), make(lr=rate, **everywhere, **decoupled)))
     for parts, whole in pairs:
         chex.assert_trees_all_close(run(parts, vectors)[0], run(whole, vectors)[0], rtol=1e-12)
 

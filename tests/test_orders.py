@@ -77,8 +77,11 @@ WRONG = [
     ((DECAY, fo.sam(fo.sgd())), r"add_decayed_weights has no effect on the update: sam .* fo.sam\(fo.chain\(fo.add"),
     ((fo.clip_by_global_norm(1.0), fo.sam(fo.sgd())), "clip_by_global_norm has no effect on the update: sam"),
     ((fo.scale(-1.0), fo.sam(fo.sgd())), "scale has no effect on the update"),
-    ((DECAY, fo.lbfgs()), "add_decayed_weights is lost: lbfgs evaluates value_fn itself, .* the loss.* fo.freeze.fo.l"),
-    ((fo.scale(-1.0), fo.bfgs(max_iter=3)), "scale is lost: bfgs evaluates value_fn itself"),
+    (
+        (DECAY, fo.lbfgs()),
+        "add_decayed_weights is lost: lbfgs evaluates the objective itself, .* fo.freeze.fo.l",
+    ),
+    ((fo.scale(-1.0), fo.bfgs(max_iter=3)), "scale is lost: bfgs evaluates the objective itself"),
     ((fo.clip_by_value(1.0), fo.lbfgs(max_iter=1, line_search_fn="strong_wolfe")), "clip_by_value is lost: lbfgs"),
     ((fo.skip_nonfinite(fo.identity(), 2), fo.freeze(fo.lbfgs(), KERNELS)), "skip_nonfinite is lost: lbfgs"),
     ((fo.sam(fo.identity()), fo.lbfgs()), "sam is lost: lbfgs evaluates"),

@@ -175,8 +175,9 @@ def test_none_gradients_leave_the_parameter_and_its_slots_alone(tx):
         for path, leaf in jax.tree_util.tree_leaves_with_path(new):
             name = jax.tree_util.keystr(path)
             if "bias" in name or "'scale'" in name:
+                # slow weights and last parameters follow the parameter
                 own = params["dense"]["bias"] if "bias" in name else params["scale"]
-                chex.assert_trees_all_equal(leaf, own if ".slow" in name else first[path])  # slow weights follow it
+                chex.assert_trees_all_equal(leaf, own if ".slow" in name or ".last_params" in name else first[path])
         assert jax.tree.structure(new) == jax.tree.structure(state)
         state = new
 

@@ -5,7 +5,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from tests import cases, distance_cases, long_cases, nonfinite_cases, quasi_newton_cases, schedule_cases, sparse_cases
+from tests import (
+    cases,
+    cautious_cases,
+    distance_cases,
+    long_cases,
+    nonfinite_cases,
+    quasi_newton_cases,
+    schedule_cases,
+    sparse_cases,
+)
 from tests.algorithms import ALGORITHMS, Case, oracle
 
 Trajectory = dict[str, np.ndarray]
@@ -218,3 +227,19 @@ def run_schedule(label: str) -> np.ndarray:
         if len(values) < schedule_cases.STEPS:
             scheduler.step()
     return np.array(values)
+
+
+def run_cautious(label: str) -> np.ndarray:
+    """Return the parameters of a cautious optimizer after every step."""
+    from tests import oracles  # which the other runs need only for what torch does not have
+
+    title, options, steps = cautious_cases.CASES[label]
+    params = {key: torch.tensor(value, requires_grad=True) for key, value in cautious_cases.parameters().items()}
+    optimizer = getattr(oracles, title)(list(params.values()), **options)
+    rows = []
+    for step in range(steps):
+        for key, grad in cautious_cases.gradients(step).items():
+            params[key].grad = torch.tensor(grad)
+        optimizer.step()
+        rows.append(np.concatenate([param.detach().numpy().copy().reshape(-1) for param in params.values()]))
+    return np.stack(rows)

@@ -100,9 +100,14 @@ def dense_steps(
             g = _where(decayed, g + s.coupled_decay * p, g)
         delta, new = yield from rule.steps(g, p, wide, s.rule)
     if s.decoupled_decay is not None:
-        kept_delta = delta if s.left is None else s.left * delta
-        delta = _where(decayed, kept_delta - decay_of(s.decoupled_decay, p), delta)
+        delta = _where(decayed, decayed_apart(rule, s, delta, p), delta)
     return delta, jax.tree.map(lambda x, old: kept(old, x.astype(old.dtype)), new, slots)
+
+
+def decayed_apart(rule: Rule, scalars: StepScalars, delta: jax.Array, param: jax.Array) -> jax.Array:
+    """Return an update with decoupled weight decay; the coefficients have its dtype."""
+    left = delta if scalars.left is None else scalars.left * delta
+    return left - decay_of(rule.decay_at(scalars.decoupled_decay, param), param)
 
 
 def _where(decayed: PyTree, with_decay: jax.Array, without: jax.Array) -> jax.Array:

@@ -1,7 +1,7 @@
 """A rule over a pytree: its state, the arguments of an update, and the combined updates of the leaves."""
 
 import functools
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -10,11 +10,10 @@ import jax.numpy as jnp
 
 from functorch_optim import axes, rows, trees, variables
 from functorch_optim.base import Transform
-from functorch_optim.core.leaf import Joint, LeafUpdate, is_joint, joint_updates, leaf_update
-from functorch_optim.core.numerics import next_step
+from functorch_optim.core.leaf import Joint, LeafUpdate, decayed_apart, is_joint, joint_updates, leaf_update
+from functorch_optim.core.numerics import coefficient, next_step
 from functorch_optim.core.rule import Rule, StepScalars, carried_dtype, step_scalars
 from functorch_optim.effects import Effect, Effects, Kind, Leaves, for_each
-from functorch_optim.hyperparams import is_static_zero
 from functorch_optim.labels import Labels, flags_of, warn_of_empty
 from functorch_optim.typing import Numeric, PyTree, TreeDef
 
@@ -51,7 +50,7 @@ class Lifted(Transform):
         for name, leaf, algorithm in zip(names, leaves, algorithms, strict=True):
             algorithm.rule.check_parameter(name, leaf)
         self.decays(params)  # a mask of another structure raises at once
-        if self.decay_mask is not None and not is_static_zero(getattr(self.rule, "weight_decay", 0.0)):
+        if self.decay_mask is not None and self.rule.has_decay:
             warn_of_empty("decay_mask", self.decay_mask, params)
         # Read the options only if the rule needs them: a schedule may accept only a traced step.
         first = self.rule.at(jnp.zeros((), jnp.int32)) if self.rule.starts_from_options else self.rule.placeholder()
@@ -63,6 +62,32 @@ class Lifted(Transform):
         del extra
         scalars, state = self.advanced(state)
         return self.update_with(scalars, updates, state, params)
+
+    def update_apart(
+        self, updates: PyTree, state: PyTree, params: PyTree
+    ) -> tuple[PyTree, Callable[[PyTree], PyTree], PyTree]:
+        """Return what :meth:`update` does, but the decoupled weight decay as a function that subtracts it."""
+        scalars, state = self.advanced(state)
+        if scalars.decoupled_decay is None:
+            deltas, state = self.update_with(scalars, updates, state, params)
+            return deltas, lambda tree: tree, state
+        if params is None:
+            raise ValueError(f"{self.rule.title} with weight decay needs the parameters: update(grads, state, params)")
+        deltas, state = self.update_with(scalars._replace(decoupled_decay=None), updates, state, params)
+
+        def decayed(tree: PyTree) -> PyTree:
+            leaves, moves, treedef = trees.pair(params, tree, self.rule.title, what="update")
+            each = zip(leaves, moves, self.decays(params), strict=True)
+            return treedef.unflatten(
+                [self._decayed(scalars, p, move) if decays and move is not None else move for p, move, decays in each]
+            )
+
+        return deltas, decayed, state
+
+    def _decayed(self, scalars: StepScalars, param: jax.Array, move: jax.Array) -> jax.Array:
+        decay = scalars._replace(rule=None)
+        own = jax.tree.map(lambda x: coefficient(x, move.dtype), decay)
+        return decayed_apart(self.rule, own, move, param.astype(move.dtype))
 
     def advanced(self, state: PyTree) -> tuple[StepScalars, PyTree]:
         """Return the coefficients of the next step, and the state with that step's count and carried scalars."""
@@ -96,8 +121,11 @@ class Lifted(Transform):
 
     def effects_as(self, kind: Kind, who: str) -> Effects:
         """The effects of a transformation ``who`` of this kind that is made of the rule."""
+        rule = self.rule
+        apart = [Effect(Kind.SHRINKS, who)] * (rule.has_decay and getattr(rule, "decoupled_weight_decay", False))
+        ascends = [Effect(Kind.ASCENDS, who)] * getattr(rule, "maximize", False)
         remembers = [Effect(Kind.REMEMBERS, who)] * bool(self.slot_names)
-        return (*remembers, *[Effect(Kind.NORMALIZES, who)] * self.rule.normalizes, Effect(kind, who))
+        return (*apart, *ascends, *remembers, *[Effect(Kind.NORMALIZES, who)] * self.rule.normalizes, Effect(kind, who))
 
     def update_with(self, scalars: StepScalars, grads: PyTree, state: PyTree, params: PyTree) -> tuple[PyTree, PyTree]:
         """Update with coefficients from elsewhere, for example from the host; ``state``'s own scalars stay."""

@@ -73,6 +73,7 @@ class Rule(Options):
     decays_direction: ClassVar[bool] = False  #: whether update gets the decay, to add to its direction where it likes
     complex_as_pairs: ClassVar[bool] = False  #: whether a complex parameter is one array of pairs, as for its norm
     rate_is_factor: ClassVar[bool] = True  #: whether the update is lr times something independent of lr
+    decay_options: ClassVar[tuple[str, ...]] = ("weight_decay",)  #: the coefficients of the weight decay
     counts_steps: ClassVar[bool] = True  #: whether an entry of the torch face's state dict has the number of updates
 
     def __init_subclass__(cls, abstract: bool = False, **kwargs: object) -> None:
@@ -120,6 +121,28 @@ class Rule(Options):
         """The Euclidean norm of a whole array that is split as the parameter is."""
         return sqrt(self.sum_over_parameter(jnp.sum(array * array)))
 
+    @property
+    def has_decay(self) -> bool:
+        """Whether a parameter may decay: a coefficient is something else than the Python number 0."""
+        for name in self.decay_options:
+            fixed = getattr(self, name, 0.0)
+            if not (isinstance(fixed, float) and fixed == 0.0):
+                return True
+        return False
+
+    def decay_shares(self, step: Numeric, hyperparams: PyTree) -> tuple[PyTree, Numeric | None]:
+        """Return what decoupled weight decay takes of the parameter, and what it leaves of the update (None for all).
+
+        The update becomes ``left * delta - taken * param``. By default it is AdamW's.
+        """
+        del step
+        return hyperparams.lr * hyperparams.weight_decay, None
+
+    def decay_at(self, decay: PyTree, param: Array) -> PyTree:
+        """Return the weight decay of a parameter, out of what :meth:`decay_shares` says is taken."""
+        del param
+        return decay
+
     def init(self, param: Array, hyperparams: PyTree) -> PyTree:
         """Return one parameter's slots before its first update; the step, carried scalars and unused slots are None."""
         raise NotImplementedError(f"{type(self).__name__} does not define init")  # abstract: every subclass does
@@ -151,14 +174,6 @@ class Rule(Options):
         A rule that carries scalars defines this instead of :meth:`scalars`.
         """
         return self.scalars(step, hyperparams), carried
-
-    def decay_shares(self, step: Numeric, hyperparams: PyTree) -> tuple[Numeric, Numeric | None]:
-        """Return what decoupled weight decay takes of the parameter, and what it leaves of the update (None for all).
-
-        The update becomes ``left * delta - taken * param``. By default it is AdamW's.
-        """
-        del step
-        return hyperparams.lr * hyperparams.weight_decay, None
 
     def at_dtype(self, scalars: PyTree, dtype: DTypeLike) -> PyTree:
         """Return the coefficients for a parameter of this dtype."""
@@ -238,8 +253,7 @@ def step_scalars(
     They are Python doubles if all inputs are Python numbers, else traced.
     """
     own, carried = rule.carry(step, hyperparams, carried or {})
-    fixed = getattr(rule, "weight_decay", 0.0)
-    if isinstance(fixed, float) and fixed == 0.0:
+    if not rule.has_decay:
         return StepScalars(own), carried
     if getattr(rule, "decoupled_weight_decay", False):
         taken, left = rule.decay_shares(step, hyperparams)

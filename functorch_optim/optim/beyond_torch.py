@@ -4,9 +4,11 @@ from functorch_optim.algorithms.adan import adan
 from functorch_optim.algorithms.ademamix import ademamix
 from functorch_optim.algorithms.adopt import adopt
 from functorch_optim.algorithms.dadapt_adam import dadapt_adam
+from functorch_optim.algorithms.grams import grams
 from functorch_optim.algorithms.lamb import lamb
 from functorch_optim.algorithms.lars import lars
 from functorch_optim.algorithms.lion import lion
+from functorch_optim.algorithms.mars import mars
 from functorch_optim.algorithms.novograd import novograd
 from functorch_optim.algorithms.prodigy import prodigy
 from functorch_optim.algorithms.schedule_free_adamw import schedule_free_adamw
@@ -22,11 +24,13 @@ __all__ = [
     "ADOPT",
     "LAMB",
     "LARS",
+    "MARS",
     "SM3",
     "AdEMAMix",
     "AdamWScheduleFree",
     "Adan",
     "DAdaptAdam",
+    "Grams",
     "Lion",
     "NovoGrad",
     "Prodigy",
@@ -192,4 +196,21 @@ class Signum(Declared, of=signum, args="lr momentum weight_decay * foreach maxim
     """Signum, the sign of the momentum.
 
     It loads state dicts of ``pytorch_optimizer.SignSGD``, and makes such.
+    """
+
+
+class Grams(Declared, of=grams, args="lr betas eps weight_decay correct_bias * foreach maximize differentiable"):
+    """Grams, steps of AdamW's size in the direction of the gradient's sign."""
+
+
+class MARS(
+    Declared,
+    of=mars,
+    args="lr betas eps weight_decay amsgrad gamma mars_type optimize_1d lr_1d_factor betas_1d weight_decay_1d"
+    " * maximize differentiable",
+):
+    """MARS, AdamW or Lion with a gradient whose variance is reduced by the last one.
+
+    The last gradient is that of another batch. For the exact form, whose closure is evaluated twice, use
+    :meth:`from_transform` with :func:`functorch_optim.exact_mars`.
     """

@@ -44,7 +44,7 @@ class Direction(Transform):
 
     def hyperparams(self, state: PyTree) -> dict[str, PyTree]:
         rule = self.of.rule
-        gone = (*["lr"] * rule.rate_is_factor, *["weight_decay"] * (not rule.decays_direction))
+        gone = (*["lr"] * rule.rate_is_factor, *(() if rule.decays_direction else rule.decay_options))
         return {name: value for name, value in self.of.hyperparams(state).items() if name not in gone}
 
     def acts_by_leaf(self) -> bool:
@@ -111,11 +111,11 @@ def _check_options(of: Lifted) -> None:
     rate = vars(rule).get("lr")
     if rate is None:
         raise TypeError(f"{who}: {rule.title} has no option lr, so there is no learning rate to leave out")
-    decays = not is_static_zero(getattr(rule, "weight_decay", 0.0)) or of.decay_mask is not None
-    if decays and not rule.decays_direction:
+    if (rule.has_decay or of.decay_mask is not None) and not rule.decays_direction:
         place = "right after it" if getattr(rule, "decoupled_weight_decay", False) else "before it"
+        zeros = ", ".join(f"{name}=0" for name in rule.decay_options)
         raise ValueError(
-            f"{who}: weight decay is a link of its own. Pass weight_decay=0 and no decay_mask, and put "
+            f"{who}: weight decay is a link of its own. Pass {zeros} and no decay_mask, and put "
             f"fo.add_decayed_weights(weight_decay, mask) {place}"
         )
     if getattr(rule, "maximize", False):

@@ -5,7 +5,8 @@ It needs torch==2.13.0 and writes one file per algorithm. For every combination 
 states that the tests start from); and, for the torch face, float64 at some of 50 steps with missing gradients ("gaps")
 and at some of 200 steps ("long"). "nonfinite" holds runs with one NaN or infinite entry, "1200" some of the 1200 steps
 of one small parameter, in float64 and float32. The file "sparse" has the runs with row-sparse gradients, "lbfgs" those
-of L-BFGS, "distance" those of Prodigy and D-Adapt Adam, and "schedules" the values that torch's schedulers write.
+of L-BFGS, "distance" those of Prodigy and D-Adapt Adam, "cautious" those of cautious optimizers, and "schedules" the
+values that torch's schedulers write.
 """
 
 import functools
@@ -15,7 +16,16 @@ import sys
 import numpy as np
 import torch
 
-from tests import cases, distance_cases, nonfinite_cases, quasi_newton_cases, schedule_cases, sparse_cases, torch_run
+from tests import (
+    cases,
+    cautious_cases,
+    distance_cases,
+    nonfinite_cases,
+    quasi_newton_cases,
+    schedule_cases,
+    sparse_cases,
+    torch_run,
+)
 from tests.algorithms import ALGORITHMS, FULL, Options, label
 
 assert FULL, "what is recorded is all of it: FULL=1"
@@ -43,6 +53,11 @@ def record_lbfgs() -> None:
     np.savez_compressed(FOLDER / "lbfgs.npz", torch_version=np.array(torch.__version__), **arrays)
 
 
+def record_cautious() -> None:
+    arrays = {case: torch_run.run_cautious(case) for case in cautious_cases.CASES}
+    np.savez_compressed(FOLDER / "cautious.npz", torch_version=np.array(torch.__version__), **arrays)
+
+
 def record_schedules() -> None:
     arrays = {case: torch_run.run_schedule(case) for case in schedule_cases.ALL}
     np.savez_compressed(FOLDER / "schedules.npz", torch_version=np.array(torch.__version__), **arrays)
@@ -61,6 +76,7 @@ OTHERS = {
     "distance": record_distance,
     "sparse": record_sparse,
     "lbfgs": record_lbfgs,
+    "cautious": record_cautious,
     "schedules": record_schedules,
 }
 

@@ -44,7 +44,7 @@ def _of_class(kind: type[Declared]) -> str:
     base = "Optimizer" if kind.__base__ is Declared else kind.__base__.__name__
     parameters = list(inspect.signature(kind.__init__).parameters.values())
     lines = [
-        str(p).replace(_RULES, "GroupRules").replace("typing.", "").replace("= inf", '= float("inf")')
+        str(p).replace(_RULES, "GroupRules").replace("typing.", "").replace("= inf", '= float("inf")').replace("'", '"')
         for p in parameters
     ]
     lines.insert(next(index for index, p in enumerate(parameters) if p.kind is p.KEYWORD_ONLY), "*")

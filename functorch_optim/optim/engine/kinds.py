@@ -51,7 +51,7 @@ class Kind:
         ``where`` says in errors where the options stand.
         """
         data, habits = data_options(self.rule_type), habits_of(self.rule_type)
-        zeros = {*habits.static_zeros, *(["weight_decay"] if drop_decay else [])}
+        zeros = {*habits.static_zeros, *(self.rule_type.decay_options if drop_decay else ())}
         arguments: dict[str, PyTree] = {}
         for name in self.options_of(options):
             if name not in data:
@@ -143,7 +143,7 @@ class Algorithms:
         an Adam step.
         """
         kind = self.kind(options)
-        decays = not is_zero(options.get("weight_decay", 0.0))
+        decays = not all(is_zero(options.get(name, 0.0)) for name in kind.rule_type.decay_options)
         if decays:
             self._decayed.add(group)
         arguments = kind.arguments(options, group not in self._decayed, f" of parameter group {group}")

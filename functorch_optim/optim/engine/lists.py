@@ -138,7 +138,7 @@ class ListUpdate:
         for name in needed:
             for index, (held, shapes) in enumerate(zip(lists[name], expected, strict=True)):
                 check_slot(f"{name}[{index}]", held, getattr(shapes, self.state[name]), may_begin)
-        decays = getattr(rule, "weight_decay", 0.0) != 0.0 and not getattr(rule, "decoupled_weight_decay", False)
+        decays = rule.has_decay and not getattr(rule, "decoupled_weight_decay", False)
         grads = [None if trees.is_absent(grad) else grad for grad in grads]
         for index, (grad, param) in enumerate(zip(grads, lists["params"], strict=True)):
             name = f"params[{index}]"
