@@ -11,7 +11,7 @@ ROWS = {  # title, slots, scalars of the estimate
 # From a small d0, the first differences p0 - p cancel: what is rounded in p is 1e10 times as large in them.
 _BOTH: list[dict[str, Any]] = [
     {},
-    {"d0": 1e-3, "weight_decay": 0.1, "decouple": True},
+    {"d0": 1e-3, "weight_decay": 0.1, "decouple": True, "growth_rate": 1.1},
     {"weight_decay": 0.1, "decouple": False, "maximize": True},
     {"use_bias_correction": True, "betas": (0.8, 0.99), "eps": 1e-6},
     {"growth_rate": 1.5, "lr": 0.5},
@@ -32,9 +32,9 @@ def parameters(dtype: str) -> dict[str, np.ndarray]:
 
 
 def gradients(step: int, dtype: str) -> dict[str, np.ndarray | None]:
-    """Return gradients that point away from a fixed place; all are zero at one step, some are missing."""
+    """Return gradients that first point to one side and then swing; all are zero at two steps, some are missing."""
     rng, start = np.random.default_rng(1000 + step), parameters(dtype)
-    size = 0.0 if step in (0, 7) else 1.0
+    size = 0.0 if step in (0, 7) else np.cos(0.25 * step)
     grads = {key: size * (0.5 * p + 0.5 + 0.1 * rng.standard_normal(p.shape)) for key, p in start.items()}
     absent = ["late"] * (step < 4) + ["vector"] * (step % 10 == 2)
     return {key: None if key in absent else np.asarray(grad).astype(dtype) for key, grad in grads.items()}

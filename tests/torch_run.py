@@ -186,7 +186,7 @@ def run_distance(case: Case, dtype: str) -> Trajectory:
         for slot in slots:
             held = {key: optimizer.state.get(param, {}).get(slot) for key, param in params.items()}
             zeros = {key: np.zeros_like(start[key]) for key in start}
-            filled = {key: zeros[key] if v is None or not v.ndim else v.numpy().copy() for key, v in held.items()}
+            filled = {key: zeros[key] if v is None else v.numpy().reshape(start[key].shape) for key, v in held.items()}
             rows.setdefault(slot, [distance_cases.flatten(zeros)]).append(distance_cases.flatten(filled))
         for scalar in ("k", *scalars):
             rows.setdefault(scalar, [np.float64(0)]).append(np.float64(optimizer.param_groups[0][scalar]))

@@ -31,7 +31,7 @@ class DAdaptAdamState(NamedTuple):
 class Numbers(NamedTuple):
     beta1: Beta
     beta2: Beta
-    root: PyTree  # of beta2
+    root: Beta  # of beta2
     rate: PyTree
 
 
@@ -49,11 +49,12 @@ class DAdaptAdam(Distance):
     def numbers(self, step: Numeric, state: DAdaptAdamState, hyperparams: PyTree, lr: Numeric) -> Numbers:
         beta1, beta2 = hyperparams.betas
         rate = state.d * lr * bias_correction(self.use_bias_correction, hyperparams.betas, step)
-        return Numbers(beta1, beta2, jnp.sqrt(beta2.value), rate)
+        root = jnp.sqrt(beta2.value)
+        return Numbers(beta1, beta2, Beta(root, beta2.complement / (1 + root)), rate)
 
     def averaged(self, leaf: Leaf) -> tuple[dict[str, jax.Array], tuple[jax.Array, jax.Array]]:
         n, g, old = leaf.numbers, leaf.grad, leaf.slots
-        s = n.root * old["s"] + n.rate * (1 - n.root) * g
+        s = n.root.value * old["s"] + n.rate * n.root.complement * g
         slots = {
             "exp_avg": n.beta1.value * old["exp_avg"] + n.rate * n.beta1.complement * g,
             "exp_avg_sq": average_of_squares(old["exp_avg_sq"], g, n.beta2),
@@ -65,8 +66,9 @@ class DAdaptAdam(Distance):
     def estimated(
         self, state: DAdaptAdamState, hyperparams: PyTree, numbers: Numbers, sums: Sequence[jax.Array]
     ) -> dict[str, jax.Array]:
-        numerator = numbers.root * state.numerator_weighted + (1 - numbers.root) * sums[0]
-        d_hat = numerator / ((1 - numbers.root) * sums[1])
+        root = numbers.root
+        numerator = root.value * state.numerator_weighted + root.complement * sums[0]
+        d_hat = numerator / (root.complement * sums[1])
         d = jnp.maximum(state.d, jnp.minimum(d_hat, state.d * hyperparams.growth_rate))
         return {"d": d, "numerator_weighted": numerator}
 

@@ -155,7 +155,7 @@ class Distance(Options, Transform):
         leaves = {index: leaf._replace(slots=next_slots[index]) for index, leaf in leaves.items()}
         deltas: list[PyTree] = [None] * len(models)
         for index, delta in self._deltas(leaves, params, estimate["d"]).items():
-            deltas[index] = jnp.where(moves, delta, jnp.zeros_like(delta))
+            deltas[index] = jnp.where(moves & (leaves[index].part.lr > 0), delta, jnp.zeros_like(delta))
             for name in self.slots:
                 old = held[name][index]
                 held[name][index] = kept(old, next_slots[index][name].astype(old.dtype))

@@ -62,7 +62,8 @@ class NovoGrad(Rule):
         return NovoGradState(None, zeros_like(param), zero, jnp.zeros_like(zero) if self.amsgrad else None)
 
     def scalars(self, step: Numeric, hyperparams: PyTree) -> NovoGradScalars:
-        return NovoGradScalars(hyperparams.lr, *hyperparams.betas, hyperparams.eps)
+        beta1, beta2 = hyperparams.betas
+        return NovoGradScalars(hyperparams.lr, beta1, beta2, hyperparams.eps)
 
     def update(
         self,

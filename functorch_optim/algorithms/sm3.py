@@ -1,7 +1,7 @@
 """SM3: Adagrad with one accumulator for each row, column, and slice along other dimensions."""
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -74,7 +74,7 @@ class SM3(Rule):
             )
 
     def init(self, param: Array, hyperparams: PyTree) -> SM3State:
-        zeros: Any = zeros_like(param)  # its sums keep what is left of the parameter's sharding
+        zeros: PyTree = zeros_like(param)  # its sums keep what is left of the parameter's sharding
         own = [self._over(jnp.sum(zeros, others, zeros.dtype, keepdims=True), others) for others in _others(param)]
         buffer = None if is_static_zero(self.momentum) else zeros_like(param)
         return SM3State(None, buffer, **dict(zip(_ACCUMULATORS, own, strict=False)))

@@ -138,6 +138,7 @@ class Prodigy(
     """
 
     same = {"fsdp_in_use": False, "slice_p": 1}  # noqa: RUF012 a constant
+    flat = ("s", "p0")
 
 
 class DAdaptAdam(
@@ -159,6 +160,7 @@ class DAdaptAdam(
     """
 
     same = {"fsdp_in_use": False, "layer_scale": 1.0}  # noqa: RUF012 a constant
+    forgotten = {"log_every": 0}  # noqa: RUF012 a constant
 
 
 class LAMB(

@@ -1,6 +1,7 @@
 """Prodigy and D-Adapt Adam in the torch face: state dicts that cross with the authors' packages."""
 
 from collections.abc import Collection, Mapping
+from types import MappingProxyType
 from typing import ClassVar
 
 import jax.numpy as jnp
@@ -16,14 +17,17 @@ from functorch_optim.optim.state_dict import NotLoaded
 from functorch_optim.torch_tensors import as_array
 from functorch_optim.typing import PyTree
 
-_FLAT = ("s", "p0")  # slots that the authors keep as vectors
-
 
 class DistanceOptimizer(Declared):
-    """Base of the classes: all groups share the estimate d, so their ``lr`` is the same, or 0."""
+    """Base of the classes: all groups share the estimate d, so their ``lr`` is the same, or 0.
+
+    A group whose ``lr`` is 0 stays where it is; in the authors' packages its momentum moves it on.
+    """
 
     same: ClassVar[Mapping[str, PyTree]]  # what the authors' groups also have, with the only values known here
     ignored: ClassVar[tuple[str, ...]] = ("d_denom", "d_hat", "log_every")  # what is there to be read by people
+    flat: ClassVar[tuple[str, ...]] = ()  # slots that the authors keep as vectors
+    forgotten: ClassVar[Mapping[str, PyTree]] = MappingProxyType({})  # of the ignored, what the authors read
 
     def _make_engine(self) -> JointTree:
         make = type(self).constructor
@@ -47,12 +51,12 @@ class DistanceOptimizer(Declared):
         scalars = self._engine.state  # pyright: ignore[reportAttributeAccessIssue] a JointTree's
         shared: dict[str, PyTree] = {name: float(getattr(scalars, name)) for name in self._scalars()}
         for group in saved["param_groups"]:
-            group.update(**shared, k=int(scalars.step), **self.same)
+            group.update(**shared, k=int(scalars.step), **self.same, **self.forgotten)
         for entry in saved["state"].values():
             for name in self._scalars():
                 del entry[name]
             entry["step"] = int(entry["step"])
-            entry.update({name: jnp.reshape(entry[name], -1) for name in _FLAT if name in entry})
+            entry.update({name: jnp.reshape(entry[name], -1) for name in self.flat if name in entry})
         return saved
 
     def load_state_dict(
@@ -92,7 +96,7 @@ class DistanceOptimizer(Declared):
                 entry = entries.get(number, {})
                 if "exp_avg_sq" in entry:
                     shape = tuple(entry["exp_avg_sq"].shape)
-                    flat = {name: entry[name] for name in _FLAT if name in entry}
+                    flat = {name: entry[name] for name in self.flat if name in entry}
                     own = {name: _reshaped(value, shape) for name, value in flat.items()}
                     entries[number] = {**entry, **own, **scalars}
             gone = ("k", *self._scalars(), *self.same, *self.ignored)
