@@ -1,6 +1,7 @@
 """The algorithms of torch.optim, with torch's numbers, as pure composable JAX."""
 
 from functorch_optim import checkpoint, fusion, interop, rules, schedules, testing
+from functorch_optim.algorithms.adabelief import AdaBeliefState, adabelief
 from functorch_optim.algorithms.adadelta import AdadeltaState, adadelta
 from functorch_optim.algorithms.adafactor import AdafactorState, adafactor
 from functorch_optim.algorithms.adagrad import AdagradState, adagrad
@@ -12,8 +13,10 @@ from functorch_optim.algorithms.ademamix import AdEMAMixState, ademamix
 from functorch_optim.algorithms.adopt import ADOPTState, adopt
 from functorch_optim.algorithms.asgd import ASGDState, asgd
 from functorch_optim.algorithms.bfgs import BFGSState, bfgs
+from functorch_optim.algorithms.laprop import LaPropState, laprop
 from functorch_optim.algorithms.lbfgs import LBFGSState, lbfgs
 from functorch_optim.algorithms.lion import LionState, lion
+from functorch_optim.algorithms.madgrad import MADGRADState, madgrad
 from functorch_optim.algorithms.muon import MuonState, muon
 from functorch_optim.algorithms.muon_adamw import muon_adamw
 from functorch_optim.algorithms.nadam import NAdamState, nadam
@@ -23,6 +26,7 @@ from functorch_optim.algorithms.rmsprop import RMSpropState, rmsprop
 from functorch_optim.algorithms.rprop import RpropState, rprop
 from functorch_optim.algorithms.sgd import SGDState, sgd
 from functorch_optim.algorithms.sparse_adam import SparseAdamState, sparse_adam
+from functorch_optim.algorithms.yogi import YogiState, yogi
 from functorch_optim.averaging.average import AverageState, averaged_params, swap_params, update_average
 from functorch_optim.averaging.batch_norm import BatchStatistics, batch_statistics
 from functorch_optim.averaging.ema import ema, ema_warmup
@@ -114,6 +118,7 @@ __all__ = [
     "ASGDState",
     "AccumulateState",
     "AdEMAMixState",
+    "AdaBeliefState",
     "AdadeltaState",
     "AdafactorState",
     "AdagradState",
@@ -135,8 +140,10 @@ __all__ = [
     "GradientTransformation",
     "InjectState",
     "LBFGSState",
+    "LaPropState",
     "LionState",
     "LookaheadState",
+    "MADGRADState",
     "MaskedState",
     "MasterWeightsState",
     "MatrixAxes",
@@ -161,9 +168,11 @@ __all__ = [
     "SparseAdamState",
     "StepState",
     "StochasticRoundingState",
+    "YogiState",
     "ZeroNansState",
     "abstract_state",
     "accumulate",
+    "adabelief",
     "adadelta",
     "adafactor",
     "adagrad",
@@ -208,11 +217,13 @@ __all__ = [
     "inject",
     "interop",
     "keep_nonnegative",
+    "laprop",
     "layerwise_decay",
     "lbfgs",
     "lift",
     "lion",
     "lookahead",
+    "madgrad",
     "masked",
     "master_weights",
     "monitor",
@@ -277,6 +288,7 @@ __all__ = [
     "unflatten",
     "update_average",
     "value_and_sparse_grad",
+    "yogi",
     "zero",
     "zero_nans",
 ]

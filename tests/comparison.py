@@ -21,7 +21,7 @@ from tests.algorithms import ALGORITHMS, Case, label
 # units in the last place of parameters and of slots.
 FACE_TOLERANCE, SPARSE_TOLERANCE = 1e-12, 1e-12
 ULPS, FACE_ULPS = (8, 8), (5, 8)
-SCALARS = {"step", "eta", "mu", "mu_product"}
+SCALARS = {"step", "eta", "mu", "mu_product", "exp_avg_lr_1"}
 FOLDER = pathlib.Path(__file__).parent / "reference"
 Static = tuple[tuple[str, Any], ...]
 

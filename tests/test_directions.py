@@ -30,7 +30,7 @@ LINKS = {
     "sgd": fo.scale_by_momentum,
     "sparse_adam": fo.scale_by_sparse_adam,
 }
-KEEP_THEIR_RATE = ("adafactor", "asgd", "rprop")
+KEEP_THEIR_RATE = ("adafactor", "asgd", "laprop", "madgrad", "rprop")
 OTHER_LINKS = ("lr", "weight_decay", "maximize", "decoupled_weight_decay")
 DENSE = [name for name in ALGORITHMS if name != "adamw"]
 rate = fo.schedules.exponential_decay(0.1, 0.8)

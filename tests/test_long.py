@@ -9,7 +9,7 @@ import pytest
 
 import functorch_optim as fo
 from functorch_optim import optim
-from functorch_optim.algorithms.radam import _rectification
+from functorch_optim.algorithms import radam
 from tests import comparison, long_cases
 from tests.algorithms import ALGORITHMS, full, label
 from tests.equality import relative
@@ -118,10 +118,12 @@ def test_radams_rectification_at_every_step(beta2, traced, x64):
     steps = np.unique([*range(1, 1500), *np.geomspace(1500, 1e8, 100).astype(int)]).astype(np.int32)
     exact = np.array([rectification(beta2, int(step)) for step in steps])
     beta = fo.Beta(jnp.asarray(beta2), jnp.asarray(1 - beta2)) if traced else fo.Beta.of(beta2)
-    np.testing.assert_allclose(jax.jit(lambda step: _rectification(beta, step))(jnp.asarray(steps)), exact, rtol=1e-14)
+    np.testing.assert_allclose(
+        jax.jit(lambda step: radam.rectification(beta, step))(jnp.asarray(steps)), exact, rtol=1e-14
+    )
     with jax.enable_x64(False):
         narrow = fo.Beta(*map(jnp.float32, (beta2, 1 - beta2))) if traced else beta
-        single = jax.jit(lambda step: _rectification(narrow, step))(jnp.asarray(steps))
+        single = jax.jit(lambda step: radam.rectification(narrow, step))(jnp.asarray(steps))
     np.testing.assert_allclose(single, exact, rtol=5e-7)
 
 

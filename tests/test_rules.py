@@ -227,7 +227,7 @@ def test_the_rules_of_the_library_keep_the_promises(name):
     params = {"one": jnp.ones((4, 2)), "other": jnp.ones((2, 3))} if name == "muon" else None
     report = check_rule({**RULES, **others}[name], params)
     assert set(report.checked) >= PROMISES
-    assert ("rate" in report.not_checked) is name.startswith(("adafactor", "asgd", "rprop"))
+    assert ("rate" in report.not_checked) is name.startswith(("adafactor", "asgd", "laprop", "madgrad", "rprop"))
 
 
 def average_of(make):

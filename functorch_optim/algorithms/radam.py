@@ -67,7 +67,7 @@ class RAdam(Rule):
             beta1,
             beta2,
             step_size=hyperparams.lr / one_minus_power(beta1, step),
-            rectification=_rectification(beta2, step) * scalar_sqrt(one_minus_power(beta2, step)),
+            rectification=rectification(beta2, step) * scalar_sqrt(one_minus_power(beta2, step)),
             eps=hyperparams.eps,
         )
 
@@ -81,8 +81,8 @@ class RAdam(Rule):
         return delta, RAdamState(None, exp_avg, exp_avg_sq)
 
 
-def _rectification(beta2: Beta, step: Numeric) -> PyTree:
-    """``sqrt((rho - 4) (rho - 2) rho_inf / ((rho_inf - 4) (rho_inf - 2) rho))`` where rho > 5, else 0."""
+def rectification(beta2: Beta, step: Numeric) -> PyTree:
+    """Return ``sqrt((rho - 4) (rho - 2) rho_inf / ((rho_inf - 4) (rho_inf - 2) rho))`` where rho > 5, else 0."""
     if on_host(beta2.value, step):
         rho_inf = 2 / (1 - beta2.value) - 1
         rho = rho_inf - 2 * step * beta2.value**step / (1 - beta2.value**step)

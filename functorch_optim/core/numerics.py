@@ -40,6 +40,16 @@ def wide_zeros_like(param: PyTree) -> jax.Array:
     return beside(param, jnp.zeros_like(param, dtype=trees.compute_dtype(param) if inexact else param.dtype))
 
 
+def copy_of(param: PyTree) -> jax.Array | None:
+    """Create a slot that begins as the parameter, in its own buffer and in the dtype of :func:`zeros_like`.
+
+    An abstract parameter has no values: its slot begins with zeros.
+    """
+    if isinstance(param, jax.ShapeDtypeStruct):
+        return zeros_like(param)
+    return beside(param, jnp.array(param, dtype=trees.slot_dtype(param), copy=True))
+
+
 def full_like(param: PyTree, value: Numeric) -> jax.Array | None:
     """Create a slot filled with ``value``, or if it is complex, with ``value + value * 1j``.
 

@@ -6,6 +6,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from functorch_optim.algorithms.adagrad import Adagrad
+from functorch_optim.algorithms.madgrad import MADGRAD
 from functorch_optim.algorithms.rmsprop import RMSprop
 from functorch_optim.algorithms.sgd import SGD
 from functorch_optim.algorithms.sparse_adam import SparseAdam
@@ -27,6 +28,7 @@ class Habits(NamedTuple):
 
 _EXCEPTIONS: dict[type[Rule], Habits] = {
     Adagrad: Habits(starts_whole=True),
+    MADGRAD: Habits(static_zeros=("momentum",)),
     RMSprop: Habits(static_zeros=("momentum",)),
     SGD: Habits(idle_flags={"nesterov": "momentum"}, static_zeros=("momentum",)),
     SparseAdam: Habits(integer_step=True),
