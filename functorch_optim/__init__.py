@@ -1,6 +1,7 @@
 """The algorithms of torch.optim, with torch's numbers, as pure composable JAX."""
 
 from functorch_optim import checkpoint, fusion, interop, rules, schedules, testing
+from functorch_optim.algorithms.adabelief import AdaBeliefState, adabelief
 from functorch_optim.algorithms.adadelta import AdadeltaState, adadelta
 from functorch_optim.algorithms.adafactor import AdafactorState, adafactor
 from functorch_optim.algorithms.adagrad import AdagradState, adagrad
@@ -15,9 +16,11 @@ from functorch_optim.algorithms.bfgs import BFGSState, bfgs
 from functorch_optim.algorithms.dadapt_adam import DAdaptAdamState, dadapt_adam
 from functorch_optim.algorithms.grams import GramsState, grams
 from functorch_optim.algorithms.lamb import LAMBState, lamb
+from functorch_optim.algorithms.laprop import LaPropState, laprop
 from functorch_optim.algorithms.lars import LARSState, lars
 from functorch_optim.algorithms.lbfgs import LBFGSState, lbfgs
 from functorch_optim.algorithms.lion import LionState, lion
+from functorch_optim.algorithms.madgrad import MADGRADState, madgrad
 from functorch_optim.algorithms.mars import ExactMARSState, MARSState, exact_mars, mars
 from functorch_optim.algorithms.muon import MuonState, muon
 from functorch_optim.algorithms.muon_adamw import muon_adamw
@@ -35,6 +38,7 @@ from functorch_optim.algorithms.sgd import SGDState, sgd
 from functorch_optim.algorithms.signum import SignumState, signum
 from functorch_optim.algorithms.sm3 import SM3State, sm3
 from functorch_optim.algorithms.sparse_adam import SparseAdamState, sparse_adam
+from functorch_optim.algorithms.yogi import YogiState, yogi
 from functorch_optim.averaging.average import AverageState, averaged_params, swap_params, update_average
 from functorch_optim.averaging.batch_norm import BatchStatistics, batch_statistics
 from functorch_optim.averaging.ema import ema, ema_warmup
@@ -124,6 +128,7 @@ __all__ = [
     "ASGDState",
     "AccumulateState",
     "AdEMAMixState",
+    "AdaBeliefState",
     "AdadeltaState",
     "AdafactorState",
     "AdagradState",
@@ -150,8 +155,10 @@ __all__ = [
     "LAMBState",
     "LARSState",
     "LBFGSState",
+    "LaPropState",
     "LionState",
     "LookaheadState",
+    "MADGRADState",
     "MARSState",
     "MaskedState",
     "MasterWeightsState",
@@ -183,9 +190,11 @@ __all__ = [
     "SparseAdamState",
     "StepState",
     "StochasticRoundingState",
+    "YogiState",
     "ZeroNansState",
     "abstract_state",
     "accumulate",
+    "adabelief",
     "adadelta",
     "adafactor",
     "adagrad",
@@ -236,12 +245,14 @@ __all__ = [
     "interop",
     "keep_nonnegative",
     "lamb",
+    "laprop",
     "lars",
     "layerwise_decay",
     "lbfgs",
     "lift",
     "lion",
     "lookahead",
+    "madgrad",
     "mars",
     "masked",
     "master_weights",
@@ -315,6 +326,7 @@ __all__ = [
     "unflatten",
     "update_average",
     "value_and_sparse_grad",
+    "yogi",
     "zero",
     "zero_nans",
 ]

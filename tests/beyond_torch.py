@@ -15,6 +15,41 @@ def _accumulator(index: int, shape: Shape) -> Shape | None:
 
 
 BEYOND_TORCH: dict[str, Algorithm] = {
+    "adabelief": Algorithm(
+        "AdaBelief",
+        ("exp_avg", "exp_avg_var", "max_exp_avg_var"),
+        (
+            {"lr": 0.01, "weight_decay": 0.0, "amsgrad": False, "rectify": True, "maximize": False},
+            {"lr": 0.01, "weight_decay": 0.1, "amsgrad": True, "rectify": False, "maximize": True},
+            {"lr": 0.01, "weight_decay": 0.1, "fixed_decay": True, "degenerated_to_sgd": False},
+            {"lr": 0.01, "weight_decay": 0.1, "decoupled_weight_decay": False, "rectify": False, "eps": 1e-8},
+        ),
+        typical={"lr": 0.01, "amsgrad": True, "rectify": False},
+        exact={"lr": 0.0625, "betas": (0.875, B2), "eps": 2.0**-27, "weight_decay": 2.0**-7},
+        resumed={"lr": 0.01, "amsgrad": True, "weight_decay": 0.1},
+        learned=("lr", "eps", "weight_decay"),
+        long=({}, {"betas": (0.8, 0.92), "degenerated_to_sgd": False}, {"amsgrad": True, "rectify": False}),
+        edges=(
+            {"betas": (0.3, 0.5), "eps": 0.1},
+            {"betas": (0.0, 0.99), "amsgrad": True, "rectify": False, "eps": 0.0},
+            {"betas": (0.99, 0.9), "lr": 0.0, "weight_decay": 2.0, "fixed_decay": True},
+        ),
+        by_hand=(
+            ({"lr": 0.1}, [0.856326712584, -1.884082142217]),
+            (
+                {"lr": 0.1, "betas": (0.5, 0.9), "weight_decay": 0.1, "rectify": False, "amsgrad": True},
+                [0.478195838753, -1.771505417014],
+            ),
+            (
+                {"lr": 0.1, "weight_decay": 0.1, "fixed_decay": True, "rectify": False, "maximize": True},
+                [0.902407613237, -1.413790869999],
+            ),
+        ),
+        has_betas=True,
+        copies=1.0,
+        module="tests.oracles",
+        refused=(*negative(**EPS), *BETAS),
+    ),
     "adan": Algorithm(
         "Adan",
         ("exp_avg", "exp_avg_sq", "exp_avg_diff", "neg_pre_grad"),
@@ -177,6 +212,44 @@ BEYOND_TORCH: dict[str, Algorithm] = {
         module="tests.oracles",
         refused=(*negative(**EPS), *BETAS),
     ),
+    "laprop": Algorithm(
+        "LaProp",
+        ("exp_avg", "exp_avg_sq", "exp_mean_avg_beta2", "max_exp_avg_sq"),
+        (
+            {"lr": 0.01, "weight_decay": 0.0, "amsgrad": False, "centered": False, "maximize": False},
+            {"lr": 0.01, "weight_decay": 0.01, "amsgrad": True, "centered": False, "maximize": True},
+            {"lr": 0.01, "weight_decay": 0.01, "amsgrad": True, "centered": True, "steps_before_using_centered": 3.0},
+        ),
+        typical={"lr": 0.01, "amsgrad": True, "centered": True},
+        exact={
+            "lr": 0.0625,
+            "betas": (0.875, B2),
+            "eps": 2.0**-27,
+            "weight_decay": 0.125,
+            "steps_before_using_centered": 4.0,
+        },
+        resumed={"lr": 0.01, "amsgrad": True, "weight_decay": 0.01},
+        learned=("lr", "eps", "weight_decay"),
+        long=({}, {"amsgrad": True, "centered": True, "weight_decay": 0.001}),
+        edges=(
+            {"betas": (0.0, 0.0)},
+            {"betas": (0.3, 0.5), "eps": 0.1, "weight_decay": 1.0},
+            {"betas": (0.99, 0.9), "lr": 0.0, "weight_decay": 0.5},
+        ),
+        by_hand=(
+            ({"lr": 0.1}, [0.760684497098, -1.893925467055]),
+            (
+                {"lr": 0.1, "betas": (0.5, 0.9), "centered": True, "steps_before_using_centered": 2, "amsgrad": True},
+                [0.7570526965, -1.933330211723],
+            ),
+            ({"lr": 0.1, "weight_decay": 0.1, "maximize": True, "amsgrad": True}, [0.838868023539, -1.383119554504]),
+        ),
+        carried=("exp_avg_lr_1",),
+        has_betas=True,
+        copies=1.0,
+        module="tests.oracles",
+        refused=(*negative(**EPS), *BETAS),
+    ),
     "lars": Algorithm(
         "LARS",
         ("momentum_buffer",),
@@ -226,6 +299,36 @@ BEYOND_TORCH: dict[str, Algorithm] = {
         copies=1.0,  # like Rprop
         module="tests.oracles",
         refused=(*negative(), *BETAS),
+    ),
+    "madgrad": Algorithm(
+        "MADGRAD",
+        ("grad_sum_sq", "s", "x0"),
+        (
+            {"lr": 0.001, "weight_decay": 0.0, "momentum": 0.0, "maximize": False},
+            {"lr": 0.01, "weight_decay": 0.1, "momentum": 0.9, "maximize": True},
+            {"lr": 0.01, "weight_decay": 0.1, "momentum": 0.9, "decoupled_weight_decay": True},
+        ),
+        typical={"lr": 0.01},
+        exact={"lr": 0.0625, "momentum": 0.875, "eps": 2.0**-20, "weight_decay": 0.125},
+        resumed={"lr": 0.01, "weight_decay": 0.1},
+        learned=("lr", "momentum", "weight_decay"),
+        long=({}, {"momentum": 0.0}),
+        edges=(
+            {"eps": 0.0, "momentum": 0.5},
+            {"eps": 0.1, "momentum": 0.0, "weight_decay": 2.0, "decoupled_weight_decay": True},
+            {"lr": 0.0, "weight_decay": 2.0},
+        ),
+        by_hand=(
+            ({"lr": 0.1}, [0.914541086233, -1.985990532424]),
+            ({"lr": 0.1, "momentum": 0.0, "weight_decay": 0.1, "maximize": True}, [1.316681601464, -1.825784218695]),
+            (
+                {"lr": 0.1, "momentum": 0.5, "weight_decay": 0.1, "decoupled_weight_decay": True},
+                [0.684494078484, -1.94731842648],
+            ),
+        ),
+        copies=1.25,
+        module="tests.oracles",
+        refused=(*negative(**EPS, momentum="momentum value"), ({"momentum": 1.0}, "Invalid momentum value: 1.0")),
     ),
     "mars": Algorithm(
         "MARS",
@@ -413,5 +516,36 @@ BEYOND_TORCH: dict[str, Algorithm] = {
         copies=1.0,  # the bound of the sums of squares
         module="tests.oracles",
         refused=(*negative(weight_decay="", momentum="momentum value", **EPS),),
+    ),
+    "yogi": Algorithm(
+        "Yogi",
+        ("exp_avg", "exp_avg_sq"),
+        crossed({"lr": 0.01}),
+        typical={"lr": 0.01},
+        exact={
+            "lr": 0.0625,
+            "betas": (0.875, B2),
+            "eps": 2.0**-10,
+            "weight_decay": 0.125,
+            "initial_accumulator_value": 2.0**-20,
+        },
+        resumed={"lr": 0.01, "weight_decay": 0.1},
+        learned=("lr", "eps", "weight_decay"),
+        long=({"initial_accumulator_value": 0.0, "weight_decay": 0.1},),
+        edges=(
+            {"betas": (0.0, 0.0)},
+            {"betas": (0.3, 0.5), "eps": 0.1, "initial_accumulator_value": 2.0},
+        ),
+        by_hand=(
+            ({"lr": 0.1}, [0.751885974172, -1.882333331479]),
+            (
+                {"lr": 0.1, "betas": (0.5, 0.9), "weight_decay": 0.1, "initial_accumulator_value": 0.5},
+                [0.879778194445, -1.928284957991],
+            ),
+            ({"lr": 0.1, "maximize": True, "eps": 0.1}, [1.053351597426, -2.030093293101]),
+        ),
+        has_betas=True,
+        module="tests.oracles",
+        refused=(*negative(**EPS, initial_accumulator_value="initial_accumulator_value value"), *BETAS),
     ),
 }

@@ -13,9 +13,11 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 from unittest import mock
 
+import adabelief_pytorch
 import dadaptation
 import lion_pytorch
 import lion_pytorch.cautious_lion
+import madgrad
 import prodigyopt
 import pytorch_optimizer
 import schedulefree
@@ -31,7 +33,7 @@ class Reference(torch.optim.Optimizer):
     """
 
     kind: ClassVar[Callable[..., torch.optim.Optimizer]]
-    counted_in: ClassVar[str] = "state"  # where the package has a step: "state", "group", or ""
+    counted_in: ClassVar[str] = "state"  # where the package has a step: "state", "group", "k", or ""
     own: ClassVar[dict[str, Any]] = {}  # our defaults of the options that the package lacks
     renamed: ClassVar[dict[str, str]] = {}  # the authors' names of the package's slots
 
@@ -49,10 +51,14 @@ class Reference(torch.optim.Optimizer):
         """Return the view of a parameter, its gradient or a slot that the package gets."""
         return _real(tensor)
 
-    def before(self, group: dict[str, Any], entry: dict[str, Any]) -> None:
+    def before(self, entry: dict[str, Any], param: torch.Tensor, options: dict[str, Any]) -> dict[str, Any]:
+        """Return the package's state of a parameter for ours, which is empty before the first update."""
+        return entry
+
+    def into_group(self, group: dict[str, Any], entry: dict[str, Any]) -> None:
         """Write the scalars that the package keeps in its group, from the parameter's entry."""
 
-    def after(self, group: dict[str, Any]) -> dict[str, Any]:
+    def from_group(self, group: dict[str, Any]) -> dict[str, Any]:
         """Return the scalars that the package keeps in its group, for the parameter's entry."""
         return {}
 
@@ -78,18 +84,22 @@ class Reference(torch.optim.Optimizer):
         options = {key: value for key, value in options.items() if key in known and key not in ("params", "maximize")}
         view = self.viewed(param.detach())
         view.grad = self.viewed(-param.grad if group["maximize"] else param.grad).clone()
+        theirs = {ours: name for name, ours in self.renamed.items()}
+        entry = {theirs.get(key, key): self.viewed(value) for key, value in entry.items() if key != "step"}
+        entry = self.before(entry, view, options)
         inner = type(self).kind([view], **options)
         if entry:
-            theirs = {ours: name for name, ours in self.renamed.items()}
-            inner.state[view] = {theirs.get(k, k): self.viewed(value) for k, value in entry.items() if k != "step"}
-        self.before(inner.param_groups[0], entry)
+            inner.state[view] = entry
+        self.into_group(inner.param_groups[0], self.state[param])
         if self.counted_in == "group":
             inner.param_groups[0]["step"] = count
         elif self.counted_in == "state" and entry:
             inner.state[view]["step"] = count
+        elif self.counted_in == "k":
+            inner.state["k"] = torch.tensor([count])
         self.run(inner)
         self.corrected(view, inner.state[view])
-        scalars = self.after(inner.param_groups[0])
+        scalars = self.from_group(inner.param_groups[0])
         after = {key: value for key, value in inner.state[view].items() if key not in ("step", *scalars)}
         after = {self.renamed.get(key, key): value for key, value in after.items()}
         if param.is_complex():
@@ -173,17 +183,6 @@ class Lion(Reference):
     kind = lion_pytorch.Lion
     counted_in = ""
 
-    def viewed(self, tensor: Any) -> Any:
-        """Return the view of a parameter, its gradient or a slot that the package gets."""
-        return _real(tensor)
-
-    def before(self, group: dict[str, Any], entry: dict[str, Any]) -> None:
-        """Write the scalars that the package keeps in its group, from the parameter's entry."""
-
-    def after(self, group: dict[str, Any]) -> dict[str, Any]:
-        """Return the scalars that the package keeps in its group, for the parameter's entry."""
-        return {}
-
     def corrected(self, param: torch.Tensor, entry: dict[str, Any]) -> None:
         """torch's sign of NaN is 0, which would hide that the gradient or the momentum is NaN."""
         param[entry["exp_avg"].isnan()] = torch.nan
@@ -198,11 +197,11 @@ class ScheduleFree(Reference):
         """Return the view of a parameter, its gradient or a slot that the package gets."""
         return _real(tensor)
 
-    def before(self, group: dict[str, Any], entry: dict[str, Any]) -> None:
+    def into_group(self, group: dict[str, Any], entry: dict[str, Any]) -> None:
         scalars = {name: float(entry[name]) for name in ("weight_sum", "lr_max") if name in entry}
         group.update(train_mode=True, k=int(entry.get("step", 0)), **scalars)
 
-    def after(self, group: dict[str, Any]) -> dict[str, Any]:
+    def from_group(self, group: dict[str, Any]) -> dict[str, Any]:
         momentum = group["momentum"] if "momentum" in group else group["betas"][0]
         scalars = {"weight_sum": group["weight_sum"], "lr_max": group["lr_max"], "momentum": momentum}
         return {name: torch.tensor(value, dtype=torch.float64) for name, value in scalars.items()}
@@ -451,3 +450,89 @@ class CautiousAdamWOfThePaper(MARS):
 
     def viewed(self, tensor: Any) -> Any:
         return tensor.flatten() if isinstance(tensor, torch.Tensor) else tensor
+
+
+class AdaBelief(Reference):
+    kind = adabelief_pytorch.AdaBelief
+    own: ClassVar = {"decoupled_weight_decay": True}
+
+    def translated(self, options: dict[str, Any]) -> dict[str, Any]:
+        return {**options, "weight_decouple": options["decoupled_weight_decay"], "print_change_log": False}
+
+    def _update(self, param: torch.Tensor, group: dict[str, Any]) -> None:
+        with contextlib.redirect_stdout(io.StringIO()):  # the package prints its options
+            super()._update(param, group)
+
+
+class LaProp(PytorchOptimizer):
+    """The package decays by lr, adds 1e-15 under the root and eps before the bias correction; the authors do not.
+
+    They leave the largest variance alone before ``centered`` begins. The average of the rates is kept in float32.
+    """
+
+    kind = pytorch_optimizer.LaProp
+    by_parts = True
+    own: ClassVar = {"amsgrad": False}
+
+    def translated(self, options: dict[str, Any]) -> dict[str, Any]:
+        later = options["count"] >= options["steps_before_using_centered"]
+        changed = {"weight_decouple": True, "fixed_decay": True}
+        changed["ams_bound"] = options["amsgrad"] and (later or not options["centered"])
+        changed["eps"] = options["eps"] * (1 - options["betas"][1] ** (options["count"] + 1)) ** 0.5
+        return super().translated({**options, **changed})
+
+    def before(self, entry: dict[str, Any], param: torch.Tensor, options: dict[str, Any]) -> dict[str, Any]:
+        slots = ["exp_avg", "exp_avg_sq", *(["exp_mean_avg_beta2"] if options["centered"] else [])]
+        slots += ["max_exp_avg_sq"] if self.param_groups[0]["amsgrad"] else []
+        rate = float(entry.get("exp_avg_lr_1", 0.0))
+        return {**{slot: torch.zeros_like(param) for slot in slots}, **entry, "exp_avg_lr_1": rate, "exp_avg_lr_2": 0.0}
+
+    def run(self, inner: torch.optim.Optimizer) -> None:
+        bound = functools.partial(self.kind.apply_ams_bound, exp_avg_sq_eps=0.0)
+        with mock.patch.object(self.kind, "apply_ams_bound", staticmethod(bound)):
+            super().run(inner)
+
+    def corrected(self, param: torch.Tensor, entry: dict[str, Any]) -> None:
+        entry["exp_avg_lr_1"] = torch.tensor(entry["exp_avg_lr_1"], dtype=torch.float32)
+        del entry["exp_avg_lr_2"]
+
+
+class MADGRAD(Reference):
+    kind = madgrad.MADGRAD
+    counted_in = "k"
+    own: ClassVar = {"decoupled_weight_decay": False}
+
+    def translated(self, options: dict[str, Any]) -> dict[str, Any]:
+        return {**options, "decouple_decay": options["decoupled_weight_decay"]}
+
+    def run(self, inner: torch.optim.Optimizer) -> None:
+        """Take exact cube roots, and leave an entry alone where decoupled decay would subtract infinity from infinity.
+
+        Of a float32 array torch takes the power 1/3 of some entries with an exponent rounded to float32, 8 ulp away.
+        """
+        (group,) = inner.param_groups
+        (param,) = group["params"]
+        infinite, before = param.isinf() & group["decouple_decay"], param.clone()
+        with mock.patch.object(torch.Tensor, "pow", _power):
+            super().run(inner)
+        param[infinite] = before[infinite]
+
+
+def _power(base: torch.Tensor, exponent: float) -> torch.Tensor:
+    return (base.double() ** exponent).to(base.dtype)
+
+
+class Yogi(Reference):
+    """The package starts the first moment as the second, and adds eps after the bias correction."""
+
+    kind = torch_optimizer.Yogi
+    own: ClassVar = {"initial_accumulator_value": 1e-6}
+
+    def translated(self, options: dict[str, Any]) -> dict[str, Any]:
+        correction = 1 - options["betas"][1] ** (options["count"] + 1)
+        changed = {"eps": options["eps"] / correction**0.5}
+        return {**options, **changed, "initial_accumulator": options["initial_accumulator_value"]}
+
+    def before(self, entry: dict[str, Any], param: torch.Tensor, options: dict[str, Any]) -> dict[str, Any]:
+        start = torch.full_like(param, options["initial_accumulator"])
+        return entry or {"exp_avg": torch.zeros_like(param), "exp_avg_sq": start}

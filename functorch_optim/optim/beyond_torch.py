@@ -1,13 +1,16 @@
 """The algorithms that torch does not have, as classes like those of ``torch.optim``."""
 
+from functorch_optim.algorithms.adabelief import adabelief
 from functorch_optim.algorithms.adan import adan
 from functorch_optim.algorithms.ademamix import ademamix
 from functorch_optim.algorithms.adopt import adopt
 from functorch_optim.algorithms.dadapt_adam import dadapt_adam
 from functorch_optim.algorithms.grams import grams
 from functorch_optim.algorithms.lamb import lamb
+from functorch_optim.algorithms.laprop import laprop
 from functorch_optim.algorithms.lars import lars
 from functorch_optim.algorithms.lion import lion
+from functorch_optim.algorithms.madgrad import madgrad
 from functorch_optim.algorithms.mars import mars
 from functorch_optim.algorithms.novograd import novograd
 from functorch_optim.algorithms.prodigy import prodigy
@@ -16,6 +19,7 @@ from functorch_optim.algorithms.schedule_free_radam import schedule_free_radam
 from functorch_optim.algorithms.schedule_free_sgd import schedule_free_sgd
 from functorch_optim.algorithms.signum import signum
 from functorch_optim.algorithms.sm3 import sm3
+from functorch_optim.algorithms.yogi import yogi
 from functorch_optim.optim.distance import DistanceOptimizer
 from functorch_optim.optim.schedule_free import ScheduleFreeOptimizer
 from functorch_optim.optim.signatures import Declared
@@ -24,19 +28,23 @@ __all__ = [
     "ADOPT",
     "LAMB",
     "LARS",
+    "MADGRAD",
     "MARS",
     "SM3",
     "AdEMAMix",
+    "AdaBelief",
     "AdamWScheduleFree",
     "Adan",
     "DAdaptAdam",
     "Grams",
+    "LaProp",
     "Lion",
     "NovoGrad",
     "Prodigy",
     "RAdamScheduleFree",
     "SGDScheduleFree",
     "Signum",
+    "Yogi",
 ]
 
 
@@ -216,3 +224,32 @@ class MARS(
     The last gradient is that of another batch. For the exact form, whose closure is evaluated twice, use
     :meth:`from_transform` with :func:`functorch_optim.exact_mars`.
     """
+
+
+class AdaBelief(
+    Declared,
+    of=adabelief,
+    args="lr betas eps weight_decay amsgrad decoupled_weight_decay fixed_decay rectify degenerated_to_sgd "
+    "* foreach maximize differentiable",
+):
+    """AdaBelief, Adam that divides by the deviation of the gradient from its average."""
+
+
+class LaProp(
+    Declared,
+    of=laprop,
+    args="lr betas eps weight_decay amsgrad centered steps_before_using_centered * foreach maximize differentiable",
+):
+    """LaProp, momentum of gradients that are already divided by their root mean square."""
+
+
+class MADGRAD(
+    Declared, of=madgrad, args="lr momentum weight_decay eps decoupled_weight_decay * foreach maximize differentiable"
+):
+    """MADGRAD, dual averaging with momentum, divided by a cube root of summed squares."""
+
+
+class Yogi(
+    Declared, of=yogi, args="lr betas eps initial_accumulator_value weight_decay * foreach maximize differentiable"
+):
+    """Yogi, Adam whose second moment moves by no more than the squared gradient's share."""

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from functorch_optim.algorithms.adagrad import Adagrad
 from functorch_optim.algorithms.lars import LARS
+from functorch_optim.algorithms.madgrad import MADGRAD
 from functorch_optim.algorithms.rmsprop import RMSprop
 from functorch_optim.algorithms.sgd import SGD
 from functorch_optim.algorithms.signum import Signum
@@ -31,6 +32,7 @@ class Habits(NamedTuple):
 _EXCEPTIONS: dict[type[Rule], Habits] = {
     Adagrad: Habits(starts_whole=True),
     LARS: Habits(static_zeros=("momentum",)),
+    MADGRAD: Habits(static_zeros=("momentum",)),
     RMSprop: Habits(static_zeros=("momentum",)),
     SGD: Habits(idle_flags={"nesterov": "momentum"}, static_zeros=("momentum",)),
     Signum: Habits(static_zeros=("momentum",)),
