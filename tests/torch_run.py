@@ -1,6 +1,7 @@
 """Run torch on the shared cases. Only this file and the recorder of the references import torch."""
 
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from tests import (
     long_cases,
     nonfinite_cases,
     quasi_newton_cases,
+    sam_cases,
     schedule_cases,
     sparse_cases,
 )
@@ -241,5 +243,29 @@ def run_cautious(label: str) -> np.ndarray:
         for key, grad in cautious_cases.gradients(step).items():
             params[key].grad = torch.tensor(grad)
         optimizer.step()
+        rows.append(np.concatenate([param.detach().numpy().copy().reshape(-1) for param in params.values()]))
+    return np.stack(rows)
+
+
+def run_sam(label: str) -> np.ndarray:
+    """Return the parameters of a package's SAM or ASAM after every step.
+
+    The package rounds the norm to float32, which would hide all differences below 1e-7; here it stays float64.
+    """
+    import pytorch_optimizer
+
+    params = {key: torch.tensor(value, requires_grad=True) for key, value in sam_cases.parameters().items()}
+    own = {**sam_cases.SGD, **sam_cases.CASES[label]}
+    optimizer = pytorch_optimizer.SAM(list(params.values()), torch.optim.SGD, foreach=False, perturb_eps=0.0, **own)
+
+    def closure() -> None:
+        for param in params.values():
+            param.grad = sam_cases.slope(param.detach(), torch)
+
+    rows = []
+    for _ in range(sam_cases.STEPS):
+        closure()
+        with mock.patch.object(torch.Tensor, "float", torch.Tensor.double):
+            optimizer.step(closure)
         rows.append(np.concatenate([param.detach().numpy().copy().reshape(-1) for param in params.values()]))
     return np.stack(rows)

@@ -70,9 +70,9 @@ def scale_by(tx: GradientTransformation) -> GradientTransformation:
     put what the learning rate should multiply: decoupled weight decay (:func:`functorch_optim.add_decayed_weights`),
     factors of layers (:func:`functorch_optim.layerwise_decay`), another library's link.
 
-    The learning rate of the algorithm has no effect, with some exceptions: Adafactor, ASGD, LaProp, LARS, MADGRAD, Rprop
-    and the Schedule-Free methods use it for more than a factor. They keep it, and the direction is minus the update
-    divided by that rate. A chain that ends with the same rate is the algorithm again.
+    The learning rate of the algorithm has no effect, with some exceptions: Adafactor, ASGD, LaProp, LARS, MADGRAD,
+    Rprop and the Schedule-Free methods use it for more than a factor. They keep it, and the direction is minus the
+    update divided by that rate. A chain that ends with the same rate is the algorithm again.
 
     Args:
         tx: an algorithm as its function returns it, even with ``foreach=True``, or :func:`functorch_optim.lift` of your

@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from functorch_optim import axes, trees
 from functorch_optim.base import GradientTransformation, add_update, exportable, transformation, update_of
@@ -11,12 +13,13 @@ from functorch_optim.combinators import Wrapper, check_at_each, current_hyperpar
 from functorch_optim.core.numerics import next_step
 from functorch_optim.core.options import Options
 from functorch_optim.effects import Effects, Kind, Leaves
-from functorch_optim.hyperparams import Hyperparameter, NonNegative
+from functorch_optim.hyperparams import Hyperparameter, NonNegative, is_static_zero
+from functorch_optim.labels import Labels, as_mask, flags_of, is_flag
 from functorch_optim.norms import norm_of
 from functorch_optim.objectives import with_arguments
 from functorch_optim.option_names import explains_names
 from functorch_optim.transforms.scaling import multiply
-from functorch_optim.typing import Numeric, PyTree
+from functorch_optim.typing import PyTree
 
 
 @exportable
@@ -29,7 +32,8 @@ class SAMState(NamedTuple):
 
 class SAM(Options, Wrapper):
     rho: NonNegative
-    adaptive: bool
+    adaptive: bool | Labels
+    eta: NonNegative
     axis_name: axes.Labels | None
 
     @classmethod
@@ -55,7 +59,7 @@ class SAM(Options, Wrapper):
                 f"sam needs {missing}: update(grads, state, params, grad_fn=jax.grad(loss)). In optax.chain wrap it "
                 "with fo.interop.to_optax, which passes the keyword on; in the torch face call step(closure)"
             )
-        there = self._worst(updates, params, self.at(state.step).rho)
+        there = self._worst(updates, params, self.at(state.step))
         _, found, _ = trees.pair(params, with_arguments(grad_fn, extra)(there), "sam")
         _, given, treedef = trees.pair(params, updates, "sam")
         sharp = [None if here is None else grad for here, grad in zip(given, found, strict=True)]
@@ -63,23 +67,24 @@ class SAM(Options, Wrapper):
         new, inner = update_of(self.inner, treedef.unflatten(sharp), state.inner, params, keywords)
         return new, SAMState(next_step(state.step), inner)
 
-    def _worst(self, grads: PyTree, params: PyTree, rho: Numeric) -> PyTree:
+    def _worst(self, grads: PyTree, params: PyTree, numbers: PyTree) -> PyTree:
         """Find the point at distance ``rho`` where the loss, taken as linear, is largest."""
         leaves, given, treedef = trees.pair(params, grads, "sam")
-        along = [self._sized(g, p) for g, p in zip(given, leaves, strict=True)]
+        mask = self.adaptive
+        flags = [mask] * len(leaves) if isinstance(mask, bool) else flags_of("adaptive", mask, params)
+        eta = None if is_static_zero(self.eta) else numbers.eta
+        sizes = [_size(p, eta) if flag else _one for flag, p in zip(flags, leaves, strict=True)]
+        along = [_sized(g, p, size) for g, p, size in zip(given, leaves, sizes, strict=True)]
         norm = norm_of(treedef.unflatten(along), self.axis_name, "sam")
-        factor = jnp.asarray(rho, norm.dtype) / jnp.where(norm == 0, 1, norm)  # a zero gradient moves nothing
+        factor = jnp.asarray(numbers.rho, norm.dtype) / jnp.where(norm == 0, 1, norm)  # a zero gradient moves nothing
         moves = [
-            None if way is None else self._sized(multiply(way, factor), p) for way, p in zip(along, leaves, strict=True)
+            None if way is None else _sized(multiply(way, factor), p, size)
+            for way, p, size in zip(along, leaves, sizes, strict=True)
         ]
         return treedef.unflatten(list(map(add_update, leaves, moves)))
 
-    def _sized(self, vector: PyTree, param: PyTree) -> PyTree:
-        """Cast a gradient or a move to at least float32; if adaptive, multiply it by the parameter's magnitude."""
-        if vector is None:
-            return None
-        wide = vector.astype(trees.compute_dtype(vector, param))
-        return wide * jnp.abs(param.astype(wide.dtype)).astype(wide.dtype) if self.adaptive else wide
+    def acts_by_leaf(self) -> bool:
+        return not isinstance(self.adaptive, bool)
 
     def effects(self, at: Leaves | None) -> list[Effects]:
         return [renews + own for renews, own in zip(self.effect(Kind.RENEWS, at), super().effects(at), strict=True)]
@@ -91,19 +96,49 @@ class SAM(Options, Wrapper):
         return {**current_hyperparams(self.inner, state.inner), **self.hyperparams_at(state.step)}
 
 
+def _one(dtype: DTypeLike) -> None:
+    """The size of a parameter that is not adaptive: 1, which needs no product."""
+    del dtype
+
+
+def _size(param: jax.Array, eta: PyTree) -> Callable[[DTypeLike], jax.Array]:
+    """The magnitudes of a parameter's entries, plus ``eta``, as a function of the dtype."""
+
+    def size(dtype: DTypeLike) -> jax.Array:
+        magnitude = jnp.abs(param.astype(dtype))
+        magnitude = magnitude if eta is None else magnitude + jnp.asarray(eta, magnitude.dtype)
+        return magnitude.astype(dtype)
+
+    return size
+
+
+def _sized(vector: PyTree, param: PyTree, size: Callable[[DTypeLike], PyTree]) -> PyTree:
+    """Cast a gradient or a move to at least float32, and multiply it by the size of its entries."""
+    if vector is None:
+        return None
+    wide = vector.astype(trees.compute_dtype(vector, param))
+    factor = size(wide.dtype)
+    return wide if factor is None else wide * factor
+
+
 @explains_names
 def sam(
-    inner: GradientTransformation, rho: Hyperparameter = 0.05, adaptive: bool = False, axis_name: PyTree = None
+    inner: GradientTransformation,
+    rho: Hyperparameter = 0.05,
+    adaptive: PyTree = False,
+    axis_name: PyTree = None,
+    eta: Hyperparameter = 0.0,
 ) -> GradientTransformation:
     """Sharpness-aware minimization: give ``inner`` the gradient at the worst point nearby, and so prefer flat minima.
 
     With the gradient g at the parameters p, ``inner`` gets the gradient at ``p + e``::
 
         e = rho * g / norm(g)
-        e = rho * p**2 * g / norm(abs(p) * g)             if adaptive
+        e = rho * T**2 * g / norm(T * g)                  if adaptive
+        T = abs(p) + eta
 
     The norm is that of all parameters together. If its squares overflow (float32 entries of about 1e19), e is 0;
-    each ``|p| * g`` must be finite. ``update(grads, state, params, grad_fn=f)`` needs the gradient as a function,
+    each ``T * g`` must be finite. ``update(grads, state, params, grad_fn=f)`` needs the gradient as a function,
     ``f(params) -> grads``, which it calls once. Further arguments of ``f`` are keywords of ``update``:
     ``grad_fn=jax.grad(loss), x=x, y=y`` calls ``f(params, x=x, y=y)``. In the torch face ``step(closure)`` does it all.
 
@@ -113,9 +148,15 @@ def sam(
         rho: the distance, at least 0; a number, a scalar array or a schedule of the number of updates. The papers use
             0.05, and 0.5 to 2 if adaptive.
         adaptive: whether to scale each entry's distance with its parameter (ASAM), so that the result does not depend
-            on how the network's layers are scaled.
+            on how the network's layers are scaled; or a mask as in :func:`functorch_optim.masked`, where to do so.
+            Elsewhere T is 1.
         axis_name: inside ``shard_map``, how arrays are spread over mesh axes; see :mod:`functorch_optim.axes`. ``f``
             gets this device's shards.
+        eta: what is added to the magnitudes if adaptive, so that entries of zero move too; at least 0, like ``rho``.
+
+    The authors' ``asam.py`` is ``sam(inner, rho=0.5, adaptive=re.compile("weight|kernel|scale|embedding"), eta=0.01)``:
+    it is adaptive where a name in torch holds "weight", which leaves out biases. ``adaptive=True`` alone is the ``SAM``
+    of other packages, for all parameters and without ``eta``.
 
     Returns:
         A transformation with the state :class:`SAMState`; ``update`` needs ``params`` and dense gradients. If all
@@ -139,4 +180,5 @@ def sam(
         >>> round(updates.item(), 4)  # -0.1 * 4 * (1 + 1)**3
         -3.2
     """
-    return transformation(SAM(inner, rho, adaptive, axes.as_axes(axis_name, "sam")))
+    where = bool(adaptive) if is_flag(adaptive) else as_mask("adaptive", adaptive)
+    return transformation(SAM(inner, rho, where, eta, axes.as_axes(axis_name, "sam")))

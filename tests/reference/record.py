@@ -5,7 +5,7 @@ It needs torch==2.13.0 and writes one file per algorithm. For every combination 
 states that the tests start from); and, for the torch face, float64 at some of 50 steps with missing gradients ("gaps")
 and at some of 200 steps ("long"). "nonfinite" holds runs with one NaN or infinite entry, "1200" some of the 1200 steps
 of one small parameter, in float64 and float32. The file "sparse" has the runs with row-sparse gradients, "lbfgs" those
-of L-BFGS, "distance" those of Prodigy and D-Adapt Adam, "cautious" those of cautious optimizers, and "schedules" the
+of L-BFGS, "distance" those of Prodigy and D-Adapt Adam, "cautious" and "sam" those of two wrappers, and "schedules" the
 values that torch's schedulers write.
 """
 
@@ -22,6 +22,7 @@ from tests import (
     distance_cases,
     nonfinite_cases,
     quasi_newton_cases,
+    sam_cases,
     schedule_cases,
     sparse_cases,
     torch_run,
@@ -58,6 +59,11 @@ def record_cautious() -> None:
     np.savez_compressed(FOLDER / "cautious.npz", torch_version=np.array(torch.__version__), **arrays)
 
 
+def record_sam() -> None:
+    arrays = {case: torch_run.run_sam(case) for case in sam_cases.CASES}
+    np.savez_compressed(FOLDER / "sam.npz", torch_version=np.array(torch.__version__), **arrays)
+
+
 def record_schedules() -> None:
     arrays = {case: torch_run.run_schedule(case) for case in schedule_cases.ALL}
     np.savez_compressed(FOLDER / "schedules.npz", torch_version=np.array(torch.__version__), **arrays)
@@ -77,6 +83,7 @@ OTHERS = {
     "sparse": record_sparse,
     "lbfgs": record_lbfgs,
     "cautious": record_cautious,
+    "sam": record_sam,
     "schedules": record_schedules,
 }
 
