@@ -112,10 +112,10 @@ def lamb(
 
     The ratio of the norms, the trust ratio, is 1 where one of them is zero, or NaN. With ``bias_correction``, m and v
     are divided by ``1 - beta1**t`` and ``1 - beta2**t`` before u: Algorithm 2 of the paper, whose appendix leaves it
-    out as the authors' code does, because a warmup of ``lr`` has the same effect. Also TensorFlow Addons, optax's lamb
-    and timm correct. Other implementations differ too: timm, apex and NVIDIA's LAMB divide all gradients by their
-    global norm if it is above 1 (:func:`functorch_optim.clip_by_global_norm` before this), ``pytorch_optimizer`` and
-    ``torch_optimizer`` limit ``norm(p)`` to 10.
+    out as the authors' code does, because a warmup of ``lr`` has the same effect. Also TensorFlow Addons,
+    ``optax.lamb`` and timm correct. Other implementations differ too: timm, apex and NVIDIA's LAMB divide all gradients
+    by their global norm if it is above 1 (:func:`functorch_optim.clip_by_global_norm` before this),
+    ``pytorch_optimizer`` and ``torch_optimizer`` limit ``norm(p)`` to 10.
 
     Args:
         lr: learning rate, at least 0; like every number here, a Python number, a scalar array or a schedule.

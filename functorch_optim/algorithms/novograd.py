@@ -5,10 +5,10 @@ from typing import Annotated, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from functorch_optim import axes, trees
+from functorch_optim import axes
 from functorch_optim.base import GradientTransformation, exportable
 from functorch_optim.core.lift import lift
-from functorch_optim.core.numerics import sqrt, zeros_like
+from functorch_optim.core.numerics import sqrt, wide_zeros_like, zeros_like
 from functorch_optim.core.rule import Rule
 from functorch_optim.hyperparams import (
     Beta,
@@ -58,8 +58,9 @@ class NovoGrad(Rule):
     axis_name: PyTree
 
     def init(self, param: Array, hyperparams: PyTree) -> NovoGradState:
-        zero = jnp.zeros((), jnp.finfo(trees.slot_dtype(param)).dtype)
-        return NovoGradState(None, zeros_like(param), zero, jnp.zeros_like(zero) if self.amsgrad else None)
+        wide: PyTree = wide_zeros_like(param)  # its sum is where the parameter is, in at least float32 as NVIDIA's
+        zero, other = (self.sum_over_parameter(jnp.sum(jnp.real(wide))) for _ in range(2))
+        return NovoGradState(None, zeros_like(param), zero, other if self.amsgrad else None)
 
     def scalars(self, step: Numeric, hyperparams: PyTree) -> NovoGradScalars:
         beta1, beta2 = hyperparams.betas
@@ -126,7 +127,7 @@ def novograd(
 
     Returns:
         A transformation with the state :class:`NovoGradState`: one slot of the parameter's shape and dtype, and one or
-        two scalars. The sum is over the real and the imaginary part of a complex parameter.
+        two scalars in float32 or wider. The sum is over the real and the imaginary part of a complex parameter.
 
     Raises:
         ValueError: an option outside its range; inside ``shard_map`` without ``axis_name``, an array that varies or

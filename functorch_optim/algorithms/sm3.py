@@ -1,15 +1,16 @@
 """SM3: Adagrad with one accumulator for each row, column, and slice along other dimensions."""
 
 import functools
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from functorch_optim import axes, trees
+from functorch_optim.alike import in_place_of
 from functorch_optim.base import GradientTransformation, exportable
 from functorch_optim.core.lift import lift
-from functorch_optim.core.numerics import lerp, zeros_like
+from functorch_optim.core.numerics import lerp, sqrt, zeros_like
 from functorch_optim.core.rule import Rule
 from functorch_optim.hyperparams import (
     Beta,
@@ -60,8 +61,8 @@ class SM3(Rule):
     complex_hint = "SM3 does not support complex parameters"
 
     lr: LearningRate
-    momentum: MomentumRate
-    eps: Epsilon
+    momentum: Annotated[MomentumRate, "decay rate of the average of the directions"]
+    eps: Annotated[Epsilon, "added under the root"]
     maximize: Maximize
     axis_name: PyTree
 
@@ -88,7 +89,8 @@ class SM3(Rule):
         old = [own for name in _ACCUMULATORS if (own := getattr(slots, name)) is not None]
         bound = functools.reduce(jnp.minimum, old) + grad * grad
         new = [self._over(jnp.max(bound, others, keepdims=True, initial=0), others) for others in _others(grad)]
-        direction = jax.lax.rsqrt(bound + scalars.eps) * grad
+        new = [in_place_of(*pair) for pair in zip(old, new, strict=True)]
+        direction = grad / sqrt(bound + scalars.eps)
         buffer = slots.momentum_buffer
         if buffer is not None:
             direction = buffer = lerp(buffer, direction, scalars.momentum)
@@ -131,7 +133,7 @@ def sm3(
         lr: learning rate, at least 0; like every number here, a Python number, a scalar array or a schedule. The
             authors' code has no default; it needs a warmup.
         momentum: decay rate of the average of the directions, in [0, 1).
-        eps: added to the denominator, here inside the root, at least 0.
+        eps: added under the root, at least 0.
         maximize: whether to ascend.
         axis_name: inside ``shard_map``, the tree of the parameters' PartitionSpecs, or anything else that
             :mod:`functorch_optim.axes` describes. An accumulator is split like its dimension.
