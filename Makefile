@@ -11,7 +11,7 @@ CACHE := JAX_COMPILATION_CACHE_DIR=$(COMPILED) JAX_PERSISTENT_CACHE_MIN_COMPILE_
   JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1
 PYTEST := $(CACHE) $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
 
-.PHONY: demo demo-sharded test test-all test-torch meshes durations mutants notebooks docs wheel stubs lint ruff pyright hooks bench bench-overhead bench-sparse bench-lbfgs bench-averaging bench-monitoring bench-skipping bench-loops bench-compile bench-checkpoint bench-sharded-checkpoint bench-precision bench-muon bytes parity coverage figures reference
+.PHONY: demo demo-sharded test test-all test-torch meshes durations mutants notebooks docs wheel stubs lint ruff pyright hooks bench bench-overhead bench-sparse bench-lbfgs bench-averaging bench-monitoring bench-skipping bench-loops bench-compile bench-checkpoint bench-sharded-checkpoint bench-precision bench-muon bench-training bytes parity coverage figures reference
 .DELETE_ON_ERROR:
 
 $(VENV)/.made:
@@ -129,6 +129,9 @@ bench-precision: $(VENV)/.test ## slots and parameters in fewer bytes
 
 bench-muon: $(VENV)/.test ## what variants of Muon bring on a small transformer, and their time
 	$(BIN)/python -m benchmarks.muon $(ARGS)
+
+bench-training: $(VENV)/.test ## where every optimizer gets on three small problems: 40 minutes
+	$(BIN)/python -m benchmarks.training $(ARGS)
 
 bench-checkpoint: $(VENV)/.torch ## saving and loading, against torch
 	$(BIN)/python -m benchmarks.checkpoint $(ARGS)

@@ -33,6 +33,22 @@ def ratios(cases: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     return found
 
 
+def settings(salt: str) -> dict[Any, Any]:
+    """What matplotlib is told for all plots of the pages."""
+    colors = dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), GRAY)
+    return {"svg.hashsalt": salt, "font.size": 10, "svg.fonttype": "path", **colors}
+
+
+def save(figure: Any, path: pathlib.Path) -> None:
+    """Write a figure without what differs from run to run."""
+    from matplotlib import pyplot
+
+    text = io.StringIO()
+    figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    pyplot.close(figure)
+    path.write_text(re.sub(r"[ \t]+$", "", text.getvalue(), flags=re.MULTILINE))
+
+
 def draw(cases: list[dict[str, Any]], path: pathlib.Path) -> None:
     import matplotlib
 
@@ -40,9 +56,7 @@ def draw(cases: list[dict[str, Any]], path: pathlib.Path) -> None:
     from matplotlib import pyplot
 
     every = ratios(cases)
-    settings: dict[Any, Any] = {"svg.hashsalt": "speed", "font.size": 10, "text.color": GRAY, "axes.labelcolor": GRAY}
-    settings |= {"axes.edgecolor": GRAY, "xtick.color": GRAY, "ytick.color": GRAY, "svg.fonttype": "path"}
-    with pyplot.rc_context(settings):
+    with pyplot.rc_context(settings("speed")):
         figure, axis = pyplot.subplots(figsize=(7.5, 0.34 * len(every) + 1.5), layout="constrained")
         for kind, (title, mark, color) in MARKS.items():
             points = [(row[kind], index) for index, row in enumerate(every.values()) if kind in row]
@@ -58,7 +72,4 @@ def draw(cases: list[dict[str, Any]], path: pathlib.Path) -> None:
         axis.invert_yaxis()
         axis.spines[["top", "right"]].set_visible(False)
         figure.legend(loc="outside lower center", ncols=3, frameon=False)
-        text = io.StringIO()
-        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-        pyplot.close(figure)
-    path.write_text(re.sub(r"[ \t]+$", "", text.getvalue(), flags=re.MULTILINE))
+        save(figure, path)

@@ -292,6 +292,8 @@ ELSEWHERE = {
     "lbfgs": ("LBFGS", "test_quasi_newton.py"),
     "bfgs": ("BFGS", "test_quasi_newton.py"),
     "normuon": ("NorMuon", "test_muon.py"),
+    "prodigy": ("Prodigy", "test_distance.py"),
+    "dadapt_adam": ("DAdaptAdam", "test_distance.py"),
     "muon_adamw": ("MuonAdamW", "test_muon.py"),
 }
 

@@ -9,17 +9,25 @@ import jax
 import pytest
 
 from tests.algorithms import FULL
+from tests.beyond_torch import BEYOND_TORCH
 
+BEYOND = {*BEYOND_TORCH, *[row.title for row in BEYOND_TORCH.values()]}
+OF_ALL = ("test_algorithms.py", "test_parity.py", "test_signatures.py")  # where they are tested all the same
+OPTIMIZED = bool(os.environ.get("OPTIMIZED"))
 FLAGS = ["--xla_force_host_platform_device_count=8"]
 # These flags halve the compile time. With OPTIMIZED, XLA compiles as it does for users; CI compares the trajectories
 # in that mode too. XLA aborts on unknown and removed flags.
-if not os.environ.get("OPTIMIZED") and jax.__version_info__ < (0, 13):
+if not OPTIMIZED and jax.__version_info__ < (0, 13):
     FLAGS += ["--xla_backend_optimization_level=1", "--xla_llvm_disable_expensive_passes=true"]
     FLAGS += ["--xla_cpu_parallel_codegen_split_count=1"]
     FLAGS += ["--xla_cpu_use_fusion_emitters=false"] if jax.__version_info__ < (0, 11) else []
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS])  # read when the first array is created
 
-collect_ignore = ["torch_run.py", "reference/record.py"]  # no tests or doctests; importing them needs torch
+collect_ignore = [
+    "oracles.py",
+    "torch_run.py",
+    "reference/record.py",
+]  # no tests or doctests; importing them needs torch
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -30,13 +38,26 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 
 def pytest_collection_modifyitems(config, items):
-    """Skip tests marked ``full`` unless in ``make test-all`` or named explicitly."""
-    if FULL or any("::" in argument for argument in config.args):
+    """Skip tests marked ``full`` unless in ``make test-all`` or named explicitly.
+
+    Outside of it, and if XLA compiles as for users, the algorithms that torch does not have pass only the tests of their
+    numbers.
+    """
+    if any("::" in argument for argument in config.args):
         return
-    kept = [item for item in items if item.get_closest_marker("full") is None]
+    kept = items if FULL else [item for item in items if item.get_closest_marker("full") is None]
+    if not FULL or OPTIMIZED:
+        kept = [item for item in kept if (item.path.name in OF_ALL and not OPTIMIZED) or not is_beyond_torch(item)]
     if len(kept) < len(items):
         config.hook.pytest_deselected(items=[item for item in items if item not in kept])
         items[:] = kept
+
+
+def is_beyond_torch(item):
+    """Whether a test is of an algorithm that torch does not have: its name, its class or a case is a parameter."""
+    parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    names = [value[0] if isinstance(value, tuple) and value else value for value in parameters]
+    return any(isinstance(name, str) and name in BEYOND for name in names)
 
 
 MAPS = pathlib.Path("/proc/self/maps")

@@ -78,6 +78,8 @@ MANUAL = {
     "monitor_sometimes": lambda axis: fo.monitor(
         fo.adam(lr=fo.schedules.cosine_annealing(0.1, T_max=4)), every=3, axis_name=axis
     ),
+    "prodigy": lambda axis: fo.prodigy(weight_decay=0.1, d0=1e-3, axis_name=axis),
+    "dadapt_adam": lambda axis: fo.dadapt_adam(weight_decay=0.1, d0=1e-3, axis_name=axis),
     "cautious": lambda axis: fo.cautious(fo.adamw(lr=0.1), axis_name=axis),
     "cautious_direction": lambda axis: fo.chain(
         fo.cautious(fo.scale_by_adam(), True, axis_name=axis), fo.scale_by_learning_rate(0.1)

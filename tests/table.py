@@ -9,6 +9,7 @@ import functorch_optim as fo
 from functorch_optim.base import transformation
 from functorch_optim.combinators import Wrapper
 from tests.algorithms import ALGORITHMS, FULL, names
+from tests.beyond_torch import BEYOND_TORCH
 
 
 class Given(Wrapper):
@@ -131,6 +132,8 @@ TABLE = {
     "inject_schedule": fo.inject(fo.adamw, lr=fo.schedules.warmup_cosine(0.1, 1, 8), betas=(0.9, 0.99)),
     "inject_factory": fo.inject(clipped, lr=0.1, max_norm=1.0),
     "lookahead": fo.lookahead(fo.adam(lr=0.1), every=2),
+    "prodigy": fo.prodigy(weight_decay=0.1, d0=1e-3),
+    "dadapt_adam": fo.dadapt_adam(weight_decay=0.1, d0=1e-3),
     "cautious": fo.cautious(fo.adamw(lr=0.1)),
     "cautious_direction": fo.chain(fo.cautious(fo.scale_by_adam(), plus_one=True), fo.scale_by_learning_rate(0.1)),
     "sam": given(fo.sam(fo.adam(lr=0.1), rho=0.1), grad_fn=slope),
@@ -149,5 +152,6 @@ FORMS = {
     "adam_maximize", "sgd_plain", "sgd_dampened", "adafactor_decay", "rprop_direction",
     "scale_by_schedule", "freeze", "named_chain", "set_to_zero", "inject",
 }  # fmt: skip
+FORMS |= BEYOND_TORCH.keys() - {"lion", "lamb", "schedule_free_adamw"} | {"dadapt_adam"}
 if not FULL:
     TABLE = {name: tx for name, tx in TABLE.items() if name not in FORMS}

@@ -262,6 +262,7 @@ def test_state_dicts_cross_with_the_authors_package(name, x64):
             np.testing.assert_allclose(other, tensor.detach().numpy(), rtol=1e-9, atol=1e-12)
 
 
-def test_complex_parameters_are_refused():
-    with pytest.raises(RuntimeError, match="prodigy does not support complex parameters: the parameter 'w'"):
-        fo.prodigy().init({"w": jnp.ones(2, jnp.complex64)})
+@pytest.mark.parametrize("tx", [fo.prodigy(), fo.dadapt_adam()])
+def test_complex_parameters_are_refused(tx):
+    with pytest.raises(RuntimeError, match="does not support complex parameters: the parameter 'w'"):
+        tx.init({"w": jnp.ones(2, jnp.complex64)})
