@@ -1,10 +1,10 @@
 """Compare where the optimizers get on three small problems: ``make bench-training``, about 40 minutes.
 
-The problems are a noisy quadratic, the network of ``make demo`` on the digits, and for some optimizers a character-level
-GPT. Each optimizer takes the best of three rates, on a seed of its own, and then runs with three other seeds. All have
-the same warm-up and the same linear decay to zero, except for the Schedule-Free methods, which keep the rate after the
-warm-up. Other options are the defaults. An optimizer whose best rate is at the edge of its three is marked: it may do
-better with another.
+The problems are a noisy quadratic, the network of ``make demo`` on the digits, and for some optimizers a small GPT on
+characters. Each optimizer takes the best of three rates, on a seed of its own, and then runs with three other seeds.
+All have the same warm-up and the same linear decay to zero, except for the Schedule-Free methods, which keep the rate
+after the warm-up. Other options are the defaults. An optimizer whose best rate is at the edge of its three is marked:
+it may do better with another.
 """
 
 import statistics

@@ -63,6 +63,7 @@ from functorch_optim.selection import MaskedState, masked, partition
 from functorch_optim.sharded_state import abstract_state, init_sharded, state_shardings
 from functorch_optim.sparse_grad import value_and_sparse_grad
 from functorch_optim.transforms.accumulation import AccumulateState, CountedAccumulateState, accumulate
+from functorch_optim.transforms.adagc import AdaGCState, clip_by_adagc
 from functorch_optim.transforms.adaptive_clipping import (
     ClipByPercentileState,
     ClipByZscoreState,
@@ -129,6 +130,7 @@ __all__ = [
     "AccumulateState",
     "AdEMAMixState",
     "AdaBeliefState",
+    "AdaGCState",
     "AdadeltaState",
     "AdafactorState",
     "AdagradState",
@@ -216,6 +218,7 @@ __all__ = [
     "centralize",
     "chain",
     "checkpoint",
+    "clip_by_adagc",
     "clip_by_block_rms",
     "clip_by_global_norm",
     "clip_by_norm",

@@ -40,8 +40,7 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
 def pytest_collection_modifyitems(config, items):
     """Skip tests marked ``full`` unless in ``make test-all`` or named explicitly.
 
-    Outside of it, and if XLA compiles as for users, the algorithms that torch does not have pass only the tests of their
-    numbers.
+    Outside of it, and if XLA compiles as for users, algorithms that torch does not have pass the tests of numbers only.
     """
     if any("::" in argument for argument in config.args):
         return

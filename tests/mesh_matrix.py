@@ -258,7 +258,7 @@ GROUPS = {
     "Adafactor": re.compile("adafactor"),
     "Muon, NorMuon": re.compile("muon"),
     "norms: clipping, normalizing, projections, SAM": re.compile(
-        "clip_by_(global|norm|block|z|perc)|adaptive|zero_nans|centralize|normalize|scale_by_(trust|param)|project_(s|l)"
+        "clip_by_(global|norm|block|z|perc|adagc)|adaptive|zero_nans|centralize|normalize|scale_by_(trust|param)|project_(s|l)"
         "|sam|chain|inject_factory|mars|exact_mars|cautious|lamb|lars|novograd|sm3|prodigy|dadapt_adam"
     ),
     "skips, accumulation, monitors": re.compile("skip|accumulate|monitor"),

@@ -44,6 +44,7 @@ MANUAL = {
     "clip_by_block_rms": lambda axis: fo.clip_by_block_rms(0.5, axis_name=axis),
     "adaptive_grad_clip": lambda axis: fo.adaptive_grad_clip(0.1, axis_name=axis),
     "clip_by_zscore": lambda axis: fo.clip_by_zscore(z=0.1, warmup=2, axis_name=axis),
+    "clip_by_adagc": lambda axis: fo.clip_by_adagc(warmup_steps=2, axis_name=axis),
     "clip_by_percentile": lambda axis: fo.clip_by_percentile(history=3, axis_name=axis),
     "zero_nans": lambda axis: fo.zero_nans(axis_name=axis),
     "centralize": lambda axis: fo.centralize(axis_name=axis),

@@ -51,6 +51,7 @@ TABLE = {
     "clip_by_block_rms": fo.clip_by_block_rms(0.5),
     "adaptive_grad_clip": fo.adaptive_grad_clip(0.1),
     "clip_by_zscore": fo.clip_by_zscore(z=0.1, warmup=2),
+    "clip_by_adagc": fo.clip_by_adagc(warmup_steps=2),
     "clip_by_percentile": fo.clip_by_percentile(history=3),
     "zero_nans": fo.zero_nans(),
     "centralize": fo.centralize(),
