@@ -72,4 +72,5 @@ def test_with_adamw_it_is_the_packages(weight_decay, x64):
         updates, state = tx.update(jax.tree.map(jnp.asarray, spikes(step)), state, params)
         params = fo.apply_updates(params, updates)
         for key, tensor in tensors.items():
-            np.testing.assert_allclose(params[key], tensor.detach().numpy(), rtol=1e-10, atol=1e-12)
+            # the package sums the norm of all gradients in float32, and bounds the first ones by it
+            np.testing.assert_allclose(params[key], tensor.detach().numpy(), rtol=1e-6, atol=1e-7)

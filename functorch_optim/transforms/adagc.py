@@ -51,9 +51,11 @@ class AdaGC(Options, Transform):
         del params, extra
         who, values, step = self._call_name(), self.at(state.step), next_step(state.step)
         whole, norms = norm_of(updates, self.axis_name, who), leaf_norms(updates, self.axis_name, who)
-        early, bounds = as_float(step) < values.warmup_steps, trees.align(updates, state.gamma, "the norms gamma")
-        leaves, treedef = jax.tree.flatten(updates, is_leaf=trees.is_leaf)
-        own = treedef.flatten_up_to(norms)
+        early, (_, leaves, treedef) = (
+            as_float(step) < values.warmup_steps,
+            trees.named_leaves(updates, none_is_leaf=True),
+        )
+        own, bounds = (treedef.flatten_up_to(tree) for tree in (norms, state.gamma))
         results = [
             (leaf, bound)
             if trees.is_absent(leaf)
