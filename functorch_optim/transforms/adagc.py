@@ -136,8 +136,8 @@ def clip_by_adagc(
         >>> state = tx.init(jnp.zeros(1))
         >>> for grad in (0.5, 8.0):
         ...     updates, state = tx.update(jnp.array([grad]), state)
-        >>> updates.round(4).tolist()
-        [0.525]
+        >>> round(updates.item(), 4)
+        0.525
     """
     named = axes.as_axes(axis_name, "clip_by_adagc")
     return transformation(AdaGC(lambda_rel, lambda_abs, beta, warmup_steps, eps, named))
