@@ -38,7 +38,7 @@ demo-sharded: $(VENV)/.demo  ## train a transformer on eight devices, kill it, r
 	$(BIN)/python -m functorch_optim.demo.sharded $(ARGS)
 
 test: $(VENV)/.test      ## for contributors: test every algorithm, pair of flags, feature and format, the README
-	@echo "about 6 minutes on two cores, less the next time"
+	@echo "about 8 minutes on two cores, less the next time"
 	$(PYTEST) -m "not torch" $(ARGS)
 
 test-all: $(VENV)/.torch ## test every combination, long runs, kills and injected errors, with a live torch

@@ -12,7 +12,8 @@ from tests.algorithms import FULL
 from tests.beyond_torch import BEYOND_TORCH
 
 BEYOND = {*BEYOND_TORCH, *[row.title for row in BEYOND_TORCH.values()]}
-OF_ALL = ("test_algorithms.py", "test_parity.py", "test_signatures.py")  # where they are tested all the same
+OF_ALL = ("test_algorithms.py", "test_signatures.py")  # files that test them all the same, and tests that do
+NUMBERS = ("test_float64_trajectory", "test_four_steps_by_hand")
 OPTIMIZED = bool(os.environ.get("OPTIMIZED"))
 FLAGS = ["--xla_force_host_platform_device_count=8"]
 # These flags halve the compile time. With OPTIMIZED, XLA compiles as it does for users; CI compares the trajectories
@@ -46,10 +47,15 @@ def pytest_collection_modifyitems(config, items):
         return
     kept = items if FULL else [item for item in items if item.get_closest_marker("full") is None]
     if not FULL or OPTIMIZED:
-        kept = [item for item in kept if (item.path.name in OF_ALL and not OPTIMIZED) or not is_beyond_torch(item)]
+        kept = [item for item in kept if not is_beyond_torch(item) or (not OPTIMIZED and is_of_all(item))]
     if len(kept) < len(items):
-        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+        chosen = set(kept)
+        config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
         items[:] = kept
+
+
+def is_of_all(item):
+    return item.path.name in OF_ALL or getattr(item, "originalname", "") in NUMBERS
 
 
 def is_beyond_torch(item):

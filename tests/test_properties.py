@@ -288,6 +288,8 @@ def test_low_precision_parameters_keep_their_dtype(dtype):
 REAL_ONLY = {
     name: ALGORITHMS[base].title for name in TABLE if (base := name.split("_")[0]) in names(takes_complex=False)
 } | {"project_simplex": "project_simplex"}
+OTHERS = {"exact_mars": "MARS", "prodigy": "prodigy", "dadapt_adam": "dadapt_adam"}
+REAL_ONLY |= {name: title for name, title in OTHERS.items() if name in TABLE}
 
 
 @pytest.mark.parametrize("name", REAL_ONLY)

@@ -232,6 +232,17 @@ def bias_correction(use: bool, betas: PyTree, step: Numeric) -> Numeric:
     return scalar_sqrt(one_minus_power(betas[1], step)) / one_minus_power(betas[0], step) if use else 1.0
 
 
+def most(distance: jax.Array, growth_rate: Numeric) -> jax.Array:
+    """Return the largest next estimate: infinite, without a derivative, if the rate is.
+
+    Example:
+        >>> most(jnp.float32(2.0), 1.5).item(), most(jnp.float32(2.0), float("inf")).item()
+        (3.0, inf)
+    """
+    unbounded = jnp.isinf(growth_rate)
+    return jnp.where(unbounded, jnp.inf, distance * jnp.where(unbounded, 1.0, growth_rate))
+
+
 def _largest(values: Sequence[PyTree]) -> PyTree:
     result = values[0]
     for value in values[1:]:

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from functorch_optim.optim.distance import DistanceOptimizer
 from functorch_optim.optim.optimizer import Optimizer
 from functorch_optim.optim.param_groups import GroupRules
+from functorch_optim.optim.distance import DistanceOptimizer
 from functorch_optim.optim.schedule_free import ScheduleFreeOptimizer
 
 __all__ = [
@@ -651,8 +651,8 @@ class SM3(Optimizer):
     Args:
         params: the parameters, in any form that :class:`functorch_optim.optim.Optimizer` takes.
         lr: learning rate, at least 0.
-        momentum: decay rate of the average of the gradients, in [0, 1).
-        eps: added to the denominator outside the root, at least 0.
+        momentum: decay rate of the average of the directions, in [0, 1).
+        eps: added under the root, at least 0.
         foreach: stored in the groups, without any other effect.
         maximize: whether to ascend.
         differentiable: whether a step may be traced, as for :class:`functorch_optim.optim.Optimizer`.
