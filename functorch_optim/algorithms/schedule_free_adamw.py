@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from functorch_optim.algorithms.schedule_free import Moves, ScheduleFree, WarmupSteps, moved, warmed_up
 from functorch_optim.base import GradientTransformation, exportable
@@ -31,27 +32,20 @@ class Scalars(NamedTuple):
     beta2: Beta
     bias_correction2: Numeric
     eps: Numeric
+    adaptive: Numeric | None = None  # if it is 0, the direction is the gradient
 
 
-class ScheduleFreeAdamW(ScheduleFree):
-    title = "AdamWScheduleFree"
+class WithSecondMoment(ScheduleFree, abstract=True):
+    """Base of the Schedule-Free methods that divide by the root of the second moment."""
+
     state = ScheduleFreeAdamWState
     normalizes = True
 
     betas: Betas
     eps: Epsilon
-    warmup_steps: WarmupSteps
 
     def init(self, param: Array, hyperparams: PyTree) -> ScheduleFreeAdamWState:
         return ScheduleFreeAdamWState(None, None, None, None, copy_of(param), zeros_like(param))
-
-    def carry(
-        self, step: Numeric, hyperparams: PyTree, carried: dict[str, PyTree]
-    ) -> tuple[Scalars, dict[str, PyTree]]:
-        beta1, beta2 = hyperparams.betas
-        lr = warmed_up(hyperparams.lr, step, hyperparams.warmup_steps)
-        moves, after = self.averaging(step, lr, beta1, hyperparams, carried)
-        return Scalars(moves, beta2, one_minus_power(beta2, step), hyperparams.eps), after
 
     def update(
         self,
@@ -62,10 +56,25 @@ class ScheduleFreeAdamW(ScheduleFree):
         decay: jax.Array | None = None,
     ) -> tuple[jax.Array, ScheduleFreeAdamWState]:
         exp_avg_sq = average_of_squares(slots.exp_avg_sq, grad, scalars.beta2)
-        direction = grad / (sqrt(exp_avg_sq / scalars.bias_correction2) + scalars.eps)
+        normalized = grad / (sqrt(exp_avg_sq / scalars.bias_correction2) + scalars.eps)
+        direction = normalized if scalars.adaptive is None else jnp.where(scalars.adaptive > 0, normalized, grad)
         direction = direction if decay is None else direction + decay
         delta, z = moved(scalars.moves, direction, param, slots.z)
         return delta, slots._replace(z=z, exp_avg_sq=exp_avg_sq)
+
+
+class ScheduleFreeAdamW(WithSecondMoment):
+    title = "AdamWScheduleFree"
+
+    warmup_steps: WarmupSteps
+
+    def carry(
+        self, step: Numeric, hyperparams: PyTree, carried: dict[str, PyTree]
+    ) -> tuple[Scalars, dict[str, PyTree]]:
+        beta1, beta2 = hyperparams.betas
+        lr = warmed_up(hyperparams.lr, step, hyperparams.warmup_steps)
+        moves, after = self.averaging(step, lr, beta1, hyperparams, carried)
+        return Scalars(moves, beta2, one_minus_power(beta2, step), hyperparams.eps), after
 
 
 @explains_names

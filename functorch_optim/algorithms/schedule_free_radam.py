@@ -1,41 +1,21 @@
 """Schedule-Free RAdam: RAdam with an average in place of the first moment and of a schedule."""
 
-from typing import Annotated, NamedTuple
-
-import jax
-import jax.numpy as jnp
+from typing import Annotated
 
 from functorch_optim.algorithms.radam import rectification
-from functorch_optim.algorithms.schedule_free import Moves, ScheduleFree, moved
-from functorch_optim.algorithms.schedule_free_adamw import ScheduleFreeAdamWState
+from functorch_optim.algorithms.schedule_free_adamw import Scalars, WithSecondMoment
 from functorch_optim.base import GradientTransformation
 from functorch_optim.core.lift import lift
-from functorch_optim.core.numerics import average_of_squares, copy_of, sqrt, zeros_like
 from functorch_optim.core.scalar_math import on_host, one_minus_power
-from functorch_optim.hyperparams import Beta, BetaOption, Betas, Epsilon, Hyperparameter
+from functorch_optim.hyperparams import BetaOption, Hyperparameter
 from functorch_optim.option_names import explains_names
-from functorch_optim.typing import Array, Numeric, PyTree
+from functorch_optim.typing import Numeric, PyTree
 
 
-class Scalars(NamedTuple):
-    moves: Moves
-    beta2: Beta
-    bias_correction2: Numeric
-    eps: Numeric
-    adaptive: Numeric
-
-
-class ScheduleFreeRAdam(ScheduleFree):
+class ScheduleFreeRAdam(WithSecondMoment):
     title = "RAdamScheduleFree"
-    state = ScheduleFreeAdamWState
-    normalizes = True
 
-    betas: Betas
-    eps: Epsilon
     silent_sgd_phase: Annotated[bool, "whether the first updates leave the parameters alone instead of being SGD"]
-
-    def init(self, param: Array, hyperparams: PyTree) -> ScheduleFreeAdamWState:
-        return ScheduleFreeAdamWState(None, None, None, None, copy_of(param), zeros_like(param))
 
     def carry(
         self, step: Numeric, hyperparams: PyTree, carried: dict[str, PyTree]
@@ -46,21 +26,6 @@ class ScheduleFreeRAdam(ScheduleFree):
         lr = hyperparams.lr * (rectified + (1 - adaptive) * float(not self.silent_sgd_phase))
         moves, after = self.averaging(step, lr, beta1, hyperparams, carried)
         return Scalars(moves, beta2, one_minus_power(beta2, step), hyperparams.eps, adaptive), after
-
-    def update(
-        self,
-        grad: jax.Array,
-        param: jax.Array,
-        slots: ScheduleFreeAdamWState,
-        scalars: Scalars,
-        decay: jax.Array | None = None,
-    ) -> tuple[jax.Array, ScheduleFreeAdamWState]:
-        exp_avg_sq = average_of_squares(slots.exp_avg_sq, grad, scalars.beta2)
-        normalized = grad / (sqrt(exp_avg_sq / scalars.bias_correction2) + scalars.eps)
-        direction = jnp.where(scalars.adaptive > 0, normalized, grad)
-        direction = direction if decay is None else direction + decay
-        delta, z = moved(scalars.moves, direction, param, slots.z)
-        return delta, slots._replace(z=z, exp_avg_sq=exp_avg_sq)
 
 
 @explains_names
@@ -106,6 +71,7 @@ def schedule_free_radam(
     and Beyond", 2019. The threshold of 4 is the package's; torch's RAdam takes 5.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> tx, y = schedule_free_radam(lr=0.1), jnp.array([1.0])
         >>> updates, state = tx.update(y, tx.init(y), y)
         >>> updates.tolist()
