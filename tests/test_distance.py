@@ -266,3 +266,48 @@ def test_state_dicts_cross_with_the_authors_package(name, x64):
 def test_complex_parameters_are_refused(tx):
     with pytest.raises(RuntimeError, match="does not support complex parameters: the parameter 'w'"):
         tx.init({"w": jnp.ones(2, jnp.complex64)})
+
+
+@each_name
+def test_a_step_by_closure_is_the_step_of_its_gradient(name, x64):
+    def loss(params, scale):
+        return scale * sum(jnp.sum((leaf - 1.0) ** 2) for leaf in params)
+
+    start = [jnp.array([3.0, -1.0]), jnp.array(2.0)]
+    one, other = (getattr(optim, TITLES[name])(start, d0=0.1) for _ in range(2))
+    for _ in range(3):
+        one.step(loss, 0.5)
+        other.backward(loss, 0.5)
+        other.step()
+        other.zero_grad()
+    chex.assert_trees_all_close(one.params, other.params, rtol=1e-12)
+
+
+@each_name
+def test_one_gradient_that_is_nan_leaves_the_other_parameters_alone(name, x64):
+    tx, params = getattr(fo, name)(d0=0.1), {"good": jnp.ones(2), "bad": jnp.ones(2)}
+    state = tx.init(params)
+    for bad in (jnp.nan, 1.0, 1.0):
+        updates, state = tx.update({"good": jnp.ones(2), "bad": jnp.full(2, bad)}, state, params)
+        params = fo.apply_updates(params, updates)
+    assert np.all(np.isnan(params["bad"])) and np.all(np.isfinite(params["good"])) and np.isfinite(state.d)
+
+
+@each_name
+def test_cautious_sees_what_it_must_not_mask(name):
+    make = getattr(fo, name)
+    for options in ({"maximize": True}, {"weight_decay": 0.1, "decouple": True}):
+        with pytest.raises(ValueError, match="cautious"):
+            fo.cautious(make(**options)).init(jnp.ones(2))
+    fo.cautious(make(weight_decay=0.1, decouple=False)).init(jnp.ones(2))
+
+
+@each_name
+def test_hooks_may_rewrite_state_dicts(name, x64):
+    optimizer, other = made(name, d0=1e-3), made(name)
+    for index in (1, 2):
+        step(optimizer, index)
+    optimizer.register_state_dict_post_hook(lambda _, saved: {"inside": saved})
+    other.register_load_state_dict_pre_hook(lambda _, saved: saved["inside"])
+    other.load_state_dict(optimizer.state_dict())
+    np.testing.assert_array_equal(other.state["matrix"]["d"], optimizer.state["matrix"]["d"])

@@ -238,3 +238,53 @@ def test_checkpoints_cross_with_the_authors_package(name, dtype, evaluates, x64)
     for each in (ours, here):
         close(each.params, tensors, dtype)
     close({key: value.detach().numpy() for key, value in there_tensors.items()}, tensors, dtype)
+
+
+@each_name
+def test_links_that_would_part_y_from_z_are_refused(name):
+    tx = getattr(fo, name)()
+    for last in (fo.scale(0.1), fo.clip_by_global_norm(0.05), fo.keep_nonnegative()):
+        with pytest.raises(ValueError, match="would not get the parameters of the step"):
+            fo.chain(tx, last).init(jnp.ones(2))
+    fo.chain(fo.clip_by_global_norm(1.0), tx, fo.ema(0.9)).init(jnp.ones(2))
+
+
+def test_evaluation_tells_what_does_not_fit():
+    tx, params = fo.schedule_free_sgd(), {"w": jnp.ones((2, 3))}
+    with pytest.raises(ValueError, match="the slot z of the parameter 'w' has shape"):
+        fo.eval_params(tx.init(params), {"w": jnp.zeros(3)})
+    several = jax.vmap(tx.init)(params)
+    with pytest.raises(ValueError, match=r"inside jax\.vmap too"):
+        fo.eval_params(several, params)
+    masked = fo.masked(fo.schedule_free_sgd(foreach=True), {"a": True, "b": False})
+    params = {"a": jnp.ones(2), "b": jnp.ones(3)}
+    with pytest.raises(ValueError, match="leave foreach out there"):
+        fo.eval_params(masked.init(params), params)
+
+
+@each_name
+def test_state_and_mode_change_together(name, x64):
+    optimizer = made(name, arrays(draw(0)))
+    for seed in range(1, 8):
+        optimizer.step(arrays(draw(seed)))
+    y = dict(optimizer.params)
+    _, params, state = optimizer.functional()
+    optimizer.eval()
+    optimizer.restore(params, state)
+    optimizer.train()  # it already is in train mode
+    chex.assert_trees_all_equal(dict(optimizer.params), y)
+    optimizer.eval()
+    other = made(name, dict(optimizer.params))
+
+    def fail(_):
+        raise KeyError("a hook")
+
+    other.register_load_state_dict_pre_hook(lambda _, saved: saved["inside"])
+    other.register_load_state_dict_post_hook(fail)
+    with pytest.raises(KeyError, match="a hook"):
+        other.load_state_dict({"inside": optimizer.state_dict()})
+    with pytest.raises(RuntimeError, match="not in train mode"):
+        other.step(arrays(draw(9)))
+    assert "k" not in other.param_groups[0]
+    optimizer.register_state_dict_post_hook(lambda _, saved: {"inside": saved})
+    assert optimizer.state_dict()["inside"]["param_groups"][0]["train_mode"] is False

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from functorch_optim import axes
-from functorch_optim.algorithms.distance import Distance, Leaf, bias_correction, most
+from functorch_optim.algorithms.distance import Distance, Leaf, bias_correction, larger, most
 from functorch_optim.base import GradientTransformation, exportable, transformation
 from functorch_optim.core.numerics import average_of_squares, sqrt, zeros_like
 from functorch_optim.hyperparams import Beta, BetaOption, Hyperparameter
@@ -69,7 +69,7 @@ class DAdaptAdam(Distance):
         root = numbers.root
         numerator = root.value * state.numerator_weighted + root.complement * sums[0]
         d_hat = numerator / (root.complement * sums[1])
-        d = jnp.maximum(state.d, jnp.minimum(d_hat, most(state.d, hyperparams.growth_rate)))
+        d = larger(state.d, jnp.minimum(d_hat, most(state.d, hyperparams.growth_rate)))
         return {"d": d, "numerator_weighted": numerator}
 
     def moved(self, leaf: Leaf, distance: jax.Array) -> jax.Array:

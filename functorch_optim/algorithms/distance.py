@@ -217,7 +217,8 @@ class Distance(Options, Transform):
         return {**self.hyperparams_at(state.step), "d": state.d}
 
     def effects(self, at: Leaves | None) -> list[Effects]:
-        kinds = (Kind.REMEMBERS, Kind.NORMALIZES, Kind.STEPS)
+        kinds = [Kind.SHRINKS] * (self.decouple and self._decays()) + [Kind.ASCENDS] * self.maximize
+        kinds += [Kind.REMEMBERS, Kind.NORMALIZES, Kind.STEPS]
         return for_each(at, tuple(Effect(kind, self.who) for kind in kinds))
 
 
@@ -241,6 +242,16 @@ def most(distance: jax.Array, growth_rate: Numeric) -> jax.Array:
     """
     unbounded = jnp.isinf(growth_rate)
     return jnp.where(unbounded, jnp.inf, distance * jnp.where(unbounded, 1.0, growth_rate))
+
+
+def larger(distance: jax.Array, estimate: jax.Array) -> jax.Array:
+    """Return the estimate if it is larger, else the distance; an estimate that is NaN changes nothing.
+
+    Example:
+        >>> larger(jnp.float32(1.0), jnp.float32(2.0)).item(), larger(jnp.float32(1.0), jnp.float32("nan")).item()
+        (2.0, 1.0)
+    """
+    return jnp.where(estimate > distance, estimate, distance)
 
 
 def _largest(values: Sequence[PyTree]) -> PyTree:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from functorch_optim import axes
-from functorch_optim.algorithms.distance import Distance, Leaf, bias_correction, most
+from functorch_optim.algorithms.distance import Distance, Leaf, bias_correction, larger, most
 from functorch_optim.base import GradientTransformation, exportable, transformation
 from functorch_optim.core.numerics import average, copy_of, sqrt, zeros_like
 from functorch_optim.hyperparams import Beta, BetaOption, Hyperparameter, NonNegative, Option
@@ -85,8 +85,8 @@ class Prodigy(Distance):
         d0, d = jnp.asarray(hyperparams.d0, state.d.dtype), state.d
         numerator = numbers.beta3 * state.d_numerator + d / d0 * numbers.rate * sums[0]
         d_hat = hyperparams.d_coef * numerator / sums[1]
-        d_max = jnp.maximum(state.d_max, d_hat)
-        d = jnp.minimum(d_max, most(jnp.where(d == d0, jnp.maximum(d, d_hat), d), hyperparams.growth_rate))
+        d_max = larger(state.d_max, d_hat)
+        d = jnp.minimum(d_max, most(jnp.where(d == d0, larger(d, d_hat), d), hyperparams.growth_rate))
         return {"d": d, "d_max": d_max, "d_numerator": numerator}
 
     def moved(self, leaf: Leaf, distance: jax.Array) -> jax.Array:

@@ -38,6 +38,7 @@ class ScheduleFree(Rule, abstract=True):
 
     elementwise = True
     needs_params = True
+    comes_last = True
     rate_is_factor = False
     decays_direction = True
     carried = CARRIED

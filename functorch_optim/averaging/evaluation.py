@@ -30,7 +30,8 @@ def eval_params(state: PyTree, params: PyTree) -> PyTree:
         :func:`functorch_optim.master_weights` it is computed from the float32 parameters, and rounded once.
 
     Raises:
-        KeyError: no such method is in the state. ValueError: the momentum is 0, or the structures differ.
+        KeyError: no such method is in the state. ValueError: the momentum is 0 (known only outside ``jax.jit``), the
+            structures or shapes differ, the state is of several runs, or a part of the parameters is packed.
 
     Example:
         >>> import functorch_optim as fo
@@ -75,19 +76,32 @@ def train_params(state: PyTree, params: PyTree) -> PyTree:
 def _moved(state: PyTree, params: PyTree, keep: Callable[[PyTree], Beta], trained: bool) -> PyTree:
     """Mix each parameter with its z; with ``trained``, the parameters are those that are trained."""
     found = _nodes(state, _is_schedule_free)
-    found += [node.unpack(params) for node in _nodes(state, _is_packed)]
+    found += [_unpacked(node, params) for node in _nodes(state, _is_packed)]
     if not found:
         raise KeyError("no state of a Schedule-Free method, such as fo.ScheduleFreeAdamWState")
-    models, treedef = jax.tree.flatten(params)
+    names, models, treedef = trees.named_leaves(params)
     leaves = jax.tree.leaves(_whole(state, params, trained))
     known = [not trained and leaf is not model for leaf, model in zip(leaves, models, strict=True)]
     for one in found:
+        if jnp.ndim(one.momentum):
+            raise ValueError("the state is of several runs, as from jax.vmap: evaluate them inside jax.vmap too")
         share = keep(one.momentum)
         for index, z in enumerate(trees.align(params, one.z, "the slots z")):
             if hasattr(z, "dtype") and not known[index]:
+                trees.check_like(names[index], z, models[index], "the slot z")
                 leaves[index] = mixed(leaves[index], z, share)
     pairs = zip(leaves, models, strict=True)
     return treedef.unflatten([jnp.array(leaf, model.dtype, copy=True) for leaf, model in pairs])
+
+
+def _unpacked(state: ForeachState, params: PyTree) -> PyTree:
+    try:
+        return state.unpack(params)
+    except ValueError as error:
+        raise ValueError(
+            "the slots z of foreach=True are joined, and do not tell which of the parameters a mask or a partition has "
+            f"left out: leave foreach out there ({error})"
+        ) from error
 
 
 def to_average(momentum: PyTree) -> Beta:

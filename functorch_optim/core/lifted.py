@@ -125,7 +125,9 @@ class Lifted(Transform):
         apart = [Effect(Kind.SHRINKS, who)] * (rule.has_decay and getattr(rule, "decoupled_weight_decay", False))
         ascends = [Effect(Kind.ASCENDS, who)] * getattr(rule, "maximize", False)
         remembers = [Effect(Kind.REMEMBERS, who)] * bool(self.slot_names)
-        return (*apart, *ascends, *remembers, *[Effect(Kind.NORMALIZES, who)] * self.rule.normalizes, Effect(kind, who))
+        follows = [Effect(Kind.FOLLOWS, who)] * (rule.comes_last and kind is Kind.STEPS)
+        normalizes = [Effect(Kind.NORMALIZES, who)] * rule.normalizes
+        return (*apart, *ascends, *remembers, *normalizes, Effect(kind, who), *follows)
 
     def update_with(self, scalars: StepScalars, grads: PyTree, state: PyTree, params: PyTree) -> tuple[PyTree, PyTree]:
         """Update with coefficients from elsewhere, for example from the host; ``state``'s own scalars stay."""

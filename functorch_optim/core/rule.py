@@ -72,6 +72,7 @@ class Rule(Options):
     joint: ClassVar[bool] = False  #: whether a step computes something for all parameters together, on a mesh
     decays_direction: ClassVar[bool] = False  #: whether update gets the decay, to add to its direction where it likes
     complex_as_pairs: ClassVar[bool] = False  #: whether a complex parameter is one array of pairs, as for its norm
+    comes_last: ClassVar[bool] = False  #: whether the slots know where the parameters go, so that nothing may change it
     rate_is_factor: ClassVar[bool] = True  #: whether the update is lr times something independent of lr
     decay_options: ClassVar[tuple[str, ...]] = ("weight_decay",)  #: the coefficients of the weight decay
     counts_steps: ClassVar[bool] = True  #: whether an entry of the torch face's state dict has the number of updates

@@ -42,39 +42,29 @@ class DistanceOptimizer(Declared):
         """The options that the transformation takes."""
         return [name for name in self.defaults if name not in ("state_dtype", *FUNCTIONAL_ONLY)]
 
-    def state_dict(self) -> dict[str, PyTree]:
-        """The state, as :meth:`functorch_optim.optim.Optimizer.state_dict` has it, in the authors' layout.
-
-        The scalars of the estimate and the count ``k`` stand in the groups, and some slots are vectors.
-        """
-        saved = super().state_dict()
+    def _as_saved(self, state_dict: dict[str, PyTree]) -> dict[str, PyTree]:
+        """Move the scalars of the estimate and the count to the groups, where the authors have them."""
         scalars = self._engine.state  # pyright: ignore[reportAttributeAccessIssue] a JointTree's
         shared: dict[str, PyTree] = {name: float(getattr(scalars, name)) for name in self._scalars()}
-        for group in saved["param_groups"]:
+        for group in state_dict["param_groups"]:
             group.update(**shared, k=int(scalars.step), **self.same, **self.forgotten)
-        for entry in saved["state"].values():
+        for entry in state_dict["state"].values():
             for name in self._scalars():
                 del entry[name]
             entry["step"] = int(entry["step"])
             entry.update({name: jnp.reshape(entry[name], -1) for name in self.flat if name in entry})
-        return saved
+        return state_dict
 
-    def load_state_dict(
+    def _load(
         self,
         state_dict: Mapping[str, PyTree],
-        match: str | None = None,
+        match: str | None,
         strict: bool = True,
         dtype: DTypeLike | None = None,
         keep: Collection[str] = (),
     ) -> NotLoaded:
-        """Load a state dict of this library or of the authors' package.
-
-        Arguments and errors are those of :meth:`functorch_optim.optim.Optimizer.load_state_dict`.
-
-        Raises:
-            ValueError: also if the authors' groups have an option that is not known here.
-        """
-        return super().load_state_dict(self._with_scalars(state_dict), match, strict, dtype, keep)
+        """Load a state dict of this library or of the authors' package; raise if a group has an unknown option."""
+        return super()._load(self._with_scalars(state_dict), match, strict, dtype, keep)
 
     def _scalars(self) -> tuple[str, ...]:
         engine = self._engine
@@ -92,6 +82,8 @@ class DistanceOptimizer(Declared):
                     raise ValueError(f"{name} of group {index} is {group[name]!r}, and only {value!r} is known here")
             scalars = {name: group[name] for name in self._scalars() if name in group}
             scalars |= {"step": group["k"]} if "k" in group else {}
+            if group.get("k") == 0 and "d" in group:  # D-Adaptation's groups have no d0
+                group = {"d0": group["d"], **group}
             for number in group["params"]:
                 entry = entries.get(number, {})
                 if "exp_avg_sq" in entry:

@@ -45,7 +45,11 @@ class Saved(Edited):
             self._check_alive(wait=False)
             entries, numbers = self._engine.entries(self._layout), self._engine.data_names
             state = write_state_dict(self._layout, self.param_groups, numbers, self._counts, entries)
-        return self._hooks.state_dict_post.replace(self, state)
+        return self._hooks.state_dict_post.replace(self, self._as_saved(state))
+
+    def _as_saved(self, state_dict: dict[str, PyTree]) -> dict[str, PyTree]:
+        """Return a state dict in the layout of a class; one that changes it undoes that in ``_load``."""
+        return state_dict
 
     def load_state_dict(
         self,

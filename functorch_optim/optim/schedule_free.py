@@ -128,34 +128,42 @@ class ScheduleFreeOptimizer(Declared):
         if not self._trains:
             raise RuntimeError(_NOT_TRAINING)
 
-    def state_dict(self) -> dict[str, PyTree]:
-        """The state, as :meth:`functorch_optim.optim.Optimizer.state_dict` has it, which the authors' package loads.
+    def restore(self, params: PyTree, state: PyTree) -> None:
+        """Take parameters and state from a functional loop; the optimizer is then in train mode.
 
-        The groups also have ``train_mode``, and the authors' ``k``, ``weight_sum`` and ``lr_max``, those of the
-        parameter that was updated most often. Save it beside the parameters of the same mode.
+        Errors are those of :meth:`functorch_optim.optim.Optimizer.restore`.
+
+        Example:
+            >>> import jax.numpy as jnp
+            >>> from functorch_optim import optim
+            >>> optimizer = optim.AdamWScheduleFree({"w": jnp.array([1.0])})
+            >>> _, params, state = optimizer.functional()
+            >>> optimizer.restore(params, state)
         """
-        saved = super().state_dict()
-        for group in saved["param_groups"]:
-            entries = [saved["state"][number] for number in group["params"] if number in saved["state"]]
+        with self._transaction.change_lock:
+            super().restore(params, state)
+            self._trains = True
+
+    def _as_saved(self, state_dict: dict[str, PyTree]) -> dict[str, PyTree]:
+        """Add what the authors keep in the groups: the mode, and the scalars of the parameter with most updates."""
+        for group in state_dict["param_groups"]:
+            entries = [state_dict["state"][number] for number in group["params"] if number in state_dict["state"]]
             last = max(entries, key=lambda entry: entry["step"], default={"step": 0, "weight_sum": 0.0, "lr_max": -1.0})
             scalars = {"k": int(last["step"]), "weight_sum": float(last["weight_sum"]), "lr_max": float(last["lr_max"])}
             group.update(train_mode=self._trains, **scalars)
-        return saved
+        return state_dict
 
-    def load_state_dict(
+    def _load(
         self,
         state_dict: Mapping[str, PyTree],
-        match: str | None = None,
+        match: str | None,
         strict: bool = True,
         dtype: DTypeLike | None = None,
         keep: Collection[str] = (),
     ) -> NotLoaded:
-        """Load a state dict of this library or of the authors' package, and its mode.
-
-        Arguments and errors are those of :meth:`functorch_optim.optim.Optimizer.load_state_dict`.
-        """
+        """Load a state dict of this library or of the authors' package, and its mode."""
         modes, own = _split(state_dict)
-        not_loaded = super().load_state_dict(own, match, strict, dtype, keep)
+        not_loaded = super()._load(own, match, strict, dtype, keep)
         self._trains = modes[0] if modes else self._trains
         return not_loaded
 

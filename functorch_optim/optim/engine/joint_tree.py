@@ -92,6 +92,10 @@ class JointTree(ByTree):
             grown[name] = layout.structure.unflatten([*known, *new])
         return self.state._replace(**grown)
 
+    def _unchecked(self, options: Group) -> Group:
+        """Return the options as they are: they are numbers, which are checked together."""
+        return options
+
     def _templates(self, records: Sequence[Group]) -> tuple[tuple[Template, ...], np.ndarray]:
         rates = [record["lr"] for record in records]
         if any(rate not in (0.0, max(rates)) for rate in rates):
