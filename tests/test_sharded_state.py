@@ -49,6 +49,8 @@ def expected(path, leaf, params):
         if path.endswith(end):
             if scales:  # a tile is in one shard
                 return param.sharding.spec
+            if leaf.ndim < param.ndim:  # one number for the parameter
+                return P()
             parts = [*param.sharding.spec, *[None] * param.ndim][: param.ndim]
             added = leaf.ndim - param.ndim  # the history of L-BFGS, in front
             pairs = zip(leaf.shape[added:], param.shape, parts, strict=True)
