@@ -176,6 +176,7 @@ class Distance(Options, Transform):
         """Return a parameter in the dtype in which it is computed."""
         dtype = trees.compute_dtype(grad, param, *slots.values())
         g, p, own = jax.tree.map(lambda x: jnp.asarray(x, dtype), (-grad if self.maximize else grad, param, slots))
+        g, p = (kept(own["s"], x) for x in (g, p))  # compute where the slots are
         return Leaf(g, p, own, *jax.tree.map(lambda x: coefficient(x, dtype), (part, numbers)))
 
     def _decayed(self, leaves: dict[int, Leaf], params: PyTree, coupled: bool) -> dict[int, Leaf]:
