@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from functorch_optim import axes, trees
+from functorch_optim.alike import kept
 from functorch_optim.base import GradientTransformation, exportable, transformation, update_of
 from functorch_optim.combinators import Wrapper
 from functorch_optim.core.lift import lift
@@ -183,13 +184,13 @@ class ExactMARS(Wrapper):
             )
         first = state.inner.step == 0
         leaves, held, treedef = trees.pair(params, state.last_params, "exact_mars", what="last parameter")
-        there = [jnp.where(first, p, last.astype(p.dtype)) for p, last in zip(leaves, held, strict=True)]
+        there = [jnp.where(first, p, kept(p, last.astype(p.dtype))) for p, last in zip(leaves, held, strict=True)]
         _, found, _ = trees.pair(params, with_arguments(grad_fn, extra)(treedef.unflatten(there)), "exact_mars")
         seen = [jnp.zeros_like(p) if g is None else jnp.where(first, 0, g) for p, g in zip(leaves, found, strict=True)]
         grads = [-g for g in seen] if self.maximize else seen
         inner = state.inner._replace(last_grad=treedef.unflatten(grads))
         new, inner = update_of(self.inner, updates, inner, params, {**extra, "grad_fn": grad_fn})
-        last = [p.astype(old.dtype) for p, old in zip(leaves, held, strict=True)]
+        last = [kept(old, p.astype(old.dtype)) for p, old in zip(leaves, held, strict=True)]
         return new, ExactMARSState(treedef.unflatten(last), inner._replace(last_grad=None))
 
     def effects(self, at: Leaves | None) -> list[Effects]:
