@@ -2,9 +2,9 @@
 
 from typing import Any
 
+from functorch_optim.optim.distance import DistanceOptimizer
 from functorch_optim.optim.optimizer import Optimizer
 from functorch_optim.optim.param_groups import GroupRules
-from functorch_optim.optim.distance import DistanceOptimizer
 from functorch_optim.optim.schedule_free import ScheduleFreeOptimizer
 
 __all__ = [

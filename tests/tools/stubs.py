@@ -24,9 +24,12 @@ _HEAD = '''\
 
 from typing import Any
 
-from functorch_optim.optim.optimizer import Optimizer
-from functorch_optim.optim.param_groups import GroupRules
+{}
 '''
+_IMPORTS = (
+    "from functorch_optim.optim.optimizer import Optimizer",
+    "from functorch_optim.optim.param_groups import GroupRules",
+)
 
 
 def stub(module: ModuleType) -> str:
@@ -34,8 +37,8 @@ def stub(module: ModuleType) -> str:
     names = "".join(f'    "{name}",\n' for name in module.__all__)
     kinds = [kind for kind in vars(module).values() if inspect.isclass(kind) and kind.__module__ == module.__name__]
     bases = {kind.__base__ for kind in kinds} - {Declared, *kinds}
-    head = _HEAD.format(module.__name__.rpartition(".")[2])
-    head += "".join(f"from {base.__module__} import {base.__name__}\n" for base in sorted(bases, key=str))
+    imports = sorted([*_IMPORTS, *[f"from {base.__module__} import {base.__name__}" for base in bases]])
+    head = _HEAD.format(module.__name__.rpartition(".")[2], "\n".join(imports))
     return "\n".join([head, f"__all__ = [\n{names}]\n", *map(_of_class, kinds)])
 
 
