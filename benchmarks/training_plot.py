@@ -6,7 +6,7 @@ from typing import Any
 from benchmarks.speed_plot import GRAY, save, settings
 
 TITLES = {"quadratic": "noisy quadratic", "digits": "digits, test loss", "gpt": "char-GPT, held-out loss"}
-COLOR, EDGE = "#3d8bd4", "#e0701a"
+COLOR = "#3d8bd4"
 
 
 def draw(tables: dict[str, Any], path: pathlib.Path) -> None:
@@ -20,9 +20,8 @@ def draw(tables: dict[str, Any], path: pathlib.Path) -> None:
         figure, axes = pyplot.subplots(1, len(tables), figsize=(9.5, 0.24 * most + 1.2), layout="constrained")
         for axis, (name, table) in zip(axes, tables.items(), strict=True):
             for place, row in enumerate(table["rows"]):
-                color = EDGE if row["edge"] else COLOR
-                axis.plot([row["least"], row["most"]], [place, place], color=color, linewidth=2)
-                axis.plot(row["mean"], place, "o", color=color, markersize=4)
+                axis.plot([row["least"], row["most"]], [place, place], color=COLOR, linewidth=2)
+                axis.plot(row["mean"], place, "o", color=COLOR, markersize=4)
             axis.set(xscale="log" if name != "gpt" else "linear", title=TITLES[name])
             axis.set_yticks(
                 range(len(table["rows"])), [row["optimizer"].strip("`") for row in table["rows"]], fontsize=7

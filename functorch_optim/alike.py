@@ -81,7 +81,8 @@ def beside(param: PyTree, slot: jax.Array) -> jax.Array:
 def in_place_of(old: PyTree, new: jax.Array) -> jax.Array:
     """Return what replaces an array of a state, split as the old one is.
 
-    It is for arrays of no parameter's shape. Slots follow their parameters and gradients by themselves.
+    It is for arrays of no parameter's shape, and for those that are another array and nothing else. All other slots
+    follow their parameters and gradients by themselves.
     """
     if not is_hidden(old):
         return kept(old, new)

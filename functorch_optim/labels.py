@@ -166,6 +166,11 @@ def flags_of(who: str, mask: Labels, tree: PyTree) -> list[bool]:
     return flags
 
 
+def decaying(mask: Labels | None, params: PyTree) -> list[bool]:
+    """Whether each parameter that is not None decays: with a ``decay_mask`` those where it is True, else all."""
+    return [True] * len(jax.tree.leaves(params)) if mask is None else flags_of("decay_mask", mask, params)
+
+
 def is_flag(leaf: PyTree) -> bool:
     """Whether a value, such as a leaf of a mask, is a boolean, or a scalar array of booleans."""
     if isinstance(leaf, jax.Array | np.ndarray):

@@ -10,7 +10,6 @@ import pytest
 
 import functorch_optim as fo
 from functorch_optim import optim
-from functorch_optim.optim.engine.torch_habits import habits_of
 from tests.algorithms import ALGORITHMS, ELSEWHERE, FULL, cases_of, covering
 
 TITLES = {**{name: row.title for name, row in ALGORITHMS.items()}, **{k: title for k, (title, _) in ELSEWHERE.items()}}
@@ -56,7 +55,7 @@ def test_the_rows_tell_what_the_rules_are(name):
     rule = tx.update.of.rule
     assert (row.takes_rows, row.carried) == (rule.takes_rows, tuple(rule.carried))
     assert row.carries_doubles is rule.carries_doubles
-    assert row.has_step is habits_of(type(rule)).counts_steps and row.packs is rule.elementwise
+    assert row.has_step is rule.counts_steps and row.packs is rule.elementwise
     held = set(tx.init(jnp.ones((2, 2)))._fields) - {"step", *row.carried}
     assert held == set(row.slots)
     assert row.has_betas is ("betas" in signature_of(getattr(fo, name)))

@@ -91,7 +91,8 @@ def test_eager_and_compiled_agree():
     grads = [tree(seed) for seed in range(2)]
     found = compiled(two_steps)(params, grads)
     for name, tx in TABLE.items():
-        chex.assert_trees_all_close(two_steps(tx, params, grads), found[name], rtol=1e-5, custom_message=name)
+        eager = two_steps(tx, params, grads)  # updates may cancel: of a size of 1e-2, they differ by 1e-7 of it
+        chex.assert_trees_all_close(eager, found[name], rtol=1e-5, atol=1e-9, custom_message=name)
 
 
 @every
@@ -256,9 +257,15 @@ def test_errors_name_the_parameter(name):
     missing = {"dense": {"kernel": params["dense"]["kernel"]}, "scale": params["scale"]}
     with pytest.raises(ValueError, match=r"missing 'dense\.bias'"):
         tx.update(missing, state, params)
+    if name == "clip_by_adagc":  # its state has a number for each parameter, and no shape
+        return
     wrong = {"dense": {"bias": jnp.zeros(4), "kernel": jnp.zeros((4, 5))}, "scale": jnp.zeros(())}
     with pytest.raises(ValueError, match=r"'dense\.kernel' has shape \(4, 5\)"):
         tx.update(wrong, state, params)
+
+
+# Fields with one number for each parameter.
+NUMBERS = {"clip_by_adagc": [".gamma"], "novograd": [".exp_avg_sq", ".max_exp_avg_sq"]}
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, pytest.param(jnp.float16, marks=pytest.mark.full)])
@@ -275,7 +282,8 @@ def test_low_precision_parameters_keep_their_dtype(dtype):
         leaves = jax.tree_util.tree_leaves_with_path(state)
         others = ("state_dtype", "stochastic_rounding", "master_weights", "quantized", "add_noise")
         if not name.startswith(others):  # of other dtypes
-            sums = [leaf for path, leaf in leaves if {".accumulated", ".slow"} & {str(key) for key in path}]
+            wide = {".accumulated", ".slow", *NUMBERS.get(name, ())}
+            sums = [leaf for path, leaf in leaves if wide & {str(key) for key in path}]
             assert all(leaf.dtype == jnp.float32 for leaf in sums), name
             slots = [leaf for path, leaf in leaves if is_slot(path) and not any(leaf is other for other in sums)]
             assert all(leaf.dtype == kept for leaf in slots), name
@@ -371,7 +379,7 @@ def test_state_gets_and_keeps_its_parameters_sharding():
     for name, (state, updates, new) in results:
         assert jax.tree.map(lambda x: x.sharding.spec, updates) == specs, name
         for path, leaf in jax.tree_util.tree_leaves_with_path((state, new)):
-            if "kernel" in jax.tree_util.keystr(path):
+            if "kernel" in jax.tree_util.keystr(path) and leaf.ndim == 2:  # not a number of the parameter
                 assert leaf.sharding.spec == P(None, "data" if leaf.shape[1] > 1 else None), name
 
 

@@ -50,6 +50,7 @@ class Adan(Rule):
     normalizes = True
     elementwise = True
     decoupled_weight_decay = True
+    replaced = ("neg_pre_grad",)
 
     lr: LearningRate
     betas: Annotated[ThreeBetas, "decay rates of the gradients, of their differences and of the squares"]

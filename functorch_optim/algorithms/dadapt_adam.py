@@ -40,6 +40,10 @@ class DAdaptAdam(Distance):
     slots = ("exp_avg", "exp_avg_sq", "s")
     scalars = ("d", "numerator_weighted")
 
+    @classmethod
+    def _call_name(cls) -> str:
+        return "dadapt_adam"
+
     def first_slots(self, param: Array) -> dict[str, PyTree]:
         return {name: zeros_like(param) for name in self.slots}
 

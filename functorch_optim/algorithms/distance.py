@@ -1,5 +1,6 @@
 """Methods that estimate how far the solution is, and so their learning rate, from all parameters together."""
 
+import functools
 from collections.abc import Sequence
 from typing import Annotated, ClassVar, NamedTuple
 
@@ -23,7 +24,7 @@ from functorch_optim.hyperparams import (
     WeightDecay,
     is_static_zero,
 )
-from functorch_optim.labels import Labels, flags_of, warn_of_empty
+from functorch_optim.labels import Labels, decaying, warn_of_empty
 from functorch_optim.typing import Array, Numeric, PyTree
 
 Factor = Annotated[
@@ -132,7 +133,7 @@ class Distance(Options, Transform):
         models, grads, treedef = trees.pair(params, updates, self.who)
         held = {name: trees.align(params, getattr(state, name), f"slots {name}") for name in self.slots}
         parts = self._parts(state.step)
-        lr = _largest([part.lr for part in parts])
+        lr = functools.reduce(jnp.maximum, [part.lr for part in parts])
         hyperparams = self.at(state.step)
         numbers = self.numbers(next_step(state.step), state, hyperparams, lr)
         leaves = {
@@ -140,7 +141,7 @@ class Distance(Options, Transform):
             for index, (grad, model, part) in enumerate(zip(grads, models, self._part_of(parts, models), strict=True))
             if grad is not None
         }
-        leaves = self._decayed(leaves, params, coupled=True)
+        leaves = self._decayed(leaves, params)
         next_slots, terms = {}, []
         for index, leaf in leaves.items():
             rated = leaf.part.lr > 0
@@ -179,11 +180,11 @@ class Distance(Options, Transform):
         g, p = (kept(own["s"], x) for x in (g, p))  # compute where the slots are
         return Leaf(g, p, own, *jax.tree.map(lambda x: coefficient(x, dtype), (part, numbers)))
 
-    def _decayed(self, leaves: dict[int, Leaf], params: PyTree, coupled: bool) -> dict[int, Leaf]:
+    def _decayed(self, leaves: dict[int, Leaf], params: PyTree) -> dict[int, Leaf]:
         """Return the parameters with their decay added to the gradient, if it is coupled."""
-        if self.decouple is coupled or not self._decays():
+        if self.decouple or not self._decays():
             return leaves
-        flags = self._flags(params)
+        flags = decaying(self.decay_mask, params)
         return {
             index: leaf._replace(grad=leaf.grad + leaf.part.weight_decay * leaf.param) if flags[index] else leaf
             for index, leaf in leaves.items()
@@ -194,7 +195,7 @@ class Distance(Options, Transform):
         deltas = {i: self.moved(leaf, distance.astype(leaf.param.dtype)) for i, leaf in leaves.items()}
         if not self.decouple or not self._decays():
             return deltas
-        flags = self._flags(params)
+        flags = decaying(self.decay_mask, params)
         return {
             i: delta - decay_of(leaves[i].numbers.rate * leaves[i].part.weight_decay, leaves[i].param)
             if flags[i]
@@ -204,10 +205,6 @@ class Distance(Options, Transform):
 
     def _decays(self) -> bool:
         return not all(is_static_zero(one.weight_decay) for one in self.parts or (self,))
-
-    def _flags(self, params: PyTree) -> list[bool]:
-        count = len(jax.tree.leaves(params))
-        return [True] * count if self.decay_mask is None else flags_of("decay_mask", self.decay_mask, params)
 
     def _sums(self, terms: list[list[jax.Array]], updates: PyTree) -> list[jax.Array]:
         """Sum over all parameters, and over the devices among which they are split."""
@@ -253,10 +250,3 @@ def larger(distance: jax.Array, estimate: jax.Array) -> jax.Array:
         (2.0, 1.0)
     """
     return jnp.where(estimate > distance, estimate, distance)
-
-
-def _largest(values: Sequence[PyTree]) -> PyTree:
-    result = values[0]
-    for value in values[1:]:
-        result = jnp.maximum(result, value)
-    return result

@@ -46,6 +46,7 @@ class LARS(Rule):
     rate_is_factor = False
     decays_direction = True
     complex_as_pairs = True
+    static_zeros = ("momentum",)
 
     lr: LearningRate
     momentum: Momentum

@@ -18,7 +18,7 @@ from functorch_optim.hyperparams import (
     Hyperparameter,
     LearningRate,
     Maximize,
-    Option,
+    MomentumRate,
     WeightDecay,
     is_static_zero,
 )
@@ -48,13 +48,10 @@ class MADGRAD(Rule):
     elementwise = True
     needs_params = True
     rate_is_factor = False
+    static_zeros = ("momentum",)
 
     lr: LearningRate
-    momentum: Annotated[
-        BetaOption,
-        Option("Invalid momentum value: {}", low=0.0, high=1.0, open_high=True, beta=True),
-        "share of the former parameter",
-    ]
+    momentum: Annotated[MomentumRate, "share of the former parameter"]
     weight_decay: Annotated[WeightDecay, "coefficient of the decay"]
     eps: Annotated[Epsilon, "added to the denominator outside the root, and to the learning rate"]
     decoupled_weight_decay: DecoupledWeightDecay

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from functorch_optim import axes, trees
-from functorch_optim.alike import kept
+from functorch_optim.alike import in_place_of, kept
 from functorch_optim.base import GradientTransformation, exportable, transformation, update_of
 from functorch_optim.combinators import Wrapper
 from functorch_optim.core.lift import lift
@@ -74,6 +74,7 @@ class MARS(Rule):
     complex_hint = "MARS does not support complex parameters"
     decoupled_weight_decay = True
     decay_options = ("weight_decay", "weight_decay_1d")
+    replaced = ("last_grad",)
 
     lr: LearningRate
     betas: Betas
@@ -190,7 +191,7 @@ class ExactMARS(Wrapper):
         grads = [-g for g in seen] if self.maximize else seen
         inner = state.inner._replace(last_grad=treedef.unflatten(grads))
         new, inner = update_of(self.inner, updates, inner, params, {**extra, "grad_fn": grad_fn})
-        last = [kept(old, p.astype(old.dtype)) for p, old in zip(leaves, held, strict=True)]
+        last = [in_place_of(old, p.astype(old.dtype)) for p, old in zip(leaves, held, strict=True)]
         return new, ExactMARSState(treedef.unflatten(last), inner._replace(last_grad=None))
 
     def effects(self, at: Leaves | None) -> list[Effects]:

@@ -47,6 +47,7 @@ class RMSprop(Rule):
     state = RMSpropState
     normalizes = True
     elementwise = True
+    static_zeros = ("momentum",)
 
     lr: LearningRate
     alpha: Alpha

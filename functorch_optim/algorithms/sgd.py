@@ -43,6 +43,7 @@ class SGD(Rule):
     counts_steps = False
     elementwise = True
     takes_rows = True
+    static_zeros = ("momentum",)
 
     lr: LearningRate
     momentum: Momentum

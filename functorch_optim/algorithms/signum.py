@@ -43,6 +43,7 @@ class Signum(Rule):
     elementwise = True
     counts_steps = False
     decoupled_weight_decay = True
+    static_zeros = ("momentum",)
 
     lr: LearningRate
     momentum: MomentumRate

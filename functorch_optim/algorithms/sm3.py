@@ -59,6 +59,7 @@ class SM3(Rule):
     counts_steps = False
     needs_params = True  # for their shapes, which no slot has without momentum
     complex_hint = "SM3 does not support complex parameters"
+    static_zeros = ("momentum",)
 
     lr: LearningRate
     momentum: Annotated[MomentumRate, "decay rate of the average of the directions"]

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 
 from functorch_optim import rows, trees
-from functorch_optim.alike import kept
+from functorch_optim.alike import in_place_of, kept
 from functorch_optim.core.numerics import coefficient, decay_of
 from functorch_optim.core.rule import Rule, Steps, StepScalars, answered
 from functorch_optim.dealing import mesh_of
@@ -101,7 +101,12 @@ def dense_steps(
         delta, new = yield from rule.steps(g, p, wide, s.rule)
     if s.decoupled_decay is not None:
         delta = _where(decayed, decayed_apart(rule, s, delta, p), delta)
-    return delta, jax.tree.map(lambda x, old: kept(old, x.astype(old.dtype)), new, slots)
+    put = {name: in_place_of if name in rule.replaced else kept for name in slots._fields}
+    held = {
+        name: jax.tree.map(lambda old, x, put=put[name]: put(old, x.astype(old.dtype)), own, getattr(new, name))
+        for name, own in slots._asdict().items()
+    }
+    return delta, slots._replace(**held)
 
 
 def decayed_apart(rule: Rule, scalars: StepScalars, delta: jax.Array, param: jax.Array) -> jax.Array:

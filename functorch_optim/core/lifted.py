@@ -14,7 +14,7 @@ from functorch_optim.core.leaf import Joint, LeafUpdate, decayed_apart, is_joint
 from functorch_optim.core.numerics import coefficient, next_step
 from functorch_optim.core.rule import Rule, StepScalars, carried_dtype, step_scalars
 from functorch_optim.effects import Effect, Effects, Kind, Leaves, for_each
-from functorch_optim.labels import Labels, flags_of, warn_of_empty
+from functorch_optim.labels import Labels, decaying, warn_of_empty
 from functorch_optim.typing import Numeric, PyTree, TreeDef
 
 
@@ -196,9 +196,7 @@ class Lifted(Transform):
 
     def decays(self, params: PyTree) -> list[bool]:
         """Whether each parameter decays, if the rule has a weight decay."""
-        if self.decay_mask is None:
-            return [True] * len(jax.tree.leaves(params))
-        return flags_of("decay_mask", self.decay_mask, params)
+        return decaying(self.decay_mask, params)
 
     @functools.cached_property
     def slot_names(self) -> list[str]:

@@ -75,6 +75,8 @@ class Rule(Options):
     comes_last: ClassVar[bool] = False  #: whether the slots know where the parameters go, so that nothing may change it
     rate_is_factor: ClassVar[bool] = True  #: whether the update is lr times something independent of lr
     decay_options: ClassVar[tuple[str, ...]] = ("weight_decay",)  #: the coefficients of the weight decay
+    replaced: ClassVar[tuple[str, ...]] = ()  #: slots that do not come from what they were, as a last gradient
+    static_zeros: ClassVar[tuple[str, ...]] = ()  #: options whose Python number 0 means another set of slots
     counts_steps: ClassVar[bool] = True  #: whether an entry of the torch face's state dict has the number of updates
 
     def __init_subclass__(cls, abstract: bool = False, **kwargs: object) -> None:

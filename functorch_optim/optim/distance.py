@@ -13,7 +13,7 @@ from functorch_optim.core.options import data_options
 from functorch_optim.optim.engine.joint_tree import JointTree
 from functorch_optim.optim.engine.torch_habits import FUNCTIONAL_ONLY
 from functorch_optim.optim.signatures import Declared
-from functorch_optim.optim.state_dict import NotLoaded
+from functorch_optim.optim.state_dict import NotLoaded, has_form
 from functorch_optim.torch_tensors import as_array
 from functorch_optim.typing import PyTree
 
@@ -44,12 +44,12 @@ class DistanceOptimizer(Declared):
 
     def _as_saved(self, state_dict: dict[str, PyTree]) -> dict[str, PyTree]:
         """Move the scalars of the estimate and the count to the groups, where the authors have them."""
-        scalars = self._engine.state  # pyright: ignore[reportAttributeAccessIssue] a JointTree's
-        shared: dict[str, PyTree] = {name: float(getattr(scalars, name)) for name in self._scalars()}
+        names, estimate = self._joint.scalars, self._joint.state
+        shared: dict[str, PyTree] = {name: float(getattr(estimate, name)) for name in names}
         for group in state_dict["param_groups"]:
-            group.update(**shared, k=int(scalars.step), **self.same, **self.forgotten)
+            group.update(**shared, k=int(estimate.step), **self.same, **self.forgotten)
         for entry in state_dict["state"].values():
-            for name in self._scalars():
+            for name in names:
                 del entry[name]
             entry["step"] = int(entry["step"])
             entry.update({name: jnp.reshape(entry[name], -1) for name in self.flat if name in entry})
@@ -66,21 +66,21 @@ class DistanceOptimizer(Declared):
         """Load a state dict of this library or of the authors' package; raise if a group has an unknown option."""
         return super()._load(self._with_scalars(state_dict), match, strict, dtype, keep)
 
-    def _scalars(self) -> tuple[str, ...]:
-        engine = self._engine
-        assert isinstance(engine, JointTree)
-        return engine.scalars
+    @property
+    def _joint(self) -> JointTree:
+        assert isinstance(self._engine, JointTree)
+        return self._engine
 
     def _with_scalars(self, state_dict: PyTree) -> PyTree:
         """Return a state dict whose entries have the scalars of their groups, and slots of the parameters' shapes."""
-        if not (isinstance(state_dict, Mapping) and {"state", "param_groups"} <= state_dict.keys()):
+        if not has_form(state_dict):
             return state_dict
         entries, groups = dict(state_dict["state"]), []
         for index, group in enumerate(state_dict["param_groups"]):
             for name, value in self.same.items():
                 if group.get(name, value) != value:
                     raise ValueError(f"{name} of group {index} is {group[name]!r}, and only {value!r} is known here")
-            scalars = {name: group[name] for name in self._scalars() if name in group}
+            scalars = {name: group[name] for name in self._joint.scalars if name in group}
             scalars |= {"step": group["k"]} if "k" in group else {}
             if group.get("k") == 0 and "d" in group:  # D-Adaptation's groups have no d0
                 group = {"d0": group["d"], **group}
@@ -91,7 +91,7 @@ class DistanceOptimizer(Declared):
                     flat = {name: entry[name] for name in self.flat if name in entry}
                     own = {name: _reshaped(value, shape) for name, value in flat.items()}
                     entries[number] = {**entry, **own, **scalars}
-            gone = ("k", *self._scalars(), *self.same, *self.ignored)
+            gone = ("k", *self._joint.scalars, *self.same, *self.ignored)
             groups.append({key: value for key, value in group.items() if key not in gone})
         return {**state_dict, "state": entries, "param_groups": groups}
 

@@ -8,7 +8,7 @@ from functorch_optim.algorithms.schedule_free import CARRIED
 from functorch_optim.averaging.evaluation import mixed, to_average, to_trained
 from functorch_optim.base import GradientTransformation
 from functorch_optim.optim.signatures import Declared
-from functorch_optim.optim.state_dict import NotLoaded
+from functorch_optim.optim.state_dict import NotLoaded, has_form
 from functorch_optim.typing import Numeric, PyTree
 
 __all__ = ["ScheduleFreeOptimizer"]
@@ -170,7 +170,7 @@ class ScheduleFreeOptimizer(Declared):
 
 def _split(state_dict: PyTree) -> tuple[list[bool], PyTree]:
     """Split a state dict into its groups' modes and the rest, with the authors' scalars of a group in its entries."""
-    if not (isinstance(state_dict, Mapping) and {"state", "param_groups"} <= state_dict.keys()):
+    if not has_form(state_dict):
         return [], state_dict
     entries, groups, modes = dict(state_dict["state"]), [], []
     for group in state_dict["param_groups"]:

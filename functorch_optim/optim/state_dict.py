@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import jax
 import jax.numpy as jnp
@@ -63,6 +63,11 @@ class _Pairing(NamedTuple):
     unexpected: list[str]
 
 
+def has_form(state_dict: PyTree) -> TypeGuard[Mapping[str, PyTree]]:
+    """Whether something is a mapping with the keys of a state dict."""
+    return isinstance(state_dict, Mapping) and {"state", "param_groups"} <= state_dict.keys()
+
+
 _ABSENT = object()  # the number of a leaf that the state dict lacks
 
 
@@ -112,7 +117,7 @@ def read_state_dict(
     """
     if match not in (None, "name", "position"):
         raise ValueError(f"match must be None, 'name' or 'position', but it is {match!r}")
-    if not (isinstance(state_dict, Mapping) and {"state", "param_groups"} <= state_dict.keys()):
+    if not has_form(state_dict):
         raise ValueError("a state_dict is a mapping with the keys 'state' and 'param_groups'")
     saved, state, warning = state_dict["param_groups"], state_dict["state"], None
     _check_form(saved, state)

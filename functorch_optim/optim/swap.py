@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 from functorch_optim import trees
 from functorch_optim.optim.optimizer import Optimizer
+from functorch_optim.optim.state_dict import has_form
 from functorch_optim.optim.views import replaced
 from functorch_optim.typing import PyTree
 
@@ -74,7 +75,7 @@ def _put_back(
 
 
 def _check_groups(optimizer: Optimizer, state_dict: object) -> None:
-    if not (isinstance(state_dict, Mapping) and {"state", "param_groups"} <= state_dict.keys()):
+    if not has_form(state_dict):
         raise RuntimeError(f"{_WHO} requires a DCP-style optimizer state_dict: a mapping with 'state', 'param_groups'")
     if len(state_dict["param_groups"]) != len(optimizer.param_groups):
         raise RuntimeError(

@@ -49,18 +49,16 @@ class AdaGC(Options, Transform):
         self, updates: PyTree, state: AdaGCState, params: PyTree = None, **extra: object
     ) -> tuple[PyTree, AdaGCState]:
         del params, extra
+        leaves = trees.align(state.gamma, updates, "gradients")
         who, values, step = self._call_name(), self.at(state.step), next_step(state.step)
         whole, norms = norm_of(updates, self.axis_name, who), leaf_norms(updates, self.axis_name, who)
-        early, (_, leaves, treedef) = (
-            as_float(step) < values.warmup_steps,
-            trees.named_leaves(updates, none_is_leaf=True),
-        )
-        own, bounds = (treedef.flatten_up_to(tree) for tree in (norms, state.gamma))
+        early = as_float(step) < values.warmup_steps
+        bounds, treedef = jax.tree.flatten(state.gamma)
         results = [
             (leaf, bound)
             if trees.is_absent(leaf)
             else _clipped(values, leaf, norm.astype(bound.dtype), whole.astype(bound.dtype), bound, early)
-            for leaf, norm, bound in zip(leaves, own, bounds, strict=True)
+            for leaf, norm, bound in zip(leaves, treedef.flatten_up_to(norms), bounds, strict=True)
         ]
         clipped, gamma = ([result[index] for result in results] for index in range(2))
         return treedef.unflatten(clipped), AdaGCState(step, treedef.unflatten(gamma))

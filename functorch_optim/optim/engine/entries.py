@@ -22,7 +22,7 @@ from functorch_optim.typing import PyTree
 
 def entries_of(histories: Collection[History], types: Collection[PyTree]) -> list[Entry]:
     """Return each parameter's entry in torch's ``state_dict``; ``types`` are the rules in use."""
-    counting = {rule.state: carried_dtype(rule) for rule in types if habits_of(rule).counts_steps}
+    counting = {rule.state: carried_dtype(rule) for rule in types if rule.counts_steps}
     integers = {rule.state for rule in types if habits_of(rule).integer_step}
     result = []
     for history in histories:
@@ -56,11 +56,10 @@ def history_of(
     if not given:
         return History()
     expected, quoted = shapes_of(rule, param.shape, param.dtype), trees.quote(name)
-    counts_steps = habits_of(type(rule)).counts_steps
-    needed = [*(["step"] if counts_steps else []), *rule.carried, *slots_of(expected)]
+    needed = [*(["step"] if rule.counts_steps else []), *rule.carried, *slots_of(expected)]
     missing = [key for key in needed if key not in given]
     unknown = [key for key in given if key not in expected._fields]
-    if unknown or (missing and counts_steps):
+    if unknown or (missing and rule.counts_steps):
         raise KeyError(
             f"the state of the parameter {quoted} is not one of {rule.title}: "
             f"it has {', '.join(given)}, it should have {', '.join(needed) or 'nothing'}"

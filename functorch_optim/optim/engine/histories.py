@@ -15,7 +15,6 @@ from functorch_optim.core.scalar_math import rounded
 from functorch_optim.optim.engine.kinds import Record
 from functorch_optim.optim.engine.packs import Leaves, Pack, cut_all, join_all
 from functorch_optim.optim.engine.slot_dtypes import SlotDtypes, cast_slots, widen_slots
-from functorch_optim.optim.engine.torch_habits import habits_of
 from functorch_optim.typing import Numeric, PyTree
 
 FEWEST = 64  # small parameters to pack with foreach=None, at least; fewer gain nothing if they are read every step
@@ -54,7 +53,7 @@ def fit(history: History, record: Record, param: PyTree) -> History:
     whole = all(name in held for name in algorithm.slot_names)
     row = rule.empty() if whole else rule.init(param, hyperparams)
     row = row._replace(**{name: held.pop(name) for name in algorithm.slot_names if name in held})
-    restarts = not whole and not habits_of(type(rule)).counts_steps
+    restarts = not whole and not rule.counts_steps
     if history.dtypes and not record.dtypes:
         row = widen_slots(row, shapes_of(rule, param.shape, param.dtype))
     row = cast_slots(row, record.dtypes)

@@ -50,8 +50,8 @@ class Kind:
 
         ``where`` says in errors where the options stand.
         """
-        data, habits = data_options(self.rule_type), habits_of(self.rule_type)
-        zeros = {*habits.static_zeros, *(self.rule_type.decay_options if drop_decay else ())}
+        data = data_options(self.rule_type)
+        zeros = {*self.rule_type.static_zeros, *(self.rule_type.decay_options if drop_decay else ())}
         arguments: dict[str, PyTree] = {}
         for name in self.options_of(options):
             if name not in data:
@@ -60,7 +60,7 @@ class Kind:
                 arguments[name] = 0.0
             else:
                 arguments[name] = _deferred(f"option {name!r}{where}", data[name], options[name])
-        for flag, name in habits.idle_flags.items():
+        for flag, name in habits_of(self.rule_type).idle_flags.items():
             if arguments.get(name) == 0.0 and isinstance(arguments.get(name), float):
                 arguments[flag] = False
         return arguments

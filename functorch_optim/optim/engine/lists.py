@@ -28,7 +28,7 @@ from functorch_optim.optim.engine.list_checks import (
     number,
     scalar,
 )
-from functorch_optim.optim.engine.torch_habits import FUNCTIONAL_ONLY, habits_of
+from functorch_optim.optim.engine.torch_habits import FUNCTIONAL_ONLY
 from functorch_optim.optim.options import value_at
 from functorch_optim.typing import Numeric, PyTree
 
@@ -134,7 +134,7 @@ class ListUpdate:
         for name, held in [(self.grads, grads), *[(each, lists[each]) for each in (*needed, STEPS) if each in lists]]:
             if len(held) != count:
                 raise ValueError(f"{name} has {len(held)} entries, but params has {count}")
-        may_begin = not habits_of(type(rule)).counts_steps
+        may_begin = not rule.counts_steps
         for name in needed:
             for index, (held, shapes) in enumerate(zip(lists[name], expected, strict=True)):
                 check_slot(f"{name}[{index}]", held, getattr(shapes, self.state[name]), may_begin)

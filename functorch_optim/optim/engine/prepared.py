@@ -19,7 +19,6 @@ from functorch_optim.optim.engine.closures import Evaluation, Task, evaluate
 from functorch_optim.optim.engine.histories import Arrangement, Histories, History
 from functorch_optim.optim.engine.kinds import Record
 from functorch_optim.optim.engine.packs import Leaves, joined_grads
-from functorch_optim.optim.engine.torch_habits import habits_of
 from functorch_optim.optim.losses import CompiledLosses
 from functorch_optim.optim.options import is_traced
 from functorch_optim.optim.transaction import Args, Call, Compiled, exclusive
@@ -93,8 +92,7 @@ def step_of(whole: Whole, how: Evaluation, closure: Callable[..., PyTree]) -> Ca
 def age(history: History) -> tuple[int, tuple[Numeric, ...]]:
     """Key for sharing step scalars: parameters of a group with equal keys share them."""
     assert history.algorithm is not None
-    counts_steps = habits_of(type(history.algorithm.rule)).counts_steps
-    step = history.step if counts_steps else min(history.step, 1)
+    step = history.step if history.algorithm.rule.counts_steps else min(history.step, 1)
     return step, tuple([id(value) if is_traced(value) else value for value in history.carried.values()])
 
 

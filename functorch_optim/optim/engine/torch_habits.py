@@ -6,12 +6,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from functorch_optim.algorithms.adagrad import Adagrad
-from functorch_optim.algorithms.lars import LARS
-from functorch_optim.algorithms.madgrad import MADGRAD
-from functorch_optim.algorithms.rmsprop import RMSprop
 from functorch_optim.algorithms.sgd import SGD
-from functorch_optim.algorithms.signum import Signum
-from functorch_optim.algorithms.sm3 import SM3
 from functorch_optim.algorithms.sparse_adam import SparseAdam
 from functorch_optim.core.rule import Rule
 
@@ -22,21 +17,14 @@ FUNCTIONAL_ONLY = ("foreach", "decay_mask", "axis_name", "matrix_axes", "ns_poly
 class Habits(NamedTuple):
     """What torch does with most algorithms."""
 
-    counts_steps: bool = True  # whether torch stores a step; if not, only the first update is special
     integer_step: bool = False  # whether torch's step is a Python int
     starts_whole: bool = False  # whether torch creates the state at construction, not at the first update
     idle_flags: Mapping[str, str] = MappingProxyType({})  # flag -> the number without which it has no effect
-    static_zeros: tuple[str, ...] = ()  # options whose value 0 means another set of slots
 
 
 _EXCEPTIONS: dict[type[Rule], Habits] = {
     Adagrad: Habits(starts_whole=True),
-    LARS: Habits(static_zeros=("momentum",)),
-    MADGRAD: Habits(static_zeros=("momentum",)),
-    RMSprop: Habits(static_zeros=("momentum",)),
-    SGD: Habits(idle_flags={"nesterov": "momentum"}, static_zeros=("momentum",)),
-    Signum: Habits(static_zeros=("momentum",)),
-    SM3: Habits(static_zeros=("momentum",)),
+    SGD: Habits(idle_flags={"nesterov": "momentum"}),
     SparseAdam: Habits(integer_step=True),
 }
 
@@ -46,8 +34,7 @@ def habits_of(kind: type[Rule]) -> Habits:
     """Return torch's habits with a class of rules, or with one of its bases.
 
     Example:
-        >>> habits_of(SGD).counts_steps, habits_of(Rule).counts_steps
-        (False, True)
+        >>> habits_of(Adagrad).starts_whole, habits_of(Rule).starts_whole
+        (True, False)
     """
-    habits = next((_EXCEPTIONS[base] for base in kind.__mro__ if base in _EXCEPTIONS), Habits())
-    return habits._replace(counts_steps=kind.counts_steps)
+    return next((_EXCEPTIONS[base] for base in kind.__mro__ if base in _EXCEPTIONS), Habits())
