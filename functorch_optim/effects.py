@@ -249,6 +249,25 @@ def _check_last(effect: Effect, after: Effects, where: str) -> None:
         )
 
 
+def check_within(who: str, effects: Effects, where: str = "") -> None:
+    """Raise if a wrapper changes updates after something inside it has taken them for where the parameters arrive.
+
+    Raises:
+        ValueError: the message names both.
+
+    Example:
+        >>> check_within("lookahead", (Effect(Kind.STEPS, "sgd"), Effect(Kind.FOLLOWS, "ema")))
+        Traceback (most recent call last):
+        ValueError: ema would not get the parameters of the step: lookahead is around it and changes the updates. ...
+    """
+    follower = next((effect.who for effect in effects if effect.kind is Kind.FOLLOWS), None)
+    if follower is not None:
+        raise ValueError(
+            f"{follower} would not get the parameters of the step{where}: {who} is around it and changes the updates. "
+            f"Put {follower} behind or around {who}, or leave one of them out"
+        )
+
+
 def _check_pause(effect: Effect, after: Effects, where: str) -> None:
     """Raise if a later algorithm gets zeros for gradients, which its slots take for gradients."""
     for index, other in enumerate(after):

@@ -403,6 +403,8 @@ def test_skips_that_judge_the_gradient_are_refused_around_sam(name):
     for tx in (inner, fo.chain(fo.identity(), fo.masked(inner, {"a": True, "b": False}))):
         with pytest.raises(ValueError, match=message):
             SKIPS[name](tx)
+    with pytest.raises(ValueError, match=rf"but exact_mars computes one .* Take the .* form: fo.{name}\(fo.mars"):
+        SKIPS[name](fo.exact_mars(fo.mars()))
     fo.skip_spikes(inner)  # which judges the loss
     SKIPS[name](fo.lbfgs())
 
@@ -423,3 +425,18 @@ def test_they_go_into_optax_chain(standard_promotion):
     alone = fo.sam(fo.sgd(lr=0.1))
     wanted, _ = alone.update(slope(PARAMS), alone.init(PARAMS), PARAMS, grad_fn=slope)
     chex.assert_trees_all_close(halved, jax.tree.map(lambda u: 0.5 * u, wanted), rtol=1e-6)
+
+
+@pytest.mark.parametrize("wrapper", [fo.lookahead, fo.cautious])
+@pytest.mark.parametrize(
+    ("inner", "who"),
+    [
+        (fo.schedule_free_sgd(), "schedule_free_sgd"),
+        (fo.chain(fo.adam(), fo.ema()), "ema"),
+        (fo.master_weights(fo.adam()), "master_weights"),
+    ],
+    ids=["schedule_free", "ema", "master_weights"],
+)
+def test_what_follows_the_parameters_is_refused_inside_what_changes_updates(wrapper, inner, who):
+    with pytest.raises(ValueError, match=rf"^{who} would not get the parameters.*{wrapper.__name__} is around it"):
+        wrapper(inner)

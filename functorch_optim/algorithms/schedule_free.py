@@ -50,6 +50,10 @@ class ScheduleFree(Rule, abstract=True):
     weight_lr_power: WeightLrPower
     maximize: Maximize
 
+    @classmethod
+    def _call_name(cls) -> str:
+        return f"schedule_free_{cls.title.removesuffix('ScheduleFree').lower()}"
+
     def start(self, hyperparams: PyTree) -> dict[str, PyTree]:
         return {"weight_sum": 0.0, "lr_max": -1.0, "momentum": 1.0}
 

@@ -22,7 +22,9 @@ def eval_params(state: PyTree, params: PyTree) -> PyTree:
     ``x = y / beta + (1 - 1 / beta) * z``. Training goes on with y: keep it.
 
     Args:
-        state: the state of a Schedule-Free method, however nested; several of them if a partition has several.
+        state: the state of a Schedule-Free method, however nested; several of them if a partition has several. The
+            groups of :meth:`functorch_optim.optim.Optimizer.from_transform` have states of their own: pass
+            ``state.states["group0"]`` with ``params[0]``, and so on.
         params: the parameters that are trained.
 
     Returns:

@@ -15,7 +15,7 @@ from functorch_optim.effects import Effects, Kind, Leaves
 from functorch_optim.hyperparams import Schedule, as_integer, resolve
 from functorch_optim.labels import is_flag
 from functorch_optim.option_names import explains_names
-from functorch_optim.transforms.conditional import _run_if, refuse_around_sam
+from functorch_optim.transforms.conditional import _run_if, refuse_own_gradients
 from functorch_optim.transforms.scaling import multiply
 from functorch_optim.typing import PyTree
 
@@ -138,8 +138,8 @@ def _plus(held: jax.Array, grad: jax.Array, left_out: jax.Array | None) -> jax.A
 
 def _check_batches(inner: GradientTransformation) -> None:
     """Raise if ``inner`` evaluates the objective of the last batch, which does not fit the mean gradient of several."""
-    reason = "grad_fn knows only the last of several batches, so sam must get each gradient itself"
-    refuse_around_sam("accumulate", inner, reason)
+    reason = "grad_fn knows only the last of several batches, so {} must get each gradient itself"
+    refuse_own_gradients("accumulate", inner, reason)
     if "value_fn" in needs_of(inner):
         raise ValueError(
             "accumulate: value_fn knows only the last of several batches, so L-BFGS and BFGS would search along the "

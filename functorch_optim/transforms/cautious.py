@@ -11,7 +11,7 @@ from functorch_optim.base import GradientTransformation, Update, effects_of, tra
 from functorch_optim.combinators import Wrapper
 from functorch_optim.core.lifted import Lifted
 from functorch_optim.core.packing import Packed
-from functorch_optim.effects import Effects, Kind, Leaves, descends
+from functorch_optim.effects import Effects, Kind, Leaves, check_within, descends
 from functorch_optim.option_names import explains_names
 from functorch_optim.typing import PyTree
 
@@ -55,6 +55,7 @@ class Cautious(Wrapper):
 
     def _check(self, effects: Effects, where: str = "") -> None:
         """Raise if something in ``inner`` hides the sign of its update, or adds a decay to it."""
+        check_within("cautious", effects, where)
         direct = self._algorithm() is not None
         directed = False
         for one in effects:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from functorch_optim import axes, trees
-from functorch_optim.base import GradientTransformation, needs_of, update_of
+from functorch_optim.base import GradientTransformation, effects_of, needs_of, update_of
 from functorch_optim.combinators import Wrapper
 from functorch_optim.core.numerics import next_step
 from functorch_optim.core.options import Options
@@ -42,10 +42,16 @@ def _run_if(
     return jax.lax.cond(condition, active, idle, state, *operands)
 
 
-def refuse_around_sam(who: str, inner: GradientTransformation, reason: str) -> None:
-    """Raise if ``inner`` contains :func:`functorch_optim.sam`, whose own gradient the wrapper ``who`` would not see."""
-    if "grad_fn" in needs_of(inner):
-        raise ValueError(f"{who}: {reason}. Put it inside: fo.sam(fo.{who}(...))")
+def refuse_own_gradients(who: str, inner: GradientTransformation, reason: str) -> None:
+    """Raise if ``inner`` computes gradients of its own, which the wrapper ``who`` would not see.
+
+    These are :func:`functorch_optim.sam` and :func:`functorch_optim.exact_mars`; ``reason`` has a place for the name.
+    """
+    if "grad_fn" not in needs_of(inner):
+        return
+    exact = any(effect.who == "exact_mars" for effects in effects_of(inner, None) for effect in effects)
+    instead = f"Take the approximate form: fo.{who}(fo.mars(...))" if exact else f"Put it inside: fo.sam(fo.{who}(...))"
+    raise ValueError(f"{who}: {reason.format('exact_mars' if exact else 'sam')}. {instead}")
 
 
 class Skip(Options, Wrapper):
@@ -68,8 +74,8 @@ class Skip(Options, Wrapper):
             )
         object.__setattr__(self, "max_consecutive", count)
         if self.judges_gradient():
-            reason = "it judges the gradient that you pass, but sam applies the one at the worst point"
-            refuse_around_sam(self._call_name(), self.inner, reason)
+            reason = "it judges the gradient that you pass, but {} computes one at another point"
+            refuse_own_gradients(self._call_name(), self.inner, reason)
 
     def judges_gradient(self) -> bool:
         """Whether the gradient decides which updates are bad."""

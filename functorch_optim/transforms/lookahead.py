@@ -7,11 +7,11 @@ import jax.numpy as jnp
 from functorch_optim import trees
 from functorch_optim.alike import kept
 from functorch_optim.averaging.average import mix
-from functorch_optim.base import GradientTransformation, exportable, transformation, update_of
+from functorch_optim.base import GradientTransformation, effects_of, exportable, transformation, update_of
 from functorch_optim.combinators import Wrapper, current_hyperparams
 from functorch_optim.core.numerics import next_step, wide_zeros_like
 from functorch_optim.core.options import Options
-from functorch_optim.effects import Effects, Kind, Leaves
+from functorch_optim.effects import Effects, Kind, Leaves, check_within
 from functorch_optim.hyperparams import Beta, Hyperparameter, Option, as_count
 from functorch_optim.option_names import explains_names
 from functorch_optim.typing import Numeric, PyTree
@@ -35,6 +35,8 @@ class Lookahead(Options, Wrapper):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "every", as_count("lookahead: every", self.every, 1))
+        for effects in effects_of(self.inner, None):
+            check_within("lookahead", effects)
 
     def init(self, params: PyTree) -> LookaheadState:
         inner = self.inner.init(params)
