@@ -5,6 +5,7 @@ import re
 import pytest
 
 from benchmarks import pages, results, speed_plot
+from tests.algorithms import ALGORITHMS
 
 MARKED = [path for path in pages.PAGES if "<!-- table:" in path.read_text() or "<!-- figure:" in path.read_text()]
 TABLE = {
@@ -94,6 +95,19 @@ def test_the_plot_shows_the_ratios_of_the_results(tmp_path):
     assert ratios["adam"]["fused"] == row["ratio"] and len(ratios) == 13
     speed_plot.draw(cases, tmp_path / "speed.svg")
     assert (tmp_path / "speed.svg").read_text().count('id="line2d') > sum(map(len, ratios.values()))
+
+
+def test_the_comparison_has_every_optimizer_that_takes_single_batches(tmp_path):
+    pytest.importorskip("matplotlib", reason="the plot needs it")
+    from benchmarks import training, training_plot
+
+    tables = results.load("training")
+    names = {problem: [row["optimizer"].strip("`") for row in table["rows"]] for problem, table in tables.items()}
+    for problem in ("quadratic", "digits"):
+        assert set(names[problem]) == set(training.CONTENDERS) > set(ALGORITHMS) - {"rprop"}  # for full batches
+    assert len(names["gpt"]) == 6 and "adamw" in names["gpt"]
+    training_plot.draw(tables, tmp_path / "training.svg")
+    assert (tmp_path / "training.svg").read_text().count('id="line2d') > 2 * sum(map(len, names.values()))
 
 
 @pytest.mark.torch

@@ -9,7 +9,7 @@ from functorch_optim.base import GradientTransformation, exportable
 from functorch_optim.core.lift import lift
 from functorch_optim.core.numerics import average, average_of_squares, sqrt, zeros_like
 from functorch_optim.core.rule import Rule
-from functorch_optim.core.scalar_math import as_float, on_host, one_minus_power, single
+from functorch_optim.core.scalar_math import as_float, one_minus_power, ratio, single
 from functorch_optim.hyperparams import (
     Beta,
     BetaOption,
@@ -89,7 +89,7 @@ class LaProp(Rule):
             beta1,
             beta2,
             grad_size=beta1.complement * lr,
-            step_size=_ratio(lr, average_rate),
+            step_size=1 / ratio(average_rate, lr, 1.0),
             bias_correction2=one_minus_power(beta2, step),
             centers=as_float(as_float(step) > hyperparams.steps_before_using_centered),
             eps=hyperparams.eps,
@@ -124,13 +124,6 @@ class LaProp(Rule):
 def _less(squares: jax.Array, square: jax.Array) -> jax.Array:
     """The difference, NaN if a square overflows, which a fused multiply-add would not notice."""
     return jnp.where(square == jnp.inf, jnp.nan, squares - square)
-
-
-def _ratio(lr: Numeric, average_rate: Numeric) -> Numeric:
-    """``lr / average_rate``, 1 at a rate of 0, as the authors have it."""
-    if on_host(lr, average_rate):
-        return lr / average_rate if lr != 0 else 1.0
-    return jnp.where(lr == 0, 1.0, lr / jnp.where(lr == 0, 1.0, average_rate))
 
 
 @explains_names

@@ -3,10 +3,9 @@
 from typing import Annotated, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from functorch_optim.core.rule import Rule
-from functorch_optim.core.scalar_math import as_float, maximum, on_host, power
+from functorch_optim.core.scalar_math import as_float, maximum, minimum, power, ratio
 from functorch_optim.hyperparams import AnyNumber, Beta, LearningRate, Maximize, NonNegative, WeightDecay
 from functorch_optim.typing import Numeric, PyTree
 
@@ -65,7 +64,7 @@ class ScheduleFree(Rule, abstract=True):
         lr_max = maximum(rate, as_float(carried["lr_max"]))
         weight = power(as_float(step), hyperparams.r) * power(lr_max, hyperparams.weight_lr_power)
         weight_sum = as_float(carried["weight_sum"]) + weight
-        share = _ratio(weight, weight_sum)
+        share = ratio(weight, weight_sum, 0.0)
         moves = Moves(share, rate, rate * (beta * (1 - share) - 1))
         return moves, {"weight_sum": weight_sum, "lr_max": lr_max, "momentum": beta}
 
@@ -74,6 +73,7 @@ def moved(moves: Moves, direction: jax.Array, y: jax.Array, z: jax.Array) -> tup
     """Return what to add to y, and the next z.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> moves = Moves(share=1.0, rate=0.5, rate_of_y=-0.5)
         >>> [x.tolist() for x in moved(moves, jnp.array([2.0]), jnp.array([1.0]), jnp.array([1.0]))]
         [[-1.0], [0.0]]
@@ -89,11 +89,4 @@ def warmed_up(lr: Numeric, step: Numeric, warmup_steps: Numeric) -> Numeric:
         (0.125, 0.5, 0.5)
     """
     share = as_float(step) / maximum(warmup_steps, 1.0)
-    return lr * (min(share, 1.0) if on_host(share) else jnp.minimum(share, 1.0))
-
-
-def _ratio(part: Numeric, whole: Numeric) -> Numeric:
-    """Return ``part / whole``, or 0 if ``whole`` is 0."""
-    if on_host(part, whole):
-        return part / whole if whole else 0.0
-    return jnp.where(whole == 0, 0.0, part / jnp.where(whole == 0, 1.0, whole))
+    return lr * minimum(share, 1.0)

@@ -74,6 +74,18 @@ def minimum(a: Numeric, b: Numeric) -> Numeric:
     return min(a, b) if on_host(a, b) else jnp.minimum(a, b)
 
 
+def ratio(part: Numeric, whole: Numeric, empty: float) -> Numeric:
+    """Return ``part / whole``, or ``empty`` where ``whole`` is 0.
+
+    Example:
+        >>> ratio(1.0, 2.0, 0.0), ratio(0.0, 0.0, 1.0), ratio(0.0, jnp.float32(0.0), 1.0).item()
+        (0.5, 1.0, 1.0)
+    """
+    if on_host(part, whole):
+        return part / whole if whole else empty
+    return jnp.where(whole == 0, empty, part / jnp.where(whole == 0, 1.0, whole))
+
+
 def rounded(value: Any, dtype: np.dtype) -> Numeric:
     """Round a scalar to a dtype, as torch does when it stores one in a tensor.
 
