@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 
 from functorch_optim import axes, trees
-from functorch_optim.alike import in_place_of
 from functorch_optim.base import GradientTransformation, exportable
 from functorch_optim.core.lift import lift
 from functorch_optim.core.numerics import lerp, sqrt, zeros_like
@@ -60,6 +59,7 @@ class SM3(Rule):
     needs_params = True  # for their shapes, which no slot has without momentum
     complex_hint = "SM3 does not support complex parameters"
     static_zeros = ("momentum",)
+    replaced = _ACCUMULATORS
 
     lr: LearningRate
     momentum: Annotated[MomentumRate, "decay rate of the average of the directions"]
@@ -90,7 +90,6 @@ class SM3(Rule):
         old = [own for name in _ACCUMULATORS if (own := getattr(slots, name)) is not None]
         bound = functools.reduce(jnp.minimum, old) + grad * grad
         new = [self._over(jnp.max(bound, others, keepdims=True, initial=0), others) for others in _others(grad)]
-        new = [in_place_of(*pair) for pair in zip(old, new, strict=True)]
         direction = grad / sqrt(bound + scalars.eps)
         buffer = slots.momentum_buffer
         if buffer is not None:
