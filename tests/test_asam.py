@@ -98,3 +98,11 @@ def run_once(tx, params):
 def test_eta_is_not_negative():
     with pytest.raises(ValueError, match=r"must not be negative: -0.1 \(option 'eta'\)"):
         fo.sam(fo.sgd(), adaptive=True, eta=-0.1)
+
+
+def test_what_would_have_no_effect_is_refused():
+    with pytest.raises(ValueError, match=r"sam: eta has no effect unless adaptive, but it is 0\.1"):
+        fo.sam(fo.sgd(), eta=0.1)
+    for inner in (fo.sam(fo.sgd()), fo.chain(fo.identity(), fo.exact_mars(fo.mars()))):
+        with pytest.raises(ValueError, match="sam: inner computes gradients at another point itself"):
+            fo.sam(inner)

@@ -311,3 +311,13 @@ def test_hooks_may_rewrite_state_dicts(name, x64):
     other.register_load_state_dict_pre_hook(lambda _, saved: saved["inside"])
     other.load_state_dict(optimizer.state_dict())
     np.testing.assert_array_equal(other.state["matrix"]["d"], optimizer.state["matrix"]["d"])
+
+
+def test_one_dtype_for_all_slots_spares_p0():
+    state = fo.state_dtype(fo.prodigy(), "bfloat16").init(jnp.ones(2))
+    assert (state.p0.dtype, state.exp_avg.dtype, state.s.dtype) == (jnp.float32, jnp.bfloat16, jnp.bfloat16)
+
+
+def test_a_growth_rate_below_one_is_refused():
+    with pytest.raises(ValueError, match=r"Invalid growth_rate value, it must be at least 1: 0\.5"):
+        fo.prodigy(growth_rate=0.5)

@@ -288,3 +288,20 @@ def test_state_and_mode_change_together(name, x64):
     assert "k" not in other.param_groups[0]
     optimizer.register_state_dict_post_hook(lambda _, saved: {"inside": saved})
     assert optimizer.state_dict()["inside"]["param_groups"][0]["train_mode"] is False
+
+
+def test_an_average_of_what_is_not_the_state_s_is_refused():
+    y = {"w": jnp.ones(4096), "b": jnp.ones(2)}
+    narrow = fo.quantized(fo.schedule_free_sgd(), {"z": "dynamic8"}).init(y)
+    with pytest.raises(ValueError, match="the slot z of the parameter 'w' is kept in few bits: leave z out"):
+        fo.eval_params(narrow, y)
+    state = fo.schedule_free_sgd().init(y)
+    with pytest.raises(ValueError, match="the slots z do not have the structure of the parameters"):
+        fo.eval_params(state, y["w"])
+    masked = fo.masked(fo.schedule_free_sgd(), {"w": True, "b": False}).init(y)
+    assert fo.eval_params(masked, y)["b"].tolist() == [1.0, 1.0]
+
+
+def test_one_dtype_for_all_slots_spares_z():
+    state = fo.state_dtype(fo.schedule_free_adamw(), "bfloat16").init(jnp.ones(2))
+    assert (state.z.dtype, state.exp_avg_sq.dtype) == (jnp.float32, jnp.bfloat16)

@@ -432,10 +432,11 @@ def test_they_go_into_optax_chain(standard_promotion):
     ("inner", "who"),
     [
         (fo.schedule_free_sgd(), "schedule_free_sgd"),
+        (fo.madgrad(momentum=0.0), "madgrad"),
         (fo.chain(fo.adam(), fo.ema()), "ema"),
         (fo.master_weights(fo.adam()), "master_weights"),
     ],
-    ids=["schedule_free", "ema", "master_weights"],
+    ids=["schedule_free", "madgrad", "ema", "master_weights"],
 )
 def test_what_follows_the_parameters_is_refused_inside_what_changes_updates(wrapper, inner, who):
     with pytest.raises(ValueError, match=rf"^{who} would not get the parameters.*{wrapper.__name__} is around it"):

@@ -1,7 +1,7 @@
 """Methods that estimate how far the solution is, and so their learning rate, from all parameters together."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, ClassVar, NamedTuple
 
 import jax
@@ -12,10 +12,10 @@ from functorch_optim.alike import kept
 from functorch_optim.base import Transform
 from functorch_optim.core.numerics import coefficient, decay_of, next_step
 from functorch_optim.core.options import Options
+from functorch_optim.core.rule import declare_slots
 from functorch_optim.core.scalar_math import one_minus_power, scalar_sqrt
 from functorch_optim.effects import Effect, Effects, Kind, Leaves, for_each
 from functorch_optim.hyperparams import (
-    AnyNumber,
     Betas,
     Hyperparameter,
     Maximize,
@@ -31,7 +31,11 @@ Factor = Annotated[
     Hyperparameter, Option("Invalid learning rate: {}", low=0.0), "factor of the estimated learning rate"
 ]
 FirstDistance = Annotated[Hyperparameter, Option("Invalid d0 value: {}", low=0.0, open_low=True), "first estimate of d"]
-GrowthRate = Annotated[AnyNumber, "the factor by which d may grow in an update"]
+GrowthRate = Annotated[
+    Hyperparameter,
+    Option("Invalid growth_rate value, it must be at least 1: {}", low=1.0),
+    "the factor by which d may grow in an update",
+]
 Decay = Annotated[WeightDecay, "coefficient of the decay"]
 Decouple = Annotated[bool, "whether the decay acts on the parameter instead of the gradient"]
 BiasCorrection = Annotated[bool, "whether to correct the bias of the moments, as Adam does"]
@@ -64,8 +68,9 @@ class Distance(Options, Transform):
     each parameter; by default all have those of the method.
     """
 
-    state: ClassVar[type]
+    state: ClassVar[Callable[..., PyTree]]
     slots: ClassVar[tuple[str, ...]]
+    copies: ClassVar[tuple[str, ...]] = ()  # slots that are copies of the parameters
     scalars: ClassVar[tuple[str, ...]]  # of the estimate
 
     lr: Factor
@@ -81,6 +86,10 @@ class Distance(Options, Transform):
     axis_name: PyTree
     parts: tuple["Distance", ...]
     part_of: tuple[int, ...]
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        declare_slots(cls.state, cls.slots, cls.copies)
 
     @property
     def who(self) -> str:

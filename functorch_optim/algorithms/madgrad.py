@@ -49,6 +49,7 @@ class MADGRAD(Rule):
     needs_params = True
     rate_is_factor = False
     static_zeros = ("momentum",)
+    copies = ("x0",)
 
     lr: LearningRate
     momentum: Annotated[MomentumRate, "share of the former parameter"]
@@ -56,6 +57,9 @@ class MADGRAD(Rule):
     eps: Annotated[Epsilon, "added to the denominator outside the root, and to the learning rate"]
     decoupled_weight_decay: DecoupledWeightDecay
     maximize: Maximize
+
+    def comes_last(self) -> bool:
+        return is_static_zero(self.momentum)  # then x is computed from where the parameter is
 
     def init(self, param: Array, hyperparams: PyTree) -> MADGRADState:
         x0 = None if is_static_zero(self.momentum) else copy_of(param)
@@ -120,7 +124,8 @@ def madgrad(
 
     A learning rate of 0 gives l = 0. With ``decoupled_weight_decay``, the package's ``decouple_decay``, the gradient is
     left alone and ``(lr + eps) * weight_decay * p`` is subtracted from p. Without momentum x is not kept, but computed
-    from p. A denominator of 0 counts as infinite; with neither eps nor momentum the package gives NaN there.
+    from p: decoupled decay moves it too, as in the package, and nothing may change the update after it. A denominator
+    of 0 counts as infinite; with neither eps nor momentum the package gives NaN there.
 
     Args:
         lr: learning rate, at least 0; like every number here, a Python number, a scalar array or a schedule.

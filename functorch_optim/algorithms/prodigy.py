@@ -48,6 +48,7 @@ class Numbers(NamedTuple):
 class Prodigy(Distance):
     state = ProdigyState
     slots = ("exp_avg", "exp_avg_sq", "s", "p0")
+    copies = ("p0",)
     scalars = ("d", "d_max", "d_numerator")
 
     beta3: Beta3
@@ -127,8 +128,7 @@ def prodigy(
 
     The next estimate k is the largest h so far, but at least d, and at most d times ``growth_rate``. As in the package,
     with ``beta1`` of 0 the gradient times k takes the place of m, and eps is multiplied by k, where the paper has d in
-    both. Leave ``lr`` at 1,
-    or let it be a schedule that ends there; scale with ``d_coef``.
+    both. Leave ``lr`` at 1, or let it be a schedule that ends there; scale with ``d_coef``.
 
     Args:
         lr: factor of the estimated learning rate, at least 0; like every number here, a Python number, a scalar array

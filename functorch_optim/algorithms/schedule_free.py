@@ -37,7 +37,7 @@ class ScheduleFree(Rule, abstract=True):
 
     elementwise = True
     needs_params = True
-    comes_last = True
+    copies = ("z",)
     rate_is_factor = False
     decays_direction = True
     carried = CARRIED
@@ -48,6 +48,9 @@ class ScheduleFree(Rule, abstract=True):
     r: R
     weight_lr_power: WeightLrPower
     maximize: Maximize
+
+    def comes_last(self) -> bool:
+        return True
 
     @classmethod
     def _call_name(cls) -> str:

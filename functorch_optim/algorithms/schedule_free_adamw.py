@@ -123,7 +123,7 @@ def schedule_free_adamw(
         parameters in float32 as well, with :func:`functorch_optim.master_weights`: x is computed from y and z.
 
     Raises:
-        ValueError: an option outside its range, with torch's message.
+        ValueError: an option outside its range.
 
     Source: Defazio et al., "The Road Less Scheduled", 2024. The package scales z by the warmed-up rate as here; the
     paper's listing does too.

@@ -65,7 +65,7 @@ def schedule_free_radam(
         parameters in float32 as well, with :func:`functorch_optim.master_weights`: x is computed from y and z.
 
     Raises:
-        ValueError: an option outside its range, with torch's message.
+        ValueError: an option outside its range.
 
     Source: Defazio et al., "The Road Less Scheduled", 2024; Liu et al., "On the Variance of the Adaptive Learning Rate
     and Beyond", 2019. The threshold of 4 is the package's; torch's RAdam takes 5.

@@ -12,6 +12,7 @@ from functorch_optim.averaging.average import mix
 from functorch_optim.core.packing import ForeachState
 from functorch_optim.hyperparams import Beta
 from functorch_optim.transforms.master_weights import MasterWeightsState, whole_of
+from functorch_optim.transforms.quantized import Quantized
 from functorch_optim.typing import Array, PyTree
 
 
@@ -33,7 +34,8 @@ def eval_params(state: PyTree, params: PyTree) -> PyTree:
 
     Raises:
         KeyError: no such method is in the state. ValueError: the momentum is 0 (known only outside ``jax.jit``), the
-            structures or shapes differ, the state is of several runs, or a part of the parameters is packed.
+            structures or shapes differ, the state is of several runs, z is in few bits, or a part of the parameters is
+            packed.
 
     Example:
         >>> import functorch_optim as fo
@@ -89,11 +91,21 @@ def _moved(state: PyTree, params: PyTree, keep: Callable[[PyTree], Beta], traine
             raise ValueError("the state is of several runs, as from jax.vmap: evaluate them inside jax.vmap too")
         share = keep(one.momentum)
         for index, z in enumerate(trees.align(params, one.z, "the slots z")):
-            if hasattr(z, "dtype") and not known[index]:
-                trees.check_like(names[index], z, models[index], "the slot z")
-                leaves[index] = mixed(leaves[index], z, share)
+            if known[index] or not jax.tree.leaves(z):  # a mask has left it out
+                continue
+            if not hasattr(z, "dtype"):
+                raise ValueError(_unlike(names[index], z))
+            trees.check_like(names[index], z, models[index], "the slot z")
+            leaves[index] = mixed(leaves[index], z, share)
     pairs = zip(leaves, models, strict=True)
     return treedef.unflatten([jnp.array(leaf, model.dtype, copy=True) for leaf, model in pairs])
+
+
+def _unlike(name: str, z: PyTree) -> str:
+    """Say why a slot z is no array."""
+    if isinstance(z, Quantized):
+        return f"the slot z of the parameter {trees.quote(name)} is kept in few bits: leave z out of fo.quantized"
+    return f"the slots z do not have the structure of the parameters: at {trees.quote(name)} they have {z!r:.100}"
 
 
 def _unpacked(state: ForeachState, params: PyTree) -> PyTree:

@@ -125,7 +125,7 @@ class Lifted(Transform):
         apart = [Effect(Kind.SHRINKS, who)] * (rule.has_decay and getattr(rule, "decoupled_weight_decay", False))
         ascends = [Effect(Kind.ASCENDS, who)] * getattr(rule, "maximize", False)
         remembers = [Effect(Kind.REMEMBERS, who)] * bool(self.slot_names)
-        follows = [Effect(Kind.FOLLOWS, who)] * (rule.comes_last and kind is Kind.STEPS)
+        follows = [Effect(Kind.FOLLOWS, who)] * (rule.comes_last() and kind is Kind.STEPS)
         normalizes = [Effect(Kind.NORMALIZES, who)] * rule.normalizes
         return (*apart, *ascends, *remembers, *normalizes, Effect(kind, who), *follows)
 

@@ -17,6 +17,7 @@ from functorch_optim.typing import Array, Numeric, PyTree
 Steps = Generator[PyTree, PyTree, tuple[PyTree, PyTree]]  # yields what to compute, is sent the answer, ends as update
 
 _slots_of: dict[Callable[..., PyTree], tuple[str, ...]] = {}  # the slots in each class of states
+_copies_of: dict[Callable[..., PyTree], tuple[str, ...]] = {}  # those of them that are copies of the parameters
 
 
 class Rule(Options):
@@ -72,7 +73,7 @@ class Rule(Options):
     joint: ClassVar[bool] = False  #: whether a step computes something for all parameters together, on a mesh
     decays_direction: ClassVar[bool] = False  #: whether update gets the decay, to add to its direction where it likes
     complex_as_pairs: ClassVar[bool] = False  #: whether a complex parameter is one array of pairs, as for its norm
-    comes_last: ClassVar[bool] = False  #: whether the slots know where the parameters go, so that nothing may change it
+    copies: ClassVar[tuple[str, ...]] = ()  #: slots that are copies of the parameters, which one dtype for all spares
     rate_is_factor: ClassVar[bool] = True  #: whether the update is lr times something independent of lr
     decay_options: ClassVar[tuple[str, ...]] = ("weight_decay",)  #: the coefficients of the weight decay
     replaced: ClassVar[tuple[str, ...]] = ()  #: slots that do not come from what they were, as a last gradient
@@ -84,7 +85,8 @@ class Rule(Options):
         super().__init_subclass__(**kwargs)
         if not abstract:
             check_declaration(cls, Rule)
-            _slots_of[cls.state] = tuple(name for name in cls.empty()._fields if name not in ("step", *cls.carried))
+            slots = tuple(name for name in cls.empty()._fields if name not in ("step", *cls.carried))
+            declare_slots(cls.state, slots, cls.copies)
 
     @classmethod
     def _call_name(cls) -> str:
@@ -123,6 +125,10 @@ class Rule(Options):
     def norm(self, array: jax.Array) -> jax.Array:
         """The Euclidean norm of a whole array that is split as the parameter is."""
         return sqrt(self.sum_over_parameter(jnp.sum(array * array)))
+
+    def comes_last(self) -> bool:
+        """Whether the slots know where the parameters go, so that nothing may change the update."""
+        return False
 
     @property
     def has_decay(self) -> bool:
@@ -221,7 +227,7 @@ def carried_dtype(rule: "Rule | type[Rule]") -> np.dtype:
 
 
 def slots_in(state: Callable[..., PyTree]) -> tuple[str, ...] | None:
-    """The names of the slots in a class of states, those that the options may leave out too; None if no rule has it.
+    """The names of the slots in a class of states, those that options may leave out too; None if no algorithm has it.
 
     Example:
         >>> from functorch_optim import NAdamState
@@ -229,6 +235,23 @@ def slots_in(state: Callable[..., PyTree]) -> tuple[str, ...] | None:
         ('exp_avg', 'exp_avg_sq')
     """
     return _slots_of.get(state)
+
+
+def statistics_in(state: Callable[..., PyTree]) -> tuple[str, ...] | None:
+    """The names of the slots in a class of states that are no copies of the parameters; None if no algorithm has it.
+
+    Example:
+        >>> from functorch_optim import ScheduleFreeAdamWState
+        >>> statistics_in(ScheduleFreeAdamWState)
+        ('exp_avg_sq',)
+    """
+    slots = slots_in(state)
+    return slots and tuple(name for name in slots if name not in _copies_of[state])
+
+
+def declare_slots(state: Callable[..., PyTree], slots: tuple[str, ...], copies: tuple[str, ...]) -> None:
+    """Tell which fields of a class of states are slots, and which of them are copies of the parameters."""
+    _slots_of[state], _copies_of[state] = slots, copies
 
 
 class StepScalars(NamedTuple):

@@ -205,7 +205,7 @@ class SM3(Declared, of=sm3, args="lr momentum eps * foreach maximize differentia
 class Signum(Declared, of=signum, args="lr momentum weight_decay * foreach maximize differentiable"):
     """Signum, the sign of the momentum.
 
-    It loads state dicts of ``pytorch_optimizer.SignSGD``, and makes such.
+    It loads state dicts of ``pytorch_optimizer.SignSGD``.
     """
 
 

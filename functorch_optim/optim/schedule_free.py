@@ -15,7 +15,7 @@ __all__ = ["ScheduleFreeOptimizer"]
 
 _OF_A_GROUP = ("k", "train_mode", "weight_sum", "lr_max", "scheduled_lr")  # what the authors keep in a group
 _NOT_TRAINING = (
-    "Optimizer was not in train mode when step is called. Please insert .train() and .eval() calls on the optimizer: "
+    "Optimizer was not in train mode when {} is called. Please insert .train() and .eval() calls on the optimizer: "
     "the parameters are the average, which eval() has set them to; call train() before the next step"
 )
 
@@ -99,9 +99,9 @@ class ScheduleFreeOptimizer(Declared):
             >>> optimizer.eval()
             >>> optimizer.step({"w": jnp.array([1.0])})
             Traceback (most recent call last):
-            RuntimeError: Optimizer was not in train mode when step is called. Please insert .train() and .eval() ...
+            RuntimeError: Optimizer was not in train mode when {} is called. Please insert .train() and .eval() ...
         """
-        self._need_training()
+        self._need_training("step")
         return super().step(closure, *args, has_aux=has_aux, clip_norm=clip_norm, batches=batches)
 
     def functional(self) -> tuple[GradientTransformation, PyTree, PyTree]:
@@ -121,12 +121,12 @@ class ScheduleFreeOptimizer(Declared):
             >>> fo.eval_params(state, params)["w"].tolist()
             [1.0]
         """
-        self._need_training()
+        self._need_training("functional")
         return super().functional()
 
-    def _need_training(self) -> None:
+    def _need_training(self, method: str) -> None:
         if not self._trains:
-            raise RuntimeError(_NOT_TRAINING)
+            raise RuntimeError(_NOT_TRAINING.format(method))
 
     def restore(self, params: PyTree, state: PyTree) -> None:
         """Take parameters and state from a functional loop; the optimizer is then in train mode.

@@ -10,7 +10,7 @@ import numpy as np
 from functorch_optim import axes, trees
 from functorch_optim.base import GradientTransformation, clips_of, exportable, transformation, update_of
 from functorch_optim.combinators import Wrapper, current_hyperparams
-from functorch_optim.core.rule import slots_in
+from functorch_optim.core.rule import statistics_in
 from functorch_optim.effects import Effects, Kind, Leaves
 from functorch_optim.keys import as_key, hashed, of_shard
 from functorch_optim.option_names import explains_names
@@ -62,13 +62,13 @@ def _with_slots_in(state: PyTree, dtype: str) -> PyTree:
     found = []
 
     def narrowed_slots(node: PyTree) -> PyTree:
-        slots = slots_in(type(node))
+        slots = statistics_in(type(node))
         if slots is None:
             return node
         found.append(node)
         return node._replace(**{name: jax.tree.map(lambda x: _as(dtype, x), getattr(node, name)) for name in slots})
 
-    new = jax.tree.map(narrowed_slots, state, is_leaf=lambda node: slots_in(type(node)) is not None)
+    new = jax.tree.map(narrowed_slots, state, is_leaf=lambda node: statistics_in(type(node)) is not None)
     if not found:
         raise ValueError(
             f"state_dtype: the state is of no algorithm that has slots, but of type {type(state).__name__}; a dict "
@@ -97,8 +97,9 @@ def state_dtype(inner: GradientTransformation, dtypes: PyTree) -> GradientTransf
     Args:
         inner: a transformation whose slots keep their dtype, as those of this library do.
         dtypes: slot -> dtype: ``{"exp_avg": "bfloat16"}``; or one dtype, for all slots of the algorithms in ``inner``.
-            Then what other transformations keep (averages, accumulated gradients, copies of the parameters) stays as it
-            is, and so do numbers such as NAdam's ``mu_product``, and slots of complex parameters.
+            Then copies of the parameters, such as z of a Schedule-Free method, stay as they are, and so does what other
+            transformations keep (averages, accumulated gradients); so do numbers such as NAdam's ``mu_product``, and
+            slots of complex parameters.
 
     Raises:
         TypeError: a dtype is not floating. ValueError, from ``init``: the state has no such slot, or no algorithm's.

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from functorch_optim import axes, trees
-from functorch_optim.base import GradientTransformation, add_update, exportable, transformation, update_of
+from functorch_optim.base import GradientTransformation, add_update, exportable, needs_of, transformation, update_of
 from functorch_optim.combinators import Wrapper, check_at_each, current_hyperparams
 from functorch_optim.core.numerics import next_step
 from functorch_optim.core.options import Options
@@ -165,9 +165,10 @@ def sam(
         :func:`jax.grad`'s gradients and function; or pass the conjugates of both.
 
     Raises:
-        ValueError: an option is out of range; from ``init``, ``inner`` conjugates the gradient of a complex parameter,
-            which is too late for the way to the worst point; from ``update``, ``params`` or ``grad_fn`` is missing, or
-            inside ``shard_map`` without ``axis_name`` a gradient varies or may vary over the mesh.
+        ValueError: an option is out of range or has no effect; ``inner`` computes gradients at another point too; from
+            ``init``, ``inner`` conjugates the gradient of a complex parameter, which is too late for the way to the
+            worst point; from ``update``, ``params`` or ``grad_fn`` is missing, or inside ``shard_map`` without
+            ``axis_name`` a gradient varies or may vary over the mesh.
 
     Source: Foret et al., "Sharpness-Aware Minimization for Efficiently Improving Generalization", 2021; Kwon et al.,
     "ASAM: Adaptive Sharpness-Aware Minimization", 2021. ``optax.contrib.sam`` with ``opaque_mode=True`` is the same.
@@ -181,4 +182,8 @@ def sam(
         -3.2
     """
     where = bool(adaptive) if is_flag(adaptive) else as_mask("adaptive", adaptive)
+    if where is False and not is_static_zero(eta):
+        raise ValueError(f"sam: eta has no effect unless adaptive, but it is {eta!r:.80}")
+    if "grad_fn" in needs_of(inner):
+        raise ValueError("sam: inner computes gradients at another point itself, as sam does: leave one of them out")
     return transformation(SAM(inner, rho, where, eta, axes.as_axes(axis_name, "sam")))

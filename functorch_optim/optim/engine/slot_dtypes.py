@@ -8,7 +8,7 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from functorch_optim import trees
-from functorch_optim.core.rule import Rule, slots_in
+from functorch_optim.core.rule import Rule, slots_in, statistics_in
 from functorch_optim.transforms.precision import as_dtype, floating_dtypes
 from functorch_optim.typing import PyTree
 
@@ -16,9 +16,9 @@ SlotDtypes = tuple[tuple[str, str], ...]
 
 
 def slot_dtypes(option: PyTree, rule: type[Rule], title: str) -> SlotDtypes:
-    """The name of the dtype of each slot, as the option has it: a dtype for all slots, or one for each by name.
+    """The name of the dtype of each slot, as the option has it: one for each by name, or a single one.
 
-    Messages name the class ``title``.
+    A single one is that of all slots but copies of the parameters. Messages name the class ``title``.
 
     Raises:
         ValueError: there is no such slot. TypeError: what is given is no floating dtype, or no dict of them.
@@ -28,7 +28,7 @@ def slot_dtypes(option: PyTree, rule: type[Rule], title: str) -> SlotDtypes:
     slots, where = slots_in(rule.state) or (), f"state_dtype of {title}"
     dtypes = floating_dtypes(option, where)
     if isinstance(dtypes, str):
-        return tuple([(name, dtypes) for name in slots])
+        return tuple([(name, dtypes) for name in statistics_in(rule.state) or ()])
     unknown = [name for name, _ in dtypes if name not in slots]
     if unknown:
         raise ValueError(f"{where}: the state has no slot {', '.join(unknown)}; it has {', '.join(slots)}")
