@@ -99,7 +99,7 @@ class ScheduleFreeOptimizer(Declared):
             >>> optimizer.eval()
             >>> optimizer.step({"w": jnp.array([1.0])})
             Traceback (most recent call last):
-            RuntimeError: Optimizer was not in train mode when {} is called. Please insert .train() and .eval() ...
+            RuntimeError: Optimizer was not in train mode when step is called. Please insert .train() and .eval() ...
         """
         self._need_training("step")
         return super().step(closure, *args, has_aux=has_aux, clip_norm=clip_norm, batches=batches)

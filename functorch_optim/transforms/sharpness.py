@@ -36,6 +36,13 @@ class SAM(Options, Wrapper):
     eta: NonNegative
     axis_name: axes.Labels | None
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if "grad_fn" in needs_of(self.inner):
+            raise ValueError(
+                "sam: inner computes gradients at another point itself, as sam does: leave one of them out"
+            )
+
     @classmethod
     def _call_name(cls) -> str:
         return "sam"
@@ -184,6 +191,4 @@ def sam(
     where = bool(adaptive) if is_flag(adaptive) else as_mask("adaptive", adaptive)
     if where is False and not is_static_zero(eta):
         raise ValueError(f"sam: eta has no effect unless adaptive, but it is {eta!r:.80}")
-    if "grad_fn" in needs_of(inner):
-        raise ValueError("sam: inner computes gradients at another point itself, as sam does: leave one of them out")
     return transformation(SAM(inner, rho, where, eta, axes.as_axes(axis_name, "sam")))
