@@ -353,6 +353,15 @@ def test_derivatives_are_finite_where_gradient_and_curvature_are_zero(name, x64)
 
 
 @each
+def test_a_decay_mask(name):
+    params = {"w": jnp.full(3, 2.0), "b": jnp.full(3, 2.0)}
+    grads, curvature = jax.tree.map(jnp.ones_like, params), jax.tree.map(jnp.ones_like, params)
+    tx = MAKERS[name](lr=0.1, weight_decay=0.5, decay_mask=re.compile("w"))
+    updates, _ = tx.update(grads, tx.init(params), params, curvature=curvature)
+    np.testing.assert_allclose(updates["w"], updates["b"] - 0.1 * 0.5 * 2.0, rtol=1e-6)
+
+
+@each
 def test_scan_and_vmap(name):
     tx, params = MAKERS[name](update_period=2), {"w": jnp.linspace(-1.0, 1.0, 3)}
 

@@ -297,6 +297,7 @@ REAL_ONLY = {
     name: ALGORITHMS[base].title for name in TABLE if (base := name.split("_")[0]) in names(takes_complex=False)
 } | {"project_simplex": "project_simplex"}
 OTHERS = {"exact_mars": "MARS", "prodigy": "prodigy", "dadapt_adam": "dadapt_adam"}
+OTHERS |= {"adahessian": "AdaHessian", "sophia": "Sophia"}
 REAL_ONLY |= {name: title for name, title in OTHERS.items() if name in TABLE}
 
 
