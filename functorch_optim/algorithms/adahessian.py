@@ -123,7 +123,8 @@ def adahessian(
     With g the gradient (negated first if ``maximize``), D the last estimate of the Hessian's diagonal, and t the number
     of the update::
 
-        H <- mean(abs(D)) over block_axes
+        H <- abs(D)
+        H <- mean(abs(D))                                if block_axes
         m <- beta1 * m + (1 - beta1) * g
         v <- beta2 * v + (1 - beta2) * H**2
         p <- p - lr * weight_decay * p - lr / (1 - beta1**t) * m / (sqrt(v / (1 - beta2**t))**hessian_power + eps)

@@ -145,8 +145,11 @@ def _if(due: jax.Array, refresh: Callable[..., list[PyTree]], params: PyTree, ke
         return refresh(params, key, held) if due else held
     shapes = jax.eval_shape(refresh, params, key, held)
 
+    def active(params: PyTree, key: PyTree, held: PyTree) -> PyTree:
+        return jax.tree.map(axes.vary_as, refresh(params, key, held), held)
+
     def idle(params: PyTree, key: PyTree, held: PyTree) -> PyTree:
         del params, key
         return jax.tree.map(axes.vary_as, held, shapes)
 
-    return jax.lax.cond(due, refresh, idle, params, key, held)
+    return jax.lax.cond(due, active, idle, params, key, held)

@@ -129,7 +129,8 @@ class CurvatureOptimizer(Declared):
                 f"{who}: an estimate of the curvature is due, and batches do not go with a function that gives it: "
                 "pass the estimates themselves, curvature=estimates"
             )
-        if function is None and not (self.by_loss and closure is not None):
+        estimator = function if function is not None or not self.by_loss else closure
+        if estimator is None:
             hint = "closure, or curvature=" if self.by_loss else "curvature="
             raise ValueError(
                 f"{who}: an estimate of the curvature is due: pass {hint}f with f(params, key, *args), such as "
@@ -138,7 +139,6 @@ class CurvatureOptimizer(Declared):
             )
         records = self._records()
         key = _rule_of(records[0]).key_at(max(done.values()) + 1)
-        estimator = closure if function is None else function
         make = functools.partial(_estimates_of, function is None, has_aux)
         compiled = self._losses.compiled(estimator, ("curvature", function is None, has_aux), make)
         return self._evaluate(estimator, lambda: compiled((self._tree(), key), arrays_in(args)))
