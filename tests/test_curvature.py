@@ -132,18 +132,19 @@ SOPHIA = {
 }
 
 
-@pytest.mark.parametrize("label", ADAHESSIAN)
+@pytest.mark.parametrize("label", ["period", *full(*(ADAHESSIAN.keys() - {"period"}))])
 def test_adahessian_makes_the_authors_steps(label, x64):
     options, by_hand = ADAHESSIAN[label]
     assert_close(run(fo.adahessian(**options))[0], adahessian_by_hand(**by_hand))
 
 
-@pytest.mark.parametrize("label", SOPHIA)
+@pytest.mark.parametrize("label", ["large", *full(*(SOPHIA.keys() - {"large"}))])
 def test_sophia_makes_the_authors_steps(label, x64):
     options, by_hand = SOPHIA[label]
     assert_close(run(fo.sophia(**options))[0], sophia_by_hand(**by_hand))
 
 
+@pytest.mark.full
 @each
 def test_float32_steps_are_float64s_within_8_ulp(name):
     options = {"lr": 0.0625, "betas": (0.875, 0.9375), "eps": 2.0**-10, "weight_decay": 0.125, "update_period": 1}
@@ -175,6 +176,7 @@ def test_float32_steps_are_float64s_within_8_ulp(name):
 
 
 @pytest.mark.torch
+@pytest.mark.full
 @pytest.mark.parametrize("label", ["plain", "decay", "power", "blocks", "maximize"])
 def test_adahessian_is_torch_optimizers(label, x64):
     torch = pytest.importorskip("torch", reason="compares with a live torch")
@@ -196,6 +198,7 @@ def test_adahessian_is_torch_optimizers(label, x64):
 
 
 @pytest.mark.torch
+@pytest.mark.full
 @pytest.mark.parametrize("period", [1, 4])
 def test_sophia_is_pytorch_optimizers(period, x64):
     torch = pytest.importorskip("torch", reason="compares with a live torch")
@@ -220,7 +223,7 @@ def test_sophia_is_pytorch_optimizers(period, x64):
         np.testing.assert_allclose(state.hessian[name], theirs.state[p]["hessian_moment"].numpy(), rtol=1e-10)
 
 
-@each
+@pytest.mark.parametrize("name", ["adahessian", *full("sophia")])
 def test_the_estimator_runs_only_when_due_and_a_new_period_compiles_nothing(name):
     calls = []
 
@@ -247,6 +250,7 @@ def test_the_estimator_runs_only_when_due_and_a_new_period_compiles_nothing(name
     assert len(calls) == 3 and len(traces) == 1
 
 
+@pytest.mark.full
 @each
 def test_the_eager_step_is_the_compiled_one(name, x64):
     tx, params = MAKERS[name](update_period=2), jax.tree.map(jnp.asarray, drawn(0))
@@ -259,6 +263,7 @@ def test_the_eager_step_is_the_compiled_one(name, x64):
     assert_close(rows, run(tx, 3)[0], 1e-14)
 
 
+@pytest.mark.full
 @each
 def test_the_estimate_itself_is_taken_at_once_and_false_leaves_it(name):
     tx, params = MAKERS[name](update_period=10), {"a": jnp.ones(2), "b": jnp.ones(3)}
@@ -274,6 +279,7 @@ def test_the_estimate_itself_is_taken_at_once_and_false_leaves_it(name):
     np.testing.assert_allclose(taken.hessian["b"], share, rtol=1e-6)
 
 
+@pytest.mark.full
 @each
 def test_an_estimator_of_the_transformation_takes_the_keywords_of_update(name):
     def scaled(params, key, *, scale):
@@ -288,6 +294,7 @@ def test_an_estimator_of_the_transformation_takes_the_keywords_of_update(name):
     chex.assert_trees_all_equal(found, wanted)
 
 
+@pytest.mark.full
 @each
 def test_words_for_what_is_missing_or_wrong(name):
     tx, params = MAKERS[name](weight_decay=0.0), {"w": jnp.ones((2, 2))}
@@ -312,6 +319,7 @@ def test_words_for_what_is_missing_or_wrong(name):
         MAKERS[name](betas=(0.9, 1.0))
 
 
+@pytest.mark.full
 def test_ranges_of_the_options():
     with pytest.raises(ValueError, match=r"Invalid Hessian power value: 1\.5"):
         fo.adahessian(hessian_power=1.5)
@@ -323,6 +331,7 @@ def test_ranges_of_the_options():
         tx.update(params, tx.init(params), params, curvature=params)
 
 
+@pytest.mark.full
 @each
 def test_curvature_of_zero_below_zero_and_not_finite(name):
     tx, params = MAKERS[name](lr=0.1, weight_decay=0.0), jnp.ones(4)
@@ -336,6 +345,7 @@ def test_curvature_of_zero_below_zero_and_not_finite(name):
         np.testing.assert_allclose(updates[:3], [-0.1 / 1e-4, 0.1 / (4 + 1e-4), 0.0], rtol=1e-5)
 
 
+@pytest.mark.full
 @each
 def test_derivatives_are_finite_where_gradient_and_curvature_are_zero(name, x64):
     def after(inputs):
@@ -352,6 +362,7 @@ def test_derivatives_are_finite_where_gradient_and_curvature_are_zero(name, x64)
         assert all(jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(found))
 
 
+@pytest.mark.full
 @each
 def test_a_decay_mask(name):
     params = {"w": jnp.full(3, 2.0), "b": jnp.full(3, 2.0)}
@@ -361,6 +372,7 @@ def test_a_decay_mask(name):
     np.testing.assert_allclose(updates["w"], updates["b"] - 0.1 * 0.5 * 2.0, rtol=1e-6)
 
 
+@pytest.mark.full
 @each
 def test_scan_and_vmap(name):
     tx, params = MAKERS[name](update_period=2), {"w": jnp.linspace(-1.0, 1.0, 3)}
@@ -380,6 +392,7 @@ def test_scan_and_vmap(name):
         np.testing.assert_allclose(found["w"][index], alone["w"], rtol=1e-6)
 
 
+@pytest.mark.full
 @each
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_narrow_parameters(name, dtype):
@@ -388,6 +401,7 @@ def test_narrow_parameters(name, dtype):
     assert state.hessian["bias"].dtype == (jnp.float32 if dtype == "float16" else dtype)
 
 
+@pytest.mark.full
 @each
 def test_wrappers_hand_the_curvature_on(name, x64):
     own = MAKERS[name](update_period=2)
@@ -402,6 +416,7 @@ def test_wrappers_hand_the_curvature_on(name, x64):
     run(fo.cautious(own), 2)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kind", [AxisType.Explicit, *full(AxisType.Auto)])
 @each
 def test_estimates_on_a_mesh_are_those_of_one_device(name, kind):
@@ -429,6 +444,53 @@ def test_estimates_on_a_mesh_are_those_of_one_device(name, kind):
     chex.assert_trees_all_close(jax.device_get(state.hessian), jax.device_get(alone.hessian), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.full
+@pytest.mark.parametrize("stage", [1, 2])
+@each
+def test_zero_and_eight_bits_hand_the_curvature_on(name, stage):
+    params = {"w": jnp.linspace(-1.0, 1.0, 64 * 8).reshape(64, 8), "b": jnp.ones(8)}
+    objective = lambda params: jnp.mean(jnp.tanh(params["w"] + params["b"][None]) ** 2)  # noqa: E731
+    slots = {"exp_avg": "dynamic8", "hessian": "dynamic8"}
+
+    def trained(tx, params, state):
+        curvature = functools.partial(fo.hutchinson, objective)
+
+        @jax.jit
+        def step(params, state):
+            updates, state = tx.update(jax.grad(objective)(params), state, params, curvature_fn=curvature)
+            return fo.apply_updates(params, updates), state
+
+        for _ in range(3):
+            params, state = step(params, state)
+        return params
+
+    plain = MAKERS[name](lr=1e-3, update_period=2)
+    wanted = trained(plain, params, plain.init(params))
+    few = fo.quantized(plain, slots, 16, 16)
+    close = jax.tree.map(lambda a, b: jnp.max(jnp.abs(a - b)), trained(few, params, few.init(params)), wanted)
+    assert max(jax.tree.leaves(close)) < 3e-3
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Explicit,))
+    with jax.set_mesh(mesh):
+        placed = jax.device_put(params, NamedSharding(mesh, P()))
+        tx = fo.zero(plain, "data", stage=stage)
+        state = fo.init_sharded(tx, placed)
+        assert state.hessian["w"].sharding.spec[0] == "data"
+        if stage == 1:
+            found = trained(tx, placed, state)
+            chex.assert_trees_all_close(jax.device_get(found), jax.device_get(wanted), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.full
+@each
+def test_checkpoints_hold_the_curvature(name, tmp_path):
+    tx, params = MAKERS[name](), {"w": jnp.ones((3, 2)), "b": jnp.ones(2)}
+    _, state = tx.update(params, tx.init(params), params, curvature=params)
+    path = tmp_path / "state.safetensors"
+    fo.checkpoint.save_safetensors(state, path)
+    chex.assert_trees_all_equal(fo.checkpoint.load_safetensors(path, like=tx.init(params)), state)
+
+
+@pytest.mark.full
 def test_hutchinson_is_exact_for_a_diagonal_and_unbiased_for_a_matrix(x64):
     params = {"w": jnp.array([0.5, -1.0]), "v": jnp.array(2.0)}
     single = lambda params: jnp.sum(params["w"] ** 3) + params["v"] ** 4  # noqa: E731
@@ -446,6 +508,7 @@ def test_hutchinson_is_exact_for_a_diagonal_and_unbiased_for_a_matrix(x64):
     assert all(jnp.any(jnp.all(jnp.isclose(row[None], possible), 1)) for row in many[:20])
 
 
+@pytest.mark.full
 def test_hutchinson_averages_samples(x64):
     matrix = jnp.array([[2.0, 1.0], [1.0, -3.0]])
     quadratic = lambda p: p @ matrix @ p / 2  # noqa: E731
@@ -459,6 +522,7 @@ def test_hutchinson_averages_samples(x64):
         fo.hutchinson(quadratic, jnp.ones(2, complex), key)
 
 
+@pytest.mark.full
 def test_gauss_newton_bartlett_squares_the_gradient_of_drawn_labels(x64):
     x, key = jnp.linspace(-1.0, 1.0, 12).reshape(2, 2, 3), jax.random.key(4)
     params = {"w": jnp.linspace(-1.0, 1.0, 12).reshape(3, 4)}
@@ -480,6 +544,7 @@ def test_gauss_newton_bartlett_squares_the_gradient_of_drawn_labels(x64):
     np.testing.assert_allclose(jnp.mean(many, 0), exact, atol=0.1 * jnp.max(exact))
 
 
+@pytest.mark.full
 def test_gauss_newton_bartlett_says_what_it_cannot_do():
     params, key = {"w": jnp.ones((3, 4))}, jax.random.key(0)
     with pytest.raises(ValueError, match="logits with the classes last"):
@@ -500,7 +565,7 @@ def batch(seed):
     return jax.tree.map(jnp.asarray, drawn(seed))
 
 
-@pytest.mark.parametrize("period", [1, 3])
+@pytest.mark.parametrize("period", [3, *full(1)])
 def test_the_torch_face_of_adahessian_is_the_functional_one(period, x64):
     options = {"lr": 0.05, "weight_decay": 0.1, "update_period": period, "seed": 5}
     optimizer, tx, params = optim.AdaHessian(parameters(), **options), fo.adahessian(**options), parameters()
@@ -545,6 +610,7 @@ def model():
     return {"hidden": jnp.asarray(draw.standard_normal((3, 5))), "out": jnp.asarray(draw.standard_normal((5, 4)))}
 
 
+@pytest.mark.full
 def test_the_torch_face_of_sophia_is_the_functional_one(x64):
     options = {"lr": 0.05, "update_period": 3}
     optimizer, tx, params = optim.SophiaG(model(), **options), fo.sophia(**options), model()
@@ -566,6 +632,7 @@ def test_the_torch_face_of_sophia_is_the_functional_one(x64):
         np.testing.assert_allclose(entry["hessian"], state.hessian[name], rtol=1e-10)
 
 
+@pytest.mark.full
 def test_each_parameter_has_its_own_count_and_is_left_alone_without_a_gradient(x64):
     optimizer = optim.AdaHessian({"a": jnp.ones(2), "b": jnp.ones(2)}, update_period=2)
     one, both = {"a": jnp.ones(2), "b": None}, {"a": jnp.ones(2), "b": jnp.ones(2)}
@@ -591,6 +658,7 @@ def test_each_parameter_has_its_own_count_and_is_left_alone_without_a_gradient(x
     assert (int(optimizer.state["a"]["step"]), int(optimizer.state["b"]["step"])) == (3, 2)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", ["AdaHessian", "SophiaG"])
 def test_groups_states_and_resumed_runs(name, x64):
     def made():
@@ -617,6 +685,7 @@ def test_groups_states_and_resumed_runs(name, x64):
     assert int(first.state["bias"]["step"]) == 4
 
 
+@pytest.mark.full
 def test_a_step_that_fails_changes_nothing(x64):
     optimizer = optim.AdaHessian(parameters())
     optimizer.step(loss, batch(1))
@@ -635,6 +704,7 @@ def test_a_step_that_fails_changes_nothing(x64):
     optimizer.step(loss, batch(2))
 
 
+@pytest.mark.full
 def test_closures_of_each_kind(x64):
     with_aux, plain = optim.AdaHessian(parameters()), optim.AdaHessian(parameters())
     value, aux = with_aux.step(lambda params, batch: (loss(params, batch), params["bias"]), batch(1), has_aux=True)

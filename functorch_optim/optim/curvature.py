@@ -46,7 +46,8 @@ class CurvatureOptimizer(Declared):
             curvature: a function ``f(params, key, *args)``, which is compiled, and called if the estimate of a
                 parameter is due; or the estimates themselves in the parameters' structure, with None to leave one as
                 it is; or False to leave all. None means :func:`functorch_optim.hutchinson` of the closure for
-                AdaHessian, and for others that no estimate is due.
+                AdaHessian, and for others that no estimate is due. The key is that of the first group's ``seed``, and
+                of the number of the update, the largest if parameters differ.
 
         Raises:
             ValueError: an estimate is due, and nothing gives one; a function is given beside ``batches``; the
