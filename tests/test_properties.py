@@ -264,8 +264,13 @@ def test_errors_name_the_parameter(name):
         tx.update(wrong, state, params)
 
 
-# Fields with one number for each parameter.
-NUMBERS = {"clip_by_adagc": [".gamma"], "novograd": [".exp_avg_sq", ".max_exp_avg_sq"]}
+# Fields with one number for each parameter, and what comes of the curvature.
+NUMBERS = {
+    "clip_by_adagc": [".gamma"],
+    "novograd": [".exp_avg_sq", ".max_exp_avg_sq"],
+    "adahessian": [".exp_hessian_diag_sq", ".hessian"],
+    "sophia": [".hessian"],
+}
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, pytest.param(jnp.float16, marks=pytest.mark.full)])

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from functorch_optim import axes
 from functorch_optim.base import GradientTransformation, exportable, transformation
 from functorch_optim.core.curved import CurvatureRule, Curved, Estimator
-from functorch_optim.core.numerics import average, average_of_squares, sqrt, zeros_like
+from functorch_optim.core.numerics import average, average_of_squares, sqrt, wide_zeros_like, zeros_like
 from functorch_optim.core.scalar_math import one_minus_power
 from functorch_optim.hyperparams import (
     Beta,
@@ -35,7 +35,10 @@ HessianPower = Annotated[
 
 @exportable
 class AdaHessianState(NamedTuple):
-    """``step`` counts updates; ``hessian`` is the last estimate, averaged over blocks. All are like the parameters."""
+    """``step`` counts updates; ``hessian`` is the last estimate, averaged over blocks. These are like the parameters.
+
+    What comes of the curvature is at least float32.
+    """
 
     step: PyTree
     exp_avg: PyTree
@@ -69,7 +72,7 @@ class AdaHessian(CurvatureRule):
     axis_name: PyTree
 
     def init(self, param: Array, hyperparams: PyTree) -> AdaHessianState:
-        return AdaHessianState(None, zeros_like(param), zeros_like(param), zeros_like(param))
+        return AdaHessianState(None, zeros_like(param), wide_zeros_like(param), wide_zeros_like(param))
 
     def scalars(self, step: Numeric, hyperparams: PyTree) -> AdaHessianScalars:
         beta1, beta2 = hyperparams.betas

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from functorch_optim.base import GradientTransformation, exportable, transformation
 from functorch_optim.core.curved import CurvatureRule, Curved, Estimator
-from functorch_optim.core.numerics import average, zeros_like
+from functorch_optim.core.numerics import average, wide_zeros_like, zeros_like
 from functorch_optim.hyperparams import (
     Beta,
     BetaOption,
@@ -32,7 +32,7 @@ SophiaRho = Annotated[
 
 @exportable
 class SophiaState(NamedTuple):
-    """``step`` counts updates; ``hessian`` is the average of the estimates. Both slots are like the parameters."""
+    """``step`` counts updates; ``hessian`` is the average of the estimates, at least float32."""
 
     step: PyTree
     exp_avg: PyTree
@@ -60,7 +60,7 @@ class Sophia(CurvatureRule):
     maximize: Maximize
 
     def init(self, param: Array, hyperparams: PyTree) -> SophiaState:
-        return SophiaState(None, zeros_like(param), zeros_like(param))
+        return SophiaState(None, zeros_like(param), wide_zeros_like(param))
 
     def scalars(self, step: Numeric, hyperparams: PyTree) -> SophiaScalars:
         return SophiaScalars(hyperparams.lr, hyperparams.betas[0], hyperparams.rho, hyperparams.eps)
