@@ -5,6 +5,7 @@ from functorch_optim.algorithms.adabelief import AdaBeliefState, adabelief
 from functorch_optim.algorithms.adadelta import AdadeltaState, adadelta
 from functorch_optim.algorithms.adafactor import AdafactorState, adafactor
 from functorch_optim.algorithms.adagrad import AdagradState, adagrad
+from functorch_optim.algorithms.adahessian import AdaHessianState, adahessian
 from functorch_optim.algorithms.adam import AdamState, adam
 from functorch_optim.algorithms.adamax import AdamaxState, adamax
 from functorch_optim.algorithms.adamw import adamw
@@ -37,6 +38,7 @@ from functorch_optim.algorithms.schedule_free_sgd import ScheduleFreeSGDState, s
 from functorch_optim.algorithms.sgd import SGDState, sgd
 from functorch_optim.algorithms.signum import SignumState, signum
 from functorch_optim.algorithms.sm3 import SM3State, sm3
+from functorch_optim.algorithms.sophia import SophiaState, sophia
 from functorch_optim.algorithms.sparse_adam import SparseAdamState, sparse_adam
 from functorch_optim.algorithms.yogi import YogiState, yogi
 from functorch_optim.averaging.average import AverageState, averaged_params, swap_params, update_average
@@ -49,6 +51,7 @@ from functorch_optim.combinators import ChainState, NamedStates, chain, current_
 from functorch_optim.core.lift import lift
 from functorch_optim.core.packing import ForeachState
 from functorch_optim.core.rule import Rule
+from functorch_optim.curvature import gauss_newton_bartlett, hutchinson
 from functorch_optim.flat import FlatParams, flat_params, flatten_like, unflatten
 from functorch_optim.fusion import enable_cpu_fusion
 from functorch_optim.hyperparam_edits import set_hyperparams
@@ -131,6 +134,7 @@ __all__ = [
     "AdEMAMixState",
     "AdaBeliefState",
     "AdaGCState",
+    "AdaHessianState",
     "AdadeltaState",
     "AdafactorState",
     "AdagradState",
@@ -189,6 +193,7 @@ __all__ = [
     "SkipLargeUpdatesState",
     "SkipNonfiniteState",
     "SkipSpikesState",
+    "SophiaState",
     "SparseAdamState",
     "StepState",
     "StochasticRoundingState",
@@ -200,6 +205,7 @@ __all__ = [
     "adadelta",
     "adafactor",
     "adagrad",
+    "adahessian",
     "adam",
     "adamax",
     "adamw",
@@ -238,8 +244,10 @@ __all__ = [
     "flatten_like",
     "freeze",
     "fusion",
+    "gauss_newton_bartlett",
     "global_norm",
     "grams",
+    "hutchinson",
     "identity",
     "if_large",
     "if_nonfinite",
@@ -318,6 +326,7 @@ __all__ = [
     "skip_nonfinite",
     "skip_spikes",
     "sm3",
+    "sophia",
     "sparse_adam",
     "state_dtype",
     "state_shardings",

@@ -162,7 +162,7 @@ class Transform(Frozen):
         return {}
 
     def needs(self) -> frozenset[str]:
-        """Return the loss keywords that ``update`` requires, out of ``value``, ``value_fn`` and ``grad_fn``."""
+        """Return the keywords ``value``, ``value_fn``, ``grad_fn`` and ``curvature_fn`` that ``update`` requires."""
         return frozenset()
 
     def conversion(self) -> Callable[[PyTree], PyTree] | None:
@@ -279,7 +279,7 @@ def needs_of(tx: GradientTransformation) -> frozenset[str]:
     """Return :meth:`Transform.needs` of any transformation; of another library's, what its signature requires."""
     if isinstance(tx.update, Update):
         return tx.update.of.needs()
-    return required(tx.update) & {"value", "value_fn", "grad_fn"}
+    return required(tx.update) & {"value", "value_fn", "grad_fn", "curvature_fn"}
 
 
 def conversion_of(tx: GradientTransformation) -> Callable[[PyTree], PyTree] | None:

@@ -1,4 +1,4 @@
-"""The keywords of ``update``: who takes which, and the functions ``value_fn`` and ``grad_fn`` among them."""
+"""The keywords of ``update``: who takes which, and the functions among them."""
 
 import functools
 import inspect
@@ -13,17 +13,21 @@ from functorch_optim.typing import PyTree
 Function = Callable[[PyTree], PyTree]
 
 # Keywords that describe the objective, so they are not its arguments.
-_OF_THE_OBJECTIVE = ("value", "grad", "value_fn", "grad_fn")
+_OF_THE_OBJECTIVE = ("value", "grad", "value_fn", "grad_fn", "curvature", "curvature_fn")
 
 
-def with_arguments(function: Callable[..., PyTree], keywords: Mapping[str, PyTree]) -> Function:
+def with_arguments(
+    function: Callable[..., PyTree], keywords: Mapping[str, PyTree], given: int = 1
+) -> Callable[..., PyTree]:
     """Bind the keywords of ``update`` that the function's signature takes, which leaves ``function(params)``.
+
+    ``given`` is the number of its first arguments that are left.
 
     Example:
         >>> with_arguments(lambda params, x, scale=1: params * x * scale, {"x": 3, "y": 4, "value": 5})(2)
         6
     """
-    taken = accepted(function, keywords, 1)
+    taken = accepted(function, keywords, given)
     own = {name: value for name, value in taken.items() if name not in _OF_THE_OBJECTIVE}
     return functools.partial(function, **own) if own else function
 
@@ -63,7 +67,9 @@ def required(function: Callable[..., object]) -> frozenset[str]:
     return frozenset(parameter.name for parameter in named if parameter.default is inspect.Parameter.empty)
 
 
-def restricted(keywords: Mapping[str, PyTree], whole: Function, part: Function) -> dict[str, PyTree]:
+def restricted(
+    keywords: Mapping[str, PyTree], whole: Function, part: Function, curved: Function | None = None
+) -> dict[str, PyTree]:
     """Turn the functions among ``update``'s keywords into functions of some parameters only, and select their ``grad``.
 
     The functions keep their further arguments, and the other keywords stay as they are.
@@ -72,7 +78,9 @@ def restricted(keywords: Mapping[str, PyTree], whole: Function, part: Function) 
         keywords: the keywords of ``update``.
         whole: completes a tree of those parameters to a tree of all of them.
         part: selects the same leaves of a tree.
+        curved: selects those of an estimate of the curvature, if not as ``part`` does.
     """
+    curved = curved or part
     found = dict(keywords)
     if callable(keywords.get("value_fn")):
         found["value_fn"] = _around(keywords["value_fn"], before=whole)
@@ -80,6 +88,10 @@ def restricted(keywords: Mapping[str, PyTree], whole: Function, part: Function) 
         found["grad_fn"] = _around(keywords["grad_fn"], before=whole, after=part)
     if keywords.get("grad") is not None:  # optax's line searches take it
         found["grad"] = part(keywords["grad"])
+    if callable(keywords.get("curvature_fn")):
+        found["curvature_fn"] = _around(keywords["curvature_fn"], before=whole, after=curved)
+    if keywords.get("curvature") is not None and keywords["curvature"] is not False:
+        found["curvature"] = curved(keywords["curvature"])
     return found
 
 

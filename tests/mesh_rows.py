@@ -8,7 +8,7 @@ from jax.sharding import PartitionSpec as P
 import functorch_optim as fo
 from functorch_optim.base import Transform, transformation
 from tests.algorithms import ALGORITHMS
-from tests.table import TABLE, given, slope
+from tests.table import TABLE, bent, given, row_mean, slope
 
 SHAPES = {"dense": {"bias": (16,), "kernel": (16, 8)}, "scale": (), "odd": {"kernel": (5, 3)}}
 PLACES = {
@@ -81,6 +81,9 @@ MANUAL = {
     ),
     "prodigy": lambda axis: fo.prodigy(weight_decay=0.1, d0=1e-3, axis_name=axis),
     "dadapt_adam": lambda axis: fo.dadapt_adam(weight_decay=0.1, d0=1e-3, axis_name=axis),
+    "adahessian": lambda axis: given(
+        fo.adahessian(lr=0.01, update_period=2, block_axes=row_mean, axis_name=axis), curvature_fn=bent
+    ),
     "cautious": lambda axis: fo.cautious(fo.adamw(lr=0.1), axis_name=axis),
     "cautious_direction": lambda axis: fo.chain(
         fo.cautious(fo.scale_by_adam(), True, axis_name=axis), fo.scale_by_learning_rate(0.1)

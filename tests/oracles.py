@@ -536,3 +536,26 @@ class Yogi(Reference):
     def before(self, entry: dict[str, Any], param: torch.Tensor, options: dict[str, Any]) -> dict[str, Any]:
         start = torch.full_like(param, options["initial_accumulator"])
         return entry or {"exp_avg": torch.zeros_like(param), "exp_avg_sq": start}
+
+
+def given_adahessian(params: list[Any], block_axes: Any = None, maximize: bool = False, **options: Any) -> Any:
+    """Return a step of torch_optimizer's AdaHessian, the authors' code, with the gradients and the curvature given.
+
+    The package draws v itself; here it gets what it would have computed. It averages every kernel of four dimensions,
+    and here those that ``block_axes`` says.
+    """
+    optimizer = torch_optimizer.Adahessian(params, **options)
+
+    def step(grads: list[torch.Tensor], curvature: list[torch.Tensor]) -> torch.optim.Optimizer:
+        def sizes(_: Any, grads: Any) -> list[torch.Tensor]:
+            axes = [() if block_axes is None else block_axes(tuple(each.shape)) for each in curvature]
+            sizes = [each.abs() for each in curvature]
+            return [x.mean(own, keepdim=True) if own else x for x, own in zip(sizes, axes, strict=True)]
+
+        for param, grad in zip(params, grads, strict=True):
+            param.grad = -grad if maximize else grad
+        with mock.patch.object(optimizer, "get_trace", sizes):
+            optimizer.step()
+        return optimizer
+
+    return step

@@ -36,6 +36,16 @@ def slope(params):
     return jax.tree.map(jnp.sin, params)
 
 
+def bent(params, key):
+    """A curvature as a function, also below zero."""
+    del key
+    return jax.tree.map(lambda x: jnp.cos(3 * x), params)
+
+
+def row_mean(shape):
+    return () if len(shape) < 2 else (1,)
+
+
 def clipped(lr, max_norm):
     return fo.chain(fo.clip_by_global_norm(max_norm), fo.nadam(lr=lr))
 
@@ -135,6 +145,8 @@ TABLE = {
     "lookahead": fo.lookahead(fo.adam(lr=0.1), every=2),
     "prodigy": fo.prodigy(weight_decay=0.1, d0=1e-3),
     "dadapt_adam": fo.dadapt_adam(weight_decay=0.1, d0=1e-3),
+    "adahessian": given(fo.adahessian(lr=0.01, update_period=2, block_axes=row_mean), curvature_fn=bent),
+    "sophia": given(fo.sophia(lr=0.1, update_period=2), curvature_fn=bent),
     "cautious": fo.cautious(fo.adamw(lr=0.1)),
     "cautious_direction": fo.chain(fo.cautious(fo.scale_by_adam(), plus_one=True), fo.scale_by_learning_rate(0.1)),
     "sam": given(fo.sam(fo.adam(lr=0.1), rho=0.1), grad_fn=slope),
@@ -153,6 +165,6 @@ FORMS = {
     "adam_maximize", "sgd_plain", "sgd_dampened", "adafactor_decay", "rprop_direction",
     "scale_by_schedule", "freeze", "named_chain", "set_to_zero", "inject",
 }  # fmt: skip
-FORMS |= BEYOND_TORCH.keys() - {"lion", "lamb", "schedule_free_adamw"} | {"dadapt_adam"}
+FORMS |= BEYOND_TORCH.keys() - {"lion", "lamb", "schedule_free_adamw"} | {"dadapt_adam", "sophia"}
 if not FULL:
     TABLE = {name: tx for name, tx in TABLE.items() if name not in FORMS}

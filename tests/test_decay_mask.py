@@ -41,7 +41,7 @@ def test_every_algorithm_with_weight_decay_has_a_decay_mask():
     functions = {name: value for name, value in vars(fo).items() if inspect.isfunction(value)}
     signatures = {name: inspect.signature(function).parameters for name, function in functions.items()}
     found = sorted(n for n, p in signatures.items() if "weight_decay" in p and n != "add_decayed_weights")
-    assert found == sorted([*DECAYING, "normuon", "prodigy", "dadapt_adam"])
+    assert found == sorted([*DECAYING, "normuon", "prodigy", "dadapt_adam", "adahessian", "sophia"])
     assert all("decay_mask" in signatures[name] for name in found)
 
 

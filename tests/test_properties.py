@@ -264,8 +264,13 @@ def test_errors_name_the_parameter(name):
         tx.update(wrong, state, params)
 
 
-# Fields with one number for each parameter.
-NUMBERS = {"clip_by_adagc": [".gamma"], "novograd": [".exp_avg_sq", ".max_exp_avg_sq"]}
+# Fields with one number for each parameter, and what comes of the curvature.
+NUMBERS = {
+    "clip_by_adagc": [".gamma"],
+    "novograd": [".exp_avg_sq", ".max_exp_avg_sq"],
+    "adahessian": [".exp_hessian_diag_sq", ".hessian"],
+    "sophia": [".hessian"],
+}
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, pytest.param(jnp.float16, marks=pytest.mark.full)])
@@ -297,6 +302,7 @@ REAL_ONLY = {
     name: ALGORITHMS[base].title for name in TABLE if (base := name.split("_")[0]) in names(takes_complex=False)
 } | {"project_simplex": "project_simplex"}
 OTHERS = {"exact_mars": "MARS", "prodigy": "prodigy", "dadapt_adam": "dadapt_adam"}
+OTHERS |= {"adahessian": "AdaHessian", "sophia": "Sophia"}
 REAL_ONLY |= {name: title for name, title in OTHERS.items() if name in TABLE}
 
 

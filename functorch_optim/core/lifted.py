@@ -64,9 +64,10 @@ class Lifted(Transform):
         return self.update_with(scalars, updates, state, params)
 
     def update_apart(
-        self, updates: PyTree, state: PyTree, params: PyTree
+        self, updates: PyTree, state: PyTree, params: PyTree, **extra: object
     ) -> tuple[PyTree, Callable[[PyTree], PyTree], PyTree]:
         """Return what :meth:`update` does, but the decoupled weight decay as a function that subtracts it."""
+        del extra
         scalars, state = self.advanced(state)
         if scalars.decoupled_decay is None:
             deltas, state = self.update_with(scalars, updates, state, params)

@@ -1,6 +1,7 @@
 """The algorithms that torch does not have, as classes like those of ``torch.optim``."""
 
 from functorch_optim.algorithms.adabelief import adabelief
+from functorch_optim.algorithms.adahessian import adahessian
 from functorch_optim.algorithms.adan import adan
 from functorch_optim.algorithms.ademamix import ademamix
 from functorch_optim.algorithms.adopt import adopt
@@ -19,7 +20,9 @@ from functorch_optim.algorithms.schedule_free_radam import schedule_free_radam
 from functorch_optim.algorithms.schedule_free_sgd import schedule_free_sgd
 from functorch_optim.algorithms.signum import signum
 from functorch_optim.algorithms.sm3 import sm3
+from functorch_optim.algorithms.sophia import sophia
 from functorch_optim.algorithms.yogi import yogi
+from functorch_optim.optim.curvature import CurvatureOptimizer
 from functorch_optim.optim.distance import DistanceOptimizer
 from functorch_optim.optim.schedule_free import ScheduleFreeOptimizer
 from functorch_optim.optim.signatures import Declared
@@ -33,6 +36,7 @@ __all__ = [
     "SM3",
     "AdEMAMix",
     "AdaBelief",
+    "AdaHessian",
     "AdamWScheduleFree",
     "Adan",
     "DAdaptAdam",
@@ -44,6 +48,7 @@ __all__ = [
     "RAdamScheduleFree",
     "SGDScheduleFree",
     "Signum",
+    "SophiaG",
     "Yogi",
 ]
 
@@ -253,3 +258,51 @@ class Yogi(
     Declared, of=yogi, args="lr betas eps initial_accumulator_value weight_decay * foreach maximize differentiable"
 ):
     """Yogi, Adam whose second moment moves by no more than the squared gradient's share."""
+
+
+class AdaHessian(
+    CurvatureOptimizer,
+    of=adahessian,
+    args="lr betas eps weight_decay hessian_power update_period block_axes seed * maximize",
+):
+    """AdaHessian, Adam that divides by the Hessian's diagonal instead of the gradient.
+
+    ``step(closure, *args)`` estimates it from the closure, or takes it as ``curvature=``.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> optimizer = AdaHessian([jnp.ones((2, 2))])
+        >>> loss = lambda params: jnp.sum(params[0] ** 4)
+        >>> optimizer.step(loss).item()
+        4.0
+        >>> bool(jnp.all(optimizer.params[0] < 1))
+        True
+    """
+
+    by_loss = True
+
+
+class SophiaG(
+    CurvatureOptimizer,
+    of=sophia,
+    args="lr betas rho weight_decay update_period eps seed * maximize",
+):
+    """Sophia, momentum divided by the curvature, and clipped; with another estimator it is Sophia-H.
+
+    In place of the authors' ``update_hessian()``, give ``step`` the estimator,
+    ``step(closure, *args, curvature=functools.partial(fo.gauss_newton_bartlett, logits_fn))``: it is called when an
+    estimate is due. Their ``bs`` is part of it.
+
+    Example:
+        >>> import functools
+        >>> import jax, jax.numpy as jnp
+        >>> import functorch_optim as fo
+        >>> logits = lambda params, x, y: x @ params["w"]
+        >>> loss = lambda params, x, y: -jnp.mean(jax.nn.log_softmax(logits(params, x, y))[jnp.arange(2), y])
+        >>> optimizer = SophiaG({"w": jnp.zeros((3, 4))}, lr=0.1)
+        >>> sampled = functools.partial(fo.gauss_newton_bartlett, logits)
+        >>> x, y = jnp.ones((2, 3)), jnp.array([0, 1])
+        >>> losses = [optimizer.step(loss, x, y, curvature=sampled).item() for _ in range(3)]
+        >>> losses[2] < losses[0]
+        True
+    """

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from functorch_optim.optim.curvature import CurvatureOptimizer
 from functorch_optim.optim.distance import DistanceOptimizer
 from functorch_optim.optim.optimizer import Optimizer
 from functorch_optim.optim.param_groups import GroupRules
@@ -16,6 +17,7 @@ __all__ = [
     "SM3",
     "AdEMAMix",
     "AdaBelief",
+    "AdaHessian",
     "AdamWScheduleFree",
     "Adan",
     "DAdaptAdam",
@@ -27,6 +29,7 @@ __all__ = [
     "RAdamScheduleFree",
     "SGDScheduleFree",
     "Signum",
+    "SophiaG",
     "Yogi",
 ]
 
@@ -1034,6 +1037,116 @@ class Yogi(Optimizer):
         foreach: bool | None = None,
         maximize: bool = False,
         differentiable: bool = False,
+        state_dtype: Any = None,
+        group_rules: GroupRules = (),
+    ) -> None: ...
+
+class AdaHessian(CurvatureOptimizer):
+    """AdaHessian, Adam that divides by the Hessian's diagonal instead of the gradient.
+
+    The equations are in :func:`functorch_optim.adahessian`, with more about the options.
+
+    Args:
+        params: the parameters, in any form that :class:`functorch_optim.optim.Optimizer` takes.
+        lr: learning rate, at least 0.
+        betas: decay rates of the two moments, each in [0, 1).
+        eps: added to the denominator outside the root, at least 0.
+        weight_decay: coefficient of the decoupled decay, at least 0.
+        hessian_power: the exponent of the root of the second moment, in [0, 1].
+        update_period: how many steps an estimate of the curvature serves, at least 1.
+        block_axes: the dimensions over which to average the curvature.
+        seed: the seed of the estimator's keys.
+        maximize: whether to ascend.
+        state_dtype: the dtype to keep all slots in, or a dict of slots, as in :func:`functorch_optim.state_dtype`.
+        group_rules: ``(regular expression, options)`` pairs, as for :class:`functorch_optim.optim.Optimizer`.
+
+    A number may be a Python number, a scalar array or a schedule, and may change in ``param_groups`` from step to step.
+
+    ``step(closure, *args)`` estimates it from the closure, or takes it as ``curvature=``.
+
+    Raises:
+        ValueError: an option outside its range, with torch's message, before ``params`` is read.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> optimizer = AdaHessian([jnp.ones((2, 2))])
+        >>> loss = lambda params: jnp.sum(params[0] ** 4)
+        >>> optimizer.step(loss).item()
+        4.0
+        >>> bool(jnp.all(optimizer.params[0] < 1))
+        True
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Any = 0.15,
+        betas: tuple[Any, Any] = (0.9, 0.999),
+        eps: Any = 0.0001,
+        weight_decay: Any = 0.0,
+        hessian_power: Any = 1.0,
+        update_period: Any = 1.0,
+        block_axes: Any = None,
+        seed: int = 0,
+        *,
+        maximize: bool = False,
+        state_dtype: Any = None,
+        group_rules: GroupRules = (),
+    ) -> None: ...
+
+class SophiaG(CurvatureOptimizer):
+    """Sophia, momentum divided by the curvature, and clipped; with another estimator it is Sophia-H.
+
+    The equations are in :func:`functorch_optim.sophia`, with more about the options.
+
+    Args:
+        params: the parameters, in any form that :class:`functorch_optim.optim.Optimizer` takes.
+        lr: learning rate, at least 0.
+        betas: decay rates of the averages of gradient and curvature, each in [0, 1).
+        rho: factor of the curvature: the larger, the fewer entries are clipped, at least 0.
+        weight_decay: coefficient of the decoupled decay, at least 0.
+        update_period: how many steps an estimate of the curvature serves, at least 1.
+        eps: added to the denominator outside the root, at least 0.
+        seed: the seed of the estimator's keys.
+        maximize: whether to ascend.
+        state_dtype: the dtype to keep all slots in, or a dict of slots, as in :func:`functorch_optim.state_dtype`.
+        group_rules: ``(regular expression, options)`` pairs, as for :class:`functorch_optim.optim.Optimizer`.
+
+    A number may be a Python number, a scalar array or a schedule, and may change in ``param_groups`` from step to step.
+
+    In place of the authors' ``update_hessian()``, give ``step`` the estimator,
+    ``step(closure, *args, curvature=functools.partial(fo.gauss_newton_bartlett, logits_fn))``: it is called when an
+    estimate is due. Their ``bs`` is part of it.
+
+    Raises:
+        ValueError: an option outside its range, with torch's message, before ``params`` is read.
+
+    Example:
+        >>> import functools
+        >>> import jax, jax.numpy as jnp
+        >>> import functorch_optim as fo
+        >>> logits = lambda params, x, y: x @ params["w"]
+        >>> loss = lambda params, x, y: -jnp.mean(jax.nn.log_softmax(logits(params, x, y))[jnp.arange(2), y])
+        >>> optimizer = SophiaG({"w": jnp.zeros((3, 4))}, lr=0.1)
+        >>> sampled = functools.partial(fo.gauss_newton_bartlett, logits)
+        >>> x, y = jnp.ones((2, 3)), jnp.array([0, 1])
+        >>> losses = [optimizer.step(loss, x, y, curvature=sampled).item() for _ in range(3)]
+        >>> losses[2] < losses[0]
+        True
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Any = 0.0001,
+        betas: tuple[Any, Any] = (0.965, 0.99),
+        rho: Any = 0.04,
+        weight_decay: Any = 0.1,
+        update_period: Any = 10.0,
+        eps: Any = 1e-15,
+        seed: int = 0,
+        *,
+        maximize: bool = False,
         state_dtype: Any = None,
         group_rules: GroupRules = (),
     ) -> None: ...

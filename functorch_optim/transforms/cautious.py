@@ -42,7 +42,7 @@ class Cautious(Wrapper):
         if algorithm is None:
             moves, state = update_of(self.inner, updates, state, params, extra)
             return self._masked(moves, updates, descends(effects_of(self.inner, None)[0])), state
-        moves, decayed, state = algorithm.update_apart(updates, state, params)
+        moves, decayed, state = algorithm.update_apart(updates, state, params, **extra)
         return decayed(self._masked(moves, updates, not getattr(algorithm.rule, "maximize", False))), state
 
     def effects(self, at: Leaves | None) -> list[Effects]:

@@ -50,6 +50,9 @@ class Direction(Transform):
     def acts_by_leaf(self) -> bool:
         return self.of.acts_by_leaf()
 
+    def needs(self) -> frozenset[str]:
+        return self.of.needs()
+
     def effects(self, at: Leaves | None) -> list[Effects]:
         return for_each(at, self.of.effects_as(Kind.DIRECTS, self.who))
 

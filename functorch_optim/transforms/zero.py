@@ -38,8 +38,11 @@ class Zero(Wrapper):
         def whole(tree: PyTree) -> PyTree:
             return spread.map(spread.whole, tree)
 
+        def curved(estimate: PyTree) -> PyTree:
+            return spread.map(lambda x, leaf: spread.reduced(x, leaf, False), estimate)  # its squares do not add up
+
         parts = None if params is None else spread.map(spread.part, params)
-        keywords = restricted(extra, whole, reduced)
+        keywords = restricted(extra, whole, reduced, curved)
         with axes.spread_as(spread.inside()):
             new, state = update_of(self.inner, reduced(updates), state, parts, keywords)
         return whole(new), state

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from functorch_optim.core.numerics import wide_zeros_like
+from functorch_optim.curvature import hutchinson
 from functorch_optim.optim.utils import clip_grad_norm
 from functorch_optim.transforms.conjugation import conjugate_leaf
 from functorch_optim.typing import PyTree
@@ -99,9 +100,9 @@ def _of_batch(function: Callable[..., PyTree], has_aux: bool, params: PyTree, da
 def functions_of(
     closure: Callable[..., PyTree], args: tuple[PyTree, ...], needs: frozenset[str]
 ) -> dict[str, Callable[..., PyTree]]:
-    """The loss, and the gradient to descend along, as functions of the parameters alone; by the names of keywords.
+    """The loss, the gradient to descend along, and the curvature, as functions; by the names of keywords.
 
-    ``grad_fn`` only if it is needed: optax's line searches refuse it.
+    All but the loss only if needed: optax's line searches refuse ``grad_fn``.
     """
 
     def value_fn(params: PyTree) -> PyTree:
@@ -110,7 +111,11 @@ def functions_of(
     def grad_fn(params: PyTree) -> PyTree:
         return jax.tree.map(conjugate_leaf, jax.grad(closure)(params, *args))
 
-    return {"value_fn": value_fn, **({"grad_fn": grad_fn} if "grad_fn" in needs else {})}
+    def curvature_fn(params: PyTree, key: PyTree) -> PyTree:
+        return hutchinson(closure, params, key, *args)
+
+    more = {"grad_fn": grad_fn, "curvature_fn": curvature_fn}
+    return {"value_fn": value_fn, **{name: function for name, function in more.items() if name in needs}}
 
 
 def check_batches(batches: PyTree, who: str) -> None:

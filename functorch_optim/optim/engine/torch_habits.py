@@ -8,10 +8,11 @@ from typing import NamedTuple
 from functorch_optim.algorithms.adagrad import Adagrad
 from functorch_optim.algorithms.sgd import SGD
 from functorch_optim.algorithms.sparse_adam import SparseAdam
+from functorch_optim.core.curved import CurvatureRule
 from functorch_optim.core.rule import Rule
 
 # arguments of an algorithm's function that no group has
-FUNCTIONAL_ONLY = ("foreach", "decay_mask", "axis_name", "matrix_axes", "ns_polynomials", "gram")
+FUNCTIONAL_ONLY = ("foreach", "decay_mask", "axis_name", "matrix_axes", "ns_polynomials", "gram", "estimator")
 
 
 class Habits(NamedTuple):
@@ -24,6 +25,7 @@ class Habits(NamedTuple):
 
 _EXCEPTIONS: dict[type[Rule], Habits] = {
     Adagrad: Habits(starts_whole=True),
+    CurvatureRule: Habits(starts_whole=True),  # an estimate is a slot before the first update
     SGD: Habits(idle_flags={"nesterov": "momentum"}),
     SparseAdam: Habits(integer_step=True),
 }
