@@ -402,7 +402,7 @@ class Prodigy(DistanceOptimizer):
         safeguard_warmup: whether to leave the learning rate out of s, for schedules that warm up.
         d0: first estimate of d, above 0.
         d_coef: factor of the estimate, at least 0.
-        growth_rate: the factor by which d may grow in an update.
+        growth_rate: the factor by which d may grow in an update, at least 1.
         maximize: whether to ascend.
         state_dtype: the dtype to keep all slots in, or a dict of slots, as in :func:`functorch_optim.state_dtype`.
         group_rules: ``(regular expression, options)`` pairs, as for :class:`functorch_optim.optim.Optimizer`.
@@ -457,7 +457,7 @@ class DAdaptAdam(DistanceOptimizer):
         decouple: whether the decay acts on the parameter instead of the gradient.
         use_bias_correction: whether to correct the bias of the moments, as Adam does.
         d0: first estimate of d, above 0.
-        growth_rate: the factor by which d may grow in an update.
+        growth_rate: the factor by which d may grow in an update, at least 1.
         maximize: whether to ascend.
         state_dtype: the dtype to keep all slots in, or a dict of slots, as in :func:`functorch_optim.state_dtype`.
         group_rules: ``(regular expression, options)`` pairs, as for :class:`functorch_optim.optim.Optimizer`.
@@ -707,7 +707,7 @@ class Signum(Optimizer):
 
     A number may be a Python number, a scalar array or a schedule, and may change in ``param_groups`` from step to step.
 
-    It loads state dicts of ``pytorch_optimizer.SignSGD``, and makes such.
+    It loads state dicts of ``pytorch_optimizer.SignSGD``.
 
     Raises:
         ValueError: an option outside its range, with torch's message, before ``params`` is read.
