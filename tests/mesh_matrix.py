@@ -33,7 +33,7 @@ TILES = 5e-3  # of fo.quantized: tiles are those of the shards, and so are the r
 
 # Their collectives stand in loops and conditions. XLA's CPU backend runs these beside other collectives, for which it
 # has too few threads: each is compiled alone.
-CONTROL = re.compile("l?bfgs|accumulate|monitor|skip|inject_factory|lookahead|sam")
+CONTROL = re.compile("l?bfgs|accumulate|monitor|skip|inject_factory|lookahead|sam|adahessian|sophia")
 
 
 class Found(NamedTuple):
