@@ -132,7 +132,7 @@ class Rule(Options):
 
     @property
     def has_decay(self) -> bool:
-        """Whether a parameter may decay: a coefficient is something else than the Python number 0."""
+        """Whether a parameter may decay, as a coefficient is something else than the Python number 0."""
         for name in self.decay_options:
             fixed = getattr(self, name, 0.0)
             if not (isinstance(fixed, float) and fixed == 0.0):

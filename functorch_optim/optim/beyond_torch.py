@@ -227,7 +227,7 @@ class MARS(
     """MARS, AdamW or Lion with a gradient whose variance is reduced by the last one.
 
     The last gradient is that of another batch. For the exact form, whose closure is evaluated twice, use
-    :meth:`from_transform` with :func:`functorch_optim.exact_mars`.
+    :meth:`~functorch_optim.optim.Optimizer.from_transform` with :func:`functorch_optim.exact_mars`.
     """
 
 

@@ -807,7 +807,7 @@ class MARS(Optimizer):
     A number may be a Python number, a scalar array or a schedule, and may change in ``param_groups`` from step to step.
 
     The last gradient is that of another batch. For the exact form, whose closure is evaluated twice, use
-    :meth:`from_transform` with :func:`functorch_optim.exact_mars`.
+    :meth:`~functorch_optim.optim.Optimizer.from_transform` with :func:`functorch_optim.exact_mars`.
 
     Raises:
         ValueError: an option outside its range, with torch's message, before ``params`` is read.
