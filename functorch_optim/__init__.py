@@ -37,6 +37,7 @@ from functorch_optim.algorithms.schedule_free_sgd import ScheduleFreeSGDState, s
 from functorch_optim.algorithms.sgd import SGDState, sgd
 from functorch_optim.algorithms.signum import SignumState, signum
 from functorch_optim.algorithms.sm3 import SM3State, sm3
+from functorch_optim.algorithms.soap import SOAPState, soap
 from functorch_optim.algorithms.sparse_adam import SparseAdamState, sparse_adam
 from functorch_optim.algorithms.yogi import YogiState, yogi
 from functorch_optim.averaging.average import AverageState, averaged_params, swap_params, update_average
@@ -183,6 +184,7 @@ __all__ = [
     "SAMState",
     "SGDState",
     "SM3State",
+    "SOAPState",
     "ScheduleFreeAdamWState",
     "ScheduleFreeSGDState",
     "SignumState",
@@ -318,6 +320,7 @@ __all__ = [
     "skip_nonfinite",
     "skip_spikes",
     "sm3",
+    "soap",
     "sparse_adam",
     "state_dtype",
     "state_shardings",
