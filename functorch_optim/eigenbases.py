@@ -25,7 +25,7 @@ class Basis(NamedTuple):
 class Followed(NamedTuple):
     """The matrices of one parameter with their bases, and what a step does with these: KEEP, BEGIN or REFRESH."""
 
-    action: jax.Array
+    action: PyTree
     matrices: list[jax.Array]
     bases: list[jax.Array]
 
@@ -105,7 +105,8 @@ def followed(asked: Sequence[Followed]) -> list[list[Basis]]:
     actions = [one.action for one in asked for _ in one.matrices]
     matrices = jax.lax.stop_gradient([matrix for one in asked for matrix in one.matrices])
     bases = [basis for one in asked for basis in one.bases]
-    found = [Basis(*map(axes.vary_as, _unmoved(basis), (matrix,) * 2)) for basis, matrix in zip(bases, matrices)]
+    each = zip(bases, matrices, strict=True)
+    found = [Basis(*(axes.vary_as(x, matrix) for x in _unmoved(basis))) for basis, matrix in each]
     if matrices:
         found = _where(BEGIN, actions, _begun, matrices, found)
         found = _where(REFRESH, actions, _refreshed, matrices, found)
@@ -119,7 +120,7 @@ def _unmoved(basis: jax.Array) -> Basis:
 
 def _where(
     action: float,
-    actions: list[jax.Array],
+    actions: list[PyTree],
     compute: Callable[[list[jax.Array], list[jax.Array]], list[Basis]],
     matrices: list[jax.Array],
     old: list[Basis],

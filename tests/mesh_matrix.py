@@ -257,6 +257,7 @@ GROUPS = {
     "`foreach=True`": re.compile(".*foreach"),
     "Adafactor": re.compile("adafactor"),
     "Muon, NorMuon": re.compile("muon"),
+    "SOAP": re.compile("soap"),
     "norms: clipping, normalizing, projections, SAM": re.compile(
         "clip_by_(global|norm|block|z|perc|adagc)|adaptive|zero_nans|centralize|normalize|scale_by_(trust|param)|project_(s|l)"
         "|sam|chain|inject_factory|mars|exact_mars|cautious|lamb|lars|novograd|sm3|prodigy|dadapt_adam"

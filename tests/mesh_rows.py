@@ -65,9 +65,10 @@ MANUAL = {
     "exact_mars": lambda axis: given(fo.exact_mars(fo.mars(lr=0.1, axis_name=axis)), grad_fn=slope),
     "muon_adamw": lambda axis: fo.muon_adamw({"lr": 0.1}, {"lr": 0.1}, axis_name=axis),
     "muon_normuon": lambda axis: fo.masked(fo.normuon(lr=0.1, axis_name=axis), lambda path: path.endswith("kernel")),
-    "soap": lambda axis: fo.soap(lr=0.1, weight_decay=0.1, precondition_frequency=1, axis_name=axis),
+    "soap": lambda axis: fo.soap(lr=0.1, weight_decay=0.0, precondition_frequency=1, axis_name=axis),
     "soap_merged": lambda axis: fo.soap(
         lr=0.1,
+        weight_decay=0.0,
         precondition_frequency=1,
         max_precond_dim=40,
         merge_dims=True,

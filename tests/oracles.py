@@ -420,7 +420,9 @@ class SOAP(PytorchOptimizer):
         self._normalizes = self.param_groups[0]["normalize_grads"]
         if not entry:
             return entry
-        sides = len(merged_shape(param.shape, options["max_precondition_dim"]) if options["merge_dims"] else param.shape)
+        sides = len(
+            merged_shape(param.shape, options["max_precondition_dim"]) if options["merge_dims"] else param.shape
+        )
         lists = {kind: [entry.pop(f"{kind}_{side}", []) for side in range(sides)] for kind in ("gram", "basis")}
         own = {name: options[name] for name in ("precondition_frequency", "shampoo_beta")}
         own["shampoo_beta"] = options["betas"][1] if own["shampoo_beta"] is None else own["shampoo_beta"]

@@ -82,9 +82,15 @@ TABLE = {
     "exact_mars": given(fo.exact_mars(fo.mars(lr=0.1)), grad_fn=slope),
     "muon_adamw": fo.muon_adamw({"lr": 0.1}, {"lr": 0.1}),
     "muon_normuon": fo.masked(fo.normuon(lr=0.1), lambda path: path.endswith("kernel")),
-    "soap": fo.soap(lr=0.1, weight_decay=0.1, precondition_frequency=1),
+    "soap": fo.soap(lr=0.1, weight_decay=0.0, precondition_frequency=1),
     "soap_merged": fo.soap(
-        lr=0.1, precondition_frequency=1, max_precond_dim=40, merge_dims=True, precondition_1d=True, normalize_grads=True
+        lr=0.1,
+        weight_decay=0.0,
+        precondition_frequency=1,
+        max_precond_dim=40,
+        merge_dims=True,
+        precondition_1d=True,
+        normalize_grads=True,
     ),
     "chain": fo.chain(fo.clip_by_global_norm(1.0), fo.adamw(lr=0.1), fo.scale(0.5)),
     "named_chain": fo.named_chain(("clip", fo.clip_by_value(1.0)), ("optimizer", fo.sgd(lr=0.1, momentum=0.9))),

@@ -41,7 +41,7 @@ def signature_of(function):
     return inspect.signature(function).parameters if inspect.isfunction(function) else {}
 
 
-@pytest.mark.parametrize("name", [*ALGORITHMS, "sparse_adam", "lbfgs", "bfgs", "prodigy", "dadapt_adam"])
+@pytest.mark.parametrize("name", [*ALGORITHMS, "sparse_adam", "lbfgs", "bfgs", "prodigy", "dadapt_adam", "soap"])
 def test_the_function_and_the_class_have_the_same_defaults(name):
     function, kind = signature_of(getattr(fo, name)), inspect.signature(getattr(optim, TITLES[name])).parameters
     shared = [key for key in function if key in kind and key not in PER_FACE]

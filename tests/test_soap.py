@@ -14,7 +14,8 @@ from tests.algorithms import label
 from tests.comparison import recorded_run
 from tests.soap_cases import CASES, KEPT, SHAPES, STEPS, changing_options, gradients, parameters
 
-each_case = pytest.mark.parametrize("options", CASES, ids=lambda options: label(("soap", options)))
+_FULL = [pytest.param(options, marks=pytest.mark.full) for options in CASES[1:]]
+each_case = pytest.mark.parametrize("options", [CASES[0], *_FULL], ids=lambda options: label(("soap", options)))
 
 
 def reference(options, kind):
@@ -61,6 +62,7 @@ def test_float64_trajectory_is_the_references(options, x64):
         assert max(wrong.values()) < 1e-10, (index, wrong)
 
 
+@pytest.mark.full
 @each_case
 def test_the_torch_face_counts_for_each_parameter(options, x64):
     rows, names = reference(options, "gaps"), list(SHAPES)
@@ -161,6 +163,7 @@ def test_matrices_that_are_not_finite_give_nan_and_leave_others_alone(bad):
         assert bool(jnp.all(jnp.isfinite(found[0]))) and bool(jnp.all(jnp.isnan(found[1])))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_gradient_that_is_not_finite_is_seen(bad):
     tx, params = fo.soap(precondition_frequency=2), {"a": jnp.ones((2, 3)), "b": jnp.ones((2, 2))}
@@ -181,6 +184,7 @@ def test_the_first_update_moves_and_decays_nothing():
     assert all(jnp.all(update != 0) for update in updates.values())
 
 
+@pytest.mark.full
 def test_numbers_are_data_and_a_refresh_does_not_compile_again():
     traces = 0
 
@@ -222,6 +226,7 @@ def run(params, grads, lr=0.1):
     return jax.lax.scan(body, (params, tx.init(params)), grads)[0][0]
 
 
+@pytest.mark.full
 def test_it_scans_and_an_ensemble_is_its_members(x64):
     rng = np.random.default_rng(0)
     params, grads = jnp.asarray(rng.standard_normal((2, 3, 3))), jnp.asarray(rng.standard_normal((2, 5, 3, 3)))
@@ -230,6 +235,7 @@ def test_it_scans_and_an_ensemble_is_its_members(x64):
         np.testing.assert_allclose(together[index], run(params[index], grads[index]), rtol=1e-9)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("size", [1.0, 0.0])
 def test_derivatives_are_finite_and_of_the_rate_exact(size, x64):
     rng = np.random.default_rng(0)
@@ -241,6 +247,7 @@ def test_derivatives_are_finite_and_of_the_rate_exact(size, x64):
     np.testing.assert_allclose(found[2], (near[0] - near[1]) / 2e-6, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.full
 def test_low_precision_keeps_the_matrices_in_float32():
     params = {"w": jnp.ones((3, 2), jnp.bfloat16)}
     tx, state = fo.soap(), fo.soap().init(params)
@@ -251,6 +258,7 @@ def test_low_precision_keeps_the_matrices_in_float32():
     assert {state.gram_0["w"].dtype, state.basis_1["w"].dtype} == {jnp.dtype("float32")}
 
 
+@pytest.mark.full
 def test_parameters_that_start_late_begin_with_the_identity(x64):
     tx = fo.soap(weight_decay=0.0, precondition_frequency=2)
     rng, params = np.random.default_rng(0), {"a": jnp.ones((3, 3)), "late": jnp.ones((2, 2))}
@@ -291,6 +299,7 @@ def trained(wrap):
     return params, state
 
 
+@pytest.mark.full
 def test_few_bits_come_close():
     params, _ = trained(lambda tx: tx)
     keep = {"exp_avg": "dynamic8", "exp_avg_sq": "dynamic8"}
@@ -305,6 +314,7 @@ def test_the_bytes_of_a_square_parameter():
     assert sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)) / kernel.size == pytest.approx(24)
 
 
+@pytest.mark.full
 def test_a_state_dict_resumes(x64):
     make = lambda: optim.SOAP(jax.tree.map(jnp.asarray, parameters("float64")), precondition_frequency=2)  # noqa: E731
     whole, half, resumed = make(), make(), make()

@@ -72,7 +72,7 @@ class SOAPScalars(NamedTuple):
     beta2: Beta
     shampoo_beta: Beta
     eps: Numeric
-    action: Numeric
+    action: PyTree
 
 
 class SOAP(Rule):
@@ -190,7 +190,7 @@ class SOAP(Rule):
         sizes: tuple[int, ...],
         found: list[Basis],
         place: Place,
-        action: jax.Array,
+        action: PyTree,
     ) -> jax.Array:
         """Give entries of the second moment the places that their columns have after a refresh."""
         if not sides:
@@ -240,24 +240,26 @@ def soap(
     With g the gradient of a matrix (negated first if ``maximize``), and t the number of the update less one, the first
     update (t = 0) only sets, and p stays::
 
-        L <- (1 - beta) * g g^T          QL <- eigenvectors of L, large eigenvalues first
-        R <- (1 - beta) * g^T g          QR <- eigenvectors of R
+        L <- (1 - beta) * (g @ g.T)
+        R <- (1 - beta) * (g.T @ g)
+        U <- eigenvectors(L)             large eigenvalues first
+        V <- eigenvectors(R)
 
     Every later update is::
 
         m <- beta1 * m + (1 - beta1) * g
-        v <- beta2 * v + (1 - beta2) * (QL^T g QR)**2
-        u = QL ((QL^T m QR) / (sqrt(v) + eps)) QR^T
+        v <- beta2 * v + (1 - beta2) * (U.T @ g @ V)**2
+        u = U @ ((U.T @ m @ V) / (sqrt(v) + eps)) @ V.T
         p <- p - lr * sqrt(1 - beta2**t) / (1 - beta1**t) * u
         p <- p - lr * weight_decay * p
-        L <- beta * L + (1 - beta) * g g^T
-        R <- beta * R + (1 - beta) * g^T g
+        L <- beta * L + (1 - beta) * (g @ g.T)
+        R <- beta * R + (1 - beta) * (g.T @ g)
 
-    and at every ``precondition_frequency``-th t, one step of the power iteration, after the columns of QL and QR, and
-    with them the entries of v, are sorted by the diagonals of ``QL^T L QL`` and ``QR^T R QR``::
+    and at every ``precondition_frequency``-th t, one step of the power iteration, after the columns of U and V, and
+    with them the entries of v, are sorted by the diagonals of ``U.T @ L @ U`` and ``V.T @ R @ V``::
 
-        QL <- Q of the QR decomposition of L QL
-        QR <- Q of the QR decomposition of R QR
+        U <- orthonormalize(L @ U)       the first factor of the QR decomposition
+        V <- orthonormalize(R @ V)
 
     A parameter of more dimensions has a preconditioner for each; a scalar, a vector without ``precondition_1d`` and a
     dimension above ``max_precond_dim`` have none, which is Adam there. Directions in which there was no gradient yet
