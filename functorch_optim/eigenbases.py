@@ -68,13 +68,16 @@ def refreshed(matrices: jax.Array, bases: jax.Array) -> Basis:
     values = jnp.sum(bases * products, -2)
     empty = values <= _rounding(matrices) * jnp.max(values, -1, keepdims=True, initial=0)
     order = jnp.argsort(jnp.where(empty, 0, values), axis=-1, descending=True)  # stable among the empty
-    products, before = (jnp.take_along_axis(each, order[:, None], -1) for each in (products, bases))
+    products, before = (_columns(each, order) for each in (products, bases))
     new, triangles = jnp.linalg.qr(products)
     sizes = jnp.abs(jnp.diagonal(triangles, axis1=-2, axis2=-1))
     empty = sizes <= _rounding(matrices) * jnp.max(sizes, -1, keepdims=True, initial=0)
 
     def filled(new: jax.Array) -> jax.Array:
-        return jnp.linalg.qr(jnp.where(empty[:, None], before, new))[0]
+        del new  # whose other columns depend on the empty ones before them
+        last = jnp.argsort(empty, axis=-1)
+        found, _ = jnp.linalg.qr(_columns(jnp.where(empty[:, None], before, products), last))
+        return _columns(found, jnp.argsort(last, axis=-1))
 
     new = jax.lax.cond(jnp.any(empty), filled, lambda new: new, new)
     return Basis(_if_finite(matrices, new), order)
@@ -83,6 +86,10 @@ def refreshed(matrices: jax.Array, bases: jax.Array) -> Basis:
 def _rounding(matrices: jax.Array) -> float:
     """The relative size of eigenvalues that are zero up to rounding."""
     return max(matrices.shape[-1], 10) * float(jnp.finfo(matrices.dtype).eps)
+
+
+def _columns(matrices: jax.Array, places: jax.Array) -> jax.Array:
+    return jnp.take_along_axis(matrices, places[:, None], -1)
 
 
 def _product(left: jax.Array, right: jax.Array) -> jax.Array:

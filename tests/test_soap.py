@@ -145,8 +145,11 @@ def test_bases_do_not_depend_on_rounding_where_there_was_no_gradient(x64):
     other = (other + jnp.swapaxes(other, 1, 2)) / 2
     found = [eigenbases(matrix) for matrix in (one, other)]
     np.testing.assert_allclose(*map(jnp.abs, found), atol=1e-11)
-    after = [refreshed(matrix, found[0])[0] for matrix in (one, other)]
-    np.testing.assert_allclose(*map(jnp.abs, after), atol=1e-11)
+    more = jnp.asarray(np.outer(*[rng.standard_normal(7)] * 2))[None]
+    for gradient in (0, more):  # of ranks 2 and 3: whichever columns are empty
+        after = [refreshed(matrix + gradient, found[0])[0] for matrix in (one, other)]
+        np.testing.assert_allclose(*map(jnp.abs, after), atol=1e-10)
+        np.testing.assert_allclose(after[0][0].T @ after[0][0], np.eye(7), atol=1e-13)
 
 
 def test_of_matrices_that_are_zero_the_basis_stays():
