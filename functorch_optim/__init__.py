@@ -38,6 +38,7 @@ from functorch_optim.algorithms.schedule_free_sgd import ScheduleFreeSGDState, s
 from functorch_optim.algorithms.sgd import SGDState, sgd
 from functorch_optim.algorithms.signum import SignumState, signum
 from functorch_optim.algorithms.sm3 import SM3State, sm3
+from functorch_optim.algorithms.soap import SOAPState, soap
 from functorch_optim.algorithms.sophia import SophiaState, sophia
 from functorch_optim.algorithms.sparse_adam import SparseAdamState, sparse_adam
 from functorch_optim.algorithms.yogi import YogiState, yogi
@@ -187,6 +188,7 @@ __all__ = [
     "SAMState",
     "SGDState",
     "SM3State",
+    "SOAPState",
     "ScheduleFreeAdamWState",
     "ScheduleFreeSGDState",
     "SignumState",
@@ -326,6 +328,7 @@ __all__ = [
     "skip_nonfinite",
     "skip_spikes",
     "sm3",
+    "soap",
     "sophia",
     "sparse_adam",
     "state_dtype",

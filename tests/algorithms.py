@@ -295,6 +295,7 @@ ELSEWHERE = {
     "prodigy": ("Prodigy", "test_distance.py"),
     "dadapt_adam": ("DAdaptAdam", "test_distance.py"),
     "muon_adamw": ("MuonAdamW", "test_muon.py"),
+    "soap": ("SOAP", "test_soap.py"),
     "adahessian": ("AdaHessian", "test_curvature.py"),
     "sophia": ("SophiaG", "test_curvature.py"),
 }

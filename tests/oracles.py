@@ -24,6 +24,8 @@ import schedulefree
 import torch
 import torch_optimizer
 
+from functorch_optim.blocks import merged_shape
+
 
 class Reference(torch.optim.Optimizer):
     """A package's optimizer as torch would have it.
@@ -359,6 +361,83 @@ class _SM3(pytorch_optimizer.SM3):
 class SM3(Reference):
     kind = _SM3
     counted_in = ""
+
+
+class _SOAP(pytorch_optimizer.SOAP):
+    """The package's SOAP with what it does otherwise than the authors, and with full precision.
+
+    The authors add 1e-30 to the root mean square that ``normalize_grads`` divides by, the package eps. Both compute the
+    QR decomposition in float32 only. In the space of the zero eigenvalues of the first matrices any basis will do; it
+    is ours.
+    """
+
+    normalizes = False
+
+    def project(self, grad: torch.Tensor, *args: Any, **options: Any) -> torch.Tensor:
+        with mock.patch("pytorch_optimizer.optimizer.soap.merge_small_dims", merged_shape):  # not [1] for one dimension
+            found = super().project(grad, *args, **options)
+        if self.normalizes and options.get("project_type") == "backward":
+            found = found / (1e-30 + found.square().mean().sqrt())
+        return found
+
+    def merge_dims(self, grad: torch.Tensor, max_precondition_dim: int) -> torch.Tensor:
+        return grad.reshape(merged_shape(grad.shape, max_precondition_dim))
+
+    @staticmethod
+    def get_orthogonal_matrix(mat: list[Any]) -> list[Any]:
+        return [_eigenbasis(matrix) if len(matrix) else matrix for matrix in mat]
+
+    def get_orthogonal_matrix_qr(self, *args: Any) -> list[Any]:
+        narrow = torch.Tensor.to
+        with mock.patch.object(
+            torch.Tensor, "to", lambda own, kind: own if own.dtype == torch.float64 else narrow(own, kind)
+        ):
+            return super().get_orthogonal_matrix_qr(*args)
+
+
+def _eigenbasis(matrix: torch.Tensor) -> torch.Tensor:
+    values, vectors = torch.linalg.eigh(matrix)
+    size, one = len(matrix), torch.finfo(matrix.dtype).eps
+    empty = values <= max(size, 10) * one * values.max()
+    own = vectors[:, empty]
+    slope = torch.arange(size, 0, -1, dtype=matrix.dtype) / size
+    vectors[:, empty] = own @ torch.linalg.eigh(own.T @ torch.diag(slope) @ own)[1]
+    return vectors.flip(1)
+
+
+class SOAP(PytorchOptimizer):
+    """The matrices are ``gram_0`` and so on, and their bases ``basis_0`` and so on."""
+
+    kind = _SOAP
+    own: ClassVar = {"shampoo_beta": -1.0, "max_precond_dim": 10000, "normalize_grads": False}
+
+    def translated(self, options: dict[str, Any]) -> dict[str, Any]:
+        beta = options["shampoo_beta"]
+        changed = {"max_precondition_dim": options["max_precond_dim"], "shampoo_beta": None if beta < 0 else beta}
+        return super().translated({**options, **changed})
+
+    def before(self, entry: dict[str, Any], param: torch.Tensor, options: dict[str, Any]) -> dict[str, Any]:
+        self._normalizes = self.param_groups[0]["normalize_grads"]
+        if not entry:
+            return entry
+        sides = len(
+            merged_shape(param.shape, options["max_precondition_dim"]) if options["merge_dims"] else param.shape
+        )
+        lists = {kind: [entry.pop(f"{kind}_{side}", []) for side in range(sides)] for kind in ("gram", "basis")}
+        own = {name: options[name] for name in ("precondition_frequency", "shampoo_beta")}
+        own["shampoo_beta"] = options["betas"][1] if own["shampoo_beta"] is None else own["shampoo_beta"]
+        return {**entry, "GG": lists["gram"], "Q": lists["basis"], **own}
+
+    def run(self, inner: Any) -> None:
+        inner.normalizes = self._normalizes
+        super().run(inner)
+
+    def corrected(self, param: torch.Tensor, entry: dict[str, Any]) -> None:
+        for theirs, ours in (("GG", "gram"), ("Q", "basis")):
+            held = enumerate(entry.pop(theirs))
+            entry.update({f"{ours}_{side}": matrix for side, matrix in held if len(matrix)})
+        for name in ("precondition_frequency", "shampoo_beta"):
+            entry.pop(name)
 
 
 class Signum(Reference):

@@ -42,7 +42,7 @@ def signature_of(function):
 
 
 @pytest.mark.parametrize(
-    "name", [*ALGORITHMS, "sparse_adam", "lbfgs", "bfgs", "prodigy", "dadapt_adam", "adahessian", "sophia"]
+    "name", [*ALGORITHMS, "sparse_adam", "lbfgs", "bfgs", "prodigy", "dadapt_adam", "adahessian", "sophia", "soap"]
 )
 def test_the_function_and_the_class_have_the_same_defaults(name):
     function, kind = signature_of(getattr(fo, name)), inspect.signature(getattr(optim, TITLES[name])).parameters

@@ -127,7 +127,7 @@ def test_every_algorithm_and_size_has_its_row():
     assert rows == set(paper.transformations())
     named = {name.strip("`") for row in rows for name in row.split(", ")}
     in_torch = {name for name, row in ALGORITHMS.items() if row.is_in_torch}
-    assert {*in_torch, *ELSEWHERE} - named - {"prodigy", "dadapt_adam", "adahessian", "sophia"} == {
+    assert {*in_torch, *ELSEWHERE} - named - {"prodigy", "dadapt_adam", "adahessian", "sophia", "soap"} == {
         "muon",
         "normuon",
         "bfgs",

@@ -41,13 +41,14 @@ def test_every_algorithm_with_weight_decay_has_a_decay_mask():
     functions = {name: value for name, value in vars(fo).items() if inspect.isfunction(value)}
     signatures = {name: inspect.signature(function).parameters for name, function in functions.items()}
     found = sorted(n for n, p in signatures.items() if "weight_decay" in p and n != "add_decayed_weights")
-    assert found == sorted([*DECAYING, "normuon", "prodigy", "dadapt_adam", "adahessian", "sophia"])
+    assert found == sorted([*DECAYING, "normuon", "prodigy", "dadapt_adam", "adahessian", "sophia", "soap"])
     assert all("decay_mask" in signatures[name] for name in found)
 
 
-@pytest.mark.parametrize("name", [*DECAYING, "normuon"])
+@pytest.mark.parametrize("name", [*DECAYING, "normuon", "soap"])
 def test_masked_out_parameters_are_updated_as_without_decay(name):
-    make, takes_vectors = getattr(fo, name), name != "normuon" and ALGORITHMS[name].takes_vectors
+    make = getattr(fo, name)
+    takes_vectors = ALGORITHMS[name].takes_vectors if name in ALGORITHMS else name == "soap"
     params, grads = (PARAMS, GRADS) if takes_vectors else (matrices(PARAMS), matrices(GRADS))
     parts = {True: make(weight_decay=0.5), False: make(**dict.fromkeys(make().update.of.rule.decay_options, 0.0))}
     several = [fo.partition(parts, kernels), *[make(weight_decay=0.5, decay_mask=mask) for mask in (kernels, MASK)]]

@@ -15,6 +15,7 @@ from tests import (
     quasi_newton_cases,
     sam_cases,
     schedule_cases,
+    soap_cases,
     sparse_cases,
 )
 from tests.algorithms import ALGORITHMS, Case, oracle
@@ -193,6 +194,28 @@ def run_distance(case: Case, dtype: str) -> Trajectory:
         for scalar in ("k", *scalars):
             rows.setdefault(scalar, [np.float64(0)]).append(np.float64(optimizer.param_groups[0][scalar]))
     return {key: np.stack(value) for key, value in rows.items()}
+
+
+def run_soap(options: dict[str, Any], kind: str) -> Trajectory:
+    """Return every array ``slot/parameter`` before the first step (zeros) and after each that is kept."""
+    from tests import oracles
+
+    dtype, gaps = kind.replace("gaps", "float64"), kind == "gaps"
+    params = {key: torch.tensor(value, requires_grad=True) for key, value in soap_cases.parameters(dtype).items()}
+    optimizer = oracles.SOAP(list(params.values()), **options)
+    rows: dict[str, list[Any]] = {f"param/{key}": [param.detach().numpy().copy()] for key, param in params.items()}
+    for step in range(soap_cases.STEPS[kind]):
+        optimizer.param_groups[0].update(soap_cases.changing_options(step, options))
+        for key, grad in soap_cases.gradients(step, dtype, gaps).items():
+            params[key].grad = None if grad is None else torch.tensor(grad)
+        optimizer.step()
+        for key, param in params.items():
+            arrays = {"param": param, **optimizer.state.get(param, {})}
+            for slot, value in arrays.items():
+                array = value.detach().numpy().copy()
+                held = rows.setdefault(f"{slot}/{key}", [np.zeros_like(array)] * (step + 1))
+                held.append(array)
+    return {key: np.stack(value[:: soap_cases.KEPT[kind]]) for key, value in rows.items()}
 
 
 def run_lbfgs(label: str) -> Trajectory:

@@ -202,7 +202,7 @@ class Lifted(Transform):
     @functools.cached_property
     def slot_names(self) -> list[str]:
         """The names of the slots that a parameter may have with these options."""
-        shapes = [jax.ShapeDtypeStruct((1,) * ndim, jnp.float32) for ndim in (0, 2, 6)]  # of SM3, at most six
+        shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in self.rule.samples()]
         held = [self.rule.shapes(shape) for shape in shapes]
         return [name for name in held[0]._fields if any(getattr(slots, name) is not None for slots in held)]
 

@@ -1,6 +1,6 @@
 """The contract of an algorithm that updates each parameter independently: a rule defines how to update one."""
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from typing import ClassVar, NamedTuple
 
 import jax
@@ -159,6 +159,10 @@ class Rule(Options):
     def shapes(self, param: PyTree) -> PyTree:
         """Return the shapes and dtypes of what :meth:`init` returns."""
         return jax.eval_shape(lambda p: self.init(p, self.placeholder()), param)
+
+    def samples(self) -> Sequence[tuple[int, ...]]:
+        """Shapes of parameters, of which every slot that a parameter may have with these options has one."""
+        return [(1,) * ndim for ndim in (0, 2, 6)]  # SM3's and SOAP's have at most six
 
     def is_linear(self) -> bool:
         """Whether the update is linear in the gradient and touches no slots, so that duplicate rows need no sum."""

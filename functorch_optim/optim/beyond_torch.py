@@ -20,6 +20,7 @@ from functorch_optim.algorithms.schedule_free_radam import schedule_free_radam
 from functorch_optim.algorithms.schedule_free_sgd import schedule_free_sgd
 from functorch_optim.algorithms.signum import signum
 from functorch_optim.algorithms.sm3 import sm3
+from functorch_optim.algorithms.soap import soap
 from functorch_optim.algorithms.sophia import sophia
 from functorch_optim.algorithms.yogi import yogi
 from functorch_optim.optim.curvature import CurvatureOptimizer
@@ -34,6 +35,7 @@ __all__ = [
     "MADGRAD",
     "MARS",
     "SM3",
+    "SOAP",
     "AdEMAMix",
     "AdaBelief",
     "AdaHessian",
@@ -205,6 +207,24 @@ class NovoGrad(
 
 class SM3(Declared, of=sm3, args="lr momentum eps * foreach maximize differentiable"):
     """SM3, Adagrad with an accumulator for each row, column, and slice along other dimensions."""
+
+
+class SOAP(
+    Declared,
+    of=soap,
+    args="lr betas shampoo_beta eps weight_decay precondition_frequency max_precond_dim merge_dims precondition_1d"
+    " normalize_grads correct_bias * maximize differentiable",
+):
+    """SOAP, Adam in the eigenbases of Shampoo's preconditioner.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> optimizer = SOAP([jnp.ones((2, 2))])
+        >>> optimizer.step([jnp.eye(2)])  # only begins the preconditioner
+        >>> optimizer.step([jnp.eye(2)])
+        >>> bool(jnp.all(jnp.diagonal(optimizer.params[0]) < 1))
+        True
+    """
 
 
 class Signum(Declared, of=signum, args="lr momentum weight_decay * foreach maximize differentiable"):

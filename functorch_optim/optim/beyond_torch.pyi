@@ -15,6 +15,7 @@ __all__ = [
     "MADGRAD",
     "MARS",
     "SM3",
+    "SOAP",
     "AdEMAMix",
     "AdaBelief",
     "AdaHessian",
@@ -402,7 +403,7 @@ class Prodigy(DistanceOptimizer):
         safeguard_warmup: whether to leave the learning rate out of s, for schedules that warm up.
         d0: first estimate of d, above 0.
         d_coef: factor of the estimate, at least 0.
-        growth_rate: the factor by which d may grow in an update.
+        growth_rate: the factor by which d may grow in an update, at least 1.
         maximize: whether to ascend.
         state_dtype: the dtype to keep all slots in, or a dict of slots, as in :func:`functorch_optim.state_dtype`.
         group_rules: ``(regular expression, options)`` pairs, as for :class:`functorch_optim.optim.Optimizer`.
@@ -457,7 +458,7 @@ class DAdaptAdam(DistanceOptimizer):
         decouple: whether the decay acts on the parameter instead of the gradient.
         use_bias_correction: whether to correct the bias of the moments, as Adam does.
         d0: first estimate of d, above 0.
-        growth_rate: the factor by which d may grow in an update.
+        growth_rate: the factor by which d may grow in an update, at least 1.
         maximize: whether to ascend.
         state_dtype: the dtype to keep all slots in, or a dict of slots, as in :func:`functorch_optim.state_dtype`.
         group_rules: ``(regular expression, options)`` pairs, as for :class:`functorch_optim.optim.Optimizer`.
@@ -689,6 +690,64 @@ class SM3(Optimizer):
         group_rules: GroupRules = (),
     ) -> None: ...
 
+class SOAP(Optimizer):
+    """SOAP, Adam in the eigenbases of Shampoo's preconditioner.
+
+    The equations are in :func:`functorch_optim.soap`, with more about the options.
+
+    Args:
+        params: the parameters, in any form that :class:`functorch_optim.optim.Optimizer` takes.
+        lr: learning rate, at least 0.
+        betas: decay rates of the two moments, each in [0, 1).
+        shampoo_beta: decay rate of the averages that are preconditioners; -1 for beta2, in [-1, 1).
+        eps: added to the denominator outside the root, at least 0.
+        weight_decay: coefficient of the decoupled decay, at least 0.
+        precondition_frequency: updates from one refresh to the next, at least 1.
+        max_precond_dim: largest dimension that has a preconditioner.
+        merge_dims: whether small neighbouring dimensions become one.
+        precondition_1d: whether vectors have a preconditioner.
+        normalize_grads: whether to divide an update by its root mean square.
+        correct_bias: whether to correct the averages' bias toward zero.
+        maximize: whether to ascend.
+        differentiable: whether a step may be traced, as for :class:`functorch_optim.optim.Optimizer`.
+        state_dtype: the dtype to keep all slots in, or a dict of slots, as in :func:`functorch_optim.state_dtype`.
+        group_rules: ``(regular expression, options)`` pairs, as for :class:`functorch_optim.optim.Optimizer`.
+
+    A number may be a Python number, a scalar array or a schedule, and may change in ``param_groups`` from step to step.
+
+    Raises:
+        ValueError: an option outside its range, with torch's message, before ``params`` is read.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> optimizer = SOAP([jnp.ones((2, 2))])
+        >>> optimizer.step([jnp.eye(2)])  # only begins the preconditioner
+        >>> optimizer.step([jnp.eye(2)])
+        >>> bool(jnp.all(jnp.diagonal(optimizer.params[0]) < 1))
+        True
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Any = 0.003,
+        betas: tuple[Any, Any] = (0.95, 0.95),
+        shampoo_beta: Any = -1,
+        eps: Any = 1e-08,
+        weight_decay: Any = 0.01,
+        precondition_frequency: Any = 10,
+        max_precond_dim: int = 10000,
+        merge_dims: bool = False,
+        precondition_1d: bool = False,
+        normalize_grads: bool = False,
+        correct_bias: bool = True,
+        *,
+        maximize: bool = False,
+        differentiable: bool = False,
+        state_dtype: Any = None,
+        group_rules: GroupRules = (),
+    ) -> None: ...
+
 class Signum(Optimizer):
     """Signum, the sign of the momentum.
 
@@ -707,7 +766,7 @@ class Signum(Optimizer):
 
     A number may be a Python number, a scalar array or a schedule, and may change in ``param_groups`` from step to step.
 
-    It loads state dicts of ``pytorch_optimizer.SignSGD``, and makes such.
+    It loads state dicts of ``pytorch_optimizer.SignSGD``.
 
     Raises:
         ValueError: an option outside its range, with torch's message, before ``params`` is read.

@@ -5,8 +5,8 @@ It needs torch==2.13.0 and writes one file per algorithm. For every combination 
 states that the tests start from); and, for the torch face, float64 at some of 50 steps with missing gradients ("gaps")
 and at some of 200 steps ("long"). "nonfinite" holds runs with one NaN or infinite entry, "1200" some of the 1200 steps
 of one small parameter, in float64 and float32. The file "sparse" has the runs with row-sparse gradients, "lbfgs" those
-of L-BFGS, "distance" those of Prodigy and D-Adapt Adam, "cautious" and "sam" those of two wrappers, and "schedules" the
-values that torch's schedulers write.
+of L-BFGS, "distance" those of Prodigy and D-Adapt Adam, "soap" those of SOAP, "cautious" and "sam" those of two
+wrappers, and "schedules" the values that torch's schedulers write.
 """
 
 import functools
@@ -24,6 +24,7 @@ from tests import (
     quasi_newton_cases,
     sam_cases,
     schedule_cases,
+    soap_cases,
     sparse_cases,
     torch_run,
 )
@@ -78,7 +79,17 @@ def record_distance() -> None:
     np.savez_compressed(FOLDER / "distance.npz", torch_version=np.array(torch.__version__), **arrays)
 
 
+def record_soap() -> None:
+    arrays = {}
+    for options in soap_cases.CASES:
+        for kind in soap_cases.STEPS:
+            for key, rows in torch_run.run_soap(options, kind).items():
+                arrays[f"{label(('soap', options))}/{kind}/{key}"] = rows
+    np.savez_compressed(FOLDER / "soap.npz", torch_version=np.array(torch.__version__), **arrays)
+
+
 OTHERS = {
+    "soap": record_soap,
     "distance": record_distance,
     "sparse": record_sparse,
     "lbfgs": record_lbfgs,
