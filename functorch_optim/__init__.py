@@ -15,6 +15,7 @@ from functorch_optim.algorithms.asgd import ASGDState, asgd
 from functorch_optim.algorithms.bfgs import BFGSState, bfgs
 from functorch_optim.algorithms.dadapt_adam import DAdaptAdamState, dadapt_adam
 from functorch_optim.algorithms.grams import GramsState, grams
+from functorch_optim.algorithms.kron import KronState, kron, precond_update_prob_schedule
 from functorch_optim.algorithms.lamb import LAMBState, lamb
 from functorch_optim.algorithms.laprop import LaPropState, laprop
 from functorch_optim.algorithms.lars import LARSState, lars
@@ -154,6 +155,7 @@ __all__ = [
     "GradientTransformation",
     "GramsState",
     "InjectState",
+    "KronState",
     "LAMBState",
     "LARSState",
     "LBFGSState",
@@ -247,6 +249,7 @@ __all__ = [
     "inject",
     "interop",
     "keep_nonnegative",
+    "kron",
     "lamb",
     "laprop",
     "lars",
@@ -270,6 +273,7 @@ __all__ = [
     "offload",
     "partition",
     "plan",
+    "precond_update_prob_schedule",
     "prodigy",
     "project_box",
     "project_l2_ball",

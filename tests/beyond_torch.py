@@ -1,6 +1,7 @@
 """The rows of the algorithms that torch does not have, in the order of their names."""
 
 import functools
+import math
 
 from tests.row import B2, BETAS, EPS, THREE_BETAS, Algorithm, Shape, crossed, negative
 
@@ -12,6 +13,14 @@ def _accumulator(index: int, shape: Shape) -> Shape | None:
     if index >= max(len(shape), 1):
         return None
     return tuple(size if own == index else 1 for own, size in enumerate(shape))
+
+
+def _factor(index: int, shape: Shape) -> Shape | None:
+    """The shape of Kron's factor of one dimension, with its default options."""
+    sizes = (math.prod(shape[:-1]), shape[-1]) if len(shape) > 2 else shape or (1,)
+    if index >= len(sizes):
+        return None
+    return (sizes[index],) * (1 if len(sizes) < 2 or sizes[index] == 1 else 2)
 
 
 BEYOND_TORCH: dict[str, Algorithm] = {
@@ -170,6 +179,53 @@ BEYOND_TORCH: dict[str, Algorithm] = {
         has_betas=True,
         module="tests.oracles",
         refused=(*negative(**EPS), *BETAS),
+    ),
+    "kron": Algorithm(
+        "Kron",
+        ("momentum_buffer", *(f"factor_{index}" for index in range(6))),
+        (
+            {"lr": 0.01, "weight_decay": 0.0, "maximize": False},
+            {"lr": 0.01, "weight_decay": 0.1, "maximize": True},
+            {
+                "lr": 0.01,
+                "weight_decay": 0.1,
+                "momentum_into_precond_update": False,
+                "preconditioner_update_probability": 0.375,
+                "balance_probability": 0.5,
+            },
+        ),
+        typical={"lr": 0.01, "balance_probability": 0.5},
+        exact={
+            "lr": 0.0625,
+            "b1": 0.875,
+            "weight_decay": 0.125,
+            "preconditioner_update_probability": 0.5,
+            "precond_lr": 0.125,
+            "precond_init_scale": 2.0,
+            "balance_probability": 0.5,
+        },
+        resumed={"lr": 0.01, "weight_decay": 0.1, "preconditioner_update_probability": 0.375},
+        learned=("lr", "b1"),
+        long=({"weight_decay": 0.1},),
+        edges=({"b1": 0.0, "lr": 0.5}, {"b1": 0.99, "preconditioner_update_probability": 0.0}),
+        by_hand=(),
+        carried=("update_counter",),
+        takes_complex=False,
+        takes_empty=False,
+        slot_shapes={f"factor_{index}": functools.partial(_factor, index) for index in range(6)},
+        packs=False,
+        copies=8.0,
+        module="tests.oracles",
+        refused=(
+            *negative(b1="b1", precond_lr="precond_lr", balance_probability="probability"),
+            ({"b1": 1.0}, "Invalid b1: 1.0"),
+            ({"precond_init_scale": 0.0}, "Invalid precond_init_scale: 0.0"),
+            (
+                {"preconditioner_update_probability": 1.5},
+                "Invalid preconditioner_update_probability: 1.5",
+            ),
+            ({"memory_save_mode": "some"}, "Invalid memory_save_mode: 'some'"),
+        ),
     ),
     "lamb": Algorithm(
         "LAMB",

@@ -9,20 +9,25 @@ import copy
 import functools
 import inspect
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 from unittest import mock
 
 import adabelief_pytorch
 import dadaptation
+import jax
+import jax.numpy as jnp
 import lion_pytorch
 import lion_pytorch.cautious_lion
 import madgrad
+import numpy as np
 import prodigyopt
 import pytorch_optimizer
 import schedulefree
 import torch
 import torch_optimizer
+
+from functorch_optim import keys, kronecker
 
 
 class Reference(torch.optim.Optimizer):
@@ -341,6 +346,123 @@ class _NovoGrad(torch_optimizer.NovoGrad):
 
 class NovoGrad(Reference):
     kind = _NovoGrad
+
+
+class _Kron(torch.optim.Optimizer):
+    """The authors' Kron of one parameter, with our random numbers.
+
+    The package adds the damping noise to the momentum in place, so that it is preconditioned too, which the same
+    author's ``distributed_kron`` avoids. It has no scalars, solves in float32, fits to gradients of zeros until its
+    factors overflow, and takes squares that overflow.
+    """
+
+    def __init__(
+        self, params: Any, lr: Any = 3e-4, b1: float = 0.9, weight_decay: float = 0.0,
+        preconditioner_update_probability: Any = None, max_size_triangular: int = 8192, min_ndim_triangular: int = 2,
+        memory_save_mode: Any = None, momentum_into_precond_update: bool = True, precond_lr: float = 0.1,
+        precond_init_scale: float = 1.0, merge_dims: bool = True, balance_probability: float = 0.01, key: Any = 0,
+    ) -> None:  # fmt: skip
+        own = {name: value for name, value in locals().items() if name not in ("self", "params", "__class__")}
+        super().__init__(params, own)
+
+    def step(self) -> None:
+        import kron_torch.kron as package
+
+        (group,) = self.param_groups
+        (param,), state = group["params"], self.state[group["params"][0]]
+        options = {name: group[name] for name in inspect.signature(package.Kron).parameters if name in group}
+        del options["params"]
+        flat = param.view(1) if param.ndim == 0 else param
+        flat.grad = param.grad.view_as(flat)
+        double = param.dtype == torch.float64
+        inner = package.Kron([flat], **options, precond_dtype=torch.float64 if double else torch.float32)
+        count = int(state.get("step", 0))
+        inner._prob_step.fill_(count)
+        inner._update_counter.fill_(int(group.get("update_counter", 0)))
+        if state:
+            self._entry(package, inner, flat, group)
+        with self._replaced(package, inner, group, count):
+            inner.step()
+        after = inner.state[flat]
+        state.update({f"factor_{index}": factor for index, factor in enumerate(after["Q"])})
+        state["momentum_buffer"] = after["momentum_buffer"].view_as(param)
+        group["update_counter"] = float(inner._update_counter)
+
+    def _entry(self, package: Any, inner: Any, flat: torch.Tensor, group: dict[str, Any]) -> None:
+        """Give the package its state of the parameter."""
+        state = self.state[group["params"][0]]
+        entry, shape = {"step": int(state["step"])}, list(flat.shape)
+        if flat.ndim > 2 and group["merge_dims"]:  # its rule comes to this one
+            entry["merged_shape"] = shape = [int(np.prod(shape[:-1])), shape[-1]]
+        factors = [state[f"factor_{index}"].clone() for index in range(len(shape))]
+        names = ("precond_init_scale", "max_size_triangular", "min_ndim_triangular", "memory_save_mode")
+        _, exprs = package._init_Q_exprs(flat.view(shape), *[group[name] for name in names], dtype=factors[0].dtype)
+        buffer = state["momentum_buffer"].clone().view(shape)
+        inner.state[flat] = {**entry, "momentum_buffer": buffer, "Q": factors, "exprs": exprs}
+
+    @contextlib.contextmanager
+    def _replaced(self, package: Any, inner: Any, group: dict[str, Any], count: int) -> Iterator[None]:
+        data, impl = keys.as_key(group["key"], "kron")
+        with jax.enable_x64(True):
+            key = jax.random.fold_in(jax.random.wrap_key_data(jnp.asarray(data, jnp.uint32), impl=impl), count + 1)
+        before = package._calc_A_and_conjB, package._update_precond
+
+        def drawn(array: torch.Tensor) -> tuple[float, torch.Tensor]:
+            with jax.enable_x64(True):
+                chance, probe = kronecker.draws(key, tuple(array.shape), str(array.dtype).removeprefix("torch."))
+            return float(chance), torch.tensor(np.asarray(probe))
+
+        def pair(expression: str, gradient: torch.Tensor, factors: list[torch.Tensor]) -> Any:
+            a, b = before[0](expression, gradient.clone(), factors)
+            down = _power_of_two(torch.maximum(a.abs().max(), b.abs().max()))
+            return a * down, b * down
+
+        def update(factors: list[torch.Tensor], exprs: Any, gradient: torch.Tensor, *more: Any) -> None:
+            if gradient.any():
+                before[1](factors, exprs, gradient, *more)
+
+        def solve(array: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+            flat = array.reshape(-1, array.size(-1))
+            return torch.linalg.solve_triangular(factor, flat, upper=True, left=False).reshape_as(array)
+
+        def clip(update: torch.Tensor) -> None:
+            down = _power_of_two(update.abs().max())
+            size = (update * down).square().mean().sqrt()
+            update.mul_(torch.clamp(1.1 * down / (size + down * 1e-12), max=1.0))
+
+        inner.rng = mock.Mock()  # it balances where this is below 0.01
+        below = drawn(torch.zeros(1))[0] < group["balance_probability"]
+        inner.rng.random.return_value = 0.0 if below else 1.0
+        with (
+            mock.patch.multiple(
+                package,
+                _calc_A_and_conjB=pair,
+                _update_precond=update,
+                _solve_triangular_right=solve,
+                _clip_update_rms=clip,
+            ),
+            mock.patch.object(torch, "randn_like", lambda array: drawn(array)[1]),
+            contextlib.redirect_stdout(io.StringIO()),  # it prints the size of the state
+            torch._dynamo.config.patch(disable=True),
+        ):
+            yield
+
+
+def _power_of_two(largest: torch.Tensor) -> torch.Tensor:
+    return torch.ldexp(torch.ones_like(largest), -torch.frexp(largest)[1].clamp(-120, 120))
+
+
+class Kron(Reference):
+    kind = _Kron
+
+    def before(self, entry: dict[str, Any], param: torch.Tensor, options: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in entry.items() if key != "update_counter"}
+
+    def into_group(self, group: dict[str, Any], entry: dict[str, Any]) -> None:
+        group["update_counter"] = float(entry.get("update_counter", 0.0))
+
+    def from_group(self, group: dict[str, Any]) -> dict[str, Any]:
+        return {"update_counter": torch.tensor(group["update_counter"])}
 
 
 class _SM3(pytorch_optimizer.SM3):

@@ -6,6 +6,7 @@ from functorch_optim.algorithms.ademamix import ademamix
 from functorch_optim.algorithms.adopt import adopt
 from functorch_optim.algorithms.dadapt_adam import dadapt_adam
 from functorch_optim.algorithms.grams import grams
+from functorch_optim.algorithms.kron import kron
 from functorch_optim.algorithms.lamb import lamb
 from functorch_optim.algorithms.laprop import laprop
 from functorch_optim.algorithms.lars import lars
@@ -37,6 +38,7 @@ __all__ = [
     "Adan",
     "DAdaptAdam",
     "Grams",
+    "Kron",
     "LaProp",
     "Lion",
     "NovoGrad",
@@ -253,3 +255,13 @@ class Yogi(
     Declared, of=yogi, args="lr betas eps initial_accumulator_value weight_decay * foreach maximize differentiable"
 ):
     """Yogi, Adam whose second moment moves by no more than the squared gradient's share."""
+
+
+class Kron(
+    Declared,
+    of=kron,
+    args="lr b1 weight_decay preconditioner_update_probability max_size_triangular min_ndim_triangular memory_save_mode"
+    " momentum_into_precond_update precond_lr precond_init_scale merge_dims balance_probability key"
+    " * maximize differentiable",
+):
+    """PSGD-Kron, momentum that is preconditioned by a Kronecker product of triangular matrices, so that it is white."""

@@ -20,6 +20,7 @@ __all__ = [
     "Adan",
     "DAdaptAdam",
     "Grams",
+    "Kron",
     "LaProp",
     "Lion",
     "NovoGrad",
@@ -1032,6 +1033,67 @@ class Yogi(Optimizer):
         weight_decay: Any = 0.0,
         *,
         foreach: bool | None = None,
+        maximize: bool = False,
+        differentiable: bool = False,
+        state_dtype: Any = None,
+        group_rules: GroupRules = (),
+    ) -> None: ...
+
+class Kron(Optimizer):
+    """PSGD-Kron, momentum that is preconditioned by a Kronecker product of triangular matrices, so that it is white.
+
+    The equations are in :func:`functorch_optim.kron`, with more about the options.
+
+    Args:
+        params: the parameters, in any form that :class:`functorch_optim.optim.Optimizer` takes.
+        lr: learning rate, at least 0.
+        b1: decay rate of the average of the gradients, in [0, 1).
+        weight_decay: coefficient of the decoupled decay, at least 0.
+        preconditioner_update_probability: the share of the updates that update the preconditioner, in [0, 1].
+        max_size_triangular: the largest dimension with a triangular factor.
+        min_ndim_triangular: the fewest dimensions of a parameter with triangular factors.
+        memory_save_mode: which factors are diagonal to save memory.
+        momentum_into_precond_update: whether to fit to the momentum instead of the gradient.
+        precond_lr: learning rate of the preconditioner, in [0, 1).
+        precond_init_scale: scale of the first preconditioner, above 0.
+        merge_dims: whether all dimensions but the last become one.
+        balance_probability: the share of the preconditioner's updates that balance its factors, in [0, 1].
+        key: the key of the random numbers, or an integer.
+        maximize: whether to ascend.
+        differentiable: whether a step may be traced, as for :class:`functorch_optim.optim.Optimizer`.
+        state_dtype: the dtype to keep all slots in, or a dict of slots, as in :func:`functorch_optim.state_dtype`.
+        group_rules: ``(regular expression, options)`` pairs, as for :class:`functorch_optim.optim.Optimizer`.
+
+    A number may be a Python number, a scalar array or a schedule, and may change in ``param_groups`` from step to step.
+
+    Raises:
+        ValueError: an option outside its range, with torch's message, before ``params`` is read.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> optimizer = Kron([jnp.ones((2, 2))])
+        >>> optimizer.step([jnp.ones((2, 2))])
+        >>> bool(jnp.all(optimizer.params[0] < 1))
+        True
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Any = 0.0003,
+        b1: Any = 0.9,
+        weight_decay: Any = 0.0,
+        preconditioner_update_probability: Any = None,
+        max_size_triangular: int = 8192,
+        min_ndim_triangular: int = 2,
+        memory_save_mode: str | None = None,
+        momentum_into_precond_update: bool = True,
+        precond_lr: Any = 0.1,
+        precond_init_scale: Any = 1.0,
+        merge_dims: bool = True,
+        balance_probability: Any = 0.01,
+        key: Any = 0,
+        *,
         maximize: bool = False,
         differentiable: bool = False,
         state_dtype: Any = None,
