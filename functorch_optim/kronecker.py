@@ -81,7 +81,7 @@ def fitted(factors: list[jax.Array], gradient: jax.Array, key: PyTree, rate: Num
     """
     chance, probe = draws(key, gradient.shape, gradient.dtype)
     if gradient.ndim > 1:
-        factors = _balanced(factors, chance < balance)
+        factors = _balanced(factors, chance < jnp.asarray(balance, chance.dtype))
     damping = math.sqrt(jnp.finfo(jnp.float32).eps)
     seen = gradient + damping * jnp.mean(jnp.abs(gradient)) * probe
     a, b = applied(factors, seen), _solved(factors, probe)

@@ -259,7 +259,7 @@ GROUPS = {
     "Muon, NorMuon": re.compile("muon"),
     "norms: clipping, normalizing, projections, SAM": re.compile(
         "clip_by_(global|norm|block|z|perc|adagc)|adaptive|zero_nans|centralize|normalize|scale_by_(trust|param)|project_(s|l)"
-        "|sam|chain|inject_factory|mars|exact_mars|cautious|lamb|lars|novograd|sm3|prodigy|dadapt_adam"
+        "|sam|chain|inject_factory|mars|exact_mars|cautious|lamb|lars|novograd|sm3|prodigy|dadapt_adam|kron"
     ),
     "skips, accumulation, monitors": re.compile("skip|accumulate|monitor"),
     "element-wise: all others": re.compile(""),

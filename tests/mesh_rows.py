@@ -61,6 +61,7 @@ MANUAL = {
     "lars": lambda axis: fo.lars(**ALGORITHMS["lars"].typical, axis_name=axis),
     "novograd": lambda axis: fo.novograd(**ALGORITHMS["novograd"].typical, axis_name=axis),
     "sm3": lambda axis: fo.sm3(**ALGORITHMS["sm3"].typical, axis_name=axis),
+    "kron": lambda axis: fo.kron(**ALGORITHMS["kron"].typical, axis_name=axis),
     "mars": lambda axis: fo.mars(**ALGORITHMS["mars"].typical, axis_name=axis),
     "exact_mars": lambda axis: given(fo.exact_mars(fo.mars(lr=0.1, axis_name=axis)), grad_fn=slope),
     "muon_adamw": lambda axis: fo.muon_adamw({"lr": 0.1}, {"lr": 0.1}, axis_name=axis),

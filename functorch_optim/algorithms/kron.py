@@ -174,8 +174,8 @@ class Kron(Rule):
             hyperparams.b1,
             one_minus_power(hyperparams.b1, step),
             is_due,
-            step // _HALF,
-            step % _HALF,
+            as_float(step // _HALF),
+            as_float(step % _HALF),
             hyperparams.precond_lr,
             hyperparams.balance_probability,
         )
