@@ -67,9 +67,13 @@ def identity(shape: Sequence[int], diagonal: Sequence[bool], scale: Numeric, dty
 
 
 def draws(key: PyTree, shape: Sequence[int], dtype: PyTree) -> tuple[jax.Array, jax.Array]:
-    """Return what a fit draws: a number in [0, 1) that decides whether to balance, and normal numbers, the probe."""
+    """Return what a fit draws: a number in [0, 1) that decides whether to balance, and normal numbers, the probe.
+
+    They are drawn in float32, so that they are the same in every dtype.
+    """
     chance, probe = jax.random.split(key)
-    return jax.random.uniform(chance, dtype=jnp.float32), jax.random.normal(probe, tuple(shape), dtype)
+    normal = jax.random.normal(probe, tuple(shape), jnp.float32)
+    return jax.random.uniform(chance, dtype=jnp.float32), normal.astype(dtype)
 
 
 def fitted(factors: list[jax.Array], gradient: jax.Array, key: PyTree, rate: Numeric, balance: Numeric) -> list[PyTree]:

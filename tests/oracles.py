@@ -9,7 +9,7 @@ import copy
 import functools
 import inspect
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any, ClassVar
 from unittest import mock
 
@@ -391,7 +391,8 @@ class _Kron(torch.optim.Optimizer):
     def _entry(self, package: Any, inner: Any, flat: torch.Tensor, group: dict[str, Any]) -> None:
         """Give the package its state of the parameter."""
         state = self.state[group["params"][0]]
-        entry, shape = {"step": int(state["step"])}, list(flat.shape)
+        shape = list(flat.shape)
+        entry: dict[str, Any] = {"step": int(state["step"])}
         if flat.ndim > 2 and group["merge_dims"]:  # its rule comes to this one
             entry["merged_shape"] = shape = [int(np.prod(shape[:-1])), shape[-1]]
         factors = [state[f"factor_{index}"].clone() for index in range(len(shape))]
@@ -401,7 +402,7 @@ class _Kron(torch.optim.Optimizer):
         inner.state[flat] = {**entry, "momentum_buffer": buffer, "Q": factors, "exprs": exprs}
 
     @contextlib.contextmanager
-    def _replaced(self, package: Any, inner: Any, group: dict[str, Any], count: int) -> Iterator[None]:
+    def _replaced(self, package: Any, inner: Any, group: dict[str, Any], count: int) -> Generator[None]:
         data, impl = keys.as_key(group["key"], "kron")
         with jax.enable_x64(True):
             key = jax.random.fold_in(jax.random.wrap_key_data(jnp.asarray(data, jnp.uint32), impl=impl), count + 1)
@@ -449,7 +450,8 @@ class _Kron(torch.optim.Optimizer):
 
 
 def _power_of_two(largest: torch.Tensor) -> torch.Tensor:
-    return torch.ldexp(torch.ones_like(largest), -torch.frexp(largest)[1].clamp(-120, 120))
+    bound = 1020 if largest.dtype == torch.float64 else 124
+    return torch.ldexp(torch.ones_like(largest), -torch.frexp(largest)[1].clamp(-bound, bound))
 
 
 class Kron(Reference):

@@ -126,12 +126,14 @@ class Kron(Rule):
     max_size_triangular: Annotated[int, "the largest dimension with a triangular factor"]
     min_ndim_triangular: Annotated[int, "the fewest dimensions of a parameter with triangular factors"]
     memory_save_mode: Annotated[str | None, "which factors are diagonal to save memory"]
-    momentum_into_precond_update: Annotated[bool, "whether to fit to the momentum instead of the gradient"]
+    momentum_into_precond_update: Annotated[bool, "whether to fit the preconditioner to u instead of g"]
     precond_lr: Annotated[PrecondRate, "learning rate of the preconditioner"]
     precond_init_scale: Annotated[Scale, "scale of the first preconditioner"]
     merge_dims: Annotated[bool, "whether all dimensions but the last become one"]
-    balance_probability: Annotated[Probability, "the share of the preconditioner's updates that balance its factors"]
-    key: Annotated[tuple[tuple[int, ...], str], "the key of the random numbers, or an integer"]
+    balance_probability: Annotated[
+        Probability, "the share of the preconditioner's updates that first scale the factors to one largest entry"
+    ]
+    key: Annotated[PyTree, "the key of v"]
     maximize: Maximize
     axis_name: PyTree
 
@@ -139,6 +141,8 @@ class Kron(Rule):
         super().__post_init__()
         for name in ("max_size_triangular", "min_ndim_triangular"):
             object.__setattr__(self, name, as_count(name, getattr(self, name), 0))
+        if not isinstance(self.key, tuple):
+            object.__setattr__(self, "key", as_key(self.key, "kron"))
         if self.memory_save_mode not in MODES:
             raise ValueError(
                 f"Invalid memory_save_mode: {self.memory_save_mode!r}, it must be one of {', '.join(map(repr, MODES))}"
@@ -271,17 +275,18 @@ def kron(
             does once ``1 / share`` of them have gone by. The default, None, is
             :class:`functorch_optim.precond_update_prob_schedule`: 1 for 500 updates, then down to 0.03.
         max_size_triangular: the largest dimension with a triangular factor.
-        min_ndim_triangular: parameters of fewer dimensions have diagonal factors only.
+        min_ndim_triangular: the fewest dimensions of a parameter with triangular factors.
         memory_save_mode: which factors are diagonal to save memory: ``"one_diag"`` that of the largest dimension,
             ``"smart_one_diag"`` if it is larger than all others, ``"all_diag"`` all; None for no more.
         momentum_into_precond_update: whether to fit the preconditioner to u instead of g.
         precond_lr: learning rate of the preconditioner, in [0, 1).
-        precond_init_scale: the scale of the first preconditioner's root, above 0.
+        precond_init_scale: scale of the first preconditioner, above 0: of the product of its factors.
         merge_dims: whether all dimensions but the last become one, for parameters of more than two.
-        balance_probability: the share of the preconditioner's updates that first scale the factors to one largest
-            entry; their product stays.
-        key: the key of v, an integer or a key of :mod:`jax.random`. A step folds in its number; so v is the same
-            in every run, on every mesh, and for all parameters of one shape.
+        balance_probability: the share of the preconditioner's updates that first balance factors, in [0, 1]: scale
+            them to one largest entry, so that their product stays.
+        key: the key of v, an integer or a key of :mod:`jax.random`. A step folds in its number, so v is the same
+            in every run, on every mesh, in both faces, and for all parameters of one shape, each of which has a
+            preconditioner of its own.
         maximize: whether to ascend.
         decay_mask: where to decay, a mask as in :func:`functorch_optim.masked`.
         axis_name: inside ``shard_map``, the tree of the parameters' PartitionSpecs, or anything else that
@@ -319,7 +324,7 @@ def kron(
         precond_init_scale=precond_init_scale,
         merge_dims=merge_dims,
         balance_probability=balance_probability,
-        key=as_key(key, "kron"),
+        key=key,
         maximize=maximize,
         axis_name=axes.as_axes(axis_name, "kron"),
     )

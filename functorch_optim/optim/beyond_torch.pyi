@@ -1053,12 +1053,13 @@ class Kron(Optimizer):
         max_size_triangular: the largest dimension with a triangular factor.
         min_ndim_triangular: the fewest dimensions of a parameter with triangular factors.
         memory_save_mode: which factors are diagonal to save memory.
-        momentum_into_precond_update: whether to fit to the momentum instead of the gradient.
+        momentum_into_precond_update: whether to fit the preconditioner to u instead of g.
         precond_lr: learning rate of the preconditioner, in [0, 1).
         precond_init_scale: scale of the first preconditioner, above 0.
         merge_dims: whether all dimensions but the last become one.
-        balance_probability: the share of the preconditioner's updates that balance its factors, in [0, 1].
-        key: the key of the random numbers, or an integer.
+        balance_probability: the share of the preconditioner's updates that first scale the factors to one largest
+            entry, in [0, 1].
+        key: the key of v.
         maximize: whether to ascend.
         differentiable: whether a step may be traced, as for :class:`functorch_optim.optim.Optimizer`.
         state_dtype: the dtype to keep all slots in, or a dict of slots, as in :func:`functorch_optim.state_dtype`.
