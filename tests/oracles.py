@@ -466,6 +466,13 @@ class Kron(Reference):
     def from_group(self, group: dict[str, Any]) -> dict[str, Any]:
         return {"update_counter": torch.tensor(group["update_counter"])}
 
+    def _update(self, param: torch.Tensor, group: dict[str, Any]) -> None:
+        """The package adds the decay to the update, so that an infinite entry becomes NaN, which stays with AdamW."""
+        before = param.detach().clone()
+        super()._update(param, group)
+        if self.state[param]["momentum_buffer"].isfinite().all():
+            param.copy_(torch.where(before.isinf(), before, param))
+
 
 class _SM3(pytorch_optimizer.SM3):
     """The package's SM3 of one parameter, which without momentum keeps no buffer, as the authors'."""
