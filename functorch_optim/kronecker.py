@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from functorch_optim import axes, parts
-from functorch_optim.alike import constrained, kept
+from functorch_optim.alike import automatic_axes, constrained, kept
 from functorch_optim.core.numerics import coefficient, sqrt
 from functorch_optim.core.scalar_math import power
 from functorch_optim.placement import whole
@@ -29,19 +29,17 @@ class Place:
 
     def whole(self, array: jax.Array) -> jax.Array:
         """Return the whole of an array that is split as the parameter is."""
-        if self._is_manual:
-            return parts.gathered(array, self._split)
-        if self._split:
-            return constrained(array, NamedSharding(jax.typeof(self._array).sharding.mesh, PartitionSpec()))
-        return self.everywhere(array)
+        return parts.gathered(array, self._split) if self._is_manual else self.everywhere(array)
 
     def everywhere(self, array: jax.Array) -> jax.Array:
-        """Return an array that every device has as a whole, if its type says that it is split."""
+        """Return an array that every device has as a whole, if it may be split; what comes before stays split."""
+        if automatic_axes(array):
+            return constrained(array, NamedSharding(jax.typeof(array).sharding.mesh, PartitionSpec()))
         return whole(array, range(array.ndim))
 
     def part(self, array: jax.Array) -> jax.Array:
         """Return what the parameter's place has of a whole array of the parameter's shape."""
-        return parts.part(array, self._split) if self._is_manual else kept(self._array, array)
+        return parts.part(array, self._split) if self._is_manual else kept(self._array, self.everywhere(array))
 
 
 def diagonal_sides(shape: Sequence[int], max_size: int, min_ndim: int, mode: str | None) -> tuple[bool, ...]:
