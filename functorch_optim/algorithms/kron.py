@@ -309,7 +309,7 @@ def kron(
         >>> tx = kron(lr=0.1)
         >>> updates, state = tx.update(jnp.array([3.0, -4.0]), tx.init(jnp.zeros(2)))
         >>> [round(x, 2) for x in updates.tolist()]
-        [-0.1, 0.11]
+        [-0.1, 0.12]
     """
     rule = Kron(
         lr=lr,
