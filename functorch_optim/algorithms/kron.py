@@ -130,9 +130,7 @@ class Kron(Rule):
     precond_lr: Annotated[PrecondRate, "learning rate of the preconditioner"]
     precond_init_scale: Annotated[Scale, "scale of the first preconditioner"]
     merge_dims: Annotated[bool, "whether all dimensions but the last become one"]
-    balance_probability: Annotated[
-        Probability, "the share of the preconditioner's updates that first scale the factors to one largest entry"
-    ]
+    balance_probability: Annotated[Probability, "the share of the preconditioner's updates that first balance factors"]
     key: Annotated[PyTree, "the key of v"]
     maximize: Maximize
     axis_name: PyTree
@@ -282,8 +280,8 @@ def kron(
         precond_lr: learning rate of the preconditioner, in [0, 1).
         precond_init_scale: scale of the first preconditioner, above 0: of the product of its factors.
         merge_dims: whether all dimensions but the last become one, for parameters of more than two.
-        balance_probability: the share of the preconditioner's updates that first balance factors, in [0, 1]: scale
-            them to one largest entry, so that their product stays.
+        balance_probability: the share of the preconditioner's updates that first balance factors, in [0, 1]. Their
+            largest entries become equal, and their product stays.
         key: the key of v, an integer or a key of :mod:`jax.random`. A step folds in its number, so v is the same
             in every run, on every mesh, in both faces, and for all parameters of one shape, each of which has a
             preconditioner of its own.

@@ -1057,8 +1057,7 @@ class Kron(Optimizer):
         precond_lr: learning rate of the preconditioner, in [0, 1).
         precond_init_scale: scale of the first preconditioner, above 0.
         merge_dims: whether all dimensions but the last become one.
-        balance_probability: the share of the preconditioner's updates that first scale the factors to one largest
-            entry, in [0, 1].
+        balance_probability: the share of the preconditioner's updates that first balance factors, in [0, 1].
         key: the key of v.
         maximize: whether to ascend.
         differentiable: whether a step may be traced, as for :class:`functorch_optim.optim.Optimizer`.
