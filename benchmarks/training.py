@@ -72,6 +72,7 @@ CONTENDERS = {
     "schedule_free_radam": Contender(lambda lr: fo.schedule_free_radam(lr=lr), 0.1, 0.01, falls=False),
     "prodigy": Contender(lambda lr: fo.prodigy(lr=lr), 1.0, 1.0, 1.0),
     "dadapt_adam": Contender(lambda lr: fo.dadapt_adam(lr=lr), 1.0, 1.0),
+    "kron": Contender(lambda lr: fo.kron(lr=lr), 0.01, 0.001),
     "lamb": Contender(lambda lr: fo.lamb(lr=lr), 0.03, 0.01),
     "lars": Contender(lambda lr: fo.lars(lr=lr), 3.0, 3.0),
     "mars": Contender(lambda lr: fo.mars(lr=lr), 0.03, 0.006, 0.006),
