@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tests.tools.durations import RECORD
 
-BUDGET = 970  # seconds of two workers together, with an empty compilation cache: about eight minutes
+BUDGET = 970  # seconds of two workers together, with an empty compilation cache: eight minutes or more
 LONGEST = 80  # seconds of one file; part of a longer one belongs in `make test-all`
 
 
