@@ -135,7 +135,7 @@ def test_the_modes_of_the_torch_face(name, x64):
     chex.assert_trees_all_close(dict(optimizer.params), expected, rtol=1e-12)
     before = optimizer.state_dict()
     for act in (lambda: optimizer.step(arrays(draw(9))), optimizer.functional):
-        with pytest.raises(RuntimeError, match=r"^Optimizer was not in train mode when step is called"):
+        with pytest.raises(RuntimeError, match=r"^Optimizer was not in train mode when \w+ is called"):
             act()
     chex.assert_trees_all_equal(optimizer.state_dict(), before)
     for other in (copy.deepcopy(optimizer), pickle.loads(pickle.dumps(optimizer))):
