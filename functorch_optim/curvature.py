@@ -52,8 +52,7 @@ def hutchinson(
     count = as_count("samples", samples, 1)
     names, leaves, treedef = trees.named_leaves(params)
     for name, leaf in zip(names, leaves, strict=True):
-        if jnp.iscomplexobj(leaf):
-            raise RuntimeError(f"hutchinson does not support complex parameters: the parameter {trees.quote(name)}")
+        trees.check_real(name, leaf, "hutchinson does not support complex parameters")
     slope = jax.grad(lambda point: loss(point, *args, **keywords))
 
     def sample(own: jax.Array) -> PyTree:
@@ -129,10 +128,7 @@ def gauss_newton_bartlett(
             "part: call it under jax.jit, or pass curvature= with your own estimate"
         )
     for name, leaf in zip(*trees.named_leaves(params)[:2], strict=True):
-        if jnp.iscomplexobj(leaf):
-            raise RuntimeError(
-                f"gauss_newton_bartlett does not support complex parameters: the parameter {trees.quote(name)}"
-            )
+        trees.check_real(name, leaf, "gauss_newton_bartlett does not support complex parameters")
     logits, pull = jax.vjp(lambda point: logits_fn(point, *args, **keywords), params)
     rows = math.prod(logits.shape[:-1])
     if logits.ndim == 0 or logits.size == 0:

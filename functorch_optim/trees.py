@@ -178,6 +178,12 @@ def check_floating(name: str, array: Array, what: str, hint: str = "") -> None:
         raise TypeError(f"{what} of the parameter {quote(name)} has dtype {array.dtype}, which is not floating{hint}")
 
 
+def check_real(name: str, array: Array, refusal: str) -> None:
+    """Raise if ``array`` is complex: the message begins with ``refusal``."""
+    if jnp.issubdtype(array.dtype, jnp.complexfloating):
+        raise RuntimeError(f"{refusal}: the parameter {quote(name)}")
+
+
 def check_like(name: str, array: PyTree, param: Array, what: str) -> None:
     """Raise unless ``array`` matches ``param``: an array of its shape, complex if and only if it is complex."""
     if array is None:

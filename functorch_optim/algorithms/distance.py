@@ -100,8 +100,7 @@ class Distance(Options, Transform):
         names, leaves, treedef = trees.named_leaves(params)
         for name, leaf in zip(names, leaves, strict=True):
             trees.check_parameter(name, leaf)
-            if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
-                raise RuntimeError(f"{self.who} does not support complex parameters: the parameter {trees.quote(name)}")
+            trees.check_real(name, leaf, f"{self.who} does not support complex parameters")
         if self.decay_mask is not None and not is_static_zero(self.weight_decay):
             warn_of_empty("decay_mask", self.decay_mask, params)
         first = {name: jnp.asarray(value, jnp.result_type(float)) for name, value in self.first_estimate().items()}

@@ -12,6 +12,7 @@ from functorch_optim.alike import kept
 from functorch_optim.core.lifted import Lifted
 from functorch_optim.core.numerics import coefficient, next_step
 from functorch_optim.core.rule import Rule
+from functorch_optim.core.scalar_math import on_host
 from functorch_optim.hyperparams import Hyperparameter, Option, as_count
 from functorch_optim.objectives import with_arguments
 from functorch_optim.typing import Array, Numeric, PyTree
@@ -55,8 +56,10 @@ class CurvatureRule(Rule, abstract=True):
         """Return the key of the estimate for update number ``step``, from 1."""
         return jax.random.fold_in(jax.random.key(self.seed), jnp.asarray(step, jnp.int32))
 
-    def is_due(self, done: Numeric, period: Numeric) -> jax.Array:
+    def is_due(self, done: Numeric, period: Numeric) -> jax.Array | bool:
         """Whether an estimate is due for the next update, after ``done``: for the first, and each period after it."""
+        if on_host(done, period):
+            return int(done) % int(period) == 0
         return jnp.asarray(done, jnp.int32) % jnp.asarray(period).astype(jnp.int32) == 0
 
 
@@ -139,7 +142,9 @@ class Curved(Lifted):
         return refreshed(rule, hyperparams, old, estimate)
 
 
-def _if(due: jax.Array, refresh: Callable[..., list[PyTree]], params: PyTree, key: PyTree, held: PyTree) -> PyTree:
+def _if(
+    due: jax.Array | bool, refresh: Callable[..., list[PyTree]], params: PyTree, key: PyTree, held: PyTree
+) -> PyTree:
     """Return ``refresh(params, key, held)`` if it is due, else ``held``; both vary over the same manual axes."""
     if not isinstance(due, Tracer):
         return refresh(params, key, held) if due else held

@@ -101,12 +101,9 @@ def dense_steps(
         delta, new = yield from rule.steps(g, p, wide, s.rule)
     if s.decoupled_decay is not None:
         delta = _where(decayed, decayed_apart(rule, s, delta, p), delta)
-    put = {name: in_place_of if name in rule.replaced else kept for name in slots._fields}
-    held = {
-        name: jax.tree.map(lambda old, x, put=put[name]: put(old, x.astype(old.dtype)), own, getattr(new, name))
-        for name, own in slots._asdict().items()
-    }
-    return delta, slots._replace(**held)
+    new = jax.tree.map(lambda x, old: kept(old, x.astype(old.dtype)), new, slots)
+    replaced = [name for name in rule.replaced if getattr(slots, name) is not None]
+    return delta, new._replace(**{name: in_place_of(getattr(slots, name), getattr(new, name)) for name in replaced})
 
 
 def decayed_apart(rule: Rule, scalars: StepScalars, delta: jax.Array, param: jax.Array) -> jax.Array:

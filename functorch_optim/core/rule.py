@@ -100,8 +100,8 @@ class Rule(Options):
 
     def check_parameter(self, name: str, param: Array) -> None:
         """Raise unless the algorithm can update this parameter."""
-        if self.complex_hint and jnp.issubdtype(param.dtype, jnp.complexfloating):
-            raise RuntimeError(f"{self.complex_hint}: the parameter {trees.quote(name)}")
+        if self.complex_hint:
+            trees.check_real(name, param, self.complex_hint)
 
     def options_of(self, places: PyTree) -> list[dict[str, PyTree]]:
         """Return the options that each leaf has of its own, from a tree of numbers; for rules with ``axis_name``."""

@@ -112,7 +112,7 @@ class CurvatureOptimizer(Declared):
         return before
 
     def _is_due(self, record: PyTree, done: int) -> bool:
-        return done % int(record.numbers.update_period) == 0
+        return bool(_rule_of(record).is_due(done, record.numbers.update_period))
 
     def _estimate(
         self,

@@ -173,10 +173,7 @@ class ProjectSimplex(Constraint):
         names, leaves, _ = trees.named_leaves(params)
         for name, leaf in zip(names, leaves, strict=True):
             trees.check_array(name, leaf)
-            if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
-                raise RuntimeError(
-                    f"project_simplex does not support complex parameters: the parameter {trees.quote(name)}"
-                )
+            trees.check_real(name, leaf, "project_simplex does not support complex parameters")
             unit_axes((self.axis,), leaf.shape, f"project_simplex: the parameter {trees.quote(name)}")
         return super().init(params)
 
